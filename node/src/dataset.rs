@@ -1,0 +1,1 @@
+//! The machine's own data: reading, tokenising, batches, held-out windows.

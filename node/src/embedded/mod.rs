@@ -1,0 +1,1 @@
+//! The embedded default: a small model and a task that need no download.

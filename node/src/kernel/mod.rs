@@ -1,0 +1,1 @@
+//! Replay kernels: the scalar reference of `protocol::replay`, made fast.

@@ -1,0 +1,1 @@
+//! Llama-family models: loading, forward, loss, export, generation.

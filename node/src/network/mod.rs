@@ -1,0 +1,1 @@
+//! libp2p: one swarm behind an interface of opaque bytes.

@@ -1,0 +1,1 @@
+//! The state directory: identity, base model, ledger, checkpoint.

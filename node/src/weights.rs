@@ -1,0 +1,1 @@
+//! The exact, in-place weight store that the model shares.

@@ -1,0 +1,51 @@
+//! One variant per broken rule. None of these errors leaves anything changed.
+
+use thiserror::Error;
+
+/// Why a manifest is not accepted.
+#[derive(Clone, PartialEq, Debug, Error)]
+#[allow(missing_docs)]
+pub enum InvalidManifest {
+    #[error("the run speaks protocol version {theirs}, this program speaks {ours}; use a matching release")]
+    Version { theirs: u16, ours: u16 },
+    #[error("the codec has no levels")]
+    Levels,
+    #[error("config.json or tokenizer.json of the base is larger than a run may carry")]
+    BaseFiles,
+    #[error("a ledger limit of {0} samples is outside 1..=2^40")]
+    LedgerLimit(u64),
+    #[error("the member keys are not sorted")]
+    MembersUnsorted,
+    #[error("the schedule's knots are not increasing, or exceed one")]
+    Schedule,
+    #[error("the tensors are missing or not in the order of their names")]
+    TensorOrder,
+    #[error("tensor {0} has a shape that is empty or too large")]
+    Shape(String),
+    #[error("tensor {0} has arithmetic outside the protocol's bounds")]
+    Arithmetic(String),
+    #[error(
+        "weights need a range of {0}, beyond 2^40: the base, the learning rate or the planned gradients are too large"
+    )]
+    Range(f64),
+    #[error("epsilon {0} is not a positive number that fits the weights' range; 1e-3 is usual")]
+    Epsilon(f64),
+    #[error("learning rate {0} is not a positive number that one byte can carry; 1e-4 to 1e-3 is usual")]
+    LearningRate(f64),
+}
+
+/// Why bytes are not a message.
+#[derive(Clone, PartialEq, Debug, Error)]
+#[allow(missing_docs)]
+pub enum WireError {
+    #[error("{bytes} bytes are more than the {limit} that this message may have")]
+    TooLarge { bytes: usize, limit: usize },
+    #[error("malformed message: {0}")]
+    Malformed(String),
+    #[error("{0} bytes left over behind the message")]
+    Trailing(usize),
+    #[error("not the canonical encoding")]
+    NotCanonical,
+    #[error(transparent)]
+    Manifest(#[from] InvalidManifest),
+}

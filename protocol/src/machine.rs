@@ -1,0 +1,57 @@
+//! Who made an entry: an Ed25519 key and a random incarnation.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A machine: the Ed25519 public key behind its libp2p PeerId, and the random incarnation it took when its
+/// ledger began. A machine in doubt about its own ledger starts over under a new incarnation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MachineId {
+    /// Ed25519 public key.
+    pub key: [u8; 32],
+    /// Drawn at random when the ledger is opened.
+    pub incarnation: u64,
+}
+
+/// Sixteen bytes that stand for a machine on the wire once it has been introduced.
+///
+/// `BLAKE3.derive_key("onebyte 1 handle", key (32) ‖ incarnation (u64 LE))`, first 16 bytes: finding two machines with one
+/// handle takes 2^64 work, and the signature inside a message names the machine in full anyway.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Handle(pub [u8; 16]);
+
+impl MachineId {
+    /// The short name used on the wire.
+    pub fn handle(&self) -> Handle {
+        let mut hasher = blake3::Hasher::new_derive_key("onebyte 1 handle");
+        hasher.update(&self.key);
+        hasher.update(&self.incarnation.to_le_bytes());
+        let mut handle = [0u8; 16];
+        hasher.finalize_xof().fill(&mut handle);
+        Handle(handle)
+    }
+}
+
+impl fmt::Display for MachineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in &self.key[..6] {
+            write!(f, "{byte:02x}")?;
+        }
+        write!(f, ".{:04x}", self.incarnation >> 48)
+    }
+}
+
+impl fmt::Debug for MachineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in &self.0[..6] {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,3 @@
+//! The swarm under a virtual clock and a virtual network.
+
+fn main() {}
