@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::machine::MachineId;
+
 /// Why a manifest is not accepted.
 #[derive(Clone, PartialEq, Debug, Error)]
 #[allow(missing_docs)]
@@ -48,4 +50,32 @@ pub enum WireError {
     NotCanonical,
     #[error(transparent)]
     Manifest(#[from] InvalidManifest),
+}
+
+/// Why a chunk of a ledger is not accepted. Nothing of it was taken.
+#[derive(Clone, PartialEq, Debug, Error)]
+#[allow(missing_docs)]
+pub enum InvalidChunk {
+    #[error("a chunk has 1 to 1,024 segments, this has {0}")]
+    Segments(usize),
+    #[error("segments declare {declared} samples and carry {carried}; a chunk has 1 to 4,096, none empty")]
+    Samples { declared: usize, carried: usize },
+    #[error("the ledger would reach {end} samples, the run's limit is {limit}")]
+    LedgerFull { end: u64, limit: u64 },
+    #[error("swarm steps decrease or exceed 2^40")]
+    SwarmStep,
+    #[error("sample 0 has no predecessor, this names one")]
+    Genesis,
+    #[error("the chunk begins at sample {first}, the ledger ends at {height}, or under another head")]
+    NotNext { first: u64, height: u64 },
+    #[error("the signature is not {0}'s")]
+    Signature(MachineId),
+    #[error("the chunk runs past a place where it must carry a signature")]
+    UnsignedSeal,
+    #[error("the two chunks do not contradict each other")]
+    NoContradiction,
+    #[error("the run has no authority, or this is not its key")]
+    NotAuthority,
+    #[error("{0} is not a member of this run")]
+    NotAdmitted(MachineId),
 }

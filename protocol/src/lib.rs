@@ -1,10 +1,34 @@
-//! The pure half of onebyte.
+//! The pure half of onebyte: what all machines of a run must compute identically, and the one state machine that decides.
+//! No IO, no clock, no thread, no candle, no libp2p.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`manifest`] | what a run agrees on; its hash is the run id |
+//! | [`seed`], [`perturbation`] | from (run, machine, sample) to ±1 per weight |
+//! | [`spsa`], [`codec`] | two losses → projected gradient → one byte → whole quanta |
+//! | [`replay`] | scalar reference: bytes into exact weights |
+//! | [`machine`], [`segment`], [`ledger`] | who, what is signed, what is kept |
+//! | [`revocation`] | fork proofs and withdrawals |
+//! | [`version_vector`], [`anti_entropy`] | what two nodes differ in |
+//! | [`message`] | wire messages with hard bounds |
+//! | [`replica`] | the state machine, and how to drive it |
+//!
+//! The normative formulas stand in the documentation of [`seed`], [`perturbation`], [`codec`], [`replay`],
+//! [`segment`] and [`version_vector`]. They are pinned by published vectors and change only with
+//! [`manifest::PROTOCOL_VERSION`].
 
+pub mod anti_entropy;
 pub mod codec;
 pub mod error;
+pub mod ledger;
 pub mod machine;
 pub mod manifest;
 pub mod message;
 pub mod perturbation;
 pub mod replay;
+pub mod replica;
+pub mod revocation;
 pub mod seed;
+pub mod segment;
+pub mod signature;
+pub mod version_vector;

@@ -158,7 +158,7 @@ pub fn choose_arithmetic(
     let range_log2 = (0..=40).find(|log2| 2f64.powi(*log2) >= needed).unwrap_or(40);
     let quantum = 2f64.powi(range_log2 - WEIGHT_BITS);
     let epsilon = (settings.epsilon * scale / quantum).round().max(1.0);
-    if !(epsilon < 2f64.powi(WEIGHT_BITS - 1)) {
+    if !(settings.epsilon.is_finite() && settings.epsilon > 0.0) || epsilon >= 2f64.powi(WEIGHT_BITS - 1) {
         return Err(InvalidManifest::Epsilon(settings.epsilon));
     }
     let quanta = learning_rate / (f64::from(LEVELS) * quantum);

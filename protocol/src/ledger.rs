@@ -1,0 +1,165 @@
+//! One machine's ledger: an append-only string of bytes, cut into signed segments.
+
+use crate::{
+    error::InvalidChunk,
+    manifest::RunId,
+    segment::{CHUNK_SAMPLES_MAX, CHUNK_SEGMENTS_MAX, Chunk, Digest, VerifiedChunk},
+};
+
+/// Where a verified chunk stands to a ledger.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Placement {
+    /// All of it is already there.
+    Known,
+    /// It goes on from the head; the part that is new.
+    Extends(Box<VerifiedChunk>),
+    /// Samples between the head and it are missing.
+    Gap,
+    /// It and what is there cannot both be the machine's history.
+    Contradicts,
+}
+
+/// The bytes of one machine, held as chunks that are cut at the same places on every node.
+///
+/// The cuts (*seals*) follow from the segments alone: a chunk takes segments as long as it stays within 4,096 samples and
+/// 1,024 segments. The last chunk is open. A signature is kept at every seal and at the head, and no chunk may cross a
+/// seal, so that any node can serve any part of the ledger under a signature.
+#[derive(Clone, Default, Debug)]
+pub struct Ledger {
+    chunks: Vec<Chunk>,
+    head: Digest,
+}
+
+/// Whether a segment of `samples` would not fit behind `open`.
+fn seals(open: &Chunk, samples: usize) -> bool {
+    open.bytes.len() + samples > CHUNK_SAMPLES_MAX || open.parts.len() + 1 > CHUNK_SEGMENTS_MAX
+}
+
+impl Ledger {
+    /// Number of samples.
+    pub fn height(&self) -> u64 {
+        self.chunks.last().map_or(0, Chunk::end)
+    }
+
+    /// Digest of the last segment, zero if empty.
+    pub fn head(&self) -> Digest {
+        self.head
+    }
+
+    /// The chunks in order; the last is open.
+    pub fn chunks(&self) -> &[Chunk] {
+        &self.chunks
+    }
+
+    /// Swarm step of the last segment.
+    pub fn swarm_step(&self) -> u64 {
+        self.chunks.last().and_then(|chunk| chunk.parts.last()).map_or(0, |part| part.swarm_step)
+    }
+
+    /// Heap bytes in use, about.
+    pub fn memory_bytes(&self) -> u64 {
+        let bytes = |chunk: &Chunk| chunk.bytes.len() + 16 * chunk.parts.len() + size_of::<Chunk>();
+        self.chunks.iter().map(|chunk| bytes(chunk) as u64).sum()
+    }
+
+    /// Decides where `chunk` belongs.
+    pub fn place(&self, run: &RunId, chunk: &VerifiedChunk) -> Placement {
+        let (first, height) = (chunk.chunk().first, self.height());
+        if first > height {
+            return Placement::Gap;
+        }
+        if first == height {
+            let follows = chunk.chunk().previous == self.head;
+            return if follows { Placement::Extends(Box::new(chunk.clone())) } else { Placement::Contradicts };
+        }
+        let known = chunk.chunk().segments().take_while(|segment| segment.end() <= height).count();
+        if self.chunks_near(first, chunk.chunk().end()).any(|ours| {
+            let digests = ours.digests(run);
+            VerifiedChunk::trusted(ours.clone(), digests).contradicts(chunk)
+        }) {
+            return Placement::Contradicts;
+        }
+        if known == chunk.digests().len() {
+            return Placement::Known;
+        }
+        Placement::Extends(Box::new(chunk.tail(known)))
+    }
+
+    /// Appends what [`Ledger::place`] found to extend the ledger. Returns whether the chunk before it was sealed by this.
+    pub fn append(&mut self, chunk: VerifiedChunk) -> Result<bool, InvalidChunk> {
+        let head = chunk.head();
+        let chunk = chunk.into_chunk();
+        if chunk.first != self.height() || chunk.previous != self.head {
+            return Err(InvalidChunk::NotNext { first: chunk.first, height: self.height() });
+        }
+        if chunk.parts.first().is_some_and(|part| part.swarm_step < self.swarm_step()) {
+            return Err(InvalidChunk::SwarmStep);
+        }
+        let first_samples = chunk.parts.first().map_or(0, |part| usize::from(part.samples));
+        let sealed = match self.chunks.last_mut() {
+            Some(open) if !seals(open, first_samples) => {
+                if open.bytes.len() + chunk.bytes.len() > CHUNK_SAMPLES_MAX
+                    || open.parts.len() + chunk.parts.len() > CHUNK_SEGMENTS_MAX
+                {
+                    return Err(InvalidChunk::UnsignedSeal);
+                }
+                open.parts.extend_from_slice(&chunk.parts);
+                open.bytes.extend_from_slice(&chunk.bytes);
+                open.signature = chunk.signature;
+                false
+            }
+            last => {
+                let sealed = last.is_some();
+                self.chunks.push(chunk);
+                sealed
+            }
+        };
+        self.head = head;
+        Ok(sealed)
+    }
+
+    /// The chunk to serve to someone who has the samples before `from`: starts at the segment that holds `from`, ends on
+    /// a signature. None if the ledger ends before.
+    pub fn serve(&self, run: &RunId, from: u64) -> Option<Chunk> {
+        let chunk = self.chunks.iter().rev().find(|chunk| chunk.first <= from && from < chunk.end())?;
+        let start = chunk.segments().take_while(|segment| segment.end() <= from).count();
+        if start == 0 {
+            return Some(chunk.clone());
+        }
+        Some(chunk.tail(start, &chunk.digests(run)))
+    }
+
+    /// Digest of the segment that ends the ledger's first `height` samples (holds sample `height − 1`); zero for 0, None
+    /// beyond the ledger.
+    pub fn digest_at(&self, run: &RunId, height: u64) -> Option<Digest> {
+        match height {
+            0 => Some([0; 32]),
+            height if height == self.height() => Some(self.head),
+            height if height > self.height() => None,
+            height => {
+                let chunk = self.chunks.iter().find(|chunk| chunk.end() >= height)?;
+                let index = chunk.segments().position(|segment| segment.end() >= height)?;
+                chunk.digests(run).get(index).copied()
+            }
+        }
+    }
+
+    /// (sample, byte, swarm step) of samples `from..to`.
+    pub fn entries(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, i8, u64)> {
+        let start = self.chunks.partition_point(|chunk| chunk.end() <= from);
+        self.chunks[start..]
+            .iter()
+            .take_while(move |chunk| chunk.first < to)
+            .flat_map(Chunk::segments)
+            .flat_map(|segment| {
+                (segment.first..).zip(segment.bytes).map(move |(s, b)| (s, *b as i8, segment.swarm_step))
+            })
+            .filter(move |(sample, ..)| (from..to).contains(sample))
+    }
+
+    /// Our chunks that overlap `first..end` or touch it.
+    pub fn chunks_near(&self, first: u64, end: u64) -> impl Iterator<Item = &Chunk> {
+        let start = self.chunks.partition_point(|chunk| chunk.end() < first);
+        self.chunks[start..].iter().take_while(move |chunk| chunk.first <= end)
+    }
+}

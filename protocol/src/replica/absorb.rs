@@ -1,0 +1,249 @@
+//! Chunks and revocations of others on their way into the ledgers.
+
+use super::{Doubt, Output, Peer, Record, Replica, Report, Verdict};
+use crate::{
+    error::InvalidChunk,
+    ledger::{Ledger, Placement},
+    message::{Author, Gossip, Push},
+    revocation::{ForkProof, Revocation},
+    segment::{Chunk, Part, VerifiedChunk},
+};
+
+/// What became of a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Absorbed {
+    /// The ledger grew.
+    Grown,
+    /// Nothing new.
+    Known,
+    /// Samples before it are missing.
+    Gap,
+    /// A limit of this node is reached.
+    Full,
+    /// It proved a fork.
+    Forked,
+}
+
+impl Replica {
+    /// A gossip message. The verdict is for the mesh; penalties come as outputs.
+    pub fn gossip(&mut self, from: Peer, bytes: &[u8], now_ms: u64) -> Verdict {
+        let result = match Gossip::decode(bytes) {
+            Err(error) => {
+                self.outputs.push_back(Output::Penalize(from, super::Offence::Malformed(error.to_string())));
+                return Verdict::Reject;
+            }
+            Ok(Gossip::Segment(push)) => self.pushed(from, push, now_ms),
+            Ok(Gossip::Revocation(revocation)) => {
+                self.absorb_revocation(revocation).map(|news| if news { Verdict::Accept } else { Verdict::Ignore })
+            }
+        };
+        result.unwrap_or_else(|error| {
+            self.outputs.push_back(Output::Penalize(from, super::Offence::Invalid(error.to_string())));
+            Verdict::Reject
+        })
+    }
+
+    fn pushed(&mut self, from: Peer, push: Push, now_ms: u64) -> Result<Verdict, InvalidChunk> {
+        let machine = match push.author {
+            Author::Introduced(machine) => machine,
+            Author::Known(handle) => match self.handles.get(&handle) {
+                Some(machine) => *machine,
+                // Someone whose beginning we missed.
+                None => {
+                    self.summarize_soon(from, now_ms);
+                    return Ok(Verdict::Ignore);
+                }
+            },
+        };
+        let known = self.accounts.get(&machine);
+        let previous = match known {
+            Some(account) => {
+                if account.is_forked() || push.first >= account.floor() {
+                    return Ok(Verdict::Ignore);
+                }
+                account.ledger.digest_at(&self.run, push.first)
+            }
+            None => (push.first == 0).then_some([0; 32]),
+        };
+        let first = push.first;
+        match previous {
+            Some(previous) if previous[..4] == push.previous_hint => {
+                let samples = push.bytes.len();
+                let chunk = push
+                    .into_chunk(machine, previous)
+                    .ok_or(InvalidChunk::Samples { declared: samples, carried: samples })?;
+                Ok(match self.absorb(chunk)? {
+                    Absorbed::Grown | Absorbed::Forked => Verdict::Accept,
+                    Absorbed::Known | Absorbed::Gap | Absorbed::Full => Verdict::Ignore,
+                })
+            }
+            // A gap, or a branch that its sender can show in full.
+            _ => {
+                let height = known.map_or(0, |account| account.ledger.height());
+                self.fetch_soon(from, machine, first.min(height));
+                self.pump(from, now_ms);
+                Ok(Verdict::Ignore)
+            }
+        }
+    }
+
+    /// Checks a chunk and takes what is new of it.
+    pub(super) fn absorb(&mut self, chunk: Chunk) -> Result<Absorbed, InvalidChunk> {
+        let machine = chunk.machine;
+        if !self.manifest.admits(&machine) {
+            return Err(InvalidChunk::NotAdmitted(machine));
+        }
+        if self.accounts.get(&machine).is_some_and(|a| a.is_forked() || chunk.first >= a.floor()) {
+            return Ok(Absorbed::Known);
+        }
+        let chunk = chunk.verify(&self.run, self.manifest.ledger_samples_max, self.verifier.as_ref())?;
+        let placement = match self.accounts.get(&machine) {
+            Some(account) => account.ledger.place(&self.run, &chunk),
+            None => Ledger::default().place(&self.run, &chunk),
+        };
+        match placement {
+            Placement::Known => Ok(Absorbed::Known),
+            Placement::Gap if machine == self.own.machine => Ok(self.absorb_own_ahead()),
+            Placement::Gap => Ok(Absorbed::Gap),
+            Placement::Extends(_) if machine == self.own.machine => Ok(self.absorb_own_ahead()),
+            Placement::Extends(news) => self.absorb_news(*news),
+            Placement::Contradicts => {
+                let ledger = self.accounts.get(&machine).map(|account| &account.ledger);
+                let proof = ledger.and_then(|ledger| ForkProof::find(&self.run, ledger, &chunk));
+                let proof = proof.ok_or(InvalidChunk::NoContradiction)?;
+                self.revoke(Revocation::Fork(Box::new(proof)));
+                Ok(Absorbed::Forked)
+            }
+        }
+    }
+
+    /// Somebody holds own samples that this disk does not: never sign after them.
+    fn absorb_own_ahead(&mut self) -> Absorbed {
+        self.doubt(Doubt::Behind);
+        Absorbed::Known
+    }
+
+    fn absorb_news(&mut self, news: VerifiedChunk) -> Result<Absorbed, InvalidChunk> {
+        let machine = news.chunk().machine;
+        if !self.accounts.contains_key(&machine) && self.accounts.len() >= self.settings.machines_max {
+            self.report_incomplete("the limit of machines is reached");
+            return Ok(Absorbed::Full);
+        }
+        if self.ledger_bytes >= self.settings.ledger_bytes_max {
+            self.report_incomplete("the memory limit for ledgers is reached");
+            return Ok(Absorbed::Full);
+        }
+        let chunk = news.chunk().clone();
+        let sealed = self.append(news)?;
+        let records = sealed.into_iter().chain([chunk]).map(Record::Chunk).collect();
+        self.outputs.push_back(Output::Persist(records, None));
+        self.settle(&machine);
+        Ok(Absorbed::Grown)
+    }
+
+    /// Appends to the ledger. Returns the chunk that was sealed by it, if one was.
+    pub(super) fn append(&mut self, chunk: VerifiedChunk) -> Result<Option<Chunk>, InvalidChunk> {
+        let machine = chunk.chunk().machine;
+        let (samples, segments) = (chunk.chunk().bytes.len(), chunk.digests().len());
+        if !self.accounts.contains_key(&machine) {
+            self.handles.insert(machine.handle(), machine);
+        }
+        let account = self.accounts.entry(machine).or_default();
+        let chunks_before = account.ledger.chunks().len();
+        let sealed = account.ledger.append(chunk)?;
+        let chunks = account.ledger.chunks();
+        let sealed = sealed.then(|| chunks.iter().rev().nth(1).cloned()).flatten();
+        let new_chunks = chunks.len() - chunks_before;
+        self.ledger_bytes += (samples + segments * size_of::<Part>() + new_chunks * size_of::<Chunk>()) as u64;
+        self.restate(&machine);
+        Ok(sealed)
+    }
+
+    /// A revocation from anywhere. True if it is news.
+    pub(super) fn absorb_revocation(&mut self, revocation: Revocation) -> Result<bool, InvalidChunk> {
+        let machine = revocation.machine();
+        if !self.revokes_more(&revocation) {
+            return Ok(false);
+        }
+        if !self.manifest.admits(&machine) {
+            return Err(InvalidChunk::NotAdmitted(machine));
+        }
+        revocation.verify(&self.run, &self.manifest, self.verifier.as_ref())?;
+        if !self.accounts.contains_key(&machine) && self.accounts.len() >= self.settings.machines_max {
+            self.report_incomplete("the limit of machines is reached");
+            return Ok(false);
+        }
+        self.revoke(revocation);
+        Ok(true)
+    }
+
+    /// A fork outweighs everything; among the authority's the lowest sample counts.
+    fn revokes_more(&self, revocation: &Revocation) -> bool {
+        match self.accounts.get(&revocation.machine()).and_then(|account| account.revocation.as_ref()) {
+            None => true,
+            Some(Revocation::Fork(_)) => false,
+            Some(known) => revocation.is_fork() || revocation.floor() < known.floor(),
+        }
+    }
+
+    /// Takes a verified revocation into force, tells the disk and the swarm.
+    fn revoke(&mut self, revocation: Revocation) {
+        let machine = revocation.machine();
+        let withdrawn_from = (!revocation.is_fork()).then(|| revocation.floor());
+        self.outputs.push_back(Output::Persist(vec![Record::Revocation(revocation.clone())], None));
+        self.outputs.push_back(Output::Publish(Gossip::Revocation(revocation.clone())));
+        let was = self.enforce(revocation);
+        self.outputs.push_back(Output::Report(match withdrawn_from {
+            None => Report::Forked { machine, was },
+            Some(from) => Report::Revoked { machine, from },
+        }));
+        self.settle(&machine);
+        if machine == self.own.machine {
+            self.doubt(Doubt::Forked);
+        }
+    }
+
+    /// Returns the samples that counted before.
+    fn enforce(&mut self, revocation: Revocation) -> u64 {
+        let machine = revocation.machine();
+        self.handles.insert(machine.handle(), machine);
+        let account = self.accounts.entry(machine).or_default();
+        let was = account.ledger.height().min(account.floor());
+        account.revocation = Some(revocation);
+        self.restate(&machine);
+        was
+    }
+
+    fn report_incomplete(&mut self, reason: &'static str) {
+        if self.incomplete.insert(reason) {
+            self.outputs.push_back(Output::Report(Report::Incomplete(reason)));
+        }
+    }
+
+    /// Restores a chunk from the own disk: checked like a peer's, neither stored nor replayed again (see
+    /// [`Replica::settle_all`]).
+    pub fn restore_chunk(&mut self, chunk: Chunk) -> Result<(), InvalidChunk> {
+        let machine = chunk.machine;
+        let first = chunk.first;
+        let chunk = chunk.verify(&self.run, self.manifest.ledger_samples_max, self.verifier.as_ref())?;
+        let account = self.accounts.entry(machine).or_default();
+        let height = account.ledger.height();
+        match account.ledger.place(&self.run, &chunk) {
+            Placement::Known => Ok(()),
+            Placement::Extends(news) => {
+                self.append(*news)?;
+                Ok(())
+            }
+            Placement::Gap | Placement::Contradicts => Err(InvalidChunk::NotNext { first, height }),
+        }
+    }
+
+    /// Restores a revocation from the own disk, checked like a peer's.
+    pub fn restore_revocation(&mut self, revocation: Revocation) -> Result<(), InvalidChunk> {
+        if self.revokes_more(&revocation) {
+            revocation.verify(&self.run, &self.manifest, self.verifier.as_ref())?;
+            self.enforce(revocation);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,370 @@
+//! The one state machine: what a node knows and decides, without IO, clocks or threads.
+//!
+//! The driving contract: give one input (a method call), then drain [`Replica::poll_output`] until it is `None`, then
+//! wait for the next input. Time is an argument, in milliseconds of any monotonic clock. Given equal inputs, two replicas
+//! make equal outputs.
+//!
+//! - [`own`]: own bytes, signing, the own head's confirmation after a start;
+//! - [`absorb`]: chunks and revocations of others on their way in;
+//! - [`sync`]: anti-entropy with each connected peer.
+
+use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use crate::{
+    ledger::Ledger,
+    machine::{Handle, MachineId},
+    manifest::{Manifest, RunId},
+    message::{Gossip, Question},
+    replay::{self, Contribution},
+    revocation::Revocation,
+    seed::EntrySeed,
+    segment::{Chunk, Digest},
+    signature::{Signer, Verifier},
+    version_vector::{Standing, VersionVector},
+};
+
+mod absorb;
+mod own;
+mod sync;
+
+use own::Own;
+pub use own::OwnByte;
+use sync::PeerState;
+
+/// A connected neighbour, numbered by whoever drives the replica.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Peer(pub u64);
+
+/// What a machine chooses for itself.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Own bytes that are signed and sent together. More is cheaper on the wire (105 bytes of envelope and signature are
+    /// shared), fewer is fresher. 1 to 4,096.
+    pub flush_samples: usize,
+    /// Own bytes wait no longer than this for company. A model slower than this never waits.
+    pub staleness_ms_max: u64,
+    /// Pause between anti-entropy rounds, each with one neighbour. Push makes it fast, this makes it certain.
+    pub anti_entropy_interval_ms: u64,
+    /// Most machines to keep ledgers of. Beyond, the node says that it is incomplete.
+    pub machines_max: usize,
+    /// Most memory for ledgers, bytes. Beyond, the node says that it is incomplete.
+    pub ledger_bytes_max: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            flush_samples: 256,
+            staleness_ms_max: 1_000,
+            anti_entropy_interval_ms: 10_000,
+            machines_max: 65_536,
+            ledger_bytes_max: 4 << 30,
+        }
+    }
+}
+
+/// What goes to disk. Storing a chunk replaces the stored chunks of that machine that begin within it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Record {
+    /// New segments, or a sealed chunk that takes the place of its parts.
+    Chunk(Chunk),
+    /// A revocation.
+    Revocation(Revocation),
+}
+
+/// What a peer did that an honest one does not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Offence {
+    /// Bytes that are no message.
+    Malformed(String),
+    /// A message that breaks a rule of the protocol.
+    Invalid(String),
+    /// An answer to another question.
+    Unasked,
+}
+
+/// What people should hear of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// Peers know the own ledger as it is on this disk: signing begins.
+    HeadConfirmed,
+    /// A machine is forked; `was` samples left the weights.
+    Forked {
+        /// Which.
+        machine: MachineId,
+        /// How many samples counted before.
+        was: u64,
+    },
+    /// The authority withdrew samples.
+    Revoked {
+        /// Whose.
+        machine: MachineId,
+        /// From which on.
+        from: u64,
+    },
+    /// A limit of this node keeps it from holding all of the run.
+    Incomplete(&'static str),
+}
+
+/// Why the own ledger begins anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doubt {
+    /// A peer holds samples of the own ledger that this disk does not.
+    Behind,
+    /// No peer could answer for the own head.
+    Unanswered,
+    /// The own key signed two histories: another process uses it, or this disk was rolled back.
+    Forked,
+}
+
+/// What the driver is to do.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Output {
+    /// Send the question to the peer; its answer, or its failure, comes back as an input.
+    Ask(Peer, Question),
+    /// Put on the run's topic.
+    Publish(Gossip),
+    /// Make durable, in order; if there is a token, say so with [`Replica::persisted`].
+    Persist(Vec<Record>, Option<u64>),
+    /// Move the weights.
+    Replay(Vec<Contribution>),
+    /// Draw a random incarnation, make it durable, then call [`Replica::adopt`].
+    NewIncarnation(Doubt),
+    /// Count it against the peer.
+    Penalize(Peer, Offence),
+    /// Tell people.
+    Report(Report),
+}
+
+/// What to do with a gossip message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Pass it on.
+    Accept,
+    /// Not now, or not news: no fault of the sender.
+    Ignore,
+    /// The sender should have known.
+    Reject,
+}
+
+/// A checkpoint's claim: the weights contain this machine's samples below `height`.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Contained {
+    /// Whose.
+    pub machine: MachineId,
+    /// Number of samples.
+    pub height: u64,
+    /// Digest of the segment that holds sample `height − 1`.
+    pub digest: Digest,
+}
+
+/// What is known of one machine.
+#[derive(Default)]
+struct Account {
+    ledger: Ledger,
+    revocation: Option<Revocation>,
+    /// Samples that are in the weights: `0..applied`.
+    applied: u64,
+}
+
+impl Account {
+    fn floor(&self) -> u64 {
+        self.revocation.as_ref().map_or(u64::MAX, Revocation::floor)
+    }
+
+    fn is_forked(&self) -> bool {
+        self.revocation.as_ref().is_some_and(Revocation::is_fork)
+    }
+
+    fn standing(&self, run: &RunId) -> Standing {
+        match &self.revocation {
+            Some(Revocation::Fork(_)) => Standing::Forked,
+            Some(Revocation::Authority { from, .. }) => {
+                let height = self.ledger.height().min(*from);
+                let head = self.ledger.digest_at(run, height).unwrap_or_default();
+                Standing::Revoked { floor: *from, height, head }
+            }
+            None => Standing::Live { height: self.ledger.height(), head: self.ledger.head() },
+        }
+    }
+}
+
+/// See the module's documentation.
+pub struct Replica {
+    run: RunId,
+    manifest: Manifest,
+    settings: Settings,
+    verifier: Box<dyn Verifier>,
+    accounts: BTreeMap<MachineId, Account>,
+    handles: HashMap<Handle, MachineId>,
+    vector: VersionVector,
+    ledger_bytes: u64,
+    own: Own,
+    peers: BTreeMap<Peer, PeerState>,
+    /// Ledgers that are being fetched, and from whom: nobody is asked for what another is sending.
+    fetching: BTreeMap<MachineId, Peer>,
+    next_round_ms: u64,
+    random: Xoshiro256PlusPlus,
+    outputs: VecDeque<Output>,
+    incomplete: BTreeSet<&'static str>,
+}
+
+impl Replica {
+    /// An empty replica of `run`. `machine` is this node's; nothing is signed before [`Replica::start`].
+    /// `seed` only decides which neighbours are asked first.
+    pub fn new(
+        run: RunId,
+        manifest: Manifest,
+        settings: Settings,
+        machine: MachineId,
+        signer: Box<dyn Signer>,
+        verifier: Box<dyn Verifier>,
+        seed: u64,
+    ) -> Self {
+        Self {
+            run,
+            manifest,
+            settings,
+            verifier,
+            accounts: BTreeMap::new(),
+            handles: HashMap::new(),
+            vector: VersionVector::default(),
+            ledger_bytes: 0,
+            own: Own::new(machine, signer),
+            peers: BTreeMap::new(),
+            fetching: BTreeMap::new(),
+            next_round_ms: 0,
+            random: Xoshiro256PlusPlus::seed_from_u64(seed),
+            outputs: VecDeque::new(),
+            incomplete: BTreeSet::new(),
+        }
+    }
+
+    /// The next thing to do, if any.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The run.
+    pub fn run(&self) -> &RunId {
+        &self.run
+    }
+
+    /// What the run agreed on.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The version vector's hash.
+    pub fn root(&mut self) -> Digest {
+        self.vector.root()
+    }
+
+    /// The version vector.
+    pub fn vector(&self) -> &VersionVector {
+        &self.vector
+    }
+
+    /// A machine's ledger.
+    pub fn ledger(&self, machine: &MachineId) -> Option<&Ledger> {
+        self.accounts.get(machine).map(|account| &account.ledger)
+    }
+
+    /// Machines with their ledgers and revocations.
+    pub fn machines(&self) -> impl Iterator<Item = (&MachineId, &Ledger, Option<&Revocation>)> {
+        self.accounts.iter().map(|(machine, account)| (machine, &account.ledger, account.revocation.as_ref()))
+    }
+
+    /// Why this node does not hold all of the run; empty if it does.
+    pub fn incomplete(&self) -> impl Iterator<Item = &'static str> {
+        self.incomplete.iter().copied()
+    }
+
+    /// Samples of all ledgers that count: the swarm step.
+    pub fn swarm_step(&self) -> u64 {
+        self.vector.samples()
+    }
+
+    /// What the weights contain once all outputs so far are carried out, without the current own ledger.
+    pub fn contents_of_others(&self) -> Vec<Contained> {
+        let own = self.own.machine;
+        let others = self.accounts.iter().filter(|(machine, account)| **machine != own && account.applied > 0);
+        others.map(|(machine, account)| self.contained(machine, account, account.applied)).collect()
+    }
+
+    /// The claim for the own ledger at `height`, if that much of it is durable.
+    pub fn contents_of_own(&self, machine: &MachineId, height: u64) -> Option<Contained> {
+        let account = self.accounts.get(machine)?;
+        (account.ledger.height() >= height && !account.is_forked()).then(|| self.contained(machine, account, height))
+    }
+
+    fn contained(&self, machine: &MachineId, account: &Account, height: u64) -> Contained {
+        let digest = account.ledger.digest_at(&self.run, height).unwrap_or_default();
+        Contained { machine: *machine, height, digest }
+    }
+
+    /// Whether a checkpoint's claims fit the ledgers that were restored, and if so, takes them as applied. Otherwise
+    /// nothing changes, and the weights must start from the base.
+    pub fn resume(&mut self, contents: &[Contained]) -> bool {
+        let fits = contents.iter().all(|claim| {
+            let account = self.accounts.get(&claim.machine);
+            account.and_then(|a| a.ledger.digest_at(&self.run, claim.height)) == Some(claim.digest)
+        });
+        if fits {
+            for claim in contents {
+                if let Some(account) = self.accounts.get_mut(&claim.machine) {
+                    account.applied = claim.height;
+                }
+            }
+        }
+        fits
+    }
+
+    /// Brings every ledger's effective samples into the weights: to be called once after the restore.
+    pub fn settle_all(&mut self) {
+        let machines: Vec<MachineId> = self.accounts.keys().copied().collect();
+        for machine in machines {
+            self.settle(&machine);
+        }
+    }
+
+    /// Emits what brings the weights from `applied` to the effective height of one machine, either way.
+    fn settle(&mut self, machine: &MachineId) {
+        const BATCH: u64 = 1 << 14;
+        let Some(account) = self.accounts.get_mut(machine) else { return };
+        let target = account.ledger.height().min(account.floor());
+        let (from, to, removed) =
+            if account.applied <= target { (account.applied, target, false) } else { (target, account.applied, true) };
+        account.applied = target;
+        let mut start = from;
+        while start < to {
+            let end = to.min(start + BATCH);
+            let batch = account
+                .ledger
+                .entries(start, end)
+                .map(|(sample, byte, step)| Contribution {
+                    removed,
+                    ..replay::contribution(
+                        EntrySeed::derive(&self.run, machine, sample),
+                        byte,
+                        step,
+                        &self.manifest.schedule,
+                    )
+                })
+                .collect();
+            self.outputs.push_back(Output::Replay(batch));
+            start = end;
+        }
+    }
+
+    /// Publishes a machine's standing in the version vector.
+    fn restate(&mut self, machine: &MachineId) {
+        if let Some(account) = self.accounts.get(machine) {
+            self.vector.set(*machine, account.standing(&self.run));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+//! Own bytes: from the trainer to a signed, durable, published segment; and whether the own head may be trusted.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::{Doubt, Output, Peer, Record, Replica, Report};
+use crate::{
+    machine::MachineId,
+    message::{Gossip, Push},
+    replay::{self, Contribution},
+    seed::EntrySeed,
+    segment::{CHUNK_SAMPLES_MAX, Chunk, Digest, Segment, VerifiedChunk},
+    signature::Signer,
+};
+
+/// A strong answer is waited on this long for a peer that knows more.
+const SETTLE_MS: u64 = 2_000;
+/// Without a strong answer, the own ledger is given up for a new incarnation after this long.
+const ANSWER_MS_MAX: u64 = 30_000;
+/// The same, if peers did answer but none of them held the own head.
+const WEAK_ANSWER_MS_MAX: u64 = 10_000;
+/// Unsent own bytes at which probing pauses.
+const PENDING_SAMPLES_MAX: usize = 4_096;
+/// Signed segments that may wait for the disk.
+const UNSTORED_SEGMENTS_MAX: usize = 8;
+
+/// A byte from the own trainer, which has already moved its weights by it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OwnByte {
+    /// The machine that the trainer worked for.
+    pub machine: MachineId,
+    /// The sample.
+    pub sample: u64,
+    /// The byte.
+    pub byte: i8,
+    /// The swarm step whose learning rate was used.
+    pub swarm_step: u64,
+}
+
+/// Whether the own ledger, as this disk has it, is all there is.
+pub(super) enum Confidence {
+    /// Not started.
+    Idle,
+    /// Peers are being asked.
+    Asking { since_ms: u64, strong_since_ms: Option<u64>, weak: bool, asked: BTreeSet<Peer> },
+    /// Yes: sign.
+    Sure,
+    /// A new incarnation was asked for.
+    Doubting,
+}
+
+pub(super) struct Own {
+    pub machine: MachineId,
+    signer: Box<dyn Signer>,
+    pub confidence: Confidence,
+    /// Bytes that are not signed yet, with their swarm steps.
+    pending: VecDeque<(i8, u64)>,
+    pending_since_ms: u64,
+    last_byte_ms: Option<u64>,
+    /// Running mean of the time between bytes.
+    interval_ms: f64,
+    /// Signed, not durable yet, oldest first.
+    unstored: VecDeque<(u64, Chunk)>,
+    next_token: u64,
+    /// First sample and predecessor of the next segment.
+    next: (u64, Digest),
+}
+
+impl Own {
+    pub fn new(machine: MachineId, signer: Box<dyn Signer>) -> Self {
+        Self {
+            machine,
+            signer,
+            confidence: Confidence::Idle,
+            pending: VecDeque::new(),
+            pending_since_ms: 0,
+            last_byte_ms: None,
+            interval_ms: 0.0,
+            unstored: VecDeque::new(),
+            next_token: 0,
+            next: (0, [0; 32]),
+        }
+    }
+
+    /// First sample that is not signed.
+    pub fn next_segment_sample(&self) -> u64 {
+        self.next.0
+    }
+}
+
+impl Replica {
+    /// The machine that own bytes belong to.
+    pub fn own_machine(&self) -> MachineId {
+        self.own.machine
+    }
+
+    /// The sample that the trainer takes next.
+    pub fn own_next_sample(&self) -> u64 {
+        self.own.next.0 + self.own.pending.len() as u64
+    }
+
+    /// Own bytes that are not durable yet.
+    pub fn own_waiting(&self) -> u64 {
+        let durable = self.accounts.get(&self.own.machine).map_or(0, |account| account.ledger.height());
+        self.own_next_sample().saturating_sub(durable)
+    }
+
+    /// Whether the trainer may go on measuring.
+    pub fn may_probe(&self) -> bool {
+        self.own.pending.len() < PENDING_SAMPLES_MAX && !matches!(self.own.confidence, Confidence::Doubting)
+    }
+
+    /// Whether own bytes are being signed.
+    pub fn signs(&self) -> bool {
+        matches!(self.own.confidence, Confidence::Sure)
+    }
+
+    /// Begins: to be called once, after the restore. `sure` if nobody else can know more of the own ledger than this disk
+    /// does: it was opened just now, or the run has had no other machine.
+    pub fn start(&mut self, sure: bool, now_ms: u64) {
+        if let Some(account) = self.accounts.get(&self.own.machine) {
+            self.own.next = (account.ledger.height(), account.ledger.head());
+        }
+        let revoked = self.accounts.get(&self.own.machine).is_some_and(|account| account.revocation.is_some());
+        self.own.confidence = if sure {
+            Confidence::Sure
+        } else {
+            Confidence::Asking { since_ms: now_ms, strong_since_ms: None, weak: false, asked: BTreeSet::new() }
+        };
+        self.settle_all();
+        if revoked {
+            self.doubt(Doubt::Forked);
+        }
+        self.tick(now_ms);
+    }
+
+    /// Goes on under a new incarnation of the own key. Bytes that were never signed leave the weights.
+    pub fn adopt(&mut self, machine: MachineId, now_ms: u64) {
+        self.withdraw_unsigned();
+        self.own.machine = machine;
+        self.own.next = (0, [0; 32]);
+        self.own.confidence = Confidence::Sure;
+        self.tick(now_ms);
+    }
+
+    /// Takes a byte of the own trainer. One that belongs to an incarnation given up meanwhile, or does not follow, leaves
+    /// the weights again.
+    pub fn own_byte(&mut self, own: OwnByte, now_ms: u64) {
+        if own.machine != self.own.machine || own.sample != self.own_next_sample() {
+            let undo = self.own_contribution(&own.machine, own.sample, own.byte, own.swarm_step, true);
+            self.outputs.push_back(Output::Replay(vec![undo]));
+            return;
+        }
+        if let Some(last_ms) = self.own.last_byte_ms.replace(now_ms) {
+            let interval = now_ms.saturating_sub(last_ms) as f64;
+            self.own.interval_ms += (interval - self.own.interval_ms) / 8.0;
+        }
+        if self.own.pending.is_empty() {
+            self.own.pending_since_ms = now_ms;
+        }
+        self.own.pending.push_back((own.byte, own.swarm_step));
+        self.flush_if_due(now_ms);
+    }
+
+    /// The disk has everything up to the persist output with `token`.
+    pub fn persisted(&mut self, token: u64, now_ms: u64) {
+        while self.own.unstored.front().is_some_and(|(stored, _)| *stored <= token) {
+            let Some((_, chunk)) = self.own.unstored.pop_front() else { break };
+            self.append_own(chunk);
+        }
+        self.flush_if_due(now_ms);
+    }
+
+    /// Signs all waiting own bytes now, whatever the flush policy says. For leaving.
+    pub fn flush(&mut self) {
+        while self.own.unstored.len() < UNSTORED_SEGMENTS_MAX && self.sign_next() {}
+    }
+
+    pub(super) fn flush_if_due(&mut self, now_ms: u64) {
+        while self.own.unstored.len() < UNSTORED_SEGMENTS_MAX && self.flush_is_due(now_ms) && self.sign_next() {}
+    }
+
+    /// Enough bytes, or the oldest is at the cap, or will be before the next byte comes.
+    fn flush_is_due(&self, now_ms: u64) -> bool {
+        let own = &self.own;
+        let age = now_ms.saturating_sub(own.pending_since_ms) as f64;
+        !own.pending.is_empty()
+            && (own.pending.len() >= self.settings.flush_samples
+                || age + own.interval_ms >= self.settings.staleness_ms_max as f64)
+    }
+
+    /// Signs the longest run of pending bytes that share a swarm step. False if there is nothing to sign, or no right to.
+    fn sign_next(&mut self) -> bool {
+        if !self.signs() {
+            return false;
+        }
+        let Some((_, swarm_step)) = self.own.pending.front().copied() else { return false };
+        let room = self.manifest.ledger_samples_max.saturating_sub(self.own.next.0);
+        let most = CHUNK_SAMPLES_MAX.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let samples = self.own.pending.iter().take(most).take_while(|(_, step)| *step == swarm_step).count();
+        if samples == 0 {
+            return false;
+        }
+        let bytes: Vec<u8> = self.own.pending.drain(..samples).map(|(byte, _)| byte as u8).collect();
+        let (first, previous) = self.own.next;
+        let segment = Segment { first, swarm_step, bytes: &bytes };
+        let (chunk, digest) = Chunk::sign(&self.run, self.own.machine, segment, previous, self.own.signer.as_ref());
+        self.own.next = (chunk.end(), digest);
+        self.own.next_token += 1;
+        let token = self.own.next_token;
+        self.outputs.push_back(Output::Persist(vec![Record::Chunk(chunk.clone())], Some(token)));
+        self.own.unstored.push_back((token, chunk));
+        true
+    }
+
+    /// A durable own segment enters the ledger and goes out. The weights already contain it.
+    fn append_own(&mut self, chunk: Chunk) {
+        let machine = chunk.machine;
+        let push = Push::of(&chunk);
+        let digests = chunk.digests(&self.run);
+        let undo = self.chunk_contributions(&chunk, true);
+        let Ok(sealed) = self.append(VerifiedChunk::trusted(chunk, digests)) else {
+            // Another process went on with this ledger meanwhile: peers hold its samples, the weights must not hold ours.
+            return self.outputs.push_back(Output::Replay(undo));
+        };
+        if let Some(sealed) = sealed {
+            self.outputs.push_back(Output::Persist(vec![Record::Chunk(sealed)], None));
+        }
+        if let Some(account) = self.accounts.get_mut(&machine) {
+            account.applied = account.ledger.height();
+            if account.revocation.is_some() {
+                return self.settle(&machine);
+            }
+        }
+        self.outputs.push_back(Output::Publish(Gossip::Segment(push)));
+    }
+
+    fn own_contribution(&self, machine: &MachineId, sample: u64, byte: i8, step: u64, removed: bool) -> Contribution {
+        let seed = EntrySeed::derive(&self.run, machine, sample);
+        Contribution { removed, ..replay::contribution(seed, byte, step, &self.manifest.schedule) }
+    }
+
+    fn chunk_contributions(&self, chunk: &Chunk, removed: bool) -> Vec<Contribution> {
+        let entries = chunk.segments().flat_map(|segment| {
+            (segment.first..).zip(segment.bytes).map(move |(sample, byte)| (sample, *byte as i8, segment.swarm_step))
+        });
+        entries.map(|(sample, byte, step)| self.own_contribution(&chunk.machine, sample, byte, step, removed)).collect()
+    }
+
+    /// Takes pending bytes of the current incarnation out of the weights.
+    fn withdraw_unsigned(&mut self) {
+        let (first, _) = self.own.next;
+        let pending = std::mem::take(&mut self.own.pending);
+        let machine = self.own.machine;
+        let undo: Vec<Contribution> = (first..)
+            .zip(pending)
+            .map(|(sample, (byte, step))| self.own_contribution(&machine, sample, byte, step, true))
+            .collect();
+        if !undo.is_empty() {
+            self.outputs.push_back(Output::Replay(undo));
+        }
+    }
+
+    /// The own incarnation is of no more use: everything of it that the weights hold beyond the ledger goes.
+    pub(super) fn doubt(&mut self, doubt: Doubt) {
+        if matches!(self.own.confidence, Confidence::Doubting) {
+            return;
+        }
+        if doubt == Doubt::Forked {
+            let unstored = std::mem::take(&mut self.own.unstored);
+            let undo: Vec<Contribution> =
+                unstored.iter().flat_map(|(_, chunk)| self.chunk_contributions(chunk, true)).collect();
+            if !undo.is_empty() {
+                self.outputs.push_back(Output::Replay(undo));
+            }
+        }
+        self.own.confidence = Confidence::Doubting;
+        self.outputs.push_back(Output::NewIncarnation(doubt));
+    }
+
+    /// A peer answered for the own head: `holds_head` if it proved that it knows the ledger up to there.
+    pub(super) fn own_head_answered(&mut self, holds_head: bool, now_ms: u64) {
+        if let Confidence::Asking { strong_since_ms, weak, .. } = &mut self.own.confidence {
+            if holds_head {
+                strong_since_ms.get_or_insert(now_ms);
+            } else {
+                *weak = true;
+            }
+        }
+    }
+
+    /// Ends the asking once it has lasted long enough.
+    pub(super) fn judge_own_head(&mut self, now_ms: u64) {
+        let Confidence::Asking { since_ms, strong_since_ms, weak, .. } = &self.own.confidence else { return };
+        let waited = now_ms.saturating_sub(*since_ms);
+        let settled = strong_since_ms.is_some_and(|strong| now_ms.saturating_sub(strong) >= SETTLE_MS);
+        if settled {
+            self.own.confidence = Confidence::Sure;
+            self.outputs.push_back(Output::Report(Report::HeadConfirmed));
+        } else if strong_since_ms.is_none() && (waited >= ANSWER_MS_MAX || *weak && waited >= WEAK_ANSWER_MS_MAX) {
+            self.doubt(Doubt::Unanswered);
+        }
+    }
+}

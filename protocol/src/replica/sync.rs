@@ -1,0 +1,417 @@
+//! Anti-entropy: with each connected peer one question at a time, until the version vectors agree.
+//!
+//! Summary (roots) → the entries of the buckets that differ → the chunks and revocations that are missing.
+
+use rand_xoshiro::rand_core::Rng;
+use std::collections::{BTreeSet, VecDeque};
+
+use super::{Offence, Output, Peer, Replica, absorb::Absorbed, own::Confidence};
+use crate::{
+    anti_entropy::{Want, want},
+    error::InvalidChunk,
+    machine::MachineId,
+    message::{CHUNKS_BYTES_TARGET, Cursor, ENTRIES_MAX, Question, Response, WANTS_MAX},
+    revocation::Revocation,
+    segment::Chunk,
+    version_vector::{BUCKETS, Standing},
+};
+
+/// With no more machines than this, entries are sent without asking for buckets first.
+const LISTED_AT_ONCE_MAX: usize = 256;
+/// Two summaries to one peer are at least this far apart.
+const SUMMARY_PAUSE_MS: u64 = 500;
+/// A peer that does not answer for this long is not waited for.
+const ANSWER_MS_MAX: u64 = 30_000;
+/// Revocations in one answer: each may carry two chunks.
+const REVOCATIONS_MAX: usize = 16;
+/// Ledgers that one peer may make us want at a time; the next round finds the rest.
+const QUEUED_WANTS_MAX: usize = 65_536;
+
+/// What a peer was asked.
+enum Asked {
+    Summary,
+    Entries { buckets: [u8; 32] },
+    Fetch(Vec<Want>),
+    OwnHead,
+}
+
+#[derive(Default)]
+pub(super) struct PeerState {
+    waiting: Option<(Asked, u64)>,
+    wants: VecDeque<Want>,
+    listing: Option<([u8; 32], Cursor)>,
+    /// A summary is due from this time on.
+    summary_due_ms: Option<u64>,
+    last_summary_ms: Option<u64>,
+    /// The root at which this peer last agreed.
+    agreed: Option<[u8; 32]>,
+    /// It told us its standings in full at least once.
+    compared: bool,
+}
+
+impl Replica {
+    /// A connection stands.
+    pub fn peer_connected(&mut self, peer: Peer, now_ms: u64) {
+        let state = self.peers.entry(peer).or_default();
+        state.summary_due_ms = Some(now_ms);
+        self.pump(peer, now_ms);
+    }
+
+    /// The last connection to the peer is gone.
+    pub fn peer_gone(&mut self, peer: Peer) {
+        self.peers.remove(&peer);
+        self.fetching.retain(|_, from| *from != peer);
+        if let Confidence::Asking { asked, .. } = &mut self.own.confidence {
+            asked.remove(&peer);
+        }
+    }
+
+    /// Time passes. Call it often enough for the flush policy, say every 50 ms.
+    pub fn tick(&mut self, now_ms: u64) {
+        self.flush_if_due(now_ms);
+        self.judge_own_head(now_ms);
+        if now_ms >= self.next_round_ms {
+            self.next_round_ms = now_ms + self.settings.anti_entropy_interval_ms;
+            if !self.peers.is_empty() {
+                let index = (self.random.next_u64() % self.peers.len() as u64) as usize;
+                if let Some(state) = self.peers.values_mut().nth(index) {
+                    state.summary_due_ms.get_or_insert(now_ms);
+                }
+            }
+        }
+        let peers: Vec<Peer> = self.peers.keys().copied().collect();
+        for peer in peers {
+            let late = self.peers.get(&peer).and_then(|state| state.waiting.as_ref());
+            if late.is_some_and(|(_, since)| now_ms.saturating_sub(*since) > ANSWER_MS_MAX) {
+                self.no_answer(peer);
+            }
+            self.pump(peer, now_ms);
+        }
+    }
+
+    /// Compares with every neighbour now. For leaving, and for those who will not wait.
+    pub fn compare_with_all(&mut self, now_ms: u64) {
+        for state in self.peers.values_mut() {
+            state.summary_due_ms = Some(now_ms);
+            state.last_summary_ms = None;
+        }
+        self.tick(now_ms);
+    }
+
+    /// Whether every connected peer agreed at the present root.
+    pub fn agrees_with_all(&mut self) -> bool {
+        let root = self.vector.root();
+        self.peers.values().all(|state| state.agreed == Some(root))
+    }
+
+    /// Whether a neighbour has told its standings in full, and nothing that anyone told of is still to be fetched.
+    pub fn is_caught_up(&self) -> bool {
+        self.peers.values().any(|state| state.compared)
+            && self.fetching.is_empty()
+            && self.peers.values().all(|state| {
+                state.wants.is_empty()
+                    && state.listing.is_none()
+                    && matches!(state.waiting, None | Some((Asked::Summary | Asked::OwnHead, _)))
+            })
+    }
+
+    pub(super) fn summarize_soon(&mut self, peer: Peer, now_ms: u64) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.summary_due_ms.get_or_insert(now_ms);
+        }
+        self.pump(peer, now_ms);
+    }
+
+    pub(super) fn fetch_soon(&mut self, peer: Peer, machine: MachineId, from: u64) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let queued = state.wants.iter().any(|want| matches!(want, Want::Samples { machine: m, .. } if *m == machine));
+        if !queued && state.wants.len() < QUEUED_WANTS_MAX {
+            state.wants.push_back(Want::Samples { machine, from });
+        }
+    }
+
+    /// Asks the peer the next thing there is to ask, unless it still owes an answer.
+    pub(super) fn pump(&mut self, peer: Peer, now_ms: u64) {
+        if self.peers.get(&peer).is_none_or(|state| state.waiting.is_some()) {
+            return;
+        }
+        let Some((asked, question)) = self.next_question(peer, now_ms) else { return };
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.waiting = Some((asked, now_ms));
+            self.outputs.push_back(Output::Ask(peer, question));
+        }
+    }
+
+    fn next_question(&mut self, peer: Peer, now_ms: u64) -> Option<(Asked, Question)> {
+        let own = self.own.machine;
+        if let Confidence::Asking { asked, .. } = &mut self.own.confidence
+            && asked.insert(peer)
+        {
+            let from = self.own.next_segment_sample().saturating_sub(1);
+            let wants = vec![Want::Samples { machine: own, from }];
+            return Some((Asked::OwnHead, Question::Fetch { wants }));
+        }
+        let state = self.peers.get_mut(&peer)?;
+        let mut wants = Vec::new();
+        while let Some(want) = if wants.len() < WANTS_MAX { state.wants.pop_front() } else { None } {
+            if let Want::Samples { machine, .. } = want {
+                if self.fetching.get(&machine).is_some_and(|from| *from != peer) {
+                    continue;
+                }
+                self.fetching.insert(machine, peer);
+            }
+            wants.push(want);
+        }
+        if !wants.is_empty() {
+            return Some((Asked::Fetch(wants.clone()), Question::Fetch { wants }));
+        }
+        if let Some((buckets, cursor)) = state.listing.take() {
+            return Some((Asked::Entries { buckets }, Question::Entries { buckets, cursor }));
+        }
+        let rested = state.last_summary_ms.is_none_or(|last| now_ms >= last + SUMMARY_PAUSE_MS);
+        if state.summary_due_ms.is_some_and(|due| now_ms >= due) && rested {
+            state.summary_due_ms = None;
+            state.last_summary_ms = Some(now_ms);
+            return Some((Asked::Summary, Question::Summary { root: self.vector.root() }));
+        }
+        None
+    }
+
+    /// Answers a peer's question about ledgers; None for questions that are not the replica's.
+    pub fn answer(&mut self, peer: Peer, question: &Question, now_ms: u64) -> Option<Response> {
+        match question {
+            Question::Summary { root } => {
+                let ours = self.vector.root();
+                if *root == ours {
+                    if let Some(state) = self.peers.get_mut(&peer) {
+                        state.agreed = Some(ours);
+                    }
+                    return Some(Response::Same);
+                }
+                // They may have what we lack, too; but two who differ all the time must not answer each other for ever.
+                let rest_ms = self.settings.anti_entropy_interval_ms / 2;
+                let rested = |state: &PeerState| state.last_summary_ms.is_none_or(|last| now_ms >= last + rest_ms);
+                if self.peers.get(&peer).is_some_and(rested) {
+                    self.summarize_soon(peer, now_ms);
+                }
+                if self.vector.machines() <= LISTED_AT_ONCE_MAX {
+                    return Some(self.listing([0xff; 32], Cursor::default()));
+                }
+                Some(Response::Buckets(self.vector.bucket_hashes().to_vec()))
+            }
+            Question::Entries { buckets, cursor } => Some(self.listing(*buckets, *cursor)),
+            Question::Fetch { wants } => Some(self.found(wants)),
+            Question::Manifest | Question::BaseDigests { .. } | Question::BaseChunk { .. } => None,
+        }
+    }
+
+    fn listing(&self, buckets: [u8; 32], cursor: Cursor) -> Response {
+        let mut entries: Vec<(MachineId, Standing)> = Vec::new();
+        for bucket in cursor.bucket..=u8::MAX {
+            if buckets[usize::from(bucket / 8)] >> (bucket % 8) & 1 == 0 {
+                continue;
+            }
+            let after = cursor.after.filter(|_| bucket == cursor.bucket);
+            for (machine, standing) in self.vector.bucket(bucket) {
+                if after.is_some_and(|after| *machine <= after) {
+                    continue;
+                }
+                if entries.len() == ENTRIES_MAX {
+                    let after = entries.last().map(|(machine, _)| *machine);
+                    let bucket = after.map_or(bucket, |machine| machine.handle().0[0]);
+                    return Response::Entries { entries, more: Some(Cursor { bucket, after }) };
+                }
+                entries.push((*machine, *standing));
+            }
+        }
+        Response::Entries { entries, more: None }
+    }
+
+    fn found(&self, wants: &[Want]) -> Response {
+        let (mut chunks, mut revocations, mut bytes) = (Vec::new(), Vec::new(), 0usize);
+        for want in wants.iter().take(WANTS_MAX) {
+            match want {
+                Want::Revocation { machine } if revocations.len() < REVOCATIONS_MAX => {
+                    revocations.extend(self.accounts.get(machine).and_then(|account| account.revocation.clone()));
+                }
+                Want::Revocation { .. } => {}
+                Want::Samples { machine, from } => {
+                    let Some(account) = self.accounts.get(machine).filter(|account| !account.is_forked()) else {
+                        continue;
+                    };
+                    let mut from = *from;
+                    while bytes < CHUNKS_BYTES_TARGET
+                        && let Some(chunk) = account.ledger.serve(&self.run, from)
+                    {
+                        bytes += size_of::<Chunk>() + chunk.bytes.len() + 12 * chunk.parts.len();
+                        from = chunk.end();
+                        chunks.push(chunk);
+                    }
+                }
+            }
+        }
+        Response::Found { chunks, revocations }
+    }
+
+    /// The peer failed to answer, or answered that it cannot.
+    pub fn no_answer(&mut self, peer: Peer) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        match state.waiting.take() {
+            Some((Asked::Fetch(_), _)) => self.fetching.retain(|_, from| *from != peer),
+            Some((Asked::Summary | Asked::Entries { .. } | Asked::OwnHead, _)) | None => {}
+        }
+    }
+
+    /// The peer's answer to the question it was asked last.
+    pub fn answered(&mut self, peer: Peer, response: Response, now_ms: u64) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let Some((asked, _)) = state.waiting.take() else {
+            return self.outputs.push_back(Output::Penalize(peer, Offence::Unasked));
+        };
+        let result = match (asked, response) {
+            (Asked::Summary, Response::Same) => {
+                state.agreed = Some(self.vector.root());
+                state.compared = true;
+                Ok(())
+            }
+            (Asked::Summary, Response::Buckets(theirs)) => self.compare_buckets(peer, &theirs),
+            (Asked::Summary, Response::Entries { entries, more }) => {
+                self.compare_entries(peer, [0xff; 32], &entries, more)
+            }
+            (Asked::Entries { buckets }, Response::Entries { entries, more }) => {
+                self.compare_entries(peer, buckets, &entries, more)
+            }
+            (Asked::Fetch(wants), Response::Found { chunks, revocations }) => {
+                self.take(peer, &wants, chunks, revocations)
+            }
+            (Asked::OwnHead, Response::Found { chunks, revocations }) => {
+                self.take_own_head(chunks, revocations, now_ms)
+            }
+            (Asked::Fetch(_), Response::Unavailable) => {
+                self.fetching.retain(|_, from| *from != peer);
+                Ok(())
+            }
+            (_, Response::Unavailable) => Ok(()),
+            _ => Err(Offence::Unasked),
+        };
+        if let Err(offence) = result {
+            self.fetching.retain(|_, from| *from != peer);
+            self.outputs.push_back(Output::Penalize(peer, offence));
+        }
+        self.pump(peer, now_ms);
+    }
+
+    fn compare_buckets(&mut self, peer: Peer, theirs: &[[u8; 32]]) -> Result<(), Offence> {
+        if theirs.len() != BUCKETS {
+            return Err(Offence::Invalid(format!("{} bucket hashes instead of {BUCKETS}", theirs.len())));
+        }
+        let mut buckets = [0u8; 32];
+        for (index, (ours, theirs)) in self.vector.bucket_hashes().iter().zip(theirs).enumerate() {
+            if ours != theirs {
+                buckets[index / 8] |= 1 << (index % 8);
+            }
+        }
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.listing = (buckets != [0; 32]).then_some((buckets, Cursor::default()));
+        }
+        Ok(())
+    }
+
+    fn compare_entries(
+        &mut self,
+        peer: Peer,
+        buckets: [u8; 32],
+        entries: &[(MachineId, Standing)],
+        more: Option<Cursor>,
+    ) -> Result<(), Offence> {
+        if entries.len() > ENTRIES_MAX || more.is_some() && entries.is_empty() {
+            return Err(Offence::Invalid(format!("{} entries in one listing", entries.len())));
+        }
+        for (machine, standing) in entries {
+            if !self.manifest.admits(machine) {
+                continue;
+            }
+            let ours = self.vector.get(machine);
+            let height = self.accounts.get(machine).map_or(0, |account| account.ledger.height());
+            let missing = want(*machine, ours, height, standing);
+            if let (Some(missing), Some(state)) = (missing, self.peers.get_mut(&peer))
+                && state.wants.len() < QUEUED_WANTS_MAX
+            {
+                state.wants.push_back(missing);
+            }
+        }
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.compared |= more.is_none();
+            state.listing = more.map(|cursor| (buckets, cursor));
+        }
+        Ok(())
+    }
+
+    /// What was fetched. A ledger that grew is asked for again, from where it stands now.
+    fn take(
+        &mut self,
+        peer: Peer,
+        wants: &[Want],
+        chunks: Vec<Chunk>,
+        revocations: Vec<Revocation>,
+    ) -> Result<(), Offence> {
+        let wanted: BTreeSet<MachineId> = wants
+            .iter()
+            .map(|want| match want {
+                Want::Samples { machine, .. } | Want::Revocation { machine } => *machine,
+            })
+            .collect();
+        for machine in &wanted {
+            self.fetching.remove(machine);
+        }
+        let mut grown = BTreeSet::new();
+        for revocation in revocations {
+            if !wanted.contains(&revocation.machine()) {
+                return Err(Offence::Unasked);
+            }
+            self.absorb_revocation(revocation).map_err(invalid)?;
+        }
+        for chunk in chunks {
+            let machine = chunk.machine;
+            if !wanted.contains(&machine) {
+                return Err(Offence::Unasked);
+            }
+            if self.absorb(chunk).map_err(invalid)? == Absorbed::Grown {
+                grown.insert(machine);
+            }
+        }
+        for machine in grown {
+            let height = self.accounts.get(&machine).map_or(0, |account| account.ledger.height());
+            self.fetch_soon(peer, machine, height);
+        }
+        Ok(())
+    }
+
+    /// The answer for the own head: a chunk that ends at it proves that the peer knows it, one beyond it that this disk
+    /// is behind.
+    fn take_own_head(&mut self, chunks: Vec<Chunk>, revocations: Vec<Revocation>, now_ms: u64) -> Result<(), Offence> {
+        let own = self.own.machine;
+        for revocation in revocations {
+            self.absorb_revocation(revocation).map_err(invalid)?;
+        }
+        let height = self.accounts.get(&own).map_or(0, |account| account.ledger.height());
+        let mut holds_head = false;
+        for chunk in chunks {
+            if chunk.machine != own {
+                return Err(Offence::Unasked);
+            }
+            let end = chunk.end();
+            let absorbed = self.absorb(chunk).map_err(invalid)?;
+            holds_head |= absorbed == Absorbed::Known && end == height;
+        }
+        if matches!(self.own.confidence, Confidence::Asking { .. }) {
+            self.own_head_answered(holds_head, now_ms);
+            self.judge_own_head(now_ms);
+        }
+        Ok(())
+    }
+}
+
+fn invalid(error: InvalidChunk) -> Offence {
+    Offence::Invalid(error.to_string())
+}

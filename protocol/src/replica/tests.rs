@@ -1,0 +1,535 @@
+//! Replicas in one thread, joined by queues: what each knows in the end, and what its weights would hold.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::*;
+use crate::{
+    manifest::{BaseModel, DirectionScale, Hyperparameters, Membership, Schedule, TensorSpec},
+    message::Push,
+    segment::Segment,
+    signature::{Ed25519Signer, Ed25519Verifier},
+};
+
+fn manifest(authority: Option<[u8; 32]>) -> Manifest {
+    let tensor = TensorSpec {
+        name: "w".into(),
+        shape: vec![4],
+        range_log2: 0,
+        epsilon: 100,
+        unit: 1 << 33,
+        shift: 0,
+        digest: [0; 32],
+    };
+    Manifest {
+        protocol_version: crate::manifest::PROTOCOL_VERSION,
+        nonce: [1; 16],
+        base: BaseModel {
+            source: "test".into(),
+            config_bytes: 1,
+            config_digest: [0; 32],
+            tokenizer_bytes: 1,
+            tokenizer_digest: [0; 32],
+            chunks_root: [0; 32],
+        },
+        tensors: vec![tensor],
+        hyperparameters: Hyperparameters {
+            learning_rate: 3e-4,
+            epsilon: 1e-3,
+            planned_gradients: 1000,
+            direction_scale: DirectionScale::Rms,
+        },
+        schedule: Schedule::default(),
+        levels: 32,
+        ledger_samples_max: 1 << 20,
+        membership: Membership::Open,
+        authority,
+    }
+}
+
+fn signer(node: u8) -> Ed25519Signer {
+    Ed25519Signer::from_seed(&[node; 32])
+}
+
+fn machine(node: u8, incarnation: u64) -> MachineId {
+    MachineId { key: signer(node).key(), incarnation }
+}
+
+struct Node {
+    replica: Replica,
+    /// Net times each entry is in the weights: 0 or 1 at any time, or the replica is wrong.
+    weights: BTreeMap<(Vec<u8>, i8), i32>,
+    disk: Vec<Record>,
+    reports: Vec<Report>,
+    penalties: Vec<Offence>,
+    doubts: Vec<Doubt>,
+    seed: u8,
+}
+
+impl Node {
+    fn new(seed: u8, incarnation: u64, manifest: &Manifest) -> Self {
+        let replica = Replica::new(
+            manifest.run_id().unwrap(),
+            manifest.clone(),
+            Settings::default(),
+            machine(seed, incarnation),
+            Box::new(signer(seed)),
+            Box::new(Ed25519Verifier),
+            u64::from(seed),
+        );
+        Self {
+            replica,
+            weights: BTreeMap::new(),
+            disk: Vec::new(),
+            reports: Vec::new(),
+            penalties: Vec::new(),
+            doubts: Vec::new(),
+            seed,
+        }
+    }
+
+    fn apply(&mut self, batch: &[Contribution]) {
+        for entry in batch {
+            let count = self.weights.entry((entry.seed.0.to_vec(), entry.byte)).or_default();
+            *count += if entry.removed { -1 } else { 1 };
+            assert!((0..=1).contains(count), "an entry is in the weights {count} times");
+        }
+        self.weights.retain(|_, count| *count != 0);
+    }
+
+    /// What the trainer does: moves its weights by the byte, then reports it.
+    fn train(&mut self, byte: i8, now_ms: u64) {
+        let (machine, sample) = (self.replica.own_machine(), self.replica.own_next_sample());
+        let seed = EntrySeed::derive(self.replica.run(), &machine, sample);
+        self.apply(&[replay::contribution(seed, byte, 0, &Schedule::default())]);
+        self.replica.own_byte(OwnByte { machine, sample, byte, swarm_step: 0 }, now_ms);
+    }
+}
+
+/// Nodes and who is connected to whom.
+struct Net {
+    nodes: Vec<Node>,
+    links: BTreeSet<(usize, usize)>,
+    now_ms: u64,
+    gossip_lost: bool,
+}
+
+impl Net {
+    fn new(nodes: Vec<Node>) -> Self {
+        Self { nodes, links: BTreeSet::new(), now_ms: 0, gossip_lost: false }
+    }
+
+    fn connect(&mut self, a: usize, b: usize) {
+        self.links.extend([(a, b), (b, a)]);
+        self.nodes[a].replica.peer_connected(Peer(b as u64), self.now_ms);
+        self.nodes[b].replica.peer_connected(Peer(a as u64), self.now_ms);
+    }
+
+    /// Drains all outputs; delivers at once.
+    fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let Some((index, output)) =
+                (0..self.nodes.len()).find_map(|i| self.nodes[i].replica.poll_output().map(|output| (i, output)))
+            else {
+                return;
+            };
+            self.carry_out(index, output);
+        }
+        panic!("the replicas never fall silent");
+    }
+
+    fn carry_out(&mut self, index: usize, output: Output) {
+        let now_ms = self.now_ms;
+        match output {
+            Output::Ask(peer, question) => {
+                let peer_index = peer.0 as usize;
+                let answer = self.nodes[peer_index].replica.answer(Peer(index as u64), &question, now_ms);
+                self.nodes[index].replica.answered(peer, answer.expect("a question for the replica"), now_ms);
+            }
+            Output::Publish(gossip) => {
+                let bytes = gossip.encode().expect("gossip fits");
+                let mut queue = VecDeque::from([(index, bytes)]);
+                let mut seen = BTreeSet::from([index]);
+                while let Some((from, bytes)) = queue.pop_front().filter(|_| !self.gossip_lost) {
+                    for to in 0..self.nodes.len() {
+                        if self.links.contains(&(from, to)) && seen.insert(to) {
+                            let verdict = self.nodes[to].replica.gossip(Peer(from as u64), &bytes, now_ms);
+                            if verdict == Verdict::Accept {
+                                queue.push_back((to, bytes.clone()));
+                            }
+                        }
+                    }
+                }
+            }
+            Output::Persist(records, token) => {
+                self.nodes[index].disk.extend(records);
+                if let Some(token) = token {
+                    self.nodes[index].replica.persisted(token, now_ms);
+                }
+            }
+            Output::Replay(batch) => self.nodes[index].apply(&batch),
+            Output::NewIncarnation(doubt) => {
+                let node = &mut self.nodes[index];
+                node.doubts.push(doubt);
+                let incarnation = node.replica.own_machine().incarnation + 1000;
+                node.replica.adopt(machine(node.seed, incarnation), now_ms);
+            }
+            Output::Penalize(_, offence) => self.nodes[index].penalties.push(offence),
+            Output::Report(report) => self.nodes[index].reports.push(report),
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        let end = self.now_ms + ms;
+        while self.now_ms < end {
+            self.now_ms += 250;
+            for node in &mut self.nodes {
+                node.replica.tick(self.now_ms);
+            }
+            self.settle();
+        }
+    }
+
+    fn assert_agreed(&mut self) {
+        self.pass(60_000);
+        let root = self.nodes[0].replica.root();
+        let weights = self.nodes[0].weights.clone();
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            assert_eq!(node.replica.root(), root, "version vector of node {index}");
+            assert_eq!(node.weights, weights, "weights of node {index}");
+        }
+    }
+}
+
+fn started(count: u8) -> Net {
+    let manifest = manifest(None);
+    let mut net = Net::new((0..count).map(|seed| Node::new(seed, 1, &manifest)).collect());
+    for node in &mut net.nodes {
+        node.replica.start(true, 0);
+    }
+    net
+}
+
+fn train_all(net: &mut Net, rounds: u8) {
+    for round in 0..rounds {
+        for node in &mut net.nodes {
+            node.train((round as i8).wrapping_mul(3), net.now_ms);
+        }
+        net.pass(250);
+    }
+}
+
+#[test]
+fn everyone_ends_with_everyones_bytes() {
+    let mut net = started(5);
+    for i in 1..5 {
+        net.connect(i - 1, i);
+    }
+    train_all(&mut net, 20);
+    net.assert_agreed();
+    assert_eq!(net.nodes[0].replica.swarm_step(), 100);
+    assert!(net.nodes.iter().all(|node| node.penalties.is_empty()));
+}
+
+#[test]
+fn a_swarm_whose_gossip_is_lost_agrees_by_anti_entropy() {
+    let mut net = started(4);
+    net.gossip_lost = true;
+    for i in 1..4 {
+        net.connect(0, i);
+    }
+    train_all(&mut net, 12);
+    net.assert_agreed();
+    assert_eq!(net.nodes[3].replica.swarm_step(), 48);
+}
+
+#[test]
+fn a_late_joiner_fetches_a_long_ledger_across_many_seals() {
+    let mut net = started(2);
+    for sample in 0..30_000u32 {
+        net.nodes[0].train(sample as i8, net.now_ms);
+        if sample % 100 == 0 {
+            net.settle();
+        }
+    }
+    net.settle();
+    net.connect(0, 1);
+    net.assert_agreed();
+    assert_eq!(net.nodes[1].replica.swarm_step(), 30_000);
+    assert!(net.nodes[1].replica.is_caught_up());
+    let chunks = net.nodes[1].replica.ledger(&machine(0, 1)).unwrap().chunks().len();
+    assert!((8..20).contains(&chunks), "{chunks} chunks");
+}
+
+#[test]
+fn nothing_is_signed_before_a_peer_confirms_the_own_head() {
+    let manifest = manifest(None);
+    let mut net = started(2);
+    net.connect(0, 1);
+    train_all(&mut net, 10);
+    net.pass(5_000);
+    let disk = net.nodes[0].disk.clone();
+    let weights = net.nodes[0].weights.clone();
+    net.nodes[0] = Node::new(0, 1, &manifest);
+    net.nodes[1].replica.peer_gone(Peer(0));
+    restore(&mut net.nodes[0], &disk);
+    net.nodes[0].replica.start(false, net.now_ms);
+    net.settle();
+    assert_eq!(net.nodes[0].weights, weights, "a restart replays to the same weights");
+    net.nodes[0].train(5, net.now_ms);
+    net.pass(1_500);
+    assert!(net.nodes[0].disk.is_empty(), "signed without an answer");
+    net.connect(0, 1);
+    net.pass(5_000);
+    assert_eq!(net.nodes[0].reports, [Report::HeadConfirmed]);
+    net.assert_agreed();
+    assert_eq!(net.nodes[0].replica.own_next_sample(), 11);
+    assert_eq!(net.nodes[0].replica.own_machine(), machine(0, 1));
+}
+
+fn restore(node: &mut Node, disk: &[Record]) {
+    let mut chunks: BTreeMap<(MachineId, u64), Chunk> = BTreeMap::new();
+    for record in disk {
+        match record {
+            Record::Chunk(chunk) => {
+                chunks.retain(|(machine, first), _| {
+                    *machine != chunk.machine || !(chunk.first..chunk.end()).contains(first)
+                });
+                chunks.insert((chunk.machine, chunk.first), chunk.clone());
+            }
+            Record::Revocation(revocation) => node.replica.restore_revocation(revocation.clone()).unwrap(),
+        }
+    }
+    for chunk in chunks.into_values() {
+        node.replica.restore_chunk(chunk).unwrap();
+    }
+}
+
+#[test]
+fn a_rolled_back_disk_opens_a_new_incarnation_and_loses_nothing() {
+    let manifest = manifest(None);
+    let mut net = started(3);
+    net.connect(0, 1);
+    net.connect(1, 2);
+    train_all(&mut net, 8);
+    net.pass(3_000);
+    let old_disk = net.nodes[0].disk.clone();
+    train_all(&mut net, 8);
+    net.pass(3_000);
+    net.nodes[0] = Node::new(0, 1, &manifest);
+    net.nodes[1].replica.peer_gone(Peer(0));
+    restore(&mut net.nodes[0], &old_disk);
+    net.nodes[0].replica.start(false, net.now_ms);
+    for byte in 0..3 {
+        net.nodes[0].train(byte + 1, net.now_ms);
+    }
+    net.settle();
+    net.connect(0, 1);
+    net.pass(10_000);
+    assert_eq!(net.nodes[0].doubts, [Doubt::Behind]);
+    for byte in 0..3 {
+        net.nodes[0].train(byte + 1, net.now_ms);
+    }
+    net.assert_agreed();
+    assert_eq!(net.nodes[0].replica.swarm_step(), 3 * 16 + 3);
+}
+
+#[test]
+fn no_answer_for_long_opens_a_new_incarnation() {
+    let manifest = manifest(None);
+    let mut net = started(1);
+    train_all(&mut net, 5);
+    net.pass(2_000);
+    let disk = net.nodes[0].disk.clone();
+    net.nodes[0] = Node::new(0, 1, &manifest);
+    restore(&mut net.nodes[0], &disk);
+    net.nodes[0].replica.start(false, net.now_ms);
+    net.settle();
+    net.nodes[0].train(9, net.now_ms);
+    net.pass(20_000);
+    assert!(net.nodes[0].doubts.is_empty());
+    net.pass(20_000);
+    assert_eq!(net.nodes[0].doubts, [Doubt::Unanswered]);
+    assert_eq!(net.nodes[0].weights.len(), 5, "the unsigned byte left the weights");
+}
+
+/// Signs `bytes` as `node`'s samples from `first` on.
+fn branch(node: u8, first: u64, previous: Digest, bytes: &[u8]) -> (Chunk, Digest) {
+    let run = manifest(None).run_id().unwrap();
+    Chunk::sign(&run, machine(node, 1), Segment { first, swarm_step: 0, bytes }, previous, &signer(node))
+}
+
+fn push(net: &mut Net, to: usize, from: u64, chunk: &Chunk) -> Verdict {
+    let bytes = Gossip::Segment(Push::of(chunk)).encode().unwrap();
+    let verdict = net.nodes[to].replica.gossip(Peer(from), &bytes, net.now_ms);
+    net.settle();
+    verdict
+}
+
+fn assert_forked(net: &mut Net, author: u8) {
+    net.assert_agreed();
+    for node in &net.nodes {
+        assert_eq!(node.replica.vector().get(&machine(author, 1)), Some(&Standing::Forked));
+        assert!(node.reports.iter().any(|report| matches!(report, Report::Forked { .. })));
+    }
+}
+
+#[test]
+fn overlapping_bodies_are_a_fork_and_leave_no_trace() {
+    let mut net = started(3);
+    net.connect(0, 1);
+    net.connect(1, 2);
+    train_all(&mut net, 4);
+    let (left, _) = branch(99, 0, [0; 32], &[1, 2, 3]);
+    let (right, _) = branch(99, 0, [0; 32], &[1, 2, 4]);
+    assert_eq!(push(&mut net, 0, 50, &left), Verdict::Accept);
+    net.pass(1_000);
+    assert_eq!(push(&mut net, 2, 51, &right), Verdict::Accept);
+    assert_forked(&mut net, 99);
+    assert_eq!(net.nodes[0].replica.swarm_step(), 12);
+    assert_eq!(net.nodes[0].weights.len(), 12);
+    assert_eq!(push(&mut net, 0, 50, &left), Verdict::Ignore, "a tombstone takes no more");
+}
+
+#[test]
+fn a_withheld_predecessor_is_a_fork() {
+    let mut net = started(2);
+    net.connect(0, 1);
+    let (start, head) = branch(99, 0, [0; 32], &[1, 2]);
+    let (_, hidden) = branch(99, 0, [0; 32], &[7, 7]);
+    let (next, _) = branch(99, 2, head, &[3]);
+    let (other, _) = branch(99, 2, hidden, &[3]);
+    for chunk in [&start, &next] {
+        assert_eq!(push(&mut net, 0, 50, chunk), Verdict::Accept);
+    }
+    // A peer that holds the other branch shows it when asked.
+    let absorbed = net.nodes[1].replica.absorb(other).unwrap();
+    assert_eq!(absorbed, super::absorb::Absorbed::Forked);
+    net.settle();
+    assert_forked(&mut net, 99);
+}
+
+#[test]
+fn equal_heights_shown_to_two_halves_are_found_when_they_meet() {
+    let mut net = started(4);
+    net.connect(0, 1);
+    net.connect(2, 3);
+    let (left, _) = branch(99, 0, [0; 32], &[1; 40]);
+    let (right, _) = branch(99, 0, [0; 32], &[2; 40]);
+    push(&mut net, 0, 50, &left);
+    push(&mut net, 2, 50, &right);
+    net.pass(2_000);
+    assert!(net.nodes.iter().all(|node| node.reports.is_empty()));
+    net.connect(1, 2);
+    assert_forked(&mut net, 99);
+    assert!(net.nodes.iter().all(|node| node.weights.is_empty() && node.penalties.is_empty()));
+}
+
+#[test]
+fn a_fork_of_different_heights_and_cuts_is_found() {
+    let mut net = started(2);
+    let (left, _) = branch(99, 0, [0; 32], &[1; 10]);
+    let (a, head) = branch(99, 0, [0; 32], &[1; 7]);
+    let (b, _) = branch(99, 7, head, &[1; 30]);
+    push(&mut net, 0, 50, &left);
+    push(&mut net, 1, 50, &a);
+    push(&mut net, 1, 50, &b);
+    net.connect(0, 1);
+    assert_forked(&mut net, 99);
+}
+
+#[test]
+fn an_own_fork_seen_opens_a_new_incarnation() {
+    let mut net = started(2);
+    net.connect(0, 1);
+    net.nodes[0].train(11, net.now_ms);
+    net.pass(3_000);
+    let (other, _) = branch(0, 0, [0; 32], &[1]);
+    push(&mut net, 1, 50, &other);
+    net.pass(1_000);
+    assert_eq!(net.nodes[0].doubts, [Doubt::Forked]);
+    net.nodes[0].train(12, net.now_ms);
+    net.assert_agreed();
+    assert_eq!(net.nodes[1].replica.swarm_step(), 1);
+}
+
+#[test]
+fn the_authority_withdraws_samples_from_a_floor_on_everywhere() {
+    let authority = signer(200);
+    let manifest = manifest(Some(authority.key()));
+    let run = manifest.run_id().unwrap();
+    let mut net = Net::new((0..3).map(|seed| Node::new(seed, 1, &manifest)).collect());
+    for node in &mut net.nodes {
+        node.replica.start(true, 0);
+    }
+    net.connect(0, 1);
+    train_all(&mut net, 10);
+    net.pass(2_000);
+    let revocation = Revocation::sign(&run, machine(1, 1), 4, &authority);
+    let bytes = Gossip::Revocation(revocation).encode().unwrap();
+    assert_eq!(net.nodes[0].replica.gossip(Peer(9), &bytes, net.now_ms), Verdict::Accept);
+    net.settle();
+    let forged = Revocation::sign(&run, machine(0, 1), 0, &signer(7));
+    let bytes = Gossip::Revocation(forged).encode().unwrap();
+    assert_eq!(net.nodes[0].replica.gossip(Peer(9), &bytes, net.now_ms), Verdict::Reject);
+    net.connect(1, 2);
+    net.assert_agreed();
+    assert_eq!(net.nodes[2].replica.swarm_step(), 10 + 4 + 10);
+}
+
+#[test]
+fn garbage_wrong_signatures_and_strangers_claims_change_nothing() {
+    let mut net = started(1);
+    net.connect(0, 0);
+    let before = net.nodes[0].replica.root();
+    for length in [0usize, 1, 7, 100, 50_000] {
+        let garbage: Vec<u8> = (0..length).map(|i| (i * 31 + length) as u8).collect();
+        assert_eq!(net.nodes[0].replica.gossip(Peer(0), &garbage, 0), Verdict::Reject);
+    }
+    let (mut chunk, _) = branch(99, 0, [0; 32], &[1, 2, 3]);
+    chunk.signature.0[5] ^= 1;
+    assert_eq!(push(&mut net, 0, 0, &chunk), Verdict::Reject);
+    let (ahead, _) = branch(99, 10, [3; 32], &[1, 2, 3]);
+    assert_eq!(push(&mut net, 0, 0, &ahead), Verdict::Ignore);
+    let (empty, _) = branch(99, 0, [0; 32], &[]);
+    assert_eq!(push(&mut net, 0, 0, &empty), Verdict::Reject);
+    assert_eq!(net.nodes[0].replica.root(), before);
+    assert!(net.nodes[0].disk.is_empty() && net.nodes[0].weights.is_empty());
+    assert!(net.nodes[0].penalties.len() >= 7);
+}
+
+#[test]
+fn a_reached_limit_is_said_and_never_a_subset_of_a_ledger() {
+    let mut net = started(2);
+    net.nodes[0].replica.settings.machines_max = 1;
+    net.nodes[0].train(1, net.now_ms);
+    net.pass(2_000);
+    net.connect(0, 1);
+    net.nodes[1].train(2, net.now_ms);
+    net.pass(5_000);
+    assert_eq!(net.nodes[0].replica.swarm_step(), 1);
+    assert_eq!(net.nodes[0].replica.incomplete().count(), 1);
+    assert_eq!(net.nodes[1].replica.swarm_step(), 2);
+}
+
+#[test]
+fn a_checkpoint_that_fits_is_resumed_and_one_that_does_not_is_refused() {
+    let manifest = manifest(None);
+    let mut net = started(2);
+    net.connect(0, 1);
+    train_all(&mut net, 10);
+    net.pass(3_000);
+    let mut contents = net.nodes[0].replica.contents_of_others();
+    contents.extend(net.nodes[0].replica.contents_of_own(&machine(0, 1), 10));
+    assert_eq!(contents.len(), 2);
+    let disk = net.nodes[0].disk.clone();
+    let mut node = Node::new(0, 1, &manifest);
+    restore(&mut node, &disk);
+    let mut wrong = contents.clone();
+    wrong[0].digest[0] ^= 1;
+    assert!(!node.replica.resume(&wrong));
+    assert!(node.replica.resume(&contents));
+    node.replica.start(true, 0);
+    while let Some(output) = node.replica.poll_output() {
+        assert!(!matches!(output, Output::Replay(_)), "what the checkpoint holds is not replayed");
+    }
+}
