@@ -316,6 +316,35 @@ impl Manifest {
         }
     }
 
+    /// What another manifest has different, in words, most important first. Empty only for equal manifests.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        let mut differ = |name: &str, ours: &dyn fmt::Debug, theirs: &dyn fmt::Debug| {
+            let (ours, theirs) = (format!("{ours:?}"), format!("{theirs:?}"));
+            if ours != theirs {
+                differences.push(format!("{name}: here {ours}, there {theirs}"));
+            }
+        };
+        differ("protocol version", &self.protocol_version, &other.protocol_version);
+        differ("base model", &self.base.source, &other.base.source);
+        differ("parameters", &self.parameters(), &other.parameters());
+        differ("learning rate", &self.hyperparameters.learning_rate, &other.hyperparameters.learning_rate);
+        differ("epsilon", &self.hyperparameters.epsilon, &other.hyperparameters.epsilon);
+        differ("planned gradients", &self.hyperparameters.planned_gradients, &other.hyperparameters.planned_gradients);
+        differ("schedule", &self.schedule, &other.schedule);
+        differ("levels", &self.levels, &other.levels);
+        differ("ledger limit", &self.ledger_samples_max, &other.ledger_samples_max);
+        differ("membership", &self.membership, &other.membership);
+        differ("authority", &self.authority, &other.authority);
+        if self.base_digest() != other.base_digest() {
+            differences.push("base weights".into());
+        }
+        if differences.is_empty() && self != other {
+            differences.push("nothing but when they were started: they are two runs of the same settings".into());
+        }
+        differences
+    }
+
     /// Checks every bound that later arithmetic relies on.
     pub fn validate(&self) -> Result<(), InvalidManifest> {
         if self.protocol_version != PROTOCOL_VERSION {

@@ -1,0 +1,208 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// Fine-tune a language model together with others, exchanging one byte per gradient.
+///
+/// `node` alone starts a new run on the embedded model and prints the line that another machine types to join.
+/// `node --bootstrap <addr>` joins a run. Data never leaves the machine. Ctrl-C leaves; the same command goes on later.
+#[derive(Parser, Debug)]
+#[command(name = "node", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "EXAMPLES:
+  node                                                   start a run on the embedded model
+  node --bootstrap /ip4/192.168.1.7/tcp/9713/p2p/12D3K…  join a run, knowing one of its machines
+  node --model ./my-llama --data ./notes/                start a run on a Hugging Face checkpoint and own text
+  node log show --state onebyte-state                    look at the gossip log
+  node export --state onebyte-state --out ./tuned        write the model for Hugging Face transformers")]
+pub struct Cli {
+    /// Without a subcommand: train.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// What to train, and with whom.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What else there is to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Inspect the gossip log of a state directory
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Print the version vector's hash and the weights' digest: equal for equal states
+    Digest(StateArgs),
+    /// Print loss and bits per byte on a text
+    Eval(EvalArgs),
+    /// Write the model as a directory that Hugging Face transformers loads
+    Export(ExportArgs),
+    /// Continue a text
+    Generate(GenerateArgs),
+    /// Withdraw a machine's samples, as the run's authority (see --authority)
+    Revoke(RevokeArgs),
+}
+
+/// Ways to look at the log.
+#[derive(Subcommand, Debug)]
+pub enum LogCommand {
+    /// Machines, heights, heads, revocations
+    Show(LogArgs),
+    /// The last entries of every machine
+    Tail(TailArgs),
+    /// Check every signature and digest, replay from the base, compare with the checkpoint
+    Verify(LogArgs),
+}
+
+/// Which state.
+#[derive(Args, Debug, Clone)]
+pub struct StateArgs {
+    /// State directory of a node that is not running
+    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    pub state: PathBuf,
+}
+
+/// Which log, and how.
+#[derive(Args, Debug)]
+pub struct LogArgs {
+    /// Where.
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// One JSON document instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How much of the log.
+#[derive(Args, Debug)]
+pub struct TailArgs {
+    /// Where, and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Entries per machine
+    #[arg(long, short = 'n', default_value_t = 10)]
+    pub entries: u64,
+}
+
+/// What to evaluate on.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// Where.
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Text file, directory or JSON Lines; without it the run's embedded held-out text
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Windows per batch
+    #[arg(long, default_value_t = 8)]
+    pub batch_size: usize,
+    /// Tokens per window
+    #[arg(long, default_value_t = 128)]
+    pub sequence_length: usize,
+    /// One JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where to export.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// Where.
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Directory to write, new or empty
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// What to continue.
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// Where.
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Text to continue
+    #[arg(long)]
+    pub prompt: String,
+    /// Tokens to add
+    #[arg(long, default_value_t = 128)]
+    pub tokens: usize,
+    /// 0 takes the likeliest token; higher is more varied
+    #[arg(long, default_value_t = 0.8)]
+    pub temperature: f64,
+    /// Seed of the sampling
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Whom to revoke.
+#[derive(Args, Debug)]
+pub struct RevokeArgs {
+    /// State directory of the authority: the node that started the run with --authority
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Machine as `node log show` prints it in its first column
+    #[arg(long)]
+    pub machine: String,
+    /// First sample to withdraw
+    #[arg(long, default_value_t = 0)]
+    pub from: u64,
+}
+
+/// Everything about training. The same names, in kebab case, are the keys of a `--config` file; the command line wins.
+#[derive(Args, Debug, Default, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RunArgs {
+    /// Address of a machine of the run to join, with its /p2p/<peer>. Repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    pub bootstrap: Vec<String>,
+    /// Accept only this run (64 hexadecimal digits, as printed by the node that started it)
+    #[arg(long, value_name = "ID")]
+    pub run: Option<String>,
+    /// Address to listen on [default: /ip4/0.0.0.0/tcp/9713, or any free port if that is taken]. Repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    pub listen: Vec<String>,
+    /// Directory for the ledger, the base model and the checkpoint [default: onebyte-state]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Hugging Face directory of a Llama-family model, or `embedded` [default: embedded; a joiner fetches the run's]
+    #[arg(long, value_name = "DIR|embedded")]
+    pub model: Option<String>,
+    /// Text to train on: a file, a directory, or JSON Lines with `text` or `prompt` and `completion`. It stays here
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Held-out text [default: the last tenth of --data]
+    #[arg(long, value_name = "PATH")]
+    pub eval: Option<PathBuf>,
+    /// Own gradients to contribute in all; then only serve and replay [default: no end]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<u64>,
+    /// Leave once own samples are done and nothing new has come for this long
+    #[arg(long, value_name = "SECONDS")]
+    pub exit_when_idle: Option<f64>,
+    /// Step size of a new run, relative to the weights' rms [default: 3e-4]. Too high diverges, too low crawls
+    #[arg(long, value_name = "RATE")]
+    pub learning_rate: Option<f64>,
+    /// Size of the perturbation of a new run, relative to the weights' rms [default: 1e-3]
+    #[arg(long, value_name = "SIZE")]
+    pub epsilon: Option<f64>,
+    /// Windows per own batch [default: 8]. Larger is slower and less noisy
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Tokens per window [default: 128]
+    #[arg(long, value_name = "N")]
+    pub sequence_length: Option<usize>,
+    /// Seed of the own data order [default: random, kept in the state directory]
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u64>,
+    /// Start a run in which this machine may withdraw others' samples (see `node revoke`)
+    #[arg(long)]
+    pub authority: bool,
+    /// Do not look for machines of the run on the local network
+    #[arg(long)]
+    pub no_mdns: bool,
+    /// Read these settings from a TOML file
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+}

@@ -1,0 +1,105 @@
+//! `digest`, `eval`, `export`, `generate`, `revoke`: one state directory, no network.
+
+use anyhow::{Context, Result, bail, ensure};
+use protocol::{
+    machine::MachineId,
+    replica::{Record, Replica, Settings},
+    revocation::Revocation,
+    signature::{Ed25519Signer, Signer as _},
+};
+use std::io::Write;
+
+use crate::{
+    cli::{EvalArgs, ExportArgs, GenerateArgs, RevokeArgs, StateArgs},
+    dataset::Dataset,
+    driver::hex,
+    embedded,
+    model::{evaluation::Evaluation, export, generate::Sampling},
+    opened::Opened,
+    records,
+};
+
+/// One line: the version vector's hash and the weights' digest.
+pub fn digest(args: &StateArgs) -> Result<()> {
+    let opened = Opened::existing(&args.state)?;
+    let (mut replica, weights) = opened.current_weights()?;
+    println!("vector {} weights {}", hex(&replica.root()), hex(&weights.digest()));
+    Ok(())
+}
+
+/// Loss and bits per byte.
+pub fn eval(args: &EvalArgs) -> Result<()> {
+    ensure!(args.batch_size > 0, "--batch-size 0: must be at least 1");
+    let opened = Opened::existing(&args.state)?;
+    let (_, weights) = opened.current_weights()?;
+    let (model, tokenizer) = opened.model(&weights)?;
+    let data = match &args.data {
+        Some(path) => Dataset::load(path, &tokenizer, args.sequence_length)?,
+        None if opened.manifest.base.source == embedded::SOURCE => embedded::held_out(&tokenizer, args.sequence_length)?,
+        None => bail!("this run does not train the embedded model: name a text with --data"),
+    };
+    let Evaluation { loss, bits_per_byte, tokens, bytes } = model.evaluate(&data, args.batch_size, None)?;
+    if args.json {
+        let json = serde_json::json!({ "loss": loss, "bits_per_byte": bits_per_byte, "tokens": tokens, "bytes": bytes });
+        println!("{json}");
+    } else {
+        println!("loss {loss:.4} nats per token, {bits_per_byte:.4} bits per byte ({tokens} tokens predicted, {bytes} bytes)");
+    }
+    Ok(())
+}
+
+/// A Hugging Face directory.
+pub fn export(args: &ExportArgs) -> Result<()> {
+    let opened = Opened::existing(&args.state)?;
+    let (replica, weights) = opened.current_weights()?;
+    let base = opened.state.base(&opened.manifest)?;
+    export::export(&args.out, &base.config()?, &base.tokenizer()?, weights.tensors())?;
+    println!("{}: the model after {} gradients", args.out.display(), replica.swarm_step());
+    Ok(())
+}
+
+/// A continuation, as it comes.
+pub fn generate(args: &GenerateArgs) -> Result<()> {
+    let opened = Opened::existing(&args.state)?;
+    let (_, weights) = opened.current_weights()?;
+    let (model, tokenizer) = opened.model(&weights)?;
+    let sampling = Sampling { temperature: args.temperature, seed: args.seed, ..Sampling::default() };
+    let mut out = std::io::stdout().lock();
+    write!(out, "{}", args.prompt)?;
+    model.generate(&tokenizer, &args.prompt, args.tokens, &sampling, |text| {
+        write!(out, "{text}")?;
+        out.flush()?;
+        Ok(())
+    })?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Withdraws a machine's samples. The node spreads it when it runs next.
+pub fn revoke(args: &RevokeArgs) -> Result<()> {
+    let opened = Opened::existing(&args.state.state)?;
+    let authority = Ed25519Signer::from_seed(&opened.state.secret_key());
+    ensure!(
+        opened.manifest.authority == Some(authority.key()),
+        "{}: this node is not the run's authority; only the one that started the run with --authority is",
+        args.state.state.display()
+    );
+    let replica = opened.replica(Settings::default())?;
+    let machine = find_machine(&replica, &args.machine)?;
+    let revocation = Revocation::sign(&opened.run, machine, args.from, &authority);
+    opened.state.commit(&[records::to_storage(&Record::Revocation(revocation))?])?;
+    println!("{machine} is withdrawn from sample {} on; the swarm learns it when this node runs next", args.from);
+    Ok(())
+}
+
+/// The machine that people mean by the name in the first column of `log show`.
+fn find_machine(replica: &Replica, name: &str) -> Result<MachineId> {
+    let matches: Vec<MachineId> =
+        replica.machines().map(|(machine, ..)| *machine).filter(|machine| machine.to_string() == name).collect();
+    match matches[..] {
+        [machine] => Ok(machine),
+        [] => bail!("--machine {name}: no such machine here; `node log show` lists them"),
+        _ => bail!("--machine {name}: {} machines go by this name", matches.len()),
+    }
+    .context("nothing was withdrawn")
+}

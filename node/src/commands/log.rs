@@ -1,0 +1,132 @@
+//! `log show`, `log tail`, `log verify`: the gossip log of a state directory.
+
+use anyhow::{Result, ensure};
+use protocol::{
+    codec,
+    replica::{Replica, Settings},
+    revocation::Revocation,
+};
+use serde_json::json;
+
+use crate::{
+    cli::{LogArgs, LogCommand, TailArgs},
+    driver::hex,
+    opened::Opened,
+};
+
+/// Dispatches.
+pub fn run(command: &LogCommand) -> Result<()> {
+    match command {
+        LogCommand::Show(args) => show(args),
+        LogCommand::Tail(args) => tail(args),
+        LogCommand::Verify(args) => verify(args),
+    }
+}
+
+fn revoked(revocation: Option<&Revocation>) -> Option<String> {
+    revocation.map(|revocation| match revocation {
+        Revocation::Fork(_) => "forked: none of it counts".into(),
+        Revocation::Authority { from, .. } => format!("withdrawn from sample {from} on"),
+    })
+}
+
+fn show(args: &LogArgs) -> Result<()> {
+    let opened = Opened::existing(&args.state.state)?;
+    let mut replica = opened.replica(Settings::default())?;
+    let own = opened.own_machine()?;
+    let (root, step) = (hex(&replica.root()), replica.swarm_step());
+    if args.json {
+        let machines: Vec<_> = replica
+            .machines()
+            .map(|(machine, ledger, revocation)| {
+                json!({
+                    "machine": machine.to_string(), "key": hex(&machine.key), "incarnation": machine.incarnation,
+                    "own": *machine == own, "height": ledger.height(), "head": hex(&ledger.head()),
+                    "chunks": ledger.chunks().len(), "revoked": revoked(revocation),
+                })
+            })
+            .collect();
+        println!("{:#}", json!({ "run": opened.run.to_string(), "vector": root, "gradients": step, "machines": machines }));
+        return Ok(());
+    }
+    println!("run     {}", opened.run);
+    println!("base    {} ({} parameters)", opened.manifest.base.source, opened.manifest.parameters());
+    println!("vector  {root}");
+    println!("{step} gradients count\n");
+    println!("{:<18} {:>10} {:>9}  {:<16} ", "machine", "gradients", "segments", "head");
+    for (machine, ledger, revocation) in replica.machines() {
+        let segments: usize = ledger.chunks().iter().map(|chunk| chunk.parts.len()).sum();
+        println!(
+            "{:<18} {:>10} {:>9}  {:<16} {}{}",
+            machine.to_string(),
+            ledger.height(),
+            segments,
+            &hex(&ledger.head())[..16],
+            if *machine == own { "this node " } else { "" },
+            revoked(revocation).unwrap_or_default(),
+        );
+    }
+    Ok(())
+}
+
+fn tail(args: &TailArgs) -> Result<()> {
+    let opened = Opened::existing(&args.log.state.state)?;
+    let replica = opened.replica(Settings::default())?;
+    for (machine, ledger, _) in replica.machines() {
+        let height = ledger.height();
+        let entries = ledger.entries(height.saturating_sub(args.entries), height);
+        if args.log.json {
+            let entries: Vec<_> = entries
+                .map(|(sample, byte, step)| json!({ "sample": sample, "byte": byte, "swarm_step": step }))
+                .collect();
+            println!("{}", json!({ "machine": machine.to_string(), "height": height, "entries": entries }));
+            continue;
+        }
+        println!("{machine}, {height} gradients");
+        for (sample, byte, step) in entries {
+            let meaning = match byte {
+                codec::VOID => "void: the loss was not finite".into(),
+                byte => format!("{:+.2} standard deviations", f64::from(byte) / f64::from(opened.manifest.levels)),
+            };
+            println!("  sample {sample:>8}  byte {byte:>4}  {meaning}  (swarm step {step})");
+        }
+    }
+    Ok(())
+}
+
+/// Signatures and digests are checked as the replica is restored; then everything is replayed from the base, and compared
+/// with the checkpoint and its tail.
+fn verify(args: &LogArgs) -> Result<()> {
+    let opened = Opened::existing(&args.state.state)?;
+    let mut fresh: Replica = opened.replica(Settings::default())?;
+    let mut weights = opened.base_weights()?;
+    ensure!(
+        weights.digest() == opened.manifest.base_digest(),
+        "{}: the base model does not match the run's manifest",
+        args.state.state.display()
+    );
+    let entries = opened.replay(&mut fresh, &mut weights)?;
+    let digest = weights.digest();
+    let (_, current) = opened.current_weights()?;
+    let agrees = current.digest() == digest;
+    let segments: usize =
+        fresh.machines().flat_map(|(_, ledger, _)| ledger.chunks()).map(|chunk| chunk.parts.len()).sum();
+    let signatures: usize = fresh.machines().map(|(_, ledger, _)| ledger.chunks().len()).sum();
+    if args.json {
+        let report = json!({
+            "run": opened.run.to_string(), "vector": hex(&fresh.root()), "weights": hex(&digest), "entries": entries,
+            "segments": segments, "signatures": signatures, "checkpoint_agrees": agrees,
+        });
+        println!("{report:#}");
+    } else {
+        println!("{segments} segments under {signatures} signatures: all sound");
+        println!("{entries} gradients replayed from the base");
+        println!("vector {} weights {}", hex(&fresh.root()), hex(&digest));
+    }
+    ensure!(
+        agrees,
+        "the checkpoint holds other weights than its ledgers give: delete {}, the node rebuilds it from the ledgers",
+        opened.state.checkpoint_path().display()
+    );
+    Ok(())
+}

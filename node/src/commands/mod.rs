@@ -1,0 +1,5 @@
+//! What the binary can do besides training.
+
+pub mod inspect;
+pub mod log;
+pub mod train;

@@ -1,0 +1,247 @@
+//! `node` itself: start a run or join one, train, leave.
+
+use anyhow::{Context, Result, bail, ensure};
+use protocol::{
+    manifest::{DirectionScale, Hyperparameters, Manifest, Schedule},
+    signature::{Ed25519Signer, Signer as _},
+    spsa::Spsa,
+};
+use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    cli::RunArgs,
+    dataset::Dataset,
+    driver::{Display, Driver, Goals, Parts, Status},
+    embedded, join,
+    model::{checkpoint::Checkpoint, tokenizer::Tokenizer},
+    network::{self, Network, NetworkConfig},
+    opened::Opened,
+    settings::{DEFAULT_PORT, ModelChoice, Settings},
+    storage::{self, Record, StateDir},
+    trainer::{ProbeSettings, Trainer, thread},
+};
+
+/// Gradients that a run's ranges leave room for.
+const PLANNED_GRADIENTS: u64 = 100_000;
+/// Largest ledger of one machine.
+const LEDGER_SAMPLES_MAX: u64 = 1 << 32;
+
+/// Runs the node until its goals are reached or Ctrl-C.
+pub fn run(args: RunArgs, display: Display) -> Result<()> {
+    let settings = Settings::resolve(args)?;
+    for path in settings.data.iter().chain(&settings.eval) {
+        std::fs::metadata(path).with_context(|| format!("{}: no such text", path.display()))?;
+    }
+    let state = StateDir::create_or_open(&settings.state)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = prepare(&settings, state, &display) => outcome.map(Some),
+            () = crate::driver::interrupted() => Ok(None),
+        }
+    });
+    let Some((driver, sure)) = outcome? else { return Ok(()) };
+    let outcome = runtime.block_on(driver.run(sure));
+    // The trainer may be in the middle of a forward pass: nothing of it is needed any more.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Everything up to the first gradient.
+async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Result<(Driver, bool)> {
+    let fresh = state.manifest()?.is_none();
+    let (opened, was_first) = match (fresh, settings.bootstrap.is_empty()) {
+        (false, _) => (restart(settings, state, display).await?, false),
+        (true, false) => (join::join(settings, state, display).await?, false),
+        (true, true) => (start(settings, state)?, true),
+    };
+    let mut replica = opened.replica(protocol::replica::Settings::default())?;
+    let weights = opened.weights(&mut replica)?;
+    let (model, tokenizer) = opened.model(&weights)?;
+    let seed = data_seed(settings, &opened)?;
+    let (data, held_out) = texts(settings, &opened, &tokenizer, seed)?;
+    let can_train = data.is_some();
+    let spsa = opened.state.setting("spsa")?.and_then(|bytes| Spsa::from_bytes(&bytes)).unwrap_or_default();
+    let mut random = [0u8; 8];
+    getrandom::fill(&mut random)?;
+    let has_held_out = held_out.is_some();
+    let trainer = Trainer::new(
+        opened.run,
+        opened.manifest.clone(),
+        weights,
+        model,
+        data,
+        held_out,
+        ProbeSettings {
+            epsilon: opened.manifest.hyperparameters.epsilon,
+            batch_size: settings.batch_size,
+            data_seed: seed,
+        },
+        spsa,
+        Xoshiro256PlusPlus::seed_from_u64(u64::from_le_bytes(random)),
+    );
+    let known_peers = opened.state.known_peers()?;
+    let alone = settings.bootstrap.is_empty() && known_peers.is_empty();
+    let own = opened.own_machine()?;
+    let others = replica.machines().any(|(machine, ..)| machine.key != own.key);
+    let no_own_samples = replica.ledger(&own).is_none_or(|ledger| ledger.height() == 0);
+    let sure = alone && !others || was_first || opened.state.is_new_incarnation() && no_own_samples;
+    let network = listen(settings, &opened, known_peers).await?;
+    let status = Status::new(display.clone(), opened.run.to_string(), network.peer_id().to_string(), has_held_out);
+    let (storage, stored) = storage::spawn(&opened.state)?;
+    let driver = Driver::new(Parts {
+        replica,
+        base: opened.state.base(&opened.manifest)?,
+        manifest_bytes: opened.manifest_bytes,
+        state: opened.state,
+        network,
+        storage,
+        stored,
+        trainer: thread::spawn(trainer)?,
+        goals: Goals::new(settings.samples, settings.exit_when_idle, !alone, can_train),
+        status,
+    });
+    Ok((driver, sure))
+}
+
+/// A new run.
+fn start(settings: &Settings, state: StateDir) -> Result<Opened> {
+    if let Some(run) = settings.run {
+        bail!("--run {run}: a new run gets its own id; to join that one, name one of its machines with --bootstrap");
+    }
+    let checkpoint = load_model(&settings.model)?;
+    ensure!(
+        settings.data.is_some() || matches!(settings.model, ModelChoice::Unsaid | ModelChoice::Embedded),
+        "a run on one's own model needs a text to train on: --data <file or directory>"
+    );
+    let hyperparameters = Hyperparameters {
+        learning_rate: settings.learning_rate,
+        epsilon: settings.epsilon,
+        planned_gradients: PLANNED_GRADIENTS,
+        direction_scale: DirectionScale::Rms,
+    };
+    let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());
+    let manifest = storage::start_run(&state, checkpoint, hyperparameters, Schedule::default(), LEDGER_SAMPLES_MAX, authority)?;
+    let opened = Opened::of(state)?;
+    tracing::info!("new run {} on {} ({} parameters)", opened.run, manifest.base.source, manifest.parameters());
+    Ok(opened)
+}
+
+/// Goes on with the run in the state directory, whose base may not be complete yet.
+async fn restart(settings: &Settings, state: StateDir, display: &Display) -> Result<Opened> {
+    if state.moved() {
+        tracing::warn!("{}: this state directory was copied or restored: going on as a new incarnation", state.path().display());
+        state.new_incarnation()?;
+    }
+    let opened = Opened::of(state)?;
+    if let Some(run) = settings.run.filter(|run| *run != opened.run) {
+        bail!(
+            "{}: this state belongs to run {}, not to --run {run}; give another --state",
+            opened.state.path().display(),
+            opened.run
+        );
+    }
+    if opened.state.has_base() {
+        if let ModelChoice::Directory(_) | ModelChoice::Embedded = settings.model {
+            check_model(&opened.manifest, &load_model(&settings.model)?)?;
+        }
+        tracing::info!("going on with run {} in {}", opened.run, opened.state.path().display());
+        return Ok(opened);
+    }
+    join::fetch_base(settings, &opened, display).await?;
+    Ok(opened)
+}
+
+/// Reads the model that the user named.
+pub fn load_model(choice: &ModelChoice) -> Result<Checkpoint> {
+    match choice {
+        ModelChoice::Unsaid | ModelChoice::Embedded => embedded::checkpoint(),
+        ModelChoice::Directory(directory) => Checkpoint::load(directory),
+    }
+}
+
+/// Fails with what differs if `checkpoint` is not the run's base.
+pub fn check_model(manifest: &Manifest, checkpoint: &Checkpoint) -> Result<()> {
+    storage::check_same_base(manifest, checkpoint).with_context(|| {
+        format!(
+            "--model {}: not the base of this run. Give the run's own base, or leave --model away to fetch it from peers",
+            checkpoint.source
+        )
+    })
+}
+
+/// The seed of the own data order: told, or kept.
+fn data_seed(settings: &Settings, opened: &Opened) -> Result<u64> {
+    let kept = opened.state.setting("data seed")?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+    if let Some(seed) = settings.seed.or(kept) {
+        return Ok(seed);
+    }
+    let mut seed = [0u8; 8];
+    getrandom::fill(&mut seed)?;
+    opened.state.commit(&[Record::Setting { name: "data seed".into(), bytes: seed.to_vec() }])?;
+    Ok(u64::from_le_bytes(seed))
+}
+
+/// Own and held-out text.
+fn texts(
+    settings: &Settings,
+    opened: &Opened,
+    tokenizer: &Tokenizer,
+    seed: u64,
+) -> Result<(Option<Dataset>, Option<Dataset>)> {
+    let length = settings.sequence_length;
+    let eval = settings.eval.as_ref().map(|path| Dataset::load(path, tokenizer, length)).transpose()?;
+    let embedded_task = opened.manifest.base.source == embedded::SOURCE;
+    Ok(match &settings.data {
+        Some(path) if eval.is_some() => (Some(Dataset::load(path, tokenizer, length)?), eval),
+        Some(path) => {
+            let (data, held_out) = Dataset::load_split(path, tokenizer, length)?;
+            (Some(data), Some(held_out))
+        }
+        None if embedded_task => {
+            let held_out = match eval {
+                Some(eval) => eval,
+                None => embedded::held_out(tokenizer, length)?,
+            };
+            (Some(embedded::training(seed, tokenizer, length)?), Some(held_out))
+        }
+        None => {
+            tracing::warn!("no --data: this node replays and serves the run, but does not train");
+            (None, eval)
+        }
+    })
+}
+
+/// Listens where the user said, or on the usual port, or on any.
+async fn listen(
+    settings: &Settings,
+    opened: &Opened,
+    known_peers: Vec<(network::PeerId, libp2p::Multiaddr)>,
+) -> Result<Network> {
+    let config = |listen| NetworkConfig {
+        bootstrap: settings.bootstrap.clone(),
+        known_peers: known_peers.clone(),
+        mdns: settings.mdns,
+        ..NetworkConfig::new(opened.state.secret_key(), opened.run.0, listen)
+    };
+    if !settings.listen.is_empty() {
+        return Network::start(config(settings.listen.clone())).await.map_err(Into::into);
+    }
+    let usual = format!("/ip4/0.0.0.0/tcp/{DEFAULT_PORT}").parse()?;
+    match Network::start(config(vec![usual])).await {
+        Err(error) if error.is_occupied() => {
+            tracing::info!("port {DEFAULT_PORT} is taken: listening on a free one");
+            Ok(Network::start(config(vec!["/ip4/0.0.0.0/tcp/0".parse()?])).await?)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// How long a joiner asks before it says that nobody answers (it goes on asking).
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Shares a manifest.
+pub fn shared(manifest: Manifest) -> Arc<Manifest> {
+    Arc::new(manifest)
+}

@@ -1,0 +1,301 @@
+//! The driver: one task that owns the replica and the network, and carries out what the replica decides.
+//!
+//! ```text
+//!            events                     outputs
+//!   network ───────►┐                 ┌─────────► network
+//!   trainer ───────►│     replica     │─────────► trainer (a thread)
+//!   storage ───────►│                 │─────────► storage (a thread)
+//!   clock   ───────►┘                 └─────────► people
+//! ```
+
+use anyhow::{Context, Result};
+use protocol::{
+    machine::MachineId,
+    message::{Gossip, Question, Request},
+    replica::{Contained, Output, Peer, Record, Replica},
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    network::{Network, PeerId, RequestId},
+    storage::{BaseReader, StateDir, StorageEvent, StorageHandle, checkpoint::WrittenCheckpoint},
+    trainer::thread::{Command, TrainerHandle},
+};
+
+mod goals;
+mod leave;
+mod network_events;
+mod status;
+mod trainer_events;
+
+pub use goals::Goals;
+pub use status::{Display, Status};
+
+/// Replica ticks, and looks at goals, this often.
+const TICK: Duration = Duration::from_millis(50);
+/// With this many entries waiting for the trainer, the network is not read.
+const BACKLOG_ENTRIES_MAX: usize = 1 << 18;
+/// Entries are handed to the trainer in commands of about this size.
+const COMMAND_ENTRIES: usize = 8_192;
+
+/// A checkpoint file that waits for the ledger that it contains to be durable.
+struct PendingCheckpoint {
+    written: WrittenCheckpoint,
+    others: Vec<Contained>,
+    machine: MachineId,
+    next_sample: u64,
+    normalizer: Vec<u8>,
+}
+
+/// See the module's documentation.
+pub struct Driver {
+    replica: Replica,
+    manifest_bytes: Vec<u8>,
+    state: StateDir,
+    base: BaseReader,
+    network: Network,
+    storage: StorageHandle,
+    stored: tokio::sync::mpsc::Receiver<StorageEvent>,
+    trainer: TrainerHandle,
+    goals: Goals,
+    status: Status,
+    begun: Instant,
+    peers: HashMap<PeerId, Peer>,
+    peer_ids: HashMap<Peer, PeerId>,
+    next_peer: u64,
+    asked: HashMap<RequestId, Asked>,
+    /// Commands that the trainer has no room for yet.
+    backlog: VecDeque<Command>,
+    /// Gossip that found no neighbour.
+    unpublished: VecDeque<Gossip>,
+    /// What the weights contained when the checkpoint that is being written was asked for.
+    checkpoint_others: Option<Vec<Contained>>,
+    pending_checkpoint: Option<PendingCheckpoint>,
+}
+
+/// Who was asked what, outside of anti-entropy or within.
+enum Asked {
+    /// The replica's question.
+    Replica(Peer),
+    /// The manifest of a peer of another run, to tell people what differs.
+    StrangersManifest(PeerId),
+}
+
+/// The parts that a driver is made of.
+pub struct Parts {
+    /// Restored, not started.
+    pub replica: Replica,
+    /// As it goes to joiners.
+    pub manifest_bytes: Vec<u8>,
+    /// Locked.
+    pub state: StateDir,
+    /// For joiners.
+    pub base: BaseReader,
+    /// Listening.
+    pub network: Network,
+    /// Running.
+    pub storage: StorageHandle,
+    /// Its reports.
+    pub stored: tokio::sync::mpsc::Receiver<StorageEvent>,
+    /// Running, resting.
+    pub trainer: TrainerHandle,
+    /// When to train, when to leave.
+    pub goals: Goals,
+    /// Where people look.
+    pub status: Status,
+}
+
+impl Driver {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            replica: parts.replica,
+            manifest_bytes: parts.manifest_bytes,
+            state: parts.state,
+            base: parts.base,
+            network: parts.network,
+            storage: parts.storage,
+            stored: parts.stored,
+            trainer: parts.trainer,
+            goals: parts.goals,
+            status: parts.status,
+            begun: Instant::now(),
+            peers: HashMap::new(),
+            peer_ids: HashMap::new(),
+            next_peer: 0,
+            asked: HashMap::new(),
+            backlog: VecDeque::new(),
+            unpublished: VecDeque::new(),
+            checkpoint_others: None,
+            pending_checkpoint: None,
+        }
+    }
+
+    /// Milliseconds since this driver began: the replica's clock.
+    fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    /// Runs until the goals are reached or Ctrl-C; leaves cleanly either way. `sure`: see [`Replica::start`].
+    pub async fn run(mut self, sure: bool) -> Result<()> {
+        let now_ms = self.now_ms();
+        self.replica.start(sure, now_ms);
+        self.adopt_own();
+        let mut ticker = tokio::time::interval(TICK);
+        ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut interrupt = std::pin::pin!(interrupted());
+        loop {
+            self.carry_out()?;
+            self.command_trainer()?;
+            if self.is_done() {
+                self.agree_with_neighbours(&mut interrupt).await?;
+                break;
+            }
+            let congested = self.backlog_entries() > BACKLOG_ENTRIES_MAX;
+            tokio::select! {
+                () = &mut interrupt => {
+                    self.status.say("leaving: signing and storing what is left");
+                    break;
+                }
+                Some(event) = self.stored.recv() => self.on_storage(event),
+                Some(event) = self.trainer.events.recv() => self.on_trainer(event)?,
+                event = self.network.next(), if !congested => self.on_network(event),
+                _ = ticker.tick() => self.on_tick(),
+            }
+        }
+        self.leave().await
+    }
+
+    fn on_tick(&mut self) {
+        let now_ms = self.now_ms();
+        self.replica.tick(now_ms);
+        self.pursue_goals();
+        self.commit_checkpoint();
+        self.retry_publishing();
+        self.status.refresh(&mut self.replica, &self.network);
+    }
+
+    /// Drains the replica's outputs.
+    fn carry_out(&mut self) -> Result<()> {
+        while let Some(output) = self.replica.poll_output() {
+            match output {
+                Output::Ask(peer, question) => self.ask(peer, question),
+                Output::Publish(gossip) => self.publish(gossip),
+                Output::Persist(records, token) => self.persist(&records, token)?,
+                Output::Replay(entries) => self.enqueue_replay(entries),
+                Output::NewIncarnation(doubt) => {
+                    let incarnation = self.state.new_incarnation().context("opening a new incarnation")?;
+                    let machine = MachineId { incarnation, ..self.replica.own_machine() };
+                    self.status.doubt(doubt, &machine);
+                    let now_ms = self.now_ms();
+                    self.replica.adopt(machine, now_ms);
+                    self.adopt_own();
+                }
+                Output::Penalize(peer, offence) => self.penalize(peer, &offence),
+                Output::Report(report) => self.status.report(&report),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the trainer whose samples come next.
+    fn adopt_own(&mut self) {
+        let (machine, next_sample) = (self.replica.own_machine(), self.replica.own_next_sample());
+        self.goals.adopted();
+        self.backlog.push_back(Command::Adopt(machine, next_sample));
+    }
+
+    fn ask(&mut self, peer: Peer, question: Question) {
+        let request = Request { run: *self.replica.run(), question };
+        match (self.peer_ids.get(&peer), request.encode()) {
+            (Some(peer_id), Ok(bytes)) => {
+                let id = self.network.request(*peer_id, bytes);
+                self.asked.insert(id, Asked::Replica(peer));
+            }
+            _ => self.replica.no_answer(peer),
+        }
+    }
+
+    fn publish(&mut self, gossip: Gossip) {
+        let Ok(bytes) = gossip.encode() else { return };
+        if self.network.publish(bytes).is_err() && self.unpublished.len() < 64 {
+            // Nobody is listening yet. Anti-entropy would carry it, too; this is faster.
+            self.unpublished.push_back(gossip);
+        }
+    }
+
+    fn retry_publishing(&mut self) {
+        if !self.peers.is_empty()
+            && let Some(gossip) = self.unpublished.pop_front()
+        {
+            self.publish(gossip);
+        }
+    }
+
+    fn persist(&mut self, records: &[Record], token: Option<u64>) -> Result<()> {
+        let records = records.iter().map(crate::records::to_storage).collect::<Result<Vec<_>>>()?;
+        self.storage.submit(records, token);
+        Ok(())
+    }
+
+    fn on_storage(&mut self, event: StorageEvent) {
+        match event {
+            StorageEvent::Stored { token } => {
+                let now_ms = self.now_ms();
+                self.replica.persisted(token, now_ms);
+            }
+            StorageEvent::Failed { error } => self.status.storage_failed(&error),
+            StorageEvent::Recovered => self.status.say("the state directory takes writes again"),
+            StorageEvent::CheckpointCommitted => self.goals.checkpointed(),
+        }
+    }
+
+    fn enqueue_replay(&mut self, entries: Vec<protocol::replay::Contribution>) {
+        self.status.replay_enqueued(entries.len());
+        match self.backlog.back_mut() {
+            Some(Command::Replay(waiting)) if waiting.len() < COMMAND_ENTRIES => waiting.extend(entries),
+            _ => self.backlog.push_back(Command::Replay(entries)),
+        }
+    }
+
+    fn backlog_entries(&self) -> usize {
+        let entries = |command: &Command| if let Command::Replay(entries) = command { entries.len() } else { 0 };
+        self.backlog.iter().map(entries).sum()
+    }
+
+    /// Hands waiting commands to the trainer as far as it has room.
+    fn command_trainer(&mut self) -> Result<()> {
+        use std::sync::mpsc::TrySendError;
+        while let Some(command) = self.backlog.pop_front() {
+            match self.trainer.commands.try_send(command) {
+                Ok(()) => {}
+                Err(TrySendError::Full(command)) => {
+                    self.backlog.push_front(command);
+                    break;
+                }
+                // Its last event says why.
+                Err(TrySendError::Disconnected(_)) => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ctrl-C, or a polite kill.
+async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}

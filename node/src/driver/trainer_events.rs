@@ -1,0 +1,64 @@
+//! What the trainer says, and checkpoints.
+
+use anyhow::Result;
+
+use super::{Driver, PendingCheckpoint};
+use crate::trainer::thread::{Command, Event};
+
+impl Driver {
+    pub(super) fn on_trainer(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Step(step) => {
+                let now_ms = self.now_ms();
+                self.status.stepped(&step);
+                self.replica.own_byte(step.own, now_ms);
+            }
+            Event::Evaluated(evaluation, took) => {
+                self.goals.evaluated(took);
+                self.status.evaluated(&evaluation, self.replica.swarm_step());
+            }
+            Event::Checkpoint { written, machine, next_sample, normalizer, took } => {
+                self.goals.checkpoint_written(took);
+                if let Some(others) = self.checkpoint_others.take() {
+                    self.pending_checkpoint =
+                        Some(PendingCheckpoint { written, others, machine, next_sample, normalizer });
+                }
+            }
+            Event::Digest(digest) => self.status.at_rest(self.replica.root(), digest),
+            Event::NearEdge(near) => self.status.near_edge(near),
+            Event::Replayed(entries) => self.status.replayed(entries),
+            Event::Failed(error) => return Err(error.context("training stopped")),
+        }
+        Ok(())
+    }
+
+    /// Asks for a checkpoint file. It will contain what was handed out so far.
+    pub(super) fn begin_checkpoint(&mut self) {
+        if self.checkpoint_others.is_none() && self.pending_checkpoint.is_none() {
+            self.checkpoint_others = Some(self.replica.contents_of_others());
+            self.backlog.push_back(Command::Checkpoint(self.state.checkpoint_writer()));
+        }
+    }
+
+    /// Makes the written file the checkpoint, once the own samples in it are in the ledger (ledger before checkpoint; the
+    /// storage thread is first in, first out, so others' samples are).
+    pub(super) fn commit_checkpoint(&mut self) {
+        let Some(pending) = &self.pending_checkpoint else { return };
+        if pending.machine != self.replica.own_machine() {
+            // The own ledger began anew meanwhile: the file holds samples that are in no ledger.
+            self.pending_checkpoint = None;
+            self.goals.checkpointed();
+            return;
+        }
+        let own = match pending.next_sample {
+            0 => None,
+            height => match self.replica.contents_of_own(&pending.machine, height) {
+                Some(own) => Some(own),
+                None => return self.replica.flush(),
+            },
+        };
+        let Some(mut pending) = self.pending_checkpoint.take() else { return };
+        pending.others.extend(own);
+        self.storage.commit_checkpoint(pending.written, crate::records::encode_contents(&pending.others), pending.normalizer);
+    }
+}

@@ -1,0 +1,134 @@
+//! A state directory, opened: from records to a replica, weights and a model.
+
+use anyhow::{Context, Result, ensure};
+use protocol::{
+    machine::MachineId,
+    manifest::{Manifest, RunId},
+    replay::Sweep,
+    replica::{Output, Replica, Settings},
+    signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
+};
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    model::{config::LlamaConfig, llama::Llama, tokenizer::Tokenizer},
+    records,
+    storage::StateDir,
+    weights::Weights,
+};
+
+/// A run as one state directory has it.
+pub struct Opened {
+    /// Locked.
+    pub state: StateDir,
+    /// What the run agreed on.
+    pub manifest: Arc<Manifest>,
+    /// Its encoding.
+    pub manifest_bytes: Vec<u8>,
+    /// Its hash.
+    pub run: RunId,
+}
+
+impl Opened {
+    /// The run in `state`, which must have one.
+    pub fn of(state: StateDir) -> Result<Self> {
+        let bytes = state.manifest()?.with_context(|| {
+            format!("{}: no run here yet; start one with node --state {0}", state.path().display())
+        })?;
+        let (manifest, run) = Manifest::decode(&bytes)
+            .with_context(|| format!("{}: the run's manifest is not usable", state.path().display()))?;
+        Ok(Self { state, manifest: Arc::new(manifest), manifest_bytes: bytes, run })
+    }
+
+    /// The run in the directory at `path`, for a command that inspects.
+    pub fn existing(path: &Path) -> Result<Self> {
+        Self::of(StateDir::open_existing(path)?)
+    }
+
+    /// This node's own machine.
+    pub fn own_machine(&self) -> Result<MachineId> {
+        let key = Ed25519Signer::from_seed(&self.state.secret_key()).key();
+        Ok(MachineId { key, incarnation: self.state.incarnation() })
+    }
+
+    /// A replica with everything that is on the disk, each signature checked.
+    pub fn replica(&self, settings: Settings) -> Result<Replica> {
+        let signer = Ed25519Signer::from_seed(&self.state.secret_key());
+        let mut seed = [0u8; 8];
+        getrandom::fill(&mut seed).context("no random numbers from the system")?;
+        let mut replica = Replica::new(
+            self.run,
+            (*self.manifest).clone(),
+            settings,
+            self.own_machine()?,
+            Box::new(signer),
+            Box::new(Ed25519Verifier),
+            u64::from_le_bytes(seed),
+        );
+        let path = self.state.path().display();
+        for bytes in self.state.revocations()? {
+            replica.restore_revocation(records::revocation(&bytes)?)?;
+        }
+        self.state.for_each_chunk(|bytes| {
+            let chunk = records::chunk(bytes)?;
+            let (machine, first) = (chunk.machine, chunk.first);
+            replica
+                .restore_chunk(chunk)
+                .with_context(|| format!("{path}: the ledger of {machine} is damaged at sample {first}"))
+        })?;
+        Ok(replica)
+    }
+
+    /// The weights of the checkpoint, if there is a sound one that fits the ledgers, else of the base. `replica` knows
+    /// afterwards what they contain.
+    pub fn weights(&self, replica: &mut Replica) -> Result<Weights> {
+        match self.checkpoint_weights(replica) {
+            Ok(Some(weights)) => return Ok(weights),
+            Ok(None) => {}
+            Err(error) => tracing::warn!("the checkpoint is not usable ({error:#}): replaying the ledgers from the base"),
+        }
+        self.base_weights()
+    }
+
+    fn checkpoint_weights(&self, replica: &mut Replica) -> Result<Option<Weights>> {
+        let Some(checkpoint) = self.state.load_checkpoint(&self.manifest)? else { return Ok(None) };
+        let contents = records::contents(&checkpoint.contents)?;
+        ensure!(replica.resume(&contents), "it holds samples that the ledgers do not");
+        Ok(Some(checkpoint.weights))
+    }
+
+    /// The untouched base.
+    pub fn base_weights(&self) -> Result<Weights> {
+        let tensors = self.state.base(&self.manifest)?.tensors()?;
+        Weights::new(&self.manifest.tensors, tensors)
+    }
+
+    /// Carries out the replays that `replica` asks for, here and now.
+    pub fn replay(&self, replica: &mut Replica, weights: &mut Weights) -> Result<u64> {
+        let mut entries = 0;
+        replica.settle_all();
+        while let Some(output) = replica.poll_output() {
+            if let Output::Replay(contributions) = output {
+                entries += contributions.len() as u64;
+                weights.sweep(&Sweep { probes: Vec::new(), contributions })?;
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The weights with everything that the ledgers hold.
+    pub fn current_weights(&self) -> Result<(Replica, Weights)> {
+        let mut replica = self.replica(Settings::default())?;
+        let mut weights = self.weights(&mut replica)?;
+        self.replay(&mut replica, &mut weights)?;
+        Ok((replica, weights))
+    }
+
+    /// The model over `weights`, and its tokenizer.
+    pub fn model(&self, weights: &Weights) -> Result<(Llama, Tokenizer)> {
+        let base = self.state.base(&self.manifest)?;
+        let config = LlamaConfig::from_json(&base.config()?)?;
+        let tokenizer = Tokenizer::from_bytes(&base.tokenizer()?, &config)?;
+        Ok((Llama::new(&config, weights.tensors())?, tokenizer))
+    }
+}

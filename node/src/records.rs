@@ -1,0 +1,60 @@
+//! Between the replica's records and the database's opaque bytes.
+
+use anyhow::{Context, Result};
+use libp2p::{Multiaddr, PeerId};
+use protocol::{
+    message::{decode_bounded, encode_bounded},
+    replica,
+    revocation::Revocation,
+    segment::Chunk,
+};
+
+use crate::storage::Record;
+
+/// Largest chunk or revocation on disk, bytes.
+const RECORD_BYTES_MAX: usize = 64 * 1024;
+
+/// A record as the database stores it.
+pub fn to_storage(record: &replica::Record) -> Result<Record> {
+    Ok(match record {
+        replica::Record::Chunk(chunk) => Record::Chunk {
+            machine: chunk.machine,
+            first: chunk.first,
+            end: chunk.end(),
+            bytes: encode_bounded::<_, RECORD_BYTES_MAX>(chunk)?,
+        },
+        replica::Record::Revocation(revocation) => {
+            let machine = revocation.machine();
+            let key = [&machine.key[..], &machine.incarnation.to_be_bytes()].concat();
+            Record::Revocation { key, bytes: encode_bounded::<_, RECORD_BYTES_MAX>(revocation)? }
+        }
+    })
+}
+
+/// A stored chunk.
+pub fn chunk(bytes: &[u8]) -> Result<Chunk> {
+    decode_bounded::<_, RECORD_BYTES_MAX>(bytes).context("a damaged ledger record")
+}
+
+/// A stored revocation.
+pub fn revocation(bytes: &[u8]) -> Result<Revocation> {
+    decode_bounded::<_, RECORD_BYTES_MAX>(bytes).context("a damaged revocation record")
+}
+
+/// Addresses to try at the next start.
+pub fn known_peers(peers: &[(PeerId, Multiaddr)]) -> Record {
+    Record::KnownPeers(peers.iter().map(|(peer, address)| (peer.to_bytes(), address.to_string())).collect())
+}
+
+/// What a checkpoint contains.
+pub fn encode_contents(contents: &[replica::Contained]) -> Result<Vec<u8>> {
+    Ok(encode_bounded::<_, CONTENTS_BYTES_MAX>(&contents)?)
+}
+
+/// What a checkpoint contains.
+pub fn contents(bytes: &[u8]) -> Result<Vec<replica::Contained>> {
+    decode_bounded::<_, CONTENTS_BYTES_MAX>(bytes).context("a damaged checkpoint record")
+}
+
+/// Largest list of a checkpoint's contents: 72 bytes a machine.
+const CONTENTS_BYTES_MAX: usize = 16 << 20;

@@ -1,0 +1,130 @@
+//! The settings of one training node: command line over file over defaults, checked.
+
+use anyhow::{Context, Result, bail, ensure};
+use libp2p::Multiaddr;
+use protocol::manifest::RunId;
+use std::{path::PathBuf, time::Duration};
+
+use crate::cli::RunArgs;
+
+/// Port that a node listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 9713;
+/// Where state lives unless told otherwise.
+pub const DEFAULT_STATE: &str = "onebyte-state";
+
+/// Checked settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Machines to call first.
+    pub bootstrap: Vec<String>,
+    /// The only run to accept.
+    pub run: Option<RunId>,
+    /// Where to listen; empty: the default port, or any.
+    pub listen: Vec<Multiaddr>,
+    /// State directory.
+    pub state: PathBuf,
+    /// Directory of the base model.
+    pub model: ModelChoice,
+    /// Own text.
+    pub data: Option<PathBuf>,
+    /// Held-out text.
+    pub eval: Option<PathBuf>,
+    /// Own gradients in all.
+    pub samples: Option<u64>,
+    /// Leave after this much silence.
+    pub exit_when_idle: Option<Duration>,
+    /// Of a new run.
+    pub learning_rate: f64,
+    /// Of a new run.
+    pub epsilon: f64,
+    /// Windows per batch.
+    pub batch_size: usize,
+    /// Tokens per window.
+    pub sequence_length: usize,
+    /// Of the data order.
+    pub seed: Option<u64>,
+    /// Whether a new run has this node as its authority.
+    pub authority: bool,
+    /// Look around in the local network.
+    pub mdns: bool,
+}
+
+/// Where the base model comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ModelChoice {
+    /// Not said: embedded for a new run, whatever it takes for a joiner.
+    Unsaid,
+    /// The embedded default.
+    Embedded,
+    /// A directory.
+    Directory(PathBuf),
+}
+
+impl Settings {
+    /// Merges and checks.
+    pub fn resolve(args: RunArgs) -> Result<Self> {
+        let file = match &args.config {
+            None => RunArgs::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("--config {}: cannot be read", path.display()))?;
+                toml::from_str(&text).with_context(|| format!("--config {}", path.display()))?
+            }
+        };
+        let list = |first: Vec<String>, second: Vec<String>| if first.is_empty() { second } else { first };
+        let settings = Self {
+            bootstrap: list(args.bootstrap, file.bootstrap),
+            run: args.run.or(file.run).map(|id| id.parse()).transpose().map_err(anyhow::Error::msg).context("--run")?,
+            listen: list(args.listen, file.listen).iter().map(|text| parse_listen(text)).collect::<Result<_>>()?,
+            state: args.state.or(file.state).unwrap_or_else(|| DEFAULT_STATE.into()),
+            model: match args.model.or(file.model).as_deref() {
+                None => ModelChoice::Unsaid,
+                Some("embedded") => ModelChoice::Embedded,
+                Some(directory) => ModelChoice::Directory(directory.into()),
+            },
+            data: args.data.or(file.data),
+            eval: args.eval.or(file.eval),
+            samples: args.samples.or(file.samples),
+            exit_when_idle: args.exit_when_idle.or(file.exit_when_idle).map(parse_seconds).transpose()?,
+            learning_rate: args.learning_rate.or(file.learning_rate).unwrap_or(3e-4),
+            epsilon: args.epsilon.or(file.epsilon).unwrap_or(1e-3),
+            batch_size: args.batch_size.or(file.batch_size).unwrap_or(8),
+            sequence_length: args.sequence_length.or(file.sequence_length).unwrap_or(128),
+            seed: args.seed.or(file.seed),
+            authority: args.authority || file.authority,
+            mdns: !(args.no_mdns || file.no_mdns),
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<()> {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        ensure!(
+            positive(self.learning_rate),
+            "--learning-rate {}: must be a positive number, 1e-4 to 1e-3 is usual",
+            self.learning_rate
+        );
+        ensure!(positive(self.epsilon), "--epsilon {}: must be a positive number, 1e-3 is usual", self.epsilon);
+        ensure!((1..=65_536).contains(&self.batch_size), "--batch-size {}: must be 1 to 65536", self.batch_size);
+        ensure!(
+            (2..=1 << 20).contains(&self.sequence_length),
+            "--sequence-length {}: must be at least 2, a token to read and one to predict",
+            self.sequence_length
+        );
+        Ok(())
+    }
+}
+
+fn parse_listen(text: &str) -> Result<Multiaddr> {
+    text.parse().map_err(|error| {
+        anyhow::anyhow!("--listen {text}: not a multiaddr ({error}); for example /ip4/0.0.0.0/tcp/{DEFAULT_PORT}")
+    })
+}
+
+fn parse_seconds(seconds: f64) -> Result<Duration> {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) => Ok(duration),
+        Err(error) => bail!("--exit-when-idle {seconds}: {error}; give seconds, for example 10"),
+    }
+}

@@ -1,0 +1,172 @@
+//! The trainer's thread: commands in, events out, both bounded.
+
+use anyhow::Result;
+use protocol::{machine::MachineId, replay::Contribution};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+use super::{Step, Trainer};
+use crate::{
+    model::evaluation::Evaluation,
+    storage::checkpoint::{CheckpointWriter, WrittenCheckpoint},
+};
+
+/// Commands that may wait for the trainer.
+const COMMANDS_MAX: usize = 64;
+/// Events that may wait for the driver.
+const EVENTS_MAX: usize = 256;
+/// A sweep takes no more entries than this at once, so that commands are heard.
+const ENTRIES_PER_SWEEP: usize = 8_192;
+
+/// What the driver wants of the trainer. Carried out in order.
+pub enum Command {
+    /// Bring entries into the weights, or out.
+    Replay(Vec<Contribution>),
+    /// Work for this machine, from this sample on.
+    Adopt(MachineId, u64),
+    /// Use the learning rate of this swarm step.
+    SwarmStep(u64),
+    /// Measure own gradients of samples below this one, then rest.
+    Train {
+        /// Zero: rest.
+        until_sample: u64,
+    },
+    /// Measure the held-out loss on at most so many windows.
+    Evaluate(usize),
+    /// Write the weights to a file that is not yet the checkpoint.
+    Checkpoint(CheckpointWriter),
+    /// Hash the weights.
+    Digest,
+    /// End the thread.
+    Stop,
+}
+
+/// What the driver hears.
+pub enum Event {
+    /// An own gradient; the weights contain it.
+    Step(Step),
+    /// Held-out loss, and how long it took.
+    Evaluated(Evaluation, Duration),
+    /// The file, and the own samples that it contains.
+    Checkpoint { written: WrittenCheckpoint, machine: MachineId, next_sample: u64, normalizer: Vec<u8>, took: Duration },
+    /// The weights' digest.
+    Digest([u8; 32]),
+    /// Some weight is near its range's end, or no longer.
+    NearEdge(bool),
+    /// So many entries of others are in the weights now.
+    Replayed(usize),
+    /// The thread cannot go on.
+    Failed(anyhow::Error),
+}
+
+/// The driver's end.
+pub struct TrainerHandle {
+    /// Where commands go. Full means: try later.
+    pub commands: SyncSender<Command>,
+    /// What comes back.
+    pub events: mpsc::Receiver<Event>,
+}
+
+/// Starts the thread.
+pub fn spawn(trainer: Trainer) -> Result<TrainerHandle> {
+    let (commands, command_receiver) = sync_channel(COMMANDS_MAX);
+    let (event_sender, events) = mpsc::channel(EVENTS_MAX);
+    std::thread::Builder::new().name("trainer".into()).spawn(move || {
+        let mut worker = Worker { trainer, commands: command_receiver, events: event_sender, until_sample: 0, edge: false };
+        if let Err(error) = worker.run() {
+            let _ = worker.events.blocking_send(Event::Failed(error));
+        }
+    })?;
+    Ok(TrainerHandle { commands, events })
+}
+
+struct Worker {
+    trainer: Trainer,
+    commands: Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    until_sample: u64,
+    edge: bool,
+}
+
+impl Worker {
+    fn run(&mut self) -> Result<()> {
+        loop {
+            let busy = self.trainer.position().1 < self.until_sample && !self.edge;
+            let command = match self.commands.try_recv() {
+                Ok(command) => Some(command),
+                Err(TryRecvError::Disconnected) => return Ok(()),
+                Err(TryRecvError::Empty) if busy => None,
+                Err(TryRecvError::Empty) => {
+                    // Nothing to measure: bring in what waits, then sleep until the next command.
+                    self.sweep_in()?;
+                    match self.commands.recv() {
+                        Ok(command) => Some(command),
+                        Err(_) => return Ok(()),
+                    }
+                }
+            };
+            match command {
+                Some(Command::Stop) => return Ok(()),
+                Some(command) => self.obey(command)?,
+                None => {
+                    let waiting = self.trainer.waiting();
+                    let step = self.trainer.step()?;
+                    self.tell(Event::Step(step));
+                    if waiting > 0 {
+                        self.tell(Event::Replayed(waiting));
+                    }
+                }
+            }
+            if self.trainer.waiting() >= ENTRIES_PER_SWEEP {
+                self.sweep_in()?;
+            }
+            if self.edge != self.trainer.near_edge() {
+                self.edge = self.trainer.near_edge();
+                self.tell(Event::NearEdge(self.edge));
+            }
+        }
+    }
+
+    fn sweep_in(&mut self) -> Result<()> {
+        let entries = self.trainer.waiting();
+        if entries > 0 {
+            self.trainer.settle()?;
+            self.tell(Event::Replayed(entries));
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: Command) -> Result<()> {
+        match command {
+            Command::Replay(entries) => self.trainer.replay(entries),
+            Command::Adopt(machine, next_sample) => self.trainer.adopt(machine, next_sample),
+            Command::SwarmStep(step) => self.trainer.set_swarm_step(step),
+            Command::Train { until_sample } => self.until_sample = until_sample,
+            Command::Evaluate(windows_max) => {
+                let begun = Instant::now();
+                if let Some(evaluation) = self.trainer.evaluate(windows_max)? {
+                    self.tell(Event::Evaluated(evaluation, begun.elapsed()));
+                }
+            }
+            Command::Checkpoint(writer) => {
+                let begun = Instant::now();
+                let written = writer.write(self.trainer.weights()?)?;
+                let (machine, next_sample) = self.trainer.position();
+                let normalizer = self.trainer.spsa().to_bytes();
+                self.tell(Event::Checkpoint { written, machine, next_sample, normalizer, took: begun.elapsed() });
+            }
+            Command::Digest => {
+                let digest = self.trainer.weights()?.digest();
+                self.tell(Event::Digest(digest));
+            }
+            Command::Stop => {}
+        }
+        Ok(())
+    }
+
+    /// The driver always drains its end, so this waits only for it to come round.
+    fn tell(&self, event: Event) {
+        let _ = self.events.blocking_send(event);
+    }
+}

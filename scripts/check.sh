@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Everything a change must pass: format, lints, documentation, tests. Installs what is missing on a Debian machine.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if ! command -v cc >/dev/null; then
+    apt-get update -qq && apt-get install -y -qq build-essential
+fi
+if ! command -v cargo >/dev/null; then
+    if [ ! -x "$HOME/.cargo/bin/cargo" ]; then
+        apt-get update -qq && apt-get install -y -qq rustup && rustup default stable
+    fi
+    export PATH="$HOME/.cargo/bin:$PATH"
+fi
+
+step() { printf '\n== %s\n' "$*"; "$@"; }
+
+step cargo fmt --all --check
+# The tests come first: they build the dependency graph that users get.
+step cargo test --release --workspace
+step cargo clippy --release --workspace --all-targets -- -D warnings
+RUSTDOCFLAGS="-D warnings" step cargo doc --release --workspace --no-deps
+if command -v cargo-deny >/dev/null; then
+    step cargo deny --offline check licenses bans sources
+fi
