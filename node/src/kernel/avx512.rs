@@ -1,0 +1,143 @@
+//! The sweep with 512-bit vectors.
+#![cfg(target_arch = "x86_64")]
+
+use protocol::{perturbation::LANES, replay::TensorSweep, seed::TensorKey};
+use std::arch::x86_64::*;
+
+use super::vector::{Vector, add_words};
+
+/// All eight lanes.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Lanes(__m512i);
+
+impl Lanes {
+    /// The sign bits in element order.
+    #[inline(always)]
+    fn words(&self) -> &[u64; LANES] {
+        // SAFETY: both are 64 bytes of plain integers, and this is aligned more strictly.
+        unsafe { &*std::ptr::from_ref(self).cast() }
+    }
+}
+
+// SAFETY of the intrinsics: only `sweep` below gets here, and its caller has detected AVX-512 F, BW, DQ and VL.
+impl Vector for Lanes {
+    #[inline(always)]
+    fn splat(word: u64) -> Self {
+        Self(unsafe { _mm512_set1_epi64(word as i64) })
+    }
+
+    #[inline(always)]
+    fn load(words: &[u64; LANES]) -> Self {
+        Self(unsafe { _mm512_loadu_si512(words.as_ptr().cast()) })
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(unsafe { _mm512_add_epi64(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn xor(self, other: Self) -> Self {
+        Self(unsafe { _mm512_xor_si512(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn shift_left<const BITS: u32>(self) -> Self {
+        Self(unsafe { _mm512_slli_epi64::<BITS>(self.0) })
+    }
+
+    #[inline(always)]
+    fn rotate_left<const BITS: u32>(self) -> Self {
+        Self(unsafe { _mm512_rolv_epi64(self.0, _mm512_set1_epi64(i64::from(BITS))) })
+    }
+
+    #[inline(always)]
+    fn xor3(a: Self, b: Self, c: Self) -> Self {
+        Self(unsafe { _mm512_ternarylogic_epi64::<0x96>(a.0, b.0, c.0) })
+    }
+
+    #[inline(always)]
+    fn majority(a: Self, b: Self, c: Self) -> Self {
+        Self(unsafe { _mm512_ternarylogic_epi64::<0xE8>(a.0, b.0, c.0) })
+    }
+
+    #[inline(always)]
+    fn lane_states(key: &TensorKey, block: u64) -> [Self; 4] {
+        // SAFETY: as above.
+        key.words.map(|word| Self(unsafe { split_mix(word, block.wrapping_mul(LANES as u64)) }))
+    }
+
+    #[inline(always)]
+    fn add_terms(weights: &mut [f32], scale: f32, terms: &[Self], addends: &[i32], offset: i32) -> u32 {
+        let (mut full, mut tail_peak) = (weights, 0);
+        let whole = full.len() / 64;
+        if full.len() % 64 != 0 {
+            let (head, tail) = full.split_at_mut(64 * whole);
+            let words = terms.iter().zip(addends).map(|(term, addend)| (term.words()[whole], *addend));
+            tail_peak = add_words(tail, scale, words, offset);
+            full = head;
+        }
+        // SAFETY: as above.
+        tail_peak.max(unsafe { add_terms(full.as_chunks_mut().0, scale, terms, addends, offset) })
+    }
+}
+
+/// Outputs `first` to `first + 7` of the SplitMix64 generator seeded with `seed`.
+///
+/// # Safety
+/// The processor has AVX-512 F and DQ.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+unsafe fn split_mix(seed: u64, first: u64) -> __m512i {
+    const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
+    let splat = |word: u64| _mm512_set1_epi64(word as i64);
+    let index = _mm512_add_epi64(splat(first), _mm512_setr_epi64(1, 2, 3, 4, 5, 6, 7, 8));
+    let z = _mm512_add_epi64(splat(seed), _mm512_mullo_epi64(index, splat(GAMMA)));
+    let z = _mm512_xor_si512(z, _mm512_srli_epi64::<30>(z));
+    let z = _mm512_mullo_epi64(z, splat(0xBF58_476D_1CE4_E5B9));
+    let z = _mm512_xor_si512(z, _mm512_srli_epi64::<27>(z));
+    let z = _mm512_mullo_epi64(z, splat(0x94D0_49BB_1331_11EB));
+    _mm512_xor_si512(z, _mm512_srli_epi64::<31>(z))
+}
+
+/// [`Vector::add_terms`] for whole words.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, DQ and VL.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn add_terms(weights: &mut [[f32; 64]], scale: f32, terms: &[Lanes], addends: &[i32], offset: i32) -> u32 {
+    let (scale, inverse) = (_mm512_set1_ps(scale), _mm512_set1_ps(1.0 / scale));
+    let mut peak = _mm512_setzero_si512();
+    for (lane, weights) in weights.iter_mut().enumerate() {
+        let mut totals = [_mm512_set1_epi32(offset); 4];
+        for (term, addend) in terms.iter().zip(addends) {
+            let word = term.words()[lane];
+            let addend = _mm512_set1_epi32(*addend);
+            for (quarter, total) in totals.iter_mut().enumerate() {
+                *total = _mm512_mask_add_epi32(*total, (word >> (16 * quarter)) as __mmask16, *total, addend);
+            }
+        }
+        for (total, weights) in totals.into_iter().zip(weights.as_chunks_mut::<16>().0) {
+            // SAFETY: sixteen weights are read and written.
+            let weight = unsafe { _mm512_loadu_ps(weights.as_ptr()) };
+            let n = _mm512_add_epi32(_mm512_cvttps_epi32(_mm512_mul_ps(weight, inverse)), total);
+            let n = _mm512_srai_epi32::<7>(_mm512_slli_epi32::<7>(n));
+            peak = _mm512_max_epu32(peak, _mm512_abs_epi32(n));
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(weights.as_mut_ptr(), _mm512_mul_ps(_mm512_cvtepi32_ps(n), scale)) };
+        }
+    }
+    _mm512_reduce_max_epu32(peak)
+}
+
+/// See [`super::Kernel::sweep`].
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, DQ and VL.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn sweep(weights: &mut [f32], scale: f32, sweep: &TensorSweep, first_block: u64) -> u32 {
+    // SAFETY: the caller's.
+    unsafe { super::sweep::sweep::<Lanes>(weights, scale, sweep, first_block) }
+}
