@@ -1,1 +1,0 @@
-//! The machine's own data: reading, tokenising, batches, held-out windows.
