@@ -1,9 +1,17 @@
 //! A peer that fine-tunes a language model by exchanging one byte per gradient.
 
+pub mod cli;
+pub mod commands;
 pub mod dataset;
+pub mod driver;
 pub mod embedded;
+pub mod join;
 pub mod kernel;
 pub mod model;
 pub mod network;
+pub mod opened;
+pub mod records;
+pub mod settings;
 pub mod storage;
+pub mod trainer;
 pub mod weights;

@@ -1,3 +1,42 @@
 //! The `node` binary.
 
-fn main() {}
+use anyhow::Result;
+use clap::Parser;
+use node::{
+    cli::{Cli, Command},
+    commands,
+    driver::Display,
+};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let display = Display::new();
+    let filter = EnvFilter::try_from_env("ONEBYTE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,node=info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(display.is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .with_writer(display.clone())
+        .init();
+    match run(cli, display) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli, display: Display) -> Result<()> {
+    match &cli.command {
+        None => commands::train::run(cli.run, display),
+        Some(Command::Log(command)) => commands::log::run(command),
+        Some(Command::Digest(args)) => commands::inspect::digest(args),
+        Some(Command::Eval(args)) => commands::inspect::eval(args),
+        Some(Command::Export(args)) => commands::inspect::export(args),
+        Some(Command::Generate(args)) => commands::inspect::generate(args),
+        Some(Command::Revoke(args)) => commands::inspect::revoke(args),
+    }
+}

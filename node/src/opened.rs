@@ -99,8 +99,7 @@ impl Opened {
 
     /// The untouched base.
     pub fn base_weights(&self) -> Result<Weights> {
-        let tensors = self.state.base(&self.manifest)?.tensors()?;
-        Weights::new(&self.manifest.tensors, tensors)
+        self.state.base(&self.manifest)?.weights()
     }
 
     /// Carries out the replays that `replica` asks for, here and now.

@@ -46,6 +46,12 @@ pub fn known_peers(peers: &[(PeerId, Multiaddr)]) -> Record {
     Record::KnownPeers(peers.iter().map(|(peer, address)| (peer.to_bytes(), address.to_string())).collect())
 }
 
+/// Addresses from earlier sessions, as far as they still parse.
+pub fn peers(stored: Vec<(Vec<u8>, String)>) -> Vec<(PeerId, Multiaddr)> {
+    let parse = |(peer, address): (Vec<u8>, String)| Some((PeerId::from_bytes(&peer).ok()?, address.parse().ok()?));
+    stored.into_iter().filter_map(parse).collect()
+}
+
 /// What a checkpoint contains.
 pub fn encode_contents(contents: &[replica::Contained]) -> Result<Vec<u8>> {
     Ok(encode_bounded::<_, CONTENTS_BYTES_MAX>(&contents)?)

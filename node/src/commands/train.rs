@@ -7,7 +7,6 @@ use protocol::{
     spsa::Spsa,
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
-use std::{sync::Arc, time::Duration};
 
 use crate::{
     cli::RunArgs,
@@ -17,8 +16,9 @@ use crate::{
     model::{checkpoint::Checkpoint, tokenizer::Tokenizer},
     network::{self, Network, NetworkConfig},
     opened::Opened,
+    records,
     settings::{DEFAULT_PORT, ModelChoice, Settings},
-    storage::{self, Record, StateDir},
+    storage::{self, BaseSettings, Record, StateDir},
     trainer::{ProbeSettings, Trainer, thread},
 };
 
@@ -52,8 +52,8 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
 async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Result<(Driver, bool)> {
     let fresh = state.manifest()?.is_none();
     let (opened, was_first) = match (fresh, settings.bootstrap.is_empty()) {
-        (false, _) => (restart(settings, state, display).await?, false),
-        (true, false) => (join::join(settings, state, display).await?, false),
+        (false, _) => (restart(settings, state).await?, false),
+        (true, false) => (join::join(settings, state).await?, false),
         (true, true) => (start(settings, state)?, true),
     };
     let mut replica = opened.replica(protocol::replica::Settings::default())?;
@@ -81,7 +81,7 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
         spsa,
         Xoshiro256PlusPlus::seed_from_u64(u64::from_le_bytes(random)),
     );
-    let known_peers = opened.state.known_peers()?;
+    let known_peers = records::peers(opened.state.known_peers()?);
     let alone = settings.bootstrap.is_empty() && known_peers.is_empty();
     let own = opened.own_machine()?;
     let others = replica.machines().any(|(machine, ..)| machine.key != own.key);
@@ -89,7 +89,7 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
     let sure = alone && !others || was_first || opened.state.is_new_incarnation() && no_own_samples;
     let network = listen(settings, &opened, known_peers).await?;
     let status = Status::new(display.clone(), opened.run.to_string(), network.peer_id().to_string(), has_held_out);
-    let (storage, stored) = storage::spawn(&opened.state)?;
+    let storage = storage::spawn(&opened.state)?;
     let driver = Driver::new(Parts {
         replica,
         base: opened.state.base(&opened.manifest)?,
@@ -97,7 +97,6 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
         state: opened.state,
         network,
         storage,
-        stored,
         trainer: thread::spawn(trainer)?,
         goals: Goals::new(settings.samples, settings.exit_when_idle, !alone, can_train),
         status,
@@ -122,14 +121,20 @@ fn start(settings: &Settings, state: StateDir) -> Result<Opened> {
         direction_scale: DirectionScale::Rms,
     };
     let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());
-    let manifest = storage::start_run(&state, checkpoint, hyperparameters, Schedule::default(), LEDGER_SAMPLES_MAX, authority)?;
+    let base = BaseSettings {
+        hyperparameters,
+        schedule: Schedule::default(),
+        ledger_samples_max: LEDGER_SAMPLES_MAX,
+        authority,
+    };
+    let manifest = storage::start_run(&state, checkpoint, base)?;
     let opened = Opened::of(state)?;
     tracing::info!("new run {} on {} ({} parameters)", opened.run, manifest.base.source, manifest.parameters());
     Ok(opened)
 }
 
 /// Goes on with the run in the state directory, whose base may not be complete yet.
-async fn restart(settings: &Settings, state: StateDir, display: &Display) -> Result<Opened> {
+async fn restart(settings: &Settings, state: StateDir) -> Result<Opened> {
     if state.moved() {
         tracing::warn!("{}: this state directory was copied or restored: going on as a new incarnation", state.path().display());
         state.new_incarnation()?;
@@ -149,7 +154,7 @@ async fn restart(settings: &Settings, state: StateDir, display: &Display) -> Res
         tracing::info!("going on with run {} in {}", opened.run, opened.state.path().display());
         return Ok(opened);
     }
-    join::fetch_base(settings, &opened, display).await?;
+    join::fetch_base(settings, &opened).await?;
     Ok(opened)
 }
 
@@ -223,7 +228,7 @@ async fn listen(
         bootstrap: settings.bootstrap.clone(),
         known_peers: known_peers.clone(),
         mdns: settings.mdns,
-        ..NetworkConfig::new(opened.state.secret_key(), opened.run.0, listen)
+        ..NetworkConfig::new(opened.state.secret_key(), Some(opened.run.0), listen)
     };
     if !settings.listen.is_empty() {
         return Network::start(config(settings.listen.clone())).await.map_err(Into::into);
@@ -236,12 +241,4 @@ async fn listen(
         }
         other => Ok(other?),
     }
-}
-
-/// How long a joiner asks before it says that nobody answers (it goes on asking).
-pub const PATIENCE: Duration = Duration::from_secs(15);
-
-/// Shares a manifest.
-pub fn shared(manifest: Manifest) -> Arc<Manifest> {
-    Arc::new(manifest)
 }

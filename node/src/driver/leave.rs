@@ -35,7 +35,7 @@ impl Driver {
             self.command_trainer()?;
             tokio::select! {
                 () = &mut *interrupt => return Ok(()),
-                Some(event) = self.stored.recv() => self.on_storage(event),
+                Ok(()) = self.storage.state.changed() => self.on_storage(),
                 Some(event) = self.trainer.events.recv() => self.on_trainer(event)?,
                 event = self.network.next() => self.on_network(event),
                 () = tokio::time::sleep(TICK) => self.on_tick(),
@@ -62,7 +62,7 @@ impl Driver {
                 break;
             }
             tokio::select! {
-                Some(event) = self.stored.recv() => self.on_storage(event),
+                Ok(()) = self.storage.state.changed() => self.on_storage(),
                 Some(event) = self.trainer.events.recv() => self.on_trainer(event)?,
                 () = tokio::time::sleep(Duration::from_millis(10)) => {}
             }

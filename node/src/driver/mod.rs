@@ -21,7 +21,7 @@ use std::{
 
 use crate::{
     network::{Network, PeerId, RequestId},
-    storage::{BaseReader, StateDir, StorageEvent, StorageHandle, checkpoint::WrittenCheckpoint},
+    storage::{BaseReader, StateDir, StorageHandle, StorageState, checkpoint::WrittenCheckpoint},
     trainer::thread::{Command, TrainerHandle},
 };
 
@@ -58,7 +58,7 @@ pub struct Driver {
     base: BaseReader,
     network: Network,
     storage: StorageHandle,
-    stored: tokio::sync::mpsc::Receiver<StorageEvent>,
+    storage_state: StorageState,
     trainer: TrainerHandle,
     goals: Goals,
     status: Status,
@@ -98,8 +98,6 @@ pub struct Parts {
     pub network: Network,
     /// Running.
     pub storage: StorageHandle,
-    /// Its reports.
-    pub stored: tokio::sync::mpsc::Receiver<StorageEvent>,
     /// Running, resting.
     pub trainer: TrainerHandle,
     /// When to train, when to leave.
@@ -118,7 +116,7 @@ impl Driver {
             base: parts.base,
             network: parts.network,
             storage: parts.storage,
-            stored: parts.stored,
+            storage_state: StorageState::default(),
             trainer: parts.trainer,
             goals: parts.goals,
             status: parts.status,
@@ -154,13 +152,13 @@ impl Driver {
                 self.agree_with_neighbours(&mut interrupt).await?;
                 break;
             }
-            let congested = self.backlog_entries() > BACKLOG_ENTRIES_MAX;
+            let congested = self.backlog_entries() > BACKLOG_ENTRIES_MAX || self.storage.is_congested();
             tokio::select! {
                 () = &mut interrupt => {
                     self.status.say("leaving: signing and storing what is left");
                     break;
                 }
-                Some(event) = self.stored.recv() => self.on_storage(event),
+                Ok(()) = self.storage.state.changed() => self.on_storage(),
                 Some(event) = self.trainer.events.recv() => self.on_trainer(event)?,
                 event = self.network.next(), if !congested => self.on_network(event),
                 _ = ticker.tick() => self.on_tick(),
@@ -175,6 +173,7 @@ impl Driver {
         self.pursue_goals();
         self.commit_checkpoint();
         self.retry_publishing();
+        self.storage.pump();
         self.status.refresh(&mut self.replica, &self.network);
     }
 
@@ -241,15 +240,20 @@ impl Driver {
         Ok(())
     }
 
-    fn on_storage(&mut self, event: StorageEvent) {
-        match event {
-            StorageEvent::Stored { token } => {
-                let now_ms = self.now_ms();
-                self.replica.persisted(token, now_ms);
-            }
-            StorageEvent::Failed { error } => self.status.storage_failed(&error),
-            StorageEvent::Recovered => self.status.say("the state directory takes writes again"),
-            StorageEvent::CheckpointCommitted => self.goals.checkpointed(),
+    fn on_storage(&mut self) {
+        let state = self.storage.state.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.storage_state, state.clone());
+        if state.stored > before.stored {
+            let now_ms = self.now_ms();
+            self.replica.persisted(state.stored, now_ms);
+        }
+        if state.checkpoints > before.checkpoints {
+            self.goals.checkpointed();
+        }
+        match (&before.error, &state.error) {
+            (None, Some(error)) => self.status.storage_failed(error),
+            (Some(_), None) => self.status.say("the state directory takes writes again"),
+            _ => {}
         }
     }
 
@@ -285,7 +289,7 @@ impl Driver {
 }
 
 /// Ctrl-C, or a polite kill.
-async fn interrupted() {
+pub async fn interrupted() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

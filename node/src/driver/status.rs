@@ -25,6 +25,11 @@ pub struct Display {
 }
 
 impl Display {
+    /// Whether there is a live line.
+    pub fn is_terminal(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// A live line if standard error is a terminal.
     pub fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {

@@ -59,6 +59,12 @@ impl Driver {
         };
         let Some(mut pending) = self.pending_checkpoint.take() else { return };
         pending.others.extend(own);
-        self.storage.commit_checkpoint(pending.written, crate::records::encode_contents(&pending.others), pending.normalizer);
+        match crate::records::encode_contents(&pending.others) {
+            Ok(contents) => self.storage.commit_checkpoint(pending.written, contents, pending.normalizer),
+            Err(error) => {
+                tracing::warn!("no checkpoint: {error:#}");
+                self.goals.checkpointed();
+            }
+        }
     }
 }

@@ -1,1 +1,250 @@
-//! The state directory: identity, base model, ledger, checkpoint.
+//! The state directory of one node: crash-safe, self-contained, one node at a time.
+//!
+//! ```text
+//! lock            held while a node or a command uses the directory; holds the process id
+//! node.redb       format, manifest, identity, ledgers, revocations, known peers, checkpoint record, settings
+//! base            config.json ‖ tokenizer.json ‖ snapped tensors, f32 LE, in the manifest's order
+//! base.part       the same, while it comes from peers
+//! checkpoint-<n>  weights, f32 LE, in the manifest's order; node.redb says which n counts, and what it contains
+//! ```
+//!
+//! Order of durability: the ledger before the checkpoint that contains it; the base before the manifest's `base` is
+//! believed (its digests are checked at every start).
+
+use anyhow::{Context, Result, bail, ensure};
+use protocol::{machine::MachineId, manifest::Manifest};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+mod base;
+pub mod checkpoint;
+mod database;
+mod download;
+mod durable;
+mod lock;
+mod thread;
+
+pub use base::{BaseReader, BaseSettings, check_same_base, start_run};
+pub use database::Record;
+pub use download::BaseDownload;
+pub use thread::{StorageHandle, StorageState, spawn};
+
+use database::Database;
+use lock::Lock;
+
+/// Version of the directory's layout.
+const FORMAT: u64 = 1;
+
+/// An opened, locked state directory.
+pub struct StateDir {
+    path: PathBuf,
+    database: Arc<Database>,
+    secret_key: [u8; 32],
+    incarnation: AtomicU64,
+    /// The incarnation was opened by this process: no segment of it can be anywhere else.
+    is_new_incarnation: AtomicBool,
+    moved: bool,
+    _lock: Lock,
+}
+
+impl StateDir {
+    /// Opens the directory, or makes it.
+    pub fn create_or_open(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path).with_context(|| unusable(path))?;
+        Self::open(path, true)
+    }
+
+    /// Opens a directory that a node has used.
+    pub fn open_existing(path: &Path) -> Result<Self> {
+        ensure!(
+            path.join(database::FILE).is_file(),
+            "{}: not a state directory; `node --state {0}` would make it one",
+            path.display()
+        );
+        Self::open(path, false)
+    }
+
+    fn open(path: &Path, create: bool) -> Result<Self> {
+        let lock = Lock::take(path)?;
+        let file = path.join(database::FILE);
+        let fresh = !file.exists();
+        ensure!(create || !fresh, "{}: no {} in it", path.display(), database::FILE);
+        let database = Database::open(&file).with_context(|| unusable(path))?;
+        let home = home(&file)?;
+        if fresh || database.get("format")?.is_none() {
+            initialize(&database, &home)?;
+        }
+        let format = database.get_u64("format")?.unwrap_or(0);
+        ensure!(
+            format == FORMAT,
+            "{}: state of format {format}, this program reads format {FORMAT}; use a matching release, or another --state",
+            path.display()
+        );
+        let secret_key = database
+            .get("secret key")?
+            .and_then(|bytes| bytes.try_into().ok())
+            .with_context(|| format!("{}: no identity in the database", path.display()))?;
+        let incarnation = database.get_u64("incarnation")?.context("no incarnation in the database")?;
+        let moved = database.get("home")?.as_deref() != Some(home.as_slice());
+        if moved {
+            database.put("home", &home)?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            database: Arc::new(database),
+            secret_key,
+            incarnation: AtomicU64::new(incarnation),
+            is_new_incarnation: AtomicBool::new(fresh),
+            moved,
+            _lock: lock,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the directory was copied or restored since it was last open: the file system knows its database by another
+    /// number. The node it was copied from may still run.
+    pub fn moved(&self) -> bool {
+        self.moved
+    }
+
+    /// Ed25519 seed of this machine.
+    pub fn secret_key(&self) -> [u8; 32] {
+        self.secret_key
+    }
+
+    /// The own ledger's incarnation.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    /// Whether the incarnation was opened by this process.
+    pub fn is_new_incarnation(&self) -> bool {
+        self.is_new_incarnation.load(Ordering::Relaxed)
+    }
+
+    /// Opens a random incarnation, durable before it is returned.
+    pub fn new_incarnation(&self) -> Result<u64> {
+        let incarnation = random_incarnation()?;
+        self.database.put("incarnation", &incarnation.to_le_bytes())?;
+        self.incarnation.store(incarnation, Ordering::Relaxed);
+        self.is_new_incarnation.store(true, Ordering::Relaxed);
+        Ok(incarnation)
+    }
+
+    /// The encoded manifest, if there is a run here.
+    pub fn manifest(&self) -> Result<Option<Vec<u8>>> {
+        self.database.get("manifest")
+    }
+
+    /// Makes this the state of a run.
+    pub fn set_manifest(&self, bytes: &[u8]) -> Result<()> {
+        ensure!(self.manifest()?.is_none(), "{}: holds a run already", self.path.display());
+        self.database.put("manifest", bytes)
+    }
+
+    /// A small private value.
+    pub fn setting(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.database.get(&format!("setting {name}"))
+    }
+
+    /// Makes records durable, in one transaction.
+    pub fn commit(&self, records: &[Record]) -> Result<()> {
+        self.database.commit(records)
+    }
+
+    /// Calls `visit` with every stored chunk, by machine and sample.
+    pub fn for_each_chunk(&self, visit: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.database.for_each_chunk(visit)
+    }
+
+    /// All stored revocations.
+    pub fn revocations(&self) -> Result<Vec<Vec<u8>>> {
+        self.database.revocations()
+    }
+
+    /// (peer id, address) of earlier neighbours.
+    pub fn known_peers(&self) -> Result<Vec<(Vec<u8>, String)>> {
+        self.database.known_peers()
+    }
+
+    /// Whether the base model is here.
+    pub fn has_base(&self) -> bool {
+        self.path.join(base::FILE).is_file()
+    }
+
+    /// The base model.
+    pub fn base(&self, manifest: &Manifest) -> Result<BaseReader> {
+        BaseReader::open(self, manifest)
+    }
+
+    /// The machine that owns the ledger now.
+    pub fn machine(&self, key: [u8; 32]) -> MachineId {
+        MachineId { key, incarnation: self.incarnation() }
+    }
+}
+
+/// Format and identity of a fresh directory, in one transaction.
+fn initialize(database: &Database, home: &[u8]) -> Result<()> {
+    let mut secret_key = [0u8; 32];
+    getrandom::fill(&mut secret_key).context("no random numbers from the system")?;
+    let incarnation = random_incarnation()?;
+    database.put_all(&[
+        ("format", &FORMAT.to_le_bytes()),
+        ("secret key", &secret_key),
+        ("incarnation", &incarnation.to_le_bytes()),
+        ("home", home),
+    ])
+}
+
+fn random_incarnation() -> Result<u64> {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes).context("no random numbers from the system")?;
+    Ok(u64::from_le_bytes(bytes).max(1))
+}
+
+/// What the file system knows the database by.
+fn home(file: &Path) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(file).with_context(|| unusable(file))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        Ok([metadata.dev().to_le_bytes(), metadata.ino().to_le_bytes()].concat())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        Ok(file.as_os_str().as_encoded_bytes().to_vec())
+    }
+}
+
+fn unusable(path: &Path) -> String {
+    format!("{}: the state directory cannot be used; is the disk full or read-only? --state names another", path.display())
+}
+
+/// Makes a rename in `directory` durable.
+fn sync_directory(directory: &Path) -> Result<()> {
+    durable::point();
+    if cfg!(unix) {
+        fs::File::open(directory)?.sync_all()?;
+    }
+    durable::point();
+    Ok(())
+}
+
+/// Fails unless `path` is inside a usable directory.
+fn refuse_missing(path: &Path) -> Result<()> {
+    if !path.exists() {
+        bail!("{}: is missing; the node fetches the base again if you delete the state directory and join anew", path.display());
+    }
+    Ok(())
+}

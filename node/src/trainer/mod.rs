@@ -21,9 +21,6 @@ use crate::{
 
 pub mod thread;
 
-/// A weight this near to ±2^24 quanta stops the own probes: the next steps could wrap.
-const EDGE: u32 = ((1u64 << 24) * 95 / 100) as u32;
-
 /// What a machine chooses for its own probes.
 #[derive(Clone, Debug)]
 pub struct ProbeSettings {
@@ -146,7 +143,7 @@ impl Trainer {
         }
         self.waiting = 0;
         let report = self.weights.sweep(sweep)?;
-        self.near_edge = report.max_abs >= EDGE;
+        self.near_edge = report.near_edge();
         Ok(())
     }
 

@@ -1,0 +1,107 @@
+//! The libp2p protocols of a node, and their limits.
+
+use libp2p::{
+    StreamProtocol, allow_block_list, connection_limits,
+    gossipsub::{self, IdentTopic, MessageId, WhitelistSubscriptionFilter},
+    identify, identity, kad, mdns, ping,
+    request_response::{self, ProtocolSupport},
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+};
+use std::{collections::HashSet, time::Duration};
+
+use super::{NetworkConfig, codec::BytesCodec};
+
+/// Questions and answers.
+const EXCHANGE: StreamProtocol = StreamProtocol::new("/onebyte/1");
+/// A question without answer fails after this long.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// Streams that one peer may have open for questions.
+const STREAMS_PER_CONNECTION: usize = 32;
+
+/// All of it.
+#[derive(NetworkBehaviour)]
+pub struct Behaviour {
+    pub blocked: allow_block_list::Behaviour<allow_block_list::BlockedPeers>,
+    pub limits: connection_limits::Behaviour,
+    pub identify: identify::Behaviour,
+    pub ping: ping::Behaviour,
+    pub exchange: request_response::Behaviour<BytesCodec>,
+    pub gossip: Toggle<gossipsub::Behaviour<gossipsub::IdentityTransform, WhitelistSubscriptionFilter>>,
+    pub kad: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
+    pub mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+/// The run's topic: short, because every message carries it.
+pub fn topic(run: &[u8; 32]) -> IdentTopic {
+    IdentTopic::new(prefix(run))
+}
+
+fn prefix(run: &[u8; 32]) -> String {
+    run[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The discovery protocol of one run, so that the tables of different runs do not mix.
+pub fn kad_protocol(run: &[u8; 32]) -> Result<StreamProtocol, String> {
+    StreamProtocol::try_from_owned(format!("/onebyte/kad/{}", prefix(run))).map_err(|error| error.to_string())
+}
+
+impl Behaviour {
+    pub fn new(keypair: &identity::Keypair, config: &NetworkConfig) -> Result<Self, String> {
+        let own = keypair.public().to_peer_id();
+        let limits = connection_limits::ConnectionLimits::default()
+            .with_max_established(Some(config.connections_max))
+            .with_max_established_per_peer(Some(2))
+            .with_max_pending_incoming(Some(64))
+            .with_max_pending_outgoing(Some(64));
+        let exchange = request_response::Config::default()
+            .with_request_timeout(ANSWER_MAX)
+            .with_max_concurrent_streams(STREAMS_PER_CONNECTION);
+        let identify = identify::Config::new("/onebyte/identify/1".into(), keypair.public())
+            .with_agent_version(concat!("onebyte/", env!("CARGO_PKG_VERSION")).into())
+            .with_push_listen_addr_updates(true);
+        let mdns = match config.mdns {
+            true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), own).map_err(|error| error.to_string())?),
+            false => None,
+        };
+        Ok(Self {
+            blocked: Default::default(),
+            limits: connection_limits::Behaviour::new(limits),
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
+            exchange: request_response::Behaviour::new([(EXCHANGE, ProtocolSupport::Full)], exchange),
+            gossip: config.run.as_ref().map(gossip).transpose()?.into(),
+            kad: config.run.as_ref().map(|run| discovery(own, run)).transpose()?.into(),
+            mdns: mdns.into(),
+        })
+    }
+}
+
+/// Anonymous messages (their content is signed), each validated before it is passed on. The transmit limit stays at its
+/// default: smaller ones make bursts vanish.
+fn gossip(
+    run: &[u8; 32],
+) -> Result<gossipsub::Behaviour<gossipsub::IdentityTransform, WhitelistSubscriptionFilter>, String> {
+    let config = gossipsub::ConfigBuilder::default()
+        .validation_mode(gossipsub::ValidationMode::Anonymous)
+        .validate_messages()
+        .message_id_fn(|message| MessageId::from(&blake3::hash(&message.data).as_bytes()[..16]))
+        .heartbeat_interval(Duration::from_millis(700))
+        .duplicate_cache_time(Duration::from_secs(120))
+        .build()
+        .map_err(|error| error.to_string())?;
+    let filter = WhitelistSubscriptionFilter(HashSet::from([topic(run).hash()]));
+    gossipsub::Behaviour::new_with_subscription_filter(gossipsub::MessageAuthenticity::Anonymous, config, filter)
+        .map_err(str::to_owned)
+}
+
+/// Kademlia as a table of peers; nothing is stored in it.
+fn discovery(own: libp2p::PeerId, run: &[u8; 32]) -> Result<kad::Behaviour<kad::store::MemoryStore>, String> {
+    let mut config = kad::Config::new(kad_protocol(run)?);
+    config
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
+        .set_periodic_bootstrap_interval(Some(Duration::from_secs(60)))
+        .set_query_timeout(Duration::from_secs(20));
+    let mut kad = kad::Behaviour::with_config(own, kad::store::MemoryStore::new(own), config);
+    kad.set_mode(Some(kad::Mode::Server));
+    Ok(kad)
+}

@@ -1,0 +1,37 @@
+//! TCP with noise and yamux, its bytes counted; QUIC beside it if the feature is on.
+
+use libp2p::{
+    PeerId, Transport,
+    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
+    identity, noise, tcp, yamux,
+};
+use std::time::Duration;
+
+use super::traffic::{Counted, Counters};
+
+/// A connection must stand within this time.
+const UPGRADE_MAX: Duration = Duration::from_secs(10);
+
+pub fn build(keypair: &identity::Keypair, counters: &Counters) -> Result<Boxed<(PeerId, StreamMuxerBox)>, String> {
+    let counters = counters.clone();
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .map(move |stream, _| Counted::new(stream, counters.clone()))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keypair).map_err(|error| error.to_string())?)
+        .multiplex(yamux::Config::default())
+        .timeout(UPGRADE_MAX);
+    #[cfg(feature = "quic")]
+    {
+        use futures::future::Either;
+        let quic = libp2p::quic::tokio::Transport::new(libp2p::quic::Config::new(keypair));
+        Ok(quic
+            .or_transport(tcp)
+            .map(|either, _| match either {
+                Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+                Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+            })
+            .boxed())
+    }
+    #[cfg(not(feature = "quic"))]
+    Ok(tcp.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed())
+}

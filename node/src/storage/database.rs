@@ -1,0 +1,188 @@
+//! The embedded database: small values, ledgers, revocations, peers.
+
+use anyhow::{Context, Result};
+use protocol::machine::MachineId;
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use std::path::Path;
+
+use super::durable;
+
+/// Its file.
+pub const FILE: &str = "node.redb";
+/// Pages kept in memory: the ledgers live in the replica, so the database needs little.
+const CACHE_BYTES: usize = 2 << 20;
+/// Neighbours remembered.
+const KNOWN_PEERS_MAX: usize = 256;
+
+const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("values");
+/// key (32) ‖ incarnation (u64 BE) ‖ first sample (u64 BE) → encoded chunk.
+const CHUNKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("chunks");
+const REVOCATIONS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("revocations");
+const PEERS: TableDefinition<&[u8], &str> = TableDefinition::new("peers");
+
+/// What is stored durably. Opaque here, except for the order of chunks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Record {
+    /// Takes the place of the machine's chunks that begin in `first..end`.
+    Chunk {
+        /// Whose ledger.
+        machine: MachineId,
+        /// First sample.
+        first: u64,
+        /// First sample after it.
+        end: u64,
+        /// Encoded chunk.
+        bytes: Vec<u8>,
+    },
+    /// One per machine, the latest counts.
+    Revocation {
+        /// Names the machine.
+        key: Vec<u8>,
+        /// Encoded revocation.
+        bytes: Vec<u8>,
+    },
+    /// A small private value.
+    Setting {
+        /// Its name.
+        name: String,
+        /// Its value.
+        bytes: Vec<u8>,
+    },
+    /// (peer id, address) of neighbours, in place of those remembered.
+    KnownPeers(Vec<(Vec<u8>, String)>),
+}
+
+fn chunk_key(machine: &MachineId, first: u64) -> [u8; 48] {
+    let mut key = [0u8; 48];
+    key[..32].copy_from_slice(&machine.key);
+    key[32..40].copy_from_slice(&machine.incarnation.to_be_bytes());
+    key[40..].copy_from_slice(&first.to_be_bytes());
+    key
+}
+
+/// Every commit is durable when it returns.
+pub struct Database(redb::Database);
+
+impl Database {
+    /// Opens or makes the file, readable by its owner only: it holds the secret key.
+    pub fn open(path: &Path) -> Result<Self> {
+        let fresh = !path.exists();
+        let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
+        #[cfg(unix)]
+        if fresh {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        }
+        if fresh {
+            let transaction = database.begin_write()?;
+            transaction.open_table(VALUES)?;
+            transaction.open_table(CHUNKS)?;
+            transaction.open_table(REVOCATIONS)?;
+            transaction.open_table(PEERS)?;
+            durable::point();
+            transaction.commit()?;
+            durable::point();
+        }
+        Ok(Self(database))
+    }
+
+    /// A value.
+    pub fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let transaction = self.0.begin_read()?;
+        let table = match transaction.open_table(VALUES) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            table => table?,
+        };
+        Ok(table.get(name)?.map(|value| value.value().to_vec()))
+    }
+
+    /// A value that is a u64 LE.
+    pub fn get_u64(&self, name: &str) -> Result<Option<u64>> {
+        Ok(self.get(name)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes))
+    }
+
+    /// Stores a value.
+    pub fn put(&self, name: &str, value: &[u8]) -> Result<()> {
+        self.put_all(&[(name, value)])
+    }
+
+    /// Stores values, all or none.
+    pub fn put_all(&self, values: &[(&str, &[u8])]) -> Result<()> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(VALUES)?;
+            for (name, value) in values {
+                table.insert(*name, *value)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<()>) -> Result<()> {
+        let transaction = self.0.begin_write()?;
+        change(&transaction)?;
+        durable::point();
+        transaction.commit()?;
+        durable::point();
+        Ok(())
+    }
+
+    /// Stores records, all or none.
+    pub fn commit(&self, records: &[Record]) -> Result<()> {
+        self.write(|transaction| {
+            let (mut chunks, mut values) = (transaction.open_table(CHUNKS)?, transaction.open_table(VALUES)?);
+            let (mut revocations, mut peers) =
+                (transaction.open_table(REVOCATIONS)?, transaction.open_table(PEERS)?);
+            for record in records {
+                match record {
+                    Record::Chunk { machine, first, end, bytes } => {
+                        let (from, to) = (chunk_key(machine, *first), chunk_key(machine, *end));
+                        chunks.retain_in(from.as_slice()..to.as_slice(), |_, _| false)?;
+                        chunks.insert(from.as_slice(), bytes.as_slice())?;
+                    }
+                    Record::Revocation { key, bytes } => {
+                        revocations.insert(key.as_slice(), bytes.as_slice())?;
+                    }
+                    Record::Setting { name, bytes } => {
+                        values.insert(format!("setting {name}").as_str(), bytes.as_slice())?;
+                    }
+                    Record::KnownPeers(known) => {
+                        peers.retain(|_, _| false)?;
+                        for (peer, address) in known.iter().take(KNOWN_PEERS_MAX) {
+                            peers.insert(peer.as_slice(), address.as_str())?;
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Visits every chunk in order of machine and sample.
+    pub fn for_each_chunk(&self, mut visit: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let transaction = self.0.begin_read()?;
+        for entry in transaction.open_table(CHUNKS)?.iter()? {
+            visit(entry.context("reading the ledgers")?.1.value())?;
+        }
+        Ok(())
+    }
+
+    /// All revocations.
+    pub fn revocations(&self) -> Result<Vec<Vec<u8>>> {
+        let transaction = self.0.begin_read()?;
+        let table = transaction.open_table(REVOCATIONS)?;
+        table.iter()?.map(|entry| Ok(entry?.1.value().to_vec())).collect()
+    }
+
+    /// (peer id, address).
+    pub fn known_peers(&self) -> Result<Vec<(Vec<u8>, String)>> {
+        let transaction = self.0.begin_read()?;
+        let table = transaction.open_table(PEERS)?;
+        table
+            .iter()?
+            .map(|entry| {
+                let (peer, address) = entry?;
+                Ok((peer.value().to_vec(), address.value().to_owned()))
+            })
+            .collect()
+    }
+}
