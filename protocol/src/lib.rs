@@ -8,3 +8,4 @@ pub mod message;
 pub mod perturbation;
 pub mod replay;
 pub mod seed;
+pub mod spsa;
