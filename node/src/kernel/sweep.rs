@@ -111,12 +111,7 @@ struct Buffers<V> {
 /// # Safety
 /// The processor has every feature that `V` uses.
 #[inline(always)]
-pub(super) unsafe fn sweep<V: Vector>(
-    weights: &mut [f32],
-    scale: f32,
-    sweep: &TensorSweep,
-    first_block: u64,
-) -> u32 {
+pub(super) unsafe fn sweep<V: Vector>(weights: &mut [f32], scale: f32, sweep: &TensorSweep, first_block: u64) -> u32 {
     assert!(sweep.narrow.iter().all(|(_, k)| k.unsigned_abs() < 1 << COLUMNS), "a narrow coefficient beyond 255");
     let mut rounds = Vec::with_capacity(1);
     let (mut wide, mut narrow) = (sweep.wide.as_slice(), sweep.narrow.as_slice());
@@ -144,13 +139,7 @@ pub(super) unsafe fn sweep<V: Vector>(
 
 /// One round over at most one block.
 #[inline(always)]
-fn sweep_block<V: Vector>(
-    weights: &mut [f32],
-    scale: f32,
-    round: &Round,
-    block: u64,
-    buffers: &mut Buffers<V>,
-) -> u32 {
+fn sweep_block<V: Vector>(weights: &mut [f32], scale: f32, round: &Round, block: u64, buffers: &mut Buffers<V>) -> u32 {
     let count = round.directions.len();
     buffers.states.clear();
     for (key, _) in &round.directions {
