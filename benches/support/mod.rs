@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-/// Whether cargo runs the bench as a test (`cargo test --benches` passes `--test`): small and brief.
+/// Whether to be small and brief: always but under `cargo bench`, which passes `--bench`, or with `--test`.
 pub fn is_test() -> bool {
-    std::env::args().any(|argument| argument == "--test")
+    let given = |name: &str| std::env::args().any(|argument| argument == name);
+    given("--test") || !given("--bench")
 }
 
 /// Median seconds of `run`, and the median ratio of its time to that of `baseline`, which runs right before it each time.
