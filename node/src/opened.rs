@@ -11,7 +11,7 @@ use protocol::{
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    model::{config::LlamaConfig, llama::Llama, tokenizer::Tokenizer},
+    model::{Llama, LlamaConfig, Tokenizer},
     records,
     storage::StateDir,
     weights::Weights,

@@ -31,4 +31,5 @@ pub mod revocation;
 pub mod seed;
 pub mod segment;
 pub mod signature;
+pub mod spsa;
 pub mod version_vector;

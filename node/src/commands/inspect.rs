@@ -1,6 +1,6 @@
 //! `digest`, `eval`, `export`, `generate`, `revoke`: one state directory, no network.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use protocol::{
     machine::MachineId,
     replica::{Record, Replica, Settings},
@@ -14,7 +14,7 @@ use crate::{
     dataset::Dataset,
     driver::hex,
     embedded,
-    model::{evaluation::Evaluation, export, generate::Sampling},
+    model::{self, Evaluation, Sampling},
     opened::Opened,
     records,
 };
@@ -30,7 +30,7 @@ pub fn digest(args: &StateArgs) -> Result<()> {
 /// Loss and bits per byte.
 pub fn eval(args: &EvalArgs) -> Result<()> {
     ensure!(args.batch_size > 0, "--batch-size 0: must be at least 1");
-    let opened = Opened::existing(&args.state)?;
+    let opened = Opened::existing(&args.state.state)?;
     let (_, weights) = opened.current_weights()?;
     let (model, tokenizer) = opened.model(&weights)?;
     let data = match &args.data {
@@ -50,26 +50,26 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
 
 /// A Hugging Face directory.
 pub fn export(args: &ExportArgs) -> Result<()> {
-    let opened = Opened::existing(&args.state)?;
+    let opened = Opened::existing(&args.state.state)?;
     let (replica, weights) = opened.current_weights()?;
     let base = opened.state.base(&opened.manifest)?;
-    export::export(&args.out, &base.config()?, &base.tokenizer()?, weights.tensors())?;
+    model::export(&args.out, &base.config()?, &base.tokenizer()?, weights.tensors())?;
     println!("{}: the model after {} gradients", args.out.display(), replica.swarm_step());
     Ok(())
 }
 
 /// A continuation, as it comes.
 pub fn generate(args: &GenerateArgs) -> Result<()> {
-    let opened = Opened::existing(&args.state)?;
+    let opened = Opened::existing(&args.state.state)?;
     let (_, weights) = opened.current_weights()?;
     let (model, tokenizer) = opened.model(&weights)?;
-    let sampling = Sampling { temperature: args.temperature, seed: args.seed, ..Sampling::default() };
+    let sampling =
+        Sampling { temperature: args.temperature, seed: args.seed, tokens_max: args.tokens, ..Sampling::default() };
     let mut out = std::io::stdout().lock();
     write!(out, "{}", args.prompt)?;
-    model.generate(&tokenizer, &args.prompt, args.tokens, &sampling, |text| {
+    model.generate(&tokenizer, &args.prompt, &sampling, |text| {
         write!(out, "{text}")?;
-        out.flush()?;
-        Ok(())
+        Ok(out.flush()?)
     })?;
     writeln!(out)?;
     Ok(())
@@ -99,7 +99,6 @@ fn find_machine(replica: &Replica, name: &str) -> Result<MachineId> {
     match matches[..] {
         [machine] => Ok(machine),
         [] => bail!("--machine {name}: no such machine here; `node log show` lists them"),
-        _ => bail!("--machine {name}: {} machines go by this name", matches.len()),
+        _ => bail!("--machine {name}: {} machines go by this name; nothing was withdrawn", matches.len()),
     }
-    .context("nothing was withdrawn")
 }

@@ -13,7 +13,7 @@ use crate::{
     dataset::Dataset,
     driver::{Display, Driver, Goals, Parts, Status},
     embedded, join,
-    model::{checkpoint::Checkpoint, tokenizer::Tokenizer},
+    model::{Checkpoint, Tokenizer},
     network::{self, Network, NetworkConfig},
     opened::Opened,
     records,
@@ -62,7 +62,8 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
     let seed = data_seed(settings, &opened)?;
     let (data, held_out) = texts(settings, &opened, &tokenizer, seed)?;
     let can_train = data.is_some();
-    let spsa = opened.state.setting("spsa")?.and_then(|bytes| Spsa::from_bytes(&bytes)).unwrap_or_default();
+    let kept = opened.state.setting("spsa")?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let spsa = kept.unwrap_or_else(|| Spsa::new(opened.manifest.levels));
     let mut random = [0u8; 8];
     getrandom::fill(&mut random)?;
     let has_held_out = held_out.is_some();

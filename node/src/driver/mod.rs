@@ -32,7 +32,7 @@ mod status;
 mod trainer_events;
 
 pub use goals::Goals;
-pub use status::{Display, Status};
+pub use status::{Display, Status, hex};
 
 /// Replica ticks, and looks at goals, this often.
 const TICK: Duration = Duration::from_millis(50);

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{model::evaluation::Evaluation, network::Network, trainer::Step};
+use crate::{model::Evaluation, network::Network, trainer::Step};
 
 /// Off a terminal, a line this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@
 use protocol::{perturbation::LANES, replay::TensorSweep};
 use std::arch::x86_64::*;
 
-use super::vector::{Vector, add_words};
+use super::vector::{Addends, Vector};
 
 /// Lanes 0..4 and 4..8.
 #[derive(Clone, Copy)]
@@ -67,17 +67,16 @@ impl Vector for Halves {
     }
 
     #[inline(always)]
-    fn add_terms(weights: &mut [f32], scale: f32, terms: &[Self], addends: &[i32], offset: i32) -> u32 {
+    fn add_terms(weights: &mut [f32], scale: f32, terms: &[Self], addends: &Addends) -> u32 {
         let (mut full, mut tail_peak) = (weights, 0);
         let whole = full.len() / 64;
         if full.len() % 64 != 0 {
             let (head, tail) = full.split_at_mut(64 * whole);
-            let words = terms.iter().zip(addends).map(|(term, addend)| (term.words()[whole], *addend));
-            tail_peak = add_words(tail, scale, words, offset);
+            tail_peak = addends.add_words(tail, scale, terms.iter().map(|term| term.words()[whole]));
             full = head;
         }
         // SAFETY: as above.
-        tail_peak.max(unsafe { add_terms(full.as_chunks_mut().0, scale, terms, addends, offset) })
+        tail_peak.max(unsafe { add_terms(full.as_chunks_mut().0, scale, terms, addends) })
     }
 }
 
@@ -87,20 +86,41 @@ impl Vector for Halves {
 /// The processor has AVX2.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn add_terms(weights: &mut [[f32; 64]], scale: f32, terms: &[Halves], addends: &[i32], offset: i32) -> u32 {
+unsafe fn add_terms(weights: &mut [[f32; 64]], scale: f32, terms: &[Halves], addends: &Addends) -> u32 {
     let (scale, inverse) = (_mm256_set1_ps(scale), _mm256_set1_ps(1.0 / scale));
     let bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     let bits = [bit, _mm256_slli_epi32::<8>(bit), _mm256_slli_epi32::<16>(bit), _mm256_slli_epi32::<24>(bit)];
+    let bits16 = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, i16::MIN);
+    let shift = _mm_cvtsi32_si128(addends.shift as i32);
+    let (wide, narrow) = terms.split_at(addends.wide.len());
     let mut peak = _mm256_setzero_si256();
     for (lane, weights) in weights.iter_mut().enumerate() {
         for (half, weights) in weights.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            let mut totals = [_mm256_set1_epi32(offset); 4];
-            for (term, addend) in terms.iter().zip(addends) {
+            let mut totals = [_mm256_set1_epi32(addends.offset); 4];
+            for (term, addend) in wide.iter().zip(&addends.wide) {
                 let signs = _mm256_set1_epi32((term.words()[lane] >> (32 * half)) as i32);
                 let addend = _mm256_set1_epi32(*addend);
                 for (total, bits) in totals.iter_mut().zip(bits) {
                     let set = _mm256_cmpeq_epi32(_mm256_and_si256(signs, bits), bits);
                     *total = _mm256_add_epi32(*total, _mm256_and_si256(set, addend));
+                }
+            }
+            if !narrow.is_empty() {
+                let mut sums = [_mm256_setzero_si256(); 2];
+                for (term, addend) in narrow.iter().zip(&addends.narrow) {
+                    let addend = _mm256_set1_epi16(*addend);
+                    for (quarter, sum) in sums.iter_mut().enumerate() {
+                        let signs = _mm256_set1_epi16((term.words()[lane] >> (32 * half + 16 * quarter)) as i16);
+                        let set = _mm256_cmpeq_epi16(_mm256_and_si256(signs, bits16), bits16);
+                        *sum = _mm256_add_epi16(*sum, _mm256_and_si256(set, addend));
+                    }
+                }
+                for (pair, sum) in totals.as_chunks_mut::<2>().0.iter_mut().zip(sums) {
+                    let quarters = [_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum)];
+                    for (total, quarter) in pair.iter_mut().zip(quarters) {
+                        let quarter = _mm256_sll_epi32(_mm256_cvtepi16_epi32(quarter), shift);
+                        *total = _mm256_add_epi32(*total, quarter);
+                    }
                 }
             }
             for (total, weights) in totals.into_iter().zip(weights.as_chunks_mut::<8>().0) {

@@ -4,7 +4,7 @@
 use protocol::{perturbation::LANES, replay::TensorSweep, seed::TensorKey};
 use std::arch::x86_64::*;
 
-use super::vector::{Vector, add_words};
+use super::vector::{Addends, Vector};
 
 /// All eight lanes.
 #[derive(Clone, Copy)]
@@ -69,17 +69,16 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    fn add_terms(weights: &mut [f32], scale: f32, terms: &[Self], addends: &[i32], offset: i32) -> u32 {
+    fn add_terms(weights: &mut [f32], scale: f32, terms: &[Self], addends: &Addends) -> u32 {
         let (mut full, mut tail_peak) = (weights, 0);
         let whole = full.len() / 64;
         if full.len() % 64 != 0 {
             let (head, tail) = full.split_at_mut(64 * whole);
-            let words = terms.iter().zip(addends).map(|(term, addend)| (term.words()[whole], *addend));
-            tail_peak = add_words(tail, scale, words, offset);
+            tail_peak = addends.add_words(tail, scale, terms.iter().map(|term| term.words()[whole]));
             full = head;
         }
         // SAFETY: as above.
-        tail_peak.max(unsafe { add_terms(full.as_chunks_mut().0, scale, terms, addends, offset) })
+        tail_peak.max(unsafe { add_terms(full.as_chunks_mut().0, scale, terms, addends) })
     }
 }
 
@@ -107,16 +106,34 @@ unsafe fn split_mix(seed: u64, first: u64) -> __m512i {
 /// The processor has AVX-512 F, BW, DQ and VL.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn add_terms(weights: &mut [[f32; 64]], scale: f32, terms: &[Lanes], addends: &[i32], offset: i32) -> u32 {
+unsafe fn add_terms(weights: &mut [[f32; 64]], scale: f32, terms: &[Lanes], addends: &Addends) -> u32 {
     let (scale, inverse) = (_mm512_set1_ps(scale), _mm512_set1_ps(1.0 / scale));
+    let shift = _mm_cvtsi32_si128(addends.shift as i32);
+    let (wide, narrow) = terms.split_at(addends.wide.len());
     let mut peak = _mm512_setzero_si512();
     for (lane, weights) in weights.iter_mut().enumerate() {
-        let mut totals = [_mm512_set1_epi32(offset); 4];
-        for (term, addend) in terms.iter().zip(addends) {
+        let mut totals = [_mm512_set1_epi32(addends.offset); 4];
+        for (term, addend) in wide.iter().zip(&addends.wide) {
             let word = term.words()[lane];
             let addend = _mm512_set1_epi32(*addend);
             for (quarter, total) in totals.iter_mut().enumerate() {
                 *total = _mm512_mask_add_epi32(*total, (word >> (16 * quarter)) as __mmask16, *total, addend);
+            }
+        }
+        if !narrow.is_empty() {
+            let mut sums = [_mm512_setzero_si512(); 2];
+            for (term, addend) in narrow.iter().zip(&addends.narrow) {
+                let word = term.words()[lane];
+                let addend = _mm512_set1_epi16(*addend);
+                for (half, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_mask_add_epi16(*sum, (word >> (32 * half)) as __mmask32, *sum, addend);
+                }
+            }
+            for (pair, sum) in totals.as_chunks_mut::<2>().0.iter_mut().zip(sums) {
+                let halves = [_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum)];
+                for (total, half) in pair.iter_mut().zip(halves) {
+                    *total = _mm512_add_epi32(*total, _mm512_sll_epi32(_mm512_cvtepi16_epi32(half), shift));
+                }
             }
         }
         for (total, weights) in totals.into_iter().zip(weights.as_chunks_mut::<16>().0) {

@@ -2,7 +2,7 @@
 
 use protocol::{perturbation::LANES, replay::TensorSweep};
 
-use super::vector::{Vector, add_words};
+use super::vector::{Addends, Vector};
 
 /// Eight words; the compiler finds what vector instructions the target has by itself.
 #[derive(Clone, Copy)]
@@ -55,35 +55,65 @@ impl Vector for Words {
     }
 
     #[inline(always)]
-    fn add_terms(weights: &mut [f32], scale: f32, terms: &[Self], addends: &[i32], offset: i32) -> u32 {
+    fn add_terms(weights: &mut [f32], scale: f32, terms: &[Self], addends: &Addends) -> u32 {
         let inverse = 1.0 / scale;
-        let mut peak = 0;
+        let (wide, narrow) = terms.split_at(addends.wide.len());
+        let (mut peak, mut highest) = (0, 0);
         for (lane, weights) in weights.chunks_mut(64).enumerate() {
-            let words = terms.iter().zip(addends).map(|(term, addend)| (term.0[lane], *addend));
             let (full, tail) = weights.as_chunks_mut::<64>();
             for weights in full {
-                let mut totals = [offset; 64];
-                words.clone().for_each(|(word, addend)| add_word(&mut totals, word, addend));
+                let mut totals = [addends.offset; 64];
+                for (term, addend) in wide.iter().zip(&addends.wide) {
+                    add_wide(&mut totals, term.0[lane], *addend);
+                }
+                if !narrow.is_empty() {
+                    let mut sums = [0i16; 64];
+                    for (term, addend) in narrow.iter().zip(&addends.narrow) {
+                        add_narrow(&mut sums, term.0[lane], *addend);
+                    }
+                    for (total, sum) in totals.iter_mut().zip(sums) {
+                        *total = total.wrapping_add(i32::from(sum) << addends.shift);
+                    }
+                }
                 for (weight, total) in weights.iter_mut().zip(totals) {
-                    let n = ((((*weight * inverse) as i32).wrapping_add(total)) << 7) >> 7;
-                    peak = peak.max(n.unsigned_abs());
+                    let n = (whole(*weight * inverse).wrapping_add(total) << 7) >> 7;
+                    highest = highest.max(n.abs());
                     *weight = n as f32 * scale;
                 }
             }
-            peak = peak.max(add_words(tail, scale, words, offset));
+            peak = peak.max(addends.add_words(tail, scale, terms.iter().map(|term| term.0[lane])));
         }
-        peak
+        peak.max(highest.unsigned_abs())
     }
+}
+
+/// A whole number of at most 25 bits as an integer, by way of the low bits of a sum's mantissa: conversions that saturate, as `as`
+/// does, or that hold for whatever a caller passes, are not vectorised everywhere.
+#[inline(always)]
+fn whole(n: f32) -> i32 {
+    (f64::from(n) + 1.5 * (1u64 << 52) as f64).to_bits() as i32
 }
 
 /// Adds `addend` where the bit of `word` is set, sixteen elements against one constant vector of bits at a time.
 #[inline(always)]
-fn add_word(totals: &mut [i32; 64], word: u64, addend: i32) {
+fn add_wide(totals: &mut [i32; 64], word: u64, addend: i32) {
     for (quarter, totals) in totals.chunks_exact_mut(16).enumerate() {
-        let bits = (word >> (16 * quarter)) as i32 & 0xFFFF;
+        let bits = (word >> (16 * quarter)) as i32;
         for (element, total) in totals.iter_mut().enumerate() {
             let bit = 1 << element;
             *total = total.wrapping_add(if bits & bit == bit { addend } else { 0 });
+        }
+    }
+}
+
+/// As [`add_wide`], in 16 bits.
+#[inline(always)]
+fn add_narrow(sums: &mut [i16; 64], word: u64, addend: i16) {
+    for (quarter, sums) in sums.chunks_exact_mut(16).enumerate() {
+        let bits = (word >> (16 * quarter)) as i16;
+        for (element, sum) in sums.iter_mut().enumerate() {
+            let bit = 1 << element;
+            *sum = sum.wrapping_add(if bits & bit == bit { addend } else { 0 });
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The sweep, generic over the vector unit.
 //!
 //! A direction with coefficient c moves an element with sign bit s by `c·(2s − 1)`. So all directions together move it by
-//! a constant `−Σ c` and by `Σ 2c·s`. Wide directions, and narrow ones if they are few, are added as they stand: one masked add each
-//! ("term"). Many narrow ones are first summed in bit-sliced form: sign bits of 512 elements are one vector, |k| has at
-//! most eight binary digits, and digit p of every k contributes its vector to column p (negated k: inverted bits). A
+//! a constant `−Σ c` and by `Σ 2c·s`. Wide directions, and narrow ones if they are few, are added as they stand: one masked add
+//! each, of 32 or 16 bits per element. Many narrow ones are first summed in bit-sliced form: the sign bits of 512 elements are one vector,
+//! |k| has at most eight binary digits, and digit p of every k contributes its vector to column p (inverted if k < 0). A
 //! full adder on vectors takes three bits of column p to one of column p and one of column p + 1, two logic
-//! operations for 512 elements where AVX-512 is at hand. What is left is one vector per binary digit of the sum, and each is a term.
+//! operations for 512 elements where AVX-512 is at hand. What is left is one vector per binary digit of the sum, added like a narrow
+//! direction.
 
 use protocol::{
     perturbation::{BLOCK, STEP},
@@ -13,12 +14,12 @@ use protocol::{
     seed::TensorKey,
 };
 
-use super::vector::Vector;
+use super::vector::{Addends, Vector};
 
 /// Narrow directions of one round; Σ|k| ≤ 128 · 255 has [`PLANES_MAX`] binary digits.
 const NARROW_MAX: usize = 128;
-/// Directions of one round that are added as they stand.
-const DIRECT_MAX: usize = 16;
+/// Wide directions of one round.
+const WIDE_MAX: usize = 16;
 /// Binary digits of Σ|k|.
 const PLANES_MAX: usize = 15;
 /// Binary digits of |k|.
@@ -28,51 +29,53 @@ const SIGNS_MAX: usize = 256;
 
 /// Directions that are summed before the weights are touched.
 struct Round {
-    /// Keys and inversion masks. The direct directions come first.
+    /// Keys and inversion masks, first the direct directions (the wide ones, then narrow ones if they are few).
     directions: Vec<(TensorKey, u64)>,
-    /// What a set bit of each direct direction, and then of each plane, adds, quanta.
-    addends: Vec<i32>,
     /// Number of direct directions.
     direct: usize,
+    /// What the direct directions and the digits of the bit-sliced sum add.
+    addends: Addends,
+    /// Number of digits of the bit-sliced sum.
+    planes: usize,
     /// Indices of the directions whose |k| has binary digit p, column by column.
     inputs: Vec<u16>,
     /// Ends of the columns in `inputs`.
     ends: [usize; COLUMNS],
-    /// −Σ coefficients, quanta.
-    offset: i32,
 }
 
 impl Round {
     fn new(wide: &[(TensorKey, i32)], narrow: &[(TensorKey, i16)], shift: u8) -> Self {
-        let mut round = Self {
-            directions: Vec::with_capacity(wide.len() + narrow.len()),
-            addends: Vec::with_capacity(DIRECT_MAX + PLANES_MAX),
-            direct: 0,
-            inputs: Vec::new(),
-            ends: [0; COLUMNS],
-            offset: 0,
-        };
-        wide.iter().for_each(|(key, quanta)| round.push_direct(key, *quanta));
         let sum: u32 = narrow.iter().map(|(_, k)| u32::from(k.unsigned_abs())).sum();
         let planes = sum.checked_ilog2().map_or(0, |digits| digits as usize + 1);
-        if narrow.len() <= planes {
-            narrow.iter().for_each(|(key, k)| round.push_direct(key, i32::from(*k) << shift));
+        let mut addends = Addends {
+            wide: wide.iter().map(|(_, quanta)| quanta.wrapping_mul(2)).collect(),
+            narrow: Vec::with_capacity(PLANES_MAX),
+            shift: u32::from(shift) + 1,
+            offset: wide.iter().fold(0, |offset: i32, (_, quanta)| offset.wrapping_sub(*quanta)),
+        };
+        let mut directions = Vec::with_capacity(wide.len() + narrow.len());
+        directions.extend(wide.iter().map(|(key, _)| (*key, 0)));
+        let sliced = narrow.len() > planes;
+        if sliced {
+            directions.extend(narrow.iter().map(|(key, k)| (*key, if *k < 0 { u64::MAX } else { 0 })));
+            addends.narrow.extend((0..planes).map(|plane| 1 << plane));
+            addends.offset = addends.offset.wrapping_sub((sum as i32) << shift);
         } else {
-            round.push_columns(narrow, planes, shift);
-            round.offset = round.offset.wrapping_sub((sum as i32) << shift);
+            directions.extend(narrow.iter().map(|(key, _)| (*key, 0)));
+            addends.narrow.extend(narrow.iter().map(|(_, k)| *k));
+            let sum: i32 = narrow.iter().map(|(_, k)| i32::from(*k)).sum();
+            addends.offset = addends.offset.wrapping_sub(sum << shift);
+        }
+        let direct = if sliced { wide.len() } else { directions.len() };
+        let planes = if sliced { planes } else { 0 };
+        let mut round = Self { directions, direct, addends, planes, inputs: Vec::new(), ends: [0; COLUMNS] };
+        if sliced {
+            round.fill_columns(narrow);
         }
         round
     }
 
-    fn push_direct(&mut self, key: &TensorKey, quanta: i32) {
-        self.directions.push((*key, 0));
-        self.addends.push(quanta.wrapping_mul(2));
-        self.offset = self.offset.wrapping_sub(quanta);
-        self.direct += 1;
-    }
-
-    fn push_columns(&mut self, narrow: &[(TensorKey, i16)], planes: usize, shift: u8) {
-        self.directions.extend(narrow.iter().map(|(key, k)| (*key, if *k < 0 { u64::MAX } else { 0 })));
+    fn fill_columns(&mut self, narrow: &[(TensorKey, i16)]) {
         self.inputs.reserve_exact(narrow.len() * COLUMNS);
         for (column, end) in self.ends.iter_mut().enumerate() {
             for (index, (_, k)) in (self.direct..).zip(narrow) {
@@ -82,7 +85,6 @@ impl Round {
             }
             *end = self.inputs.len();
         }
-        self.addends.extend((0..planes).map(|plane| 2i32 << (plane + usize::from(shift))));
     }
 
     /// The directions whose |k| has binary digit `column`.
@@ -111,17 +113,12 @@ struct Buffers<V> {
 /// # Safety
 /// The processor has every feature that `V` uses.
 #[inline(always)]
-pub(super) unsafe fn sweep<V: Vector>(
-    weights: &mut [f32],
-    scale: f32,
-    sweep: &TensorSweep,
-    first_block: u64,
-) -> u32 {
+pub(super) unsafe fn sweep<V: Vector>(weights: &mut [f32], scale: f32, sweep: &TensorSweep, first_block: u64) -> u32 {
     assert!(sweep.narrow.iter().all(|(_, k)| k.unsigned_abs() < 1 << COLUMNS), "a narrow coefficient beyond 255");
     let mut rounds = Vec::with_capacity(1);
     let (mut wide, mut narrow) = (sweep.wide.as_slice(), sweep.narrow.as_slice());
     while !(wide.is_empty() && narrow.is_empty()) {
-        let (wide_now, wide_later) = wide.split_at(wide.len().min(DIRECT_MAX));
+        let (wide_now, wide_later) = wide.split_at(wide.len().min(WIDE_MAX));
         let (narrow_now, narrow_later) = narrow.split_at(narrow.len().min(NARROW_MAX));
         rounds.push(Round::new(wide_now, narrow_now, sweep.shift));
         (wide, narrow) = (wide_later, narrow_later);
@@ -131,7 +128,7 @@ pub(super) unsafe fn sweep<V: Vector>(
         states: Vec::with_capacity(directions),
         signs: Vec::with_capacity(SIGNS_MAX.max(2 * directions)),
         carries: [V::splat(0); NARROW_MAX],
-        terms: Vec::with_capacity(DIRECT_MAX + PLANES_MAX),
+        terms: Vec::with_capacity(WIDE_MAX + PLANES_MAX),
     };
     let mut peak = 0;
     for (block, elements) in (first_block..).zip(weights.chunks_mut(BLOCK)) {
@@ -144,13 +141,7 @@ pub(super) unsafe fn sweep<V: Vector>(
 
 /// One round over at most one block.
 #[inline(always)]
-fn sweep_block<V: Vector>(
-    weights: &mut [f32],
-    scale: f32,
-    round: &Round,
-    block: u64,
-    buffers: &mut Buffers<V>,
-) -> u32 {
+fn sweep_block<V: Vector>(weights: &mut [f32], scale: f32, round: &Round, block: u64, buffers: &mut Buffers<V>) -> u32 {
     let count = round.directions.len();
     buffers.states.clear();
     for (key, _) in &round.directions {
@@ -165,14 +156,14 @@ fn sweep_block<V: Vector>(
             advance(state, V::splat(*mask), &mut buffers.signs[index..], count);
         }
         for (step, signs) in chunk.chunks_mut(STEP).zip(buffers.signs.chunks_exact(count)) {
-            if round.direct == count {
-                peak = peak.max(V::add_terms(step, scale, signs, &round.addends, round.offset));
+            if round.planes == 0 {
+                peak = peak.max(V::add_terms(step, scale, signs, &round.addends));
                 continue;
             }
             buffers.terms.clear();
             buffers.terms.extend_from_slice(&signs[..round.direct]);
             sum_columns(round, signs, &mut buffers.carries, &mut buffers.terms);
-            peak = peak.max(V::add_terms(step, scale, &buffers.terms, &round.addends, round.offset));
+            peak = peak.max(V::add_terms(step, scale, &buffers.terms, &round.addends));
         }
     }
     peak
@@ -208,7 +199,7 @@ fn full_adder<V: Vector>(a: V, b: V, c: V) -> (V, V) {
 fn sum_columns<V: Vector>(round: &Round, signs: &[V], carries: &mut [V; NARROW_MAX], digits: &mut Vec<V>) {
     let zero = V::splat(0);
     let mut carried = 0;
-    for plane in 0..round.addends.len() - round.direct {
+    for plane in 0..round.planes {
         let mut inputs = round.column(plane);
         let mut sum = zero;
         // A carry is written only where the two that made it, or earlier ones, were read.

@@ -37,25 +37,35 @@ pub(super) trait Vector: Copy {
         std::array::from_fn(|word| Self::load(&std::array::from_fn(|lane| lanes[lane][word])))
     }
 
-    /// Adds to at most 512 weights `offset` and, for every term whose bit is set at the element, the term's addend (quanta);
-    /// returns the largest |n| that results. `terms` and `addends` have one length.
-    fn add_terms(weights: &mut [f32], scale: f32, terms: &[Self], addends: &[i32], offset: i32) -> u32;
+    /// Adds to at most 512 weights what `addends` says about `terms`; returns the largest |n| that results.
+    fn add_terms(weights: &mut [f32], scale: f32, terms: &[Self], addends: &Addends) -> u32;
 }
 
-/// Adds `offset` and the addends whose bit is set in the word of their term to fewer than 64 weights: the tail of a tensor.
-pub(super) fn add_words(
-    weights: &mut [f32],
-    scale: f32,
-    words: impl Iterator<Item = (u64, i32)> + Clone,
-    offset: i32,
-) -> u32 {
-    let mut peak = 0;
-    for (element, weight) in weights.iter_mut().enumerate() {
-        let total = words.clone().filter(|(word, _)| (word >> element) & 1 == 1);
-        let total = total.fold(offset, |total, (_, addend)| total.wrapping_add(addend));
-        let n = ((((*weight / scale) as i32).wrapping_add(total)) << 7) >> 7;
-        peak = peak.max(n.unsigned_abs());
-        *weight = n as f32 * scale;
+/// What a set bit of each of a list of sign vectors ("terms") adds to a weight: first the wide ones, then the narrow ones.
+pub(super) struct Addends {
+    /// In quanta.
+    pub wide: Vec<i32>,
+    /// In units of `2^shift` quanta. Any sum of them fits an i16.
+    pub narrow: Vec<i16>,
+    /// Unit of the narrow ones, at most 30.
+    pub shift: u32,
+    /// Added to every weight, quanta.
+    pub offset: i32,
+}
+
+impl Addends {
+    /// Adds to fewer than 64 weights, whose bits are one word of each term: the tail of a tensor.
+    pub fn add_words(&self, weights: &mut [f32], scale: f32, words: impl Iterator<Item = u64> + Clone) -> u32 {
+        let narrow = self.narrow.iter().map(|addend| i32::from(*addend) << self.shift);
+        let addends = self.wide.iter().copied().chain(narrow);
+        let mut peak = 0;
+        for (element, weight) in weights.iter_mut().enumerate() {
+            let set = words.clone().zip(addends.clone()).filter(|(word, _)| (word >> element) & 1 == 1);
+            let total = set.fold(self.offset, |total, (_, addend)| total.wrapping_add(addend));
+            let n = ((((*weight / scale) as i32).wrapping_add(total)) << 7) >> 7;
+            peak = peak.max(n.unsigned_abs());
+            *weight = n as f32 * scale;
+        }
+        peak
     }
-    peak
 }

@@ -15,7 +15,7 @@ use std::{
 
 use super::{StateDir, durable, refuse_missing, sync_directory, unusable};
 use crate::{
-    model::checkpoint::Checkpoint,
+    model::Checkpoint,
     weights::{self, Weights},
 };
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use protocol::machine::MachineId;
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::path::Path;
 
 use super::durable;

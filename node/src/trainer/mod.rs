@@ -8,14 +8,14 @@ use protocol::{
     replay::{self, Contribution, Sweep},
     replica::OwnByte,
     seed::EntrySeed,
-    spsa::Spsa,
+    spsa::{self, Spsa},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::Rng};
 use std::sync::Arc;
 
 use crate::{
     dataset::Dataset,
-    model::{evaluation::Evaluation, llama::Llama},
+    model::{Evaluation, Llama},
     weights::Weights,
 };
 
@@ -171,7 +171,8 @@ impl Trainer {
 
     fn encode(&mut self, plus: f64, minus: f64) -> i8 {
         let uniform = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let byte = self.spsa.measure(plus, minus, self.settings.epsilon, self.manifest.levels, uniform);
+        let g = spsa::projected_gradient(plus, minus, self.settings.epsilon);
+        let byte = self.spsa.encode(g, uniform);
         if byte == codec::VOID {
             tracing::warn!(
                 sample = self.next_sample,

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{Step, Trainer};
 use crate::{
-    model::evaluation::Evaluation,
+    model::Evaluation,
     storage::checkpoint::{CheckpointWriter, WrittenCheckpoint},
 };
 
@@ -153,7 +153,7 @@ impl Worker {
                 let begun = Instant::now();
                 let written = writer.write(self.trainer.weights()?)?;
                 let (machine, next_sample) = self.trainer.position();
-                let normalizer = self.trainer.spsa().to_bytes();
+                let normalizer = serde_json::to_vec(self.trainer.spsa())?;
                 self.tell(Event::Checkpoint { written, machine, next_sample, normalizer, took: begun.elapsed() });
             }
             Command::Digest => {

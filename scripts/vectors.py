@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""Recomputes tests/vectors/protocol_1.json from the documented formulas alone.
+
+Standard library only, BLAKE3 included; shares no code with the crates. Takes a few seconds.
+"""
+
+import json
+import pathlib
+import struct
+import sys
+
+M32, M64 = (1 << 32) - 1, (1 << 64) - 1
+
+# BLAKE3, from its paper (section 2): 16 words of state, seven rounds, a binary tree of 1,024-byte chunks.
+IV = (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19)
+PERMUTATION = (2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8)
+COLUMNS_AND_DIAGONALS = ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15),
+                         (0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14))
+CHUNK_START, CHUNK_END, PARENT, ROOT, KEYED, CONTEXT, MATERIAL = 1, 2, 4, 8, 16, 32, 64
+
+
+def compress(chaining, block, counter, length, flags):
+    v = [*chaining, *IV[:4], counter & M32, counter >> 32, length, flags]
+    m = list(struct.unpack("<16I", block.ljust(64, b"\0")))
+    for _ in range(7):
+        for i, (a, b, c, d) in enumerate(COLUMNS_AND_DIAGONALS):
+            for word, right_d, right_b in ((m[2 * i], 16, 12), (m[2 * i + 1], 8, 7)):
+                v[a] = (v[a] + v[b] + word) & M32
+                x = v[d] ^ v[a]
+                v[d] = (x >> right_d | x << (32 - right_d)) & M32
+                v[c] = (v[c] + v[d]) & M32
+                x = v[b] ^ v[c]
+                v[b] = (x >> right_b | x << (32 - right_b)) & M32
+        m = [m[i] for i in PERMUTATION]
+    return [v[i] ^ v[i + 8] for i in range(8)] + [v[i + 8] ^ chaining[i] for i in range(8)]
+
+
+def node(data, key, flags, first_chunk=0):
+    """The last compression of a (sub)tree, not yet made: its arguments."""
+    if len(data) <= 1024:
+        chaining, blocks = key, [data[i:i + 64] for i in range(0, len(data), 64)] or [b""]
+        for i, block in enumerate(blocks):
+            marks = flags | (CHUNK_START if i == 0 else 0) | (CHUNK_END if i == len(blocks) - 1 else 0)
+            if i == len(blocks) - 1:
+                return chaining, block, first_chunk, len(block), marks
+            chaining = compress(chaining, block, first_chunk, 64, marks)[:8]
+    left = 1024 << ((len(data) - 1) // 1024).bit_length() - 1
+    halves = (node(data[:left], key, flags, first_chunk), node(data[left:], key, flags, first_chunk + left // 1024))
+    block = b"".join(struct.pack("<8I", *compress(*half)[:8]) for half in halves)
+    return key, block, 0, 64, flags | PARENT
+
+
+def blake3(data, key=IV, flags=0, length=32):
+    assert length <= 64
+    chaining, block, counter, size, marks = node(data, key, flags)
+    return struct.pack("<16I", *compress(chaining, block, 0, size, marks | ROOT))[:length]
+
+
+def keyed_hash(key, data, length):
+    return blake3(data, struct.unpack("<8I", key), KEYED, length)
+
+
+def derive_key(context, material):
+    return blake3(material, struct.unpack("<8I", blake3(context.encode(), flags=CONTEXT)), MATERIAL)
+
+
+# Seeds (protocol/src/seed.rs, machine.rs).
+def entry_seed(vectors, sample):
+    machine = bytes.fromhex(vectors["key"]) + struct.pack("<Q", int(vectors["incarnation"], 16))
+    return derive_key("onebyte 1 entry seed", bytes.fromhex(vectors["run"]) + machine + struct.pack("<Q", sample))
+
+
+def tensor_key(seed, tensor):
+    *words, rounding = struct.unpack("<4QI", keyed_hash(seed, struct.pack("<I", tensor), 36))
+    return words, rounding
+
+
+# The perturbation stream (protocol/src/perturbation.rs).
+def split_mix(seed, index):
+    z = (seed + (index + 1) * 0x9E3779B97F4A7C15) & M64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & M64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & M64
+    return z ^ z >> 31
+
+
+def lane_states(words, block):
+    return [[split_mix(word, (8 * block + lane) & M64) for word in words] for lane in range(8)]
+
+
+def rotate(x, left):
+    return (x << left | x >> (64 - left)) & M64
+
+
+def xoshiro256_plus_plus(s):
+    result = (rotate((s[0] + s[3]) & M64, 23) + s[0]) & M64
+    t = s[1] << 17 & M64
+    s[2] ^= s[0]
+    s[3] ^= s[1]
+    s[1] ^= s[2]
+    s[0] ^= s[3]
+    s[2] ^= t
+    s[3] = rotate(s[3], 45)
+    return result
+
+
+def block_steps(words, block):
+    lanes = lane_states(words, block)
+    return [[xoshiro256_plus_plus(lane) for lane in lanes] for _ in range(32)]
+
+
+def signs(words, elements):
+    """+1 or -1 for every element of a tensor."""
+    out = []
+    for block in range(-(-elements // 16384)):
+        for step in block_steps(words, block):
+            out += [2 * (word >> bit & 1) - 1 for word in step for bit in range(64)]
+    return out[:elements]
+
+
+# The codec (protocol/src/codec.rs) and the schedule (protocol/src/manifest.rs); >> rounds towards minus infinity.
+def unit_at(unit, multiplier):
+    return unit * multiplier >> 24
+
+
+def decode(byte, unit, rounding):
+    return 0 if byte in (0, -128) else (byte * unit + rounding) >> 32
+
+
+def multiplier(knots, step):
+    if step <= knots[0][0]:
+        return knots[0][1]
+    for (s0, m0), (s1, m1) in zip(knots, knots[1:]):
+        if step < s1:
+            return m0 + (m1 - m0) * (step - s0) // (s1 - s0)
+    return knots[-1][1]
+
+
+# Replay (protocol/src/replay.rs): integers modulo 2^25.
+def replay(vectors):
+    digests = []
+    for index, spec in enumerate(vectors["replay"]["tensors"]):
+        elements = 1
+        for dimension in spec["shape"]:
+            elements *= dimension
+        n = [e * 2654435761 % (1 << 25) - (1 << 24) for e in range(elements)]
+        moves = [(sample, multiple * spec["epsilon"]) for sample, multiple in vectors["replay"]["probes"]]
+        for sample, byte, step, removed in vectors["replay"]["entries"]:
+            _, rounding = tensor_key(entry_seed(vectors["seeds"], sample), index)
+            unit = unit_at(spec["unit"], multiplier(vectors["schedule"]["knots"], step))
+            k = decode(byte, unit, rounding) << spec["shift"]
+            moves.append((sample, k if removed else -k))
+        for sample, quanta in moves:
+            words, _ = tensor_key(entry_seed(vectors["seeds"], sample), index)
+            n = [weight + quanta * z for weight, z in zip(n, signs(words, elements))]
+        quantum = 2.0 ** (spec["range_log2"] - 24)
+        values = [((weight + (1 << 24)) % (1 << 25) - (1 << 24)) * quantum for weight in n]
+        digests.append(blake3(struct.pack(f"<{elements}f", *values)))
+    return digests, blake3(b"".join(digests))
+
+
+def recompute(vectors):
+    """Yields (name, published, recomputed)."""
+    seeds = vectors["seeds"]
+    machine = bytes.fromhex(seeds["key"]) + struct.pack("<Q", int(seeds["incarnation"], 16))
+    yield "handle", seeds["handle"], derive_key("onebyte 1 handle", machine)[:16].hex()
+    for row in seeds["seeds"]:
+        yield "seed", row["seed"], entry_seed(seeds, row["sample"]).hex()
+    for row in vectors["tensor_keys"]:
+        words, rounding = tensor_key(entry_seed(seeds, row["sample"]), row["tensor"])
+        yield "tensor key", (row["words"], row["rounding"]), ([f"{word:016x}" for word in words], rounding)
+    words, _ = tensor_key(entry_seed(seeds, 0), 0)
+    for row in vectors["lane_states"]:
+        lanes = lane_states(words, int(row["block"], 16))
+        yield "lane states", row["lanes"], [[f"{word:016x}" for word in lane] for lane in lanes]
+    for row in vectors["signs"]["steps"]:
+        yield "sign words", row["words"], [f"{word:016x}" for word in block_steps(words, row["block"])[row["step"]]]
+    z = signs(words, 16384 + 700)
+    for row in vectors["signs"]["elements_of_17084"]:
+        yield "sign", row["sign"], z[row["element"]]
+    for byte, unit, rounding, k in vectors["decode"]:
+        yield "decode", k, decode(byte, unit, rounding)
+    for unit, at, result in vectors["unit_at"]:
+        yield "unit_at", result, unit_at(unit, at)
+    for step, result in vectors["schedule"]["multipliers"]:
+        yield "multiplier", result, multiplier(vectors["schedule"]["knots"], step)
+    digests, digest = replay(vectors)
+    for spec, recomputed in zip(vectors["replay"]["tensors"], digests):
+        yield f"digest of tensor {spec['name']}", spec["digest"], recomputed.hex()
+    yield "digest", vectors["replay"]["digest"], digest.hex()
+
+
+def main():
+    path = pathlib.Path(__file__).parent.parent / "tests" / "vectors" / "protocol_1.json"
+    vectors = json.loads(path.read_text())
+    checked = 0
+    for name, published, recomputed in recompute(vectors):
+        if published != recomputed:
+            sys.exit(f"{name}: published {published}, recomputed {recomputed}")
+        checked += 1
+    print(f"{checked} vectors agree with the formulas")
+
+
+if __name__ == "__main__":
+    main()
