@@ -1,6 +1,6 @@
 //! Replay kernels: the scalar reference of `protocol::replay`, made fast.
 //!
-//! One algorithm ([`sweep`]) over a 512-bit vector of sign bits ([`vector::Vector`]), compiled three times: with plain
+//! One algorithm (`sweep`) over a 512-bit vector of sign bits (`vector::Vector`), compiled three times: with plain
 //! `u64` words for any processor, with AVX2, and with AVX-512. All are bit-equal to
 //! [`protocol::replay::sweep_reference`], so which one runs is nobody's business but the clock's.
 
