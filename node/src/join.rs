@@ -216,7 +216,9 @@ impl Fetcher {
                 self.peers.remove(&peer);
                 self.asked.retain(|_, (to, _)| *to != peer);
             }
-            Event::BootstrapUnreachable { address, error, .. } => tracing::warn!("{address} cannot be reached ({error})"),
+            Event::BootstrapUnreachable { address, error, .. } => {
+                tracing::warn!("{address} cannot be reached ({error})")
+            }
             Event::Response { peer, request, result } => {
                 let Some((_, what)) = self.asked.remove(&request) else { return Ok(()) };
                 let bytes = match result {

@@ -32,9 +32,9 @@ pub struct Opened {
 impl Opened {
     /// The run in `state`, which must have one.
     pub fn of(state: StateDir) -> Result<Self> {
-        let bytes = state.manifest()?.with_context(|| {
-            format!("{}: no run here yet; start one with node --state {0}", state.path().display())
-        })?;
+        let bytes = state
+            .manifest()?
+            .with_context(|| format!("{}: no run here yet; start one with node --state {0}", state.path().display()))?;
         let (manifest, run) = Manifest::decode(&bytes)
             .with_context(|| format!("{}: the run's manifest is not usable", state.path().display()))?;
         Ok(Self { state, manifest: Arc::new(manifest), manifest_bytes: bytes, run })
@@ -85,7 +85,9 @@ impl Opened {
         match self.checkpoint_weights(replica) {
             Ok(Some(weights)) => return Ok(weights),
             Ok(None) => {}
-            Err(error) => tracing::warn!("the checkpoint is not usable ({error:#}): replaying the ledgers from the base"),
+            Err(error) => {
+                tracing::warn!("the checkpoint is not usable ({error:#}): replaying the ledgers from the base")
+            }
         }
         self.base_weights()
     }

@@ -35,15 +35,20 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let (model, tokenizer) = opened.model(&weights)?;
     let data = match &args.data {
         Some(path) => Dataset::load(path, &tokenizer, args.sequence_length)?,
-        None if opened.manifest.base.source == embedded::SOURCE => embedded::held_out(&tokenizer, args.sequence_length)?,
+        None if opened.manifest.base.source == embedded::SOURCE => {
+            embedded::held_out(&tokenizer, args.sequence_length)?
+        }
         None => bail!("this run does not train the embedded model: name a text with --data"),
     };
     let Evaluation { loss, bits_per_byte, tokens, bytes } = model.evaluate(&data, args.batch_size, None)?;
     if args.json {
-        let json = serde_json::json!({ "loss": loss, "bits_per_byte": bits_per_byte, "tokens": tokens, "bytes": bytes });
+        let json =
+            serde_json::json!({ "loss": loss, "bits_per_byte": bits_per_byte, "tokens": tokens, "bytes": bytes });
         println!("{json}");
     } else {
-        println!("loss {loss:.4} nats per token, {bits_per_byte:.4} bits per byte ({tokens} tokens predicted, {bytes} bytes)");
+        println!(
+            "loss {loss:.4} nats per token, {bits_per_byte:.4} bits per byte ({tokens} tokens predicted, {bytes} bytes)"
+        );
     }
     Ok(())
 }

@@ -46,7 +46,10 @@ fn show(args: &LogArgs) -> Result<()> {
                 })
             })
             .collect();
-        println!("{:#}", json!({ "run": opened.run.to_string(), "vector": root, "gradients": step, "machines": machines }));
+        println!(
+            "{:#}",
+            json!({ "run": opened.run.to_string(), "vector": root, "gradients": step, "machines": machines })
+        );
         return Ok(());
     }
     println!("run     {}", opened.run);

@@ -137,7 +137,10 @@ fn start(settings: &Settings, state: StateDir) -> Result<Opened> {
 /// Goes on with the run in the state directory, whose base may not be complete yet.
 async fn restart(settings: &Settings, state: StateDir) -> Result<Opened> {
     if state.moved() {
-        tracing::warn!("{}: this state directory was copied or restored: going on as a new incarnation", state.path().display());
+        tracing::warn!(
+            "{}: this state directory was copied or restored: going on as a new incarnation",
+            state.path().display()
+        );
         state.new_incarnation()?;
     }
     let opened = Opened::of(state)?;

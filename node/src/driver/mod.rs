@@ -47,7 +47,7 @@ struct PendingCheckpoint {
     others: Vec<Contained>,
     machine: MachineId,
     next_sample: u64,
-    normalizer: Vec<u8>,
+    spsa: Vec<u8>,
 }
 
 /// See the module's documentation.

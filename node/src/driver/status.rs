@@ -153,7 +153,11 @@ impl Status {
     pub(super) fn listening(&mut self, address: &Multiaddr) {
         if !self.told_addresses.contains(address) {
             self.told_addresses.push(address.clone());
-            tracing::info!("to join from another machine: node --bootstrap {address}/p2p/{} --run {}", self.peer_suffix, self.run);
+            tracing::info!(
+                "to join from another machine: node --bootstrap {address}/p2p/{} --run {}",
+                self.peer_suffix,
+                self.run
+            );
         }
     }
 
@@ -166,9 +170,13 @@ impl Status {
 
     pub(super) fn doubt(&self, doubt: Doubt, machine: &MachineId) {
         let why = match doubt {
-            Doubt::Behind => "a peer holds samples of this machine that this disk does not: the state directory was rolled back, or copied and run elsewhere",
+            Doubt::Behind => {
+                "a peer holds samples of this machine that this disk does not: the state directory was rolled back, or copied and run elsewhere"
+            }
             Doubt::Unanswered => "no peer could confirm this machine's ledger",
-            Doubt::Forked => "this machine's key signed two histories, so its ledger was revoked everywhere: make sure that no copy of the state directory runs elsewhere",
+            Doubt::Forked => {
+                "this machine's key signed two histories, so its ledger was revoked everywhere: make sure that no copy of the state directory runs elsewhere"
+            }
         };
         tracing::warn!("{why}. Going on as a new incarnation, {machine}; nothing that others hold is lost");
     }
@@ -176,20 +184,28 @@ impl Status {
     pub(super) fn report(&self, report: &Report) {
         match report {
             Report::HeadConfirmed => tracing::info!("peers confirm this machine's ledger: signing"),
-            Report::Forked { machine, was } => tracing::warn!("{machine} signed two histories: its ledger is revoked, {was} gradients left the weights, exactly"),
-            Report::Revoked { machine, from } => tracing::warn!("the run's authority withdrew {machine} from sample {from} on"),
+            Report::Forked { machine, was } => tracing::warn!(
+                "{machine} signed two histories: its ledger is revoked, {was} gradients left the weights, exactly"
+            ),
+            Report::Revoked { machine, from } => {
+                tracing::warn!("the run's authority withdrew {machine} from sample {from} on")
+            }
             Report::Incomplete(reason) => tracing::error!("this node no longer holds all of the run: {reason}"),
         }
     }
 
     pub(super) fn storage_failed(&mut self, error: &str) {
         self.storage_failing = true;
-        tracing::error!("the state directory takes no writes ({error}); own gradients wait unsent until it does. Free some space, or make it writable");
+        tracing::error!(
+            "the state directory takes no writes ({error}); own gradients wait unsent until it does. Free some space, or make it writable"
+        );
     }
 
     pub(super) fn near_edge(&self, near: bool) {
         if near {
-            tracing::error!("a weight is near the end of its range: own probes pause. A peer may be pushing it; a revocation would heal it. Or the run outgrew its planned gradients");
+            tracing::error!(
+                "a weight is near the end of its range: own probes pause. A peer may be pushing it; a revocation would heal it. Or the run outgrew its planned gradients"
+            );
         } else {
             tracing::info!("all weights are well within their ranges again: probing goes on");
         }
@@ -228,7 +244,10 @@ impl Status {
     pub(super) fn joined(&self, replica: &Replica) {
         let (gradients, machines) = (replica.swarm_step(), replica.vector().machines());
         if gradients > 0 {
-            tracing::info!("caught up: {gradients} gradients of {machines} machines, in {:.1} s", self.begun.elapsed().as_secs_f64());
+            tracing::info!(
+                "caught up: {gradients} gradients of {machines} machines, in {:.1} s",
+                self.begun.elapsed().as_secs_f64()
+            );
         }
     }
 

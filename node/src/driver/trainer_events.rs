@@ -17,11 +17,10 @@ impl Driver {
                 self.goals.evaluated(took);
                 self.status.evaluated(&evaluation, self.replica.swarm_step());
             }
-            Event::Checkpoint { written, machine, next_sample, normalizer, took } => {
+            Event::Checkpoint { written, machine, next_sample, spsa, took } => {
                 self.goals.checkpoint_written(took);
                 if let Some(others) = self.checkpoint_others.take() {
-                    self.pending_checkpoint =
-                        Some(PendingCheckpoint { written, others, machine, next_sample, normalizer });
+                    self.pending_checkpoint = Some(PendingCheckpoint { written, others, machine, next_sample, spsa });
                 }
             }
             Event::Digest(digest) => self.status.at_rest(self.replica.root(), digest),
@@ -60,7 +59,7 @@ impl Driver {
         let Some(mut pending) = self.pending_checkpoint.take() else { return };
         pending.others.extend(own);
         match crate::records::encode_contents(&pending.others) {
-            Ok(contents) => self.storage.commit_checkpoint(pending.written, contents, pending.normalizer),
+            Ok(contents) => self.storage.commit_checkpoint(pending.written, contents, pending.spsa),
             Err(error) => {
                 tracing::warn!("no checkpoint: {error:#}");
                 self.goals.checkpointed();

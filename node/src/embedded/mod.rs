@@ -1,11 +1,20 @@
 //! The embedded default.
+use crate::{
+    dataset::Dataset,
+    model::{Checkpoint, Tokenizer},
+};
 use anyhow::{Result, bail};
-use crate::{dataset::Dataset, model::{Checkpoint, Tokenizer}};
 /// x
 pub const SOURCE: &str = "embedded";
 /// x
-pub fn checkpoint() -> Result<Checkpoint> { bail!("not yet") }
+pub fn checkpoint() -> Result<Checkpoint> {
+    bail!("not yet")
+}
 /// x
-pub fn held_out(_: &Tokenizer, _: usize) -> Result<Dataset> { bail!("not yet") }
+pub fn held_out(_: &Tokenizer, _: usize) -> Result<Dataset> {
+    bail!("not yet")
+}
 /// x
-pub fn training(_: u64, _: &Tokenizer, _: usize) -> Result<Dataset> { bail!("not yet") }
+pub fn training(_: u64, _: &Tokenizer, _: usize) -> Result<Dataset> {
+    bail!("not yet")
+}

@@ -65,7 +65,9 @@ impl Network {
                 });
             }
             BehaviourEvent::Exchange(event) => self.on_exchange(event),
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => self.on_identified(peer_id, &info),
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.on_identified(peer_id, &info)
+            }
             BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, addresses, .. }) => {
                 for address in addresses.iter().take(ADDRESSES_PER_PEER_MAX) {
                     self.peers.found(peer, without_peer(address));

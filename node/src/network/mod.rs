@@ -205,7 +205,8 @@ impl Network {
         let counters = Counters::default();
         let transport = transport::build(&keypair, &counters).map_err(StartError::Setup)?;
         let behaviour = Behaviour::new(&keypair, &config).map_err(StartError::Setup)?;
-        let swarm_config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(120));
+        let swarm_config =
+            libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(120));
         let peers = Peers::new(own, &config)?;
         let mut network = Self {
             swarm: Swarm::new(transport, behaviour, own, swarm_config),

@@ -89,8 +89,12 @@ pub struct Peers {
 
 impl Peers {
     pub fn new(own: PeerId, config: &NetworkConfig) -> Result<Self, StartError> {
-        let mut peers =
-            Self { own, connections_target: config.connections_target, callable: HashMap::new(), conduct: HashMap::new() };
+        let mut peers = Self {
+            own,
+            connections_target: config.connections_target,
+            callable: HashMap::new(),
+            conduct: HashMap::new(),
+        };
         for text in &config.bootstrap {
             let (peer, address) = parse_bootstrap(text)?;
             if peer == own {

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use protocol::manifest::{
-    BASE_CHUNK_BYTES, BaseModel, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, Schedule,
-    TensorSpec, choose_arithmetic,
+    BASE_CHUNK_BYTES, BaseModel, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, Schedule, TensorSpec,
+    choose_arithmetic,
 };
 use std::{
     collections::BTreeMap,

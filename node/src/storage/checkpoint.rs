@@ -80,14 +80,16 @@ impl StateDir {
     /// For the next checkpoint.
     pub fn checkpoint_writer(&self) -> CheckpointWriter {
         // A file of this number that no record names is what a crash left, and is written over.
-        let recorded = self.database.get("checkpoint").ok().flatten().and_then(|record| number_of(&record)).unwrap_or(0);
+        let recorded =
+            self.database.get("checkpoint").ok().flatten().and_then(|record| number_of(&record)).unwrap_or(0);
         CheckpointWriter { directory: self.path.clone(), number: recorded + 1 }
     }
 
     /// The checkpoint that counts; None if there is none yet.
     pub fn load_checkpoint(&self, manifest: &Manifest) -> Result<Option<LoadedCheckpoint>> {
         let Some(record) = self.database.get("checkpoint")? else { return Ok(None) };
-        let contents = self.database.get("checkpoint contents")?.context("the checkpoint's contents are not recorded")?;
+        let contents =
+            self.database.get("checkpoint contents")?.context("the checkpoint's contents are not recorded")?;
         let path = self.checkpoint_path();
         let file = File::open(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
         let expected = 4 * manifest.parameters();

@@ -130,8 +130,7 @@ impl Database {
     pub fn commit(&self, records: &[Record]) -> Result<()> {
         self.write(|transaction| {
             let (mut chunks, mut values) = (transaction.open_table(CHUNKS)?, transaction.open_table(VALUES)?);
-            let (mut revocations, mut peers) =
-                (transaction.open_table(REVOCATIONS)?, transaction.open_table(PEERS)?);
+            let (mut revocations, mut peers) = (transaction.open_table(REVOCATIONS)?, transaction.open_table(PEERS)?);
             for record in records {
                 match record {
                     Record::Chunk { machine, first, end, bytes } => {

@@ -34,7 +34,9 @@ impl Lock {
                     holder.trim()
                 );
             }
-            Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("locking {}", path.display())),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking {}", path.display()));
+            }
         }
         // For people only, so a full disk does not matter.
         let _ = file.set_len(0);

@@ -228,7 +228,10 @@ fn home(file: &Path) -> Result<Vec<u8>> {
 }
 
 fn unusable(path: &Path) -> String {
-    format!("{}: the state directory cannot be used; is the disk full or read-only? --state names another", path.display())
+    format!(
+        "{}: the state directory cannot be used; is the disk full or read-only? --state names another",
+        path.display()
+    )
 }
 
 /// Makes a rename in `directory` durable.
@@ -244,7 +247,10 @@ fn sync_directory(directory: &Path) -> Result<()> {
 /// Fails unless `path` is inside a usable directory.
 fn refuse_missing(path: &Path) -> Result<()> {
     if !path.exists() {
-        bail!("{}: is missing; the node fetches the base again if you delete the state directory and join anew", path.display());
+        bail!(
+            "{}: is missing; the node fetches the base again if you delete the state directory and join anew",
+            path.display()
+        );
     }
     Ok(())
 }

@@ -52,12 +52,8 @@ pub fn spawn(state: &StateDir) -> Result<StorageHandle> {
     let (jobs, job_receiver) = sync_channel(JOBS_MAX);
     let (done_sender, done) = sync_channel(1);
     let (sender, receiver) = watch::channel(StorageState::default());
-    let worker = Worker {
-        database: state.database.clone(),
-        directory: state.path.clone(),
-        jobs: job_receiver,
-        state: sender,
-    };
+    let worker =
+        Worker { database: state.database.clone(), directory: state.path.clone(), jobs: job_receiver, state: sender };
     std::thread::Builder::new().name("storage".into()).spawn(move || {
         worker.run();
         let _ = done_sender.try_send(());

@@ -49,7 +49,18 @@ pub enum Event {
     /// Held-out loss, and how long it took.
     Evaluated(Evaluation, Duration),
     /// The file, and the own samples that it contains.
-    Checkpoint { written: WrittenCheckpoint, machine: MachineId, next_sample: u64, normalizer: Vec<u8>, took: Duration },
+    Checkpoint {
+        /// The file.
+        written: WrittenCheckpoint,
+        /// The own machine.
+        machine: MachineId,
+        /// Own samples below this are in it.
+        next_sample: u64,
+        /// State of the estimator, encoded.
+        spsa: Vec<u8>,
+        /// How long it took.
+        took: Duration,
+    },
     /// The weights' digest.
     Digest([u8; 32]),
     /// Some weight is near its range's end, or no longer.
@@ -73,7 +84,8 @@ pub fn spawn(trainer: Trainer) -> Result<TrainerHandle> {
     let (commands, command_receiver) = sync_channel(COMMANDS_MAX);
     let (event_sender, events) = mpsc::channel(EVENTS_MAX);
     std::thread::Builder::new().name("trainer".into()).spawn(move || {
-        let mut worker = Worker { trainer, commands: command_receiver, events: event_sender, until_sample: 0, edge: false };
+        let mut worker =
+            Worker { trainer, commands: command_receiver, events: event_sender, until_sample: 0, edge: false };
         if let Err(error) = worker.run() {
             let _ = worker.events.blocking_send(Event::Failed(error));
         }
@@ -153,8 +165,8 @@ impl Worker {
                 let begun = Instant::now();
                 let written = writer.write(self.trainer.weights()?)?;
                 let (machine, next_sample) = self.trainer.position();
-                let normalizer = serde_json::to_vec(self.trainer.spsa())?;
-                self.tell(Event::Checkpoint { written, machine, next_sample, normalizer, took: begun.elapsed() });
+                let spsa = serde_json::to_vec(self.trainer.spsa())?;
+                self.tell(Event::Checkpoint { written, machine, next_sample, spsa, took: begun.elapsed() });
             }
             Command::Digest => {
                 let digest = self.trainer.weights()?.digest();
