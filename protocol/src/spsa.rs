@@ -80,34 +80,6 @@ impl Spsa {
     }
 }
 
-/// The estimator of the paper, for comparison: raw g on a fixed scale. `scale` is how many standard deviations (units of the
-/// manifest's learning rate) one unit of g is worth.
-pub fn mezo(g: f64, scale: f64) -> f64 {
-    g * scale
-}
-
-/// The normalised projected gradients of N one-sided probes that share one baseline: `(Lᵢ − baseline) / σ`, σ being the standard
-/// deviation (over N − 1) of the N losses (FZOO, arXiv 2506.09034): N bytes for N + 1 forwards.
-///
-/// σ stands for both ε and the running RMS: to first order `Lᵢ − baseline = ε·gᵢ`, and over random directions the gᵢ have mean zero.
-/// A loss that is not finite gives NaN, which encodes to [`codec::VOID`], and is left out of σ; with fewer than two finite losses, or
-/// without a finite baseline, all are NaN. Losses without spread give 0.
-pub fn fzoo(baseline: f64, losses: &[f64]) -> Vec<f64> {
-    let finite: Vec<f64> = losses.iter().copied().filter(|loss| loss.is_finite()).collect();
-    if finite.len() < 2 || !baseline.is_finite() {
-        return vec![f64::NAN; losses.len()];
-    }
-    let count = finite.len() as f64;
-    let mean = finite.iter().sum::<f64>() / count;
-    let deviation = (finite.iter().map(|loss| (loss - mean).powi(2)).sum::<f64>() / (count - 1.0)).sqrt();
-    let normalized = |loss: &f64| match loss.is_finite() {
-        false => f64::NAN,
-        true if deviation > 0.0 => (loss - baseline) / deviation,
-        true => 0.0,
-    };
-    losses.iter().map(normalized).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,22 +183,5 @@ mod tests {
         for value in [0.01, -0.01, 1.234, -2.5] {
             assert!((mean(value) / 1000.0 - 32.0 * value).abs() < 2e-3, "{value}");
         }
-    }
-
-    #[test]
-    fn fzoo_scales_by_the_spread_of_the_losses() {
-        assert_eq!(fzoo(2.0, &[1.0, 3.0, 2.0]), vec![-1.0, 1.0, 0.0]);
-        assert_eq!(fzoo(2.0, &[2.5, 2.5]), vec![0.0, 0.0]);
-        let some = fzoo(2.0, &[1.0, f64::NAN, 3.0, 2.0]);
-        assert!(some[0] == -1.0 && some[1].is_nan() && some[2] == 1.0 && some[3] == 0.0);
-        assert!(fzoo(2.0, &[1.0, f64::INFINITY]).iter().all(|g| g.is_nan()));
-        assert!(fzoo(f64::NAN, &[1.0, 2.0]).iter().all(|g| codec::encode(*g, 32, 0.5) == VOID));
-        assert!(fzoo(2.0, &[]).is_empty());
-    }
-
-    #[test]
-    fn mezo_keeps_the_raw_gradient() {
-        assert_eq!(codec::encode(mezo(3.0, 0.5), LEVELS, 0.0), 48);
-        assert_eq!(codec::encode(mezo(f64::NAN, 0.5), LEVELS, 0.0), VOID);
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use crate::{model::Evaluation, network::Network, trainer::Step};
 
 /// Off a terminal, a line this often.
-const LINE_INTERVAL: Duration = Duration::from_secs(10);
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
 /// On a terminal, the live line changes this often.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 
