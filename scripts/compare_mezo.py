@@ -7,16 +7,15 @@ Needs PyTorch and transformers; without them it makes a throw-away environment w
 there. MeZO is algorithm 1 of Malladi et al., 2023: perturb, forward, perturb, forward, restore, update, with torch.normal
 regenerated from the seed each time, under no_grad.
 """
-import argparse, os, re, statistics, subprocess, sys, tempfile, time
+import argparse, importlib.util, os, re, statistics, subprocess, sys, tempfile, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NODE = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "release", "node")
 
 
 def ensure_torch():
-    try:
-        import torch, transformers  # noqa: F401
-    except ImportError:
+    # Found, not imported: a process inherits its parent's peak memory, so the one that measures must stay small.
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         directory = os.path.join(tempfile.gettempdir(), "onebyte-compare-venv")
         python = os.path.join(directory, "bin", "python")
         if sys.executable == python:

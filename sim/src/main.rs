@@ -1,3 +1,8 @@
-//! The swarm under a virtual clock and a virtual network.
+//! The swarm under a virtual clock and a virtual network. A skeleton: it will drive `protocol::replica::Replica`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    eprintln!("sim: the simulator is not built yet; scripts/local_swarm.sh runs real nodes on this machine");
+    ExitCode::FAILURE
+}

@@ -13,9 +13,9 @@ use super::{Dataset, Tokens, Window, document_windows, stream_windows};
 use crate::model::Tokenizer;
 
 /// Bytes of text that the tokenizer gets at once; larger texts are cut after a line, a space, or a character.
-const PIECE_BYTES: usize = 256 * 1024;
+const PIECE_BYTES: usize = 32 * 1024;
 /// Pieces that are tokenised side by side before their tokens are stored.
-const PIECES_AT_ONCE: usize = 64;
+const PIECES_AT_ONCE: usize = 16;
 /// Extensions of files that a directory is searched for.
 const TEXT_EXTENSIONS: [&str; 6] = ["txt", "text", "md", "rst", "tex", "csv"];
 /// Extensions of JSON Lines.

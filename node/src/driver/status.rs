@@ -34,7 +34,7 @@ impl Display {
     pub fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
                 bar.set_style(style);
             }
             bar
@@ -294,26 +294,29 @@ impl Status {
         let traffic = network.traffic();
         let gradients = swarm.saturating_sub(start).max(1) as f64;
         let loss = |loss: Option<f64>| loss.map_or("-".into(), |loss| format!("{loss:.4}"));
-        let mut line = format!(
-            "own {} ({:.1}/s)  swarm {swarm} ({:.1}/s)  loss {}  held-out {} bits/byte  peers {}  bytes per gradient {:.1} in {:.1} out",
+        let training = format!(
+            "own {} ({:.1}/s)  swarm {swarm} ({:.1}/s)  loss {}  held-out {} bits/byte",
             self.own,
             self.rates.0,
             self.rates.1,
             loss(self.loss),
             loss(self.held_out),
+        );
+        let mut network = format!(
+            "peers {}  bytes per gradient {:.1} in {:.1} out",
             self.peers,
             traffic.socket_in as f64 / gradients,
             traffic.socket_out as f64 / gradients,
         );
         if self.owed > 10_000 {
-            line.push_str(&format!("  replaying {} more", self.owed));
+            network.push_str(&format!("  replaying {} more", self.owed));
         }
         match &self.display.bar {
             Some(bar) => {
-                bar.set_message(line);
+                bar.set_message(format!("{training}\n  {network}"));
                 bar.tick();
             }
-            None => tracing::info!("{line}"),
+            None => tracing::info!("{training}  {network}"),
         }
     }
 }
