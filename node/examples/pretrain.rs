@@ -1,6 +1,7 @@
 //! Pre-trains the embedded model with backpropagation and writes its files.
 //!
-//! `cargo run --release --example pretrain -- [directory] [steps]`: by default `node/src/embedded` and 3000 steps.
+//! `cargo run --release --example pretrain -- [directory] [steps]`: by default `node/src/embedded` and 900 steps.
+//! `RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1` keeps candle's threads from waiting for each other on a busy machine.
 //!
 //! The node's own forward has no backward (it is fused, and training by gradients of the loss alone needs none), so this spells
 //! the same model out in operations that have one.
@@ -31,11 +32,9 @@ const SEED: u64 = 2306_10015;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let directory = arguments.next().map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/embedded"),
-        PathBuf::from,
-    );
-    let steps: u64 = arguments.next().map_or(Ok(3000), |text| text.parse()).context("steps must be a number")?;
+    let directory =
+        arguments.next().map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/embedded"), PathBuf::from);
+    let steps: u64 = arguments.next().map_or(Ok(900), |text| text.parse()).context("steps must be a number")?;
     let config_json = serde_json::to_string_pretty(&config())?;
     let config = LlamaConfig::from_json(config_json.as_bytes())?;
     let tokenizer_json = serde_json::to_string_pretty(&tokenizer())?;
@@ -86,8 +85,10 @@ fn config() -> Value {
 
 /// A byte-level BPE without merges: the id of a byte is its value, 256 ends a text.
 fn tokenizer() -> Value {
-    let vocabulary: Map<String, Value> =
-        (0..=255u8).map(|byte| (byte_symbol(byte).to_string(), json!(byte))).chain([("<|end|>".into(), json!(256))]).collect();
+    let vocabulary: Map<String, Value> = (0..=255u8)
+        .map(|byte| (byte_symbol(byte).to_string(), json!(byte)))
+        .chain([("<|end|>".into(), json!(256))])
+        .collect();
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     json!({
         "version": "1.0", "truncation": null, "padding": null,
@@ -123,7 +124,9 @@ fn initial(config: &LlamaConfig) -> Result<BTreeMap<String, Var>> {
         let values: Vec<f32> = match shape.len() {
             1 => vec![1.0; elements],
             _ => (0..elements)
-                .map(|_| (deviation * (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32)
+                .map(|_| {
+                    (deviation * (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32
+                })
                 .collect(),
         };
         variables.insert(name, Var::from_vec(values, shape, &Device::Cpu)?);
@@ -181,9 +184,14 @@ fn write(directory: &PathBuf, config: &str, tokenizer: &str, tensors: &BTreeMap<
     let mut halves: Vec<(&str, Vec<usize>, Vec<u8>)> = Vec::new();
     for (name, tensor) in tensors {
         let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-        halves.push((name, tensor.dims().to_vec(), values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect()));
+        halves.push((
+            name,
+            tensor.dims().to_vec(),
+            values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        ));
     }
-    let views = halves.iter().map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F16, shape.clone(), bytes)?)));
+    let views =
+        halves.iter().map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F16, shape.clone(), bytes)?)));
     let views: Vec<_> = views.collect::<Result<_, safetensors::SafeTensorError>>()?;
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
     Ok(safetensors::serialize_to_file(views, metadata, &directory.join("model.safetensors"))?)

@@ -1,3 +1,26 @@
 //! The embedded default: a small model and a task that need no download.
+//!
+//! The model is a Llama of 439,296 parameters over bytes, stored as f16. It was pre-trained on `stories.grammar` by
+//!
+//! ```text
+//! RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1 cargo run --release --example pretrain
+//! ```
+//!
+//! in about five minutes on one core of a busy server (900 steps of 6 x 192 bytes): 0.94 bits per byte on held-out stories, 7.35
+//! on the task's held-out text. It knows the few hundred words of its grammar and nothing of the world. The task,
+//! `logbook.grammar`, is new to it.
 
 pub mod corpus;
+
+use anyhow::Result;
+
+use crate::model::Checkpoint;
+
+const CONFIG: &[u8] = include_bytes!("config.json");
+const TOKENIZER: &[u8] = include_bytes!("tokenizer.json");
+const WEIGHTS: &[u8] = include_bytes!("model.safetensors");
+
+/// The embedded base model.
+pub fn checkpoint() -> Result<Checkpoint> {
+    Checkpoint::from_bytes("embedded", CONFIG, TOKENIZER, WEIGHTS)
+}
