@@ -21,7 +21,12 @@ use rand_xoshiro::{
 };
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 const SEQUENCE_LENGTH: usize = 193;
 const BATCH_SIZE: usize = 6;
@@ -178,7 +183,7 @@ fn forward(config: &LlamaConfig, variables: &BTreeMap<String, Var>, tokens: &Ten
     linear(&norm(&x, "model.norm.weight")?, "model.embed_tokens.weight")
 }
 
-fn write(directory: &PathBuf, config: &str, tokenizer: &str, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+fn write(directory: &Path, config: &str, tokenizer: &str, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     fs::write(directory.join("config.json"), config)?;
     fs::write(directory.join("tokenizer.json"), tokenizer)?;
     let mut halves: Vec<(&str, Vec<usize>, Vec<u8>)> = Vec::new();
