@@ -1,6 +1,6 @@
 //! Time of one forward with its loss, random weights. `RAYON_NUM_THREADS=1 cargo bench -p node --bench forward`.
 //!
-//! The limit is the processor's multiply-adds: the figure in GFLOP/s counts those of the matrix products and of the causal half
+//! An argument is the name of the one shape to measure. The limit is the processor's multiply-adds: the figure in GFLOP/s counts those of the matrix products and of the causal half
 //! of attention.
 
 use candle_core::{Device, Tensor};
@@ -60,7 +60,9 @@ const SHAPES: [Shape; 3] = [
 
 fn main() {
     let test = std::env::args().any(|argument| argument == "--test");
-    for shape in SHAPES.iter().take(if test { 1 } else { SHAPES.len() }) {
+    let chosen = |shape: &&Shape| std::env::args().any(|argument| argument == shape.name);
+    let all = !SHAPES.iter().any(|shape| chosen(&shape));
+    for shape in SHAPES.iter().filter(|shape| all || chosen(shape)).take(if test { 1 } else { SHAPES.len() }) {
         measure(shape, if test { 2 } else { 200 });
     }
 }

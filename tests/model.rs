@@ -5,7 +5,8 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::llama as reference;
 use node::{
     dataset::{Batch, Dataset, IGNORED},
-    model::{Checkpoint, Llama, LlamaConfig, Tokenizer, expected_tensors},
+    embedded,
+    model::{Checkpoint, Llama, LlamaConfig, Sampling, Tokenizer, expected_tensors},
 };
 use serde_json::{Value, json};
 use std::{
@@ -164,4 +165,63 @@ fn stories260k_agrees_with_candle_transformers_and_starts_where_pytorch_does() {
     println!("{evaluation:?}");
     // 4.536 in PyTorch: the same model, text, windows and formula.
     assert!((evaluation.bits_per_byte - 4.536).abs() < 0.01, "{evaluation:?}");
+}
+
+#[test]
+fn the_embedded_model_knows_its_stories_and_not_yet_its_task() {
+    let checkpoint = embedded::checkpoint().unwrap();
+    let config = checkpoint.llama_config().unwrap();
+    let model = Llama::new(&config, &checkpoint.tensors).unwrap();
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, &config).unwrap();
+    let measure = |text: &str| {
+        let dataset = Dataset::from_text(text, &tokenizer, 128).unwrap();
+        model.evaluate(&dataset, 16, None).unwrap().bits_per_byte
+    };
+    let stories = measure(&embedded::corpus::stories(99, 16 * 1024));
+    let task = measure(&embedded::corpus::held_out());
+    assert!(stories < 1.5 && task > 3.0, "stories {stories}, task {task}");
+}
+
+#[test]
+fn generation_follows_its_seed_and_streams_all_of_its_text() {
+    let checkpoint = embedded::checkpoint().unwrap();
+    let config = checkpoint.llama_config().unwrap();
+    let model = Llama::new(&config, &checkpoint.tensors).unwrap();
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, &config).unwrap();
+    let write = |sampling: Sampling, prompt: &str| {
+        let mut text = String::new();
+        let written = model.generate(&tokenizer, prompt, &sampling, |piece| {
+            text.push_str(piece);
+            Ok(())
+        });
+        written.map(|()| text)
+    };
+    let sampling = Sampling { tokens_max: 40, seed: 5, ..Sampling::default() };
+    let text = write(sampling, "Once upon a").unwrap();
+    assert_eq!(text.len(), 40, "{text}");
+    assert_eq!(text, write(sampling, "Once upon a").unwrap());
+    assert_ne!(text, write(Sampling { seed: 6, ..sampling }, "Once upon a").unwrap());
+    // A prompt longer than the model's window is cut, not refused.
+    assert_eq!(write(sampling, &"They sang. ".repeat(40)).unwrap().len(), 40);
+    assert!(write(sampling, "").unwrap_err().to_string().contains("prompt"));
+    assert!(write(Sampling { temperature: -1.0, ..sampling }, "a").is_err());
+    assert!(write(Sampling { top_p: 0.0, ..sampling }, "a").is_err());
+}
+
+#[test]
+fn a_tokenizer_of_another_model_or_none_at_all_is_refused() {
+    let checkpoint = embedded::checkpoint().unwrap();
+    let config = checkpoint.llama_config().unwrap();
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, &config).unwrap();
+    let text = "bytes: é, 漢, \u{1F980}\n\0";
+    let ids = tokenizer.encode(text).unwrap();
+    assert_eq!(ids, text.bytes().map(u32::from).collect::<Vec<_>>());
+    assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+    assert_eq!(tokenizer.eos(), [256]);
+    let error =
+        |bytes: &[u8], config: &LlamaConfig| format!("{:#}", Tokenizer::from_bytes(bytes, config).err().unwrap());
+    let smaller = LlamaConfig { vocab_size: 97, ..config.clone() };
+    assert!(error(&checkpoint.tokenizer, &smaller).contains("different models"));
+    assert!(error(b"{}", &config).contains("tokenizer.json"));
+    assert!(error(b"\xff", &config).contains("tokenizer.json"));
 }

@@ -129,7 +129,7 @@ fn load_texts(
     for file in files {
         let text = read_text(file)?;
         let length = text.len() as u64;
-        let here = text.floor_char_boundary(split.saturating_sub(offset).min(length) as usize);
+        let here = character_boundary(&text, split.saturating_sub(offset).min(length) as usize);
         let (first, last) = text.split_at(here);
         let in_file = || format!("in {}", file.display());
         encode_text(first, tokenizer, tokens).with_context(in_file)?;
@@ -176,11 +176,16 @@ pub fn encode_text(text: &str, tokenizer: &Tokenizer, tokens: &mut Tokens) -> Re
     Ok(())
 }
 
+/// The last start or end of a character that is not after byte `at`.
+fn character_boundary(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
 fn piece_end(text: &str) -> usize {
     if text.len() <= PIECE_BYTES {
         return text.len();
     }
-    let piece = &text[..text.floor_char_boundary(PIECE_BYTES)];
+    let piece = &text[..character_boundary(text, PIECE_BYTES)];
     let after = |found: Option<usize>| found.map(|at| at + 1);
     after(piece.rfind('\n')).or_else(|| after(piece.rfind(' '))).unwrap_or(piece.len())
 }

@@ -57,9 +57,9 @@ impl CustomOp3 for Attention {
             && self.rotary.cos.len() == length * (self.head_dim / 2)
             && self.rotary.sin.len() == self.rotary.cos.len()
             && self.head_dim >= 2
-            && self.head_dim % 2 == 0
+            && self.head_dim.is_multiple_of(2)
             && self.kv_heads > 0
-            && self.heads % self.kv_heads == 0
+            && self.heads.is_multiple_of(self.kv_heads)
             && batch * length > 0;
         if !fits {
             bail!("attention of {:?}, {:?}, {:?}", ql.dims(), kl.dims(), vl.dims());
@@ -190,17 +190,20 @@ fn products<const FMA: bool>(queries: &[f32], head_dim: usize, keys: &[f32], sco
     for (block, keys) in keys.chunks_exact(head_dim * LANES).enumerate() {
         let mut sums = [[0f32; LANES]; ROWS];
         for (d, key) in keys.as_chunks::<LANES>().0.iter().enumerate() {
-            for row in 0..ROWS {
-                let query = queries[row * head_dim + d];
-                for lane in 0..LANES {
-                    sums[row][lane] = multiply_add::<FMA>(query, key[lane], sums[row][lane]);
-                }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                *sums = accumulate::<FMA, LANES>(*sums, queries[row * head_dim + d], key);
             }
         }
         for (row, sums) in sums.iter().enumerate() {
             scores[row * capacity + block * LANES..][..LANES].copy_from_slice(sums);
         }
     }
+}
+
+/// `sums + factor · values`. By value, so that the sums stay in registers.
+#[inline(always)]
+fn accumulate<const FMA: bool, const W: usize>(sums: [f32; W], factor: f32, values: &[f32; W]) -> [f32; W] {
+    std::array::from_fn(|lane| multiply_add::<FMA>(factor, values[lane], sums[lane]))
 }
 
 /// Replaces scores up to position `last` by exp(score − max), later ones by zero; returns the sum.
@@ -247,16 +250,15 @@ fn mix<const FMA: bool, const W: usize>(
     let mut sums = [[0f32; W]; ROWS];
     for position in 0..positions {
         let Some(value) = v[position * v_width..].first_chunk::<W>() else { break };
-        for row in 0..ROWS {
-            let weight = rows[row][position];
-            for lane in 0..W {
-                sums[row][lane] = multiply_add::<FMA>(weight, value[lane], sums[row][lane]);
-            }
+        for (sums, scores) in sums.iter_mut().zip(&rows) {
+            *sums = accumulate::<FMA, W>(*sums, scores[position], value);
         }
     }
-    for (row, out) in out.chunks_mut(width).enumerate() {
-        for lane in 0..W {
-            out[lane] = sums[row][lane] * scale[row];
+    // A loop of constant length: an index that is not constant would push the sums out of the registers.
+    for row in 0..ROWS {
+        let mixed: [f32; W] = std::array::from_fn(|lane| sums[row][lane] * scale[row]);
+        if let Some(out) = out.get_mut(row * width..).and_then(|out| out.first_chunk_mut::<W>()) {
+            *out = mixed;
         }
     }
     W

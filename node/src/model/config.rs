@@ -162,9 +162,9 @@ impl LlamaConfig {
         bounded("head_dim", self.head_dim, 1024)?;
         bounded("vocab_size", self.vocab_size, VOCABULARY_MAX)?;
         bounded("max_position_embeddings", self.max_position_embeddings, POSITIONS_MAX)?;
-        ensure!(self.head_dim % 2 == 0, "config.json: head_dim is {}, it must be even", self.head_dim);
+        ensure!(self.head_dim.is_multiple_of(2), "config.json: head_dim is {}, it must be even", self.head_dim);
         ensure!(
-            self.heads % self.kv_heads == 0,
+            self.heads.is_multiple_of(self.kv_heads),
             "config.json: num_key_value_heads {} does not divide num_attention_heads {}",
             self.kv_heads,
             self.heads

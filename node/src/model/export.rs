@@ -38,7 +38,12 @@ pub fn export(directory: &Path, config: &[u8], tokenizer: &[u8], tensors: &BTree
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), Weights(tensor)));
     safetensors::serialize_to_file(views, Some(metadata), &path)
-        .with_context(|| format!("cannot write {}", path.display()))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    // The library writes it for its owner alone; it is to be as readable as the files beside it.
+    let permissions = fs::metadata(directory.join("config.json")).map(|metadata| metadata.permissions());
+    permissions
+        .and_then(|permissions| fs::set_permissions(&path, permissions))
+        .with_context(|| format!("cannot make {} readable", path.display()))
 }
 
 fn generation_config(config: &Value) -> Value {

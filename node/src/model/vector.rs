@@ -50,7 +50,7 @@ pub fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// e^x to about two units in the last place (Cephes' polynomial); x is clamped to where the result is normal. NaN stays NaN.
 #[inline(always)]
 pub fn exponential<const FMA: bool>(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Adding 1.5 · 2^23 leaves the nearest integer in the low bits of the sum.
     const ROUNDER: f32 = 12_582_912.0;

@@ -1,0 +1,26 @@
+//! Prints this node's logits of a text as JSON, for `scripts/check_export.py`.
+//!
+//! `cargo run --release --example logits -- DIRECTORY TEXT [OUT] > logits.json`: with OUT, the model is also exported there.
+
+use anyhow::{Context, Result};
+use candle_core::{Device, Tensor};
+use node::model::{Checkpoint, Llama, Tokenizer, export};
+use std::path::Path;
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let directory = arguments.next().context("usage: logits DIRECTORY TEXT [OUT]")?;
+    let text = arguments.next().context("usage: logits DIRECTORY TEXT [OUT]")?;
+    let out = arguments.next();
+    let checkpoint = Checkpoint::load(Path::new(&directory))?;
+    let config = checkpoint.llama_config()?;
+    let tokens = Tokenizer::from_bytes(&checkpoint.tokenizer, &config)?.encode(&text)?;
+    if let Some(out) = out {
+        export(Path::new(&out), &checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors)?;
+    }
+    let model = Llama::new(&config, &checkpoint.tensors)?;
+    let logits = model.logits(&Tensor::new(tokens.as_slice(), &Device::Cpu)?.unsqueeze(0)?)?;
+    let logits = logits.squeeze(0)?.to_vec2::<f32>()?;
+    println!("{}", serde_json::json!({"text": text, "tokens": tokens, "logits": logits}));
+    Ok(())
+}
