@@ -5,6 +5,7 @@ pub mod commands;
 pub mod dataset;
 pub mod driver;
 pub mod embedded;
+pub mod interrupt;
 pub mod join;
 pub mod kernel;
 pub mod model;

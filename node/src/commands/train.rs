@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use protocol::{
+    machine::MachineId,
     manifest::{DirectionScale, Hyperparameters, Manifest, Schedule},
+    replica::Replica,
     signature::{Ed25519Signer, Signer as _},
     spsa::Spsa,
 };
@@ -12,7 +14,9 @@ use crate::{
     cli::RunArgs,
     dataset::Dataset,
     driver::{Display, Driver, Goals, Parts, Status},
-    embedded, join,
+    embedded,
+    interrupt::Interrupt,
+    join,
     model::{Checkpoint, Tokenizer},
     network::{self, Network, NetworkConfig},
     opened::Opened,
@@ -35,14 +39,9 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
     }
     let state = StateDir::create_or_open(&settings.state)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = prepare(&settings, state, &display) => outcome.map(Some),
-            () = crate::driver::interrupted() => Ok(None),
-        }
-    });
-    let Some((driver, sure)) = outcome? else { return Ok(()) };
-    let outcome = runtime.block_on(driver.run(sure));
+    let interrupt = Interrupt::install()?;
+    let (driver, sure) = runtime.block_on(prepare(&settings, state, &display))?;
+    let outcome = runtime.block_on(driver.run(sure, interrupt));
     // The trainer may be in the middle of a forward pass: nothing of it is needed any more.
     runtime.shutdown_background();
     outcome
@@ -51,12 +50,18 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
 /// Everything up to the first gradient.
 async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Result<(Driver, bool)> {
     let fresh = state.manifest()?.is_none();
-    let (opened, was_first) = match (fresh, settings.bootstrap.is_empty()) {
-        (false, _) => (restart(settings, state).await?, false),
-        (true, false) => (join::join(settings, state).await?, false),
-        (true, true) => (start(settings, state)?, true),
+    let opened = match (fresh, settings.bootstrap.is_empty()) {
+        (false, _) => restart(settings, state).await?,
+        (true, false) => join::join(settings, state).await?,
+        (true, true) => start(settings, state)?,
     };
     let mut replica = opened.replica(protocol::replica::Settings::default())?;
+    let is_empty = |replica: &Replica, own: MachineId| replica.ledger(&own).is_none_or(|ledger| ledger.height() == 0);
+    if is_empty(&replica, opened.own_machine()?) && !opened.state.is_new_incarnation() {
+        // An empty ledger of an earlier session is worth nothing; a new one need not be asked about.
+        opened.state.new_incarnation()?;
+        replica = opened.replica(protocol::replica::Settings::default())?;
+    }
     let weights = opened.weights(&mut replica)?;
     let (model, tokenizer) = opened.model(&weights)?;
     let seed = data_seed(settings, &opened)?;
@@ -86,8 +91,7 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
     let alone = settings.bootstrap.is_empty() && known_peers.is_empty();
     let own = opened.own_machine()?;
     let others = replica.machines().any(|(machine, ..)| machine.key != own.key);
-    let no_own_samples = replica.ledger(&own).is_none_or(|ledger| ledger.height() == 0);
-    let sure = alone && !others || was_first || opened.state.is_new_incarnation() && no_own_samples;
+    let sure = alone && !others || is_empty(&replica, own);
     let network = listen(settings, &opened, known_peers).await?;
     let status = Status::new(display.clone(), opened.run.to_string(), network.peer_id().to_string(), has_held_out);
     let storage = storage::spawn(&opened.state)?;

@@ -7,6 +7,8 @@ use crate::trainer::thread::Command;
 
 /// A joiner that hears from nobody trains alone after this long; what it makes is merged later.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(20);
+/// A joiner whose peers do not tell all they have trains after this long.
+const CATCH_UP_MAX: Duration = Duration::from_secs(180);
 /// Evaluation and checkpoints take at most one part in this many of the time.
 const OVERHEAD_PART: u32 = 20;
 /// Evaluations are at least this far apart.
@@ -101,7 +103,8 @@ impl Driver {
             (self.goals.root, self.goals.root_since) = (root, Instant::now());
         }
         if !self.goals.joined {
-            let patient = self.goals.begun.elapsed() < CATCH_UP_PATIENCE || !self.peers.is_empty();
+            let waited = self.goals.begun.elapsed();
+            let patient = waited < CATCH_UP_PATIENCE || !self.peers.is_empty() && waited < CATCH_UP_MAX;
             self.goals.joined = !self.goals.joins || self.replica.is_caught_up() || !patient;
             if self.goals.joined {
                 self.status.joined(&self.replica);

@@ -1,14 +1,10 @@
 //! Leaving: nothing acknowledged is lost, and it takes at most two seconds.
 
 use anyhow::Result;
-use std::{
-    future::Future,
-    pin::Pin,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{Driver, TICK};
-use crate::trainer::thread::Command;
+use crate::{interrupt::Interrupt, trainer::thread::Command};
 
 /// Own bytes get this long to become durable and go out.
 const FLUSH_MAX: Duration = Duration::from_millis(700);
@@ -19,10 +15,7 @@ const AGREEMENT_MAX: Duration = Duration::from_secs(20);
 
 impl Driver {
     /// Compares with the neighbours until all agree, for a bounded time, or until Ctrl-C.
-    pub(super) async fn agree_with_neighbours(
-        &mut self,
-        interrupt: &mut Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<()> {
+    pub(super) async fn agree_with_neighbours(&mut self, interrupt: &mut Interrupt) -> Result<()> {
         let begun = Instant::now();
         let mut compared = None::<Instant>;
         while begun.elapsed() < AGREEMENT_MAX && !self.replica.agrees_with_all() {
@@ -34,7 +27,7 @@ impl Driver {
             self.carry_out()?;
             self.command_trainer()?;
             tokio::select! {
-                () = &mut *interrupt => return Ok(()),
+                () = interrupt.wait() => return Ok(()),
                 Ok(()) = self.storage.state.changed() => self.on_storage(),
                 Some(event) = self.trainer.events.recv() => self.on_trainer(event)?,
                 event = self.network.next() => self.on_network(event),

@@ -20,6 +20,7 @@ use std::{
 };
 
 use crate::{
+    interrupt::Interrupt,
     network::{Network, PeerId, RequestId},
     storage::{BaseReader, StateDir, StorageHandle, StorageState, checkpoint::WrittenCheckpoint},
     trainer::thread::{Command, TrainerHandle},
@@ -138,13 +139,13 @@ impl Driver {
     }
 
     /// Runs until the goals are reached or Ctrl-C; leaves cleanly either way. `sure`: see [`Replica::start`].
-    pub async fn run(mut self, sure: bool) -> Result<()> {
+    pub async fn run(mut self, sure: bool, mut interrupt: Interrupt) -> Result<()> {
         let now_ms = self.now_ms();
         self.replica.start(sure, now_ms);
         self.adopt_own();
         let mut ticker = tokio::time::interval(TICK);
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut interrupt = std::pin::pin!(interrupted());
+        interrupt.take_over();
         loop {
             self.carry_out()?;
             self.command_trainer()?;
@@ -154,7 +155,7 @@ impl Driver {
             }
             let congested = self.backlog_entries() > BACKLOG_ENTRIES_MAX || self.storage.is_congested();
             tokio::select! {
-                () = &mut interrupt => {
+                () = interrupt.wait() => {
                     self.status.say("leaving: signing and storing what is left");
                     break;
                 }
@@ -174,6 +175,7 @@ impl Driver {
         self.commit_checkpoint();
         self.retry_publishing();
         self.storage.pump();
+        self.status.announce();
         self.status.refresh(&mut self.replica, &self.network);
     }
 
@@ -286,20 +288,4 @@ impl Driver {
         }
         Ok(())
     }
-}
-
-/// Ctrl-C, or a polite kill.
-pub async fn interrupted() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }

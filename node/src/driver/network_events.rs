@@ -14,7 +14,10 @@ impl Driver {
         let now_ms = self.now_ms();
         match event {
             Event::PeerConnected(peer_id) => {
-                let peer = self.peer(peer_id);
+                self.next_peer += 1;
+                let peer = Peer(self.next_peer);
+                self.peers.insert(peer_id, peer);
+                self.peer_ids.insert(peer, peer_id);
                 self.replica.peer_connected(peer, now_ms);
                 self.status.peers(self.peers.len());
             }
@@ -26,11 +29,12 @@ impl Driver {
                 self.status.peers(self.peers.len());
             }
             Event::Gossip { source, message, bytes } => {
-                let peer = self.peer(source);
-                let verdict = match self.replica.gossip(peer, &bytes, now_ms) {
-                    ReplicaVerdict::Accept => Verdict::Accept,
-                    ReplicaVerdict::Ignore => Verdict::Ignore,
-                    ReplicaVerdict::Reject => Verdict::Reject,
+                let peer = self.peers.get(&source).copied();
+                let verdict = match peer.map(|peer| self.replica.gossip(peer, &bytes, now_ms)) {
+                    Some(ReplicaVerdict::Accept) => Verdict::Accept,
+                    Some(ReplicaVerdict::Reject) => Verdict::Reject,
+                    // From someone who has gone: others have it, too.
+                    Some(ReplicaVerdict::Ignore) | None => Verdict::Ignore,
                 };
                 self.network.report(&message, &source, verdict);
             }
@@ -41,16 +45,6 @@ impl Driver {
                 self.status.bootstrap_unreachable(&address, &error, retry_in);
             }
         }
-    }
-
-    /// The number by which the replica knows a connected peer.
-    fn peer(&mut self, peer_id: PeerId) -> Peer {
-        *self.peers.entry(peer_id).or_insert_with(|| {
-            self.next_peer += 1;
-            let peer = Peer(self.next_peer);
-            self.peer_ids.insert(peer, peer_id);
-            peer
-        })
     }
 
     fn on_request(&mut self, peer_id: PeerId, bytes: &[u8], responder: Responder) {
@@ -89,8 +83,10 @@ impl Driver {
                 }
             },
             question => {
-                let (peer, now_ms) = (self.peer(peer_id), self.now_ms());
-                self.replica.answer(peer, question, now_ms).unwrap_or(Response::Unavailable)
+                let now_ms = self.now_ms();
+                let peer = self.peers.get(&peer_id).copied();
+                let answer = peer.and_then(|peer| self.replica.answer(peer, question, now_ms));
+                answer.unwrap_or(Response::Unavailable)
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What people see: one live line on a terminal, plain log lines elsewhere.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, multiaddr::Protocol};
 use protocol::{
     machine::MachineId,
     replica::{Doubt, Replica, Report},
@@ -106,7 +106,10 @@ pub struct Status {
     last_refresh: Instant,
     rates: (f64, f64),
     storage_failing: bool,
-    told_addresses: Vec<Multiaddr>,
+    /// Where this node listens, and when the first address came.
+    addresses: Vec<Multiaddr>,
+    listening_since: Option<Instant>,
+    announced: usize,
     peer_suffix: String,
 }
 
@@ -131,7 +134,9 @@ impl Status {
             last_refresh: now,
             rates: (0.0, 0.0),
             storage_failing: false,
-            told_addresses: Vec::new(),
+            addresses: Vec::new(),
+            listening_since: None,
+            announced: 0,
             peer_suffix,
         }
     }
@@ -151,14 +156,35 @@ impl Status {
     }
 
     pub(super) fn listening(&mut self, address: &Multiaddr) {
-        if !self.told_addresses.contains(address) {
-            self.told_addresses.push(address.clone());
+        if !self.addresses.contains(address) {
+            self.addresses.push(address.clone());
+            self.listening_since = self.listening_since.or_else(|| Some(Instant::now()));
+        }
+    }
+
+    /// Prints the line that another machine types, once the system has named its addresses. Loopback is of use only if
+    /// there is nothing else.
+    pub(super) fn announce(&mut self) {
+        const GATHER: Duration = Duration::from_millis(200);
+        if self.announced == self.addresses.len() || self.listening_since.is_none_or(|since| since.elapsed() < GATHER) {
+            return;
+        }
+        let is_loopback = |address: &&Multiaddr| {
+            address.iter().any(|part| match part {
+                Protocol::Ip4(ip) => ip.is_loopback(),
+                Protocol::Ip6(ip) => ip.is_loopback(),
+                _ => false,
+            })
+        };
+        let only_loopback = self.addresses.iter().all(|address| is_loopback(&address));
+        for address in self.addresses[self.announced..].iter().filter(|a| only_loopback || !is_loopback(a)) {
             tracing::info!(
                 "to join from another machine: node --bootstrap {address}/p2p/{} --run {}",
                 self.peer_suffix,
                 self.run
             );
         }
+        self.announced = self.addresses.len();
     }
 
     pub(super) fn bootstrap_unreachable(&self, address: &Multiaddr, error: &str, retry_in: Duration) {
