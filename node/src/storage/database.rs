@@ -66,14 +66,15 @@ pub struct Database(redb::Database);
 impl Database {
     /// Opens or makes the file, readable by its owner only: it holds the secret key.
     pub fn open(path: &Path) -> Result<Self> {
-        let fresh = !path.exists();
         let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
         #[cfg(unix)]
-        if fresh {
+        {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         }
-        if fresh {
+        // A crash may have left a file without tables.
+        let no_tables = database.begin_read()?.list_tables()?.next().is_none();
+        if no_tables {
             let transaction = database.begin_write()?;
             transaction.open_table(VALUES)?;
             transaction.open_table(CHUNKS)?;
@@ -89,10 +90,7 @@ impl Database {
     /// A value.
     pub fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let transaction = self.0.begin_read()?;
-        let table = match transaction.open_table(VALUES) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-            table => table?,
-        };
+        let table = transaction.open_table(VALUES)?;
         Ok(table.get(name)?.map(|value| value.value().to_vec()))
     }
 

@@ -57,7 +57,7 @@ impl StateDir {
     /// Opens the directory, or makes it.
     pub fn create_or_open(path: &Path) -> Result<Self> {
         fs::create_dir_all(path).with_context(|| unusable(path))?;
-        Self::open(path, true)
+        Self::open(path)
     }
 
     /// Opens a directory that a node has used.
@@ -67,17 +67,16 @@ impl StateDir {
             "{}: not a state directory; `node --state {0}` would make it one",
             path.display()
         );
-        Self::open(path, false)
+        Self::open(path)
     }
 
-    fn open(path: &Path, create: bool) -> Result<Self> {
+    fn open(path: &Path) -> Result<Self> {
         let lock = Lock::take(path)?;
         let file = path.join(database::FILE);
-        let fresh = !file.exists();
-        ensure!(create || !fresh, "{}: no {} in it", path.display(), database::FILE);
         let database = Database::open(&file).with_context(|| unusable(path))?;
         let home = home(&file)?;
-        if fresh || database.get("format")?.is_none() {
+        let fresh = database.get("format")?.is_none();
+        if fresh {
             initialize(&database, &home)?;
         }
         let format = database.get_u64("format")?.unwrap_or(0);

@@ -1,0 +1,102 @@
+//! A node is killed at every point between two durable writes, and goes on.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Command, Output},
+};
+
+const SAMPLES: u64 = 12;
+/// More durable points than a run of this size has.
+const POINTS_MAX: u64 = 80;
+
+fn run(state: &Path, crash_at: Option<u64>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
+    command
+        .arg("--state")
+        .arg(state)
+        .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--exit-when-idle", "0"])
+        .args(["--batch-size", "1", "--sequence-length", "8", "--samples", &SAMPLES.to_string()])
+        .env("RAYON_NUM_THREADS", "1")
+        .env_remove("ONEBYTE_CRASH_AT");
+    if let Some(point) = crash_at {
+        command.env("ONEBYTE_CRASH_AT", point.to_string());
+    }
+    command.output().unwrap()
+}
+
+/// Every byte on the disk, by machine. Empty if there is no log yet.
+fn bytes(state: &Path) -> BTreeMap<String, Vec<i64>> {
+    let output = Command::new(env!("CARGO_BIN_EXE_node"))
+        .args(["log", "tail", "--json", "-n", "1000000", "--state"])
+        .arg(state)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let machines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    machines
+        .map(|machine| {
+            let entries = machine["entries"].as_array().unwrap();
+            (
+                machine["machine"].as_str().unwrap().to_owned(),
+                entries.iter().map(|entry| entry["byte"].as_i64().unwrap()).collect(),
+            )
+        })
+        .collect()
+}
+
+fn verifies(state: &Path) {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_node")).args(["log", "verify", "--state"]).arg(state).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_crash_between_any_two_durable_writes_loses_no_byte_and_reuses_no_sample() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut crashes = 0;
+    for point in 1..=POINTS_MAX {
+        let state = directory.path().join(point.to_string());
+        let first = run(&state, Some(point));
+        if first.status.success() {
+            assert!(crashes >= 10, "only {crashes} durable points were passed");
+            return;
+        }
+        crashes += 1;
+        let before = bytes(&state);
+        let again = run(&state, None);
+        let log = String::from_utf8_lossy(&again.stderr).into_owned();
+        assert!(again.status.success(), "crash at {point}: {log}");
+        assert!(!log.contains("panicked"), "crash at {point}: {log}");
+        verifies(&state);
+        let after = bytes(&state);
+        for (machine, bytes) in &before {
+            assert!(after[machine].starts_with(bytes), "crash at {point}: {machine} lost or changed {bytes:?}");
+        }
+        let samples: usize = after.values().map(Vec::len).sum();
+        assert_eq!(samples as u64, SAMPLES, "crash at {point}: {after:?}");
+    }
+    panic!("a run passes more than {POINTS_MAX} durable points");
+}
+
+#[test]
+fn crash_after_crash_is_survived_in_one_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let mut kept: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for point in (3..=POINTS_MAX).step_by(2) {
+        let finished = run(&state, Some(point)).status.success();
+        let now = bytes(&state);
+        for (machine, bytes) in &kept {
+            let longer = &now[machine];
+            assert!(longer.starts_with(bytes), "crash at {point}: {machine} lost or changed {bytes:?}");
+        }
+        kept = now;
+        if finished {
+            verifies(&state);
+            assert_eq!(kept.values().map(Vec::len).sum::<usize>() as u64, SAMPLES);
+            return;
+        }
+    }
+    panic!("never finished");
+}
