@@ -178,13 +178,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub samples: Option<u64>,
     /// Leave once own samples are done and nothing new has come for this long
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub exit_when_idle: Option<f64>,
     /// Step size of a new run, relative to the weights' rms [default: 3e-4]. Too high diverges, too low crawls
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub learning_rate: Option<f64>,
     /// Size of the perturbation of a new run, relative to the weights' rms [default: 1e-3]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub epsilon: Option<f64>,
     /// Windows per own batch [default: 8]. Larger is slower and less noisy
     #[arg(long, value_name = "N")]
