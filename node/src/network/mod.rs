@@ -237,6 +237,9 @@ impl Network {
                 StartError::Listen { address: address.clone(), error }
             }
         };
+        if transport::is_occupied(address) {
+            return Err(StartError::Occupied(address.clone()));
+        }
         let listener = self.swarm.listen_on(address.clone()).map_err(|error| failed(format!("{error:?}")))?;
         let wait = async {
             loop {
