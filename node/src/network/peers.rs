@@ -78,6 +78,11 @@ impl Conduct {
         self.messages = (self.messages + seconds * MESSAGES_PER_SECOND).min(MESSAGES_BURST);
         self.bytes = (self.bytes + seconds * GOSSIP_BYTES_PER_SECOND).min(GOSSIP_BYTES_BURST);
     }
+
+    /// Whether it says no more than a new one would.
+    fn is_spotless(&self) -> bool {
+        self.faults == 0.0 && self.messages >= MESSAGES_BURST && self.bytes >= GOSSIP_BYTES_BURST
+    }
 }
 
 pub struct Peers {
@@ -173,7 +178,6 @@ impl Peers {
         if let Some(callable) = self.callable.get_mut(peer) {
             callable.next_call = Instant::now() + RETRY_FIRST;
         }
-        self.conduct.retain(|other, conduct| other != peer || conduct.banned_until.is_some());
     }
 
     fn conduct(&mut self, peer: &PeerId) -> &mut Conduct {
@@ -200,9 +204,14 @@ impl Peers {
         self.conduct.get(peer).is_some_and(|conduct| conduct.banned_until.is_some())
     }
 
-    /// Bans that are over.
+    /// Bans that are over. Forgets the records of those who behave, connected or not: a new connection alone washes
+    /// nothing off.
     pub fn pardoned(&mut self) -> Vec<PeerId> {
         let now = Instant::now();
+        self.conduct.retain(|_, conduct| {
+            conduct.advance(now);
+            conduct.banned_until.is_some() || !conduct.is_spotless()
+        });
         let over = |conduct: &Conduct| conduct.banned_until.is_some_and(|until| until <= now);
         let pardoned: Vec<PeerId> =
             self.conduct.iter().filter(|(_, conduct)| over(conduct)).map(|(peer, _)| *peer).collect();
