@@ -533,3 +533,42 @@ fn a_checkpoint_that_fits_is_resumed_and_one_that_does_not_is_refused() {
         assert!(!matches!(output, Output::Replay(_)), "what the checkpoint holds is not replayed");
     }
 }
+
+#[test]
+fn a_forker_whose_hints_match_does_not_set_honest_neighbours_against_each_other() {
+    let mut net = started(2);
+    net.connect(0, 1);
+    net.pass(1_000);
+    let run = *net.nodes[0].replica.run();
+    let (forker, key) = (machine(9, 1), signer(9));
+    // Two beginnings whose digests share four bytes: a birthday among some 2^17.
+    let mut seen: BTreeMap<[u8; 4], u32> = BTreeMap::new();
+    let begin = |n: u32| Segment { first: 0, swarm_step: 0, bytes: &n.to_le_bytes() }.digest(&run, &forker, &[0; 32]);
+    let (left, right) = (0..1u32 << 20)
+        .find_map(|n| {
+            let digest = begin(n);
+            seen.insert([digest[0], digest[1], digest[2], digest[3]], n).map(|earlier| (earlier, n))
+        })
+        .expect("a birthday");
+    let chunk = |n: u32| {
+        let bytes = n.to_le_bytes();
+        Chunk::sign(&run, forker, Segment { first: 0, swarm_step: 0, bytes: &bytes }, [0; 32], &key)
+    };
+    let encode = |chunk: &Chunk| Gossip::Segment(Push::of(chunk)).encode().unwrap();
+    let ((left, left_head), (right, right_head)) = (chunk(left), chunk(right));
+    assert!(left_head != right_head && left_head[..4] == right_head[..4]);
+    let (next, _) = Chunk::sign(&run, forker, Segment { first: 4, swarm_step: 0, bytes: &[7; 3] }, left_head, &key);
+    let now_ms = net.now_ms;
+    assert_eq!(net.nodes[0].replica.gossip(Peer(99), &encode(&left), now_ms), Verdict::Accept);
+    assert_eq!(net.nodes[1].replica.gossip(Peer(99), &encode(&right), now_ms), Verdict::Accept);
+    assert_eq!(net.nodes[0].replica.gossip(Peer(99), &encode(&next), now_ms), Verdict::Accept);
+    assert_eq!(net.nodes[1].replica.gossip(Peer(0), &encode(&next), now_ms), Verdict::Ignore);
+    net.settle();
+    for node in &net.nodes {
+        assert_eq!(node.penalties, [], "an honest neighbour was penalized");
+        assert!(
+            node.reports.iter().any(|report| matches!(report, Report::Forked { machine, .. } if *machine == forker))
+        );
+    }
+    net.assert_agreed();
+}
