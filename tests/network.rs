@@ -343,6 +343,47 @@ async fn a_flood_bans_its_sender_while_others_are_served() {
 }
 
 #[tokio::test]
+async fn two_who_flood_within_their_allowance_do_not_get_the_one_between_banned() {
+    let mut nodes = Nodes::pair().await;
+    let between = name(&nodes.nodes[0]);
+    // The flooders neither listen nor get to know node 1: all that it hears comes through node 0.
+    for seed in [3, 4] {
+        let config = NetworkConfig {
+            bootstrap: vec![between.clone()],
+            listen: Vec::new(),
+            connections_target: 0,
+            ..config(seed)
+        };
+        nodes.nodes.push(Network::start(config).await.unwrap());
+    }
+    for flooder in [2, 3] {
+        nodes.publish(flooder, &[flooder as u8]).await;
+    }
+    let mut heard = 0u32;
+    for round in 0..300u32 {
+        for flooder in [2u8, 3] {
+            for n in 0..11u32 {
+                let mut bytes = vec![flooder; 100];
+                bytes[..8].copy_from_slice(&u64::from(round << 8 | n).to_le_bytes());
+                let _ = nodes.nodes[usize::from(flooder)].publish(bytes);
+            }
+        }
+        nodes
+            .during(Duration::from_millis(5), |nodes, index, event| {
+                if let Event::Gossip { source, message, .. } = event {
+                    heard += u32::from(index == 0);
+                    nodes[index].report(&message, &source, Verdict::Accept);
+                }
+            })
+            .await;
+    }
+    let honest = nodes.nodes[0].peer_id();
+    assert!(heard > 5_000, "the flood was only {heard} messages");
+    assert!(!nodes.nodes[1].is_banned(&honest), "an honest neighbour was banned for passing on what others sent");
+    assert_eq!(nodes.ask(1, 0, b"still friends?").await.unwrap(), b"re: still friends?");
+}
+
+#[tokio::test]
 async fn bad_bootstrap_addresses_are_refused_with_an_example() {
     let own = Network::start(config(1)).await.unwrap().peer_id();
     let cases = [

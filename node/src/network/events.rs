@@ -61,6 +61,7 @@ impl Network {
                     return self.penalize(&propagation_source, Severity::Fault, "a flood of gossip");
                 }
                 self.counters.gossip_received(message.data.len() as u64);
+                self.unreported.insert(message_id.clone(), message.data.len());
                 self.events.push_back(Event::Gossip {
                     source: propagation_source,
                     message: message_id,
