@@ -8,7 +8,7 @@ use protocol::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -48,6 +48,7 @@ async fn asking_network(settings: &Settings, state: &StateDir, run: Option<RunId
 async fn fetch_manifest(settings: &Settings, state: &StateDir) -> Result<Vec<u8>> {
     let mut network = asking_network(settings, state, None).await?;
     let request = Request { run: RunId([0; 32]), question: Question::Manifest }.encode()?;
+    let mut of_other_runs = BTreeSet::new();
     loop {
         match network.next().await {
             Event::PeerConnected(peer) => {
@@ -60,10 +61,15 @@ async fn fetch_manifest(settings: &Settings, state: &StateDir) -> Result<Vec<u8>
             Event::Response { peer, result, .. } => match manifest_of(result.map_err(|error| error.to_string())) {
                 Ok((bytes, run)) => {
                     if let Some(wanted) = settings.run.filter(|wanted| *wanted != run) {
-                        bail!(
+                        let refusal = format!(
                             "{peer} is of run {run}, not of --run {wanted}: check the address, or leave --run away to join \
                              whatever run it is of"
                         );
+                        of_other_runs.insert(peer);
+                        ensure!(of_other_runs.len() < settings.bootstrap.len(), "{refusal}");
+                        tracing::warn!("{refusal}");
+                        network.penalize(&peer, Severity::Ban, "another run");
+                        continue;
                     }
                     network.close().await;
                     return Ok(bytes);
@@ -123,9 +129,13 @@ struct Fetcher {
     network: Network,
     run: RunId,
     download: BaseDownload,
+    /// The list of chunks as far as it has come, all of it from one peer.
     digests: Vec<[u8; 32]>,
+    digests_from: Option<PeerId>,
     asked: BTreeMap<RequestId, (PeerId, Asked)>,
     peers: BTreeSet<PeerId>,
+    /// Peers that failed to answer, and when they may be asked again.
+    resting: Vec<(Instant, PeerId)>,
     bar: ProgressBar,
 }
 
@@ -146,8 +156,10 @@ async fn download(settings: &Settings, opened: &Opened) -> Result<()> {
         run: opened.run,
         download,
         digests: Vec::new(),
+        digests_from: None,
         asked: BTreeMap::new(),
         peers: BTreeSet::new(),
+        resting: Vec::new(),
         bar,
     };
     fetcher.run().await?;
@@ -167,9 +179,11 @@ impl Fetcher {
             if !self.download.needs_digests() && self.download.missing().next().is_none() {
                 return Ok(());
             }
+            self.wake_rested();
             self.ask_all()?;
             tokio::select! {
                 event = self.network.next() => self.on_event(event)?,
+                _ = tokio::time::sleep(Duration::from_secs(1)) => {}
                 _ = patience.tick() => if self.peers.is_empty() {
                     tracing::warn!("no peer that could send the base model is connected; still trying. --model gives it from disk");
                 },
@@ -181,6 +195,9 @@ impl Fetcher {
         for peer in self.peers.clone() {
             while self.asked.values().filter(|(to, _)| *to == peer).count() < REQUESTS_PER_PEER {
                 let Some(what) = self.next_question() else { return Ok(()) };
+                if what == Asked::Digests && *self.digests_from.get_or_insert(peer) != peer {
+                    break;
+                }
                 let question = match what {
                     Asked::Digests => Question::BaseDigests { from: self.digests.len() as u64 },
                     Asked::Chunk(index) => Question::BaseChunk { index },
@@ -191,6 +208,30 @@ impl Fetcher {
             }
         }
         Ok(())
+    }
+
+    fn wake_rested(&mut self) {
+        let now = Instant::now();
+        for (_, peer) in self.resting.extract_if(.., |(until, _)| *until <= now) {
+            if self.network.connected().any(|connected| *connected == peer) {
+                self.peers.insert(peer);
+            }
+        }
+    }
+
+    /// Nothing is asked of the peer for a while; what it had sent of the list is of no use without the rest.
+    fn rest(&mut self, peer: PeerId) {
+        const REST: Duration = Duration::from_secs(5);
+        self.peers.remove(&peer);
+        self.resting.push((Instant::now() + REST, peer));
+        self.forget_digests(&peer);
+    }
+
+    fn forget_digests(&mut self, peer: &PeerId) {
+        if self.digests_from.as_ref() == Some(peer) {
+            self.digests_from = None;
+            self.digests.clear();
+        }
     }
 
     /// What nobody was asked yet.
@@ -214,6 +255,7 @@ impl Fetcher {
             }
             Event::PeerGone(peer) => {
                 self.peers.remove(&peer);
+                self.forget_digests(&peer);
                 self.asked.retain(|_, (to, _)| *to != peer);
             }
             Event::BootstrapUnreachable { address, error, .. } => {
@@ -225,7 +267,7 @@ impl Fetcher {
                     Ok(bytes) => bytes,
                     Err(error) => {
                         tracing::debug!(%peer, %error, "no answer");
-                        self.peers.remove(&peer);
+                        self.rest(peer);
                         return Ok(());
                     }
                 };
@@ -236,6 +278,7 @@ impl Fetcher {
                     }
                     tracing::warn!("{peer} is done without: {error:#}");
                     self.peers.remove(&peer);
+                    self.forget_digests(&peer);
                     self.network.penalize(&peer, Severity::Ban, "a wrong piece of the base model");
                 }
             }
@@ -248,6 +291,7 @@ impl Fetcher {
         match (what, Response::decode(bytes)?) {
             (Asked::Chunk(index), Response::BaseChunk(chunk)) => self.download.accept_chunk(index, &chunk),
             (Asked::Digests, Response::BaseDigests(page)) => {
+                ensure!(!page.is_empty(), "it sent none of the list of chunks");
                 self.digests.extend(page);
                 if (self.digests.len() as u64) < self.download.chunks() {
                     return Ok(());

@@ -33,7 +33,7 @@ impl Workshop {
         Self::with_model(16, 0.2)
     }
 
-    /// A model of `hidden` units (several megabytes from 512 on) with weights up to `scale`.
+    /// A model of `hidden` units (tens of megabytes at 1,024) with weights up to `scale`.
     pub fn with_model(hidden: usize, scale: f32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let model = directory.path().join("model");

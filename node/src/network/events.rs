@@ -14,6 +14,8 @@ use super::{BehaviourEvent, Event, Network, Responder, Severity, Verdict};
 
 /// Below the target number of connections, strangers are looked for this often.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
+/// What people hear of a bootstrap address that leads back here.
+const OWN_ADDRESS: &str = "this node itself answers there: give another machine's address";
 /// Listen addresses taken from one peer.
 const ADDRESSES_PER_PEER_MAX: usize = 8;
 
@@ -46,7 +48,8 @@ impl Network {
             return;
         }
         if let Some((address, retry_in)) = self.peers.failed(&peer) {
-            self.events.push_back(Event::BootstrapUnreachable { address, error: in_words(error), retry_in });
+            let error = in_words(error, self.peer_id());
+            self.events.push_back(Event::BootstrapUnreachable { address, error, retry_in });
         }
     }
 
@@ -58,6 +61,7 @@ impl Network {
                     return self.penalize(&propagation_source, Severity::Fault, "a flood of gossip");
                 }
                 self.counters.gossip_received(message.data.len() as u64);
+                self.unreported.insert(message_id.clone(), message.data.len());
                 self.events.push_back(Event::Gossip {
                     source: propagation_source,
                     message: message_id,
@@ -162,7 +166,7 @@ fn without_peer(address: &Multiaddr) -> Multiaddr {
 }
 
 /// The part of a dial error that people can act on.
-fn in_words(error: &DialError) -> String {
+fn in_words(error: &DialError, own: PeerId) -> String {
     match error {
         DialError::Transport(errors) => {
             let innermost = |error: &dyn std::error::Error| {
@@ -176,6 +180,9 @@ fn in_words(error: &DialError) -> String {
             };
             errors.first().map_or_else(|| error.to_string(), |(_, error)| innermost(error))
         }
+        // Own listen addresses are left out of a call, and there was at least one address.
+        DialError::LocalPeerId { .. } | DialError::NoAddresses => OWN_ADDRESS.into(),
+        DialError::WrongPeerId { obtained, .. } if *obtained == own => OWN_ADDRESS.into(),
         DialError::WrongPeerId { obtained, .. } => format!("another node answers there: {obtained}"),
         other => other.to_string(),
     }

@@ -190,6 +190,8 @@ pub struct Network {
     counters: Counters,
     events: VecDeque<Event>,
     upkeep: tokio::time::Interval,
+    /// Bytes of each message that waits for its verdict.
+    unreported: HashMap<MessageId, usize>,
     /// Connected peers and the address to reach them at.
     addresses: HashMap<PeerId, Multiaddr>,
     last_walk: Instant,
@@ -215,6 +217,7 @@ impl Network {
             counters,
             events: VecDeque::new(),
             upkeep: tokio::time::interval(UPKEEP),
+            unreported: HashMap::new(),
             addresses: HashMap::new(),
             last_walk: Instant::now(),
         };
@@ -237,6 +240,9 @@ impl Network {
                 StartError::Listen { address: address.clone(), error }
             }
         };
+        if transport::is_occupied(address) {
+            return Err(StartError::Occupied(address.clone()));
+        }
         let listener = self.swarm.listen_on(address.clone()).map_err(|error| failed(format!("{error:?}")))?;
         let wait = async {
             loop {
@@ -314,11 +320,12 @@ impl Network {
         let _ = self.swarm.behaviour_mut().exchange.send_response(responder.0, bytes);
     }
 
-    /// Tells the mesh what to do with a message.
+    /// Tells the mesh what to do with a message. What is accepted is passed on as far as neighbours would take it.
     pub fn report(&mut self, message: &MessageId, source: &PeerId, verdict: Verdict) {
+        let bytes = self.unreported.remove(message).unwrap_or_default();
         let acceptance = match verdict {
-            Verdict::Accept => gossipsub::MessageAcceptance::Accept,
-            Verdict::Ignore => gossipsub::MessageAcceptance::Ignore,
+            Verdict::Accept if self.peers.may_forward(bytes) => gossipsub::MessageAcceptance::Accept,
+            Verdict::Accept | Verdict::Ignore => gossipsub::MessageAcceptance::Ignore,
             Verdict::Reject => gossipsub::MessageAcceptance::Reject,
         };
         if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() {

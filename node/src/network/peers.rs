@@ -29,6 +29,9 @@ const MESSAGES_BURST: f64 = 4_000.0;
 /// Bytes of gossip per second that a peer may send on average, and at once.
 const GOSSIP_BYTES_PER_SECOND: f64 = 4e6;
 const GOSSIP_BYTES_BURST: f64 = 16e6;
+/// Part of what a peer may send that is spent on passing others' gossip on: several who flood, each within its allowance,
+/// must not make this node one who floods.
+const FORWARDED_SHARE: f64 = 0.5;
 
 /// How bad it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,26 +60,64 @@ struct Callable {
     is_bootstrap: bool,
 }
 
+/// Messages and bytes that may pass; refills.
+struct Allowance {
+    /// Part of what a peer may send.
+    share: f64,
+    messages: f64,
+    bytes: f64,
+    as_of: Instant,
+}
+
+impl Allowance {
+    fn new(share: f64, now: Instant) -> Self {
+        Self { share, messages: share * MESSAGES_BURST, bytes: share * GOSSIP_BYTES_BURST, as_of: now }
+    }
+
+    fn advance(&mut self, now: Instant) {
+        let refill = self.share * now.duration_since(self.as_of).as_secs_f64();
+        self.as_of = now;
+        self.messages = (self.messages + refill * MESSAGES_PER_SECOND).min(self.share * MESSAGES_BURST);
+        self.bytes = (self.bytes + refill * GOSSIP_BYTES_PER_SECOND).min(self.share * GOSSIP_BYTES_BURST);
+    }
+
+    fn take(&mut self, bytes: f64) -> bool {
+        if self.messages < 1.0 || self.bytes < bytes {
+            return false;
+        }
+        self.messages -= 1.0;
+        self.bytes -= bytes;
+        true
+    }
+
+    fn is_full(&self) -> bool {
+        self.messages >= self.share * MESSAGES_BURST && self.bytes >= self.share * GOSSIP_BYTES_BURST
+    }
+}
+
 /// A peer's record: faults fade, allowances refill.
 struct Conduct {
     faults: f64,
-    messages: f64,
-    bytes: f64,
+    allowance: Allowance,
     as_of: Instant,
     banned_until: Option<Instant>,
 }
 
 impl Conduct {
     fn new(now: Instant) -> Self {
-        Self { faults: 0.0, messages: MESSAGES_BURST, bytes: GOSSIP_BYTES_BURST, as_of: now, banned_until: None }
+        Self { faults: 0.0, allowance: Allowance::new(1.0, now), as_of: now, banned_until: None }
     }
 
     fn advance(&mut self, now: Instant) {
         let seconds = now.duration_since(self.as_of).as_secs_f64();
         self.as_of = now;
         self.faults = (self.faults - seconds / FAULT_LASTS.as_secs_f64()).max(0.0);
-        self.messages = (self.messages + seconds * MESSAGES_PER_SECOND).min(MESSAGES_BURST);
-        self.bytes = (self.bytes + seconds * GOSSIP_BYTES_PER_SECOND).min(GOSSIP_BYTES_BURST);
+        self.allowance.advance(now);
+    }
+
+    /// Whether it says no more than a new one would.
+    fn is_spotless(&self) -> bool {
+        self.faults == 0.0 && self.allowance.is_full()
     }
 }
 
@@ -85,6 +126,7 @@ pub struct Peers {
     connections_target: usize,
     callable: HashMap<PeerId, Callable>,
     conduct: HashMap<PeerId, Conduct>,
+    forwarding: Allowance,
 }
 
 impl Peers {
@@ -94,6 +136,7 @@ impl Peers {
             connections_target: config.connections_target,
             callable: HashMap::new(),
             conduct: HashMap::new(),
+            forwarding: Allowance::new(FORWARDED_SHARE, Instant::now()),
         };
         for text in &config.bootstrap {
             let (peer, address) = parse_bootstrap(text)?;
@@ -173,7 +216,6 @@ impl Peers {
         if let Some(callable) = self.callable.get_mut(peer) {
             callable.next_call = Instant::now() + RETRY_FIRST;
         }
-        self.conduct.retain(|other, conduct| other != peer || conduct.banned_until.is_some());
     }
 
     fn conduct(&mut self, peer: &PeerId) -> &mut Conduct {
@@ -200,9 +242,14 @@ impl Peers {
         self.conduct.get(peer).is_some_and(|conduct| conduct.banned_until.is_some())
     }
 
-    /// Bans that are over.
+    /// Bans that are over. Forgets the records of those who behave, connected or not: a new connection alone washes
+    /// nothing off.
     pub fn pardoned(&mut self) -> Vec<PeerId> {
         let now = Instant::now();
+        self.conduct.retain(|_, conduct| {
+            conduct.advance(now);
+            conduct.banned_until.is_some() || !conduct.is_spotless()
+        });
         let over = |conduct: &Conduct| conduct.banned_until.is_some_and(|until| until <= now);
         let pardoned: Vec<PeerId> =
             self.conduct.iter().filter(|(_, conduct)| over(conduct)).map(|(peer, _)| *peer).collect();
@@ -214,13 +261,13 @@ impl Peers {
 
     /// Whether the peer may send one more message, or question, of this size. A flood beyond that is a fault.
     pub fn allow(&mut self, peer: &PeerId, gossip_bytes: usize) -> bool {
-        let conduct = self.conduct(peer);
-        if conduct.messages < 1.0 || conduct.bytes < gossip_bytes as f64 {
-            return false;
-        }
-        conduct.messages -= 1.0;
-        conduct.bytes -= gossip_bytes as f64;
-        true
+        self.conduct(peer).allowance.take(gossip_bytes as f64)
+    }
+
+    /// Whether to pass on one more message of this size. What is not passed on, anti-entropy carries.
+    pub fn may_forward(&mut self, gossip_bytes: usize) -> bool {
+        self.forwarding.advance(Instant::now());
+        self.forwarding.take(gossip_bytes as f64)
     }
 }
 

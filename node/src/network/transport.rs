@@ -1,11 +1,17 @@
 //! TCP with noise and yamux, its bytes counted; QUIC beside it if the feature is on.
 
 use libp2p::{
-    PeerId, Transport,
+    Multiaddr, PeerId, Transport,
     core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
-    identity, noise, tcp, yamux,
+    identity,
+    multiaddr::Protocol,
+    noise, tcp, yamux,
 };
-use std::time::Duration;
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use super::traffic::{Counted, Counters};
 
@@ -34,4 +40,21 @@ pub fn build(keypair: &identity::Keypair, counters: &Counters) -> Result<Boxed<(
     }
     #[cfg(not(feature = "quic"))]
     Ok(tcp.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed())
+}
+
+/// Whether another process, or another listener of this one, holds the TCP port. libp2p listens with SO_REUSEPORT, so two
+/// nodes would share the port, and each get half of the calls: without that option the system tells.
+pub fn is_occupied(address: &Multiaddr) -> bool {
+    let mut parts = address.iter();
+    let ip: IpAddr = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) => ip.into(),
+        _ => return false,
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => {
+            TcpListener::bind(SocketAddr::new(ip, port)).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+        }
+        _ => false,
+    }
 }

@@ -112,6 +112,11 @@ impl Worker {
                 Err(TryRecvError::Empty) => {
                     // Nothing to measure: bring in what waits, then sleep until the next command.
                     self.sweep_in()?;
+                    let edge = self.edge;
+                    self.watch_edge();
+                    if edge != self.edge {
+                        continue;
+                    }
                     match self.commands.recv() {
                         Ok(command) => Some(command),
                         Err(_) => return Ok(()),
@@ -133,10 +138,14 @@ impl Worker {
             if self.trainer.waiting() >= ENTRIES_PER_SWEEP {
                 self.sweep_in()?;
             }
-            if self.edge != self.trainer.near_edge() {
-                self.edge = self.trainer.near_edge();
-                self.tell(Event::NearEdge(self.edge));
-            }
+            self.watch_edge();
+        }
+    }
+
+    fn watch_edge(&mut self) {
+        if self.edge != self.trainer.near_edge() {
+            self.edge = self.trainer.near_edge();
+            self.tell(Event::NearEdge(self.edge));
         }
     }
 

@@ -202,8 +202,8 @@ pub struct Replica {
     ledger_bytes: u64,
     own: Own,
     peers: BTreeMap<Peer, PeerState>,
-    /// Ledgers that are being fetched, and from whom: nobody is asked for what another is sending.
-    fetching: BTreeMap<MachineId, Peer>,
+    /// Ledgers that are being fetched, from whom and since when (ms): nobody is asked for what another is sending.
+    fetching: BTreeMap<MachineId, (Peer, u64)>,
     next_round_ms: u64,
     random: Xoshiro256PlusPlus,
     outputs: VecDeque<Output>,

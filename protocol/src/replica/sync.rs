@@ -27,6 +27,9 @@ const REVOCATIONS_MAX: usize = 16;
 /// Ledgers that one peer may make us want at a time; the next round finds the rest.
 const QUEUED_WANTS_MAX: usize = 65_536;
 
+/// A peer that sends a ledger has it to itself for this long; after that others are asked for it, too.
+const FETCH_ALONE_MS: u64 = 5_000;
+
 /// What a peer was asked.
 enum Asked {
     Summary,
@@ -47,6 +50,10 @@ pub(super) struct PeerState {
     agreed: Option<[u8; 32]>,
     /// It told us its standings in full at least once.
     compared: bool,
+    /// Entries that it listed since the last summary.
+    listed: usize,
+    /// It sent nothing of what it claimed to hold when it was last asked: nobody waits for it.
+    is_fruitless: bool,
 }
 
 impl Replica {
@@ -60,7 +67,7 @@ impl Replica {
     /// The last connection to the peer is gone.
     pub fn peer_gone(&mut self, peer: Peer) {
         self.peers.remove(&peer);
-        self.fetching.retain(|_, from| *from != peer);
+        self.let_others_fetch(peer);
         if let Confidence::Asking { asked, .. } = &mut self.own.confidence {
             asked.remove(&peer);
         }
@@ -107,12 +114,15 @@ impl Replica {
     /// Whether a neighbour has told its standings in full, and nothing that anyone told of is still to be fetched.
     pub fn is_caught_up(&self) -> bool {
         self.peers.values().any(|state| state.compared)
-            && self.fetching.is_empty()
-            && self.peers.values().all(|state| {
+            && self.peers.values().filter(|state| !state.is_fruitless).all(|state| {
                 state.wants.is_empty()
                     && state.listing.is_none()
                     && matches!(state.waiting, None | Some((Asked::Summary | Asked::OwnHead, _)))
             })
+    }
+
+    fn let_others_fetch(&mut self, peer: Peer) {
+        self.fetching.retain(|_, (from, _)| *from != peer);
     }
 
     pub(super) fn summarize_soon(&mut self, peer: Peer, now_ms: u64) {
@@ -155,10 +165,15 @@ impl Replica {
         let mut wants = Vec::new();
         while let Some(want) = if wants.len() < WANTS_MAX { state.wants.pop_front() } else { None } {
             if let Want::Samples { machine, .. } = want {
-                if self.fetching.get(&machine).is_some_and(|from| *from != peer) {
+                let alone = |(from, since): &(Peer, u64)| *from != peer && now_ms < since + FETCH_ALONE_MS;
+                if self.fetching.get(&machine).is_some_and(alone) {
+                    // If the other one lets us down, this peer tells again what it has.
+                    state.summary_due_ms.get_or_insert(now_ms + FETCH_ALONE_MS);
                     continue;
                 }
-                self.fetching.insert(machine, peer);
+                if !state.is_fruitless {
+                    self.fetching.insert(machine, (peer, now_ms));
+                }
             }
             wants.push(want);
         }
@@ -172,6 +187,7 @@ impl Replica {
         if state.summary_due_ms.is_some_and(|due| now_ms >= due) && rested {
             state.summary_due_ms = None;
             state.last_summary_ms = Some(now_ms);
+            state.listed = 0;
             return Some((Asked::Summary, Question::Summary { root: self.vector.root() }));
         }
         None
@@ -257,7 +273,10 @@ impl Replica {
     pub fn no_answer(&mut self, peer: Peer) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         match state.waiting.take() {
-            Some((Asked::Fetch(_), _)) => self.fetching.retain(|_, from| *from != peer),
+            Some((Asked::Fetch(_), _)) => {
+                state.is_fruitless = true;
+                self.let_others_fetch(peer);
+            }
             Some((Asked::Summary | Asked::Entries { .. } | Asked::OwnHead, _)) | None => {}
         }
     }
@@ -288,14 +307,14 @@ impl Replica {
                 self.take_own_head(chunks, revocations, now_ms)
             }
             (Asked::Fetch(_), Response::Unavailable) => {
-                self.fetching.retain(|_, from| *from != peer);
+                self.let_others_fetch(peer);
                 Ok(())
             }
             (_, Response::Unavailable) => Ok(()),
             _ => Err(Offence::Unasked),
         };
         if let Err(offence) = result {
-            self.fetching.retain(|_, from| *from != peer);
+            self.let_others_fetch(peer);
             self.outputs.push_back(Output::Penalize(peer, offence));
         }
         self.pump(peer, now_ms);
@@ -326,6 +345,12 @@ impl Replica {
     ) -> Result<(), Offence> {
         if entries.len() > ENTRIES_MAX || more.is_some() && entries.is_empty() {
             return Err(Offence::Invalid(format!("{} entries in one listing", entries.len())));
+        }
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.listed += entries.len();
+            if state.listed > self.settings.machines_max {
+                return Err(Offence::Invalid(format!("{} machines are listed, and no end", state.listed)));
+            }
         }
         for (machine, standing) in entries {
             if !self.manifest.admits(machine) {
@@ -361,8 +386,9 @@ impl Replica {
                 Want::Samples { machine, .. } | Want::Revocation { machine } => *machine,
             })
             .collect();
-        for machine in &wanted {
-            self.fetching.remove(machine);
+        self.let_others_fetch(peer);
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.is_fruitless = chunks.is_empty() && revocations.is_empty();
         }
         let mut grown = BTreeSet::new();
         for revocation in revocations {

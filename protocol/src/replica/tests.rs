@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::*;
 use crate::{
     manifest::{BaseModel, DirectionScale, Hyperparameters, Membership, Schedule, TensorSpec},
-    message::Push,
+    message::{Push, Response},
     segment::Segment,
     signature::{Ed25519Signer, Ed25519Verifier},
 };
@@ -532,4 +532,115 @@ fn a_checkpoint_that_fits_is_resumed_and_one_that_does_not_is_refused() {
     while let Some(output) = node.replica.poll_output() {
         assert!(!matches!(output, Output::Replay(_)), "what the checkpoint holds is not replayed");
     }
+}
+
+#[test]
+fn a_forker_whose_hints_match_does_not_set_honest_neighbours_against_each_other() {
+    let mut net = started(2);
+    net.connect(0, 1);
+    net.pass(1_000);
+    let run = *net.nodes[0].replica.run();
+    let (forker, key) = (machine(9, 1), signer(9));
+    // Two beginnings whose digests share four bytes: a birthday among some 2^17.
+    let mut seen: BTreeMap<[u8; 4], u32> = BTreeMap::new();
+    let begin = |n: u32| Segment { first: 0, swarm_step: 0, bytes: &n.to_le_bytes() }.digest(&run, &forker, &[0; 32]);
+    let (left, right) = (0..1u32 << 20)
+        .find_map(|n| {
+            let digest = begin(n);
+            seen.insert([digest[0], digest[1], digest[2], digest[3]], n).map(|earlier| (earlier, n))
+        })
+        .expect("a birthday");
+    let chunk = |n: u32| {
+        let bytes = n.to_le_bytes();
+        Chunk::sign(&run, forker, Segment { first: 0, swarm_step: 0, bytes: &bytes }, [0; 32], &key)
+    };
+    let encode = |chunk: &Chunk| Gossip::Segment(Push::of(chunk)).encode().unwrap();
+    let ((left, left_head), (right, right_head)) = (chunk(left), chunk(right));
+    assert!(left_head != right_head && left_head[..4] == right_head[..4]);
+    let (next, _) = Chunk::sign(&run, forker, Segment { first: 4, swarm_step: 0, bytes: &[7; 3] }, left_head, &key);
+    let now_ms = net.now_ms;
+    assert_eq!(net.nodes[0].replica.gossip(Peer(99), &encode(&left), now_ms), Verdict::Accept);
+    assert_eq!(net.nodes[1].replica.gossip(Peer(99), &encode(&right), now_ms), Verdict::Accept);
+    assert_eq!(net.nodes[0].replica.gossip(Peer(99), &encode(&next), now_ms), Verdict::Accept);
+    assert_eq!(net.nodes[1].replica.gossip(Peer(0), &encode(&next), now_ms), Verdict::Ignore);
+    net.settle();
+    for node in &net.nodes {
+        assert_eq!(node.penalties, [], "an honest neighbour was penalized");
+        assert!(
+            node.reports.iter().any(|report| matches!(report, Report::Forked { machine, .. } if *machine == forker))
+        );
+    }
+    net.assert_agreed();
+}
+
+#[test]
+fn a_peer_that_claims_everything_and_sends_nothing_holds_nobody_up() {
+    let mut net = started(2);
+    train_all(&mut net, 4);
+    let claimed = net.nodes[0].replica.own_machine();
+    let standing = Standing::Live { height: 9_000, head: [1; 32] };
+    let manifest = manifest(None);
+    let mut joiner = Node::new(7, 1, &manifest);
+    joiner.replica.start(true, 0);
+    let (liar, honest) = (Peer(50), Peer(0));
+    let (mut now_ms, mut caught_up) = (0, None);
+    joiner.replica.peer_connected(liar, now_ms);
+    joiner.replica.peer_connected(honest, now_ms);
+    while now_ms < 120_000 && caught_up.is_none() {
+        now_ms += 250;
+        joiner.replica.tick(now_ms);
+        for _ in 0..1_000 {
+            let Some(output) = joiner.replica.poll_output() else { break };
+            match output {
+                // The liar answers at once what costs nothing, and never what it claimed.
+                Output::Ask(peer, Question::Fetch { .. }) if peer == liar => {}
+                Output::Ask(peer, _) if peer == liar => {
+                    let entries = vec![(claimed, standing)];
+                    joiner.replica.answered(liar, Response::Entries { entries, more: None }, now_ms);
+                }
+                Output::Ask(peer, question) => {
+                    let answer = net.nodes[0].replica.answer(Peer(7), &question, now_ms);
+                    joiner.replica.answered(peer, answer.expect("a question for the replica"), now_ms);
+                }
+                Output::Replay(batch) => joiner.apply(&batch),
+                _ => {}
+            }
+        }
+        let complete = joiner.replica.ledger(&claimed).is_some_and(|ledger| ledger.height() == 4);
+        caught_up = (complete && joiner.replica.is_caught_up()).then_some(now_ms);
+    }
+    assert!(caught_up.is_some_and(|at| at <= 40_000), "the liar held the joiner up: {caught_up:?}");
+}
+
+#[test]
+fn a_listing_without_end_is_an_offence() {
+    let mut net = started(1);
+    let (liar, mut machines) = (Peer(50), 0u64);
+    let replica = &mut net.nodes[0].replica;
+    replica.peer_connected(liar, 0);
+    for _ in 0..1_000_000 {
+        match replica.poll_output() {
+            Some(Output::Ask(_, Question::Fetch { .. })) => {
+                replica.answered(liar, Response::Found { chunks: Vec::new(), revocations: Vec::new() }, 0);
+            }
+            Some(Output::Ask(..)) => {
+                let entry = |incarnation| {
+                    (MachineId { key: [9; 32], incarnation }, Standing::Live { height: 1, head: [1; 32] })
+                };
+                let entries: Vec<_> = (machines..machines + 2_048).map(entry).collect();
+                machines += 2_048;
+                let more =
+                    Some(crate::message::Cursor { bucket: 0, after: entries.last().map(|(machine, _)| *machine) });
+                replica.answered(liar, Response::Entries { entries, more }, 0);
+            }
+            Some(Output::Penalize(peer, _)) => {
+                assert_eq!(peer, liar);
+                assert!(machines <= 65_536 + 2_048, "only after {machines} machines");
+                return;
+            }
+            Some(_) => {}
+            None => break,
+        }
+    }
+    panic!("{machines} machines were listed, and nobody minded");
 }

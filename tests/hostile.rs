@@ -1,0 +1,518 @@
+//! Attackers against real nodes: whatever they send, honest nodes end at one digest.
+
+mod support;
+
+use node::{
+    model::Checkpoint,
+    network::{Event, Network, NetworkConfig, PeerId, Verdict},
+};
+use protocol::{
+    machine::MachineId,
+    manifest::{Manifest, RunId},
+    message::{Gossip, Push, Question, Request, Response},
+    perturbation::{BlockSigns, sign},
+    replay,
+    seed::EntrySeed,
+    segment::{Chunk, Digest, Segment},
+    signature::{Ed25519Signer, Signature, Signer},
+    version_vector::Standing,
+};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use support::{Node, PATIENCE, Workshop, assert_agreement, machines};
+
+/// A node of the test's own, bound by no rule.
+struct Attacker {
+    network: Network,
+    run: RunId,
+    signer: Ed25519Signer,
+    /// What it says that it holds.
+    claims: Vec<(MachineId, Standing)>,
+    /// What it sends when asked.
+    served: Vec<Chunk>,
+    manifest: Vec<u8>,
+    base_digests: Vec<[u8; 32]>,
+    /// Sent for every chunk of the base.
+    base_chunk: Vec<u8>,
+    base_chunks_asked: usize,
+    fetches: usize,
+    connected: Vec<PeerId>,
+    answers: Vec<Result<Response, String>>,
+}
+
+impl Attacker {
+    /// Knows the nodes at `addresses`. With `gossips`, it takes part in gossip and discovery.
+    async fn start(seed: u8, run: &str, addresses: &[&str], gossips: bool) -> Self {
+        let run: RunId = run.parse().unwrap();
+        let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        let config = NetworkConfig {
+            bootstrap: addresses.iter().map(|address| (*address).to_owned()).collect(),
+            ..NetworkConfig::new([seed; 32], gossips.then_some(run.0), listen)
+        };
+        let mut attacker = Self {
+            network: Network::start(config).await.unwrap(),
+            run,
+            signer: Ed25519Signer::from_seed(&[seed; 32]),
+            claims: Vec::new(),
+            served: Vec::new(),
+            manifest: Vec::new(),
+            base_digests: Vec::new(),
+            base_chunk: Vec::new(),
+            base_chunks_asked: 0,
+            fetches: 0,
+            connected: Vec::new(),
+            answers: Vec::new(),
+        };
+        attacker.until("a connection to its victims", |it| it.connected.len() == addresses.len()).await;
+        attacker
+    }
+
+    fn address(&self) -> String {
+        format!("{}/p2p/{}", self.network.listen_addresses()[0], self.network.peer_id())
+    }
+
+    fn machine(&self, incarnation: u64) -> MachineId {
+        MachineId { key: self.signer.key(), incarnation }
+    }
+
+    fn sign(&self, incarnation: u64, first: u64, bytes: &[u8], previous: Digest) -> (Chunk, Digest) {
+        let segment = Segment { first, swarm_step: 0, bytes };
+        Chunk::sign(&self.run, self.machine(incarnation), segment, previous, &self.signer)
+    }
+
+    /// Claims to hold what it serves.
+    fn serve(&mut self, chunk: Chunk, head: Digest) {
+        self.claims.retain(|(machine, _)| *machine != chunk.machine);
+        self.claims.push((chunk.machine, Standing::Live { height: chunk.end(), head }));
+        self.served.push(chunk);
+    }
+
+    fn response(&mut self, question: Question) -> Response {
+        match question {
+            Question::Summary { .. } if self.claims.is_empty() => Response::Same,
+            Question::Summary { .. } | Question::Entries { .. } => {
+                Response::Entries { entries: self.claims.clone(), more: None }
+            }
+            Question::Fetch { wants } => {
+                self.fetches += 1;
+                let wanted = |chunk: &&Chunk| {
+                    wants.iter().any(|want| match want {
+                        protocol::anti_entropy::Want::Samples { machine, from } => {
+                            chunk.machine == *machine && chunk.end() > *from
+                        }
+                        protocol::anti_entropy::Want::Revocation { .. } => false,
+                    })
+                };
+                Response::Found {
+                    chunks: self.served.iter().filter(wanted).cloned().collect(),
+                    revocations: Vec::new(),
+                }
+            }
+            Question::Manifest => Response::Manifest(self.manifest.clone()),
+            Question::BaseDigests { .. } => Response::BaseDigests(self.base_digests.clone()),
+            Question::BaseChunk { .. } => {
+                self.base_chunks_asked += 1;
+                Response::BaseChunk(self.base_chunk.clone())
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::PeerConnected(peer) => self.connected.push(peer),
+            Event::PeerGone(peer) => self.connected.retain(|other| *other != peer),
+            Event::Gossip { source, message, .. } => self.network.report(&message, &source, Verdict::Accept),
+            Event::Request { bytes, responder, .. } => {
+                let request = Request::decode(&bytes).unwrap();
+                let response = self.response(request.question).encode().unwrap();
+                self.network.respond(responder, response);
+            }
+            Event::Response { result, .. } => self
+                .answers
+                .push(result.map_err(|error| error.to_string()).map(|bytes| Response::decode(&bytes).unwrap())),
+            _ => {}
+        }
+    }
+
+    async fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !done(self) {
+            assert!(begun.elapsed() < PATIENCE, "the attacker waited {} s in vain for {what}", PATIENCE.as_secs());
+            if let Ok(event) = tokio::time::timeout(Duration::from_millis(50), self.network.next()).await {
+                self.on_event(event);
+            }
+        }
+    }
+
+    async fn during(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            if let Ok(event) = tokio::time::timeout(left, self.network.next()).await {
+                self.on_event(event);
+            }
+        }
+    }
+
+    /// Publishes as soon as a victim has subscribed.
+    async fn publish(&mut self, bytes: &[u8]) {
+        let begun = Instant::now();
+        while self.network.publish(bytes.to_vec()).is_err() {
+            assert!(begun.elapsed() < PATIENCE, "nobody takes the attacker's gossip");
+            self.during(Duration::from_millis(50)).await;
+        }
+        // It goes out only while the attacker is driven.
+        self.during(Duration::from_millis(100)).await;
+    }
+
+    async fn push(&mut self, chunk: &Chunk) {
+        self.publish(&Gossip::Segment(Push::of(chunk)).encode().unwrap()).await;
+    }
+
+    /// Asks the first victim.
+    async fn ask(&mut self, run: RunId, question: Question) -> Response {
+        let bytes = Request { run, question }.encode().unwrap();
+        let before = self.answers.len();
+        self.network.request(self.connected[0], bytes);
+        self.until("an answer", |it| it.answers.len() > before).await;
+        self.answers.pop().unwrap().unwrap()
+    }
+
+    /// The victim's machines and their heights.
+    async fn heights(&mut self) -> Vec<(MachineId, u64)> {
+        let question = Question::Entries { buckets: [0xff; 32], cursor: Default::default() };
+        match self.ask(self.run, question).await {
+            Response::Entries { entries, .. } => {
+                entries.into_iter().map(|(machine, standing)| (machine, standing.height())).collect()
+            }
+            other => panic!("{other:?} instead of entries"),
+        }
+    }
+
+    /// Waits until its victim knows of `samples` honest ones.
+    async fn until_trained(&mut self, samples: u64) {
+        let (begun, own) = (Instant::now(), self.signer.key());
+        loop {
+            let heights = self.heights().await;
+            let honest = heights.iter().filter(|(machine, _)| machine.key != own);
+            if honest.map(|(_, height)| height).sum::<u64>() >= samples {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the honest nodes do not train: {heights:?}");
+            self.during(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until its victim holds `height` samples of `machine`.
+    async fn until_taken(&mut self, machine: MachineId, height: u64) {
+        let begun = Instant::now();
+        while !self.heights().await.contains(&(machine, height)) {
+            assert!(begun.elapsed() < PATIENCE, "{machine} never stood at {height} there");
+            self.during(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// Waits until all nodes are at rest at one version vector and one digest.
+fn until_at_one(nodes: &[&Node]) {
+    let begun = Instant::now();
+    loop {
+        let told: Vec<Option<String>> = nodes.iter().map(|node| node.at_rest()).collect();
+        if told[0].is_some() && told.iter().all(|digest| *digest == told[0]) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "the honest nodes do not agree: {told:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn all_leave(nodes: Vec<Node>) -> Vec<PathBuf> {
+    let states: Vec<PathBuf> = nodes.into_iter().map(Node::leave).collect();
+    assert_agreement(&states);
+    states
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn first_line(chunk: Chunk) -> Vec<u8> {
+    Gossip::Segment(Push::of(&chunk)).encode().unwrap()
+}
+
+/// What attacker `it` sends as message number `n`, and whether it is gossip.
+type Nuisance = fn(it: &Attacker, victim: MachineId, n: u8) -> Vec<u8>;
+
+const NUISANCES: [(&str, bool, Nuisance); 8] = [
+    ("gossip that is no message", true, |_, _, n| vec![0xf0 ^ n; 300]),
+    ("gossip cut short", true, |it, _, n| {
+        let mut bytes = first_line(it.sign(1, 0, &[n; 20], [0; 32]).0);
+        bytes.truncate(80);
+        bytes
+    }),
+    ("gossip beyond the limit", true, |_, _, n| vec![n; 56_500]),
+    ("segments of another run", true, |it, _, n| {
+        let segment = Segment { first: 0, swarm_step: 0, bytes: &[n; 20] };
+        first_line(Chunk::sign(&RunId([9; 32]), it.machine(1), segment, [0; 32], &it.signer).0)
+    }),
+    ("segments with a wrong signature", true, |it, _, n| {
+        let (mut chunk, _) = it.sign(1, 0, &[n; 20], [0; 32]);
+        chunk.signature = Signature([n; 64]);
+        first_line(chunk)
+    }),
+    ("another machine's history", true, |it, victim, n| {
+        let (mut chunk, _) = it.sign(1, 0, &[n; 20], [0; 32]);
+        chunk.machine = victim;
+        first_line(chunk)
+    }),
+    ("requests that are none", false, |_, _, n| vec![0xff ^ n; 40]),
+    ("requests cut short", false, |it, _, _| {
+        let request = Request { run: it.run, question: Question::Summary { root: [1; 32] } };
+        request.encode().unwrap()[..50].to_vec()
+    }),
+];
+
+#[tokio::test]
+async fn garbage_and_forgeries_ban_their_senders_and_change_nothing() {
+    let workshop = Workshop::new();
+    let a = workshop.first("a", &["--samples", "200"]);
+    let (address, run) = a.join_line();
+    let b = workshop.node("b", &["--bootstrap", &address, "--samples", "200"]);
+    b.join_line();
+    for (index, (what, gossips, message)) in NUISANCES.into_iter().enumerate() {
+        let mut attacker = Attacker::start(100 + index as u8, &run, &[&address], true).await;
+        let own = attacker.network.peer_id();
+        attacker.until_trained(1).await;
+        let victim = attacker.heights().await[0].0;
+        let bad_peer = attacker.connected[0];
+        for n in 0..6 {
+            let bytes = message(&attacker, victim, n);
+            if !gossips {
+                attacker.network.request(bad_peer, bytes);
+            } else if attacker.connected.contains(&bad_peer) {
+                attacker.publish(&bytes).await;
+            }
+        }
+        println!("{what}");
+        attacker.until(what, |it| !it.connected.contains(&bad_peer)).await;
+        a.hear(&format!("{own} is banned"));
+    }
+
+    // A flood of what is right, one sample at a time.
+    let mut attacker = Attacker::start(110, &run, &[&address], true).await;
+    let (begin, digest) = attacker.sign(1, 0, &[9], [0; 32]);
+    attacker.push(&begin).await;
+    let (bad_peer, mut previous, mut first) = (attacker.connected[0], digest, 1);
+    while attacker.connected.contains(&bad_peer) {
+        assert!(first < 40_000, "{first} messages are no flood");
+        for _ in 0..200 {
+            let (chunk, digest) = attacker.sign(1, first, &[9], previous);
+            let _ = attacker.network.publish(first_line(chunk));
+            (previous, first) = (digest, first + 1);
+        }
+        attacker.during(Duration::from_millis(20)).await;
+    }
+    a.hear(&format!("{} is banned", attacker.network.peer_id()));
+    drop(attacker);
+
+    let mut attacker = Attacker::start(120, &run, &[&address], true).await;
+    let wrong = attacker.ask(RunId([9; 32]), Question::Summary { root: [0; 32] }).await;
+    assert_eq!(wrong, Response::WrongRun(attacker.run));
+    // A ledger of ten samples, then one that jumps ahead: nobody can use it, whoever is asked for it.
+    let (begin, head) = attacker.sign(1, 0, &[5; 10], [0; 32]);
+    let machine = begin.machine;
+    attacker.push(&begin).await;
+    attacker.until_taken(machine, 10).await;
+    let (ahead, _) = attacker.sign(1, 100, &[6; 10], [3; 32]);
+    attacker.served = vec![ahead.clone(), begin];
+    attacker.push(&ahead).await;
+    attacker.until("the question for what lies between", |it| it.fetches > 0).await;
+    let (next, _) = attacker.sign(1, 10, &[7; 5], head);
+    attacker.push(&next).await;
+    attacker.until_taken(machine, 15).await;
+    drop(attacker);
+
+    until_at_one(&[&a, &b]);
+    let states = all_leave(vec![a, b]);
+    for state in &states {
+        let machines = machines(state);
+        assert_eq!(machines.len(), 4, "a, b and the two attackers whose ledgers were sound");
+        assert_eq!(machines[&hex(&machine.key)]["height"], 15);
+        assert!(machines[&hex(&machine.key)]["revoked"].is_null());
+    }
+}
+
+#[tokio::test]
+async fn forks_leave_the_weights_everywhere_however_they_are_shown() {
+    let workshop = Workshop::new();
+    let a = workshop.first("a", &["--samples", "150"]);
+    let (a_address, run) = a.join_line();
+    let b = workshop.node("b", &["--bootstrap", &a_address, "--samples", "150"]);
+    b.join_line();
+    let mut attacker = Attacker::start(130, &run, &[&a_address], true).await;
+
+    // Overlapping bodies: 0..10, then another 0..5.
+    let (left, _) = attacker.sign(1, 0, &[11; 10], [0; 32]);
+    attacker.push(&left).await;
+    attacker.until_taken(left.machine, 10).await;
+    let (right, _) = attacker.sign(1, 0, &[12; 5], [0; 32]);
+    attacker.push(&right).await;
+    a.hear("10 gradients left the weights");
+
+    // A successor whose predecessor is withheld: it names another 0..10 than the one that was shown.
+    let (shown, _) = attacker.sign(2, 0, &[13; 10], [0; 32]);
+    attacker.push(&shown).await;
+    attacker.until_taken(shown.machine, 10).await;
+    let (_, withheld) = attacker.sign(2, 0, &[14; 10], [0; 32]);
+    let (successor, head) = attacker.sign(2, 10, &[15; 10], withheld);
+    attacker.serve(successor.clone(), head);
+    attacker.push(&successor).await;
+    attacker.until("a fetch of the successor", |it| it.fetches > 0).await;
+    attacker.during(Duration::from_millis(300)).await;
+    let hears_of = |node: &Node, machine: MachineId| {
+        node.hear(&format!("{machine} signed two histories"));
+    };
+    for node in [&a, &b] {
+        hears_of(node, left.machine);
+        hears_of(node, shown.machine);
+    }
+    drop(attacker);
+
+    // c hears of the run from an attacker alone, who shows it another branch of equal height than a and b.
+    let model = workshop.model();
+    let mut to_a = Attacker::start(131, &run, &[&a_address], false).await;
+    let Response::Manifest(manifest) = to_a.ask(RunId([0; 32]), Question::Manifest).await else {
+        panic!("no manifest")
+    };
+    let mut to_c = Attacker::start(132, &run, &[], false).await;
+    to_c.manifest = manifest;
+    let (left, left_head) = to_a.sign(3, 0, &[21; 30], [0; 32]);
+    let (right, right_head) = to_a.sign(3, 0, &[22; 30], [0; 32]);
+    let two_faced = left.machine;
+    to_a.serve(left, left_head);
+    to_c.serve(right, right_head);
+    let c_arguments = ["--bootstrap", &to_c.address(), "--model", model.to_str().unwrap(), "--samples", "150"];
+    let c = workshop.node("c", &c_arguments);
+    to_c.until("c to fetch the other branch", |it| it.fetches > 0).await;
+    to_a.until("a to fetch one branch", |it| it.fetches > 0).await;
+    to_a.until_taken(two_faced, 30).await;
+    to_c.until_taken(two_faced, 30).await;
+    assert!(!a.said(&format!("{two_faced} signed")) && !c.said(&format!("{two_faced} signed")));
+    let (c_address, _) = c.join_line();
+    drop((to_a, to_c));
+    let d = workshop.node("d", &["--bootstrap", &a_address, "--bootstrap", &c_address, "--samples", "50"]);
+    for node in [&a, &b, &c, &d] {
+        hears_of(node, two_faced);
+    }
+
+    until_at_one(&[&a, &b, &c, &d]);
+    let states = all_leave(vec![a, b, c, d]);
+    for state in &states {
+        let shown = support::inspect(state, &["log", "show", "--json"]);
+        assert_eq!(shown.matches("forked: none of it counts").count(), 3, "{shown}");
+        assert!(shown.contains("\"gradients\": 500,"), "150 + 150 + 150 + 50 honest ones count: {shown}");
+    }
+}
+
+/// Bytes that move element 0 of the first tensor by `distance` quanta or a little more.
+fn bytes_that_push(manifest: &Manifest, run: &RunId, machine: &MachineId, distance: i64) -> Vec<u8> {
+    let spec = &manifest.tensors[0];
+    let (mut bytes, mut moved) = (Vec::new(), 0i64);
+    while moved < distance {
+        let seed = EntrySeed::derive(run, machine, bytes.len() as u64);
+        let key = seed.tensor_key(0);
+        let up = sign(&BlockSigns::new(&key, 0).next_step(), 0);
+        let byte = if up > 0 { -127i8 } else { 127 };
+        let quanta = replay::contribution(seed, byte, 0, &manifest.schedule).quanta(spec, &key);
+        moved += (i64::from(quanta) << spec.shift) * i64::from(up);
+        bytes.push(byte as u8);
+        assert!(bytes.len() <= 4096, "one segment does not push that far");
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn a_weight_that_is_pushed_out_of_its_range_is_reported_and_a_fork_proof_heals_it() {
+    let workshop = Workshop::new();
+    let a = workshop.first("a", &["--samples", "4000"]);
+    let (address, run) = a.join_line();
+    let b = workshop.node("b", &["--bootstrap", &address, "--samples", "4000"]);
+    b.join_line();
+    let mut attacker = Attacker::start(140, &run, &[&address], true).await;
+    let Response::Manifest(manifest) = attacker.ask(RunId([0; 32]), Question::Manifest).await else {
+        panic!("no manifest")
+    };
+    let (manifest, run) = Manifest::decode(&manifest).unwrap();
+    let spec = &manifest.tensors[0];
+    let base = &Checkpoint::load(&workshop.model()).unwrap().tensors[&spec.name];
+    let weight = base.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0] / spec.quantum();
+    // Beyond the end by one part in a hundred: it comes in again at the other.
+    let distance = (1.01 * f64::from(1 << 24)) as i64 - weight as i64;
+    let bytes = bytes_that_push(&manifest, &run, &attacker.machine(1), distance);
+    let (push, _) = attacker.sign(1, 0, &bytes, [0; 32]);
+    attacker.until_trained(100).await;
+    attacker.push(&push).await;
+    attacker.until_taken(push.machine, bytes.len() as u64).await;
+    for node in [&a, &b] {
+        node.hear("a weight is near the end of its range");
+    }
+
+    // What was measured before is still signed and sent; then nothing comes.
+    attacker.during(Duration::from_millis(2_500)).await;
+    let before = attacker.heights().await;
+    attacker.during(Duration::from_secs(1)).await;
+    assert_eq!(attacker.heights().await, before, "probes go on at the edge");
+    let honest = before.iter().filter(|(machine, _)| *machine != push.machine);
+    assert!(honest.clone().count() == 2 && honest.clone().all(|(_, height)| *height < 4000), "{before:?}");
+
+    let (other, _) = attacker.sign(1, 0, &[1; 3], [0; 32]);
+    attacker.push(&other).await;
+    for node in [&a, &b] {
+        node.hear(&format!("{} gradients left the weights, exactly", bytes.len()));
+        node.hear("all weights are well within their ranges again");
+    }
+    drop(attacker);
+    until_at_one(&[&a, &b]);
+    for state in all_leave(vec![a, b]) {
+        let shown = support::inspect(&state, &["log", "show", "--json"]);
+        assert!(shown.contains("\"gradients\": 8000,"), "all honest gradients, and no others: {shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_joiner_that_is_sent_a_wrong_base_finishes_from_an_honest_peer() {
+    let workshop = Workshop::new();
+    let a = workshop.first("a", &["--samples", "50"]);
+    let (address, run) = a.join_line();
+    let mut attacker = Attacker::start(150, &run, &[&address], false).await;
+    let run_id = attacker.run;
+    let Response::Manifest(manifest) = attacker.ask(run_id, Question::Manifest).await else { panic!("no manifest") };
+    let question = Question::BaseDigests { from: 0 };
+    let Response::BaseDigests(digests) = attacker.ask(run_id, question).await else { panic!("no digests") };
+    let Response::BaseChunk(mut chunk) = attacker.ask(run_id, Question::BaseChunk { index: 0 }).await else {
+        panic!("no chunk")
+    };
+    let middle = chunk.len() / 2;
+    chunk[middle] ^= 1;
+    (attacker.manifest, attacker.base_digests, attacker.base_chunk) = (manifest, digests, chunk);
+
+    // The honest node sleeps until the wrong chunk is on its way.
+    a.signal("STOP");
+    let joiner = workshop.node(
+        "joiner",
+        &["--bootstrap", &attacker.address(), "--bootstrap", &address, "--run", &run, "--samples", "50"],
+    );
+    attacker.until("the joiner to ask for the base", |it| it.base_chunks_asked > 0).await;
+    a.signal("CONT");
+    let liar = attacker.network.peer_id();
+    let begun = Instant::now();
+    while !joiner.said(&format!("{liar} is done without")) {
+        assert!(begun.elapsed() < PATIENCE, "the joiner took the wrong chunk: {:#?}", joiner.lines());
+        attacker.during(Duration::from_millis(50)).await;
+    }
+    drop(attacker);
+    joiner.hear("the base model is complete");
+    until_at_one(&[&a, &joiner]);
+    all_leave(vec![a, joiner]);
+}
