@@ -4,9 +4,9 @@
 //! wait for the next input. Time is an argument, in milliseconds of any monotonic clock. Given equal inputs, two replicas
 //! make equal outputs.
 //!
-//! - [`own`]: own bytes, signing, the own head's confirmation after a start;
-//! - [`absorb`]: chunks and revocations of others on their way in;
-//! - [`sync`]: anti-entropy with each connected peer.
+//! - `own`: own bytes, signing, the own head's confirmation after a start;
+//! - `absorb`: chunks and revocations of others on their way in;
+//! - `sync`: anti-entropy with each connected peer.
 
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
