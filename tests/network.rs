@@ -156,7 +156,10 @@ async fn what_is_too_large_fails_where_it_is_sent_and_hurts_nobody() {
     nodes.publish(0, &vec![1; GOSSIP_BYTES_MAX]).await;
     nodes
         .until("the largest gossip to arrive", |_, index, event| match event {
-            Event::Gossip { bytes, .. } if index == 1 => Some(assert_eq!(bytes.len(), GOSSIP_BYTES_MAX)),
+            Event::Gossip { bytes, .. } if index == 1 => {
+                assert_eq!(bytes.len(), GOSSIP_BYTES_MAX);
+                Some(())
+            }
             _ => None,
         })
         .await;
@@ -231,7 +234,10 @@ async fn a_peer_that_goes_while_it_is_asked_is_an_error_not_a_wait() {
     let asked = nodes.nodes[0].request(peer, b"and now?".to_vec());
     nodes
         .until("the failure to reach it", |_, _, event| match event {
-            Event::Response { request, result, .. } if request == asked => Some(assert!(result.is_err())),
+            Event::Response { request, result, .. } if request == asked => {
+                assert!(result.is_err());
+                Some(())
+            }
             _ => None,
         })
         .await;

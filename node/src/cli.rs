@@ -153,7 +153,7 @@ pub struct RevokeArgs {
 #[derive(Args, Debug, Default, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RunArgs {
-    /// Address of a machine of the run to join, with its /p2p/<peer>. Repeatable
+    /// Address of a machine of the run to join, with its peer id (…/p2p/12D3KooW…). Repeatable
     #[arg(long, value_name = "MULTIADDR")]
     pub bootstrap: Vec<String>,
     /// Accept only this run (64 hexadecimal digits, as printed by the node that started it)

@@ -19,13 +19,13 @@ const TASK_ROWS: usize = 8;
 const PARTIAL: usize = 64 * LANES;
 
 impl Llama {
-    /// Mean of −log softmax(logits)[target] over the batch's predicted positions, nats. Not finite if the model is not.
+    /// Mean of −log softmax(logits)\[target\] over the batch's predicted positions, nats. Not finite if the model is not.
     pub fn loss(&self, batch: &Batch) -> Result<f64> {
         let (sum, count) = self.loss_sum(batch)?;
         Ok(sum / count as f64)
     }
 
-    /// Sum of −log softmax(logits)[target], nats, and the number of predicted positions, which is not zero.
+    /// Sum of −log softmax(logits)\[target\], nats, and the number of predicted positions, which is not zero.
     pub fn loss_sum(&self, batch: &Batch) -> Result<(f64, u64)> {
         let hidden = self.hidden(&batch.inputs)?.flatten_to(1)?;
         ensure!(hidden.dim(0)? == batch.targets.len(), "the batch has a target for each input");

@@ -60,7 +60,7 @@ pub struct NetworkConfig {
     pub run: Option<[u8; 32]>,
     /// Where to listen; empty: nowhere.
     pub listen: Vec<Multiaddr>,
-    /// Addresses with /p2p/<peer>, called until they answer.
+    /// Addresses that end with `/p2p/` and a peer id, called until they answer.
     pub bootstrap: Vec<String>,
     /// Addresses from earlier sessions.
     pub known_peers: Vec<(PeerId, Multiaddr)>,

@@ -42,7 +42,7 @@ pub enum Severity {
     Ban,
 }
 
-/// Splits an address with /p2p/<peer>.
+/// Splits an address that ends with `/p2p/` and a peer id.
 pub fn parse_bootstrap(text: &str) -> Result<(PeerId, Multiaddr), StartError> {
     let failed = |error: String| StartError::Bootstrap { address: text.to_owned(), error };
     let mut address: Multiaddr = text.parse().map_err(|error| failed(format!("not a multiaddr ({error})")))?;
