@@ -33,10 +33,10 @@ pub struct Settings {
     pub samples: Option<u64>,
     /// Leave after this much silence.
     pub exit_when_idle: Option<Duration>,
-    /// Of a new run.
-    pub learning_rate: f64,
-    /// Of a new run.
-    pub epsilon: f64,
+    /// Of a new run, if said.
+    pub learning_rate: Option<f64>,
+    /// Of a new run, if said.
+    pub epsilon: Option<f64>,
     /// Windows per batch.
     pub batch_size: usize,
     /// Tokens per window.
@@ -86,8 +86,8 @@ impl Settings {
             eval: args.eval.or(file.eval),
             samples: args.samples.or(file.samples),
             exit_when_idle: args.exit_when_idle.or(file.exit_when_idle).map(parse_seconds).transpose()?,
-            learning_rate: args.learning_rate.or(file.learning_rate).unwrap_or(3e-4),
-            epsilon: args.epsilon.or(file.epsilon).unwrap_or(1e-3),
+            learning_rate: args.learning_rate.or(file.learning_rate),
+            epsilon: args.epsilon.or(file.epsilon),
             batch_size: args.batch_size.or(file.batch_size).unwrap_or(8),
             sequence_length: args.sequence_length.or(file.sequence_length).unwrap_or(128),
             seed: args.seed.or(file.seed),
@@ -100,12 +100,12 @@ impl Settings {
 
     fn check(&self) -> Result<()> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
-        ensure!(
-            positive(self.learning_rate),
-            "--learning-rate {}: must be a positive number, 1e-4 to 1e-3 is usual",
-            self.learning_rate
-        );
-        ensure!(positive(self.epsilon), "--epsilon {}: must be a positive number, 1e-3 is usual", self.epsilon);
+        if let Some(rate) = self.learning_rate {
+            ensure!(positive(rate), "--learning-rate {rate}: must be a positive number, 1e-4 to 1e-3 is usual");
+        }
+        if let Some(size) = self.epsilon {
+            ensure!(positive(size), "--epsilon {size}: must be a positive number, 1e-3 is usual");
+        }
         ensure!((1..=65_536).contains(&self.batch_size), "--batch-size {}: must be 1 to 65536", self.batch_size);
         ensure!(
             (2..=1 << 20).contains(&self.sequence_length),

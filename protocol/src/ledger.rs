@@ -56,12 +56,6 @@ impl Ledger {
         self.chunks.last().and_then(|chunk| chunk.parts.last()).map_or(0, |part| part.swarm_step)
     }
 
-    /// Heap bytes in use, about.
-    pub fn memory_bytes(&self) -> u64 {
-        let bytes = |chunk: &Chunk| chunk.bytes.len() + 16 * chunk.parts.len() + size_of::<Chunk>();
-        self.chunks.iter().map(|chunk| bytes(chunk) as u64).sum()
-    }
-
     /// Decides where `chunk` belongs.
     pub fn place(&self, run: &RunId, chunk: &VerifiedChunk) -> Placement {
         let (first, height) = (chunk.chunk().first, self.height());

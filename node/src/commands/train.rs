@@ -26,6 +26,9 @@ use crate::{
     trainer::{ProbeSettings, Trainer, thread},
 };
 
+/// Learning rate and epsilon of a new run, unless said otherwise.
+const LEARNING_RATE: f64 = 3e-4;
+const EPSILON: f64 = 1e-3;
 /// Gradients that a run's ranges leave room for.
 const PLANNED_GRADIENTS: u64 = 100_000;
 /// Largest ledger of one machine.
@@ -56,6 +59,7 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
         (true, true) => start(settings, state)?,
     };
     let mut replica = opened.replica(protocol::replica::Settings::default())?;
+    say_what_is_settled(settings, &opened.manifest);
     let is_empty = |replica: &Replica, own: MachineId| replica.ledger(&own).is_none_or(|ledger| ledger.height() == 0);
     if is_empty(&replica, opened.own_machine()?) && !opened.state.is_new_incarnation() {
         // An empty ledger of an earlier session is worth nothing; a new one need not be asked about.
@@ -109,6 +113,18 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
     Ok((driver, sure))
 }
 
+/// Some flags are for those who start a run.
+fn say_what_is_settled(settings: &Settings, manifest: &Manifest) {
+    let run = &manifest.hyperparameters;
+    for (flag, said, settled) in
+        [("--learning-rate", settings.learning_rate, run.learning_rate), ("--epsilon", settings.epsilon, run.epsilon)]
+    {
+        if said.is_some_and(|said| said != settled) {
+            tracing::warn!("{flag} is of new runs only: this run's is {settled}");
+        }
+    }
+}
+
 /// A new run.
 fn start(settings: &Settings, state: StateDir) -> Result<Opened> {
     if let Some(run) = settings.run {
@@ -120,8 +136,8 @@ fn start(settings: &Settings, state: StateDir) -> Result<Opened> {
         "a run on one's own model needs a text to train on: --data <file or directory>"
     );
     let hyperparameters = Hyperparameters {
-        learning_rate: settings.learning_rate,
-        epsilon: settings.epsilon,
+        learning_rate: settings.learning_rate.unwrap_or(LEARNING_RATE),
+        epsilon: settings.epsilon.unwrap_or(EPSILON),
         planned_gradients: PLANNED_GRADIENTS,
         direction_scale: DirectionScale::Rms,
     };

@@ -337,6 +337,9 @@ impl Status {
         if self.owed > 10_000 {
             network.push_str(&format!("  replaying {} more", self.owed));
         }
+        if replica.incomplete().next().is_some() {
+            network.push_str("  INCOMPLETE");
+        }
         match &self.display.bar {
             Some(bar) => {
                 bar.set_message(format!("{training}\n  {network}"));

@@ -18,6 +18,7 @@ pub struct BaseDownload {
     database: std::sync::Arc<super::database::Database>,
     root: [u8; 32],
     bytes: u64,
+    chunks: u64,
     digests: Vec<[u8; 32]>,
     present: Vec<bool>,
     file: File,
@@ -41,6 +42,7 @@ impl BaseDownload {
             database: state.database.clone(),
             root: manifest.base.chunks_root,
             bytes: manifest.base_bytes(),
+            chunks: manifest.base_chunks(),
             digests: Vec::new(),
             present: Vec::new(),
             file,
@@ -54,7 +56,7 @@ impl BaseDownload {
     }
 
     fn fits(&self, digests: &[[u8; 32]]) -> bool {
-        digests.len() as u64 == self.chunks() && base::root(digests) == self.root
+        digests.len() as u64 == self.chunks && base::root(digests) == self.root
     }
 
     fn find_present(&mut self) -> Result<()> {
@@ -80,7 +82,7 @@ impl BaseDownload {
 
     /// Number of chunks.
     pub fn chunks(&self) -> u64 {
-        self.bytes.div_ceil(BASE_CHUNK_BYTES as u64)
+        self.chunks
     }
 
     /// Bytes in all, and bytes here.

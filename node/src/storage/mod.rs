@@ -12,7 +12,7 @@
 //! believed (its digests are checked at every start).
 
 use anyhow::{Context, Result, bail, ensure};
-use protocol::{machine::MachineId, manifest::Manifest};
+use protocol::manifest::Manifest;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -184,11 +184,6 @@ impl StateDir {
     /// The base model.
     pub fn base(&self, manifest: &Manifest) -> Result<BaseReader> {
         BaseReader::open(self, manifest)
-    }
-
-    /// The machine that owns the ledger now.
-    pub fn machine(&self, key: [u8; 32]) -> MachineId {
-        MachineId { key, incarnation: self.incarnation() }
     }
 }
 
