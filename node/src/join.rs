@@ -14,7 +14,7 @@ use std::{
 use crate::{
     commands::train::{check_model, load_model},
     embedded,
-    network::{Event, Network, NetworkConfig, PeerId, RequestId, Severity},
+    network::{Event, Network, NetworkConfig, PeerId, RequestId, Severity, Verdict},
     opened::Opened,
     settings::{ModelChoice, Settings},
     storage::{BaseDownload, StateDir, check_same_base},
@@ -258,6 +258,8 @@ impl Fetcher {
                 self.forget_digests(&peer);
                 self.asked.retain(|_, (to, _)| *to != peer);
             }
+            // Nothing to judge it by yet; anti-entropy brings it later.
+            Event::Gossip { source, message, .. } => self.network.report(&message, &source, Verdict::Ignore),
             Event::BootstrapUnreachable { address, error, .. } => {
                 tracing::warn!("{address} cannot be reached ({error})")
             }

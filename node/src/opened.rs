@@ -17,6 +17,9 @@ use crate::{
     weights::Weights,
 };
 
+/// Entries that are spelled out at a time.
+const ENTRIES_PER_SWEEP: u64 = 8_192;
+
 /// A run as one state directory has it.
 pub struct Opened {
     /// Locked.
@@ -109,8 +112,10 @@ impl Opened {
         let mut entries = 0;
         replica.settle_all();
         while let Some(output) = replica.poll_output() {
-            if let Output::Replay(contributions) = output {
-                entries += contributions.len() as u64;
+            let Output::ReplayLedger(mut range) = output else { continue };
+            entries += range.samples();
+            while range.samples() > 0 {
+                let contributions = replica.contributions(&range.take_first(ENTRIES_PER_SWEEP));
                 weights.sweep(&Sweep { probes: Vec::new(), contributions })?;
             }
         }

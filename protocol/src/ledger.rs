@@ -113,14 +113,14 @@ impl Ledger {
     }
 
     /// The chunk to serve to someone who has the samples before `from`: starts at the segment that holds `from`, ends on
-    /// a signature. None if the ledger ends before.
-    pub fn serve(&self, run: &RunId, from: u64) -> Option<Chunk> {
+    /// a signature. None if the ledger ends before. Also returns how many segments were hashed for it.
+    pub fn serve(&self, run: &RunId, from: u64) -> Option<(Chunk, usize)> {
         let chunk = self.chunks.iter().rev().find(|chunk| chunk.first <= from && from < chunk.end())?;
         let start = chunk.segments().take_while(|segment| segment.end() <= from).count();
         if start == 0 {
-            return Some(chunk.clone());
+            return Some((chunk.clone(), 0));
         }
-        Some(chunk.tail(start, &chunk.digests(run)))
+        Some((chunk.tail(start, &chunk.digests(run)), chunk.parts.len()))
     }
 
     /// Digest of the segment that ends the ledger's first `height` samples (holds sample `height − 1`); zero for 0, None

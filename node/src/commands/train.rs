@@ -161,7 +161,6 @@ async fn restart(settings: &Settings, state: StateDir) -> Result<Opened> {
             "{}: this state directory was copied or restored: going on as a new incarnation",
             state.path().display()
         );
-        state.new_incarnation()?;
     }
     let opened = Opened::of(state)?;
     if let Some(run) = settings.run.filter(|run| *run != opened.run) {

@@ -17,6 +17,8 @@ const EVALUATION_INTERVAL_MIN: Duration = Duration::from_secs(10);
 const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_secs(30);
 /// Windows of a passing look at the held-out text.
 pub(super) const EVALUATION_WINDOWS: usize = 128;
+/// Own bytes get a new swarm step this often: each begins a segment.
+const SWARM_STEP_INTERVAL: Duration = Duration::from_secs(10);
 /// The swarm is at rest when nothing has come for this long.
 const REST: Duration = Duration::from_secs(2);
 
@@ -29,6 +31,8 @@ pub struct Goals {
     joins: bool,
     can_train: bool,
     begun: Instant,
+    /// When own bytes last got a new swarm step.
+    last_step: Instant,
     joined: bool,
     /// The last limit that the trainer was given.
     allowed: Option<u64>,
@@ -54,6 +58,7 @@ impl Goals {
             joins,
             can_train,
             begun: now,
+            last_step: now,
             joined: false,
             allowed: None,
             root: [0; 32],
@@ -110,6 +115,10 @@ impl Driver {
                 self.status.joined(&self.replica);
             }
         }
+        if self.goals.last_step.elapsed() >= SWARM_STEP_INTERVAL {
+            self.goals.last_step = Instant::now();
+            self.advance_swarm_step();
+        }
         self.allow_training();
         self.evaluate_now_and_then();
         self.checkpoint_now_and_then();
@@ -123,13 +132,14 @@ impl Driver {
         };
         if self.goals.allowed != Some(limit) {
             self.goals.allowed = Some(limit);
-            self.backlog.push_back(Command::Train { until_sample: limit });
+            self.command(Command::Train { until_sample: limit });
         }
     }
 
     /// First sample of the current incarnation that is beyond the goal.
     fn own_samples_limit(&self) -> u64 {
-        let Some(samples) = self.goals.samples else { return u64::MAX };
+        let room = self.replica.manifest().ledger_samples_max;
+        let Some(samples) = self.goals.samples else { return room };
         let own = self.replica.own_machine();
         let elsewhere: u64 = self
             .replica
@@ -137,13 +147,12 @@ impl Driver {
             .filter(|(machine, ..)| machine.key == own.key && **machine != own)
             .map(|(_, ledger, revocation)| ledger.height().min(revocation.map_or(u64::MAX, |r| r.floor())))
             .sum();
-        samples.saturating_sub(elsewhere)
+        samples.saturating_sub(elsewhere).min(room)
     }
 
     /// Whether own samples are all made and durable.
     fn own_samples_done(&self) -> bool {
-        let done = !self.goals.can_train
-            || self.goals.samples.is_some() && self.replica.own_next_sample() >= self.own_samples_limit();
+        let done = !self.goals.can_train || self.replica.own_next_sample() >= self.own_samples_limit();
         done && self.replica.own_waiting() == 0
     }
 
@@ -167,7 +176,7 @@ impl Driver {
             });
         if due && self.status.wants_evaluation() {
             self.goals.evaluating = true;
-            self.backlog.push_back(Command::Evaluate(EVALUATION_WINDOWS));
+            self.command(Command::Evaluate(EVALUATION_WINDOWS));
         }
     }
 
@@ -180,6 +189,9 @@ impl Driver {
     }
 
     pub(super) fn checkpoint_now(&mut self) {
+        if !self.may_checkpoint() {
+            return;
+        }
         self.goals.checkpointing = true;
         self.goals.last_checkpoint.1 = self.goals.root;
         self.begin_checkpoint();
@@ -193,7 +205,7 @@ impl Driver {
         let at_rest = self.goals.joined && self.own_samples_done() && self.goals.root_since.elapsed() >= REST;
         if at_rest && self.goals.digest_told != Some(self.goals.root) && self.backlog.is_empty() {
             self.goals.digest_told = Some(self.goals.root);
-            self.backlog.push_back(Command::Digest);
+            self.command(Command::Digest(self.goals.root));
         }
     }
 }

@@ -8,7 +8,8 @@ use crate::{interrupt::Interrupt, trainer::thread::Command};
 
 /// Own bytes get this long to become durable and go out.
 const FLUSH_MAX: Duration = Duration::from_millis(700);
-/// A checkpoint is written on leaving if the last one took no longer than this.
+/// A checkpoint is written on leaving if it is no larger, and the last one took no longer, than this.
+const CHECKPOINT_BYTES_MAX: u64 = 128 << 20;
 const CHECKPOINT_MAX: Duration = Duration::from_millis(400);
 /// Neighbours get this long to agree before a node that is done leaves.
 const AGREEMENT_MAX: Duration = Duration::from_secs(20);
@@ -25,13 +26,13 @@ impl Driver {
                 self.replica.compare_with_all(now_ms);
             }
             self.carry_out()?;
-            self.command_trainer()?;
+            self.command_trainer();
             tokio::select! {
                 () = interrupt.wait() => return Ok(()),
                 Ok(()) = self.storage.state.changed() => self.on_storage(),
                 Some(event) = self.trainer.events.recv() => self.on_trainer(event)?,
                 event = self.network.next() => self.on_network(event),
-                () = tokio::time::sleep(TICK) => self.on_tick(),
+                () = tokio::time::sleep(TICK) => self.on_tick()?,
             }
         }
         Ok(())
@@ -39,16 +40,19 @@ impl Driver {
 
     /// Signs, stores and sends what is left, writes a checkpoint if that is quick, and closes everything.
     pub(super) async fn leave(mut self) -> Result<()> {
+        self.carry_out()?;
         self.status.clear();
-        self.backlog.push_back(Command::Train { until_sample: 0 });
-        if self.replica.signs() && self.goals.checkpoint_took() <= CHECKPOINT_MAX && !self.is_checkpointing() {
+        self.command(Command::Train { until_sample: 0 });
+        let bytes = 4 * self.replica.manifest().parameters();
+        let is_quick = self.goals.checkpoint_took() <= CHECKPOINT_MAX && bytes <= CHECKPOINT_BYTES_MAX;
+        if self.replica.signs() && is_quick && !self.is_checkpointing() {
             self.checkpoint_now();
         }
         let begun = Instant::now();
         while begun.elapsed() < FLUSH_MAX {
             self.replica.flush();
             self.carry_out()?;
-            self.command_trainer()?;
+            self.command_trainer();
             self.commit_checkpoint();
             let waiting = self.replica.signs() && self.replica.own_waiting() > 0;
             if !waiting && !self.is_checkpointing() {

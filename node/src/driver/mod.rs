@@ -12,10 +12,11 @@ use anyhow::{Context, Result};
 use protocol::{
     machine::MachineId,
     message::{Gossip, Question, Request},
-    replica::{Contained, Output, Peer, Record, Replica},
+    replica::{Contained, LedgerRange, Output, Peer, Record, Replica},
 };
 use std::{
     collections::{HashMap, VecDeque},
+    sync::mpsc::TrySendError,
     time::{Duration, Instant},
 };
 
@@ -38,9 +39,9 @@ pub use status::{Display, Status, hex};
 /// Replica ticks, and looks at goals, this often.
 const TICK: Duration = Duration::from_millis(50);
 /// With this many entries waiting for the trainer, the network is not read.
-const BACKLOG_ENTRIES_MAX: usize = 1 << 18;
+const BACKLOG_ENTRIES_MAX: u64 = 1 << 18;
 /// Entries are handed to the trainer in commands of about this size.
-const COMMAND_ENTRIES: usize = 8_192;
+const COMMAND_ENTRIES: u64 = 8_192;
 
 /// A checkpoint file that waits for the ledger that it contains to be durable.
 struct PendingCheckpoint {
@@ -68,13 +69,24 @@ pub struct Driver {
     peer_ids: HashMap<Peer, PeerId>,
     next_peer: u64,
     asked: HashMap<RequestId, Asked>,
-    /// Commands that the trainer has no room for yet.
-    backlog: VecDeque<Command>,
+    /// Work that the trainer has no room for yet.
+    backlog: VecDeque<Work>,
+    /// Adoptions that the trainer has not confirmed: until then own samples of the old machine may be on their way.
+    adopting: usize,
+    /// The swarm step that own bytes are measured at.
+    swarm_step: u64,
     /// Gossip that found no neighbour.
     unpublished: VecDeque<Gossip>,
     /// What the weights contained when the checkpoint that is being written was asked for.
     checkpoint_others: Option<Vec<Contained>>,
     pending_checkpoint: Option<PendingCheckpoint>,
+}
+
+/// What waits for the trainer.
+enum Work {
+    Command(Command),
+    /// Spelled out only when the trainer has room.
+    Replay(LedgerRange),
 }
 
 /// Who was asked what, outside of anti-entropy or within.
@@ -127,6 +139,8 @@ impl Driver {
             next_peer: 0,
             asked: HashMap::new(),
             backlog: VecDeque::new(),
+            adopting: 0,
+            swarm_step: 0,
             unpublished: VecDeque::new(),
             checkpoint_others: None,
             pending_checkpoint: None,
@@ -148,7 +162,7 @@ impl Driver {
         interrupt.take_over();
         loop {
             self.carry_out()?;
-            self.command_trainer()?;
+            self.command_trainer();
             if self.is_done() {
                 self.agree_with_neighbours(&mut interrupt).await?;
                 break;
@@ -162,21 +176,24 @@ impl Driver {
                 Ok(()) = self.storage.state.changed() => self.on_storage(),
                 Some(event) = self.trainer.events.recv() => self.on_trainer(event)?,
                 event = self.network.next(), if !congested => self.on_network(event),
-                _ = ticker.tick() => self.on_tick(),
+                _ = ticker.tick() => self.on_tick()?,
             }
         }
         self.leave().await
     }
 
-    fn on_tick(&mut self) {
+    fn on_tick(&mut self) -> Result<()> {
         let now_ms = self.now_ms();
         self.replica.tick(now_ms);
+        // A checkpoint's claims must not run ahead of what the trainer was told.
+        self.carry_out()?;
         self.pursue_goals();
         self.commit_checkpoint();
         self.retry_publishing();
         self.storage.pump();
         self.status.announce();
         self.status.refresh(&mut self.replica, &self.network);
+        Ok(())
     }
 
     /// Drains the replica's outputs.
@@ -186,7 +203,14 @@ impl Driver {
                 Output::Ask(peer, question) => self.ask(peer, question),
                 Output::Publish(gossip) => self.publish(gossip),
                 Output::Persist(records, token) => self.persist(&records, token)?,
-                Output::Replay(entries) => self.enqueue_replay(entries),
+                Output::Replay(entries) => {
+                    self.status.replay_enqueued(entries.len());
+                    self.command(Command::Replay(entries));
+                }
+                Output::ReplayLedger(range) => {
+                    self.status.replay_enqueued(range.samples() as usize);
+                    self.backlog.push_back(Work::Replay(range));
+                }
                 Output::NewIncarnation(doubt) => {
                     let incarnation = self.state.new_incarnation().context("opening a new incarnation")?;
                     let machine = MachineId { incarnation, ..self.replica.own_machine() };
@@ -206,7 +230,23 @@ impl Driver {
     fn adopt_own(&mut self) {
         let (machine, next_sample) = (self.replica.own_machine(), self.replica.own_next_sample());
         self.goals.adopted();
-        self.backlog.push_back(Command::Adopt(machine, next_sample));
+        self.adopting += 1;
+        self.command(Command::Adopt(machine, next_sample));
+        self.advance_swarm_step();
+    }
+
+    fn command(&mut self, command: Command) {
+        self.backlog.push_back(Work::Command(command));
+    }
+
+    /// Own bytes use the learning rate of the swarm's present step. Steps never fall within a ledger, so neither does this
+    /// one, whatever is revoked.
+    fn advance_swarm_step(&mut self) {
+        let step = self.replica.swarm_step().max(self.replica.own_swarm_step());
+        if step > self.swarm_step {
+            self.swarm_step = step;
+            self.command(Command::SwarmStep(step));
+        }
     }
 
     fn ask(&mut self, peer: Peer, question: Question) {
@@ -259,33 +299,49 @@ impl Driver {
         }
     }
 
-    fn enqueue_replay(&mut self, entries: Vec<protocol::replay::Contribution>) {
-        self.status.replay_enqueued(entries.len());
-        match self.backlog.back_mut() {
-            Some(Command::Replay(waiting)) if waiting.len() < COMMAND_ENTRIES => waiting.extend(entries),
-            _ => self.backlog.push_back(Command::Replay(entries)),
-        }
-    }
-
-    fn backlog_entries(&self) -> usize {
-        let entries = |command: &Command| if let Command::Replay(entries) = command { entries.len() } else { 0 };
+    fn backlog_entries(&self) -> u64 {
+        let entries = |work: &Work| match work {
+            Work::Replay(range) => range.samples(),
+            Work::Command(Command::Replay(entries)) => entries.len() as u64,
+            Work::Command(_) => 0,
+        };
         self.backlog.iter().map(entries).sum()
     }
 
-    /// Hands waiting commands to the trainer as far as it has room.
-    fn command_trainer(&mut self) -> Result<()> {
-        use std::sync::mpsc::TrySendError;
-        while let Some(command) = self.backlog.pop_front() {
-            match self.trainer.commands.try_send(command) {
-                Ok(()) => {}
-                Err(TrySendError::Full(command)) => {
-                    self.backlog.push_front(command);
-                    break;
-                }
-                // Its last event says why.
-                Err(TrySendError::Disconnected(_)) => break,
+    /// Hands waiting work to the trainer as far as it has room.
+    fn command_trainer(&mut self) {
+        while let Some(work) = self.backlog.pop_front() {
+            let command = match work {
+                Work::Command(command) => command,
+                Work::Replay(range) => self.spell_out(range),
+            };
+            // A trainer that is gone has said why in its last event.
+            if let Err(TrySendError::Full(command)) = self.trainer.commands.try_send(command) {
+                self.backlog.push_front(Work::Command(command));
+                return;
             }
         }
-        Ok(())
+    }
+
+    /// One command's worth of `range` and of the ranges that wait behind it; what is left of them waits on.
+    fn spell_out(&mut self, range: LedgerRange) -> Command {
+        let (mut range, mut entries) = (range, Vec::new());
+        loop {
+            let room = COMMAND_ENTRIES - entries.len() as u64;
+            entries.extend(self.replica.contributions(&range.take_first(room)));
+            if range.samples() > 0 {
+                self.backlog.push_front(Work::Replay(range));
+                break;
+            }
+            match self.backlog.pop_front() {
+                Some(Work::Replay(next)) if (entries.len() as u64) < COMMAND_ENTRIES => range = next,
+                Some(other) => {
+                    self.backlog.push_front(other);
+                    break;
+                }
+                None => break,
+            }
+        }
+        Command::Replay(entries)
     }
 }

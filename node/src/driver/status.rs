@@ -227,6 +227,12 @@ impl Status {
         );
     }
 
+    pub(super) fn checkpoint_failed(&self, error: &anyhow::Error) {
+        tracing::warn!(
+            "no checkpoint this time ({error:#}); the ledger is safe, the next start replays more. Is the disk full?"
+        );
+    }
+
     pub(super) fn near_edge(&self, near: bool) {
         if near {
             tracing::error!(

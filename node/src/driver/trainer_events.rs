@@ -23,7 +23,13 @@ impl Driver {
                     self.pending_checkpoint = Some(PendingCheckpoint { written, others, machine, next_sample, spsa });
                 }
             }
-            Event::Digest(digest) => self.status.at_rest(self.replica.root(), digest),
+            Event::Digest { root, digest } => self.status.at_rest(root, digest),
+            Event::Adopted => self.adopting -= 1,
+            Event::CheckpointFailed(error) => {
+                self.status.checkpoint_failed(&error);
+                self.checkpoint_others = None;
+                self.goals.checkpointed();
+            }
             Event::NearEdge(near) => self.status.near_edge(near),
             Event::Replayed(entries) => self.status.replayed(entries),
             Event::Failed(error) => return Err(error.context("training stopped")),
@@ -31,12 +37,19 @@ impl Driver {
         Ok(())
     }
 
+    /// Whether a checkpoint file written now would hold nothing that is in no ledger: no other one is under way, and of an
+    /// incarnation given up no sample is still on its way.
+    pub(super) fn may_checkpoint(&self) -> bool {
+        self.checkpoint_others.is_none()
+            && self.pending_checkpoint.is_none()
+            && self.adopting == 0
+            && self.replica.own_is_settled()
+    }
+
     /// Asks for a checkpoint file. It will contain what was handed out so far.
     pub(super) fn begin_checkpoint(&mut self) {
-        if self.checkpoint_others.is_none() && self.pending_checkpoint.is_none() {
-            self.checkpoint_others = Some(self.replica.contents_of_others());
-            self.backlog.push_back(Command::Checkpoint(self.state.checkpoint_writer()));
-        }
+        self.checkpoint_others = Some(self.replica.contents_of_others());
+        self.command(Command::Checkpoint(self.state.checkpoint_writer()));
     }
 
     /// Makes the written file the checkpoint, once the own samples in it are in the ledger (ledger before checkpoint; the

@@ -16,7 +16,7 @@ const EXCHANGE: StreamProtocol = StreamProtocol::new("/onebyte/1");
 /// A question without answer fails after this long.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// Streams that one peer may have open for questions.
-const STREAMS_PER_CONNECTION: usize = 32;
+const STREAMS_PER_CONNECTION: usize = 8;
 
 /// All of it.
 #[derive(NetworkBehaviour)]
@@ -50,6 +50,8 @@ impl Behaviour {
         let own = keypair.public().to_peer_id();
         let limits = connection_limits::ConnectionLimits::default()
             .with_max_established(Some(config.connections_max))
+            // The rest is for own calls: strangers must not lock this node out of its swarm.
+            .with_max_established_incoming(Some(config.connections_max * 3 / 4))
             .with_max_established_per_peer(Some(2))
             .with_max_pending_incoming(Some(64))
             .with_max_pending_outgoing(Some(64));

@@ -54,7 +54,7 @@ impl CheckpointWriter {
             durable::point();
             Ok(())
         };
-        write().with_context(|| format!("{}: writing the checkpoint", path.display()))?;
+        write().inspect_err(|_| drop(fs::remove_file(&path))).with_context(|| path.display().to_string())?;
         Ok(WrittenCheckpoint { number: self.number, digest: weights.digest() })
     }
 }

@@ -2,8 +2,11 @@
 
 use anyhow::{Context, Result};
 use protocol::machine::MachineId;
-use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use std::path::Path;
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 use super::durable;
 
@@ -52,6 +55,10 @@ pub enum Record {
     KnownPeers(Vec<(Vec<u8>, String)>),
 }
 
+fn open_file(path: &Path) -> Result<redb::Database> {
+    Ok(redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?)
+}
+
 fn chunk_key(machine: &MachineId, first: u64) -> [u8; 48] {
     let mut key = [0u8; 48];
     key[..32].copy_from_slice(&machine.key);
@@ -61,12 +68,17 @@ fn chunk_key(machine: &MachineId, first: u64) -> [u8; 48] {
 }
 
 /// Every commit is durable when it returns.
-pub struct Database(redb::Database);
+///
+/// After a failed write redb refuses all others until it is opened anew, so a failure closes it and the next use opens it.
+pub struct Database {
+    path: PathBuf,
+    open: Mutex<Option<redb::Database>>,
+}
 
 impl Database {
     /// Opens or makes the file, readable by its owner only: it holds the secret key.
     pub fn open(path: &Path) -> Result<Self> {
-        let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
+        let database = open_file(path)?;
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -84,14 +96,29 @@ impl Database {
             transaction.commit()?;
             durable::point();
         }
-        Ok(Self(database))
+        Ok(Self { path: path.to_owned(), open: Mutex::new(Some(database)) })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&redb::Database) -> Result<T>) -> Result<T> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match open.take() {
+            Some(database) => database,
+            None => open_file(&self.path)?,
+        };
+        let result = work(&database);
+        if result.is_ok() {
+            *open = Some(database);
+        }
+        result
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T>) -> Result<T> {
+        self.with(|database| work(&database.begin_read()?))
     }
 
     /// A value.
     pub fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let transaction = self.0.begin_read()?;
-        let table = transaction.open_table(VALUES)?;
-        Ok(table.get(name)?.map(|value| value.value().to_vec()))
+        self.read(|transaction| Ok(transaction.open_table(VALUES)?.get(name)?.map(|value| value.value().to_vec())))
     }
 
     /// A value that is a u64 LE.
@@ -116,12 +143,14 @@ impl Database {
     }
 
     fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<()>) -> Result<()> {
-        let transaction = self.0.begin_write()?;
-        change(&transaction)?;
-        durable::point();
-        transaction.commit()?;
-        durable::point();
-        Ok(())
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            change(&transaction)?;
+            durable::point();
+            transaction.commit()?;
+            durable::point();
+            Ok(())
+        })
     }
 
     /// Stores records, all or none.
@@ -156,30 +185,31 @@ impl Database {
 
     /// Visits every chunk in order of machine and sample.
     pub fn for_each_chunk(&self, mut visit: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let transaction = self.0.begin_read()?;
-        for entry in transaction.open_table(CHUNKS)?.iter()? {
-            visit(entry.context("reading the ledgers")?.1.value())?;
-        }
-        Ok(())
+        self.read(|transaction| {
+            for entry in transaction.open_table(CHUNKS)?.iter()? {
+                visit(entry.context("reading the ledgers")?.1.value())?;
+            }
+            Ok(())
+        })
     }
 
     /// All revocations.
     pub fn revocations(&self) -> Result<Vec<Vec<u8>>> {
-        let transaction = self.0.begin_read()?;
-        let table = transaction.open_table(REVOCATIONS)?;
-        table.iter()?.map(|entry| Ok(entry?.1.value().to_vec())).collect()
+        self.read(|transaction| {
+            let table = transaction.open_table(REVOCATIONS)?;
+            table.iter()?.map(|entry| Ok(entry?.1.value().to_vec())).collect()
+        })
     }
 
     /// (peer id, address).
     pub fn known_peers(&self) -> Result<Vec<(Vec<u8>, String)>> {
-        let transaction = self.0.begin_read()?;
-        let table = transaction.open_table(PEERS)?;
-        table
-            .iter()?
-            .map(|entry| {
+        self.read(|transaction| {
+            let table = transaction.open_table(PEERS)?;
+            let entries = table.iter()?.map(|entry| {
                 let (peer, address) = entry?;
                 Ok((peer.value().to_vec(), address.value().to_owned()))
-            })
-            .collect()
+            });
+            entries.collect()
+        })
     }
 }

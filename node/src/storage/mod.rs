@@ -89,17 +89,18 @@ impl StateDir {
             .get("secret key")?
             .and_then(|bytes| bytes.try_into().ok())
             .with_context(|| format!("{}: no identity in the database", path.display()))?;
-        let incarnation = database.get_u64("incarnation")?.context("no incarnation in the database")?;
         let moved = database.get("home")?.as_deref() != Some(home.as_slice());
         if moved {
-            database.put("home", &home)?;
+            // In one transaction: whoever opens this directory next must not go on with the ledger either.
+            database.put_all(&[("home", &home), ("incarnation", &random_incarnation()?.to_le_bytes())])?;
         }
+        let incarnation = database.get_u64("incarnation")?.context("no incarnation in the database")?;
         Ok(Self {
             path: path.to_owned(),
             database: Arc::new(database),
             secret_key,
             incarnation: AtomicU64::new(incarnation),
-            is_new_incarnation: AtomicBool::new(fresh),
+            is_new_incarnation: AtomicBool::new(fresh || moved),
             moved,
             _lock: lock,
         })
@@ -111,7 +112,7 @@ impl StateDir {
     }
 
     /// Whether the directory was copied or restored since it was last open: the file system knows its database by another
-    /// number. The node it was copied from may still run.
+    /// number. The node it was copied from may still run, so a new incarnation was opened.
     pub fn moved(&self) -> bool {
         self.moved
     }

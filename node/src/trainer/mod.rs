@@ -143,7 +143,9 @@ impl Trainer {
         }
         self.waiting = 0;
         let report = self.weights.sweep(sweep)?;
-        self.near_edge = report.near_edge();
+        // Only what takes entries out can heal; a sweep that touches little says little.
+        let heals = sweep.contributions.iter().any(|contribution| contribution.removed);
+        self.near_edge = report.near_edge() || self.near_edge && !heals;
         Ok(())
     }
 

@@ -36,8 +36,8 @@ pub enum Command {
     Evaluate(usize),
     /// Write the weights to a file that is not yet the checkpoint.
     Checkpoint(CheckpointWriter),
-    /// Hash the weights.
-    Digest,
+    /// Hash the weights, which stand at this root of the version vector.
+    Digest([u8; 32]),
     /// End the thread.
     Stop,
 }
@@ -61,8 +61,17 @@ pub enum Event {
         /// How long it took.
         took: Duration,
     },
-    /// The weights' digest.
-    Digest([u8; 32]),
+    /// The weights' digest, and the root that was said with the command.
+    Digest {
+        /// Of the version vector.
+        root: [u8; 32],
+        /// Of the weights.
+        digest: [u8; 32],
+    },
+    /// All steps for the machine before are told.
+    Adopted,
+    /// The file could not be written; training goes on.
+    CheckpointFailed(anyhow::Error),
     /// Some weight is near its range's end, or no longer.
     NearEdge(bool),
     /// So many entries of others are in the weights now.
@@ -161,7 +170,10 @@ impl Worker {
     fn obey(&mut self, command: Command) -> Result<()> {
         match command {
             Command::Replay(entries) => self.trainer.replay(entries),
-            Command::Adopt(machine, next_sample) => self.trainer.adopt(machine, next_sample),
+            Command::Adopt(machine, next_sample) => {
+                self.trainer.adopt(machine, next_sample);
+                self.tell(Event::Adopted);
+            }
             Command::SwarmStep(step) => self.trainer.set_swarm_step(step),
             Command::Train { until_sample } => self.until_sample = until_sample,
             Command::Evaluate(windows_max) => {
@@ -172,14 +184,20 @@ impl Worker {
             }
             Command::Checkpoint(writer) => {
                 let begun = Instant::now();
-                let written = writer.write(self.trainer.weights()?)?;
+                let written = match writer.write(self.trainer.weights()?) {
+                    Ok(written) => written,
+                    Err(error) => {
+                        self.tell(Event::CheckpointFailed(error));
+                        return Ok(());
+                    }
+                };
                 let (machine, next_sample) = self.trainer.position();
                 let spsa = serde_json::to_vec(self.trainer.spsa())?;
                 self.tell(Event::Checkpoint { written, machine, next_sample, spsa, took: begun.elapsed() });
             }
-            Command::Digest => {
+            Command::Digest(root) => {
                 let digest = self.trainer.weights()?.digest();
-                self.tell(Event::Digest(digest));
+                self.tell(Event::Digest { root, digest });
             }
             Command::Stop => {}
         }

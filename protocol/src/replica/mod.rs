@@ -127,14 +127,44 @@ pub enum Output {
     Publish(Gossip),
     /// Make durable, in order; if there is a token, say so with [`Replica::persisted`].
     Persist(Vec<Record>, Option<u64>),
-    /// Move the weights.
+    /// Move the weights by own bytes that no ledger holds.
     Replay(Vec<Contribution>),
+    /// Move the weights by samples of a ledger; [`Replica::contributions`] spells them out, a part at a time.
+    ReplayLedger(LedgerRange),
     /// Draw a random incarnation, make it durable, then call [`Replica::adopt`].
     NewIncarnation(Doubt),
     /// Count it against the peer.
     Penalize(Peer, Offence),
     /// Tell people.
     Report(Report),
+}
+
+/// Samples of one ledger on their way into the weights, or out of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LedgerRange {
+    /// Whose.
+    pub machine: MachineId,
+    /// First sample.
+    pub from: u64,
+    /// First sample after.
+    pub to: u64,
+    /// Out of the weights.
+    pub removed: bool,
+}
+
+impl LedgerRange {
+    /// Cuts off the first `samples`, or all if there are no more.
+    pub fn take_first(&mut self, samples: u64) -> Self {
+        let end = self.to.min(self.from.saturating_add(samples));
+        let first = Self { to: end, ..*self };
+        self.from = end;
+        first
+    }
+
+    /// Number of samples.
+    pub fn samples(&self) -> u64 {
+        self.to.saturating_sub(self.from)
+    }
 }
 
 /// What to do with a gossip message.
@@ -331,31 +361,28 @@ impl Replica {
 
     /// Emits what brings the weights from `applied` to the effective height of one machine, either way.
     fn settle(&mut self, machine: &MachineId) {
-        const BATCH: u64 = 1 << 14;
         let Some(account) = self.accounts.get_mut(machine) else { return };
         let target = account.ledger.height().min(account.floor());
-        let (from, to, removed) =
-            if account.applied <= target { (account.applied, target, false) } else { (target, account.applied, true) };
-        account.applied = target;
-        let mut start = from;
-        while start < to {
-            let end = to.min(start + BATCH);
-            let batch = account
-                .ledger
-                .entries(start, end)
-                .map(|(sample, byte, step)| Contribution {
-                    removed,
-                    ..replay::contribution(
-                        EntrySeed::derive(&self.run, machine, sample),
-                        byte,
-                        step,
-                        &self.manifest.schedule,
-                    )
-                })
-                .collect();
-            self.outputs.push_back(Output::Replay(batch));
-            start = end;
+        let applied = std::mem::replace(&mut account.applied, target);
+        let range = LedgerRange {
+            machine: *machine,
+            from: applied.min(target),
+            to: applied.max(target),
+            removed: applied > target,
+        };
+        if range.samples() > 0 {
+            self.outputs.push_back(Output::ReplayLedger(range));
         }
+    }
+
+    /// A range's entries. Ledgers never shrink, so a range can be spelled out at any time.
+    pub fn contributions(&self, range: &LedgerRange) -> Vec<Contribution> {
+        let Some(account) = self.accounts.get(&range.machine) else { return Vec::new() };
+        let entry = |(sample, byte, step)| {
+            let seed = EntrySeed::derive(&self.run, &range.machine, sample);
+            Contribution { removed: range.removed, ..replay::contribution(seed, byte, step, &self.manifest.schedule) }
+        };
+        account.ledger.entries(range.from, range.to).map(entry).collect()
     }
 
     /// Publishes a machine's standing in the version vector.

@@ -1,6 +1,6 @@
 //! Own bytes: from the trainer to a signed, durable, published segment; and whether the own head may be trusted.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{Doubt, Output, Peer, Record, Replica, Report};
 use crate::{
@@ -41,7 +41,7 @@ pub(super) enum Confidence {
     /// Not started.
     Idle,
     /// Peers are being asked.
-    Asking { since_ms: u64, strong_since_ms: Option<u64>, weak: bool, asked: BTreeSet<Peer> },
+    Asking { since_ms: u64, strong_since_ms: Option<u64>, weak: bool, asked: BTreeMap<Peer, u64> },
     /// Yes: sign.
     Sure,
     /// A new incarnation was asked for.
@@ -98,6 +98,16 @@ impl Replica {
         self.own.next.0 + self.own.pending.len() as u64
     }
 
+    /// Whether no segment of an incarnation given up is still on its way to the disk.
+    pub fn own_is_settled(&self) -> bool {
+        self.own.unstored.iter().all(|(_, chunk)| chunk.machine == self.own.machine)
+    }
+
+    /// Swarm step of the last own byte that is signed.
+    pub fn own_swarm_step(&self) -> u64 {
+        self.accounts.get(&self.own.machine).map_or(0, |account| account.ledger.swarm_step())
+    }
+
     /// Own bytes that are not durable yet.
     pub fn own_waiting(&self) -> u64 {
         let durable = self.accounts.get(&self.own.machine).map_or(0, |account| account.ledger.height());
@@ -124,7 +134,7 @@ impl Replica {
         self.own.confidence = if sure {
             Confidence::Sure
         } else {
-            Confidence::Asking { since_ms: now_ms, strong_since_ms: None, weak: false, asked: BTreeSet::new() }
+            Confidence::Asking { since_ms: now_ms, strong_since_ms: None, weak: false, asked: BTreeMap::new() }
         };
         self.settle_all();
         if revoked {

@@ -20,27 +20,34 @@ use crate::{
 const LISTED_AT_ONCE_MAX: usize = 256;
 /// Two summaries to one peer are at least this far apart.
 const SUMMARY_PAUSE_MS: u64 = 500;
-/// A peer that does not answer for this long is not waited for.
-const ANSWER_MS_MAX: u64 = 30_000;
 /// Revocations in one answer: each may carry two chunks.
 const REVOCATIONS_MAX: usize = 16;
 /// Ledgers that one peer may make us want at a time; the next round finds the rest.
 const QUEUED_WANTS_MAX: usize = 65_536;
 
+/// A peer is asked again for the own head after this long.
+const OWN_HEAD_PAUSE_MS: u64 = 2_000;
+/// What hashing one segment for an answer counts for, bytes.
+const HASH_BYTES: usize = 256;
 /// A peer that sends a ledger has it to itself for this long; after that others are asked for it, too.
 const FETCH_ALONE_MS: u64 = 5_000;
 
 /// What a peer was asked.
 enum Asked {
-    Summary,
-    Entries { buckets: [u8; 32] },
+    /// With this root.
+    Summary([u8; 32]),
+    Entries {
+        buckets: [u8; 32],
+    },
     Fetch(Vec<Want>),
-    OwnHead,
+    /// Of this machine, ours at the time.
+    OwnHead(MachineId),
 }
 
 #[derive(Default)]
 pub(super) struct PeerState {
-    waiting: Option<(Asked, u64)>,
+    /// Whoever drives the replica says when no answer comes.
+    waiting: Option<Asked>,
     wants: VecDeque<Want>,
     listing: Option<([u8; 32], Cursor)>,
     /// A summary is due from this time on.
@@ -88,10 +95,6 @@ impl Replica {
         }
         let peers: Vec<Peer> = self.peers.keys().copied().collect();
         for peer in peers {
-            let late = self.peers.get(&peer).and_then(|state| state.waiting.as_ref());
-            if late.is_some_and(|(_, since)| now_ms.saturating_sub(*since) > ANSWER_MS_MAX) {
-                self.no_answer(peer);
-            }
             self.pump(peer, now_ms);
         }
     }
@@ -117,7 +120,7 @@ impl Replica {
             && self.peers.values().filter(|state| !state.is_fruitless).all(|state| {
                 state.wants.is_empty()
                     && state.listing.is_none()
-                    && matches!(state.waiting, None | Some((Asked::Summary | Asked::OwnHead, _)))
+                    && matches!(state.waiting, None | Some(Asked::Summary(_) | Asked::OwnHead(_)))
             })
     }
 
@@ -147,7 +150,7 @@ impl Replica {
         }
         let Some((asked, question)) = self.next_question(peer, now_ms) else { return };
         if let Some(state) = self.peers.get_mut(&peer) {
-            state.waiting = Some((asked, now_ms));
+            state.waiting = Some(asked);
             self.outputs.push_back(Output::Ask(peer, question));
         }
     }
@@ -155,11 +158,12 @@ impl Replica {
     fn next_question(&mut self, peer: Peer, now_ms: u64) -> Option<(Asked, Question)> {
         let own = self.own.machine;
         if let Confidence::Asking { asked, .. } = &mut self.own.confidence
-            && asked.insert(peer)
+            && asked.get(&peer).is_none_or(|last| now_ms >= last + OWN_HEAD_PAUSE_MS)
         {
+            asked.insert(peer, now_ms);
             let from = self.own.next_segment_sample().saturating_sub(1);
             let wants = vec![Want::Samples { machine: own, from }];
-            return Some((Asked::OwnHead, Question::Fetch { wants }));
+            return Some((Asked::OwnHead(own), Question::Fetch { wants }));
         }
         let state = self.peers.get_mut(&peer)?;
         let mut wants = Vec::new();
@@ -188,7 +192,8 @@ impl Replica {
             state.summary_due_ms = None;
             state.last_summary_ms = Some(now_ms);
             state.listed = 0;
-            return Some((Asked::Summary, Question::Summary { root: self.vector.root() }));
+            let root = self.vector.root();
+            return Some((Asked::Summary(root), Question::Summary { root }));
         }
         None
     }
@@ -245,6 +250,7 @@ impl Replica {
 
     fn found(&self, wants: &[Want]) -> Response {
         let (mut chunks, mut revocations, mut bytes) = (Vec::new(), Vec::new(), 0usize);
+        let mut served = BTreeSet::new();
         for want in wants.iter().take(WANTS_MAX) {
             match want {
                 Want::Revocation { machine } if revocations.len() < REVOCATIONS_MAX => {
@@ -252,14 +258,14 @@ impl Replica {
                 }
                 Want::Revocation { .. } => {}
                 Want::Samples { machine, from } => {
-                    let Some(account) = self.accounts.get(machine).filter(|account| !account.is_forked()) else {
-                        continue;
-                    };
+                    let account = self.accounts.get(machine).filter(|account| !account.is_forked());
+                    let Some(account) = account.filter(|_| served.insert(*machine)) else { continue };
                     let mut from = *from;
                     while bytes < CHUNKS_BYTES_TARGET
-                        && let Some(chunk) = account.ledger.serve(&self.run, from)
+                        && let Some((chunk, hashed)) = account.ledger.serve(&self.run, from)
                     {
-                        bytes += size_of::<Chunk>() + chunk.bytes.len() + 12 * chunk.parts.len();
+                        // Work counts like bytes: a question must not cost more than its answer.
+                        bytes += hashed * HASH_BYTES + size_of::<Chunk>() + chunk.bytes.len() + 12 * chunk.parts.len();
                         from = chunk.end();
                         chunks.push(chunk);
                     }
@@ -273,28 +279,30 @@ impl Replica {
     pub fn no_answer(&mut self, peer: Peer) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         match state.waiting.take() {
-            Some((Asked::Fetch(_), _)) => {
+            Some(Asked::Fetch(_)) => {
                 state.is_fruitless = true;
                 self.let_others_fetch(peer);
             }
-            Some((Asked::Summary | Asked::Entries { .. } | Asked::OwnHead, _)) | None => {}
+            Some(Asked::Summary(_) | Asked::Entries { .. } | Asked::OwnHead(_)) | None => {}
         }
     }
 
     /// The peer's answer to the question it was asked last.
     pub fn answered(&mut self, peer: Peer, response: Response, now_ms: u64) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
-        let Some((asked, _)) = state.waiting.take() else {
+        let Some(asked) = state.waiting.take() else {
             return self.outputs.push_back(Output::Penalize(peer, Offence::Unasked));
         };
         let result = match (asked, response) {
-            (Asked::Summary, Response::Same) => {
-                state.agreed = Some(self.vector.root());
+            (Asked::Summary(root), Response::Same) => {
+                state.agreed = Some(root);
                 state.compared = true;
+                // Whoever has the same version vector has the own head.
+                self.own_head_answered(true, now_ms);
                 Ok(())
             }
-            (Asked::Summary, Response::Buckets(theirs)) => self.compare_buckets(peer, &theirs),
-            (Asked::Summary, Response::Entries { entries, more }) => {
+            (Asked::Summary(_), Response::Buckets(theirs)) => self.compare_buckets(peer, &theirs),
+            (Asked::Summary(_), Response::Entries { entries, more }) => {
                 self.compare_entries(peer, [0xff; 32], &entries, more)
             }
             (Asked::Entries { buckets }, Response::Entries { entries, more }) => {
@@ -303,8 +311,8 @@ impl Replica {
             (Asked::Fetch(wants), Response::Found { chunks, revocations }) => {
                 self.take(peer, &wants, chunks, revocations)
             }
-            (Asked::OwnHead, Response::Found { chunks, revocations }) => {
-                self.take_own_head(chunks, revocations, now_ms)
+            (Asked::OwnHead(own), Response::Found { chunks, revocations }) => {
+                self.take_own_head(own, chunks, revocations, now_ms)
             }
             (Asked::Fetch(_), Response::Unavailable) => {
                 self.let_others_fetch(peer);
@@ -415,8 +423,13 @@ impl Replica {
 
     /// The answer for the own head: a chunk that ends at it proves that the peer knows it, one beyond it that this disk
     /// is behind.
-    fn take_own_head(&mut self, chunks: Vec<Chunk>, revocations: Vec<Revocation>, now_ms: u64) -> Result<(), Offence> {
-        let own = self.own.machine;
+    fn take_own_head(
+        &mut self,
+        own: MachineId,
+        chunks: Vec<Chunk>,
+        revocations: Vec<Revocation>,
+        now_ms: u64,
+    ) -> Result<(), Offence> {
         for revocation in revocations {
             self.absorb_revocation(revocation).map_err(invalid)?;
         }
@@ -430,7 +443,7 @@ impl Replica {
             let absorbed = self.absorb(chunk).map_err(invalid)?;
             holds_head |= absorbed == Absorbed::Known && end == height;
         }
-        if matches!(self.own.confidence, Confidence::Asking { .. }) {
+        if own == self.own.machine {
             self.own_head_answered(holds_head, now_ms);
             self.judge_own_head(now_ms);
         }

@@ -167,6 +167,12 @@ impl Net {
                 }
             }
             Output::Replay(batch) => self.nodes[index].apply(&batch),
+            Output::ReplayLedger(mut range) => {
+                while range.samples() > 0 {
+                    let batch = self.nodes[index].replica.contributions(&range.take_first(1000));
+                    self.nodes[index].apply(&batch);
+                }
+            }
             Output::NewIncarnation(doubt) => {
                 let node = &mut self.nodes[index];
                 node.doubts.push(doubt);
@@ -530,7 +536,10 @@ fn a_checkpoint_that_fits_is_resumed_and_one_that_does_not_is_refused() {
     assert!(node.replica.resume(&contents));
     node.replica.start(true, 0);
     while let Some(output) = node.replica.poll_output() {
-        assert!(!matches!(output, Output::Replay(_)), "what the checkpoint holds is not replayed");
+        assert!(
+            !matches!(output, Output::Replay(_) | Output::ReplayLedger(_)),
+            "what the checkpoint holds is not replayed"
+        );
     }
 }
 
@@ -583,17 +592,22 @@ fn a_peer_that_claims_everything_and_sends_nothing_holds_nobody_up() {
     let mut joiner = Node::new(7, 1, &manifest);
     joiner.replica.start(true, 0);
     let (liar, honest) = (Peer(50), Peer(0));
-    let (mut now_ms, mut caught_up) = (0, None);
+    let (mut now_ms, mut caught_up, mut ignored_since) = (0, None, None);
     joiner.replica.peer_connected(liar, now_ms);
     joiner.replica.peer_connected(honest, now_ms);
     while now_ms < 120_000 && caught_up.is_none() {
         now_ms += 250;
         joiner.replica.tick(now_ms);
+        // The network gives up on an answer.
+        if ignored_since.is_some_and(|since| now_ms >= since + 20_000) {
+            ignored_since = None;
+            joiner.replica.no_answer(liar);
+        }
         for _ in 0..1_000 {
             let Some(output) = joiner.replica.poll_output() else { break };
             match output {
                 // The liar answers at once what costs nothing, and never what it claimed.
-                Output::Ask(peer, Question::Fetch { .. }) if peer == liar => {}
+                Output::Ask(peer, Question::Fetch { .. }) if peer == liar => ignored_since = Some(now_ms),
                 Output::Ask(peer, _) if peer == liar => {
                     let entries = vec![(claimed, standing)];
                     joiner.replica.answered(liar, Response::Entries { entries, more: None }, now_ms);
@@ -602,7 +616,6 @@ fn a_peer_that_claims_everything_and_sends_nothing_holds_nobody_up() {
                     let answer = net.nodes[0].replica.answer(Peer(7), &question, now_ms);
                     joiner.replica.answered(peer, answer.expect("a question for the replica"), now_ms);
                 }
-                Output::Replay(batch) => joiner.apply(&batch),
                 _ => {}
             }
         }
