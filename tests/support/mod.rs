@@ -21,7 +21,7 @@ use std::{
 };
 
 /// Longest wait for anything that a process should do.
-pub const PATIENCE: Duration = Duration::from_secs(25);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory with a model, a text and room for state directories.
 pub struct Workshop {

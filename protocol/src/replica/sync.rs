@@ -86,11 +86,10 @@ impl Replica {
         self.judge_own_head(now_ms);
         if now_ms >= self.next_round_ms {
             self.next_round_ms = now_ms + self.settings.anti_entropy_interval_ms;
-            if !self.peers.is_empty() {
-                let index = (self.random.next_u64() % self.peers.len() as u64) as usize;
-                if let Some(state) = self.peers.values_mut().nth(index) {
-                    state.summary_due_ms.get_or_insert(now_ms);
-                }
+            // The neighbour that was asked longest ago; among those never asked, any.
+            let mut random = || self.random.next_u64();
+            if let Some(state) = self.peers.values_mut().min_by_key(|state| (state.last_summary_ms, random())) {
+                state.summary_due_ms.get_or_insert(now_ms);
             }
         }
         let peers: Vec<Peer> = self.peers.keys().copied().collect();
