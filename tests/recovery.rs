@@ -82,6 +82,23 @@ fn a_copied_directory_goes_on_beside_the_original() {
 }
 
 #[test]
+fn a_copy_that_was_only_looked_at_never_goes_on_with_the_ledger() {
+    use node::storage::StateDir;
+    let directory = tempfile::tempdir().unwrap();
+    let (original, copy) = (directory.path().join("original"), directory.path().join("copy"));
+    let incarnation = StateDir::create_or_open(&original).unwrap().incarnation();
+    fs::create_dir(&copy).unwrap();
+    fs::copy(original.join("node.redb"), copy.join("node.redb")).unwrap();
+    let looked_at = StateDir::open_existing(&copy).unwrap();
+    assert!(looked_at.moved());
+    drop(looked_at);
+    let opened = StateDir::create_or_open(&copy).unwrap();
+    assert!(!opened.moved());
+    assert_ne!(opened.incarnation(), incarnation);
+    assert_eq!(StateDir::create_or_open(&original).unwrap().incarnation(), incarnation, "the original goes on");
+}
+
+#[test]
 fn a_joiner_whose_source_dies_in_mid_transfer_finishes_from_another() {
     let workshop = Workshop::with_model(1024, 0.02);
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
