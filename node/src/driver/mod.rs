@@ -22,7 +22,7 @@ use std::{
 
 use crate::{
     interrupt::Interrupt,
-    network::{Network, PeerId, RequestId},
+    network::{Multiaddr, Network, PeerId, RequestId},
     storage::{BaseReader, StateDir, StorageHandle, StorageState, checkpoint::WrittenCheckpoint},
     trainer::thread::{Command, TrainerHandle},
 };
@@ -38,6 +38,8 @@ pub use status::{Display, Status, hex};
 
 /// Replica ticks, and looks at goals, this often.
 const TICK: Duration = Duration::from_millis(50);
+/// Peers' addresses go to the disk this often if they changed: a node that is killed must find its swarm again.
+const REMEMBER_INTERVAL: Duration = Duration::from_secs(5);
 /// With this many entries waiting for the trainer, the network is not read.
 const BACKLOG_ENTRIES_MAX: u64 = 1 << 18;
 /// Entries are handed to the trainer in commands of about this size.
@@ -73,6 +75,9 @@ pub struct Driver {
     backlog: VecDeque<Work>,
     /// Adoptions that the trainer has not confirmed: until then own samples of the old machine may be on their way.
     adopting: usize,
+    /// The addresses of peers that the disk has, and when they were last looked at.
+    remembered: Vec<(PeerId, Multiaddr)>,
+    remembered_at: Instant,
     /// The swarm step that own bytes are measured at.
     swarm_step: u64,
     /// Gossip that found no neighbour.
@@ -140,6 +145,8 @@ impl Driver {
             asked: HashMap::new(),
             backlog: VecDeque::new(),
             adopting: 0,
+            remembered: Vec::new(),
+            remembered_at: Instant::now(),
             swarm_step: 0,
             unpublished: VecDeque::new(),
             checkpoint_others: None,
@@ -190,6 +197,10 @@ impl Driver {
         self.pursue_goals();
         self.commit_checkpoint();
         self.retry_publishing();
+        if self.remembered_at.elapsed() >= REMEMBER_INTERVAL {
+            self.remembered_at = Instant::now();
+            self.remember_peers();
+        }
         self.storage.pump();
         self.status.announce();
         self.status.refresh(&mut self.replica, &self.network);

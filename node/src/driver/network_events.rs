@@ -154,8 +154,10 @@ impl Driver {
 
     /// Keeps the addresses of peers for the next start.
     pub(super) fn remember_peers(&mut self) {
-        let peers = self.network.known_peers();
-        if !peers.is_empty() {
+        let mut peers = self.network.known_peers();
+        peers.sort();
+        if !peers.is_empty() && peers != self.remembered {
+            self.remembered.clone_from(&peers);
             self.storage.submit(vec![crate::records::known_peers(&peers)], None);
         }
     }
