@@ -40,7 +40,8 @@ pub struct BaseSettings {
 pub fn start_run(state: &StateDir, checkpoint: Checkpoint, settings: BaseSettings) -> Result<Manifest> {
     let tensors = arithmetic(&checkpoint.tensors, &settings.hyperparameters)?;
     let weights = Weights::new(&tensors, checkpoint.tensors)?;
-    let digests = write(state, &checkpoint.config, &checkpoint.tokenizer, &weights)?;
+    // Until the manifest is there, the file belongs to no run.
+    let digests = write(state, &checkpoint.config, &checkpoint.tokenizer, &weights, |_| Ok(()))?;
     let mut nonce = [0u8; 16];
     getrandom::fill(&mut nonce).context("no random numbers from the system")?;
     let manifest = Manifest {
@@ -140,14 +141,23 @@ impl StateDir {
     /// Writes a model that [`check_same_base`] has passed as the run's base.
     pub fn adopt_base(&self, manifest: &Manifest, checkpoint: Checkpoint) -> Result<()> {
         let weights = Weights::new(&manifest.tensors, checkpoint.tensors)?;
-        let digests = write(self, &checkpoint.config, &checkpoint.tokenizer, &weights)?;
-        ensure!(root(&digests) == manifest.base.chunks_root, "the model passed its checks, but its bytes differ");
-        self.database.put(DIGESTS, &digests.concat())
+        // The list before the file: a restart believes a base that is there, and needs its list.
+        let keep_list = |digests: &[[u8; 32]]| {
+            ensure!(root(digests) == manifest.base.chunks_root, "the model passed its checks, but its bytes differ");
+            self.database.put(DIGESTS, &digests.concat())
+        };
+        write(self, &checkpoint.config, &checkpoint.tokenizer, &weights, keep_list).map(drop)
     }
 }
 
-/// Writes the blob: temporary file, sync, rename. Returns its chunks' digests.
-fn write(state: &StateDir, config: &[u8], tokenizer: &[u8], weights: &Weights) -> Result<Vec<[u8; 32]>> {
+/// Writes the blob: temporary file, sync, `before_rename` with its chunks' digests, rename. Returns the digests.
+fn write(
+    state: &StateDir,
+    config: &[u8],
+    tokenizer: &[u8],
+    weights: &Weights,
+    before_rename: impl FnOnce(&[[u8; 32]]) -> Result<()>,
+) -> Result<Vec<[u8; 32]>> {
     let temporary = state.path.join("base.new");
     let write = || -> Result<Vec<[u8; 32]>> {
         let file = BufWriter::with_capacity(1 << 16, File::create(&temporary)?);
@@ -159,9 +169,11 @@ fn write(state: &StateDir, config: &[u8], tokenizer: &[u8], weights: &Weights) -
         durable::point();
         blob.inner.get_ref().sync_all()?;
         durable::point();
+        let digests = blob.finish();
+        before_rename(&digests)?;
         fs::rename(&temporary, state.path.join(FILE))?;
         sync_directory(&state.path)?;
-        Ok(blob.finish())
+        Ok(digests)
     };
     write().with_context(|| unusable(&state.path))
 }

@@ -146,9 +146,14 @@ impl StateDir {
         self.database.get("manifest")
     }
 
-    /// Makes this the state of a run.
+    /// Makes this the state of a run whose base is still to come.
     pub fn set_manifest(&self, bytes: &[u8]) -> Result<()> {
         ensure!(self.manifest()?.is_none(), "{}: holds a run already", self.path.display());
+        // What a start that was killed left is the base of no run.
+        if self.has_base() {
+            fs::remove_file(self.path.join(base::FILE)).with_context(|| unusable(&self.path))?;
+            sync_directory(&self.path)?;
+        }
         self.database.put("manifest", bytes)
     }
 
