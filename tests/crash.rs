@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 const SAMPLES: u64 = 12;
@@ -101,4 +102,65 @@ fn crash_after_crash_is_survived_in_one_directory() {
         }
     }
     panic!("never finished");
+}
+
+/// Regression: the base was renamed into place before the list of its chunks was stored, and a joiner killed in between
+/// could never start again.
+#[test]
+fn a_joiner_that_is_killed_while_it_takes_the_base_starts_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(&directory.path().join("server"));
+    let join = |state: &Path, crash_at: Option<u64>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
+        command.arg("--state").arg(state).args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"]);
+        command.args(["--samples", "0", "--exit-when-idle", "0", "--bootstrap", &server.address]);
+        command.env("RAYON_NUM_THREADS", "1").env_remove("ONEBYTE_CRASH_AT");
+        if let Some(point) = crash_at {
+            command.env("ONEBYTE_CRASH_AT", point.to_string());
+        }
+        command.output().unwrap()
+    };
+    let mut crashes = 0;
+    // The first twelve points are a joiner's way to its base.
+    for point in 1..=14 {
+        let state = directory.path().join(format!("joiner-{point}"));
+        crashes += u32::from(!join(&state, Some(point)).status.success());
+        let again = join(&state, None);
+        assert!(again.status.success(), "crash at {point}: {}", String::from_utf8_lossy(&again.stderr));
+        verifies(&state);
+    }
+    assert!(crashes >= 10, "only {crashes} of the joiners crashed");
+}
+
+/// A node that only serves.
+struct Server {
+    child: std::process::Child,
+    address: String,
+}
+
+impl Server {
+    fn start(state: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_node"))
+            .arg("--state")
+            .arg(state)
+            .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--samples", "0"])
+            .env("RAYON_NUM_THREADS", "1")
+            .env_remove("ONEBYTE_CRASH_AT")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let line = lines.find(|line| line.contains("to join from another machine")).unwrap();
+        // Its further words are read and dropped, so that it never waits for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        let address = line.split_whitespace().skip_while(|word| *word != "--bootstrap").nth(1).unwrap().to_owned();
+        Self { child, address }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
