@@ -214,13 +214,25 @@ impl Attacker {
     }
 }
 
-/// Waits until all nodes are at rest at one version vector and one digest.
+/// Waits until all nodes are at rest at one version vector and one digest, and stay there.
+///
+/// A node tells its digest only after two seconds without news, so equal digests may both be old ones, from before one of
+/// the nodes took what the other still lacks. They count once they have stood for longer than news stays untold.
 fn until_at_one(nodes: &[&Node]) {
+    const UNTOLD_MAX: Duration = Duration::from_secs(5);
     let begun = Instant::now();
+    let mut equal_since = None;
     loop {
         let told: Vec<Option<String>> = nodes.iter().map(|node| node.at_rest()).collect();
-        if told[0].is_some() && told.iter().all(|digest| *digest == told[0]) {
-            return;
+        let equal = told[0].is_some() && told.iter().all(|digest| *digest == told[0]);
+        // Another digest, even one that all share again, starts the time anew.
+        match &equal_since {
+            Some((digest, since)) if equal && *digest == told[0] => {
+                if Instant::now().duration_since(*since) >= UNTOLD_MAX {
+                    return;
+                }
+            }
+            _ => equal_since = equal.then(|| (told[0].clone(), Instant::now())),
         }
         assert!(begun.elapsed() < PATIENCE, "the honest nodes do not agree: {told:?}");
         std::thread::sleep(Duration::from_millis(50));
