@@ -1,8 +1,22 @@
-//! The swarm under a virtual clock and a virtual network. A skeleton: it will drive `protocol::replica::Replica`.
+//! `sim`: runs a swarm under a virtual clock.
 
+use clap::Parser;
+use sim::cli::{Cli, Command};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    eprintln!("sim: the simulator is not built yet; scripts/local_swarm.sh runs real nodes on this machine");
-    ExitCode::FAILURE
+    let cli = Cli::parse();
+    let outcome = match cli.command.unwrap_or_default() {
+        Command::Run(args) => sim::run::run(&args),
+        Command::Explore(args) => sim::explore::explore(&args),
+        Command::Plan(args) => sim::plan::plan(&args),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -19,6 +19,7 @@ pub const IGNORED: u32 = u32::MAX;
 pub const HELD_OUT: f64 = 0.1;
 
 /// Windows of a text, drawn in a seeded order.
+#[derive(Clone)]
 pub struct Dataset {
     tokens: Arc<Tokens>,
     windows: Vec<Window>,

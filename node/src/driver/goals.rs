@@ -6,19 +6,19 @@ use super::Driver;
 use crate::trainer::thread::Command;
 
 /// A joiner that hears from nobody trains alone after this long; what it makes is merged later.
-const CATCH_UP_PATIENCE: Duration = Duration::from_secs(20);
+pub const CATCH_UP_PATIENCE: Duration = Duration::from_secs(20);
 /// A joiner whose peers do not tell all they have trains after this long.
-const CATCH_UP_MAX: Duration = Duration::from_secs(180);
+pub const CATCH_UP_MAX: Duration = Duration::from_secs(180);
 /// Evaluation and checkpoints take at most one part in this many of the time.
 const OVERHEAD_PART: u32 = 20;
 /// Evaluations are at least this far apart.
 const EVALUATION_INTERVAL_MIN: Duration = Duration::from_secs(10);
 /// Checkpoints are at least this far apart.
-const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_secs(30);
+pub const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_secs(30);
 /// Windows of a passing look at the held-out text.
 pub(super) const EVALUATION_WINDOWS: usize = 128;
 /// Own bytes get a new swarm step this often: each begins a segment.
-const SWARM_STEP_INTERVAL: Duration = Duration::from_secs(10);
+pub const SWARM_STEP_INTERVAL: Duration = Duration::from_secs(10);
 /// The swarm is at rest when nothing has come for this long.
 const REST: Duration = Duration::from_secs(2);
 

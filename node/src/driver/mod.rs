@@ -33,11 +33,11 @@ mod network_events;
 mod status;
 mod trainer_events;
 
-pub use goals::Goals;
+pub use goals::{CATCH_UP_MAX, CATCH_UP_PATIENCE, CHECKPOINT_INTERVAL_MIN, Goals, SWARM_STEP_INTERVAL};
 pub use status::{Display, Status, hex};
 
 /// Replica ticks, and looks at goals, this often.
-const TICK: Duration = Duration::from_millis(50);
+pub const TICK: Duration = Duration::from_millis(50);
 /// Peers' addresses go to the disk this often if they changed: a node that is killed must find its swarm again.
 const REMEMBER_INTERVAL: Duration = Duration::from_secs(5);
 /// With this many entries waiting for the trainer, the network is not read.

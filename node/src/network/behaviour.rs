@@ -14,7 +14,10 @@ use super::{NetworkConfig, codec::BytesCodec};
 /// Questions and answers.
 const EXCHANGE: StreamProtocol = StreamProtocol::new("/onebyte/1");
 /// A question without answer fails after this long.
-const ANSWER_MAX: Duration = Duration::from_secs(20);
+pub const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// Message ids in one announcement or request of the mesh. gossipsub refuses what is larger than 16 KiB and closes the stream,
+/// and by default sends more than that once a few hundred messages a second go round.
+pub const CONTROL_IDS_MAX: usize = 800;
 /// Streams that one peer may have open for questions.
 const STREAMS_PER_CONNECTION: usize = 8;
 
@@ -89,6 +92,7 @@ fn gossip(
         .message_id_fn(|message| MessageId::from(&blake3::hash(&message.data).as_bytes()[..16]))
         .heartbeat_interval(Duration::from_millis(700))
         .duplicate_cache_time(Duration::from_secs(120))
+        .max_control_messages_sent(CONTROL_IDS_MAX)
         .build()
         .map_err(|error| error.to_string())?;
     let filter = WhitelistSubscriptionFilter(HashSet::from([topic(run).hash()]));

@@ -137,7 +137,9 @@ impl Network {
             self.swarm.behaviour_mut().blocked.unblock_peer(peer);
         }
         self.dial_due();
-        if self.last_walk.elapsed() >= WALK_INTERVAL {
+        // Walks open connections to those they ask: with enough neighbours there is nothing to look for.
+        let few = self.swarm.connected_peers().count() < self.peers.connections_target();
+        if few && self.last_walk.elapsed() >= WALK_INTERVAL {
             self.last_walk = Instant::now();
             if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
                 kad.get_closest_peers(PeerId::random());

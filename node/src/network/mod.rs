@@ -13,13 +13,16 @@ use thiserror::Error;
 
 mod behaviour;
 mod codec;
+pub mod conduct;
 mod events;
 mod peers;
 mod traffic;
 mod transport;
 
+pub use behaviour::{ANSWER_MAX, CONTROL_IDS_MAX};
+pub use conduct::Severity;
 pub use libp2p::{Multiaddr, PeerId, gossipsub::MessageId};
-pub use peers::{Severity, parse_bootstrap};
+pub use peers::parse_bootstrap;
 pub use traffic::Traffic;
 
 use behaviour::{Behaviour, BehaviourEvent};
@@ -30,8 +33,12 @@ use traffic::Counters;
 
 /// Largest gossip message that is sent: one gossipsub frame with room (see `max_transmit_size`).
 pub const GOSSIP_BYTES_MAX: usize = 57_000;
+/// Most connections of one node.
+pub const CONNECTIONS_MAX: u32 = 128;
+/// Below so many connections, new ones are opened.
+pub const CONNECTIONS_TARGET: usize = 10;
 /// Connections are looked after this often.
-const UPKEEP: Duration = Duration::from_millis(500);
+pub const UPKEEP: Duration = Duration::from_millis(500);
 /// A listener must say that it listens within this time.
 const LISTEN_MAX: Duration = Duration::from_secs(5);
 
@@ -82,8 +89,8 @@ impl NetworkConfig {
             bootstrap: Vec::new(),
             known_peers: Vec::new(),
             mdns: false,
-            connections_max: 128,
-            connections_target: 10,
+            connections_max: CONNECTIONS_MAX,
+            connections_target: CONNECTIONS_TARGET,
         }
     }
 }

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{NetworkConfig, StartError};
+use super::{
+    NetworkConfig, StartError,
+    conduct::{Allowance, BAN_MS, Conduct, Severity},
+};
 
 /// First pause after a call that failed; doubles up to the last.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -17,31 +20,6 @@ const CALLABLE_MAX: usize = 512;
 const ADDRESSES_MAX: usize = 8;
 /// A found peer that fails this often is forgotten.
 const FAILURES_MAX: u32 = 5;
-/// Faults that ban.
-const FAULTS_MAX: f64 = 4.0;
-/// A fault is forgotten after this long.
-const FAULT_LASTS: Duration = Duration::from_secs(30);
-/// How long a ban lasts.
-const BAN: Duration = Duration::from_secs(600);
-/// Messages and questions per second that a peer may send on average, and at once.
-const MESSAGES_PER_SECOND: f64 = 1_000.0;
-const MESSAGES_BURST: f64 = 4_000.0;
-/// Bytes of gossip per second that a peer may send on average, and at once.
-const GOSSIP_BYTES_PER_SECOND: f64 = 4e6;
-const GOSSIP_BYTES_BURST: f64 = 16e6;
-/// Part of what a peer may send that is spent on passing others' gossip on: several who flood, each within its allowance,
-/// must not make this node one who floods.
-const FORWARDED_SHARE: f64 = 0.5;
-
-/// How bad it was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Severity {
-    /// Could be a bug; a few of them ban.
-    Fault,
-    /// Ban at once.
-    Ban,
-}
-
 /// Splits an address that ends with `/p2p/` and a peer id.
 pub fn parse_bootstrap(text: &str) -> Result<(PeerId, Multiaddr), StartError> {
     let failed = |error: String| StartError::Bootstrap { address: text.to_owned(), error };
@@ -60,73 +38,13 @@ struct Callable {
     is_bootstrap: bool,
 }
 
-/// Messages and bytes that may pass; refills.
-struct Allowance {
-    /// Part of what a peer may send.
-    share: f64,
-    messages: f64,
-    bytes: f64,
-    as_of: Instant,
-}
-
-impl Allowance {
-    fn new(share: f64, now: Instant) -> Self {
-        Self { share, messages: share * MESSAGES_BURST, bytes: share * GOSSIP_BYTES_BURST, as_of: now }
-    }
-
-    fn advance(&mut self, now: Instant) {
-        let refill = self.share * now.duration_since(self.as_of).as_secs_f64();
-        self.as_of = now;
-        self.messages = (self.messages + refill * MESSAGES_PER_SECOND).min(self.share * MESSAGES_BURST);
-        self.bytes = (self.bytes + refill * GOSSIP_BYTES_PER_SECOND).min(self.share * GOSSIP_BYTES_BURST);
-    }
-
-    fn take(&mut self, bytes: f64) -> bool {
-        if self.messages < 1.0 || self.bytes < bytes {
-            return false;
-        }
-        self.messages -= 1.0;
-        self.bytes -= bytes;
-        true
-    }
-
-    fn is_full(&self) -> bool {
-        self.messages >= self.share * MESSAGES_BURST && self.bytes >= self.share * GOSSIP_BYTES_BURST
-    }
-}
-
-/// A peer's record: faults fade, allowances refill.
-struct Conduct {
-    faults: f64,
-    allowance: Allowance,
-    as_of: Instant,
-    banned_until: Option<Instant>,
-}
-
-impl Conduct {
-    fn new(now: Instant) -> Self {
-        Self { faults: 0.0, allowance: Allowance::new(1.0, now), as_of: now, banned_until: None }
-    }
-
-    fn advance(&mut self, now: Instant) {
-        let seconds = now.duration_since(self.as_of).as_secs_f64();
-        self.as_of = now;
-        self.faults = (self.faults - seconds / FAULT_LASTS.as_secs_f64()).max(0.0);
-        self.allowance.advance(now);
-    }
-
-    /// Whether it says no more than a new one would.
-    fn is_spotless(&self) -> bool {
-        self.faults == 0.0 && self.allowance.is_full()
-    }
-}
-
 pub struct Peers {
     own: PeerId,
     connections_target: usize,
     callable: HashMap<PeerId, Callable>,
     conduct: HashMap<PeerId, Conduct>,
     forwarding: Allowance,
+    begun: Instant,
 }
 
 impl Peers {
@@ -136,7 +54,8 @@ impl Peers {
             connections_target: config.connections_target,
             callable: HashMap::new(),
             conduct: HashMap::new(),
-            forwarding: Allowance::new(FORWARDED_SHARE, Instant::now()),
+            forwarding: Allowance::of_forwarding(0),
+            begun: Instant::now(),
         };
         for text in &config.bootstrap {
             let (peer, address) = parse_bootstrap(text)?;
@@ -155,6 +74,10 @@ impl Peers {
             peers.found(*peer, address.clone());
         }
         Ok(peers)
+    }
+
+    pub fn connections_target(&self) -> usize {
+        self.connections_target
     }
 
     /// Remembers an address.
@@ -218,41 +141,39 @@ impl Peers {
         }
     }
 
-    fn conduct(&mut self, peer: &PeerId) -> &mut Conduct {
-        let now = Instant::now();
-        let conduct = self.conduct.entry(*peer).or_insert_with(|| Conduct::new(now));
-        conduct.advance(now);
-        conduct
+    fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    fn conduct(&mut self, peer: &PeerId, now_ms: u64) -> &mut Conduct {
+        self.conduct.entry(*peer).or_insert_with(|| Conduct::new(now_ms))
     }
 
     /// True if this bans the peer.
     pub fn penalize(&mut self, peer: &PeerId, severity: Severity, reason: &str) -> bool {
-        let conduct = self.conduct(peer);
-        conduct.faults += if severity == Severity::Ban { FAULTS_MAX } else { 1.0 };
-        tracing::debug!(%peer, reason, faults = conduct.faults, "a fault");
-        if conduct.faults < FAULTS_MAX || conduct.banned_until.is_some() {
-            return false;
+        let now_ms = self.now_ms();
+        tracing::debug!(%peer, reason, ?severity, "a fault");
+        let bans = self.conduct(peer, now_ms).penalize(severity, now_ms);
+        if bans {
+            tracing::warn!("{peer} is banned for {} minutes: {reason}", BAN_MS / 60_000);
         }
-        conduct.banned_until = Some(Instant::now() + BAN);
-        tracing::warn!("{peer} is banned for {} minutes: {reason}", BAN.as_secs() / 60);
-        true
+        bans
     }
 
     pub fn is_banned(&self, peer: &PeerId) -> bool {
-        self.conduct.get(peer).is_some_and(|conduct| conduct.banned_until.is_some())
+        self.conduct.get(peer).is_some_and(Conduct::is_banned)
     }
 
     /// Bans that are over. Forgets the records of those who behave, connected or not: a new connection alone washes
     /// nothing off.
     pub fn pardoned(&mut self) -> Vec<PeerId> {
-        let now = Instant::now();
+        let now_ms = self.now_ms();
         self.conduct.retain(|_, conduct| {
-            conduct.advance(now);
-            conduct.banned_until.is_some() || !conduct.is_spotless()
+            conduct.advance(now_ms);
+            !conduct.is_spotless()
         });
-        let over = |conduct: &Conduct| conduct.banned_until.is_some_and(|until| until <= now);
-        let pardoned: Vec<PeerId> =
-            self.conduct.iter().filter(|(_, conduct)| over(conduct)).map(|(peer, _)| *peer).collect();
+        let over = self.conduct.iter().filter(|(_, conduct)| conduct.ban_is_over(now_ms));
+        let pardoned: Vec<PeerId> = over.map(|(peer, _)| *peer).collect();
         pardoned.iter().for_each(|peer| {
             self.conduct.remove(peer);
         });
@@ -261,13 +182,14 @@ impl Peers {
 
     /// Whether the peer may send one more message, or question, of this size. A flood beyond that is a fault.
     pub fn allow(&mut self, peer: &PeerId, gossip_bytes: usize) -> bool {
-        self.conduct(peer).allowance.take(gossip_bytes as f64)
+        let now_ms = self.now_ms();
+        self.conduct(peer, now_ms).allow(gossip_bytes, now_ms)
     }
 
     /// Whether to pass on one more message of this size. What is not passed on, anti-entropy carries.
     pub fn may_forward(&mut self, gossip_bytes: usize) -> bool {
-        self.forwarding.advance(Instant::now());
-        self.forwarding.take(gossip_bytes as f64)
+        let now_ms = self.now_ms();
+        self.forwarding.take(gossip_bytes, now_ms)
     }
 }
 

@@ -1,0 +1,213 @@
+//! A virtual disk: writes take time, and what was not yet synced is lost in a crash.
+//!
+//! It stands for the state directory of `node`: a transactional database, so that of a torn write nothing remains, and a
+//! checkpoint file that replaces the one before. Records are kept decoded; their encoding is tested where it is written.
+
+use protocol::{
+    machine::MachineId,
+    replica::{Contained, Record},
+    revocation::Revocation,
+    segment::Chunk,
+    spsa::Spsa,
+};
+use std::{collections::BTreeMap, rc::Rc};
+
+/// Weights as they were, and what they contain.
+#[derive(Clone)]
+pub struct Checkpoint {
+    /// The learner's own encoding, shared with copies of the disk.
+    pub weights: Rc<Vec<u8>>,
+    /// State of the estimator.
+    pub spsa: Spsa,
+    /// What the weights contain.
+    pub contents: Vec<Contained>,
+}
+
+/// What a crash leaves.
+#[derive(Clone, Default)]
+pub struct Contents {
+    /// Chunks by machine and first sample.
+    pub chunks: BTreeMap<(MachineId, u64), Chunk>,
+    /// Revocations by machine.
+    pub revocations: BTreeMap<MachineId, Revocation>,
+    /// The newest checkpoint.
+    pub checkpoint: Option<Checkpoint>,
+    /// The incarnation under which own samples are made.
+    pub incarnation: u64,
+    /// Whether it knows other machines of the run.
+    pub knows_peers: bool,
+}
+
+impl Contents {
+    fn store(&mut self, record: Record) {
+        match record {
+            Record::Chunk(chunk) => {
+                let (machine, first, end) = (chunk.machine, chunk.first, chunk.end());
+                let replaced: Vec<u64> =
+                    self.chunks.range((machine, first)..(machine, end.max(first))).map(|((_, at), _)| *at).collect();
+                for at in replaced {
+                    self.chunks.remove(&(machine, at));
+                }
+                self.chunks.insert((machine, first), chunk);
+            }
+            Record::Revocation(revocation) => {
+                self.revocations.insert(revocation.machine(), revocation);
+            }
+        }
+    }
+}
+
+/// Something on its way to the disk.
+enum Write {
+    Records(Vec<Record>, Option<u64>),
+    Checkpoint(Checkpoint),
+}
+
+/// See the module's documentation.
+#[derive(Default)]
+pub struct Disk {
+    /// What is synced.
+    durable: Contents,
+    /// Being written in one transaction.
+    in_flight: Vec<Write>,
+    /// Waits for the next transaction.
+    waiting: Vec<Write>,
+    /// Fails every write until told otherwise.
+    is_full: bool,
+    /// What a disk that lies about syncing will be found to hold after a crash.
+    truly_durable: Option<Contents>,
+}
+
+impl Disk {
+    /// With these contents.
+    pub fn with(contents: Contents) -> Self {
+        Self { durable: contents, ..Self::default() }
+    }
+
+    /// What is synced.
+    pub fn contents(&self) -> &Contents {
+        &self.durable
+    }
+
+    /// Changes what is synced at once, as small values are (incarnation, peers).
+    pub fn contents_mut(&mut self) -> &mut Contents {
+        &mut self.durable
+    }
+
+    /// Hands over records. True if a transaction begins now, which ends with [`Disk::complete`].
+    pub fn submit(&mut self, records: Vec<Record>, token: Option<u64>) -> bool {
+        self.waiting.push(Write::Records(records, token));
+        self.begin()
+    }
+
+    /// Hands over a checkpoint; the records before it are durable before it is.
+    pub fn submit_checkpoint(&mut self, checkpoint: Checkpoint) -> bool {
+        self.waiting.push(Write::Checkpoint(checkpoint));
+        self.begin()
+    }
+
+    fn begin(&mut self) -> bool {
+        if !self.in_flight.is_empty() || self.waiting.is_empty() {
+            return false;
+        }
+        self.in_flight = std::mem::take(&mut self.waiting);
+        true
+    }
+
+    /// The transaction is synced, or fails if the disk is full. Returns the last token that is durable now, and whether
+    /// another transaction began.
+    pub fn complete(&mut self) -> (Option<u64>, bool) {
+        if self.is_full {
+            // Tried again, with what came meanwhile behind it.
+            return (None, !self.in_flight.is_empty());
+        }
+        let mut last = None;
+        for write in std::mem::take(&mut self.in_flight) {
+            match write {
+                Write::Records(records, token) => {
+                    records.into_iter().for_each(|record| self.durable.store(record));
+                    last = token.or(last);
+                }
+                Write::Checkpoint(checkpoint) => self.durable.checkpoint = Some(checkpoint),
+            }
+        }
+        (last, self.begin())
+    }
+
+    /// Records that are not durable yet.
+    pub fn backlog(&self) -> usize {
+        let writes = self.in_flight.iter().chain(&self.waiting);
+        writes.map(|write| if let Write::Records(records, _) = write { records.len() } else { 1 }).sum()
+    }
+
+    /// Lets every write fail, or work again.
+    pub fn set_full(&mut self, is_full: bool) {
+        self.is_full = is_full;
+    }
+
+    /// From now on nothing is really synced, though the disk says so.
+    pub fn lie(&mut self) {
+        self.truly_durable.get_or_insert_with(|| self.durable.clone());
+    }
+
+    /// The power fails. Returns what is left.
+    pub fn crash(self) -> Contents {
+        self.truly_durable.unwrap_or(self.durable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::{
+        manifest::RunId,
+        segment::Segment,
+        signature::{Ed25519Signer, Signer},
+    };
+
+    fn chunk(first: u64, bytes: &[u8]) -> Record {
+        let signer = Ed25519Signer::from_seed(&[1; 32]);
+        let machine = MachineId { key: signer.key(), incarnation: 1 };
+        let segment = Segment { first, swarm_step: 0, bytes };
+        Record::Chunk(Chunk::sign(&RunId([0; 32]), machine, segment, [0; 32], &signer).0)
+    }
+
+    #[test]
+    fn a_crash_loses_what_was_not_synced() {
+        let mut disk = Disk::default();
+        assert!(disk.submit(vec![chunk(0, &[1, 2])], Some(1)), "a transaction begins");
+        assert!(!disk.submit(vec![chunk(2, &[3])], Some(2)), "the second waits for the first");
+        assert_eq!(disk.complete(), (Some(1), true));
+        assert_eq!(disk.crash().chunks.len(), 1);
+    }
+
+    #[test]
+    fn a_sealed_chunk_takes_the_place_of_its_parts() {
+        let mut disk = Disk::default();
+        for record in [chunk(0, &[1]), chunk(1, &[2]), chunk(0, &[1, 2])] {
+            disk.submit(vec![record], None);
+            disk.complete();
+        }
+        disk.complete();
+        assert_eq!(disk.contents().chunks.len(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_keeps_what_waits_and_goes_on_when_there_is_room() {
+        let mut disk = Disk::default();
+        disk.set_full(true);
+        disk.submit(vec![chunk(0, &[1])], Some(1));
+        assert_eq!(disk.complete(), (None, true));
+        disk.set_full(false);
+        assert_eq!(disk.complete(), (Some(1), false));
+    }
+
+    #[test]
+    fn a_disk_that_lies_is_found_out_by_a_crash() {
+        let mut disk = Disk::default();
+        disk.lie();
+        disk.submit(vec![chunk(0, &[1])], Some(1));
+        assert_eq!(disk.complete(), (Some(1), false));
+        assert!(disk.crash().chunks.is_empty());
+    }
+}

@@ -1,0 +1,199 @@
+//! A real language model, trained by `node`'s own trainer.
+
+use anyhow::{Context, Result, ensure};
+use node::{
+    commands::train::load_model,
+    dataset::Dataset,
+    embedded,
+    model::{Llama, LlamaConfig, Tokenizer},
+    settings::ModelChoice,
+    storage::{BaseSettings, StateDir, start_run},
+    trainer::{ProbeSettings, Step, Trainer},
+    weights::Weights,
+};
+use protocol::{
+    machine::MachineId,
+    manifest::{DirectionScale, Hyperparameters, Manifest, RunId, Schedule},
+    replay::{Contribution, Sweep},
+    replica::{LedgerRange, Replica},
+    spsa::Spsa,
+};
+use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
+use std::sync::Arc;
+
+use super::{Learner, Objective, Resumed};
+use crate::scenario::LanguageSettings;
+
+/// Ledger entries that are spelled out at a time.
+const ENTRIES_PER_SWEEP: u64 = 4_096;
+/// Windows of a look at the held-out text.
+const EVALUATION_WINDOWS: usize = 128;
+
+/// See the module's documentation.
+pub struct Language {
+    settings: LanguageSettings,
+    manifest: Arc<Manifest>,
+    run: RunId,
+    config: LlamaConfig,
+    tokenizer: Tokenizer,
+    /// The base weights, as [`Weights::write_to`] writes them.
+    base: Vec<u8>,
+    texts: Option<(Dataset, Dataset)>,
+    seed: u64,
+}
+
+impl Language {
+    /// Loads the model as `node` does. `authority` is the key that may revoke.
+    pub fn new(settings: &LanguageSettings, authority: Option<[u8; 32]>, seed: u64) -> Result<Self> {
+        let choice = settings.model.clone().map_or(ModelChoice::Embedded, ModelChoice::Directory);
+        ensure!(
+            settings.model.is_none() || settings.data.is_some(),
+            "a model of one's own needs a text to train on: --data <file or directory>"
+        );
+        let hyperparameters = Hyperparameters {
+            learning_rate: settings.learning_rate,
+            epsilon: settings.epsilon,
+            planned_gradients: 100_000,
+            direction_scale: DirectionScale::Rms,
+        };
+        // The base is snapped and described by the code that starts a run, in a directory of its own.
+        let directory = tempfile::tempdir().context("no room for a temporary directory")?;
+        let state = StateDir::create_or_open(directory.path())?;
+        let base =
+            BaseSettings { hyperparameters, schedule: Schedule::default(), ledger_samples_max: 1 << 32, authority };
+        let mut manifest = start_run(&state, load_model(&choice)?, base)?;
+        manifest.nonce = [0; 16];
+        manifest.nonce[..8].copy_from_slice(&seed.to_le_bytes());
+        let reader = state.base(&manifest)?;
+        let config = LlamaConfig::from_json(&reader.config()?)?;
+        let tokenizer = Tokenizer::from_bytes(&reader.tokenizer()?, &config)?;
+        let mut bytes = Vec::new();
+        reader.weights()?.write_to(&mut bytes)?;
+        let length = settings.sequence_length;
+        let texts = settings.data.as_ref().map(|path| Dataset::load_split(path, &tokenizer, length)).transpose()?;
+        let run = manifest.run_id()?;
+        let settings = settings.clone();
+        Ok(Self { settings, manifest: Arc::new(manifest), run, config, tokenizer, base: bytes, texts, seed })
+    }
+
+    /// Own and held-out text of machine `number`: the embedded task's are written by its grammar, each machine's anew; a
+    /// text that was given is everyone's, each machine in its own order.
+    fn texts(&self, number: u32) -> Result<(Dataset, Dataset)> {
+        let length = self.settings.sequence_length;
+        match &self.texts {
+            Some((data, held_out)) => Ok((data.clone(), held_out.clone())),
+            None => Ok((
+                embedded::training(self.data_seed(number), &self.tokenizer, length)?,
+                embedded::held_out(&self.tokenizer, length)?,
+            )),
+        }
+    }
+
+    fn data_seed(&self, number: u32) -> u64 {
+        self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(u64::from(number)) >> 1
+    }
+}
+
+impl Objective for Language {
+    fn manifest(&self) -> &Arc<Manifest> {
+        &self.manifest
+    }
+
+    fn run(&self) -> RunId {
+        self.run
+    }
+
+    fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>> {
+        let (data, held_out) = self.texts(number)?;
+        let (mut bytes, spsa) = match &resumed {
+            Some(resumed) => (resumed.weights, resumed.spsa),
+            None => (&self.base[..], Spsa::new(self.manifest.levels)),
+        };
+        let weights = Weights::read_from(&self.manifest.tensors, &mut bytes)?;
+        let model = Llama::new(&self.config, weights.tensors())?;
+        let probes = ProbeSettings {
+            epsilon: self.manifest.hyperparameters.epsilon,
+            batch_size: self.settings.batch_size,
+            data_seed: self.data_seed(number),
+        };
+        let random = Xoshiro256PlusPlus::seed_from_u64(self.data_seed(number) ^ 0xb17e);
+        let (run, manifest) = (self.run, self.manifest.clone());
+        let trainer = Trainer::new(run, manifest, weights, model, Some(data), Some(held_out), probes, spsa, random);
+        Ok(Box::new(LanguageLearner(trainer)))
+    }
+
+    fn digest_from_base(&self, replica: &Replica) -> Result<[u8; 32]> {
+        let mut weights = Weights::read_from(&self.manifest.tensors, &mut &self.base[..])?;
+        for (machine, ledger, revocation) in replica.machines() {
+            let to = ledger.height().min(revocation.map_or(u64::MAX, |r| r.floor()));
+            let mut range = LedgerRange { machine: *machine, from: 0, to, removed: false };
+            while range.samples() > 0 {
+                let contributions = replica.contributions(&range.take_first(ENTRIES_PER_SWEEP));
+                weights.sweep(&Sweep { probes: Vec::new(), contributions })?;
+            }
+        }
+        Ok(weights.digest())
+    }
+
+    fn loss_unit(&self) -> &'static str {
+        "nats per token"
+    }
+}
+
+struct LanguageLearner(Trainer);
+
+impl Learner for LanguageLearner {
+    fn adopt(&mut self, machine: MachineId, next_sample: u64) {
+        self.0.adopt(machine, next_sample);
+    }
+
+    fn position(&self) -> (MachineId, u64) {
+        self.0.position()
+    }
+
+    fn set_swarm_step(&mut self, swarm_step: u64) {
+        self.0.set_swarm_step(swarm_step);
+    }
+
+    fn replay(&mut self, entries: Vec<Contribution>) -> Result<()> {
+        self.0.replay(entries);
+        Ok(())
+    }
+
+    fn replay_ledger(&mut self, replica: &Replica, mut range: LedgerRange) -> Result<()> {
+        while range.samples() > 0 {
+            self.0.replay(replica.contributions(&range.take_first(ENTRIES_PER_SWEEP)));
+            if self.0.waiting() as u64 >= ENTRIES_PER_SWEEP {
+                self.0.settle()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<Step> {
+        self.0.step()
+    }
+
+    fn loss(&mut self) -> Result<f64> {
+        let evaluation = self.0.evaluate(EVALUATION_WINDOWS)?.context("there is a held-out text")?;
+        Ok(evaluation.loss)
+    }
+
+    fn digest(&mut self) -> Result<[u8; 32]> {
+        Ok(self.0.weights()?.digest())
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.0.weights()?.write_to(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn spsa(&self) -> Spsa {
+        *self.0.spsa()
+    }
+
+    fn near_edge(&self) -> bool {
+        self.0.near_edge()
+    }
+}

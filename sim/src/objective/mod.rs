@@ -1,0 +1,67 @@
+//! What the machines learn: a quadratic for thousands of them, or a real language model for tens.
+
+use anyhow::Result;
+use node::trainer::Step;
+use protocol::{
+    machine::MachineId,
+    manifest::{Manifest, RunId},
+    replay::Contribution,
+    replica::{LedgerRange, Replica},
+    spsa::Spsa,
+};
+use std::sync::Arc;
+
+mod language;
+mod prefixes;
+mod quadratic;
+
+pub use language::Language;
+pub use quadratic::Quadratic;
+
+/// One machine's weights and data.
+pub trait Learner {
+    /// Whose samples come next, and from which number on.
+    fn adopt(&mut self, machine: MachineId, next_sample: u64);
+    /// The machine and the sample that comes next.
+    fn position(&self) -> (MachineId, u64);
+    /// The swarm step whose learning rate own bytes use.
+    fn set_swarm_step(&mut self, swarm_step: u64);
+    /// Brings entries into the weights, or out.
+    fn replay(&mut self, entries: Vec<Contribution>) -> Result<()>;
+    /// The same with samples of a ledger.
+    fn replay_ledger(&mut self, replica: &Replica, range: LedgerRange) -> Result<()>;
+    /// Measures one own gradient; the weights contain it afterwards.
+    fn step(&mut self) -> Result<Step>;
+    /// Held-out loss at the exact weights.
+    fn loss(&mut self) -> Result<f64>;
+    /// Digest of the exact weights, as `node digest` prints it.
+    fn digest(&mut self) -> Result<[u8; 32]>;
+    /// The exact weights, for a checkpoint.
+    fn snapshot(&mut self) -> Result<Vec<u8>>;
+    /// State of the estimator.
+    fn spsa(&self) -> Spsa;
+    /// Whether some weight is so near to its range's end that probes should pause.
+    fn near_edge(&self) -> bool;
+}
+
+/// Weights and estimator from a checkpoint.
+pub struct Resumed<'a> {
+    /// As [`Learner::snapshot`] made it.
+    pub weights: &'a [u8],
+    /// As [`Learner::spsa`] gave it.
+    pub spsa: Spsa,
+}
+
+/// A problem that machines work on together.
+pub trait Objective {
+    /// What the run agrees on.
+    fn manifest(&self) -> &Arc<Manifest>;
+    /// Its hash.
+    fn run(&self) -> RunId;
+    /// A machine's learner, at the base or at a checkpoint. `number` decides about its data.
+    fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>>;
+    /// The digest of base + everything that counts in `replica`, computed anew and alone, entry by entry.
+    fn digest_from_base(&self, replica: &Replica) -> Result<[u8; 32]>;
+    /// What the loss is.
+    fn loss_unit(&self) -> &'static str;
+}

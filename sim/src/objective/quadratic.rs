@@ -1,0 +1,349 @@
+//! A quadratic of any dimension: real SPSA, real bytes, real replay arithmetic, and a loss that costs next to nothing.
+//!
+//! `L(θ) = ½ Σ h_j (θ_j − θ*_j)²` with curvatures h_j from 1 down to 1/100. Each machine's data has its own optimum,
+//! θ* + heterogeneity · ξ, and each batch adds a slope of its own, noise · ξ·θ, the same at both probes (ξ normal).
+
+use anyhow::{Context, Result};
+use node::trainer::Step;
+use protocol::{
+    machine::MachineId,
+    manifest::{
+        BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, RunId, Schedule,
+        TensorSpec, TensorStatistics, WEIGHT_BITS, choose_arithmetic, combine_digests,
+    },
+    perturbation::{BLOCK, BlockSigns, STEP, sign},
+    replay::{self, Contribution, Sweep, add_quanta, sweep_reference},
+    replica::{LedgerRange, OwnByte, Replica},
+    seed::EntrySeed,
+    spsa::{self, Spsa},
+};
+use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use super::{Learner, Objective, Resumed, prefixes::Prefixes};
+use crate::{
+    random::{normal, uniform},
+    scenario::QuadraticSettings,
+};
+
+/// Two tensors whose weights differ in size, so that each has its own quantum, ε and unit.
+const TENSORS: [(&str, f64); 2] = [("body", 1.0), ("head", 0.125)];
+
+struct Problem {
+    manifest: Arc<Manifest>,
+    run: RunId,
+    settings: QuadraticSettings,
+    /// By tensor, like everything that follows.
+    base: Vec<Vec<f32>>,
+    optimum: Vec<Vec<f64>>,
+    curvature: Vec<Vec<f64>>,
+    seed: u64,
+}
+
+/// See the module's documentation.
+pub struct Quadratic {
+    problem: Rc<Problem>,
+    prefixes: Rc<RefCell<Prefixes>>,
+}
+
+impl Quadratic {
+    /// Everything follows from `settings` and `seed`. `authority` is the key that may revoke.
+    pub fn new(settings: &QuadraticSettings, authority: Option<[u8; 32]>, seed: u64) -> Result<Self> {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x0b1e_c71f);
+        let dimensions = settings.dimensions;
+        let lengths = [dimensions - dimensions / 4, dimensions / 4];
+        let mut base: Vec<Vec<f32>> = Vec::new();
+        for ((_, size), length) in TENSORS.iter().zip(lengths) {
+            base.push((0..length).map(|_| (size * normal(&mut random)) as f32).collect());
+        }
+        let squares: f64 = base.iter().flatten().map(|w| f64::from(*w).powi(2)).sum();
+        let rms_all = (squares / dimensions as f64).sqrt();
+        let hyperparameters = Hyperparameters {
+            learning_rate: settings.learning_rate,
+            epsilon: settings.epsilon,
+            planned_gradients: 100_000,
+            direction_scale: DirectionScale::Rms,
+        };
+        let mut tensors = Vec::new();
+        for ((name, _), values) in TENSORS.iter().zip(&mut base) {
+            let max_abs = values.iter().fold(0.0f64, |max, w| max.max(f64::from(w.abs())));
+            let squares: f64 = values.iter().map(|w| f64::from(*w).powi(2)).sum();
+            let statistics = TensorStatistics { max_abs, rms: (squares / values.len() as f64).sqrt() };
+            let chosen = choose_arithmetic(&statistics, rms_all, &hyperparameters)?;
+            let scale = 2f32.powi(i32::from(chosen.range_log2) - WEIGHT_BITS);
+            values.iter_mut().for_each(|w| *w = replay::snap(*w, scale));
+            tensors.push(TensorSpec {
+                name: (*name).into(),
+                shape: vec![values.len() as u64],
+                range_log2: chosen.range_log2,
+                epsilon: chosen.epsilon,
+                unit: chosen.unit,
+                shift: chosen.shift,
+                digest: digest_of(values),
+            });
+        }
+        let optimum = base
+            .iter()
+            .zip(TENSORS)
+            .map(|(values, (_, size))| {
+                values.iter().map(|w| f64::from(*w) + 0.25 * size * normal(&mut random)).collect()
+            })
+            .collect();
+        let mut number = 0usize;
+        let mut curvature = |_: &f32| {
+            number += 1;
+            0.01f64.powf(number as f64 / dimensions as f64)
+        };
+        let curvature = base.iter().map(|values| values.iter().map(&mut curvature).collect()).collect();
+        let manifest = Arc::new(manifest(tensors, hyperparameters, authority, seed));
+        manifest.validate()?;
+        let run = manifest.run_id()?;
+        let problem = Problem { manifest, run, settings: settings.clone(), base, optimum, curvature, seed };
+        Ok(Self { problem: Rc::new(problem), prefixes: Rc::new(RefCell::new(Prefixes::new(dimensions))) })
+    }
+}
+
+fn manifest(
+    tensors: Vec<TensorSpec>,
+    hyperparameters: Hyperparameters,
+    authority: Option<[u8; 32]>,
+    seed: u64,
+) -> Manifest {
+    let mut nonce = [0u8; 16];
+    nonce[..8].copy_from_slice(&seed.to_le_bytes());
+    Manifest {
+        protocol_version: PROTOCOL_VERSION,
+        nonce,
+        base: BaseModel {
+            source: "quadratic".into(),
+            config_bytes: 0,
+            config_digest: [0; 32],
+            tokenizer_bytes: 0,
+            tokenizer_digest: [0; 32],
+            chunks_root: [0; 32],
+        },
+        tensors,
+        hyperparameters,
+        schedule: Schedule::default(),
+        levels: protocol::codec::LEVELS,
+        ledger_samples_max: 1 << 32,
+        membership: Membership::Open,
+        authority,
+    }
+}
+
+fn digest_of(values: &[f32]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    values.iter().for_each(|w| {
+        hasher.update(&w.to_le_bytes());
+    });
+    *hasher.finalize().as_bytes()
+}
+
+impl Problem {
+    /// Adds entries up, starting at zero, by the reference replay: quanta of all tensors, one after another.
+    fn spell_out(&self, entries: &[Contribution]) -> Vec<i32> {
+        let sweep = Sweep { probes: Vec::new(), contributions: entries.to_vec() };
+        let mut quanta = Vec::new();
+        for (index, spec) in self.manifest.tensors.iter().enumerate() {
+            let mut sum = vec![0.0f32; self.base[index].len()];
+            sweep_reference(&mut sum, spec.quantum(), &sweep.for_tensor(index as u32, spec), 0);
+            quanta.extend(sum.iter().map(|w| (w / spec.quantum()) as i32));
+        }
+        quanta
+    }
+
+    fn loss(&self, weights: &[Vec<f32>], offset: Option<&[Vec<f64>]>) -> f64 {
+        let mut loss = 0.0;
+        for (index, values) in weights.iter().enumerate() {
+            for (element, weight) in values.iter().enumerate() {
+                let own = offset.map_or(0.0, |offset| offset[index][element]);
+                let off = f64::from(*weight) - self.optimum[index][element] - own;
+                loss += 0.5 * self.curvature[index][element] * off * off;
+            }
+        }
+        loss
+    }
+}
+
+impl Objective for Quadratic {
+    fn manifest(&self) -> &Arc<Manifest> {
+        &self.problem.manifest
+    }
+
+    fn run(&self) -> RunId {
+        self.problem.run
+    }
+
+    fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>> {
+        let problem = &self.problem;
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(problem.seed ^ u64::from(number) << 32 ^ 0xda7a);
+        let heterogeneity = problem.settings.heterogeneity;
+        let mut own_optimum = |values: &Vec<f32>, size: f64| -> Vec<f64> {
+            values.iter().map(|_| heterogeneity * size * normal(&mut random)).collect()
+        };
+        let offset: Vec<Vec<f64>> =
+            problem.base.iter().zip(TENSORS).map(|(values, (_, size))| own_optimum(values, size)).collect();
+        let offset = (heterogeneity > 0.0).then_some(offset);
+        let mut weights = problem.base.clone();
+        let mut spsa = Spsa::new(problem.manifest.levels);
+        if let Some(resumed) = resumed {
+            spsa = resumed.spsa;
+            let mut bytes = resumed.weights.as_chunks::<4>().0.iter();
+            for weight in weights.iter_mut().flatten() {
+                *weight = f32::from_le_bytes(*bytes.next().context("a checkpoint of another size")?);
+            }
+        }
+        Ok(Box::new(QuadraticLearner {
+            problem: problem.clone(),
+            prefixes: self.prefixes.clone(),
+            weights,
+            offset,
+            spsa,
+            random,
+            machine: MachineId { key: [0; 32], incarnation: 0 },
+            next_sample: 0,
+            swarm_step: 0,
+        }))
+    }
+
+    fn digest_from_base(&self, replica: &Replica) -> Result<[u8; 32]> {
+        let problem = &self.problem;
+        let mut weights = problem.base.clone();
+        for (machine, ledger, revocation) in replica.machines() {
+            let to = ledger.height().min(revocation.map_or(u64::MAX, |r| r.floor()));
+            let contributions = replica.contributions(&LedgerRange { machine: *machine, from: 0, to, removed: false });
+            let sweep = Sweep { probes: Vec::new(), contributions };
+            for (index, spec) in problem.manifest.tensors.iter().enumerate() {
+                sweep_reference(&mut weights[index], spec.quantum(), &sweep.for_tensor(index as u32, spec), 0);
+            }
+        }
+        Ok(combine_digests(weights.iter().map(|values| digest_of(values))))
+    }
+
+    fn loss_unit(&self) -> &'static str {
+        "quadratic"
+    }
+}
+
+struct QuadraticLearner {
+    problem: Rc<Problem>,
+    prefixes: Rc<RefCell<Prefixes>>,
+    weights: Vec<Vec<f32>>,
+    offset: Option<Vec<Vec<f64>>>,
+    spsa: Spsa,
+    random: Xoshiro256PlusPlus,
+    machine: MachineId,
+    next_sample: u64,
+    swarm_step: u64,
+}
+
+impl QuadraticLearner {
+    fn sweep(&mut self, sweep: &Sweep) {
+        for (index, spec) in self.problem.manifest.tensors.iter().enumerate() {
+            let resolved = sweep.for_tensor(index as u32, spec);
+            sweep_reference(&mut self.weights[index], spec.quantum(), &resolved, 0);
+        }
+    }
+
+    /// The slope that this batch adds, along the direction of `seed`, in units of loss per ε.
+    fn batch_slope(&mut self, seed: &EntrySeed) -> f64 {
+        let noise = self.problem.settings.noise;
+        if noise == 0.0 {
+            return 0.0;
+        }
+        let epsilon = self.problem.settings.epsilon;
+        let mut slope = 0.0;
+        for (index, spec) in self.problem.manifest.tensors.iter().enumerate() {
+            let key = seed.tensor_key(index as u32);
+            let scale = f64::from(spec.epsilon) * f64::from(spec.quantum()) / epsilon;
+            for (block, elements) in (0..).zip(self.weights[index].chunks(BLOCK)) {
+                let mut signs = BlockSigns::new(&key, block);
+                for step in elements.chunks(STEP) {
+                    let bits = signs.next_step();
+                    slope += (0..step.len())
+                        .map(|element| scale * f64::from(sign(&bits, element)) * normal(&mut self.random))
+                        .sum::<f64>();
+                }
+            }
+        }
+        noise * slope
+    }
+}
+
+impl Learner for QuadraticLearner {
+    fn adopt(&mut self, machine: MachineId, next_sample: u64) {
+        (self.machine, self.next_sample) = (machine, next_sample);
+    }
+
+    fn position(&self) -> (MachineId, u64) {
+        (self.machine, self.next_sample)
+    }
+
+    fn set_swarm_step(&mut self, swarm_step: u64) {
+        self.swarm_step = swarm_step;
+    }
+
+    fn replay(&mut self, contributions: Vec<Contribution>) -> Result<()> {
+        self.sweep(&Sweep { probes: Vec::new(), contributions });
+        Ok(())
+    }
+
+    fn replay_ledger(&mut self, replica: &Replica, range: LedgerRange) -> Result<()> {
+        let problem = &self.problem;
+        let spell_out = |entries: &[Contribution]| problem.spell_out(entries);
+        let (to, from) = self.prefixes.borrow_mut().ends(replica, &range, &spell_out);
+        let (mut to, mut from) = (&to[..], &from[..]);
+        if range.removed {
+            std::mem::swap(&mut to, &mut from);
+        }
+        let mut quanta = to.iter().zip(from).map(|(to, from)| to.wrapping_sub(*from));
+        for (spec, values) in problem.manifest.tensors.iter().zip(&mut self.weights) {
+            let scale = spec.quantum();
+            values.iter_mut().zip(&mut quanta).for_each(|(weight, n)| *weight = add_quanta(*weight, n, scale));
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<Step> {
+        let problem = self.problem.clone();
+        let seed = EntrySeed::derive(&problem.run, &self.machine, self.next_sample);
+        let probe = |multiple| Sweep { probes: vec![(seed, multiple)], contributions: Vec::new() };
+        let slope = problem.settings.epsilon * self.batch_slope(&seed);
+        self.sweep(&probe(1));
+        let plus = problem.loss(&self.weights, self.offset.as_deref()) + slope;
+        self.sweep(&probe(-2));
+        let minus = problem.loss(&self.weights, self.offset.as_deref()) - slope;
+        let g = spsa::projected_gradient(plus, minus, problem.settings.epsilon);
+        let byte = self.spsa.encode(g, uniform(&mut self.random));
+        let own = replay::contribution(seed, byte, self.swarm_step, &problem.manifest.schedule);
+        self.sweep(&Sweep { probes: vec![(seed, 1)], contributions: vec![own] });
+        let own = OwnByte { machine: self.machine, sample: self.next_sample, byte, swarm_step: self.swarm_step };
+        self.next_sample += 1;
+        Ok(Step { own, loss: (plus + minus) / 2.0 })
+    }
+
+    fn loss(&mut self) -> Result<f64> {
+        Ok(self.problem.loss(&self.weights, None))
+    }
+
+    fn digest(&mut self) -> Result<[u8; 32]> {
+        Ok(combine_digests(self.weights.iter().map(|values| digest_of(values))))
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<u8>> {
+        Ok(self.weights.iter().flatten().flat_map(|weight| weight.to_le_bytes()).collect())
+    }
+
+    fn spsa(&self) -> Spsa {
+        self.spsa
+    }
+
+    fn near_edge(&self) -> bool {
+        let edge = 0.95 * f64::from(1 << WEIGHT_BITS);
+        let near = |(spec, values): (&TensorSpec, &Vec<f32>)| {
+            values.iter().any(|w| f64::from(w.abs()) > edge * f64::from(spec.quantum()))
+        };
+        self.problem.manifest.tensors.iter().zip(&self.weights).any(near)
+    }
+}

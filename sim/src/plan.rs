@@ -1,0 +1,75 @@
+//! `sim plan`: what a run will cost, by running its beginning.
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    cli::PlanArgs,
+    scenario::Scenario,
+    world::{Label, World},
+};
+
+/// Virtual seconds that are simulated; the rest is extrapolated.
+const SECONDS: f64 = 60.0;
+/// Replay on one ordinary core, element·gradients per second (`cargo bench --bench replay`).
+const REPLAY_PER_SECOND: f64 = 30e9;
+
+/// Simulates the beginning and prints the prediction. False if even that broke an invariant.
+pub fn plan(args: &PlanArgs) -> Result<bool> {
+    ensure!(args.nodes > 0 && args.total > 0, "--nodes and --total must be at least 1");
+    let (_, mut scenario) = Scenario::load("calm")?;
+    scenario.link = Default::default();
+    scenario.machines = args.nodes;
+    scenario.speed.replay_us = 1e6 * args.parameters as f64 / REPLAY_PER_SECOND;
+    args.changes.apply(&mut scenario)?;
+    let rate = scenario.speed.gradients_per_second;
+    if args.changes.gradients.is_none() {
+        let share = (args.total as f64 / args.nodes as f64).ceil();
+        scenario.gradients = (SECONDS * rate).min(share).max(1.0) as u64;
+    }
+    let replay_us = scenario.speed.replay_us;
+    let latency_ms = scenario.link.latency_ms;
+    let label = Label { scenario: "plan".into(), reproduce: String::new() };
+    let Some(record) = World::new(scenario, 1, None)?.run(&label, |_| true)? else { return Ok(false) };
+    let per_second = record.gradients_per_second();
+    let received = record.bytes.total() as f64 / record.machines as f64 / record.virtual_seconds.max(1e-9);
+    let seconds = args.total as f64 / per_second;
+    println!("{} machines, {rate} gradients per second each, links of {latency_ms} ms:", args.nodes);
+    println!(
+        "  gradients per second, all together   {per_second:.1} ({:.0}% of what they would make alone)",
+        100.0 * per_second / (rate * args.nodes as f64)
+    );
+    println!(
+        "  received by each machine             {:.1} kB/s ({:.1} bytes per gradient)",
+        received / 1e3,
+        record.bytes_per_gradient()
+    );
+    for (cause, bytes) in record.bytes.named() {
+        if bytes > 0 {
+            println!("    {cause:<34} {:.2} bytes per gradient", bytes as f64 / record.deliveries.max(1) as f64);
+        }
+    }
+    println!(
+        "  from one machine's gradient to others {:.0} ms (median; {:.0} ms for 99 of 100)",
+        record.delay_ms.median, record.delay_ms.p99
+    );
+    println!("  gradients that a probe does not know {:.0} (median)", record.staleness_gradients.median);
+    println!(
+        "  replaying one gradient               {replay_us:.1} us; all that others make: {:.1}% of a machine's time",
+        per_second * replay_us / 1e4
+    );
+    println!("  time to {} gradients            {}", args.total, span(seconds));
+    println!(
+        "simulated: {} gradients in {:.0} virtual seconds; the rest is extrapolated",
+        record.gradients, record.virtual_seconds
+    );
+    Ok(record.passed())
+}
+
+fn span(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.1} hours", s / 3600.0),
+        s => format!("{:.1} days", s / 86_400.0),
+    }
+}

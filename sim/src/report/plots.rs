@@ -1,0 +1,451 @@
+//! Plots as SVG text. Colours leave as classes, so that the page's style sheet decides them by day and by night.
+
+use super::{byte_unit, labels, number, shortened, time_unit};
+use crate::record::{BytesByCause, CurvePoint, Quantiles, Record, SpreadPoint};
+use anyhow::anyhow;
+use plotters::{
+    coord::ranged1d::{KeyPointHint, NoDefaultFormatting, ValueFormatter},
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
+use std::ops::Range;
+
+/// Colours of series in the style sheet; further series start again.
+pub const COLOURS: usize = 8;
+/// Wide enough that whole numbers place points finely; the page scales it.
+const SIZE: (u32, u32) = (880, 540);
+const FONT: u32 = 30;
+/// Series are drawn in this red and green, with the series as the blue.
+const SERIES: (u8, u8) = (0xC1, 0);
+const TEXT: RGBColor = RGBColor(0xC2, 0, 0);
+const GRID: RGBColor = RGBColor(0xC2, 0, 1);
+/// Points of one line; more than this the eye can not tell apart.
+const POINTS_MAX: usize = 400;
+/// Lines of no more points than this have their points marked.
+const MARKED_MAX: usize = 24;
+/// Ratio from which a logarithmic axis shows more than a linear one.
+const LOG_RATIO: f64 = 30.0;
+/// Plots of the spread; more records than this are shown in part.
+const SPREADS_MAX: usize = 4;
+
+/// A plot and what belongs around it.
+pub struct Figure {
+    /// What it shows.
+    pub title: String,
+    /// The plot, unless there is nothing to show.
+    pub svg: Option<String>,
+    /// Whether the colours fill bars; else they draw lines.
+    pub bars: bool,
+    /// Colours and their meanings.
+    pub legend: Vec<(usize, String)>,
+    /// How to read it, one sentence.
+    pub reading: String,
+}
+
+enum Shape {
+    Line(usize, Vec<(f64, f64)>),
+    Dots(usize, Vec<(f64, f64)>),
+    Bar(usize, (f64, f64), (f64, f64)),
+    Note((f64, f64), String),
+}
+
+struct Axis {
+    label: String,
+    from: f64,
+    to: f64,
+    log: bool,
+    ticks: Vec<(f64, String)>,
+    grid: bool,
+}
+
+impl Axis {
+    /// An axis over the finite ones of these values.
+    fn over(label: &str, log: bool, values: impl Iterator<Item = f64>) -> Option<Self> {
+        let usable = values.filter(|value| value.is_finite() && (!log || *value > 0.0));
+        let (least, most) = usable.fold((f64::MAX, f64::MIN), |(least, most), v| (least.min(v), most.max(v)));
+        if least > most {
+            return None;
+        }
+        if log {
+            let (from, to) = (least.max(most / 1e5).log10(), most.log10());
+            let room = ((to - from) * 0.05).max(0.05);
+            let (from, to) = (from - room, to + room);
+            let label = format!("{label}, logarithmic");
+            return Some(Self { label, from, to, log, ticks: log_ticks(from, to), grid: true });
+        }
+        let to = if most > least { most } else { least + least.abs().max(1.0) };
+        let room = (to - least) * 0.04;
+        let from = if least >= 0.0 && least < to * 0.25 { 0.0 } else { least - room };
+        let to = to + room;
+        Some(Self { label: label.into(), from, to, log, ticks: linear_ticks(from, to), grid: true })
+    }
+
+    /// One place for each name, at 0, 1, 2 and so on.
+    fn of_names(names: impl Iterator<Item = String>) -> Self {
+        let ticks: Vec<_> = names.enumerate().map(|(at, name)| (at as f64, name)).collect();
+        Self { label: String::new(), from: -0.6, to: ticks.len() as f64 - 0.4, log: false, ticks, grid: false }
+    }
+
+    fn place(&self, value: f64) -> f64 {
+        if self.log { value.log10() } else { value }
+    }
+
+    fn label_width(&self) -> usize {
+        self.ticks.iter().map(|(_, name)| name.chars().count()).max().unwrap_or(0)
+    }
+}
+
+impl Ranged for &Axis {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (start, end): (i32, i32)) -> i32 {
+        start.saturating_add(((value - self.from) / (self.to - self.from) * f64::from(end - start)).round() as i32)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        if hint.weight().allow_light_points() { Vec::new() } else { self.ticks.iter().map(|(at, _)| *at).collect() }
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.from..self.to
+    }
+}
+
+impl ValueFormatter<f64> for &Axis {
+    fn format_ext(&self, value: &f64) -> String {
+        self.ticks.iter().find(|(at, _)| at == value).map(|(_, name)| name.clone()).unwrap_or_default()
+    }
+}
+
+/// Four to nine round numbers.
+fn linear_ticks(from: f64, to: f64) -> Vec<(f64, String)> {
+    let power = 10f64.powf(((to - from) / 5.0).log10().floor());
+    let steps = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
+    let step = steps.into_iter().find(|step| (to - from) / step <= 8.0).unwrap_or(power * 10.0);
+    let decimals = (-(step.log10() + 1e-9).floor()).clamp(0.0, 12.0) as usize;
+    let first = (from / step).ceil();
+    let (unit, one) = match to.max(-from) {
+        most if most >= 1e9 => ("G", 1e9),
+        most if most >= 1e6 => ("M", 1e6),
+        most if most >= 1e4 => ("k", 1e3),
+        _ => ("", 1.0),
+    };
+    let name = |v: f64| match v {
+        _ if v.abs() < step / 2.0 => "0".into(),
+        _ if one > 1.0 || v.abs() >= 1000.0 => format!("{}{unit}", number(v / one)),
+        _ => format!("{v:.decimals$}"),
+    };
+    (0..10).map(|i| (first + f64::from(i)) * step).filter(|v| *v <= to).map(|v| (v, name(v))).collect()
+}
+
+/// Powers of ten, and between them 2 and 5 while there is room.
+fn log_ticks(from: f64, to: f64) -> Vec<(f64, String)> {
+    let factors: &[f64] = match to - from {
+        width if width < 1.2 => &[1.0, 2.0, 3.0, 5.0, 7.0],
+        width if width < 2.5 => &[1.0, 2.0, 5.0],
+        _ => &[1.0],
+    };
+    let powers = from.floor() as i32..=to.ceil() as i32;
+    let values = powers.flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)));
+    values.map(|v| (v.log10(), short(v))).filter(|(at, _)| *at >= from - 1e-9 && *at <= to + 1e-9).collect()
+}
+
+/// A number in as few characters as a tick has room for.
+fn short(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1e9 => format!("{}G", number(value / 1e9)),
+        size if size >= 1e6 => format!("{}M", number(value / 1e6)),
+        size if size >= 1e3 => format!("{}k", number(value / 1e3)),
+        _ => number(value),
+    }
+}
+
+fn colour(series: usize) -> RGBColor {
+    RGBColor(SERIES.0, SERIES.1, (series % COLOURS) as u8)
+}
+
+/// The plot as SVG text.
+fn draw(x: &Axis, y: &Axis, shapes: &[Shape]) -> anyhow::Result<String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        draw_on(&area, x, y, shapes).map_err(|e| anyhow!("cannot draw a plot: {e}"))?;
+    }
+    for series in 0..COLOURS {
+        let name = format!("#{:02X}{:02X}{series:02X}", SERIES.0, SERIES.1);
+        svg = svg.replace(&format!("stroke=\"{name}\""), &format!("class=\"l{series}\""));
+        svg = svg.replace(&format!("fill=\"{name}\""), &format!("class=\"f{series}\""));
+    }
+    let svg = svg.replace("stroke=\"#C20001\"", "class=\"grid\"").replace("fill=\"#C20000\"", "class=\"text\"");
+    Ok(svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "").replace(" opacity=\"1\"", ""))
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
+
+fn draw_on(area: &Area<'_>, x: &Axis, y: &Axis, shapes: &[Shape]) -> Drawn {
+    let font = ("sans-serif", FONT).into_font().color(&TEXT);
+    let beside = if y.label.is_empty() { 20 } else { 56 };
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(16)
+        .margin_right(36)
+        .margin_bottom(4)
+        .x_label_area_size(if x.label.is_empty() { 48 } else { 88 })
+        .y_label_area_size((y.label_width() * 17 + beside) as u32)
+        .build_cartesian_2d(x, y)?;
+    let mut mesh = chart.configure_mesh();
+    mesh.bold_line_style(GRID).axis_style(GRID).light_line_style(TRANSPARENT).set_all_tick_mark_size(8);
+    mesh.label_style(font.clone()).axis_desc_style(font.clone());
+    mesh.x_desc(&x.label).y_desc(&y.label);
+    if !x.grid {
+        mesh.disable_x_mesh();
+    }
+    if !y.grid {
+        mesh.disable_y_mesh();
+    }
+    mesh.draw()?;
+    let placed = |points: &[(f64, f64)]| -> Vec<(f64, f64)> {
+        let points = points.iter().map(|(a, b)| (x.place(*a), y.place(*b)));
+        points.filter(|(a, b)| (x.from..=x.to).contains(a) && (y.from..=y.to).contains(b)).collect()
+    };
+    for shape in shapes {
+        match shape {
+            Shape::Line(series, points) => {
+                chart.draw_series([PathElement::new(placed(points), colour(*series).stroke_width(4))])?;
+            }
+            Shape::Dots(series, points) => {
+                let dot = |at| Circle::new(at, 7, colour(*series).filled());
+                chart.draw_series(placed(points).into_iter().map(dot))?;
+            }
+            Shape::Bar(series, from, to) => {
+                chart.draw_series([Rectangle::new([*from, *to], colour(*series).filled())])?;
+            }
+            Shape::Note(at, text) => {
+                let style = font.clone().pos(Pos::new(HPos::Left, VPos::Center));
+                chart.draw_series([EmptyElement::at(*at) + Text::new(text.clone(), (12, 0), style)])?;
+            }
+        }
+    }
+    area.present()
+}
+
+/// A line, with its points marked where they are few.
+fn line(series: usize, points: Vec<(f64, f64)>) -> Vec<Shape> {
+    let finite: Vec<_> = points.into_iter().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+    let stride = finite.len().div_ceil(POINTS_MAX).max(1);
+    // Counted from the end, so that the last point stays.
+    let mut kept: Vec<_> = finite.iter().rev().step_by(stride).copied().collect();
+    kept.reverse();
+    if kept.len() <= MARKED_MAX {
+        return vec![Shape::Line(series, kept.clone()), Shape::Dots(series, kept)];
+    }
+    vec![Shape::Line(series, kept)]
+}
+
+/// Lines on axes that fit them; none if no line has a point.
+fn lines(x: (&str, bool), y: (&str, bool), all: Vec<(usize, Vec<(f64, f64)>)>) -> anyhow::Result<Option<String>> {
+    let points = || all.iter().flat_map(|(_, points)| points).filter(|(a, b)| a.is_finite() && b.is_finite());
+    let x = Axis::over(x.0, x.1, points().map(|point| point.0));
+    let y = Axis::over(y.0, y.1, points().map(|point| point.1));
+    let (Some(x), Some(y)) = (x, y) else {
+        return Ok(None);
+    };
+    let shapes: Vec<Shape> = all.into_iter().flat_map(|(series, points)| line(series, points)).collect();
+    draw(&x, &y, &shapes).map(Some)
+}
+
+/// Whether positive values lie so far apart that a linear axis would hide the small ones.
+fn far_apart(ratio: f64, values: impl Iterator<Item = f64>) -> bool {
+    let finite = values.filter(|value| value.is_finite());
+    let (least, most) = finite.fold((f64::MAX, 0.0), |(least, most): (f64, f64), v| (least.min(v), most.max(v)));
+    least > 0.0 && most / least >= ratio
+}
+
+fn legend_of(records: &[Record], shown: impl Fn(&Record) -> bool) -> Vec<(usize, String)> {
+    let labels = labels(records).into_iter().enumerate();
+    labels.zip(records).filter(|(_, record)| shown(record)).map(|(label, _)| label).collect()
+}
+
+/// Loss against gradients, virtual time and bytes.
+pub fn losses(records: &[Record]) -> anyhow::Result<Vec<Figure>> {
+    // The fastest run's unit: the slowest run's may be too long for it.
+    let ends = records.iter().flat_map(|r| r.curve.last()).map(|point| point.seconds);
+    let seconds = ends.filter(|end| *end > 0.0).fold(f64::INFINITY, f64::min);
+    let bytes = records.iter().flat_map(|r| r.curve.last()).map(|point| point.bytes).fold(0.0, f64::max);
+    let ((time, second), (size, byte)) = (time_unit(seconds), byte_unit(bytes));
+    let several = if records.len() > 1 {
+        "; where lines coincide, spreading the gradients over more machines costs no quality"
+    } else {
+        ""
+    };
+    Ok(vec![
+        loss_against(
+            records,
+            "Loss against gradients",
+            "gradients in the weights",
+            &format!("Lower is better: the held-out loss after as many gradients of the whole swarm{several}."),
+            |point| point.gradients as f64,
+        )?,
+        loss_against(
+            records,
+            "Loss against virtual time",
+            &format!("virtual time ({time})"),
+            "Further left is faster: how long a swarm takes to reach a loss.",
+            |point| point.seconds / second,
+        )?,
+        loss_against(
+            records,
+            "Loss against bytes received",
+            &format!("bytes received per machine ({size})"),
+            "Further left is cheaper: what one machine must receive, all causes counted, to reach a loss; a machine \
+             that received nothing has no line.",
+            |point| if point.bytes > 0.0 { point.bytes / byte } else { f64::NAN },
+        )?,
+    ])
+}
+
+fn loss_against(
+    records: &[Record],
+    title: &str,
+    label: &str,
+    reading: &str,
+    x: impl Fn(&CurvePoint) -> f64,
+) -> anyhow::Result<Figure> {
+    let shown = |record: &Record| record.curve.iter().any(|point| x(point).is_finite() && point.loss.is_finite());
+    let ends = records.iter().filter_map(|record| record.curve.last()).map(&x).filter(|end| *end > 0.0);
+    let log_x = far_apart(8.0, ends);
+    let log_y = far_apart(100.0, records.iter().flat_map(|record| &record.curve).map(|point| point.loss));
+    let curve = |record: &Record| record.curve.iter().map(|point| (x(point), point.loss)).collect();
+    let curves = records.iter().enumerate().map(|(series, record)| (series, curve(record))).collect();
+    let unit = records.first().map_or("", |record| record.loss_unit);
+    let svg = lines((label, log_x), (&format!("loss ({unit})"), log_y), curves)?;
+    Ok(Figure { title: title.into(), svg, bars: false, legend: legend_of(records, shown), reading: reading.into() })
+}
+
+/// Order statistics of the delay and of the staleness.
+pub fn staleness(records: &[Record]) -> anyhow::Result<Vec<Figure>> {
+    let delays = quantiles(records, "delay (ms)", |record| &record.delay_ms)?;
+    let missed = quantiles(records, "gradients missing", |record| &record.staleness_gradients)?;
+    let legend = || legend_of(records, |record| record.deliveries > 0);
+    Ok(vec![
+        Figure {
+            title: "Delay of a gradient".into(),
+            svg: delays,
+            bars: false,
+            legend: legend(),
+            reading: "From a gradient's making to its arrival in another machine's weights, in virtual time: half \
+                      arrive within the median, 99 of 100 within p99."
+                .into(),
+        },
+        Figure {
+            title: "Staleness of the weights".into(),
+            svg: missed,
+            bars: false,
+            legend: legend(),
+            reading: "How many gradients that the swarm had already made were missing in the weights that a machine \
+                      probed."
+                .into(),
+        },
+    ])
+}
+
+fn quantiles(records: &[Record], label: &str, of: impl Fn(&Record) -> &Quantiles) -> anyhow::Result<Option<String>> {
+    let values = |record| {
+        let Quantiles { median, p90, p99, max } = *of(record);
+        [median, p90, p99, max]
+    };
+    let received = || records.iter().enumerate().filter(|(_, record)| record.deliveries > 0);
+    let all = || received().flat_map(|(_, record)| values(record));
+    let Some(y) = Axis::over(label, far_apart(LOG_RATIO, all()), all().chain(far_zero(&all))) else {
+        return Ok(None);
+    };
+    let x = Axis::of_names(["median", "p90", "p99", "max"].map(String::from).into_iter());
+    let points = |record| values(record).into_iter().enumerate().map(|(at, v)| (at as f64, v)).collect();
+    let shapes: Vec<Shape> = received().flat_map(|(series, record)| line(series, points(record))).collect();
+    draw(&x, &y, &shapes).map(Some)
+}
+
+/// Zero, where the axis is linear: these are amounts.
+fn far_zero<I: Iterator<Item = f64>>(all: &impl Fn() -> I) -> Option<f64> {
+    (!far_apart(LOG_RATIO, all()) && all().next().is_some()).then_some(0.0)
+}
+
+/// How far the machines of a record were apart over time.
+pub fn spreads(records: &[Record]) -> anyhow::Result<Vec<Figure>> {
+    let labels = labels(records);
+    let count = records.len().min(SPREADS_MAX);
+    let chosen = (0..count).map(|i| i * (records.len() - 1) / (count - 1).max(1));
+    let named = chosen.filter_map(|at| records.get(at).zip(labels.get(at)));
+    named.map(|(record, label)| spread(record, label)).collect()
+}
+
+type Count = fn(&SpreadPoint) -> u64;
+
+fn spread(record: &Record, label: &str) -> anyhow::Result<Figure> {
+    let (unit, second) = time_unit(record.spread.last().map_or(0.0, |point| point.seconds));
+    let kinds: [(usize, &str, Count); 4] = [
+        (7, "made in the swarm", |point| point.made),
+        (2, "held by the machine with most", |point| point.most),
+        (0, "by the median machine", |point| point.median),
+        (1, "by the one with least", |point| point.least),
+    ];
+    let curve = |of: Count| -> Vec<(f64, f64)> {
+        record.spread.iter().map(|point| (point.seconds / second, of(point) as f64)).collect()
+    };
+    let all = kinds.iter().map(|(series, _, of)| (*series, curve(*of))).collect();
+    Ok(Figure {
+        title: format!("Gradients held, {label}"),
+        svg: lines((&format!("virtual time ({unit})"), false), ("gradients", false), all)?,
+        bars: false,
+        legend: kinds.iter().map(|(series, name, _)| (*series, (*name).into())).collect(),
+        reading: "Lines close together mean that the machines agree; where they meet at the end, all hold the same \
+                  gradients."
+            .into(),
+    })
+}
+
+/// Bytes per gradient by cause.
+pub fn causes(records: &[Record]) -> anyhow::Result<Figure> {
+    let labels = labels(records);
+    let received: Vec<_> = records.iter().zip(&labels).filter(|(record, _)| record.deliveries > 0).collect();
+    let title = "Bytes received per gradient".into();
+    let reading = "What one machine receives for one gradient, by cause: the payload is one byte, and the rest is the \
+                   price of its author, its proof and its way."
+        .into();
+    let per_gradient = |record: &Record, bytes: u64| bytes as f64 / record.deliveries.max(1) as f64;
+    let names = BytesByCause::default().named().map(|(name, _)| name);
+    let (axis, shapes, legend, most) = match received.as_slice() {
+        [] => return Ok(Figure { title, svg: None, bars: true, legend: Vec::new(), reading }),
+        [(record, _)] => {
+            let values = record.bytes.named().map(|(_, bytes)| per_gradient(record, bytes));
+            let rows = values.iter().enumerate().flat_map(|(row, value)| bars(names.len() - 1 - row, &[*value]));
+            let axis = Axis::of_names(names.iter().rev().map(|name| (*name).into()));
+            (axis, rows.collect::<Vec<_>>(), Vec::new(), values.into_iter().fold(0.0, f64::max))
+        }
+        several => {
+            let values = |record: &Record| record.bytes.named().map(|(_, bytes)| per_gradient(record, bytes));
+            let rows = several.iter().rev().enumerate().flat_map(|(row, (record, _))| bars(row, &values(record)));
+            let axis = Axis::of_names(several.iter().rev().map(|(_, label)| shortened(label, 20)));
+            let most = several.iter().map(|(record, _)| record.bytes_per_gradient()).fold(0.0, f64::max);
+            (axis, rows.collect(), names.into_iter().map(String::from).enumerate().collect(), most)
+        }
+    };
+    let svg = match Axis::over("bytes per gradient", false, [0.0, most * 1.15].into_iter()) {
+        Some(x) => Some(draw(&x, &axis, &shapes)?),
+        None => None,
+    };
+    Ok(Figure { title, svg, bars: true, legend, reading })
+}
+
+/// Bars end to end in one row, with their sum behind the last.
+fn bars(row: usize, values: &[f64]) -> Vec<Shape> {
+    let (row, mut end) = (row as f64, 0.0);
+    let mut shapes = Vec::new();
+    for (series, value) in values.iter().enumerate() {
+        shapes.push(Shape::Bar(series, (end, row - 0.3), (end + value, row + 0.3)));
+        end += value;
+    }
+    shapes.push(Shape::Note((end, row), number(end)));
+    shapes
+}

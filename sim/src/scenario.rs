@@ -1,0 +1,461 @@
+//! What a run is made of, as TOML files write it.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// A swarm, its links, its work and what befalls it. Times are virtual seconds since the beginning.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What the scenario is for, one sentence.
+    pub purpose: String,
+    /// Honest machines at the beginning. The first starts the run, the others join it.
+    pub machines: usize,
+    /// Gradients that each machine contributes in all.
+    pub gradients: u64,
+    /// The machines join over this long.
+    #[serde(default = "Defaults::joins_over_seconds")]
+    pub joins_over_seconds: f64,
+    /// How fast machines measure.
+    #[serde(default)]
+    pub speed: Speed,
+    /// What lies between them.
+    #[serde(default)]
+    pub link: Link,
+    /// Their disks.
+    #[serde(default)]
+    pub disk: DiskSettings,
+    /// Their choices, as in `protocol::replica::Settings`.
+    #[serde(default)]
+    pub replica: ReplicaSettings,
+    /// What they learn: a quadratic, unless there is a language model.
+    #[serde(default)]
+    pub quadratic: QuadraticSettings,
+    /// A real language model instead.
+    pub language: Option<LanguageSettings>,
+    /// What befalls them, in any order.
+    #[serde(default, rename = "fault")]
+    pub faults: Vec<Fault>,
+    /// Who means harm.
+    #[serde(default)]
+    pub hostile: Vec<Hostile>,
+    /// After the last gradient and the last fault, machines have this long to become equal, seconds.
+    #[serde(default = "Defaults::converge_seconds_max")]
+    pub converge_seconds_max: f64,
+}
+
+struct Defaults;
+
+impl Defaults {
+    fn joins_over_seconds() -> f64 {
+        2.0
+    }
+
+    fn converge_seconds_max() -> f64 {
+        300.0
+    }
+}
+
+/// How fast machines measure.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Speed {
+    /// Gradients per second of the middle machine.
+    pub gradients_per_second: f64,
+    /// The fastest and the slowest machine are this factor away from the middle, the others evenly between on a log scale.
+    pub spread: f64,
+    /// Time that replaying one gradient of another machine takes, microseconds.
+    pub replay_us: f64,
+    /// Time that looking at one gossip message takes before it is passed on, microseconds.
+    pub validation_us: f64,
+}
+
+impl Default for Speed {
+    fn default() -> Self {
+        Self { gradients_per_second: 8.0, spread: 1.5, replay_us: 0.0, validation_us: 100.0 }
+    }
+}
+
+/// Links. Every pair has its own latency: the one given, times something between a half and one and a half.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Link {
+    /// One way, milliseconds.
+    pub latency_ms: f64,
+    /// Mean of an exponential delay on top, milliseconds.
+    pub jitter_ms: f64,
+    /// Share of frames that never arrive. Harsher than TCP, where they arrive late.
+    pub loss: f64,
+    /// Share of gossip frames that arrive twice.
+    pub duplication: f64,
+    /// Share of frames that others may overtake.
+    pub reordering: f64,
+    /// Sent by one machine at most, megabits per second.
+    pub up_mbps: f64,
+    /// Received by one machine at most, megabits per second.
+    pub down_mbps: f64,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            latency_ms: 30.0,
+            jitter_ms: 5.0,
+            loss: 0.0,
+            duplication: 0.0,
+            reordering: 0.0,
+            up_mbps: 20.0,
+            down_mbps: 100.0,
+        }
+    }
+}
+
+/// Disks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskSettings {
+    /// One synced transaction, milliseconds.
+    pub sync_ms: f64,
+    /// Checkpoints are this far apart, seconds.
+    pub checkpoint_seconds: f64,
+}
+
+impl Default for DiskSettings {
+    fn default() -> Self {
+        Self { sync_ms: 4.0, checkpoint_seconds: node::driver::CHECKPOINT_INTERVAL_MIN.as_secs_f64() }
+    }
+}
+
+/// See `protocol::replica::Settings`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReplicaSettings {
+    /// Own bytes per segment.
+    pub flush_samples: usize,
+    /// Own bytes wait at most so long, milliseconds.
+    pub staleness_ms_max: u64,
+    /// Between two rounds of anti-entropy, milliseconds.
+    pub anti_entropy_interval_ms: u64,
+}
+
+impl Default for ReplicaSettings {
+    fn default() -> Self {
+        let defaults = protocol::replica::Settings::default();
+        Self {
+            flush_samples: defaults.flush_samples,
+            staleness_ms_max: defaults.staleness_ms_max,
+            anti_entropy_interval_ms: defaults.anti_entropy_interval_ms,
+        }
+    }
+}
+
+/// See `objective::Quadratic`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuadraticSettings {
+    /// Number of weights, at least 8.
+    pub dimensions: usize,
+    /// Standard deviation of a batch's own slope, per weight.
+    pub noise: f64,
+    /// How far apart the machines' own optima are, in units of the weights' size.
+    pub heterogeneity: f64,
+    /// As in the manifest.
+    pub learning_rate: f64,
+    /// As in the manifest.
+    pub epsilon: f64,
+}
+
+impl Default for QuadraticSettings {
+    fn default() -> Self {
+        Self { dimensions: 64, noise: 0.02, heterogeneity: 0.05, learning_rate: 1e-3, epsilon: 1e-3 }
+    }
+}
+
+/// A real language model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LanguageSettings {
+    /// Hugging Face directory; none: the embedded model.
+    pub model: Option<PathBuf>,
+    /// Text to train on; none: the embedded task.
+    pub data: Option<PathBuf>,
+    /// Windows per batch.
+    pub batch_size: usize,
+    /// Tokens per window.
+    pub sequence_length: usize,
+    /// As in the manifest.
+    pub learning_rate: f64,
+    /// As in the manifest.
+    pub epsilon: f64,
+}
+
+impl Default for LanguageSettings {
+    fn default() -> Self {
+        Self { model: None, data: None, batch_size: 8, sequence_length: 128, learning_rate: 3e-4, epsilon: 1e-3 }
+    }
+}
+
+/// Something that befalls machines, chosen by the seed among the honest ones that are up (never the one that started the run,
+/// unless they are all chosen).
+// serde cannot deny unknown fields beside a flattened one; `What` does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    /// When.
+    pub at_seconds: f64,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// See [`Fault`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case", deny_unknown_fields)]
+pub enum What {
+    /// New machines join.
+    Join {
+        /// How many.
+        machines: usize,
+        /// Within how long.
+        #[serde(default)]
+        over_seconds: f64,
+    },
+    /// Machines sign and send what they have, and leave.
+    Leave {
+        /// How many.
+        machines: usize,
+    },
+    /// Machines are killed.
+    Crash {
+        /// How many.
+        machines: usize,
+        /// When they come back; never, if not said.
+        back_after_seconds: Option<f64>,
+    },
+    /// Again and again machines leave or are killed for good, half and half, and as many join.
+    Churn {
+        /// How many each time.
+        machines: usize,
+        /// How many times.
+        times: usize,
+        /// How far apart.
+        every_seconds: f64,
+    },
+    /// The machines are split at random; nothing passes between the parts.
+    Partition {
+        /// Number of parts.
+        parts: usize,
+        /// Until it heals.
+        lasts_seconds: f64,
+    },
+    /// Disks take no writes.
+    DiskFull {
+        /// How many.
+        machines: usize,
+        /// Until there is room.
+        lasts_seconds: f64,
+    },
+    /// Disks say that they synced and did not; the power fails later.
+    DiskLies {
+        /// How many.
+        machines: usize,
+        /// From the first lie to the power failure.
+        lasts_seconds: f64,
+        /// When they come back after it.
+        back_after_seconds: f64,
+    },
+    /// Machines are killed, and come back with their key and nothing else of the ledger.
+    DiskLost {
+        /// How many.
+        machines: usize,
+        /// When they come back.
+        back_after_seconds: f64,
+    },
+    /// Machines are killed, and come back with the disk as it was some time before.
+    DiskRolledBack {
+        /// How many.
+        machines: usize,
+        /// How much older the disk is.
+        by_seconds: f64,
+        /// When they come back.
+        back_after_seconds: f64,
+    },
+    /// The directories of running machines are copied, and the copies started as machines of their own.
+    DiskCopied {
+        /// How many.
+        machines: usize,
+    },
+    /// Clocks jump, as when a laptop wakes up.
+    ClockJump {
+        /// How many.
+        machines: usize,
+        /// By how much; may be negative.
+        by_seconds: f64,
+    },
+    /// The run's authority withdraws all that hostile machines of this kind gave.
+    Revoke {
+        /// Whose.
+        whose: Malice,
+    },
+}
+
+/// Machines that mean harm.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hostile {
+    /// How.
+    pub malice: Malice,
+    /// How many.
+    pub machines: usize,
+    /// When they join.
+    #[serde(default)]
+    pub at_seconds: f64,
+}
+
+/// What a hostile machine does; otherwise it behaves like an honest one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Malice {
+    /// Signs two segments for the same samples and shows one to each half of its neighbours.
+    ForkOverlap,
+    /// Signs a segment that follows one it never showed.
+    ForkWithheld,
+    /// Signs two histories of equal height, shows one to each half, and is never heard of again.
+    ForkSilent,
+    /// Sends the bytes that push one weight out of its range.
+    PushWeight,
+    /// Sends bytes that are no messages, and answers with them.
+    Garbage,
+    /// Sends old segments of others again, and again.
+    Replayer,
+    /// Sends bytes of the largest magnitude.
+    LargestBytes,
+    /// Sends gradients with the opposite sign.
+    FlippedSigns,
+    /// Sends as much as it can.
+    Flood,
+    /// Says that ledgers are longer than they are, and cannot show it.
+    Liar,
+    /// Never shows a machine that asks the end of that machine's own ledger.
+    HeadHider,
+}
+
+/// The default scenario and those with a name.
+const BUILT_IN: [(&str, &str); 10] = [
+    ("demo", include_str!("../scenarios/demo.toml")),
+    ("calm", include_str!("../scenarios/calm.toml")),
+    ("home_internet", include_str!("../scenarios/home_internet.toml")),
+    ("churn", include_str!("../scenarios/churn.toml")),
+    ("partition", include_str!("../scenarios/partition.toml")),
+    ("flash_crowd", include_str!("../scenarios/flash_crowd.toml")),
+    ("flaky_disks", include_str!("../scenarios/flaky_disks.toml")),
+    ("hostile", include_str!("../scenarios/hostile.toml")),
+    ("thousand", include_str!("../scenarios/thousand.toml")),
+    ("real_model", include_str!("../scenarios/real_model.toml")),
+];
+
+impl Scenario {
+    /// Names of the scenarios that come with the program.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name)
+    }
+
+    /// A scenario by name, or from a file that ends with `.toml`. Returns its name, too.
+    pub fn load(name: &str) -> Result<(String, Self)> {
+        let (name, text) = match BUILT_IN.iter().find(|(known, _)| *known == name) {
+            Some((name, text)) => ((*name).to_owned(), (*text).to_owned()),
+            None if name.ends_with(".toml") => {
+                let path = Path::new(name);
+                let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
+                (path.file_stem().map_or(name.into(), |stem| stem.to_string_lossy().into_owned()), text)
+            }
+            None => {
+                let names: Vec<&str> = Self::names().collect();
+                bail!(
+                    "no scenario is called {name}; there are {}, or give a file that ends with .toml",
+                    names.join(", ")
+                )
+            }
+        };
+        let scenario: Self = toml::from_str(&text).with_context(|| format!("{name}: not a scenario"))?;
+        scenario.check().with_context(|| format!("scenario {name}"))?;
+        Ok((name, scenario))
+    }
+
+    /// Refuses what cannot be simulated, in words.
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.machines >= 1, "machines is 0: a run needs at least one");
+        ensure!(self.machines <= 100_000, "machines is {}: at most 100,000", self.machines);
+        ensure!(self.gradients >= 1, "gradients is 0: every machine must contribute at least one");
+        ensure!(self.gradients <= 10_000_000, "gradients is {}: at most 10,000,000 each", self.gradients);
+        let dimensions = self.quadratic.dimensions;
+        ensure!((8..=1 << 24).contains(&dimensions), "quadratic.dimensions is {dimensions}: 8 to 2^24");
+        let positive = [
+            ("speed.gradients_per_second", self.speed.gradients_per_second),
+            ("link.up_mbps", self.link.up_mbps),
+            ("link.down_mbps", self.link.down_mbps),
+            ("disk.sync_ms", self.disk.sync_ms),
+            ("disk.checkpoint_seconds", self.disk.checkpoint_seconds),
+            ("converge_seconds_max", self.converge_seconds_max),
+        ];
+        for (name, value) in positive {
+            ensure!(value > 0.0 && value <= 1e9, "{name} is {value}: it must be positive, and at most 10^9");
+        }
+        ensure!(self.speed.spread >= 1.0, "speed.spread is {}: it must be at least 1", self.speed.spread);
+        let not_negative = [
+            ("joins_over_seconds", self.joins_over_seconds),
+            ("speed.replay_us", self.speed.replay_us),
+            ("speed.validation_us", self.speed.validation_us),
+            ("link.latency_ms", self.link.latency_ms),
+            ("link.jitter_ms", self.link.jitter_ms),
+            ("quadratic.noise", self.quadratic.noise),
+            ("quadratic.heterogeneity", self.quadratic.heterogeneity),
+        ];
+        let times = self.faults.iter().map(|fault| ("fault.at_seconds", fault.at_seconds));
+        let arrivals = self.hostile.iter().map(|hostile| ("hostile.at_seconds", hostile.at_seconds));
+        for (name, value) in not_negative.into_iter().chain(times).chain(arrivals) {
+            ensure!((0.0..=1e7).contains(&value), "{name} is {value}: it must be between 0 and 10^7");
+        }
+        let shares = [
+            ("link.loss", self.link.loss),
+            ("link.duplication", self.link.duplication),
+            ("link.reordering", self.link.reordering),
+        ];
+        for (name, value) in shares {
+            ensure!((0.0..=0.9).contains(&value), "{name} is {value}: a share between 0 and 0.9");
+        }
+        let flush = self.replica.flush_samples;
+        ensure!((1..=4096).contains(&flush), "replica.flush_samples is {flush}: 1 to 4096");
+        let ms = self.replica.anti_entropy_interval_ms;
+        ensure!(ms >= 100, "replica.anti_entropy_interval_ms is {ms}: at least 100");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_that_comes_along_can_be_read() {
+        for name in Scenario::names() {
+            let (_, scenario) = Scenario::load(name).unwrap();
+            assert!(scenario.purpose.len() > 20, "{name} says what it is for");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_scenario_is_said() {
+        let (_, calm) = Scenario::load("calm").unwrap();
+        let complaint = |change: &dyn Fn(&mut Scenario)| {
+            let mut scenario = calm.clone();
+            change(&mut scenario);
+            scenario.check().unwrap_err().to_string()
+        };
+        assert!(complaint(&|s| s.machines = 0).contains("machines is 0"));
+        assert!(complaint(&|s| s.link.loss = 1.5).contains("link.loss is 1.5"));
+        assert!(complaint(&|s| s.speed.spread = 0.5).contains("speed.spread"));
+        assert!(complaint(&|s| s.link.latency_ms = f64::NAN).contains("link.latency_ms"));
+        assert!(Scenario::load("clam").unwrap_err().to_string().contains("calm"));
+    }
+}

@@ -1,0 +1,132 @@
+//! What all machines share: clock, network, log, measurements.
+
+use anyhow::Result;
+use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
+
+use crate::{
+    event::{Event, Number},
+    event_log::{EventLog, Kind},
+    messages::Messages,
+    metrics::Metrics,
+    objective::Objective,
+    queue::Queue,
+    random::chance,
+    scenario::Scenario,
+    truth::Truth,
+    verifier::RememberingVerifier,
+};
+
+/// A fault of the program itself, deliberately made, one for each checker: tests show that it is caught.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sabotage {
+    /// Machine 1 forgets to bring some ledger entries into its weights.
+    SkipReplay,
+    /// Nobody takes the entries of a revoked machine out.
+    KeepRevoked,
+    /// Machines that crash find their ledgers gone, and nobody knows that disks failed.
+    LoseRecords,
+    /// A machine that comes back signs its samples anew.
+    SignTwice,
+    /// Machine 1 never hears anything again.
+    Deafen,
+    /// Machine 1's disk never finishes, and nobody slows down.
+    Hoard,
+    /// Machine 1 spoils what it answers.
+    Spoil,
+    /// Machine 1 has another byte in its ledger than was signed.
+    Forge,
+}
+
+/// See the module's documentation.
+pub struct Swarm {
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// What is simulated.
+    pub scenario: Scenario,
+    /// What is learnt.
+    pub objective: Box<dyn Objective>,
+    /// Events to come, and the clock.
+    pub queue: Queue<Event>,
+    /// Events past.
+    pub log: EventLog,
+    /// Gossip messages.
+    pub messages: Messages,
+    /// Checks signatures.
+    pub verifier: RememberingVerifier,
+    /// Measurements.
+    pub metrics: Metrics,
+    /// For the checkers.
+    pub truth: Truth,
+    /// The network's dice.
+    pub random: Xoshiro256PlusPlus,
+    /// Machines that are up, in order of number: what discovery can find.
+    pub up: Vec<Number>,
+    /// Which part of a partition each machine is in; empty: all are one.
+    pub parts: Vec<u8>,
+    /// Connections to be closed by whoever holds the machines.
+    pub to_disconnect: Vec<(Number, Number)>,
+    /// Machines that have just gone of their own accord.
+    pub to_bury: Vec<Number>,
+    /// Whether the honest have finished, and the hostile should rest.
+    pub is_over: bool,
+    /// For tests.
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Swarm {
+    /// Before anything has happened.
+    pub fn new(scenario: Scenario, objective: Box<dyn Objective>, seed: u64, log: EventLog) -> Self {
+        Self {
+            seed,
+            scenario,
+            objective,
+            queue: Queue::default(),
+            log,
+            messages: Messages::default(),
+            verifier: RememberingVerifier::default(),
+            metrics: Metrics::default(),
+            truth: Truth::default(),
+            random: Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x006e_6574),
+            up: Vec::new(),
+            parts: Vec::new(),
+            to_disconnect: Vec::new(),
+            to_bury: Vec::new(),
+            is_over: false,
+            sabotage: None,
+        }
+    }
+
+    /// Appends to the event log.
+    pub fn note(&mut self, kind: Kind, machine: Number, other: Number, value: u64) -> Result<()> {
+        Ok(self.log.record(self.queue.now(), kind, machine, other, value)?)
+    }
+
+    /// True with this probability, by the network's dice.
+    pub fn draws(&mut self, probability: f64) -> bool {
+        chance(&mut self.random, probability)
+    }
+
+    /// Whether a frame is lost on its way.
+    pub fn loses(&mut self, from: Number, to: Number) -> bool {
+        let loss = self.scenario.link.loss;
+        self.is_cut(from, to) || self.draws(loss)
+    }
+
+    /// Whether nothing passes between two machines.
+    pub fn is_cut(&self, a: Number, b: Number) -> bool {
+        let part = |machine: Number| self.parts.get(machine as usize).copied().unwrap_or_default();
+        self.sabotage == Some(Sabotage::Deafen) && (a == 1 || b == 1) && self.is_over
+            || !self.parts.is_empty() && part(a) != part(b)
+    }
+
+    /// One way between two machines, milliseconds: the scenario's, times something between a half and one and a half that
+    /// belongs to the pair.
+    pub fn latency_ms(&self, a: Number, b: Number) -> f64 {
+        let pair = u64::from(a.min(b)) << 32 | u64::from(a.max(b));
+        let mut z = self.seed.wrapping_add(pair.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let share = ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64;
+        self.scenario.link.latency_ms * (0.5 + share)
+    }
+}

@@ -1,0 +1,413 @@
+//! The simulation: all machines, one event after another, and when it ends.
+
+use anyhow::{Context, Result, ensure};
+use protocol::signature::{Ed25519Signer, Signer as _};
+use std::{collections::BTreeSet, io::Write, time::Instant};
+
+use crate::{
+    checks,
+    event::{Event, Frame, Number},
+    event_log::{EventLog, Kind},
+    fate::Fate,
+    hostile::Hostility,
+    machine::Machine,
+    objective::{Language, Objective, Quadratic},
+    process,
+    queue::Micros,
+    record::{CurvePoint, Record, SpreadPoint},
+    scenario::{Malice, Scenario},
+    swarm::{Sabotage, Swarm},
+};
+
+/// Whether all is done is looked at this often.
+const WATCH_INTERVAL: Micros = 500_000;
+/// Looks at the swarm in the time that a run is expected to take.
+const LOOKS: f64 = 60.0;
+/// The same with a language model, whose loss takes real time to measure.
+const LOOKS_AT_LANGUAGE: f64 = 16.0;
+/// A frame that takes the downlink no longer than this is received at once.
+const DOWNLINK_GRAIN: Micros = 1_000;
+/// Records that wait for the disk at which a machine stops reading from the network, as `node` does.
+const DISK_BACKLOG_MAX: usize = 4_096;
+/// It looks again after this long.
+const CONGESTED_PAUSE: Micros = 50_000;
+/// A run is given up after this many times the time that its gradients should take, and ten minutes.
+const PATIENCE: f64 = 6.0;
+
+/// What the run is called, and how it is made again.
+#[derive(Clone, Debug)]
+pub struct Label {
+    /// Name of the scenario.
+    pub scenario: String,
+    /// Command line.
+    pub reproduce: String,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Gradients made by honest machines.
+    pub made: u64,
+    /// Gradients that they are to make.
+    pub expected: u64,
+    /// Virtual time, seconds.
+    pub seconds: f64,
+    /// Machines that are up.
+    pub machines: usize,
+}
+
+/// See the module's documentation.
+pub struct World {
+    /// Honest machines first, then the hostile, then those who join later.
+    pub machines: Vec<Machine>,
+    /// What they share.
+    pub swarm: Swarm,
+    /// What is to befall them; grows while the run goes on.
+    pub fates: Vec<Fate>,
+    /// Fates that have not come yet.
+    pub fates_open: usize,
+    /// Machines that are to come up.
+    pub rising: usize,
+    looks_every: Micros,
+    expected_seconds: f64,
+    /// When the last gradient or fault was over.
+    settled: Option<Micros>,
+    converged: Option<Micros>,
+    begun: Instant,
+}
+
+impl World {
+    /// Everything in place, nothing begun. `log` receives the event log, if there is one.
+    pub fn new(scenario: Scenario, seed: u64, log: Option<Box<dyn Write>>) -> Result<Self> {
+        let begun = Instant::now();
+        scenario.check()?;
+        let authority = Ed25519Signer::from_seed(&Machine::new(0, seed, 0, 0.0).secret).key();
+        let objective: Box<dyn Objective> = match &scenario.language {
+            Some(settings) => Box::new(Language::new(settings, Some(authority), seed)?),
+            None => Box::new(Quadratic::new(&scenario.quadratic, Some(authority), seed)?),
+        };
+        let slowest = scenario.speed.gradients_per_second / scenario.speed.spread;
+        let expected_seconds = scenario.joins_over_seconds + scenario.gradients as f64 / slowest;
+        let looks = if scenario.language.is_some() { LOOKS_AT_LANGUAGE } else { LOOKS };
+        let mut world = Self {
+            machines: Vec::new(),
+            swarm: Swarm::new(scenario, objective, seed, EventLog::new(log)),
+            fates: Vec::new(),
+            fates_open: 0,
+            rising: 0,
+            looks_every: ((1e6 * expected_seconds / looks) as Micros).max(100_000),
+            expected_seconds,
+            settled: None,
+            converged: None,
+            begun,
+        };
+        world.populate();
+        world.foresee();
+        Ok(world)
+    }
+
+    /// The machines of the beginning.
+    fn populate(&mut self) {
+        let scenario = self.swarm.scenario.clone();
+        for index in 0..scenario.machines {
+            let at = match index {
+                0 => 0,
+                _ => (1e6 * (0.2 + scenario.joins_over_seconds * index as f64 / scenario.machines as f64)) as Micros,
+            };
+            self.add_machine(None, at);
+        }
+        for hostile in &scenario.hostile {
+            for _ in 0..hostile.machines {
+                self.add_machine(Some(hostile.malice), (1e6 * hostile.at_seconds.max(0.5)) as Micros);
+            }
+        }
+        self.swarm.queue.schedule(WATCH_INTERVAL, Event::Watch);
+        self.swarm.queue.schedule(0, Event::Observe);
+    }
+
+    /// A new machine that comes up at `at`.
+    pub fn add_machine(&mut self, malice: Option<Malice>, at: Micros) -> Number {
+        let number = self.machines.len() as Number;
+        let speed = &self.swarm.scenario.speed;
+        // Evenly over the log scale, in an order that looks random: the golden ratio's multiples.
+        let place = 2.0 * (f64::from(number) * 0.618_033_988_749_895).fract() - 1.0;
+        let step_us = 1e6 / (speed.gradients_per_second * speed.spread.powf(place));
+        let mut machine = Machine::new(number, self.swarm.seed, self.swarm.scenario.gradients, step_us);
+        machine.hostility = malice.map(|malice| Hostility::new(malice, self.swarm.seed, number));
+        if machine.hostility.as_ref().is_some_and(Hostility::is_idle) {
+            machine.goal = 0;
+        }
+        self.machines.push(machine);
+        self.rise_at(number, at);
+        number
+    }
+
+    /// Lets a machine come up at `at`.
+    pub fn rise_at(&mut self, number: Number, at: Micros) {
+        self.rising += 1;
+        self.swarm.queue.schedule(at, Event::Rise { machine: number });
+    }
+
+    /// Runs to the end, and tells how far it is now and then. `stop` ends it early, without a record.
+    pub fn run(mut self, label: &Label, mut progress: impl FnMut(Progress) -> bool) -> Result<Option<Record>> {
+        let expected = self.swarm.scenario.gradients * self.machines.iter().filter(|m| m.is_honest()).count() as u64;
+        let end = (1e6 * (PATIENCE * self.expected_seconds + 600.0)) as Micros + self.fates_end();
+        while let Some(event) = self.swarm.queue.take() {
+            let is_watch = matches!(event, Event::Watch);
+            self.happen(event)?;
+            self.tidy()?;
+            if is_watch {
+                let up = self.swarm.up.len();
+                let seconds = self.swarm.queue.now() as f64 / 1e6;
+                let expected = expected.max(self.swarm.truth.made);
+                if !progress(Progress { made: self.swarm.truth.made, expected, seconds, machines: up }) {
+                    return Ok(None);
+                }
+                if self.watch()? || self.swarm.queue.now() > end {
+                    break;
+                }
+            }
+        }
+        self.observe()?;
+        self.record(label).map(Some)
+    }
+
+    fn happen(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Arrived { to, from, frame, bytes } => self.arrived(to, from, frame, bytes),
+            Event::Received { to, from, frame, bytes } => self.received(to, from, frame, bytes),
+            Event::Tick { machine, life } => self.with(machine, life, |m, swarm| m.tick(swarm)),
+            Event::Heartbeat { machine, life } => self.with(machine, life, |m, swarm| m.heartbeat(swarm)),
+            Event::Upkeep { machine, life } => self.with(machine, life, |m, swarm| m.upkeep(swarm)),
+            Event::Measured { machine, life } => self.with(machine, life, |m, swarm| m.measured(swarm)),
+            Event::Synced { machine, life } => self.with(machine, life, |m, swarm| m.synced(swarm)),
+            Event::Validated { machine, life, message, verdict } => {
+                self.with(machine, life, |m, swarm| m.validated(message, verdict, swarm))
+            }
+            Event::NoAnswer { machine, life, question } => {
+                self.with(machine, life, |m, swarm| m.no_answer(question, swarm))
+            }
+            Event::Connected { caller, called } => self.connect(caller, called),
+            Event::Rise { machine } => self.rise(machine),
+            Event::Fate(index) => self.befall(index),
+            Event::Observe => {
+                self.observe()?;
+                self.swarm.queue.schedule(self.swarm.queue.now() + self.looks_every, Event::Observe);
+                Ok(())
+            }
+            Event::Watch => {
+                self.swarm.queue.schedule(self.swarm.queue.now() + WATCH_INTERVAL, Event::Watch);
+                Ok(())
+            }
+        }
+    }
+
+    /// Does something with a machine, if it still lives the same life.
+    fn with(
+        &mut self,
+        number: Number,
+        life: u32,
+        f: impl FnOnce(&mut Machine, &mut Swarm) -> Result<()>,
+    ) -> Result<()> {
+        match self.machines.get_mut(number as usize).filter(|machine| machine.life == life && machine.is_up()) {
+            Some(machine) => f(machine, &mut self.swarm).with_context(|| format!("machine {number}")),
+            None => Ok(()),
+        }
+    }
+
+    fn arrived(&mut self, to: Number, from: Number, frame: Frame, bytes: u32) -> Result<()> {
+        let now = self.swarm.queue.now();
+        let Some(machine) = self.machines.get_mut(to as usize).filter(|machine| machine.is_up()) else { return Ok(()) };
+        let takes = (f64::from(bytes) * 8.0 / self.swarm.scenario.link.down_mbps) as Micros;
+        machine.downlink_free = machine.downlink_free.max(now) + takes;
+        if machine.downlink_free <= now + DOWNLINK_GRAIN {
+            return self.received(to, from, frame, bytes);
+        }
+        self.swarm.queue.schedule(machine.downlink_free, Event::Received { to, from, frame, bytes });
+        Ok(())
+    }
+
+    fn received(&mut self, to: Number, from: Number, frame: Frame, bytes: u32) -> Result<()> {
+        let Some(machine) = self.machines.get_mut(to as usize) else { return Ok(()) };
+        let congested = machine.running.as_ref().is_some_and(|r| r.disk.backlog() > DISK_BACKLOG_MAX && !r.stuck);
+        if congested {
+            let later = self.swarm.queue.now() + CONGESTED_PAUSE;
+            self.swarm.queue.schedule(later, Event::Received { to, from, frame, bytes });
+            return Ok(());
+        }
+        machine.receive(from, frame, bytes, &mut self.swarm).with_context(|| format!("machine {to}"))
+    }
+
+    fn connect(&mut self, caller: Number, called: Number) -> Result<()> {
+        let takes = |a: Number, b: Number| self.machines.get(a as usize).is_some_and(|machine| machine.takes(b));
+        if self.swarm.is_cut(caller, called) || !takes(caller, called) || !takes(called, caller) {
+            return Ok(());
+        }
+        self.swarm.note(Kind::Connected, caller, called, 0)?;
+        self.machines[caller as usize].connected(called, true, &mut self.swarm)?;
+        self.machines[called as usize].connected(caller, false, &mut self.swarm)
+    }
+
+    /// Closes a connection, at both ends.
+    pub fn disconnect(&mut self, a: Number, b: Number) -> Result<()> {
+        self.machines[a as usize].disconnected(b, &mut self.swarm)?;
+        self.machines[b as usize].disconnected(a, &mut self.swarm)
+    }
+
+    fn rise(&mut self, number: Number) -> Result<()> {
+        self.rising -= 1;
+        let machine = &mut self.machines[number as usize];
+        if machine.is_up() || machine.has_left {
+            return Ok(());
+        }
+        // Its first machine may have gone meanwhile: then people give it another.
+        let bootstrap_is_up = self.swarm.up.binary_search(&machine.bootstrap).is_ok();
+        if !bootstrap_is_up && machine.life == 0 {
+            machine.bootstrap = self.swarm.up.first().copied().unwrap_or(number);
+        }
+        machine.rise(&mut self.swarm).with_context(|| format!("machine {number}"))?;
+        if self.machines[number as usize].is_up()
+            && let Err(place) = self.swarm.up.binary_search(&number)
+        {
+            self.swarm.up.insert(place, number);
+        }
+        Ok(())
+    }
+
+    /// A machine goes down; its neighbours notice.
+    pub fn fall(&mut self, number: Number, crashed: bool) -> Result<()> {
+        let machine = &mut self.machines[number as usize];
+        let neighbours: Vec<Number> =
+            machine.running.as_ref().map(|r| r.neighbours.keys().copied().collect()).unwrap_or_default();
+        machine.fall(&mut self.swarm, crashed)?;
+        self.bury(number, &neighbours)
+    }
+
+    fn bury(&mut self, number: Number, neighbours: &[Number]) -> Result<()> {
+        self.swarm.up.retain(|up| *up != number);
+        for neighbour in neighbours {
+            self.machines[*neighbour as usize].disconnected(number, &mut self.swarm)?;
+        }
+        Ok(())
+    }
+
+    /// What an event left to be done to other machines than its own.
+    fn tidy(&mut self) -> Result<()> {
+        while let Some((a, b)) = self.swarm.to_disconnect.pop() {
+            self.disconnect(a, b)?;
+        }
+        while let Some(number) = self.swarm.to_bury.pop() {
+            let neighbours = self.swarm.up.clone();
+            self.bury(number, &neighbours)?;
+        }
+        Ok(())
+    }
+
+    /// Honest machines that are up.
+    pub fn honest_up(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.iter().filter(|machine| machine.is_honest() && machine.is_up())
+    }
+
+    /// Looks whether all is done. True ends the run.
+    fn watch(&mut self) -> Result<bool> {
+        let now = self.swarm.queue.now();
+        if self.settled.is_none() {
+            let done = self.fates_open == 0 && self.rising == 0 && self.honest_up().all(Machine::is_done);
+            if done {
+                self.settled = Some(now);
+                self.swarm.is_over = true;
+            }
+            return Ok(false);
+        }
+        if self.are_equal() {
+            self.converged = Some(now);
+            return Ok(true);
+        }
+        let limit = (1e6 * self.swarm.scenario.converge_seconds_max) as Micros;
+        Ok(self.settled.is_some_and(|settled| now > settled + limit))
+    }
+
+    /// Whether all honest machines that are up have one version vector, and nothing of their own to add.
+    pub fn are_equal(&mut self) -> bool {
+        let mut roots = BTreeSet::new();
+        for machine in self.machines.iter_mut().filter(|machine| machine.is_honest()) {
+            let done = machine.is_done();
+            let Some(running) = &mut machine.running else { continue };
+            roots.insert(running.replica.root());
+            if roots.len() > 1 || !done || running.replica.incomplete().next().is_some() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Measures loss and spread.
+    fn observe(&mut self) -> Result<()> {
+        let seconds = self.swarm.queue.now() as f64 / 1e6;
+        let held =
+            |machine: &Machine| machine.running.as_ref().map(|r| r.replica.swarm_step() + r.replica.own_waiting());
+        let joined = |machine: &&Machine| machine.running.as_ref().is_some_and(|r| r.joined);
+        let mut heights: Vec<u64> = self.honest_up().filter(joined).filter_map(held).collect();
+        heights.sort_unstable();
+        if let (Some(least), Some(most)) = (heights.first(), heights.last()) {
+            let (made, median) = (self.swarm.truth.made, heights[heights.len() / 2]);
+            let machines = self.swarm.up.len();
+            self.swarm.metrics.spread.push(SpreadPoint { seconds, made, least: *least, median, most: *most, machines });
+        }
+        let queued = self.machines.iter().filter_map(|m| m.running.as_ref()).map(|r| r.queued()).max();
+        self.swarm.metrics.queued_max = self.swarm.metrics.queued_max.max(queued.unwrap_or_default());
+        let received: u64 = self.machines.iter().map(|machine| machine.bytes_in).sum();
+        let bytes = received as f64 / self.machines.len().max(1) as f64;
+        let looked_at = self
+            .machines
+            .iter_mut()
+            .find(|machine| machine.is_honest() && machine.running.as_ref().is_some_and(|r| r.joined));
+        let Some(machine) = looked_at else { return Ok(()) };
+        let (number, gradients) = (machine.number, held(machine).unwrap_or_default());
+        let Some(running) = &mut machine.running else { return Ok(()) };
+        let loss = running.learner.loss()?;
+        let digest = running.learner.digest()?;
+        self.swarm.metrics.curve.push(CurvePoint { seconds, gradients, bytes, loss });
+        let first = u64::from_le_bytes(std::array::from_fn(|index| digest[index]));
+        self.swarm.note(Kind::Observed, number, 0, first)
+    }
+
+    fn record(mut self, label: &Label) -> Result<Record> {
+        let checks = checks::verdicts(&mut self)?;
+        let converged = self.converged.is_some();
+        let settle = |settled: Micros| self.converged.map(|at| at.saturating_sub(settled) as f64 / 1e6);
+        let seconds_to_converge = self.settled.and_then(settle);
+        let (swarm, events) = (self.swarm, self.machines.len());
+        ensure!(swarm.log.records() > 0, "nothing happened");
+        Ok(Record {
+            scenario: label.scenario.clone(),
+            purpose: swarm.scenario.purpose.clone(),
+            seed: swarm.seed,
+            reproduce: label.reproduce.clone(),
+            events: swarm.log.records(),
+            event_log_hash: swarm.log.finish()?,
+            converged,
+            machines: events,
+            machines_at_end: swarm.up.len(),
+            gradients: swarm.truth.made,
+            virtual_seconds: swarm.truth.last_made_ms as f64 / 1e3,
+            seconds_to_converge,
+            wall_seconds: self.begun.elapsed().as_secs_f64(),
+            peak_memory_bytes: process::peak_memory_bytes(),
+            loss_unit: swarm.objective.loss_unit(),
+            delay_ms: swarm.metrics.delay_ms.quantiles(),
+            staleness_gradients: swarm.metrics.staleness.quantiles(),
+            bytes: swarm.metrics.bytes,
+            deliveries: swarm.metrics.deliveries,
+            curve: swarm.metrics.curve,
+            spread: swarm.metrics.spread,
+            signed_after_loss: swarm.truth.signed_twice_after_loss.len(),
+            checks,
+        })
+    }
+
+    /// Commits a deliberate fault. For tests of the checkers.
+    pub fn sabotage(&mut self, sabotage: Sabotage) {
+        self.swarm.sabotage = Some(sabotage);
+    }
+}
