@@ -104,6 +104,10 @@ impl Ledger {
             }
             last => {
                 let sealed = last.is_some();
+                // Most ledgers of a large swarm have one chunk: no room for four.
+                if !sealed {
+                    self.chunks.reserve_exact(1);
+                }
                 self.chunks.push(chunk);
                 sealed
             }

@@ -10,7 +10,10 @@ use protocol::{
     segment::Chunk,
     spsa::Spsa,
 };
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    rc::Rc,
+};
 
 /// Weights as they were, and what they contain.
 #[derive(Clone)]
@@ -27,7 +30,7 @@ pub struct Checkpoint {
 #[derive(Clone, Default)]
 pub struct Contents {
     /// Chunks by machine and first sample.
-    pub chunks: BTreeMap<(MachineId, u64), Chunk>,
+    pub chunks: BTreeMap<(MachineId, u64), Rc<Chunk>>,
     /// Revocations by machine.
     pub revocations: BTreeMap<MachineId, Revocation>,
     /// The newest checkpoint.
@@ -39,9 +42,9 @@ pub struct Contents {
 }
 
 impl Contents {
-    fn store(&mut self, record: Record) {
+    fn store(&mut self, record: Shared) {
         match record {
-            Record::Chunk(chunk) => {
+            Shared::Chunk(chunk) => {
                 let (machine, first, end) = (chunk.machine, chunk.first, chunk.end());
                 let replaced: Vec<u64> =
                     self.chunks.range((machine, first)..(machine, end.max(first))).map(|((_, at), _)| *at).collect();
@@ -50,16 +53,48 @@ impl Contents {
                 }
                 self.chunks.insert((machine, first), chunk);
             }
-            Record::Revocation(revocation) => {
+            Shared::Revocation(revocation) => {
                 self.revocations.insert(revocation.machine(), revocation);
             }
         }
     }
 }
 
+/// A record, shared by all the disks that it is on.
+#[derive(Clone)]
+pub enum Shared {
+    /// A chunk.
+    Chunk(Rc<Chunk>),
+    /// A revocation.
+    Revocation(Revocation),
+}
+
+/// Chunks that are on disks, by signature and first sample.
+#[derive(Default)]
+pub struct Shelf(HashMap<([u8; 64], u64), Rc<Chunk>>);
+
+impl Shelf {
+    /// The record as it is shared.
+    pub fn share(&mut self, record: Record) -> Shared {
+        match record {
+            Record::Chunk(chunk) => {
+                let known = self.0.entry((chunk.signature.0, chunk.first));
+                let chunk = match known {
+                    Entry::Occupied(known) if **known.get() == chunk => known.get().clone(),
+                    // A sealed chunk bears the signature of its last part.
+                    Entry::Occupied(_) => Rc::new(chunk),
+                    Entry::Vacant(place) => place.insert(Rc::new(chunk)).clone(),
+                };
+                Shared::Chunk(chunk)
+            }
+            Record::Revocation(revocation) => Shared::Revocation(revocation),
+        }
+    }
+}
+
 /// Something on its way to the disk.
 enum Write {
-    Records(Vec<Record>, Option<u64>),
+    Records(Vec<Shared>, Option<u64>),
     Checkpoint(Checkpoint),
 }
 
@@ -72,6 +107,8 @@ pub struct Disk {
     in_flight: Vec<Write>,
     /// Waits for the next transaction.
     waiting: Vec<Write>,
+    /// Records in flight or waiting.
+    backlog: usize,
     /// Fails every write until told otherwise.
     is_full: bool,
     /// What a disk that lies about syncing will be found to hold after a crash.
@@ -95,7 +132,8 @@ impl Disk {
     }
 
     /// Hands over records. True if a transaction begins now, which ends with [`Disk::complete`].
-    pub fn submit(&mut self, records: Vec<Record>, token: Option<u64>) -> bool {
+    pub fn submit(&mut self, records: Vec<Shared>, token: Option<u64>) -> bool {
+        self.backlog += records.len();
         self.waiting.push(Write::Records(records, token));
         self.begin()
     }
@@ -125,6 +163,7 @@ impl Disk {
         for write in std::mem::take(&mut self.in_flight) {
             match write {
                 Write::Records(records, token) => {
+                    self.backlog -= records.len();
                     records.into_iter().for_each(|record| self.durable.store(record));
                     last = token.or(last);
                 }
@@ -136,8 +175,7 @@ impl Disk {
 
     /// Records that are not durable yet.
     pub fn backlog(&self) -> usize {
-        let writes = self.in_flight.iter().chain(&self.waiting);
-        writes.map(|write| if let Write::Records(records, _) = write { records.len() } else { 1 }).sum()
+        self.backlog
     }
 
     /// Lets every write fail, or work again.
@@ -165,11 +203,11 @@ mod tests {
         signature::{Ed25519Signer, Signer},
     };
 
-    fn chunk(first: u64, bytes: &[u8]) -> Record {
+    fn chunk(first: u64, bytes: &[u8]) -> Shared {
         let signer = Ed25519Signer::from_seed(&[1; 32]);
         let machine = MachineId { key: signer.key(), incarnation: 1 };
         let segment = Segment { first, swarm_step: 0, bytes };
-        Record::Chunk(Chunk::sign(&RunId([0; 32]), machine, segment, [0; 32], &signer).0)
+        Shared::Chunk(Rc::new(Chunk::sign(&RunId([0; 32]), machine, segment, [0; 32], &signer).0))
     }
 
     #[test]

@@ -12,10 +12,19 @@ pub type Number = u32;
 pub enum Frame {
     /// Of the gossip mesh.
     Gossip(mesh::Frame),
-    /// A question by number, an encoded `Request`.
-    Question(u64, Rc<[u8]>),
-    /// The answer to it, an encoded `Response`.
-    Answer(u64, Rc<[u8]>),
+    /// An encoded `Request`.
+    Question(Rc<Letter>),
+    /// An encoded `Response`.
+    Answer(Rc<Letter>),
+}
+
+/// A question or an answer.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// Number of the question.
+    pub question: u64,
+    /// What is said.
+    pub content: Vec<u8>,
 }
 
 /// What happens at a virtual time. `life` tells a machine's starts apart: what was meant for an earlier one is void.

@@ -2,13 +2,12 @@
 
 use anyhow::{Context, Result};
 use protocol::{
-    replica::Record,
     revocation::Revocation,
     signature::{Ed25519Signer, Signer as _},
 };
 
 use crate::{
-    disk::{Contents, Disk},
+    disk::{Contents, Disk, Shared},
     event::{Event, Number},
     event_log::Kind,
     queue::Micros,
@@ -296,7 +295,7 @@ impl World {
         let contents = self.machines[0].left_behind.take().context("the authority has no disk")?;
         let mut disk = Disk::with(contents);
         for machine in known {
-            disk.submit(vec![Record::Revocation(Revocation::sign(&run, machine, 0, &authority))], None);
+            disk.submit(vec![Shared::Revocation(Revocation::sign(&run, machine, 0, &authority))], None);
             disk.complete();
             disk.complete();
         }

@@ -113,7 +113,7 @@ impl Machine {
     }
 
     fn neighbour_numbers(&self) -> Vec<Number> {
-        self.running.as_ref().map_or_else(Vec::new, |running| running.neighbours.keys().copied().collect())
+        self.running.as_ref().map_or_else(Vec::new, |running| running.neighbours.numbers().collect())
     }
 
     /// Shows a message to one neighbour, past the mesh.

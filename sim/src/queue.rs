@@ -1,6 +1,9 @@
 //! The event queue: by virtual time, and among equal times first come, first served.
 
-use std::{cmp::Ordering, collections::BinaryHeap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BinaryHeap},
+};
 
 /// Virtual time since the run began, microseconds.
 pub type Micros = u64;
@@ -32,16 +35,26 @@ impl<E> Ord for Scheduled<E> {
     }
 }
 
-/// Events to come.
+/// Width of a bucket, as a power of two of microseconds.
+const BUCKET_LOG2: u32 = 8;
+
+/// Events to come: those of the next quarter of a millisecond in a heap, the others unsorted by the quarter they are in. With
+/// a million events waiting, one large heap would miss the cache at every step.
 pub struct Queue<E> {
-    heap: BinaryHeap<Scheduled<E>>,
+    current: BinaryHeap<Scheduled<E>>,
+    /// Events at or after this bucket are in `later`.
+    bucket: u64,
+    later: BTreeMap<u64, Vec<Scheduled<E>>>,
+    /// Emptied buckets, kept for their memory.
+    spare: Vec<Vec<Scheduled<E>>>,
     now: Micros,
     numbered: u64,
 }
 
 impl<E> Default for Queue<E> {
     fn default() -> Self {
-        Self { heap: BinaryHeap::new(), now: 0, numbered: 0 }
+        let (current, later, spare) = (BinaryHeap::new(), BTreeMap::new(), Vec::new());
+        Self { current, bucket: 0, later, spare, now: 0, numbered: 0 }
     }
 }
 
@@ -51,31 +64,29 @@ impl<E> Queue<E> {
         self.now
     }
 
-    /// Events taken or waiting so far.
-    pub fn numbered(&self) -> u64 {
-        self.numbered
-    }
-
-    /// Events that wait.
-    pub fn len(&self) -> usize {
-        self.heap.len()
-    }
-
-    /// Whether nothing will happen any more.
-    pub fn is_empty(&self) -> bool {
-        self.heap.is_empty()
-    }
-
     /// Lets `event` happen at `at`, or now if that is past.
     pub fn schedule(&mut self, at: Micros, event: E) {
-        let number = self.numbered;
+        let at = at.max(self.now);
+        let scheduled = Scheduled { at, number: self.numbered, event };
         self.numbered += 1;
-        self.heap.push(Scheduled { at: at.max(self.now), number, event });
+        let bucket = at >> BUCKET_LOG2;
+        if bucket < self.bucket {
+            self.current.push(scheduled);
+        } else {
+            let spare = &mut self.spare;
+            self.later.entry(bucket).or_insert_with(|| spare.pop().unwrap_or_default()).push(scheduled);
+        }
     }
 
     /// The next event; the clock goes to its time.
     pub fn take(&mut self) -> Option<E> {
-        let Scheduled { at, event, .. } = self.heap.pop()?;
+        if self.current.is_empty() {
+            let (bucket, mut events) = self.later.pop_first()?;
+            self.bucket = bucket + 1;
+            self.current.extend(events.drain(..));
+            self.spare.push(events);
+        }
+        let Scheduled { at, event, .. } = self.current.pop()?;
         self.now = at;
         Some(event)
     }
@@ -94,6 +105,22 @@ mod tests {
         let order: Vec<char> = std::iter::from_fn(|| queue.take()).collect();
         assert_eq!(order, ['a', 'b', 'c', 'd']);
         assert_eq!(queue.now(), 5);
+    }
+
+    #[test]
+    fn buckets_change_nothing() {
+        let mut queue = Queue::default();
+        let mut expected: Vec<(Micros, usize)> = Vec::new();
+        for index in 0..2_000usize {
+            let at = (index * 7919 % 5_000) as Micros;
+            queue.schedule(at, index);
+            expected.push((at, index));
+        }
+        expected.sort_unstable();
+        for (at, index) in expected {
+            assert_eq!((queue.take(), queue.now()), (Some(index), at));
+        }
+        assert_eq!(queue.take(), None);
     }
 
     #[test]

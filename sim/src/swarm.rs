@@ -4,6 +4,7 @@ use anyhow::Result;
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 
 use crate::{
+    disk::Shelf,
     event::{Event, Number},
     event_log::{EventLog, Kind},
     messages::Messages,
@@ -51,6 +52,8 @@ pub struct Swarm {
     pub log: EventLog,
     /// Gossip messages.
     pub messages: Messages,
+    /// Chunks on disks.
+    pub shelf: Shelf,
     /// Checks signatures.
     pub verifier: RememberingVerifier,
     /// Measurements.
@@ -83,6 +86,7 @@ impl Swarm {
             queue: Queue::default(),
             log,
             messages: Messages::default(),
+            shelf: Shelf::default(),
             verifier: RememberingVerifier::default(),
             metrics: Metrics::default(),
             truth: Truth::default(),

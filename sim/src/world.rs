@@ -278,7 +278,7 @@ impl World {
     pub fn fall(&mut self, number: Number, crashed: bool) -> Result<()> {
         let machine = &mut self.machines[number as usize];
         let neighbours: Vec<Number> =
-            machine.running.as_ref().map(|r| r.neighbours.keys().copied().collect()).unwrap_or_default();
+            machine.running.as_ref().map(|r| r.neighbours.numbers().collect()).unwrap_or_default();
         machine.fall(&mut self.swarm, crashed)?;
         self.bury(number, &neighbours)
     }

@@ -143,8 +143,8 @@ impl Driver {
         let own = self.replica.own_machine();
         let elsewhere: u64 = self
             .replica
-            .machines()
-            .filter(|(machine, ..)| machine.key == own.key && **machine != own)
+            .incarnations(own.key)
+            .filter(|(machine, ..)| **machine != own)
             .map(|(_, ledger, revocation)| ledger.height().min(revocation.map_or(u64::MAX, |r| r.floor())))
             .sum();
         samples.saturating_sub(elsewhere).min(room)

@@ -179,7 +179,7 @@ impl Replica {
 
     /// A fork outweighs everything; among the authority's the lowest sample counts.
     fn revokes_more(&self, revocation: &Revocation) -> bool {
-        match self.accounts.get(&revocation.machine()).and_then(|account| account.revocation.as_ref()) {
+        match self.accounts.get(&revocation.machine()).and_then(|account| account.revocation.as_deref()) {
             None => true,
             Some(Revocation::Fork(_)) => false,
             Some(known) => revocation.is_fork() || revocation.floor() < known.floor(),
@@ -209,7 +209,7 @@ impl Replica {
         self.handles.insert(machine.handle(), machine);
         let account = self.accounts.entry(machine).or_default();
         let was = account.ledger.height().min(account.floor());
-        account.revocation = Some(revocation);
+        account.revocation = Some(Box::new(revocation));
         self.restate(&machine);
         was
     }

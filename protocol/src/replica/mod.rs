@@ -193,22 +193,23 @@ pub struct Contained {
 #[derive(Default)]
 struct Account {
     ledger: Ledger,
-    revocation: Option<Revocation>,
+    /// Rare: a pointer takes less room where there is none.
+    revocation: Option<Box<Revocation>>,
     /// Samples that are in the weights: `0..applied`.
     applied: u64,
 }
 
 impl Account {
     fn floor(&self) -> u64 {
-        self.revocation.as_ref().map_or(u64::MAX, Revocation::floor)
+        self.revocation.as_deref().map_or(u64::MAX, Revocation::floor)
     }
 
     fn is_forked(&self) -> bool {
-        self.revocation.as_ref().is_some_and(Revocation::is_fork)
+        self.revocation.as_deref().is_some_and(Revocation::is_fork)
     }
 
     fn standing(&self, run: &RunId) -> Standing {
-        match &self.revocation {
+        match self.revocation.as_deref() {
             Some(Revocation::Fork(_)) => Standing::Forked,
             Some(Revocation::Authority { from, .. }) => {
                 let height = self.ledger.height().min(*from);
@@ -303,7 +304,13 @@ impl Replica {
 
     /// Machines with their ledgers and revocations.
     pub fn machines(&self) -> impl Iterator<Item = (&MachineId, &Ledger, Option<&Revocation>)> {
-        self.accounts.iter().map(|(machine, account)| (machine, &account.ledger, account.revocation.as_ref()))
+        self.accounts.iter().map(|(machine, account)| (machine, &account.ledger, account.revocation.as_deref()))
+    }
+
+    /// The incarnations of one key, as in [`Replica::machines`].
+    pub fn incarnations(&self, key: [u8; 32]) -> impl Iterator<Item = (&MachineId, &Ledger, Option<&Revocation>)> {
+        let range = MachineId { key, incarnation: 0 }..=MachineId { key, incarnation: u64::MAX };
+        self.accounts.range(range).map(|(machine, account)| (machine, &account.ledger, account.revocation.as_deref()))
     }
 
     /// Why this node does not hold all of the run; empty if it does.

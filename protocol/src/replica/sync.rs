@@ -253,7 +253,8 @@ impl Replica {
         for want in wants.iter().take(WANTS_MAX) {
             match want {
                 Want::Revocation { machine } if revocations.len() < REVOCATIONS_MAX => {
-                    revocations.extend(self.accounts.get(machine).and_then(|account| account.revocation.clone()));
+                    revocations
+                        .extend(self.accounts.get(machine).and_then(|account| account.revocation.as_deref().cloned()));
                 }
                 Want::Revocation { .. } => {}
                 Want::Samples { machine, from } => {

@@ -10,7 +10,7 @@ use protocol::{
 use rand_xoshiro::rand_core::Rng;
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Machine, Running};
+use super::{Machine, Neighbours, Running};
 use crate::{
     disk::{Contents, Disk},
     event::{Event, Number},
@@ -67,7 +67,7 @@ impl Machine {
             mesh: Mesh::new(),
             learner,
             disk: Disk::with(contents),
-            neighbours: BTreeMap::new(),
+            neighbours: Neighbours::default(),
             joined: false,
             joined_ms: 0,
             leaving: None,
@@ -137,7 +137,7 @@ impl Machine {
             replica.restore_revocation(revocation.clone()).context("a revocation on a virtual disk")?;
         }
         for chunk in contents.chunks.values() {
-            replica.restore_chunk(chunk.clone()).context("a chunk on a virtual disk")?;
+            replica.restore_chunk((**chunk).clone()).context("a chunk on a virtual disk")?;
         }
         Ok(replica)
     }

@@ -75,11 +75,55 @@ pub struct Machine {
     random: Xoshiro256PlusPlus,
 }
 
-/// A neighbour.
+/// Connected machines, in order of their numbers, each with the time when the last frame to it arrives: a stream keeps its
+/// order.
 #[derive(Default)]
-pub struct Neighbour {
-    /// When the last frame to it arrives: a stream keeps its order.
-    last_arrival: Micros,
+pub struct Neighbours(Vec<(Number, Micros)>);
+
+impl Neighbours {
+    fn place(&self, number: Number) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&number, |(number, _)| *number)
+    }
+
+    /// Whether it is connected.
+    pub fn contains(&self, number: Number) -> bool {
+        self.place(number).is_ok()
+    }
+
+    /// Their numbers.
+    pub fn numbers(&self) -> impl Iterator<Item = Number> {
+        self.0.iter().map(|(number, _)| *number)
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn insert(&mut self, number: Number) {
+        if let Err(place) = self.place(number) {
+            self.0.insert(place, (number, 0));
+        }
+    }
+
+    /// False if there was none.
+    fn remove(&mut self, number: Number) -> bool {
+        let place = self.place(number);
+        place.is_ok_and(|place| {
+            self.0.remove(place);
+            true
+        })
+    }
+
+    fn last_arrival(&mut self, number: Number) -> Option<&mut Micros> {
+        let place = self.place(number).ok()?;
+        self.0.get_mut(place).map(|(_, last_arrival)| last_arrival)
+    }
 }
 
 /// A machine that is up.
@@ -93,7 +137,7 @@ pub struct Running {
     /// Its disk.
     pub disk: Disk,
     /// Connected machines.
-    pub neighbours: BTreeMap<Number, Neighbour>,
+    pub neighbours: Neighbours,
     /// Whether it has what others had when it came.
     pub joined: bool,
     /// When that was, virtual milliseconds.

@@ -8,10 +8,11 @@ use protocol::{
     replica::{LedgerRange, Offence, Output, Peer, Record},
 };
 use rand_xoshiro::rand_core::Rng;
+use std::rc::Rc;
 
 use super::Machine;
 use crate::{
-    event::{Event, Frame, Number},
+    event::{Event, Frame, Letter, Number},
     event_log::Kind,
     swarm::{Sabotage, Swarm},
     wire,
@@ -57,7 +58,7 @@ impl Machine {
         let timeout = swarm.queue.now() + ANSWER_MAX.as_micros() as u64;
         swarm.queue.schedule(timeout, Event::NoAnswer { machine: self.number, life: self.life, question });
         let size = wire::question_bytes(bytes.len());
-        self.send(to, Frame::Question(question, bytes.into()), size, swarm)
+        self.send(to, Frame::Question(Rc::new(Letter { question, content: bytes })), size, swarm)
     }
 
     /// Puts on the run's topic, or keeps it until somebody listens.
@@ -92,6 +93,7 @@ impl Machine {
         if let (Some(token), Some(Record::Chunk(chunk))) = (token, records.first()) {
             running.unacknowledged.push_back((token, chunk.clone()));
         }
+        let records = records.into_iter().map(|record| swarm.shelf.share(record)).collect();
         if running.disk.submit(records, token) {
             self.sync_later(swarm);
         }

@@ -8,9 +8,9 @@ use protocol::{
 };
 use std::rc::Rc;
 
-use super::{Machine, Neighbour};
+use super::Machine;
 use crate::{
-    event::{Event, Frame, Number},
+    event::{Event, Frame, Letter, Number},
     event_log::Kind,
     mesh,
     queue::Micros,
@@ -32,7 +32,7 @@ impl Machine {
     /// Sends a frame, if its way is open: through the uplink, over the link, in order unless the link reorders.
     pub(crate) fn send(&mut self, to: Number, frame: Frame, bytes: usize, swarm: &mut Swarm) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        let Some(neighbour) = running.neighbours.get_mut(&to) else { return Ok(()) };
+        let Some(last_arrival) = running.neighbours.last_arrival(to) else { return Ok(()) };
         let (now, link) = (swarm.queue.now(), &swarm.scenario.link);
         let depart = now.max(self.uplink_free);
         let is_gossip = matches!(frame, Frame::Gossip(_));
@@ -47,8 +47,8 @@ impl Machine {
         let delay_us = 1000.0 * (swarm.latency_ms(self.number, to) + exponential(&mut swarm.random, jitter_ms));
         let mut arrival = self.uplink_free + delay_us as Micros;
         if !swarm.draws(reordering) {
-            arrival = arrival.max(neighbour.last_arrival);
-            neighbour.last_arrival = arrival;
+            arrival = arrival.max(*last_arrival);
+            *last_arrival = arrival;
         }
         let arrived = Event::Arrived { to, from: self.number, frame, bytes: bytes as u32 };
         if is_gossip && swarm.draws(duplication) {
@@ -68,7 +68,7 @@ impl Machine {
 
     /// A frame is in.
     pub fn receive(&mut self, from: Number, frame: Frame, bytes: u32, swarm: &mut Swarm) -> Result<()> {
-        let Some(running) = self.running.as_mut().filter(|running| running.neighbours.contains_key(&from)) else {
+        let Some(running) = self.running.as_mut().filter(|running| running.neighbours.contains(from)) else {
             return Ok(());
         };
         running.fresh = 0;
@@ -76,12 +76,12 @@ impl Machine {
         swarm.note(Kind::Arrived, self.number, from, u64::from(bytes))?;
         match frame {
             Frame::Gossip(frame) => self.receive_gossip(from, &frame, u64::from(bytes), swarm),
-            Frame::Question(question, content) => {
+            Frame::Question(letter) => {
                 swarm.metrics.bytes.anti_entropy += u64::from(bytes);
-                self.receive_question(from, question, &content, swarm)
+                self.receive_question(from, letter.question, &letter.content, swarm)
             }
-            Frame::Answer(question, content) => {
-                self.receive_answer(from, question, &content, swarm)?;
+            Frame::Answer(letter) => {
+                self.receive_answer(from, letter.question, &letter.content, swarm)?;
                 let fresh = self.running.as_ref().map_or(0, |running| running.fresh).min(u64::from(bytes));
                 swarm.metrics.fetched(fresh, u64::from(bytes));
                 Ok(())
@@ -164,12 +164,12 @@ impl Machine {
         };
         if let Some(bytes) = bytes {
             let size = wire::answer_bytes(bytes.len());
-            self.send(from, Frame::Answer(question, bytes.into()), size, swarm)?;
+            self.send(from, Frame::Answer(Rc::new(Letter { question, content: bytes })), size, swarm)?;
         }
         self.carry_out(swarm)
     }
 
-    fn receive_answer(&mut self, from: Number, question: u64, content: &Rc<[u8]>, swarm: &mut Swarm) -> Result<()> {
+    fn receive_answer(&mut self, from: Number, question: u64, content: &[u8], swarm: &mut Swarm) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
         if running.questions.remove(&question).is_none() {
             return Ok(());
@@ -198,7 +198,7 @@ impl Machine {
     /// A connection stands.
     pub fn connected(&mut self, peer: Number, outbound: bool, swarm: &mut Swarm) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        running.neighbours.insert(peer, Neighbour::default());
+        running.neighbours.insert(peer);
         if peer == self.bootstrap {
             running.bootstrap_call.1 = 1_000_000;
         }
@@ -215,7 +215,7 @@ impl Machine {
     /// A connection is gone.
     pub fn disconnected(&mut self, peer: Number, swarm: &mut Swarm) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        if running.neighbours.remove(&peer).is_none() {
+        if !running.neighbours.remove(peer) {
             return Ok(());
         }
         running.questions.retain(|_, asked| *asked != peer);
@@ -229,7 +229,7 @@ impl Machine {
     pub fn takes(&self, peer: Number) -> bool {
         self.running.as_ref().is_some_and(|running| {
             running.neighbours.len() < CONNECTIONS_MAX as usize
-                && !running.neighbours.contains_key(&peer)
+                && !running.neighbours.contains(peer)
                 && !running.conduct.get(&peer).is_some_and(Conduct::is_banned)
         })
     }
@@ -246,7 +246,7 @@ impl Machine {
         });
         let mut calls = Vec::new();
         if self.bootstrap != self.number
-            && !running.neighbours.contains_key(&self.bootstrap)
+            && !running.neighbours.contains(self.bootstrap)
             && now >= running.bootstrap_call.0
         {
             let pause = running.bootstrap_call.1;

@@ -106,7 +106,7 @@ impl Machine {
     fn own_samples_limit(&self) -> u64 {
         let Some(running) = &self.running else { return 0 };
         let own = running.replica.own_machine();
-        let mine = running.replica.machines().filter(|(machine, ..)| machine.key == own.key && **machine != own);
+        let mine = running.replica.incarnations(own.key).filter(|(machine, ..)| **machine != own);
         let elsewhere: u64 =
             mine.map(|(_, ledger, revocation)| ledger.height().min(revocation.map_or(u64::MAX, |r| r.floor()))).sum();
         self.goal.saturating_sub(elsewhere)
