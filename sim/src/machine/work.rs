@@ -102,40 +102,35 @@ impl Machine {
         }
     }
 
-    /// First sample of the current incarnation that is beyond the goal.
-    fn own_samples_limit(&self) -> u64 {
-        let Some(running) = &self.running else { return 0 };
-        let own = running.replica.own_machine();
+    /// Whether all own gradients are made: those of this incarnation, and those of earlier ones that still count.
+    fn has_made_all(&self) -> bool {
+        let Some(running) = &self.running else { return true };
+        let (own, next_sample) = (running.replica.own_machine(), running.replica.own_next_sample());
+        if next_sample >= self.goal {
+            return true;
+        }
         let mine = running.replica.incarnations(own.key).filter(|(machine, ..)| **machine != own);
         let elsewhere: u64 =
             mine.map(|(_, ledger, revocation)| ledger.height().min(revocation.map_or(u64::MAX, |r| r.floor()))).sum();
-        self.goal.saturating_sub(elsewhere)
+        next_sample + elsewhere >= self.goal
     }
 
     /// Whether its own gradients are all made and durable.
     pub fn is_done(&self) -> bool {
         self.running.as_ref().is_none_or(|running| {
-            running.joined
-                && running.measuring.is_none()
-                && running.replica.own_waiting() == 0
-                && running.replica.own_next_sample() >= self.own_samples_limit()
+            running.joined && running.measuring.is_none() && running.replica.own_waiting() == 0 && self.has_made_all()
         })
     }
 
     /// Begins to measure a gradient, if there is one to make and nothing under way. It takes its time, and the time of
     /// replaying what came in since the last.
     pub(super) fn measure(&mut self, swarm: &mut Swarm) -> Result<()> {
-        let limit = match &self.running {
-            Some(running) if !running.busy && running.joined && running.leaving.is_none() => {
-                if !running.replica.may_probe() || running.learner.near_edge() {
-                    return Ok(());
-                }
-                self.own_samples_limit()
-            }
-            _ => return Ok(()),
-        };
+        let rests = self.running.as_ref().is_none_or(|r| r.busy || !r.joined || r.leaving.is_some());
+        if rests || self.has_made_all() {
+            return Ok(());
+        }
         let Some(running) = &mut self.running else { return Ok(()) };
-        if running.replica.own_next_sample() >= limit {
+        if !running.replica.may_probe() || running.learner.near_edge() {
             return Ok(());
         }
         if self.hostility.is_none() {
