@@ -10,7 +10,7 @@ use crate::{
     messages::Messages,
     metrics::Metrics,
     objective::Objective,
-    queue::Queue,
+    queue::{Micros, Queue},
     random::chance,
     scenario::Scenario,
     truth::Truth,
@@ -24,9 +24,9 @@ pub enum Sabotage {
     SkipReplay,
     /// Nobody takes the entries of a revoked machine out.
     KeepRevoked,
-    /// Machines that crash find their ledgers gone, and nobody knows that disks failed.
+    /// Of machines that crash no ledger is left, and nobody knows that disks failed.
     LoseRecords,
-    /// A machine that comes back signs its samples anew.
+    /// Machine 1 signs every one of its segments a second time, with another byte.
     SignTwice,
     /// Machine 1 never hears anything again.
     Deafen,
@@ -37,6 +37,9 @@ pub enum Sabotage {
     /// Machine 1 has another byte in its ledger than was signed.
     Forge,
 }
+
+/// When [`Sabotage::Deafen`] begins.
+const DEAF_FROM: Micros = 3_000_000;
 
 /// See the module's documentation.
 pub struct Swarm {
@@ -119,7 +122,7 @@ impl Swarm {
     /// Whether nothing passes between two machines.
     pub fn is_cut(&self, a: Number, b: Number) -> bool {
         let part = |machine: Number| self.parts.get(machine as usize).copied().unwrap_or_default();
-        self.sabotage == Some(Sabotage::Deafen) && (a == 1 || b == 1) && self.is_over
+        self.sabotage == Some(Sabotage::Deafen) && (a == 1 || b == 1) && self.queue.now() > DEAF_FROM
             || !self.parts.is_empty() && part(a) != part(b)
     }
 

@@ -43,13 +43,8 @@ impl Machine {
             contents.incarnation = self.random.next_u64().max(1);
         }
         let mut replica = self.restored(&contents, swarm)?;
-        if swarm.sabotage == Some(Sabotage::SignTwice) && !fresh {
-            let own = replica.own_machine();
-            contents.chunks.retain(|(machine, _), _| *machine != own);
-            replica = self.restored(&contents, swarm)?;
-        }
         let own_is_empty = |replica: &Replica| replica.ledger(&replica.own_machine()).is_none_or(|l| l.height() == 0);
-        if own_is_empty(&replica) && !fresh && swarm.sabotage != Some(Sabotage::SignTwice) {
+        if own_is_empty(&replica) && !fresh {
             contents.incarnation = self.random.next_u64().max(1);
             replica = self.restored(&contents, swarm)?;
         }

@@ -2,6 +2,10 @@
 
 use anyhow::Result;
 use node::driver::{CATCH_UP_MAX, CATCH_UP_PATIENCE, SWARM_STEP_INTERVAL};
+use protocol::{
+    segment::{Chunk, Segment},
+    signature::Ed25519Signer,
+};
 use std::rc::Rc;
 
 use super::{Machine, PendingCheckpoint};
@@ -185,6 +189,13 @@ impl Machine {
             }
             if self.hostility.is_none() {
                 swarm.truth.acknowledged(&chunk, self.disk_history.lost_acknowledged);
+            }
+            if swarm.sabotage == Some(Sabotage::SignTwice) && self.number == 1 {
+                let bytes: Vec<u8> = chunk.bytes.iter().map(|byte| byte ^ 1).collect();
+                let segment = Segment { first: chunk.first, swarm_step: 0, bytes: &bytes };
+                let signer = Ed25519Signer::from_seed(&self.secret);
+                let (second, _) = Chunk::sign(&swarm.objective.run(), chunk.machine, segment, chunk.previous, &signer);
+                swarm.truth.acknowledged(&second, self.disk_history.lost_acknowledged);
             }
         }
         let now_ms = running.now_ms(now);

@@ -684,7 +684,7 @@ mod tests {
         alone.hear(0, Frame::Publish(5_000), 1_000);
         alone.hear(0, Frame::Publish(1), 1_300);
         assert_eq!(alone.hear(1, Frame::Publish(5_000), 120_999), []);
-        alone.hear(1, Frame::Publish(9), 121_251);
+        alone.mesh.heartbeat(121_251, &mut Xoshiro256PlusPlus::seed_from_u64(1), &mut Vec::new());
         assert!(!alone.mesh.seen(5_000) && alone.mesh.seen(1));
     }
 
