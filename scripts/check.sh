@@ -18,6 +18,8 @@ step() { printf '\n== %s\n' "$*"; "$@"; }
 step cargo fmt --all --check
 # The tests come first: they build the dependency graph that users get.
 step cargo test --release --workspace
+# A few seeds of every scenario; `sim explore --seeds 1000` takes an hour.
+step cargo run --release -p sim -- explore --seeds 3
 step cargo clippy --release --workspace --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --release --workspace --no-deps
 if command -v cargo-deny >/dev/null; then

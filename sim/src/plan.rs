@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     cli::PlanArgs,
+    record::Record,
     scenario::Scenario,
     world::{Label, World},
 };
@@ -30,8 +31,8 @@ pub fn plan(args: &PlanArgs) -> Result<bool> {
     let latency_ms = scenario.link.latency_ms;
     let label = Label { scenario: "plan".into(), reproduce: String::new() };
     let Some(record) = World::new(scenario, 1, None)?.run(&label, |_| true)? else { return Ok(false) };
-    let per_second = record.gradients_per_second();
-    let received = record.bytes.total() as f64 / record.machines as f64 / record.virtual_seconds.max(1e-9);
+    let per_second = pace(&record);
+    let received = per_second * record.bytes_per_gradient() * (args.nodes - 1) as f64 / args.nodes as f64;
     let seconds = args.total as f64 / per_second;
     println!("{} machines, {rate} gradients per second each, links of {latency_ms} ms:", args.nodes);
     println!(
@@ -63,6 +64,17 @@ pub fn plan(args: &PlanArgs) -> Result<bool> {
         record.gradients, record.virtual_seconds
     );
     Ok(record.passed())
+}
+
+/// Gradients per second while all machines are at work: between a tenth and six tenths of the run.
+fn pace(record: &Record) -> f64 {
+    let at = |share: f64| record.spread.iter().find(|point| point.made as f64 >= share * record.gradients as f64);
+    match (at(0.1), at(0.6)) {
+        (Some(from), Some(to)) if to.seconds > from.seconds => {
+            (to.made - from.made) as f64 / (to.seconds - from.seconds)
+        }
+        _ => record.gradients_per_second(),
+    }
 }
 
 fn span(seconds: f64) -> String {

@@ -1,5 +1,6 @@
-//! What the real network adds to a message, TCP payload bytes. Measured on `node::network` over loopback by
-//! `tests/traffic.rs`, which compares the simulator with real swarms; gossip frames are computed (see [`crate::mesh`]).
+//! What the real network adds to a message, TCP payload bytes. Gossip frames are computed (see [`crate::mesh`]). A question opens a yamux
+//! substream, negotiates multistream-select and "/onebyte/1" (2 x 32 bytes), sends its length and content, and closes: three writes of
+//! 12 + 18 bytes each way.
 
 /// A question: a new substream, its negotiation, length, content, end.
 const QUESTION_OVERHEAD: usize = 126;
