@@ -71,7 +71,11 @@ impl Machine {
         let interval = node::network::UPKEEP.as_micros() as u64;
         if let Some(running) = &self.running {
             let seconds = interval as f64 / 1e6;
-            let bytes = wire::IDLE_BYTES_PER_SECOND * seconds * running.neighbours.len() as f64;
+            let rate = match running.neighbours.len() < node::network::CONNECTIONS_TARGET {
+                true => wire::SEARCHING_BYTES_PER_SECOND,
+                false => wire::IDLE_BYTES_PER_SECOND,
+            };
+            let bytes = rate * seconds * running.neighbours.len() as f64;
             self.bytes_in += bytes as u64;
             swarm.metrics.bytes.upkeep += bytes as u64;
         }
