@@ -11,7 +11,7 @@
 //! shuffle).
 //!
 //! Simplified: no scores, hence no opportunistic grafting; always subscribed, hence no fanout, no UNSUBSCRIBE and no
-//! `unsubscribe_backoff`; the duplicate cache forgets up to a quarter of a second late; of more than [`UNWANTED_MAX`] unwanted
+//! `unsubscribe_backoff`; the duplicate cache forgets up to a quarter of a second late; of more than ten thousand unwanted
 //! messages the lowest number is forgotten instead of the oldest; the queues of a connection have no limits, no time
 //! limits, no precedence of control over messages, and an IDONTWANT does not take messages out of them (the caller
 //! may); a second connection of a neighbour does nothing.
@@ -337,7 +337,7 @@ impl Mesh {
 
     /// The verdict on a message that [`Mesh::receive`] returned. What is accepted is sent to the mesh, except to all
     /// from which it came meanwhile and to those that do not want it. A verdict that comes after the message has left
-    /// the history ([`HISTORY`] heartbeats) has no effect.
+    /// the history (five heartbeats) has no effect.
     pub fn validated(&mut self, message: Message, verdict: Verdict, out: &mut Outbox) {
         let Some(place) = self.unvalidated.iter().position(|(waiting, _)| *waiting == message) else { return };
         let (_, sources) = self.unvalidated.swap_remove(place);
