@@ -7,7 +7,6 @@
 //! of ledgers) change nothing is checked for the sums only.
 
 use anyhow::Result;
-use protocol::replica::LedgerRange;
 use std::collections::BTreeMap;
 
 use crate::{disk::Contents, record::Verdict, world::World};
@@ -110,9 +109,8 @@ fn ledgers(world: &World) -> Verdict {
         if twice.iter().any(|(forked, _)| forked == machine) {
             continue;
         }
-        let range = LedgerRange { machine: *machine, from: 0, to: ledger.height(), removed: false };
         let same = ledger
-            .entries(range.from, range.to)
+            .entries(0, ledger.height())
             .all(|(sample, byte, _)| signed.get(sample as usize).is_none_or(|signed| *signed == byte as u8));
         if !same {
             return Verdict::Failed(format!("a ledger of {machine} holds another byte than it signed"));

@@ -140,14 +140,7 @@ impl Driver {
     fn own_samples_limit(&self) -> u64 {
         let room = self.replica.manifest().ledger_samples_max;
         let Some(samples) = self.goals.samples else { return room };
-        let own = self.replica.own_machine();
-        let elsewhere: u64 = self
-            .replica
-            .incarnations(own.key)
-            .filter(|(machine, ..)| **machine != own)
-            .map(|(_, ledger, revocation)| ledger.height().min(revocation.map_or(u64::MAX, |r| r.floor())))
-            .sum();
-        samples.saturating_sub(elsewhere).min(room)
+        samples.saturating_sub(self.replica.own_samples_elsewhere()).min(room)
     }
 
     /// Whether own samples are all made and durable.

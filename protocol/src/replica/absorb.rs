@@ -208,7 +208,7 @@ impl Replica {
         let machine = revocation.machine();
         self.handles.insert(machine.handle(), machine);
         let account = self.accounts.entry(machine).or_default();
-        let was = account.ledger.height().min(account.floor());
+        let was = account.effective_height();
         account.revocation = Some(Box::new(revocation));
         self.restate(&machine);
         was

@@ -204,6 +204,11 @@ impl Account {
         self.revocation.as_deref().map_or(u64::MAX, Revocation::floor)
     }
 
+    /// Samples that count.
+    fn effective_height(&self) -> u64 {
+        self.ledger.height().min(self.floor())
+    }
+
     fn is_forked(&self) -> bool {
         self.revocation.as_deref().is_some_and(Revocation::is_fork)
     }
@@ -307,10 +312,15 @@ impl Replica {
         self.accounts.iter().map(|(machine, account)| (machine, &account.ledger, account.revocation.as_deref()))
     }
 
-    /// The incarnations of one key, as in [`Replica::machines`].
-    pub fn incarnations(&self, key: [u8; 32]) -> impl Iterator<Item = (&MachineId, &Ledger, Option<&Revocation>)> {
-        let range = MachineId { key, incarnation: 0 }..=MachineId { key, incarnation: u64::MAX };
-        self.accounts.range(range).map(|(machine, account)| (machine, &account.ledger, account.revocation.as_deref()))
+    /// All samples that count, ledger by ledger: what weights contain, besides the base, once everything is settled.
+    pub fn effective_ranges(&self) -> impl Iterator<Item = LedgerRange> {
+        let range = |(machine, account): (&MachineId, &Account)| LedgerRange {
+            machine: *machine,
+            from: 0,
+            to: account.effective_height(),
+            removed: false,
+        };
+        self.accounts.iter().map(range)
     }
 
     /// Why this node does not hold all of the run; empty if it does.
@@ -369,7 +379,7 @@ impl Replica {
     /// Emits what brings the weights from `applied` to the effective height of one machine, either way.
     fn settle(&mut self, machine: &MachineId) {
         let Some(account) = self.accounts.get_mut(machine) else { return };
-        let target = account.ledger.height().min(account.floor());
+        let target = account.effective_height();
         let applied = std::mem::replace(&mut account.applied, target);
         let range = LedgerRange {
             machine: *machine,

@@ -98,6 +98,14 @@ impl Replica {
         self.own.next.0 + self.own.pending.len() as u64
     }
 
+    /// Samples of the own key's other incarnations that count.
+    pub fn own_samples_elsewhere(&self) -> u64 {
+        let own = self.own.machine;
+        let all = MachineId { incarnation: 0, ..own }..=MachineId { incarnation: u64::MAX, ..own };
+        let others = self.accounts.range(all).filter(|(machine, _)| **machine != own);
+        others.map(|(_, account)| account.effective_height()).sum()
+    }
+
     /// Whether no segment of an incarnation given up is still on its way to the disk.
     pub fn own_is_settled(&self) -> bool {
         self.own.unstored.iter().all(|(_, chunk)| chunk.machine == self.own.machine)

@@ -71,7 +71,6 @@ impl Machine {
             clock_offset_ms: 0,
             joins: !starts_the_run,
             measuring: None,
-            busy: false,
             unpaid_replays: 0,
             questions: BTreeMap::new(),
             next_question: u64::from(self.life) << 32,

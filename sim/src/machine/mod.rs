@@ -149,9 +149,8 @@ pub struct Running {
     begun: Micros,
     clock_offset_ms: i64,
     joins: bool,
+    /// A gradient whose `Measured` event is on its way.
     measuring: Option<node::trainer::Step>,
-    /// Whether a `Measured` event is on its way.
-    busy: bool,
     /// Gradients of others that wait to be paid for with time.
     unpaid_replays: u64,
     questions: BTreeMap<u64, Number>,

@@ -113,14 +113,8 @@ impl Machine {
     /// Whether all own gradients are made: those of this incarnation, and those of earlier ones that still count.
     fn has_made_all(&self) -> bool {
         let Some(running) = &self.running else { return true };
-        let (own, next_sample) = (running.replica.own_machine(), running.replica.own_next_sample());
-        if next_sample >= self.goal {
-            return true;
-        }
-        let mine = running.replica.incarnations(own.key).filter(|(machine, ..)| **machine != own);
-        let elsewhere: u64 =
-            mine.map(|(_, ledger, revocation)| ledger.height().min(revocation.map_or(u64::MAX, |r| r.floor()))).sum();
-        next_sample + elsewhere >= self.goal
+        let next_sample = running.replica.own_next_sample();
+        next_sample >= self.goal || next_sample + running.replica.own_samples_elsewhere() >= self.goal
     }
 
     /// Whether its own gradients are all made and durable.
@@ -133,7 +127,7 @@ impl Machine {
     /// Begins to measure a gradient, if there is one to make and nothing under way. It takes its time, and the time of
     /// replaying what came in since the last.
     pub(super) fn measure(&mut self, swarm: &mut Swarm) -> Result<()> {
-        let rests = self.running.as_ref().is_none_or(|r| r.busy || !r.joined || r.leaving.is_some());
+        let rests = self.running.as_ref().is_none_or(|r| r.measuring.is_some() || !r.joined || r.leaving.is_some());
         if rests || self.has_made_all() {
             return Ok(());
         }
@@ -147,7 +141,6 @@ impl Machine {
         }
         let step = running.learner.step()?;
         running.measuring = Some(step);
-        running.busy = true;
         let replays_us = swarm.scenario.speed.replay_us * std::mem::take(&mut running.unpaid_replays) as f64;
         let at = swarm.queue.now() + (self.step_us + replays_us) as Micros;
         swarm.queue.schedule(at, Event::Measured { machine: self.number, life: self.life });
@@ -158,7 +151,6 @@ impl Machine {
     pub fn measured(&mut self, swarm: &mut Swarm) -> Result<()> {
         let now = swarm.queue.now();
         let Some(running) = &mut self.running else { return Ok(()) };
-        running.busy = false;
         let Some(mut step) = running.measuring.take() else { return Ok(()) };
         if let Some(hostility) = &self.hostility {
             step.own.byte = hostility.byte(step.own.byte);

@@ -124,9 +124,7 @@ impl Objective for Language {
 
     fn digest_from_base(&self, replica: &Replica) -> Result<[u8; 32]> {
         let mut weights = Weights::read_from(&self.manifest.tensors, &mut &self.base[..])?;
-        for (machine, ledger, revocation) in replica.machines() {
-            let to = ledger.height().min(revocation.map_or(u64::MAX, |r| r.floor()));
-            let mut range = LedgerRange { machine: *machine, from: 0, to, removed: false };
+        for mut range in replica.effective_ranges() {
             while range.samples() > 0 {
                 let contributions = replica.contributions(&range.take_first(ENTRIES_PER_SWEEP));
                 weights.sweep(&Sweep { probes: Vec::new(), contributions })?;

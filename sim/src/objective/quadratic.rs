@@ -210,10 +210,8 @@ impl Objective for Quadratic {
     fn digest_from_base(&self, replica: &Replica) -> Result<[u8; 32]> {
         let problem = &self.problem;
         let mut weights = problem.base.clone();
-        for (machine, ledger, revocation) in replica.machines() {
-            let to = ledger.height().min(revocation.map_or(u64::MAX, |r| r.floor()));
-            let contributions = replica.contributions(&LedgerRange { machine: *machine, from: 0, to, removed: false });
-            let sweep = Sweep { probes: Vec::new(), contributions };
+        for range in replica.effective_ranges() {
+            let sweep = Sweep { probes: Vec::new(), contributions: replica.contributions(&range) };
             for (index, spec) in problem.manifest.tensors.iter().enumerate() {
                 sweep_reference(&mut weights[index], spec.quantum(), &sweep.for_tensor(index as u32, spec), 0);
             }
