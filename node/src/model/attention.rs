@@ -4,12 +4,12 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::operations::slice;
-use super::vector::{Kernel, LANES, dispatch, exponential, multiply_add};
+use super::vector::{Kernel, LANES, dispatch, exponential, larger, multiply_add};
 
-/// Query positions that share each load of a key and a value.
-const ROWS: usize = 4;
-/// Query positions per parallel task.
-const TASK_ROWS: usize = 32;
+/// Query positions per parallel task: whole groups of [`LANES`], the queries that one vector holds.
+const TASK_ROWS: usize = 2 * LANES;
+/// Positions whose scores are computed together.
+const TILE: usize = 4;
 
 /// cos and sin of position × frequency, [T, head_dim / 2] each, row-major.
 pub struct Rotary {
@@ -65,9 +65,9 @@ impl CustomOp3 for Attention {
             bail!("attention of {:?}, {:?}, {:?}", ql.dims(), kl.dims(), vl.dims());
         }
         let (q, k, v) = (slice(q, ql)?, slice(k, kl)?, slice(v, vl)?);
-        let blocks = length.div_ceil(LANES);
-        let mut keys = vec![0f32; batch * self.kv_heads * blocks * self.head_dim * LANES];
-        keys.par_chunks_mut(blocks * self.head_dim * LANES).enumerate().for_each(|(index, out)| {
+        let head_keys = length.next_multiple_of(TILE) * self.head_dim;
+        let mut keys = vec![0f32; batch * self.kv_heads * head_keys];
+        keys.par_chunks_mut(head_keys).enumerate().for_each(|(index, out)| {
             let (element, head) = (index / self.kv_heads, index % self.kv_heads);
             let k = &k[element * length * kv_width..][..length * kv_width];
             dispatch(RotateKeys { attention: self, k, head, out });
@@ -81,16 +81,15 @@ impl CustomOp3 for Attention {
             })
             .for_each(|(element, first, out)| {
                 let q = &q[(element * length + first) * width..][..out.len()];
-                let keys = &keys[element * self.kv_heads * blocks * self.head_dim * LANES..];
+                let keys = &keys[element * self.kv_heads * head_keys..][..self.kv_heads * head_keys];
                 let v = &v[element * length * kv_width..][..length * kv_width];
-                dispatch(Rows { attention: self, q, keys, v, first, blocks, out });
+                dispatch(Rows { attention: self, q, keys, v, first, out });
             });
         Ok((CpuStorage::F32(out), ql.shape().clone()))
     }
 }
 
-/// Rotates the keys of one head and lays them out [block][dimension][key in block], so that one load takes the same
-/// dimension of 16 keys. Keys past the end stay zero.
+/// Rotates the keys of one head and lays them out [tile][dimension][key in tile]. Keys past the end stay zero.
 struct RotateKeys<'a> {
     attention: &'a Attention,
     k: &'a [f32],
@@ -101,62 +100,59 @@ struct RotateKeys<'a> {
 impl Kernel for RotateKeys<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Attention { kv_heads, head_dim, rotary, .. } = self.attention;
-        let half = head_dim / 2;
+        let Attention { kv_heads, head_dim, .. } = *self.attention;
         for (position, row) in self.k.chunks_exact(kv_heads * head_dim).enumerate() {
-            let key = &row[self.head * head_dim..][..*head_dim];
-            let block = &mut self.out[position / LANES * head_dim * LANES..][..head_dim * LANES];
-            let (cos, sin) = (&rotary.cos[position * half..][..half], &rotary.sin[position * half..][..half]);
-            for i in 0..half {
-                let (a, b) = (key[i], key[i + half]);
-                block[i * LANES + position % LANES] = a * cos[i] - b * sin[i];
-                block[(i + half) * LANES + position % LANES] = b * cos[i] + a * sin[i];
+            let (a, b) = row[self.head * head_dim..][..head_dim].split_at(head_dim / 2);
+            let tile = self.out[position / TILE * TILE * head_dim..].as_chunks_mut::<TILE>().0;
+            let (tile_a, tile_b) = tile[..head_dim].split_at_mut(head_dim / 2);
+            let (cos, sin) = self.attention.rotary.at(position, head_dim / 2);
+            for i in 0..cos.len() {
+                tile_a[i][position % TILE] = a[i] * cos[i] - b[i] * sin[i];
+                tile_b[i][position % TILE] = b[i] * cos[i] + a[i] * sin[i];
             }
         }
     }
 }
 
-/// The attention of up to [`TASK_ROWS`] consecutive positions, from position `first` on, all heads.
+/// The attention of up to [`TASK_ROWS`] consecutive positions, from position `first` on, all heads. Each lane of a vector is
+/// a query: its maximum and its sum are then sums of vectors, never sums within one.
 struct Rows<'a> {
     attention: &'a Attention,
     q: &'a [f32],
     keys: &'a [f32],
     v: &'a [f32],
     first: usize,
-    blocks: usize,
     out: &'a mut [f32],
 }
+
+/// One value for each of [`LANES`] queries.
+type Lanes = [f32; LANES];
 
 impl Kernel for Rows<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let Attention { heads, kv_heads, head_dim, .. } = *self.attention;
         let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
-        let mut queries = vec![0f32; ROWS * head_dim];
-        let mut scores = vec![0f32; ROWS * self.blocks * LANES];
-        let mut scale = [0f32; ROWS];
-        let groups = self.out.chunks_mut(ROWS * width).zip(self.q.chunks(ROWS * width));
-        for (first, (out, q)) in (self.first..).step_by(ROWS).zip(groups) {
-            let rows = out.len() / width;
-            let last = first + rows - 1;
+        let head_keys = self.keys.len() / kv_heads;
+        let mut queries = vec![[0f32; LANES]; head_dim];
+        let mut scores = vec![[0f32; LANES]; head_keys / head_dim];
+        let groups = self.out.chunks_mut(LANES * width).zip(self.q.chunks(LANES * width));
+        for (first, (out, q)) in (self.first..).step_by(LANES).zip(groups) {
+            let positions = first + out.len() / width;
             for head in 0..heads {
                 let kv_head = head / (heads / kv_heads);
                 self.attention.rotate_queries(q, head, first, &mut queries);
-                let keys = &self.keys[kv_head * self.blocks * head_dim * LANES..];
-                products::<FMA>(&queries, head_dim, &keys[..(last / LANES + 1) * head_dim * LANES], &mut scores);
-                for (row, scores) in scores.chunks_exact_mut(self.blocks * LANES).take(rows).enumerate() {
-                    scale[row] =
-                        1.0 / softmax_numerators::<FMA>(&mut scores[..(last / LANES + 1) * LANES], first + row);
-                }
-                let v = &self.v[kv_head * head_dim..];
+                let keys = &self.keys[kv_head * head_keys..][..positions.next_multiple_of(TILE) * head_dim];
+                products::<FMA>(&queries, keys, &mut scores);
+                let scores = &mut scores[..positions];
+                let scale = softmax_numerators::<FMA>(scores, first).map(|sum| 1.0 / sum);
                 let mut from = 0;
                 while from < head_dim {
+                    let v = &self.v[kv_head * head_dim + from..];
                     let out = &mut out[head * head_dim + from..];
-                    let v = &v[from..];
                     from += match head_dim - from {
-                        16.. => mix::<FMA, 16>(&scores, &scale, v, kv_width, last + 1, out, width),
-                        8.. => mix::<FMA, 8>(&scores, &scale, v, kv_width, last + 1, out, width),
-                        _ => mix::<FMA, 2>(&scores, &scale, v, kv_width, last + 1, out, width),
+                        4.. => mix::<FMA, 4>(scores, &scale, v, kv_width, out, width),
+                        _ => mix::<FMA, 2>(scores, &scale, v, kv_width, out, width),
                     };
                 }
             }
@@ -164,101 +160,106 @@ impl Kernel for Rows<'_> {
     }
 }
 
-impl Attention {
-    /// Rotated and scaled queries of one head, [ROWS, head_dim]. Rows past the end keep older, finite or unused, values.
+impl Rotary {
+    /// cos and sin of one position; `half`: head_dim / 2.
     #[inline(always)]
-    fn rotate_queries(&self, q: &[f32], head: usize, first: usize, out: &mut [f32]) {
+    fn at(&self, position: usize, half: usize) -> (&[f32], &[f32]) {
+        (&self.cos[position * half..][..half], &self.sin[position * half..][..half])
+    }
+}
+
+impl Attention {
+    /// Rotated and scaled queries of one head, one per lane, [head_dim]. Lanes past the end keep older, finite or unused, values.
+    #[inline(always)]
+    fn rotate_queries(&self, q: &[f32], head: usize, first: usize, out: &mut [Lanes]) {
         let half = self.head_dim / 2;
         let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let rows = q.chunks_exact(self.heads * self.head_dim).zip(out.chunks_exact_mut(self.head_dim));
-        for (position, (q, out)) in (first..).zip(rows) {
-            let (a, b) = q[head * self.head_dim..][..self.head_dim].split_at(half);
-            let (out_a, out_b) = out.split_at_mut(half);
-            let (cos, sin) = (&self.rotary.cos[position * half..][..half], &self.rotary.sin[position * half..][..half]);
+        let (out_a, out_b) = out.split_at_mut(half);
+        for (lane, row) in q.chunks_exact(self.heads * self.head_dim).enumerate().take(LANES) {
+            let (a, b) = row[head * self.head_dim..][..self.head_dim].split_at(half);
+            let (cos, sin) = self.rotary.at(first + lane, half);
             for i in 0..half {
-                out_a[i] = (a[i] * cos[i] - b[i] * sin[i]) * scale;
-                out_b[i] = (b[i] * cos[i] + a[i] * sin[i]) * scale;
+                out_a[i][lane] = (a[i] * cos[i] - b[i] * sin[i]) * scale;
+                out_b[i][lane] = (b[i] * cos[i] + a[i] * sin[i]) * scale;
             }
         }
     }
 }
 
-/// Dot products of ROWS queries with whole blocks of keys; `scores` is [ROWS, capacity].
+/// Dot products of the queries with whole tiles of keys.
 #[inline(always)]
-fn products<const FMA: bool>(queries: &[f32], head_dim: usize, keys: &[f32], scores: &mut [f32]) {
-    let capacity = scores.len() / ROWS;
-    for (block, keys) in keys.chunks_exact(head_dim * LANES).enumerate() {
-        let mut sums = [[0f32; LANES]; ROWS];
-        for (d, key) in keys.as_chunks::<LANES>().0.iter().enumerate() {
-            for (row, sums) in sums.iter_mut().enumerate() {
-                *sums = accumulate::<FMA, LANES>(*sums, queries[row * head_dim + d], key);
+fn products<const FMA: bool>(queries: &[Lanes], keys: &[f32], scores: &mut [Lanes]) {
+    let tiles = keys.chunks_exact(TILE * queries.len()).zip(scores.as_chunks_mut::<TILE>().0);
+    for (keys, scores) in tiles {
+        let mut sums = [[0f32; LANES]; TILE];
+        for (query, keys) in queries.iter().zip(keys.as_chunks::<TILE>().0) {
+            for key in 0..TILE {
+                sums[key] = accumulate::<FMA>(sums[key], keys[key], query);
             }
         }
-        for (row, sums) in sums.iter().enumerate() {
-            scores[row * capacity + block * LANES..][..LANES].copy_from_slice(sums);
-        }
+        *scores = sums;
     }
 }
 
 /// `sums + factor · values`. By value, so that the sums stay in registers.
 #[inline(always)]
-fn accumulate<const FMA: bool, const W: usize>(sums: [f32; W], factor: f32, values: &[f32; W]) -> [f32; W] {
+fn accumulate<const FMA: bool>(sums: Lanes, factor: f32, values: &Lanes) -> Lanes {
     std::array::from_fn(|lane| multiply_add::<FMA>(factor, values[lane], sums[lane]))
 }
 
-/// Replaces scores up to position `last` by exp(score − max), later ones by zero; returns the sum.
+/// Replaces scores by exp(score − max), those of positions after the query (position `first` + lane) by zero; returns the sums.
 #[inline(always)]
-fn softmax_numerators<const FMA: bool>(scores: &mut [f32], last: usize) -> f32 {
-    scores[last + 1..].fill(f32::NEG_INFINITY);
-    let (chunks, _) = scores.as_chunks_mut::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks.iter() {
+fn softmax_numerators<const FMA: bool>(scores: &mut [Lanes], first: usize) -> Lanes {
+    let blank = |own: &mut [Lanes], value: f32| {
+        for (offset, scores) in own.iter_mut().enumerate() {
+            scores[..offset].fill(value);
+        }
+    };
+    blank(&mut scores[first..], f32::NEG_INFINITY);
+    let mut max = [f32::NEG_INFINITY; LANES];
+    for scores in scores.iter() {
         for lane in 0..LANES {
-            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+            max[lane] = larger(scores[lane], max[lane]);
         }
     }
-    let max = lanes.iter().fold(f32::NEG_INFINITY, |max, lane| max.max(*lane));
-    for chunk in chunks.iter_mut() {
-        for score in chunk {
-            *score = exponential::<FMA>(*score - max);
-        }
-    }
-    scores[last + 1..].fill(0.0);
+    // What was blanked adds e^-87, which is nothing next to the 1 of the largest score.
     let mut sums = [0f32; LANES];
-    for chunk in scores.as_chunks::<LANES>().0 {
+    for scores in scores.iter_mut() {
         for lane in 0..LANES {
-            sums[lane] += chunk[lane];
+            scores[lane] = exponential::<FMA>(scores[lane] - max[lane]);
+            sums[lane] += scores[lane];
         }
     }
-    sums.iter().sum()
+    blank(&mut scores[first..], 0.0);
+    sums
 }
 
-/// `out[row][..W] = scale[row] · Σ_position scores[row][position] · v[position][..W]`, for as many rows as `out` has.
+/// `out[query][..W] = scale[query] · Σ_position scores[position][query] · v[position][..W]`, for as many queries as `out` has rows.
 /// Strides are `width` and `v_width`. Returns W.
 #[inline(always)]
 fn mix<const FMA: bool, const W: usize>(
-    scores: &[f32],
-    scale: &[f32; ROWS],
+    scores: &[Lanes],
+    scale: &Lanes,
     v: &[f32],
     v_width: usize,
-    positions: usize,
     out: &mut [f32],
     width: usize,
 ) -> usize {
-    let capacity = scores.len() / ROWS;
-    let rows: [&[f32]; ROWS] = std::array::from_fn(|row| &scores[row * capacity..][..positions]);
-    let mut sums = [[0f32; W]; ROWS];
-    for position in 0..positions {
-        let Some(value) = v[position * v_width..].first_chunk::<W>() else { break };
-        for (sums, scores) in sums.iter_mut().zip(&rows) {
-            *sums = accumulate::<FMA, W>(*sums, scores[position], value);
+    let mut sums = [[0f32; LANES]; W];
+    for (scores, value) in scores.iter().zip(v.chunks(v_width)) {
+        let Some(value) = value.first_chunk::<W>() else { break };
+        for d in 0..W {
+            sums[d] = accumulate::<FMA>(sums[d], value[d], scores);
         }
     }
-    // A loop of constant length: an index that is not constant would push the sums out of the registers.
-    for row in 0..ROWS {
-        let mixed: [f32; W] = std::array::from_fn(|lane| sums[row][lane] * scale[row]);
-        if let Some(out) = out.get_mut(row * width..).and_then(|out| out.first_chunk_mut::<W>()) {
-            *out = mixed;
+    // A copy by loops of constant length: an index that is not constant would push the sums out of the registers.
+    let mut mixed = [[0f32; LANES]; W];
+    for d in 0..W {
+        mixed[d] = std::array::from_fn(|lane| sums[d][lane] * scale[lane]);
+    }
+    for (lane, out) in out.chunks_mut(width).enumerate().take(LANES) {
+        if let Some(out) = out.first_chunk_mut::<W>() {
+            *out = std::array::from_fn(|d| mixed[d][lane]);
         }
     }
     W

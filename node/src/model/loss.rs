@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{
     llama::Llama,
     operations::slice,
-    vector::{Kernel, LANES, dispatch, exponential},
+    vector::{Kernel, LANES, dispatch, exponential, larger, max_lanes},
 };
 use crate::dataset::{Batch, IGNORED};
 
@@ -86,10 +86,10 @@ impl Kernel for CrossEntropyRows<'_> {
             let mut lanes = [f32::NEG_INFINITY; LANES];
             for chunk in chunks {
                 for lane in 0..LANES {
-                    lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+                    lanes[lane] = larger(chunk[lane], lanes[lane]);
                 }
             }
-            let max = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, v| max.max(*v));
+            let max = rest.iter().fold(max_lanes(lanes), |max, v| larger(*v, max));
             let mut total = rest.iter().map(|v| f64::from(exponential::<FMA>(v - max))).sum::<f64>();
             for part in chunks.chunks(PARTIAL / LANES) {
                 let mut sums = [0f32; LANES];

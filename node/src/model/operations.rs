@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::vector::{Kernel, LANES, dispatch, exponential, multiply_add};
+use super::vector::{Kernel, LANES, dispatch, exponential, multiply_add, sum_lanes};
 
 /// Elements per parallel task: large enough to be worth handing out.
 const TASK_ELEMENTS: usize = 16 * 1024;
@@ -77,7 +77,7 @@ impl Kernel for RmsNormRows<'_> {
                     sums[lane] = multiply_add::<FMA>(chunk[lane], chunk[lane], sums[lane]);
                 }
             }
-            let sum = sums.iter().sum::<f32>() + rest.iter().map(|v| v * v).sum::<f32>();
+            let sum = sum_lanes(sums) + rest.iter().map(|v| v * v).sum::<f32>();
             let scale = 1.0 / (sum / width as f32 + self.epsilon).sqrt();
             for ((out, x), weight) in out.iter_mut().zip(x).zip(self.weight) {
                 *out = x * scale * weight;

@@ -47,6 +47,34 @@ pub fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// Sum of all lanes, as a tree: half as many lanes each time, so that none waits for fifteen others.
+#[inline(always)]
+pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+    }
+    lanes[0]
+}
+
+/// Largest lane, as a tree. Lanes that are NaN are passed over, unless all are.
+#[inline(always)]
+pub fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] = larger(lanes[lane], lanes[lane + half]);
+        }
+    }
+    lanes[0]
+}
+
+/// The larger one; `b` if they cannot be compared. One instruction, where [`f32::max`] takes three.
+#[inline(always)]
+pub fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
 /// e^x to about two units in the last place (Cephes' polynomial); x is clamped to where the result is normal. NaN stays NaN.
 #[inline(always)]
 pub fn exponential<const FMA: bool>(x: f32) -> f32 {
