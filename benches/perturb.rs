@@ -11,7 +11,9 @@ use protocol::{
     replay::{Contribution, Sweep},
     seed::EntrySeed,
 };
-use support::{is_test, paired, plain};
+use support::{is_test, paired, plain, tell};
+
+const LARGE: &str = "large tensor";
 
 fn weights(shapes: &[(usize, usize)]) -> Weights {
     let spec = |(index, (rows, columns)): (usize, &(usize, usize))| TensorSpec {
@@ -66,6 +68,9 @@ fn measure(name: &str, shapes: &[(usize, usize)], rounds: usize) {
         };
         let (seconds, ratio) = paired(rounds, &mut state, |state| plain(&mut state.1), run);
         println!("  {case:<26}{:>10.1} us{ratio:>8.2} x plain sweep (one thread)", seconds * 1e6);
+        if *case == "perturb" && name == LARGE {
+            tell("perturb_over_sweep", ratio);
+        }
     }
 }
 
@@ -76,5 +81,5 @@ fn main() {
     }
     let large = if is_test() { (64, 1024) } else { (16_384, 1024) };
     measure("small model", &small, if is_test() { 3 } else { 301 });
-    measure("large tensor", &[large], if is_test() { 3 } else { 9 });
+    measure(LARGE, &[large], if is_test() { 3 } else { 9 });
 }

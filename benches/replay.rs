@@ -6,7 +6,7 @@ mod support;
 
 use node::kernel::Kernel;
 use protocol::{replay::TensorSweep, seed::TensorKey};
-use support::{is_test, paired, plain};
+use support::{is_test, paired, plain, tell};
 
 /// Entries with bytes as a normalised projected gradient gives them, at one quantum per byte unit and more.
 fn sweep(entries: usize) -> TensorSweep {
@@ -34,6 +34,12 @@ fn main() {
             let (seconds, ratio) = paired(rounds, &mut weights, |weights| plain(weights), apply);
             let rate = elements as f64 * entries as f64 / seconds / 1e9;
             println!("{:<10}{entries:>8}{rate:>26.2}{ratio:>22.2}", kernel.to_string());
+            if entries == 64 {
+                tell(&format!("replay_64_giga_per_second_core_{kernel}"), rate);
+                if kernel == Kernel::best() {
+                    tell("replay_64_giga_per_second_core", rate);
+                }
+            }
         }
     }
 }

@@ -76,7 +76,7 @@ impl Fed {
                     let byte = (sample * 37 % 255) as u8 as i8;
                     let own = OwnByte { machine: self.machine, sample, byte, swarm_step: 0 };
                     let now_ms = self.now_ms();
-                    self.replica.own_byte(own, now_ms);
+                    self.replica.own_bytes(&[own], now_ms);
                     sample += 1;
                 }
             }

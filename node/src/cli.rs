@@ -1,8 +1,8 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
-use std::path::PathBuf;
+use std::{num::NonZeroU32, path::PathBuf};
 
 /// Fine-tune a language model together with others, exchanging one byte per gradient.
 ///
@@ -149,6 +149,16 @@ pub struct RevokeArgs {
     pub from: u64,
 }
 
+/// An estimator.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum EstimatorName {
+    Fzoo,
+    Spsa,
+    Mezo,
+}
+
 /// Everything about training. The same names, in kebab case, are the keys of a `--config` file; the command line wins.
 #[derive(Args, Debug, Default, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -186,6 +196,13 @@ pub struct RunArgs {
     /// Size of the perturbation of a new run, relative to the weights' rms [default: 1e-3]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub epsilon: Option<f64>,
+    /// How own gradients are measured: `fzoo` (N bytes from N + 1 forwards), `spsa` (one from two), `mezo` (the same, on the
+    /// fixed scale of the paper) [default: fzoo]. Each machine may choose for itself
+    #[arg(long, value_name = "NAME")]
+    pub estimator: Option<EstimatorName>,
+    /// Bytes from one batch, with --estimator fzoo [default: 8]
+    #[arg(long, value_name = "N")]
+    pub probes: Option<NonZeroU32>,
     /// Windows per own batch [default: 8]. Larger is slower and less noisy
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,

@@ -1,11 +1,12 @@
 //! A state directory, opened: from records to a replica, weights and a model.
 
 use anyhow::{Context, Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
     replay::Sweep,
-    replica::{Output, Replica, Settings},
+    replica::{LedgerRange, Output, Replica, Settings},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
 use std::{path::Path, sync::Arc};
@@ -107,26 +108,11 @@ impl Opened {
         self.state.base(&self.manifest)?.weights()
     }
 
-    /// Carries out the replays that `replica` asks for, here and now.
-    pub fn replay(&self, replica: &mut Replica, weights: &mut Weights) -> Result<u64> {
-        let mut entries = 0;
-        replica.settle_all();
-        while let Some(output) = replica.poll_output() {
-            let Output::ReplayLedger(mut range) = output else { continue };
-            entries += range.samples();
-            while range.samples() > 0 {
-                let contributions = replica.contributions(&range.take_first(ENTRIES_PER_SWEEP));
-                weights.sweep(&Sweep { probes: Vec::new(), contributions })?;
-            }
-        }
-        Ok(entries)
-    }
-
     /// The weights with everything that the ledgers hold.
     pub fn current_weights(&self) -> Result<(Replica, Weights)> {
         let mut replica = self.replica(Settings::default())?;
         let mut weights = self.weights(&mut replica)?;
-        self.replay(&mut replica, &mut weights)?;
+        replay(&mut replica, &mut weights)?;
         Ok((replica, weights))
     }
 
@@ -137,4 +123,39 @@ impl Opened {
         let tokenizer = Tokenizer::from_bytes(&base.tokenizer()?, &config)?;
         Ok((Llama::new(&config, weights.tensors())?, tokenizer))
     }
+}
+
+/// Carries out the replays that `replica` asks for, here and now, with a progress bar if there is a terminal to show it on.
+/// Returns the entries.
+pub fn replay(replica: &mut Replica, weights: &mut Weights) -> Result<u64> {
+    replica.settle_all();
+    let mut ranges = Vec::new();
+    while let Some(output) = replica.poll_output() {
+        if let Output::ReplayLedger(range) = output {
+            ranges.push(range);
+        }
+    }
+    let entries = ranges.iter().map(LedgerRange::samples).sum();
+    let bar = ProgressBar::new(entries).with_message("replaying the ledgers");
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos} of {human_len} gradients, {eta} left")
+    {
+        bar.set_style(style);
+    }
+    let mut ranges = ranges.into_iter().peekable();
+    while ranges.peek().is_some() {
+        let mut contributions = Vec::new();
+        while let Some(range) = ranges.peek_mut() {
+            let room = ENTRIES_PER_SWEEP - contributions.len() as u64;
+            contributions.extend(replica.contributions(&range.take_first(room)));
+            if range.samples() > 0 {
+                break;
+            }
+            ranges.next();
+        }
+        let swept = contributions.len() as u64;
+        weights.sweep(&Sweep { probes: Vec::new(), contributions })?;
+        bar.inc(swept);
+    }
+    bar.finish_and_clear();
+    Ok(entries)
 }

@@ -3,14 +3,20 @@
 use anyhow::{Context, Result, bail, ensure};
 use libp2p::Multiaddr;
 use protocol::manifest::RunId;
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
-use crate::cli::RunArgs;
+use crate::{
+    cli::{EstimatorName, RunArgs},
+    trainer::Estimator,
+};
 
 /// Port that a node listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 9713;
 /// Where state lives unless told otherwise.
 pub const DEFAULT_STATE: &str = "onebyte-state";
+
+/// Probes on one batch: more learn little, and others' gradients wait for the last of them.
+const PROBES_MAX: u32 = 256;
 
 /// Checked settings.
 #[derive(Clone, Debug)]
@@ -37,6 +43,8 @@ pub struct Settings {
     pub learning_rate: Option<f64>,
     /// Of a new run, if said.
     pub epsilon: Option<f64>,
+    /// From losses to bytes.
+    pub estimator: Estimator,
     /// Windows per batch.
     pub batch_size: usize,
     /// Tokens per window.
@@ -88,6 +96,7 @@ impl Settings {
             exit_when_idle: args.exit_when_idle.or(file.exit_when_idle).map(parse_seconds).transpose()?,
             learning_rate: args.learning_rate.or(file.learning_rate),
             epsilon: args.epsilon.or(file.epsilon),
+            estimator: estimator(args.estimator.or(file.estimator), args.probes.or(file.probes))?,
             batch_size: args.batch_size.or(file.batch_size).unwrap_or(8),
             sequence_length: args.sequence_length.or(file.sequence_length).unwrap_or(128),
             seed: args.seed.or(file.seed),
@@ -114,6 +123,22 @@ impl Settings {
         );
         Ok(())
     }
+}
+
+fn estimator(name: Option<EstimatorName>, probes: Option<NonZeroU32>) -> Result<Estimator> {
+    let name = name.unwrap_or(EstimatorName::Fzoo);
+    if let Some(probes) = probes {
+        ensure!(
+            name == EstimatorName::Fzoo,
+            "--probes {probes}: only --estimator fzoo measures several bytes on one batch"
+        );
+        ensure!(probes.get() <= PROBES_MAX, "--probes {probes}: must be at most {PROBES_MAX}; 8 is usual");
+    }
+    Ok(match name {
+        EstimatorName::Fzoo => Estimator::Fzoo { probes: probes.unwrap_or(Estimator::PROBES) },
+        EstimatorName::Spsa => Estimator::Spsa,
+        EstimatorName::Mezo => Estimator::Mezo,
+    })
 }
 
 fn parse_listen(text: &str) -> Result<Multiaddr> {

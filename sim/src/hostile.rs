@@ -179,7 +179,7 @@ impl Machine {
             let byte = if upwards > 0 { -127 } else { 127 };
             let now_ms = swarm.queue.now() / 1000;
             let swarm_step = running.replica.own_swarm_step();
-            running.replica.own_byte(OwnByte { machine, sample, byte, swarm_step }, now_ms);
+            running.replica.own_bytes(&[OwnByte { machine, sample, byte, swarm_step }], now_ms);
             swarm.truth.made_at(machine, sample, now_ms, false);
         }
         self.carry_out(swarm)

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{
     cli::{LogArgs, LogCommand, TailArgs},
     driver::hex,
-    opened::Opened,
+    opened::{Opened, replay},
 };
 
 /// Dispatches.
@@ -108,7 +108,7 @@ fn verify(args: &LogArgs) -> Result<()> {
         "{}: the base model does not match the run's manifest",
         args.state.state.display()
     );
-    let entries = opened.replay(&mut fresh, &mut weights)?;
+    let entries = replay(&mut fresh, &mut weights)?;
     let digest = weights.digest();
     let (_, current) = opened.current_weights()?;
     let agrees = current.digest() == digest;

@@ -85,6 +85,7 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
         held_out,
         ProbeSettings {
             epsilon: opened.manifest.hyperparameters.epsilon,
+            estimator: settings.estimator,
             batch_size: settings.batch_size,
             data_seed: seed,
         },

@@ -248,7 +248,7 @@ impl Status {
     }
 
     pub(super) fn stepped(&mut self, step: &Step) {
-        self.own += 1;
+        self.own += step.own.len() as u64;
         self.last_own = Some(Instant::now());
         self.first_own = self.first_own.or(self.last_own);
         if step.loss.is_finite() {

@@ -11,7 +11,7 @@ impl Driver {
             Event::Step(step) => {
                 let now_ms = self.now_ms();
                 self.status.stepped(&step);
-                self.replica.own_byte(step.own, now_ms);
+                self.replica.own_bytes(&step.own, now_ms);
             }
             Event::Evaluated(evaluation, took) => {
                 self.goals.evaluated(took);

@@ -11,25 +11,55 @@ use protocol::{
     spsa::{self, Spsa},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::Rng};
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use crate::{
-    dataset::Dataset,
+    dataset::{Batch, Dataset},
     model::{Evaluation, Llama},
     weights::Weights,
 };
 
 pub mod thread;
 
+#[cfg(test)]
+mod tests;
+
 /// What a machine chooses for its own probes.
 #[derive(Clone, Debug)]
 pub struct ProbeSettings {
     /// Size of the perturbation, as in the manifest unless chosen otherwise by the run.
     pub epsilon: f64,
+    /// From losses to bytes.
+    pub estimator: Estimator,
     /// Windows per batch.
     pub batch_size: usize,
     /// Seed of the own data order.
     pub data_seed: u64,
+}
+
+/// How own gradients are estimated. Nobody else needs to know: an entry's effect follows from its byte alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Estimator {
+    /// `probes` bytes from probes + 1 forwards on one batch.
+    Fzoo {
+        /// Bytes that share a batch and its baseline.
+        probes: NonZeroU32,
+    },
+    /// One byte from two forwards.
+    Spsa,
+    /// One byte from two forwards, in units of the loss as the paper has it, not of the gradients' own size.
+    Mezo,
+}
+
+impl Estimator {
+    /// Probes that share a baseline, unless told otherwise.
+    pub const PROBES: NonZeroU32 = NonZeroU32::new(8).expect("is not zero");
+}
+
+impl Default for Estimator {
+    fn default() -> Self {
+        Self::Fzoo { probes: Self::PROBES }
+    }
 }
 
 /// Own model, weights and data.
@@ -52,12 +82,12 @@ pub struct Trainer {
     near_edge: bool,
 }
 
-/// One own gradient.
-#[derive(Clone, Copy, Debug)]
+/// Own gradients that were measured together.
+#[derive(Clone, Debug)]
 pub struct Step {
-    /// The byte, and where it belongs.
-    pub own: OwnByte,
-    /// Mean of the two losses, nats per token.
+    /// The bytes, in the order of their samples.
+    pub own: Vec<OwnByte>,
+    /// Mean of the losses, nats per token.
     pub loss: f64,
 }
 
@@ -149,42 +179,83 @@ impl Trainer {
         Ok(())
     }
 
-    /// One own gradient by two-sided SPSA (MeZO, algorithm 1): two forwards, two sweeps.
-    ///
-    /// The first sweep does everything at once: restores the last probe, applies its byte and all waiting entries, and moves
-    /// to θ + εz. The second moves to θ − εz.
-    pub fn step(&mut self) -> Result<Step> {
+    /// The next own gradients, at least one, none of them of `until_sample` or later. Each forward costs one sweep.
+    pub fn step(&mut self, until_sample: u64) -> Result<Step> {
         let Some(data) = &self.data else { anyhow::bail!("this node has no data to train on") };
-        let seed = EntrySeed::derive(&self.run, &self.machine, self.next_sample);
         let batch = data.batch(self.settings.data_seed, self.next_sample, self.settings.batch_size)?;
-        let mut forth = std::mem::take(&mut self.owed);
-        forth.probes.push((seed, 1));
-        self.sweep(&forth)?;
-        let plus = self.model.loss(&batch)?;
-        self.sweep(&Sweep { probes: vec![(seed, -2)], contributions: Vec::new() })?;
-        self.owed.probes.push((seed, 1));
-        let minus = self.model.loss(&batch)?;
-        let byte = self.encode(plus, minus);
-        self.owed.contributions.push(replay::contribution(seed, byte, self.swarm_step, &self.manifest.schedule));
-        let own = OwnByte { machine: self.machine, sample: self.next_sample, byte, swarm_step: self.swarm_step };
-        self.next_sample += 1;
-        Ok(Step { own, loss: (plus + minus) / 2.0 })
+        match self.settings.estimator {
+            Estimator::Fzoo { probes } => {
+                let room = until_sample.saturating_sub(self.next_sample).max(1);
+                self.one_sided(&batch, u64::from(probes.get()).min(room))
+            }
+            Estimator::Spsa | Estimator::Mezo => self.two_sided(&batch),
+        }
     }
 
-    fn encode(&mut self, plus: f64, minus: f64) -> i8 {
-        let uniform = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+    /// One gradient from two forwards (MeZO, arXiv 2305.17333, algorithm 1).
+    ///
+    /// The first sweep does everything at once: restores the last probe, applies own bytes and all waiting entries, and moves
+    /// to θ + εz. The second moves to θ − εz.
+    fn two_sided(&mut self, batch: &Batch) -> Result<Step> {
+        let seed = EntrySeed::derive(&self.run, &self.machine, self.next_sample);
+        let plus = self.probe(seed, 1, batch)?;
+        let minus = self.probe(seed, -1, batch)?;
         let g = spsa::projected_gradient(plus, minus, self.settings.epsilon);
-        let byte = self.spsa.encode(g, uniform);
-        if byte == codec::VOID {
+        Ok(self.publish(&[g], &[plus, minus]))
+    }
+
+    /// `probes` gradients from one forward more than that (FZOO, arXiv 2506.09034): each at θ + εz_i, against one at θ.
+    fn one_sided(&mut self, batch: &Batch, probes: u64) -> Result<Step> {
+        self.settle()?;
+        let mut losses = vec![self.model.loss(batch)?];
+        for sample in self.next_sample..self.next_sample + probes {
+            losses.push(self.probe(EntrySeed::derive(&self.run, &self.machine, sample), 1, batch)?);
+        }
+        let gradients = spsa::one_sided_gradients(losses[0], &losses[1..], self.settings.epsilon);
+        Ok(self.publish(&gradients, &losses))
+    }
+
+    /// The loss at θ + `multiple` · εz, after whatever else the weights lack; the way back is owed.
+    fn probe(&mut self, seed: EntrySeed, multiple: i32, batch: &Batch) -> Result<f64> {
+        let mut forth = std::mem::take(&mut self.owed);
+        match forth.probes.iter_mut().find(|(back, _)| *back == seed) {
+            Some((_, back)) => *back += multiple,
+            None => forth.probes.push((seed, multiple)),
+        }
+        self.sweep(&forth)?;
+        self.owed.probes.push((seed, -multiple));
+        self.model.loss(batch)
+    }
+
+    /// Own bytes for `gradients`, from the next sample on; the weights will have them with the next sweep.
+    fn publish(&mut self, gradients: &[f64], losses: &[f64]) -> Step {
+        let mut own = Vec::with_capacity(gradients.len());
+        for g in gradients {
+            let (machine, sample, swarm_step) = (self.machine, self.next_sample, self.swarm_step);
+            let byte = self.encode(*g);
+            let seed = EntrySeed::derive(&self.run, &machine, sample);
+            self.owed.contributions.push(replay::contribution(seed, byte, swarm_step, &self.manifest.schedule));
+            own.push(OwnByte { machine, sample, byte, swarm_step });
+            self.next_sample += 1;
+        }
+        let loss = losses.iter().sum::<f64>() / losses.len() as f64;
+        if own.iter().any(|own| own.byte == codec::VOID) {
             tracing::warn!(
-                sample = self.next_sample,
-                loss_plus = plus,
-                loss_minus = minus,
-                "the loss is not finite: this sample is void. If it happens again and again, the learning rate of the run \
-                 is too high for this model, or the data holds what the model cannot read"
+                first_sample = own[0].sample,
+                ?losses,
+                "a loss is not finite: that sample is void. If it happens again and again, the learning rate of the run is too \
+                 high for this model, or the data holds what the model cannot read"
             );
         }
-        byte
+        Step { own, loss }
+    }
+
+    fn encode(&mut self, g: f64) -> i8 {
+        let uniform = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        match self.settings.estimator {
+            Estimator::Mezo => codec::encode(g, self.manifest.levels, uniform),
+            Estimator::Fzoo { .. } | Estimator::Spsa => self.spsa.encode(g, uniform),
+        }
     }
 
     /// Loss on the held-out text at the exact weights, or on its first windows if it has more than `windows_max`. None

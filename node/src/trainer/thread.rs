@@ -44,7 +44,7 @@ pub enum Command {
 
 /// What the driver hears.
 pub enum Event {
-    /// An own gradient; the weights contain it.
+    /// Own gradients; the weights contain them.
     Step(Step),
     /// Held-out loss, and how long it took.
     Evaluated(Evaluation, Duration),
@@ -137,7 +137,7 @@ impl Worker {
                 Some(command) => self.obey(command)?,
                 None => {
                     let waiting = self.trainer.waiting();
-                    let step = self.trainer.step()?;
+                    let step = self.trainer.step(self.until_sample)?;
                     self.tell(Event::Step(step));
                     if waiting > 0 {
                         self.tell(Event::Replayed(waiting));

@@ -56,7 +56,7 @@ pub(super) struct Own {
     pending: VecDeque<(i8, u64)>,
     pending_since_ms: u64,
     last_byte_ms: Option<u64>,
-    /// Running mean of the time between bytes.
+    /// Running mean of the time between calls of [`Replica::own_bytes`].
     interval_ms: f64,
     /// Signed, not durable yet, oldest first.
     unstored: VecDeque<(u64, Chunk)>,
@@ -160,22 +160,24 @@ impl Replica {
         self.tick(now_ms);
     }
 
-    /// Takes a byte of the own trainer. One that belongs to an incarnation given up meanwhile, or does not follow, leaves
-    /// the weights again.
-    pub fn own_byte(&mut self, own: OwnByte, now_ms: u64) {
-        if own.machine != self.own.machine || own.sample != self.own_next_sample() {
-            let undo = self.own_contribution(&own.machine, own.sample, own.byte, own.swarm_step, true);
-            self.outputs.push_back(Output::Replay(vec![undo]));
-            return;
-        }
+    /// Takes bytes that the own trainer measured together. One that belongs to an incarnation given up meanwhile, or does not
+    /// follow, leaves the weights again.
+    pub fn own_bytes(&mut self, bytes: &[OwnByte], now_ms: u64) {
         if let Some(last_ms) = self.own.last_byte_ms.replace(now_ms) {
             let interval = now_ms.saturating_sub(last_ms) as f64;
             self.own.interval_ms += (interval - self.own.interval_ms) / 8.0;
         }
-        if self.own.pending.is_empty() {
-            self.own.pending_since_ms = now_ms;
+        for own in bytes {
+            if own.machine != self.own.machine || own.sample != self.own_next_sample() {
+                let undo = self.own_contribution(&own.machine, own.sample, own.byte, own.swarm_step, true);
+                self.outputs.push_back(Output::Replay(vec![undo]));
+                continue;
+            }
+            if self.own.pending.is_empty() {
+                self.own.pending_since_ms = now_ms;
+            }
+            self.own.pending.push_back((own.byte, own.swarm_step));
         }
-        self.own.pending.push_back((own.byte, own.swarm_step));
         self.flush_if_due(now_ms);
     }
 
@@ -197,7 +199,7 @@ impl Replica {
         while self.own.unstored.len() < UNSTORED_SEGMENTS_MAX && self.flush_is_due(now_ms) && self.sign_next() {}
     }
 
-    /// Enough bytes, or the oldest is at the cap, or will be before the next byte comes.
+    /// Enough bytes, or the oldest is at the cap, or will be before the next bytes come.
     fn flush_is_due(&self, now_ms: u64) -> bool {
         let own = &self.own;
         let age = now_ms.saturating_sub(own.pending_since_ms) as f64;

@@ -101,7 +101,7 @@ impl Node {
         let (machine, sample) = (self.replica.own_machine(), self.replica.own_next_sample());
         let seed = EntrySeed::derive(self.replica.run(), &machine, sample);
         self.apply(&[replay::contribution(seed, byte, 0, &Schedule::default())]);
-        self.replica.own_byte(OwnByte { machine, sample, byte, swarm_step: 0 }, now_ms);
+        self.replica.own_bytes(&[OwnByte { machine, sample, byte, swarm_step: 0 }], now_ms);
     }
 }
 

@@ -139,27 +139,30 @@ impl Machine {
             let held = running.replica.swarm_step() + running.replica.own_waiting();
             swarm.metrics.began(swarm.truth.made.saturating_sub(held));
         }
-        let step = running.learner.step()?;
+        let until_sample = self.goal.saturating_sub(running.replica.own_samples_elsewhere());
+        let step = running.learner.step(until_sample)?;
+        let gradients = step.own.len();
         running.measuring = Some(step);
         let replays_us = swarm.scenario.speed.replay_us * std::mem::take(&mut running.unpaid_replays) as f64;
-        let at = swarm.queue.now() + (self.step_us + replays_us) as Micros;
+        let at = swarm.queue.now() + (gradients as f64 * self.step_us + replays_us) as Micros;
         swarm.queue.schedule(at, Event::Measured { machine: self.number, life: self.life });
         Ok(())
     }
 
-    /// A gradient is there.
+    /// Gradients are there.
     pub fn measured(&mut self, swarm: &mut Swarm) -> Result<()> {
         let now = swarm.queue.now();
         let Some(running) = &mut self.running else { return Ok(()) };
         let Some(mut step) = running.measuring.take() else { return Ok(()) };
         if let Some(hostility) = &self.hostility {
-            step.own.byte = hostility.byte(step.own.byte);
+            step.own.iter_mut().for_each(|own| own.byte = hostility.byte(own.byte));
         }
         let now_ms = running.now_ms(now);
-        let (sample, byte) = (step.own.sample, step.own.byte);
-        running.replica.own_byte(step.own, now_ms);
-        swarm.truth.made_at(step.own.machine, sample, now / 1000, self.hostility.is_none());
-        swarm.note(Kind::Stepped, self.number, u32::from(byte as u8), sample)?;
+        running.replica.own_bytes(&step.own, now_ms);
+        for own in &step.own {
+            swarm.truth.made_at(own.machine, own.sample, now / 1000, self.hostility.is_none());
+            swarm.note(Kind::Stepped, self.number, u32::from(own.byte as u8), own.sample)?;
+        }
         self.carry_out(swarm)?;
         self.measure(swarm)
     }

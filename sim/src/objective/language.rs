@@ -8,7 +8,7 @@ use node::{
     model::{Llama, LlamaConfig, Tokenizer},
     settings::ModelChoice,
     storage::{BaseSettings, StateDir, start_run},
-    trainer::{ProbeSettings, Step, Trainer},
+    trainer::{Estimator, ProbeSettings, Step, Trainer},
     weights::Weights,
 };
 use protocol::{
@@ -114,6 +114,7 @@ impl Objective for Language {
         let probes = ProbeSettings {
             epsilon: self.manifest.hyperparameters.epsilon,
             batch_size: self.settings.batch_size,
+            estimator: Estimator::default(),
             data_seed: self.data_seed(number),
         };
         let random = Xoshiro256PlusPlus::seed_from_u64(self.data_seed(number) ^ 0xb17e);
@@ -168,8 +169,8 @@ impl Learner for LanguageLearner {
         Ok(())
     }
 
-    fn step(&mut self) -> Result<Step> {
-        self.0.step()
+    fn step(&mut self, until_sample: u64) -> Result<Step> {
+        self.0.step(until_sample)
     }
 
     fn loss(&mut self) -> Result<f64> {

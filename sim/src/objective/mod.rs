@@ -30,8 +30,9 @@ pub trait Learner {
     fn replay(&mut self, entries: Vec<Contribution>) -> Result<()>;
     /// The same with samples of a ledger.
     fn replay_ledger(&mut self, replica: &Replica, range: LedgerRange) -> Result<()>;
-    /// Measures one own gradient; the weights contain it afterwards.
-    fn step(&mut self) -> Result<Step>;
+    /// Measures the next own gradients, at least one; the weights contain them afterwards. Samples from
+    /// `until_sample` on are not wanted.
+    fn step(&mut self, until_sample: u64) -> Result<Step>;
     /// Held-out loss at the exact weights.
     fn loss(&mut self) -> Result<f64>;
     /// Digest of the exact weights, as `node digest` prints it.
