@@ -57,7 +57,7 @@ fn whatever_the_estimator_the_weights_hold_what_was_published_and_no_more() {
             // Another machine's gradient arrives between the steps.
             let seed = EntrySeed([sample; 32]);
             let other = Contribution { seed, byte: 90, multiplier: MULTIPLIER_ONE, removed: false };
-            entries.push(other.clone());
+            entries.push(other);
             trainer.replay(vec![other]);
         }
         assert_eq!(own.len(), if estimator == three { 9 } else { 3 }, "{estimator:?}");
