@@ -42,7 +42,7 @@ fn measure(shape: &Shape, entries: u64) {
         shape.name,
         rayon::current_num_threads(),
     );
-    tell(&format!("catch_up_{entries}_entries_seconds_{}", shape.name), checked + replayed);
+    tell(&shape.figure(&format!("catch_up_{entries}_entries_seconds")), checked + replayed);
 }
 
 /// The ledger of a machine that made `entries` gradients, as its own node writes it.

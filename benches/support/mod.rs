@@ -119,6 +119,11 @@ pub fn shapes() -> impl Iterator<Item = &'static Shape> {
 }
 
 impl Shape {
+    /// The name of a figure of this shape: the plain one is the largest shape's.
+    pub fn figure(&self, name: &str) -> String {
+        if self.name == SHAPES[SHAPES.len() - 1].name { name.into() } else { format!("{name}_{}", self.name) }
+    }
+
     /// `config.json`.
     pub fn config(&self) -> String {
         format!(

@@ -97,8 +97,8 @@ pub struct Status {
     peers: usize,
     owed: usize,
     begun: Instant,
-    /// The first own gradient of this session came then.
-    first_own: Option<Instant>,
+    /// When the first own gradients of this session came, and how many they were.
+    first_own: Option<(Instant, u64)>,
     last_own: Option<Instant>,
     /// (time, own, swarm) at the last line.
     last: (Instant, u64, u64),
@@ -250,7 +250,7 @@ impl Status {
     pub(super) fn stepped(&mut self, step: &Step) {
         self.own += step.own.len() as u64;
         self.last_own = Some(Instant::now());
-        self.first_own = self.first_own.or(self.last_own);
+        self.first_own = self.first_own.or(self.last_own.map(|now| (now, self.own)));
         if step.loss.is_finite() {
             self.loss = Some(self.loss.map_or(step.loss, |loss| loss + (step.loss - loss) / 32.0));
         }
@@ -301,8 +301,8 @@ impl Status {
     /// Own gradients per second, from the first to the last of this session.
     fn own_rate(&self) -> f64 {
         match (self.first_own, self.last_own) {
-            (Some(first), Some(last)) if last > first => {
-                self.own.saturating_sub(1) as f64 / last.duration_since(first).as_secs_f64()
+            (Some((first, first_own)), Some(last)) if last > first => {
+                self.own.saturating_sub(first_own) as f64 / last.duration_since(first).as_secs_f64()
             }
             _ => 0.0,
         }
