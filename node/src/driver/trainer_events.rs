@@ -48,8 +48,16 @@ impl Driver {
 
     /// Asks for a checkpoint file. It will contain what was handed out so far.
     pub(super) fn begin_checkpoint(&mut self) {
-        self.checkpoint_others = Some(self.replica.contents_of_others());
-        self.command(Command::Checkpoint(self.state.checkpoint_writer()));
+        match self.state.checkpoint_writer() {
+            Ok(writer) => {
+                self.checkpoint_others = Some(self.replica.contents_of_others());
+                self.command(Command::Checkpoint(writer));
+            }
+            Err(error) => {
+                self.status.checkpoint_failed(&error);
+                self.goals.checkpointed();
+            }
+        }
     }
 
     /// Makes the written file the checkpoint, once the own samples in it are in the ledger (ledger before checkpoint; the

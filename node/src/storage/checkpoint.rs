@@ -78,11 +78,10 @@ impl WrittenCheckpoint {
 
 impl StateDir {
     /// For the next checkpoint.
-    pub fn checkpoint_writer(&self) -> CheckpointWriter {
+    pub fn checkpoint_writer(&self) -> Result<CheckpointWriter> {
         // A file of this number that no record names is what a crash left, and is written over.
-        let recorded =
-            self.database.get("checkpoint").ok().flatten().and_then(|record| number_of(&record)).unwrap_or(0);
-        CheckpointWriter { directory: self.path.clone(), number: recorded + 1 }
+        let recorded = self.database.get("checkpoint")?.and_then(|record| number_of(&record)).unwrap_or(0);
+        Ok(CheckpointWriter { directory: self.path.clone(), number: recorded + 1 })
     }
 
     /// The checkpoint that counts; None if there is none yet.
@@ -97,7 +96,8 @@ impl StateDir {
         ensure!(bytes == expected, "{}: {bytes} bytes instead of {expected}", path.display());
         let weights = Weights::read_from(&manifest.tensors, &mut BufReader::with_capacity(1 << 16, file))
             .with_context(|| path.display().to_string())?;
-        ensure!(weights.digest().as_slice() == &record[8..], "{}: damaged, its digest does not fit", path.display());
+        let digest = record.get(8..).unwrap_or_default();
+        ensure!(weights.digest().as_slice() == digest, "{}: damaged, its digest does not fit", path.display());
         Ok(Some(LoadedCheckpoint { weights, contents }))
     }
 
