@@ -11,10 +11,12 @@ use protocol::{
 };
 use std::sync::Arc;
 
+mod base;
 mod language;
 mod prefixes;
 mod quadratic;
 
+pub use base::Base;
 pub use language::Language;
 pub use quadratic::Quadratic;
 
@@ -58,6 +60,8 @@ pub trait Objective {
     fn manifest(&self) -> &Arc<Manifest>;
     /// Its hash.
     fn run(&self) -> RunId;
+    /// What joiners fetch; None: every node brings it along.
+    fn base(&self) -> Option<&Base>;
     /// A machine's learner, at the base or at a checkpoint. `number` decides about its data.
     fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>>;
     /// The digest of base + everything that counts in `replica`, computed anew and alone, entry by entry.

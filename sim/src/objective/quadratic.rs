@@ -20,7 +20,7 @@ use protocol::{
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use super::{Learner, Objective, Resumed, prefixes::Prefixes};
+use super::{Base, Learner, Objective, Resumed, prefixes::Prefixes};
 use crate::{
     random::{normal, uniform},
     scenario::QuadraticSettings,
@@ -43,6 +43,7 @@ struct Problem {
 /// See the module's documentation.
 pub struct Quadratic {
     problem: Rc<Problem>,
+    fetched: Base,
     prefixes: Rc<RefCell<Prefixes>>,
 }
 
@@ -95,16 +96,18 @@ impl Quadratic {
             0.01f64.powf(number as f64 / dimensions as f64)
         };
         let curvature = base.iter().map(|values| values.iter().map(&mut curvature).collect()).collect();
-        let manifest = Arc::new(manifest(tensors, hyperparameters, authority, seed));
+        let fetched = Base::new(base.iter().flatten().flat_map(|weight| weight.to_le_bytes()).collect());
+        let manifest = Arc::new(manifest(tensors, fetched.chunks_root(), hyperparameters, authority, seed));
         manifest.validate()?;
         let run = manifest.run_id()?;
         let problem = Problem { manifest, run, settings: settings.clone(), base, optimum, curvature, seed };
-        Ok(Self { problem: Rc::new(problem), prefixes: Rc::new(RefCell::new(Prefixes::new(dimensions))) })
+        Ok(Self { problem: Rc::new(problem), fetched, prefixes: Rc::new(RefCell::new(Prefixes::new(dimensions))) })
     }
 }
 
 fn manifest(
     tensors: Vec<TensorSpec>,
+    chunks_root: [u8; 32],
     hyperparameters: Hyperparameters,
     authority: Option<[u8; 32]>,
     seed: u64,
@@ -120,7 +123,7 @@ fn manifest(
             config_digest: [0; 32],
             tokenizer_bytes: 0,
             tokenizer_digest: [0; 32],
-            chunks_root: [0; 32],
+            chunks_root,
         },
         tensors,
         hyperparameters,
@@ -173,6 +176,10 @@ impl Objective for Quadratic {
 
     fn run(&self) -> RunId {
         self.problem.run
+    }
+
+    fn base(&self) -> Option<&Base> {
+        Some(&self.fetched)
     }
 
     fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>> {
