@@ -5,6 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     cli::ExploreArgs,
+    process::say,
     scenario::Scenario,
     world::{Label, World},
 };
@@ -32,26 +33,26 @@ pub fn explore(args: &ExploreArgs) -> Result<bool> {
             after_loss += record.signed_after_loss;
             if !record.passed() {
                 bar.abandon();
-                println!("seed {seed} breaks {name}:");
+                say(format!("seed {seed} breaks {name}:"))?;
                 for (check, verdict) in record.checks.iter().filter(|(_, verdict)| verdict.is_failure()) {
-                    println!("  {check}: {verdict}");
+                    say(format!("  {check}: {verdict}"))?;
                 }
-                println!("reproduce it with\n  {reproduce}");
+                say(format!("reproduce it with\n  {reproduce}"))?;
                 return Ok(false);
             }
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    println!(
+    say(format!(
         "{} runs, {} scenarios, seeds {} to {}: every invariant held",
         args.seeds * scenarios.len() as u64,
         scenarios.len(),
         args.first_seed,
         args.first_seed + args.seeds.saturating_sub(1)
-    );
+    ))?;
     if after_loss > 0 {
-        println!("{after_loss} samples were signed again by machines whose disks had lost what they acknowledged");
+        say(format!("{after_loss} samples were signed again by machines whose disks had lost what they acknowledged"))?;
     }
     Ok(true)
 }

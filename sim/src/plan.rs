@@ -4,7 +4,8 @@ use anyhow::{Result, ensure};
 
 use crate::{
     cli::PlanArgs,
-    record::Record,
+    process::say,
+    record::{Quantiles, Record},
     scenario::Scenario,
     world::{Label, World},
 };
@@ -32,37 +33,40 @@ pub fn plan(args: &PlanArgs) -> Result<bool> {
     let label = Label { scenario: "plan".into(), reproduce: String::new() };
     let Some(record) = World::new(scenario, 1, None)?.run(&label, |_| true)? else { return Ok(false) };
     let per_second = pace(&record);
-    let received = per_second * record.bytes_per_gradient() * (args.nodes - 1) as f64 / args.nodes as f64;
-    let seconds = args.total as f64 / per_second;
-    println!("{} machines, {rate} gradients per second each, links of {latency_ms} ms:", args.nodes);
-    println!(
-        "  gradients per second, all together   {per_second:.1} ({:.0}% of what they would make alone)",
-        100.0 * per_second / (rate * args.nodes as f64)
-    );
-    println!(
-        "  received by each machine             {:.1} kB/s ({:.1} bytes per gradient)",
-        received / 1e3,
-        record.bytes_per_gradient()
-    );
-    for (cause, bytes) in record.bytes.named() {
-        if bytes > 0 {
-            println!("    {cause:<34} {:.2} bytes per gradient", bytes as f64 / record.deliveries.max(1) as f64);
-        }
+    let machines = args.nodes as f64;
+    let received = per_second * record.bytes_per_gradient() * (machines - 1.0) / machines;
+    let mut rows = vec![
+        (
+            "gradients per second, all together".to_owned(),
+            format!("{per_second:.1} ({:.0}% of what they would make alone)", 100.0 * per_second / (rate * machines)),
+        ),
+        (
+            "received by each machine".into(),
+            format!("{:.1} kB/s ({:.1} bytes per gradient)", received / 1e3, record.bytes_per_gradient()),
+        ),
+    ];
+    for (cause, bytes) in record.bytes.named().into_iter().filter(|(_, bytes)| *bytes > 0) {
+        rows.push((format!("  {cause}"), format!("{:.2} bytes per gradient", bytes as f64 / record.deliveries as f64)));
     }
-    println!(
-        "  from one machine's gradient to others {:.0} ms (median; {:.0} ms for 99 of 100)",
-        record.delay_ms.median, record.delay_ms.p99
-    );
-    println!("  gradients that a probe does not know {:.0} (median)", record.staleness_gradients.median);
-    println!(
-        "  replaying one gradient               {replay_us:.1} us; all that others make: {:.1}% of a machine's time",
-        per_second * replay_us / 1e4
-    );
-    println!("  time to {} gradients            {}", args.total, span(seconds));
-    println!(
+    let Quantiles { median, p99, .. } = record.delay_ms;
+    let others = 100.0 * per_second * replay_us / 1e6;
+    rows.extend([
+        ("from one machine's gradient to others".into(), format!("{median:.0} ms (median; {p99:.0} ms for 99 of 100)")),
+        ("gradients that a probe does not know".into(), format!("{:.0} (median)", record.staleness_gradients.median)),
+        (
+            "replaying one gradient".into(),
+            format!("{replay_us:.1} us; all that others make: {others:.1}% of a machine's time"),
+        ),
+        (format!("time to {} gradients", args.total), span(args.total as f64 / per_second)),
+    ]);
+    say(format!("{} machines, {rate} gradients per second each, links of {latency_ms} ms:", args.nodes))?;
+    for (name, value) in rows {
+        say(format!("  {name:<38} {value}"))?;
+    }
+    say(format!(
         "simulated: {} gradients in {:.0} virtual seconds; the rest is extrapolated",
         record.gradients, record.virtual_seconds
-    );
+    ))?;
     Ok(record.passed())
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     cli::{Changes, RunArgs},
+    process::say,
     record::Record,
     report,
     scenario::{LanguageSettings, Scenario},
@@ -106,9 +107,9 @@ pub fn run(args: &RunArgs) -> Result<bool> {
             records.push(record);
         }
     }
-    println!("{}", report::table(&records));
     let page = report::write(&args.out, &records)?;
-    println!("report: {}", page.display());
+    say(report::table(&records))?;
+    say(format!("report: {}", page.display()))?;
     Ok(records.iter().all(Record::passed))
 }
 
