@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal, Write, stderr};
 
 use crate::{
     cli::ExploreArgs,
@@ -12,6 +13,9 @@ use crate::{
 
 /// Too slow to be run a thousand times.
 const LEFT_OUT: [&str; 2] = ["thousand", "real_model"];
+
+/// Without a terminal, how far it is is said after so many seeds.
+const SAID_EVERY: u64 = 25;
 
 /// Runs until a seed fails or all have passed. True if all have.
 pub fn explore(args: &ExploreArgs) -> Result<bool> {
@@ -41,6 +45,12 @@ pub fn explore(args: &ExploreArgs) -> Result<bool> {
                 return Ok(false);
             }
             bar.inc(1);
+        }
+        let done = seed - args.first_seed + 1;
+        if !stderr().is_terminal() && done.is_multiple_of(SAID_EVERY) && done < args.seeds {
+            let seconds = bar.elapsed().as_secs();
+            // Nobody may be reading.
+            let _ = writeln!(stderr(), "{done} of {} seeds passed, up to seed {seed}, {seconds} s", args.seeds);
         }
     }
     bar.finish_and_clear();

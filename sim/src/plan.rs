@@ -6,6 +6,7 @@ use crate::{
     cli::PlanArgs,
     process::say,
     record::{Quantiles, Record},
+    report,
     scenario::Scenario,
     world::{Label, World},
 };
@@ -21,6 +22,7 @@ pub fn plan(args: &PlanArgs) -> Result<bool> {
     let (_, mut scenario) = Scenario::load("calm")?;
     scenario.link = Default::default();
     scenario.machines = args.nodes;
+    scenario.speed.spread = 1.0;
     scenario.speed.replay_us = 1e6 * args.parameters as f64 / REPLAY_PER_SECOND;
     args.changes.apply(&mut scenario)?;
     let rate = scenario.speed.gradients_per_second;
@@ -29,25 +31,29 @@ pub fn plan(args: &PlanArgs) -> Result<bool> {
         scenario.gradients = (SECONDS * rate).min(share).max(1.0) as u64;
     }
     let replay_us = scenario.speed.replay_us;
-    let latency_ms = scenario.link.latency_ms;
+    let link = scenario.link.clone();
     let label = Label { scenario: "plan".into(), reproduce: String::new() };
     let Some(record) = World::new(scenario, 1, None)?.run(&label, |_| true)? else { return Ok(false) };
     let per_second = pace(&record);
     let machines = args.nodes as f64;
-    let received = per_second * record.bytes_per_gradient() * (machines - 1.0) / machines;
+    // Joins happen once, and the base is not that of the run that is planned.
+    let mut bytes = record.bytes;
+    bytes.joins = 0;
+    let per_gradient = |bytes: u64| bytes as f64 / record.deliveries.max(1) as f64;
+    let each = per_gradient(bytes.total());
+    let received = per_second * each * (machines - 1.0) / machines;
     let mut rows = vec![
         (
             "gradients per second, all together".to_owned(),
             format!("{per_second:.1} ({:.0}% of what they would make alone)", 100.0 * per_second / (rate * machines)),
         ),
-        (
-            "received by each machine".into(),
-            format!("{:.1} kB/s ({:.1} bytes per gradient)", received / 1e3, record.bytes_per_gradient()),
-        ),
+        ("received by each machine".into(), format!("{:.1} kB/s ({:.1} bytes per gradient)", received / 1e3, each)),
     ];
-    for (cause, bytes) in record.bytes.named().into_iter().filter(|(_, bytes)| *bytes > 0) {
-        rows.push((format!("  {cause}"), format!("{:.2} bytes per gradient", bytes as f64 / record.deliveries as f64)));
+    for (cause, bytes) in bytes.named().into_iter().filter(|(_, bytes)| *bytes > 0) {
+        rows.push((format!("  {cause}"), format!("{:.2} bytes per gradient", per_gradient(bytes))));
     }
+    let base_mb = 4e-6 * args.parameters as f64;
+    let fetching = span(8.0 * base_mb / link.up_mbps.min(link.down_mbps));
     let Quantiles { median, p99, .. } = record.delay_ms;
     let others = 100.0 * per_second * replay_us / 1e6;
     rows.extend([
@@ -57,9 +63,14 @@ pub fn plan(args: &PlanArgs) -> Result<bool> {
             "replaying one gradient".into(),
             format!("{replay_us:.1} us; all that others make: {others:.1}% of a machine's time"),
         ),
+        ("base model for a joiner".into(), format!("{base_mb:.1} MB ({fetching} from one peer)")),
         (format!("time to {} gradients", args.total), span(args.total as f64 / per_second)),
     ]);
-    say(format!("{} machines, {rate} gradients per second each, links of {latency_ms} ms:", args.nodes))?;
+    say(format!(
+        "{}, {rate} gradients per second each, links of {} ms:",
+        report::machines(args.nodes),
+        link.latency_ms
+    ))?;
     for (name, value) in rows {
         say(format!("  {name:<38} {value}"))?;
     }

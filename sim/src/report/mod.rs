@@ -21,10 +21,17 @@ pub fn write(out: &Path, records: &[Record]) -> anyhow::Result<PathBuf> {
     let numbers = out.join("report.json");
     let mut text = serde_json::to_string_pretty(&numbers_of(records)?)?;
     text.push('\n');
-    fs::write(&numbers, text).with_context(|| format!("cannot write {}", numbers.display()))?;
+    replace(&numbers, &text)?;
     let page = out.join("report.html");
-    fs::write(&page, page::page(records)?).with_context(|| format!("cannot write {}", page.display()))?;
+    replace(&page, &page::page(records)?)?;
     Ok(page)
+}
+
+/// Whoever is interrupted leaves the old file, or the new one, whole.
+fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let part = path.with_added_extension("part");
+    let replaced = fs::write(&part, text).and_then(|()| fs::rename(&part, path));
+    replaced.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The last record's main numbers at the top, all records below `runs`.
@@ -73,7 +80,7 @@ fn labels(records: &[Record]) -> Vec<String> {
 }
 
 /// "1 machine", "64 machines".
-fn machines(count: usize) -> String {
+pub(crate) fn machines(count: usize) -> String {
     if count == 1 { "1 machine".into() } else { format!("{} machines", thousands(count as u64)) }
 }
 
