@@ -7,7 +7,7 @@ use crate::{
     process::say,
     record::{Quantiles, Record},
     report,
-    scenario::Scenario,
+    scenario::{MACHINES_MAX, Scenario},
     world::{Label, World},
 };
 
@@ -18,7 +18,7 @@ const REPLAY_PER_SECOND: f64 = 30e9;
 
 /// Simulates the beginning and prints the prediction. False if even that broke an invariant.
 pub fn plan(args: &PlanArgs) -> Result<bool> {
-    ensure!(args.nodes > 0 && args.total > 0, "--nodes and --total must be at least 1");
+    ensure!((1..=MACHINES_MAX).contains(&args.nodes), "--nodes {}: a run has 1 to {MACHINES_MAX} machines", args.nodes);
     let (_, mut scenario) = Scenario::load("calm")?;
     scenario.link = Default::default();
     scenario.machines = args.nodes;

@@ -12,7 +12,7 @@ use crate::{
     process::say,
     record::Record,
     report,
-    scenario::{LanguageSettings, Scenario},
+    scenario::{LanguageSettings, MACHINES_MAX, Scenario},
     world::{Label, Progress, World},
 };
 
@@ -48,7 +48,7 @@ impl Changes {
         if let Some(language) = &mut scenario.language {
             set(&mut language.learning_rate, &self.learning_rate);
         }
-        scenario.check()
+        scenario.check().with_context(|| format!("with{}", self.flags()))
     }
 
     /// As it is said on the command line.
@@ -82,7 +82,9 @@ pub fn run(args: &RunArgs) -> Result<bool> {
     let (name, mut scenario) = Scenario::load(&args.scenario)?;
     args.changes.apply(&mut scenario)?;
     let sizes = if args.nodes.is_empty() { vec![scenario.machines] } else { args.nodes.clone() };
-    ensure!(!sizes.contains(&0), "--nodes 0: a run needs at least one machine");
+    for size in &args.nodes {
+        ensure!((1..=MACHINES_MAX).contains(size), "--nodes {size}: a run has 1 to {MACHINES_MAX} machines");
+    }
     let largest = sizes.iter().max().copied().unwrap_or(1) as u64;
     let total = if sizes.len() > 1 { scenario.gradients * largest } else { scenario.gradients * sizes[0] as u64 };
     fs::create_dir_all(&args.out).with_context(|| format!("{}: cannot be made", args.out.display()))?;
