@@ -1,5 +1,6 @@
 //! What a person reads after a run: a page, a table, and the numbers for scripts.
 
+mod axis;
 mod page;
 mod plots;
 mod table;
@@ -211,6 +212,12 @@ fn size(bytes: f64) -> String {
     format!("{} {unit}", number(bytes / one))
 }
 
+/// What the loss is. One command trains one objective; should runs of several meet on a page, all are named.
+fn loss_unit(records: &[Record]) -> String {
+    let units: BTreeSet<&str> = records.iter().map(|record| record.loss_unit).collect();
+    units.into_iter().collect::<Vec<_>>().join(" or ")
+}
+
 /// First and last loss, or "–" where none was measured.
 fn loss_from_to(record: &Record) -> String {
     match (record.curve.first(), record.curve.last()) {
@@ -344,6 +351,27 @@ mod tests {
             table(&records);
         }
         assert!(page::page(&[empty()])?.contains("No data"));
+        Ok(())
+    }
+
+    #[test]
+    fn what_the_loss_is_stands_beside_it() -> anyhow::Result<()> {
+        let mut other = record(4);
+        other.loss_unit = "quadratic";
+        assert!(page::page(&[record(1), record(4)])?.contains("loss (nats per token)"));
+        assert!(page::page(&[record(1), other])?.contains("loss (nats per token or quadratic)"));
+        assert!(table(&[record(1)]).contains("nats per token"));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_left_out_is_said() -> anyhow::Result<()> {
+        let records: Vec<Record> = (1..=5).map(record).collect();
+        assert!(
+            page::page(&records)?
+                .contains("4 of the 5 runs are shown here: 1 machine, 2 machines, 3 machines and 5 machines.")
+        );
+        assert!(!page::page(&records[..4])?.contains("are shown here"));
         Ok(())
     }
 
