@@ -13,7 +13,7 @@ use node::{
 };
 use protocol::{
     machine::MachineId,
-    manifest::{DirectionScale, Hyperparameters, Manifest, RunId, Schedule},
+    manifest::{Manifest, RunId, Schedule},
     replay::{Contribution, Sweep},
     replica::{LedgerRange, Replica},
     spsa::Spsa,
@@ -21,7 +21,7 @@ use protocol::{
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::sync::Arc;
 
-use super::{Base, Learner, Objective, Resumed};
+use super::{Base, LEDGER_SAMPLES_MAX, Learner, Objective, Resumed, hyperparameters, nonce};
 use crate::scenario::LanguageSettings;
 
 /// Ledger entries that are spelled out at a time.
@@ -49,20 +49,18 @@ impl Language {
             settings.model.is_none() || settings.data.is_some(),
             "a model of one's own needs a text to train on: --data <file or directory>"
         );
-        let hyperparameters = Hyperparameters {
-            learning_rate: settings.learning_rate,
-            epsilon: settings.epsilon,
-            planned_gradients: 100_000,
-            direction_scale: DirectionScale::Rms,
-        };
+        let hyperparameters = hyperparameters(settings.learning_rate, settings.epsilon);
         // The base is snapped and described by the code that starts a run, in a directory of its own.
         let directory = tempfile::tempdir().context("no room for a temporary directory")?;
         let state = StateDir::create_or_open(directory.path())?;
-        let base =
-            BaseSettings { hyperparameters, schedule: Schedule::default(), ledger_samples_max: 1 << 32, authority };
+        let base = BaseSettings {
+            hyperparameters,
+            schedule: Schedule::default(),
+            ledger_samples_max: LEDGER_SAMPLES_MAX,
+            authority,
+        };
         let mut manifest = start_run(&state, load_model(&choice)?, base)?;
-        manifest.nonce = [0; 16];
-        manifest.nonce[..8].copy_from_slice(&seed.to_le_bytes());
+        manifest.nonce = nonce(seed);
         let reader = state.base(&manifest)?;
         let config = LlamaConfig::from_json(&reader.config()?)?;
         let tokenizer = Tokenizer::from_bytes(&reader.tokenizer()?, &config)?;
