@@ -272,6 +272,15 @@ impl Machine {
             conduct.advance(now_ms);
             !conduct.ban_is_over(now_ms) && !conduct.is_spotless()
         });
+        // A joiner that calls a machine which has gone, and knows no other, is given another address by people.
+        if running.download.is_some()
+            && running.neighbours.is_empty()
+            && now >= running.bootstrap_call.0
+            && swarm.up.binary_search(&self.bootstrap).is_err()
+        {
+            let other = sample(&mut self.random, &swarm.up, 2).into_iter().find(|other| *other != self.number);
+            self.bootstrap = other.unwrap_or(self.bootstrap);
+        }
         let mut calls = Vec::new();
         if self.bootstrap != self.number
             && !running.neighbours.contains(self.bootstrap)
