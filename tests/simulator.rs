@@ -75,6 +75,30 @@ fn a_crowd_that_joins_at_once_becomes_one_with_the_swarm() {
 }
 
 #[test]
+fn a_joiner_fetches_the_base_over_its_link_and_only_once() {
+    let mut scenario = small(30);
+    scenario.joins_over_seconds = 0.5;
+    (scenario.quadratic.dimensions, scenario.quadratic.noise) = (100_000, 0.0);
+    let base = 4 * 100_000;
+    let run = |scenario: &Scenario| {
+        World::new(scenario.clone(), 1, None).unwrap().run(&label("joins"), |_| true).unwrap().unwrap()
+    };
+    let quick = run(&scenario);
+    assert!((4 * base..5 * base).contains(&quick.bytes.joins), "four joiners: {:?}", quick.bytes);
+    scenario.faults = vec![Fault { at_seconds: 3.0, what: What::Crash { machines: 4, back_after_seconds: Some(0.5) } }];
+    let crashed = run(&scenario);
+    assert!((4 * base..5 * base).contains(&crashed.bytes.joins), "it is on their disks: {:?}", crashed.bytes);
+    scenario.faults.clear();
+    scenario.link.down_mbps = 0.5;
+    let slow = run(&scenario);
+    let takes = 8.0 * base as f64 / 0.5e6;
+    assert!(slow.virtual_seconds > quick.virtual_seconds + 0.9 * takes, "{} s at half a megabit", slow.virtual_seconds);
+    for record in [quick, crashed, slow] {
+        assert!(record.passed(), "{:?}", record.checks);
+    }
+}
+
+#[test]
 fn a_real_language_model_learns_in_the_simulator() {
     let (_, mut scenario) = Scenario::load("real_model").unwrap();
     scenario.machines = 3;

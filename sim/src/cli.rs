@@ -35,8 +35,7 @@ impl Default for Command {
 /// What may be changed about a scenario.
 #[derive(Args, Clone, Default, Debug)]
 pub struct Changes {
-    /// Gradients that each machine contributes. With several sizes: those of the largest swarm's machines, so that all sizes
-    /// make as many in all
+    /// Gradients that each machine makes; of several sizes, each machine of the largest swarm (the others make as many in all)
     #[arg(long, value_name = "N")]
     pub gradients: Option<u64>,
     /// Gradients per second of the middle machine
@@ -45,13 +44,13 @@ pub struct Changes {
     /// Microseconds to replay one gradient of another machine (parameters / 30,000 is usual)
     #[arg(long, value_name = "US")]
     pub replay_us: Option<f64>,
-    /// Latency of a link, one way
+    /// Latency of a link, one way, milliseconds
     #[arg(long, value_name = "MS")]
     pub latency_ms: Option<f64>,
-    /// Mean of an exponential delay on top
+    /// Mean of an exponential delay on top, milliseconds
     #[arg(long, value_name = "MS")]
     pub jitter_ms: Option<f64>,
-    /// Share of frames that are lost
+    /// Share of frames that are lost, 0 to 0.9
     #[arg(long, value_name = "SHARE")]
     pub loss: Option<f64>,
     /// Uplink of a machine, megabits per second
@@ -63,7 +62,7 @@ pub struct Changes {
     /// Own bytes that are signed and sent together
     #[arg(long, value_name = "N")]
     pub flush_samples: Option<usize>,
-    /// Own bytes wait no longer than this for company
+    /// Own bytes wait no longer than this for company, milliseconds
     #[arg(long, value_name = "MS")]
     pub staleness_ms: Option<u64>,
     /// Learning rate of the run
@@ -82,6 +81,7 @@ pub struct Changes {
 
 /// `sim run`
 #[derive(Args, Clone, Debug)]
+#[command(allow_negative_numbers = true)]
 pub struct RunArgs {
     /// demo, calm, home_internet, churn, partition, flash_crowd, flaky_disks, hostile, thousand, real_model, or a TOML file
     #[arg(default_value = "demo")]
@@ -98,7 +98,7 @@ pub struct RunArgs {
     /// Where report.html and report.json go
     #[arg(long, value_name = "DIR", default_value = "sim-report")]
     pub out: PathBuf,
-    /// Write the event log, too (events.bin, 32 bytes an event)
+    /// Write the event log, too (events.bin, or events-<machines>.bin for each of several sizes; 32 bytes an event)
     #[arg(long)]
     pub event_log: bool,
 }
@@ -120,7 +120,7 @@ impl Default for RunArgs {
 #[derive(Args, Clone, Debug)]
 pub struct ExploreArgs {
     /// Number of seeds; each runs one scenario after another
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
     /// The first seed
     #[arg(long, default_value_t = 1)]
@@ -132,15 +132,16 @@ pub struct ExploreArgs {
 
 /// `sim plan`
 #[derive(Args, Clone, Debug)]
+#[command(allow_negative_numbers = true)]
 pub struct PlanArgs {
     /// Machines
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8)]
     pub nodes: usize,
     /// Gradients to make in all
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub total: u64,
-    /// Parameters of the model; decides what replaying costs
-    #[arg(long, default_value_t = 439_296)]
+    /// Parameters of the model; they decide what replaying costs and what a joiner fetches
+    #[arg(long, value_name = "N", default_value_t = 439_296, value_parser = clap::value_parser!(u64).range(1..))]
     pub parameters: u64,
     /// Speed, links and the rest
     #[command(flatten)]

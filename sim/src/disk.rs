@@ -39,6 +39,8 @@ pub struct Contents {
     pub incarnation: u64,
     /// Whether it knows other machines of the run.
     pub knows_peers: bool,
+    /// Whether manifest and base model are there.
+    pub has_base: bool,
 }
 
 impl Contents {

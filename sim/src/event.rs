@@ -23,6 +23,8 @@ pub enum Frame {
 pub struct Letter {
     /// Number of the question.
     pub question: u64,
+    /// Whether it is about what a joiner fetches before its replica starts.
+    pub joins: bool,
     /// What is said.
     pub content: Vec<u8>,
 }

@@ -48,6 +48,8 @@ pub enum Kind {
     Befell = 16,
     /// The swarm was looked at; `value`: the first 8 bytes of the weights digest of `machine`.
     Observed = 17,
+    /// `machine` has manifest and base model, and starts.
+    Started = 18,
 }
 
 /// See the module's documentation.

@@ -2,15 +2,20 @@
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal, Write, stderr};
 
 use crate::{
     cli::ExploreArgs,
+    process::say,
     scenario::Scenario,
     world::{Label, World},
 };
 
 /// Too slow to be run a thousand times.
 const LEFT_OUT: [&str; 2] = ["thousand", "real_model"];
+
+/// Without a terminal, how far it is is said after so many seeds.
+const SAID_EVERY: u64 = 25;
 
 /// Runs until a seed fails or all have passed. True if all have.
 pub fn explore(args: &ExploreArgs) -> Result<bool> {
@@ -32,26 +37,32 @@ pub fn explore(args: &ExploreArgs) -> Result<bool> {
             after_loss += record.signed_after_loss;
             if !record.passed() {
                 bar.abandon();
-                println!("seed {seed} breaks {name}:");
+                say(format!("seed {seed} breaks {name}:"))?;
                 for (check, verdict) in record.checks.iter().filter(|(_, verdict)| verdict.is_failure()) {
-                    println!("  {check}: {verdict}");
+                    say(format!("  {check}: {verdict}"))?;
                 }
-                println!("reproduce it with\n  {reproduce}");
+                say(format!("reproduce it with\n  {reproduce}"))?;
                 return Ok(false);
             }
             bar.inc(1);
         }
+        let done = seed - args.first_seed + 1;
+        if !stderr().is_terminal() && done.is_multiple_of(SAID_EVERY) && done < args.seeds {
+            let seconds = bar.elapsed().as_secs();
+            // Nobody may be reading.
+            let _ = writeln!(stderr(), "{done} of {} seeds passed, up to seed {seed}, {seconds} s", args.seeds);
+        }
     }
     bar.finish_and_clear();
-    println!(
+    say(format!(
         "{} runs, {} scenarios, seeds {} to {}: every invariant held",
         args.seeds * scenarios.len() as u64,
         scenarios.len(),
         args.first_seed,
         args.first_seed + args.seeds.saturating_sub(1)
-    );
+    ))?;
     if after_loss > 0 {
-        println!("{after_loss} samples were signed again by machines whose disks had lost what they acknowledged");
+        say(format!("{after_loss} samples were signed again by machines whose disks had lost what they acknowledged"))?;
     }
     Ok(true)
 }

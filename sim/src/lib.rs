@@ -31,6 +31,7 @@ pub mod mesh;
 pub mod messages;
 pub mod metrics;
 pub mod objective;
+mod outcome;
 pub mod plan;
 pub mod process;
 pub mod queue;

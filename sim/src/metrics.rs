@@ -112,6 +112,12 @@ impl Metrics {
         }
     }
 
+    /// A question came, of a joiner or of anti-entropy.
+    pub fn asked(&mut self, joins: bool, bytes: u64) {
+        let cause = if joins { &mut self.bytes.joins } else { &mut self.bytes.anti_entropy };
+        *cause += bytes;
+    }
+
     /// An answer brought `fresh` gradients.
     pub fn fetched(&mut self, fresh: u64, bytes: u64) {
         self.deliveries += fresh;

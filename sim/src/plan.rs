@@ -4,8 +4,10 @@ use anyhow::{Result, ensure};
 
 use crate::{
     cli::PlanArgs,
-    record::Record,
-    scenario::Scenario,
+    process::say,
+    record::{Quantiles, Record},
+    report,
+    scenario::{MACHINES_MAX, Scenario},
     world::{Label, World},
 };
 
@@ -16,10 +18,11 @@ const REPLAY_PER_SECOND: f64 = 30e9;
 
 /// Simulates the beginning and prints the prediction. False if even that broke an invariant.
 pub fn plan(args: &PlanArgs) -> Result<bool> {
-    ensure!(args.nodes > 0 && args.total > 0, "--nodes and --total must be at least 1");
+    ensure!((1..=MACHINES_MAX).contains(&args.nodes), "--nodes {}: a run has 1 to {MACHINES_MAX} machines", args.nodes);
     let (_, mut scenario) = Scenario::load("calm")?;
     scenario.link = Default::default();
     scenario.machines = args.nodes;
+    scenario.speed.spread = 1.0;
     scenario.speed.replay_us = 1e6 * args.parameters as f64 / REPLAY_PER_SECOND;
     args.changes.apply(&mut scenario)?;
     let rate = scenario.speed.gradients_per_second;
@@ -28,41 +31,53 @@ pub fn plan(args: &PlanArgs) -> Result<bool> {
         scenario.gradients = (SECONDS * rate).min(share).max(1.0) as u64;
     }
     let replay_us = scenario.speed.replay_us;
-    let latency_ms = scenario.link.latency_ms;
+    let link = scenario.link.clone();
     let label = Label { scenario: "plan".into(), reproduce: String::new() };
     let Some(record) = World::new(scenario, 1, None)?.run(&label, |_| true)? else { return Ok(false) };
     let per_second = pace(&record);
-    let received = per_second * record.bytes_per_gradient() * (args.nodes - 1) as f64 / args.nodes as f64;
-    let seconds = args.total as f64 / per_second;
-    println!("{} machines, {rate} gradients per second each, links of {latency_ms} ms:", args.nodes);
-    println!(
-        "  gradients per second, all together   {per_second:.1} ({:.0}% of what they would make alone)",
-        100.0 * per_second / (rate * args.nodes as f64)
-    );
-    println!(
-        "  received by each machine             {:.1} kB/s ({:.1} bytes per gradient)",
-        received / 1e3,
-        record.bytes_per_gradient()
-    );
-    for (cause, bytes) in record.bytes.named() {
-        if bytes > 0 {
-            println!("    {cause:<34} {:.2} bytes per gradient", bytes as f64 / record.deliveries.max(1) as f64);
-        }
+    let machines = args.nodes as f64;
+    // Joins happen once, and the base is not that of the run that is planned.
+    let mut bytes = record.bytes;
+    bytes.joins = 0;
+    let per_gradient = |bytes: u64| bytes as f64 / record.deliveries.max(1) as f64;
+    let each = per_gradient(bytes.total());
+    let received = per_second * each * (machines - 1.0) / machines;
+    let mut rows = vec![
+        (
+            "gradients per second, all together".to_owned(),
+            format!("{per_second:.1} ({:.0}% of what they would make alone)", 100.0 * per_second / (rate * machines)),
+        ),
+        ("received by each machine".into(), format!("{:.1} kB/s ({:.1} bytes per gradient)", received / 1e3, each)),
+    ];
+    for (cause, bytes) in bytes.named().into_iter().filter(|(_, bytes)| *bytes > 0) {
+        rows.push((format!("  {cause}"), format!("{:.2} bytes per gradient", per_gradient(bytes))));
     }
-    println!(
-        "  from one machine's gradient to others {:.0} ms (median; {:.0} ms for 99 of 100)",
-        record.delay_ms.median, record.delay_ms.p99
-    );
-    println!("  gradients that a probe does not know {:.0} (median)", record.staleness_gradients.median);
-    println!(
-        "  replaying one gradient               {replay_us:.1} us; all that others make: {:.1}% of a machine's time",
-        per_second * replay_us / 1e4
-    );
-    println!("  time to {} gradients            {}", args.total, span(seconds));
-    println!(
+    let base_mb = 4e-6 * args.parameters as f64;
+    let fetching = span(8.0 * base_mb / link.up_mbps.min(link.down_mbps));
+    let Quantiles { median, p99, .. } = record.delay_ms;
+    let others = 100.0 * per_second * replay_us / 1e6;
+    rows.extend([
+        ("from one machine's gradient to others".into(), format!("{median:.0} ms (median; {p99:.0} ms for 99 of 100)")),
+        ("gradients that a probe does not know".into(), format!("{:.0} (median)", record.staleness_gradients.median)),
+        (
+            "replaying one gradient".into(),
+            format!("{replay_us:.1} us; all that others make: {others:.1}% of a machine's time"),
+        ),
+        ("base model for a joiner".into(), format!("{base_mb:.1} MB ({fetching} from one peer)")),
+        (format!("time to {} gradients", args.total), span(args.total as f64 / per_second)),
+    ]);
+    say(format!(
+        "{}, {rate} gradients per second each, links of {} ms:",
+        report::machines(args.nodes),
+        link.latency_ms
+    ))?;
+    for (name, value) in rows {
+        say(format!("  {name:<38} {value}"))?;
+    }
+    say(format!(
         "simulated: {} gradients in {:.0} virtual seconds; the rest is extrapolated",
         record.gradients, record.virtual_seconds
-    );
+    ))?;
     Ok(record.passed())
 }
 

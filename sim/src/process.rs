@@ -1,4 +1,18 @@
-//! What this process uses.
+//! This process: what it says, what it uses.
+
+use anyhow::{Context, Result};
+use std::{
+    fmt::Display,
+    io::{ErrorKind, Write, stdout},
+};
+
+/// Prints a line. That the reader has gone (`| head`) is no error: reports and exit status are worth the rest.
+pub fn say(line: impl Display) -> Result<()> {
+    match writeln!(stdout().lock(), "{line}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
+    }
+}
 
 /// Peak resident memory, bytes; 0 where the system does not tell.
 pub fn peak_memory_bytes() -> u64 {

@@ -3,15 +3,16 @@
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufWriter, Write},
 };
 
 use crate::{
     cli::{Changes, RunArgs},
+    process::say,
     record::Record,
     report,
-    scenario::{LanguageSettings, Scenario},
+    scenario::{LanguageSettings, MACHINES_MAX, Scenario},
     world::{Label, Progress, World},
 };
 
@@ -47,7 +48,7 @@ impl Changes {
         if let Some(language) = &mut scenario.language {
             set(&mut language.learning_rate, &self.learning_rate);
         }
-        scenario.check()
+        scenario.check().with_context(|| format!("with{}", self.flags()))
     }
 
     /// As it is said on the command line.
@@ -81,10 +82,12 @@ pub fn run(args: &RunArgs) -> Result<bool> {
     let (name, mut scenario) = Scenario::load(&args.scenario)?;
     args.changes.apply(&mut scenario)?;
     let sizes = if args.nodes.is_empty() { vec![scenario.machines] } else { args.nodes.clone() };
-    ensure!(!sizes.contains(&0), "--nodes 0: a run needs at least one machine");
+    for size in &args.nodes {
+        ensure!((1..=MACHINES_MAX).contains(size), "--nodes {size}: a run has 1 to {MACHINES_MAX} machines");
+    }
     let largest = sizes.iter().max().copied().unwrap_or(1) as u64;
     let total = if sizes.len() > 1 { scenario.gradients * largest } else { scenario.gradients * sizes[0] as u64 };
-    std::fs::create_dir_all(&args.out).with_context(|| format!("{}: cannot be made", args.out.display()))?;
+    fs::create_dir_all(&args.out).with_context(|| format!("{}: cannot be made", args.out.display()))?;
     let mut records = Vec::new();
     for size in &sizes {
         let mut scenario = scenario.clone();
@@ -93,22 +96,28 @@ pub fn run(args: &RunArgs) -> Result<bool> {
         let reproduce =
             format!("sim run {} --seed {} --nodes {size}{}", args.scenario, args.seed, args.changes.flags());
         let label = Label { scenario: name.clone(), reproduce };
+        let events = match sizes.len() {
+            1 => args.out.join("events.bin"),
+            _ => args.out.join(format!("events-{size}.bin")),
+        };
+        // It has its name once it is whole.
+        let part = events.with_added_extension("part");
         let log: Option<Box<dyn Write>> = match args.event_log {
             true => {
-                let path = args.out.join("events.bin");
-                let file = File::create(&path).with_context(|| format!("{}: cannot be made", path.display()))?;
+                let file = File::create(&part).with_context(|| format!("{}: cannot be made", part.display()))?;
                 Some(Box::new(BufWriter::new(file)))
             }
             false => None,
         };
         let world = World::new(scenario, args.seed, log)?;
-        if let Some(record) = with_progress(world, &label)? {
-            records.push(record);
+        records.extend(with_progress(world, &label)?);
+        if args.event_log {
+            fs::rename(&part, &events).with_context(|| format!("{}: cannot be made", events.display()))?;
         }
     }
-    println!("{}", report::table(&records));
     let page = report::write(&args.out, &records)?;
-    println!("report: {}", page.display());
+    say(report::table(&records))?;
+    say(format!("report: {}", page.display()))?;
     Ok(records.iter().all(Record::passed))
 }
 

@@ -11,7 +11,7 @@ use crate::{
     metrics::Metrics,
     objective::Objective,
     queue::{Micros, Queue},
-    random::chance,
+    random::{chance, uniform},
     scenario::Scenario,
     truth::Truth,
     verifier::RememberingVerifier,
@@ -130,10 +130,7 @@ impl Swarm {
     /// belongs to the pair.
     pub fn latency_ms(&self, a: Number, b: Number) -> f64 {
         let pair = u64::from(a.min(b)) << 32 | u64::from(a.max(b));
-        let mut z = self.seed.wrapping_add(pair.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let share = ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64;
-        self.scenario.link.latency_ms * (0.5 + share)
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(self.seed ^ pair);
+        self.scenario.link.latency_ms * (0.5 + uniform(&mut random))
     }
 }

@@ -10,7 +10,7 @@ use protocol::{
 use rand_xoshiro::rand_core::Rng;
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Machine, Neighbours, Running};
+use super::{Download, Machine, Neighbours, Running};
 use crate::{
     disk::{Contents, Disk},
     event::{Event, Number},
@@ -56,6 +56,8 @@ impl Machine {
         let own_key = replica.own_machine().key;
         let others = replica.machines().any(|(machine, ..)| machine.key != own_key);
         let sure = starts_the_run && !others || own_is_empty(&replica);
+        contents.has_base |= starts_the_run;
+        let download = (!contents.has_base).then(|| Download::new(sure, &*swarm.objective));
         swarm.truth.owners.insert(replica.own_machine(), self.number);
         self.running = Some(Running {
             replica,
@@ -70,6 +72,8 @@ impl Machine {
             begun: now,
             clock_offset_ms: 0,
             joins: !starts_the_run,
+            download,
+            started_ms: 0,
             measuring: None,
             unpaid_replays: 0,
             questions: BTreeMap::new(),
@@ -95,11 +99,11 @@ impl Machine {
     /// The first inputs, and the clocks. Machines do not beat in step.
     fn begin(&mut self, sure: bool, swarm: &mut Swarm) -> Result<()> {
         let (machine, life) = (self.number, self.life);
-        if let Some(running) = &mut self.running {
+        if let Some(running) = self.running.as_mut().filter(|running| running.download.is_none()) {
             running.replica.start(sure, 0);
+            self.adopt_own();
+            self.carry_out(swarm)?;
         }
-        self.adopt_own();
-        self.carry_out(swarm)?;
         let now = swarm.queue.now();
         let mut later = |interval_us: u64, event| {
             let phase = (uniform(&mut self.random) * interval_us as f64) as u64;

@@ -1,6 +1,7 @@
 //! One machine: a `Replica` with a virtual disk, a virtual network and a learner, driven as `node::driver` drives the real ones.
 //!
 //! - `life`: coming up from the disk, going down;
+//! - `join`: manifest and base model, from neighbours;
 //! - `outputs`: what the replica wants done;
 //! - `traffic`: frames in and out;
 //! - `work`: ticks, gradients, checkpoints.
@@ -24,11 +25,13 @@ use crate::{
     queue::Micros,
 };
 
+mod join;
 mod life;
 mod outputs;
 mod traffic;
 mod work;
 
+use join::Download;
 pub use life::SECRET_CONTEXT;
 
 /// What a fault has done to a machine's disk, beyond what a node can know.
@@ -149,6 +152,10 @@ pub struct Running {
     begun: Micros,
     clock_offset_ms: i64,
     joins: bool,
+    /// What has to come before the replica starts.
+    download: Option<Download>,
+    /// When it started, by the machine's own clock.
+    started_ms: u64,
     /// A gradient whose `Measured` event is on its way.
     measuring: Option<node::trainer::Step>,
     /// Gradients of others that wait to be paid for with time.

@@ -44,21 +44,36 @@ impl Machine {
     }
 
     fn ask(&mut self, peer: Peer, question: Question, swarm: &mut Swarm) -> Result<()> {
-        let to = peer.0 as Number;
         let Some(running) = &mut self.running else { return Ok(()) };
         let request = Request { run: *running.replica.run(), question };
         let Ok(bytes) = request.encode() else {
             running.replica.no_answer(peer);
             return Ok(());
         };
+        let question = self.send_question(peer.0 as Number, false, bytes, swarm)?;
+        if let Some(running) = &mut self.running {
+            running.questions.insert(question, peer.0 as Number);
+        }
+        Ok(())
+    }
+
+    /// Sends an encoded request; returns the question's number.
+    pub(super) fn send_question(
+        &mut self,
+        to: Number,
+        joins: bool,
+        content: Vec<u8>,
+        swarm: &mut Swarm,
+    ) -> Result<u64> {
+        let Some(running) = &mut self.running else { return Ok(0) };
         let question = running.next_question;
         running.next_question += 1;
-        running.questions.insert(question, to);
-        swarm.note(Kind::Asked, self.number, to, bytes.len() as u64)?;
+        swarm.note(Kind::Asked, self.number, to, content.len() as u64)?;
         let timeout = swarm.queue.now() + ANSWER_MAX.as_micros() as u64;
         swarm.queue.schedule(timeout, Event::NoAnswer { machine: self.number, life: self.life, question });
-        let size = wire::question_bytes(bytes.len());
-        self.send(to, Frame::Question(Rc::new(Letter { question, content: bytes })), size, swarm)
+        let size = wire::question_bytes(content.len());
+        self.send(to, Frame::Question(Rc::new(Letter { question, joins, content })), size, swarm)?;
+        Ok(question)
     }
 
     /// Puts on the run's topic, or keeps it until somebody listens.
@@ -142,15 +157,21 @@ impl Machine {
             Offence::Malformed(reason) | Offence::Invalid(reason) => reason.clone(),
             Offence::Unasked => "an answer to another question".into(),
         };
-        self.hold_against(peer, &reason, swarm)
+        self.hold_against(peer, Severity::Fault, &reason, swarm)
     }
 
     /// Counts a fault; enough of them end the connection.
-    pub(super) fn hold_against(&mut self, peer: Number, reason: &str, swarm: &mut Swarm) -> Result<()> {
+    pub(super) fn hold_against(
+        &mut self,
+        peer: Number,
+        severity: Severity,
+        reason: &str,
+        swarm: &mut Swarm,
+    ) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
         let now_ms = running.now_ms(swarm.queue.now());
         let conduct = running.conduct.entry(peer).or_insert_with(|| node::network::conduct::Conduct::new(now_ms));
-        if conduct.penalize(Severity::Fault, now_ms) {
+        if conduct.penalize(severity, now_ms) {
             swarm.to_disconnect.push((self.number, peer));
         }
         if self.hostility.is_none() {

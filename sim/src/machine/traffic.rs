@@ -1,14 +1,14 @@
 //! Frames in and out, and neighbours.
 
 use anyhow::Result;
-use node::network::{CONNECTIONS_MAX, CONNECTIONS_TARGET, conduct::Conduct};
+use node::network::{CONNECTIONS_MAX, CONNECTIONS_TARGET, Severity, conduct::Conduct};
 use protocol::{
     message::{Request, Response},
     replica::{Peer, Verdict},
 };
 use std::rc::Rc;
 
-use super::Machine;
+use super::{Machine, join};
 use crate::{
     event::{Event, Frame, Letter, Number},
     event_log::Kind,
@@ -21,6 +21,9 @@ use crate::{
 
 /// What one machine has in its own uplink's queue at most, microseconds of sending: beyond, gossip is dropped.
 const UPLINK_BACKLOG_MAX: Micros = 5_000_000;
+/// TCP repeats what was lost after so long. Of joiners' frames only: another way to what they lack would take until the question's
+/// time limit.
+const REPEATED_AFTER_MS: f64 = 300.0;
 /// A call to a bootstrap machine that failed is tried again after one second, then two, up to a minute.
 const CALL_PAUSE_MAX: Micros = 60_000_000;
 /// Machines that a joiner learns of and calls.
@@ -41,10 +44,16 @@ impl Machine {
         }
         self.uplink_free = depart + (bytes as f64 * 8.0 / link.up_mbps) as Micros;
         let (jitter_ms, reordering, duplication) = (link.jitter_ms, link.reordering, link.duplication);
+        let mut repeated_ms = 0.0;
         if swarm.loses(self.number, to) {
-            return swarm.note(Kind::Lost, self.number, to, bytes as u64);
+            let joins = matches!(&frame, Frame::Question(letter) | Frame::Answer(letter) if letter.joins);
+            if !joins || swarm.is_cut(self.number, to) {
+                return swarm.note(Kind::Lost, self.number, to, bytes as u64);
+            }
+            repeated_ms = REPEATED_AFTER_MS;
         }
-        let delay_us = 1000.0 * (swarm.latency_ms(self.number, to) + exponential(&mut swarm.random, jitter_ms));
+        let delay_us =
+            1000.0 * (repeated_ms + swarm.latency_ms(self.number, to) + exponential(&mut swarm.random, jitter_ms));
         let mut arrival = self.uplink_free + delay_us as Micros;
         if !swarm.draws(reordering) {
             arrival = arrival.max(*last_arrival);
@@ -77,8 +86,12 @@ impl Machine {
         match frame {
             Frame::Gossip(frame) => self.receive_gossip(from, &frame, u64::from(bytes), swarm),
             Frame::Question(letter) => {
-                swarm.metrics.bytes.anti_entropy += u64::from(bytes);
-                self.receive_question(from, letter.question, &letter.content, swarm)
+                swarm.metrics.asked(letter.joins, u64::from(bytes));
+                self.receive_question(from, &letter, swarm)
+            }
+            Frame::Answer(letter) if letter.joins => {
+                swarm.metrics.bytes.joins += u64::from(bytes);
+                self.piece(letter.question, Some(&letter.content), swarm)
             }
             Frame::Answer(letter) => {
                 self.receive_answer(from, letter.question, &letter.content, swarm)?;
@@ -113,7 +126,8 @@ impl Machine {
         let content = messages.content(message);
         let conduct = running.conduct.entry(from).or_insert_with(|| Conduct::new(now_ms));
         let floods = !conduct.allow(content.len(), now_ms);
-        let verdict = match floods {
+        // A joiner has nothing to judge it by yet.
+        let verdict = match floods || running.download.is_some() {
             true => Verdict::Ignore,
             false => running.replica.gossip(Peer(u64::from(from)), &content, now_ms),
         };
@@ -128,7 +142,7 @@ impl Machine {
         swarm.queue.schedule(running.validated_at, validated);
         self.send_all(out, swarm)?;
         if floods {
-            self.hold_against(from, "a flood of gossip", swarm)?;
+            self.hold_against(from, Severity::Fault, "a flood of gossip", swarm)?;
         }
         self.carry_out(swarm)?;
         let fresh = self.running.as_ref().map_or(0, |running| running.fresh);
@@ -144,27 +158,34 @@ impl Machine {
         self.send_all(out, swarm)
     }
 
-    fn receive_question(&mut self, from: Number, question: u64, content: &[u8], swarm: &mut Swarm) -> Result<()> {
+    fn receive_question(&mut self, from: Number, letter: &Letter, swarm: &mut Swarm) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
         let now_ms = running.now_ms(swarm.queue.now());
         let conduct = running.conduct.entry(from).or_insert_with(|| Conduct::new(now_ms));
         if !conduct.allow(0, now_ms) {
-            return self.hold_against(from, "a flood of questions", swarm);
+            return self.hold_against(from, Severity::Fault, "a flood of questions", swarm);
         }
-        let Ok(request) = Request::decode(content) else {
-            return self.hold_against(from, "malformed request", swarm);
+        let Ok(request) = Request::decode(&letter.content) else {
+            return self.hold_against(from, Severity::Fault, "malformed request", swarm);
         };
-        let response = running.replica.answer(Peer(u64::from(from)), &request.question, now_ms);
-        let response = response.unwrap_or(Response::Unavailable);
+        let response = match running.download {
+            // `node` closes the stream unanswered, which the asker learns as soon.
+            Some(_) => Response::Unavailable,
+            None if letter.joins => join::answer(&request.question, &*swarm.objective)?,
+            None => {
+                let answer = running.replica.answer(Peer(u64::from(from)), &request.question, now_ms);
+                answer.unwrap_or(Response::Unavailable)
+            }
+        };
         let spoilt = swarm.sabotage == Some(Sabotage::Spoil) && self.number == 1;
-        let bytes = match self.hostility.is_some() {
+        let content = match self.hostility.is_some() {
             _ if spoilt => Some(vec![0xff; 9]),
             true => self.hostile_answer(from, &request.question, response, swarm),
             false => response.encode().ok(),
         };
-        if let Some(bytes) = bytes {
-            let size = wire::answer_bytes(bytes.len());
-            self.send(from, Frame::Answer(Rc::new(Letter { question, content: bytes })), size, swarm)?;
+        if let Some(content) = content {
+            let size = wire::answer_bytes(content.len());
+            self.send(from, Frame::Answer(Rc::new(Letter { content, ..*letter })), size, swarm)?;
         }
         self.carry_out(swarm)
     }
@@ -180,7 +201,7 @@ impl Machine {
             Ok(response) => running.replica.answered(peer, response, now_ms),
             Err(_) => {
                 running.replica.no_answer(peer);
-                self.hold_against(from, "malformed response", swarm)?;
+                self.hold_against(from, Severity::Fault, "malformed response", swarm)?;
             }
         }
         self.carry_out(swarm)
@@ -192,6 +213,7 @@ impl Machine {
         if let Some(peer) = running.questions.remove(&question) {
             running.replica.no_answer(Peer(u64::from(peer)));
         }
+        self.piece(question, None, swarm)?;
         self.carry_out(swarm)
     }
 
@@ -207,8 +229,11 @@ impl Machine {
         let mut out = Vec::new();
         running.mesh.connected(peer, outbound, &mut out);
         let now_ms = running.now_ms(swarm.queue.now());
-        running.replica.peer_connected(Peer(u64::from(peer)), now_ms);
+        if running.download.is_none() {
+            running.replica.peer_connected(Peer(u64::from(peer)), now_ms);
+        }
         self.send_all(out, swarm)?;
+        self.download(swarm)?;
         self.carry_out(swarm)
     }
 
@@ -220,7 +245,10 @@ impl Machine {
         }
         running.questions.retain(|_, asked| *asked != peer);
         running.mesh.gone(peer);
-        running.replica.peer_gone(Peer(u64::from(peer)));
+        match &mut running.download {
+            Some(download) => download.gone(peer),
+            None => running.replica.peer_gone(Peer(u64::from(peer))),
+        }
         swarm.note(Kind::Disconnected, self.number, peer, 0)?;
         self.carry_out(swarm)
     }
@@ -244,6 +272,15 @@ impl Machine {
             conduct.advance(now_ms);
             !conduct.ban_is_over(now_ms) && !conduct.is_spotless()
         });
+        // A joiner that calls a machine which has gone, and knows no other, is given another address by people.
+        if running.download.is_some()
+            && running.neighbours.is_empty()
+            && now >= running.bootstrap_call.0
+            && swarm.up.binary_search(&self.bootstrap).is_err()
+        {
+            let other = sample(&mut self.random, &swarm.up, 2).into_iter().find(|other| *other != self.number);
+            self.bootstrap = other.unwrap_or(self.bootstrap);
+        }
         let mut calls = Vec::new();
         if self.bootstrap != self.number
             && !running.neighbours.contains(self.bootstrap)

@@ -28,6 +28,20 @@ impl Machine {
     /// The replica's clock ticks; what a node does now and then, it does here.
     pub fn tick(&mut self, swarm: &mut Swarm) -> Result<()> {
         let now = swarm.queue.now();
+        match self.running.as_ref().is_some_and(|running| running.download.is_some()) {
+            true => self.download(swarm)?,
+            false => self.act(swarm)?,
+        }
+        if self.leave_when_ready(swarm)? {
+            return Ok(());
+        }
+        let (machine, life) = (self.number, self.life);
+        swarm.queue.schedule(now + node::driver::TICK.as_micros() as u64, Event::Tick { machine, life });
+        Ok(())
+    }
+
+    fn act(&mut self, swarm: &mut Swarm) -> Result<()> {
+        let now = swarm.queue.now();
         let Some(running) = &mut self.running else { return Ok(()) };
         let now_ms = running.now_ms(now);
         running.replica.tick(now_ms);
@@ -44,13 +58,7 @@ impl Machine {
         if self.hostility.is_some() {
             self.harm(swarm)?;
         }
-        self.measure(swarm)?;
-        if self.leave_when_ready(swarm)? {
-            return Ok(());
-        }
-        let (machine, life) = (self.number, self.life);
-        swarm.queue.schedule(now + node::driver::TICK.as_micros() as u64, Event::Tick { machine, life });
-        Ok(())
+        self.measure(swarm)
     }
 
     /// The gossip mesh looks after itself.
@@ -90,7 +98,7 @@ impl Machine {
         if running.joined {
             return;
         }
-        let waited_ms = u128::from(running.now_ms(now));
+        let waited_ms = u128::from(running.now_ms(now).saturating_sub(running.started_ms));
         let patient = waited_ms < CATCH_UP_PATIENCE.as_millis()
             || !running.neighbours.is_empty() && waited_ms < CATCH_UP_MAX.as_millis();
         if !running.joins || running.replica.is_caught_up() || !patient {

@@ -13,7 +13,7 @@ use node::{
 };
 use protocol::{
     machine::MachineId,
-    manifest::{DirectionScale, Hyperparameters, Manifest, RunId, Schedule},
+    manifest::{Manifest, RunId, Schedule},
     replay::{Contribution, Sweep},
     replica::{LedgerRange, Replica},
     spsa::Spsa,
@@ -21,7 +21,7 @@ use protocol::{
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::sync::Arc;
 
-use super::{Learner, Objective, Resumed};
+use super::{Base, LEDGER_SAMPLES_MAX, Learner, Objective, Resumed, hyperparameters, nonce};
 use crate::scenario::LanguageSettings;
 
 /// Ledger entries that are spelled out at a time.
@@ -36,8 +36,7 @@ pub struct Language {
     run: RunId,
     config: LlamaConfig,
     tokenizer: Tokenizer,
-    /// The base weights, as [`Weights::write_to`] writes them.
-    base: Vec<u8>,
+    base: Base,
     texts: Option<(Dataset, Dataset)>,
     seed: u64,
 }
@@ -50,30 +49,32 @@ impl Language {
             settings.model.is_none() || settings.data.is_some(),
             "a model of one's own needs a text to train on: --data <file or directory>"
         );
-        let hyperparameters = Hyperparameters {
-            learning_rate: settings.learning_rate,
-            epsilon: settings.epsilon,
-            planned_gradients: 100_000,
-            direction_scale: DirectionScale::Rms,
-        };
+        let hyperparameters = hyperparameters(settings.learning_rate, settings.epsilon);
         // The base is snapped and described by the code that starts a run, in a directory of its own.
         let directory = tempfile::tempdir().context("no room for a temporary directory")?;
         let state = StateDir::create_or_open(directory.path())?;
-        let base =
-            BaseSettings { hyperparameters, schedule: Schedule::default(), ledger_samples_max: 1 << 32, authority };
+        let base = BaseSettings {
+            hyperparameters,
+            schedule: Schedule::default(),
+            ledger_samples_max: LEDGER_SAMPLES_MAX,
+            authority,
+        };
         let mut manifest = start_run(&state, load_model(&choice)?, base)?;
-        manifest.nonce = [0; 16];
-        manifest.nonce[..8].copy_from_slice(&seed.to_le_bytes());
+        manifest.nonce = nonce(seed);
         let reader = state.base(&manifest)?;
         let config = LlamaConfig::from_json(&reader.config()?)?;
         let tokenizer = Tokenizer::from_bytes(&reader.tokenizer()?, &config)?;
-        let mut bytes = Vec::new();
-        reader.weights()?.write_to(&mut bytes)?;
+        let chunks = (0..manifest.base_chunks()).map(|index| reader.chunk(index)).collect::<Result<Vec<_>>>()?;
+        let base = Base::new(chunks.concat());
         let length = settings.sequence_length;
         let texts = settings.data.as_ref().map(|path| Dataset::load_split(path, &tokenizer, length)).transpose()?;
         let run = manifest.run_id()?;
         let settings = settings.clone();
-        Ok(Self { settings, manifest: Arc::new(manifest), run, config, tokenizer, base: bytes, texts, seed })
+        Ok(Self { settings, manifest: Arc::new(manifest), run, config, tokenizer, base, texts, seed })
+    }
+
+    fn base_tensors(&self) -> &[u8] {
+        self.base.tensors(self.manifest.parameters())
     }
 
     /// Own and held-out text of machine `number`: the embedded task's are written by its grammar, each machine's anew; a
@@ -103,11 +104,15 @@ impl Objective for Language {
         self.run
     }
 
+    fn base(&self) -> Option<&Base> {
+        (self.manifest.base.source != embedded::SOURCE).then_some(&self.base)
+    }
+
     fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>> {
         let (data, held_out) = self.texts(number)?;
         let (mut bytes, spsa) = match &resumed {
             Some(resumed) => (resumed.weights, resumed.spsa),
-            None => (&self.base[..], Spsa::new(self.manifest.levels)),
+            None => (self.base_tensors(), Spsa::new(self.manifest.levels)),
         };
         let weights = Weights::read_from(&self.manifest.tensors, &mut bytes)?;
         let model = Llama::new(&self.config, weights.tensors())?;
@@ -124,7 +129,7 @@ impl Objective for Language {
     }
 
     fn digest_from_base(&self, replica: &Replica) -> Result<[u8; 32]> {
-        let mut weights = Weights::read_from(&self.manifest.tensors, &mut &self.base[..])?;
+        let mut weights = Weights::read_from(&self.manifest.tensors, &mut self.base_tensors())?;
         for mut range in replica.effective_ranges() {
             while range.samples() > 0 {
                 let contributions = replica.contributions(&range.take_first(ENTRIES_PER_SWEEP));

@@ -4,19 +4,34 @@ use anyhow::Result;
 use node::trainer::Step;
 use protocol::{
     machine::MachineId,
-    manifest::{Manifest, RunId},
+    manifest::{DirectionScale, Hyperparameters, Manifest, RunId},
     replay::Contribution,
     replica::{LedgerRange, Replica},
     spsa::Spsa,
 };
 use std::sync::Arc;
 
+mod base;
 mod language;
 mod prefixes;
 mod quadratic;
 
+pub use base::Base;
 pub use language::Language;
 pub use quadratic::Quadratic;
+
+/// What a run of the simulator chooses like every other.
+fn hyperparameters(learning_rate: f64, epsilon: f64) -> Hyperparameters {
+    Hyperparameters { learning_rate, epsilon, planned_gradients: 100_000, direction_scale: DirectionScale::Rms }
+}
+
+/// Tells runs of one objective apart: by the seed.
+fn nonce(seed: u64) -> [u8; 16] {
+    u128::from(seed).to_le_bytes()
+}
+
+/// Of no consequence: no machine of a simulation makes so many.
+const LEDGER_SAMPLES_MAX: u64 = 1 << 32;
 
 /// One machine's weights and data.
 pub trait Learner {
@@ -59,6 +74,8 @@ pub trait Objective {
     fn manifest(&self) -> &Arc<Manifest>;
     /// Its hash.
     fn run(&self) -> RunId;
+    /// What joiners fetch; None: every node brings it along.
+    fn base(&self) -> Option<&Base>;
     /// A machine's learner, at the base or at a checkpoint. `number` decides about its data.
     fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>>;
     /// The digest of base + everything that counts in `replica`, computed anew and alone, entry by entry.

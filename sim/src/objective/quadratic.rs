@@ -8,8 +8,8 @@ use node::trainer::Step;
 use protocol::{
     machine::MachineId,
     manifest::{
-        BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, RunId, Schedule,
-        TensorSpec, TensorStatistics, WEIGHT_BITS, choose_arithmetic, combine_digests,
+        BaseModel, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, RunId, Schedule, TensorSpec,
+        TensorStatistics, WEIGHT_BITS, choose_arithmetic, combine_digests,
     },
     perturbation::{BLOCK, BlockSigns, STEP, sign},
     replay::{self, Contribution, Sweep, add_quanta, sweep_reference},
@@ -20,7 +20,7 @@ use protocol::{
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use super::{Learner, Objective, Resumed, prefixes::Prefixes};
+use super::{Base, LEDGER_SAMPLES_MAX, Learner, Objective, Resumed, hyperparameters, nonce, prefixes::Prefixes};
 use crate::{
     random::{normal, uniform},
     scenario::QuadraticSettings,
@@ -43,6 +43,7 @@ struct Problem {
 /// See the module's documentation.
 pub struct Quadratic {
     problem: Rc<Problem>,
+    fetched: Base,
     prefixes: Rc<RefCell<Prefixes>>,
 }
 
@@ -58,12 +59,7 @@ impl Quadratic {
         }
         let squares: f64 = base.iter().flatten().map(|w| f64::from(*w).powi(2)).sum();
         let rms_all = (squares / dimensions as f64).sqrt();
-        let hyperparameters = Hyperparameters {
-            learning_rate: settings.learning_rate,
-            epsilon: settings.epsilon,
-            planned_gradients: 100_000,
-            direction_scale: DirectionScale::Rms,
-        };
+        let hyperparameters = hyperparameters(settings.learning_rate, settings.epsilon);
         let mut tensors = Vec::new();
         for ((name, _), values) in TENSORS.iter().zip(&mut base) {
             let max_abs = values.iter().fold(0.0f64, |max, w| max.max(f64::from(w.abs())));
@@ -95,38 +91,38 @@ impl Quadratic {
             0.01f64.powf(number as f64 / dimensions as f64)
         };
         let curvature = base.iter().map(|values| values.iter().map(&mut curvature).collect()).collect();
-        let manifest = Arc::new(manifest(tensors, hyperparameters, authority, seed));
+        let fetched = Base::new(base.iter().flatten().flat_map(|weight| weight.to_le_bytes()).collect());
+        let manifest = Arc::new(manifest(tensors, fetched.chunks_root(), hyperparameters, authority, seed));
         manifest.validate()?;
         let run = manifest.run_id()?;
         let problem = Problem { manifest, run, settings: settings.clone(), base, optimum, curvature, seed };
-        Ok(Self { problem: Rc::new(problem), prefixes: Rc::new(RefCell::new(Prefixes::new(dimensions))) })
+        Ok(Self { problem: Rc::new(problem), fetched, prefixes: Rc::new(RefCell::new(Prefixes::new(dimensions))) })
     }
 }
 
 fn manifest(
     tensors: Vec<TensorSpec>,
+    chunks_root: [u8; 32],
     hyperparameters: Hyperparameters,
     authority: Option<[u8; 32]>,
     seed: u64,
 ) -> Manifest {
-    let mut nonce = [0u8; 16];
-    nonce[..8].copy_from_slice(&seed.to_le_bytes());
     Manifest {
         protocol_version: PROTOCOL_VERSION,
-        nonce,
+        nonce: nonce(seed),
         base: BaseModel {
             source: "quadratic".into(),
             config_bytes: 0,
             config_digest: [0; 32],
             tokenizer_bytes: 0,
             tokenizer_digest: [0; 32],
-            chunks_root: [0; 32],
+            chunks_root,
         },
         tensors,
         hyperparameters,
         schedule: Schedule::default(),
         levels: protocol::codec::LEVELS,
-        ledger_samples_max: 1 << 32,
+        ledger_samples_max: LEDGER_SAMPLES_MAX,
         membership: Membership::Open,
         authority,
     }
@@ -173,6 +169,10 @@ impl Objective for Quadratic {
 
     fn run(&self) -> RunId {
         self.problem.run
+    }
+
+    fn base(&self) -> Option<&Base> {
+        Some(&self.fetched)
     }
 
     fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>> {

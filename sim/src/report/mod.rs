@@ -1,5 +1,6 @@
 //! What a person reads after a run: a page, a table, and the numbers for scripts.
 
+mod axis;
 mod page;
 mod plots;
 mod table;
@@ -21,10 +22,17 @@ pub fn write(out: &Path, records: &[Record]) -> anyhow::Result<PathBuf> {
     let numbers = out.join("report.json");
     let mut text = serde_json::to_string_pretty(&numbers_of(records)?)?;
     text.push('\n');
-    fs::write(&numbers, text).with_context(|| format!("cannot write {}", numbers.display()))?;
+    replace(&numbers, &text)?;
     let page = out.join("report.html");
-    fs::write(&page, page::page(records)?).with_context(|| format!("cannot write {}", page.display()))?;
+    replace(&page, &page::page(records)?)?;
     Ok(page)
+}
+
+/// Whoever is interrupted leaves the old file, or the new one, whole.
+fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let part = path.with_added_extension("part");
+    let replaced = fs::write(&part, text).and_then(|()| fs::rename(&part, path));
+    replaced.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The last record's main numbers at the top, all records below `runs`.
@@ -73,7 +81,7 @@ fn labels(records: &[Record]) -> Vec<String> {
 }
 
 /// "1 machine", "64 machines".
-fn machines(count: usize) -> String {
+pub(crate) fn machines(count: usize) -> String {
     if count == 1 { "1 machine".into() } else { format!("{} machines", thousands(count as u64)) }
 }
 
@@ -202,6 +210,12 @@ fn time(seconds: f64) -> String {
 fn size(bytes: f64) -> String {
     let (unit, one) = byte_unit(bytes);
     format!("{} {unit}", number(bytes / one))
+}
+
+/// What the loss is. One command trains one objective; should runs of several meet on a page, all are named.
+fn loss_unit(records: &[Record]) -> String {
+    let units: BTreeSet<&str> = records.iter().map(|record| record.loss_unit).collect();
+    units.into_iter().collect::<Vec<_>>().join(" or ")
 }
 
 /// First and last loss, or "–" where none was measured.
@@ -337,6 +351,27 @@ mod tests {
             table(&records);
         }
         assert!(page::page(&[empty()])?.contains("No data"));
+        Ok(())
+    }
+
+    #[test]
+    fn what_the_loss_is_stands_beside_it() -> anyhow::Result<()> {
+        let mut other = record(4);
+        other.loss_unit = "quadratic";
+        assert!(page::page(&[record(1), record(4)])?.contains("loss (nats per token)"));
+        assert!(page::page(&[record(1), other])?.contains("loss (nats per token or quadratic)"));
+        assert!(table(&[record(1)]).contains("nats per token"));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_left_out_is_said() -> anyhow::Result<()> {
+        let records: Vec<Record> = (1..=5).map(record).collect();
+        assert!(
+            page::page(&records)?
+                .contains("4 of the 5 runs are shown here: 1 machine, 2 machines, 3 machines and 5 machines.")
+        );
+        assert!(!page::page(&records[..4])?.contains("are shown here"));
         Ok(())
     }
 

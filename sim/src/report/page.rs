@@ -1,7 +1,7 @@
 //! The page: one file, without script, for a phone and a desktop, for the day and the night.
 
 use super::{
-    labels, loss_from_to, machines, number, outcome,
+    labels, loss_from_to, loss_unit, machines, number, outcome,
     plots::{self, Figure},
     size, thousands, time, until_equal, verdicts,
 };
@@ -62,6 +62,8 @@ th { font-weight: 600; vertical-align: bottom; }
 /// Dashes tell lines apart where colours do not.
 const DASHES: [&str; plots::COLOURS] = ["none", "14 9", "3 9", "20 8 3 8", "8 6", "14 6 3 6 3 6", "26 8", "none"];
 
+const SPREADS: &str = "Convergence of the version vectors";
+
 /// The whole page.
 pub fn page(records: &[Record]) -> anyhow::Result<String> {
     let mut style = STYLE.to_string();
@@ -77,12 +79,13 @@ pub fn page(records: &[Record]) -> anyhow::Result<String> {
     let sections = [
         ("Loss", plots::losses(records)?),
         ("Staleness", plots::staleness(records)?),
-        ("Convergence of the version vectors", plots::spreads(records)?),
+        (SPREADS, plots::spreads(records)?),
         ("Bytes", vec![plots::causes(records)?]),
     ];
     for (name, figures) in &sections {
         let figures: String = figures.iter().map(figure).collect();
-        body += &format!("<h2>{name}</h2>\n<div class=\"plots\">\n{figures}</div>\n");
+        let left_out = if *name == SPREADS { left_out(records) } else { String::new() };
+        body += &format!("<h2>{name}</h2>\n{left_out}<div class=\"plots\">\n{figures}</div>\n");
     }
     body += &format!("<h2>Checks</h2>\n{}", checks(records));
     body += &format!("<h2>Bytes by cause</h2>\n{}", causes(records));
@@ -92,6 +95,17 @@ pub fn page(records: &[Record]) -> anyhow::Result<String> {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
          <style>{style}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
     ))
+}
+
+/// Which runs have no plot of the spread, if any has none.
+fn left_out(records: &[Record]) -> String {
+    let labels = labels(records);
+    let shown: Vec<String> = plots::spreads_shown(records.len()).map(|at| labels[at].clone()).collect();
+    if shown.len() == records.len() {
+        return String::new();
+    }
+    let (count, all) = (shown.len(), records.len());
+    format!("<p class=\"note\">{count} of the {all} runs are shown here: {}.</p>\n", escaped(&listed(&shown)))
 }
 
 /// Text that is no markup.
@@ -160,12 +174,13 @@ fn keys(records: &[Record]) -> String {
     };
     let received = record.deliveries > 0;
     let when_received = |text: String| if received { text } else { "–".into() };
+    let loss = format!("loss ({}), first → last", record.loss_unit);
     let figures = [
         ("machines", thousands(record.machines as u64)),
         ("gradients", thousands(record.gradients)),
         ("virtual time", time(record.virtual_seconds)),
         ("gradients per virtual second", number(record.gradients_per_second())),
-        ("loss, first → last", loss_from_to(record)),
+        (&loss, loss_from_to(record)),
         ("bytes per gradient", when_received(number(record.bytes_per_gradient()))),
         ("median delay", when_received(time(record.delay_ms.median / 1000.0))),
         ("median staleness, gradients", number(record.staleness_gradients.median)),
@@ -258,7 +273,7 @@ fn runs(records: &[Record]) -> String {
         row("gradients", &|r| thousands(r.gradients)),
         row("virtual time", &|r| time(r.virtual_seconds)),
         row("gradients per virtual second", &|r| number(r.gradients_per_second())),
-        row("loss, first → last", &loss_from_to),
+        row(&format!("loss ({}), first → last", loss_unit(records)), &loss_from_to),
         row("gradients received, all machines", &|r| thousands(r.deliveries)),
         row("bytes per gradient", &|r| when_received(r, number(r.bytes_per_gradient()))),
         row("delay, median", &|r| of_time(r, r.delay_ms.median)),

@@ -1,6 +1,6 @@
 //! The table for a terminal.
 
-use super::{labels, loss_from_to, number, outcome, shortened, thousands, time, verdicts};
+use super::{labels, loss_from_to, loss_unit, number, outcome, shortened, thousands, time, verdicts};
 use crate::record::Record;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
@@ -16,13 +16,14 @@ pub fn table(records: &[Record]) -> String {
 
 /// One row per record.
 fn runs(records: &[Record]) -> String {
+    let loss = format!("loss,\n{}", loss_unit(records));
     let heads = [
         "scenario",
         "machines",
         "gradients",
         "virtual\ntime",
         "per\nsecond",
-        "loss",
+        &loss,
         "bytes per\ngradient",
         "median\ndelay",
         "median\nstale",

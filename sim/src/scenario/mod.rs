@@ -1,8 +1,12 @@
 //! What a run is made of, as TOML files write it.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+
+mod fault;
+
+pub use fault::{Fault, Hostile, Malice, What};
 
 /// A swarm, its links, its work and what befalls it. Times are virtual seconds since the beginning.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -196,162 +200,21 @@ impl Default for LanguageSettings {
     }
 }
 
-/// Something that befalls machines, chosen by the seed among the honest ones that are up (never the one that started the run,
-/// unless they are all chosen).
-// serde cannot deny unknown fields beside a flattened one; `What` does.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Fault {
-    /// When.
-    pub at_seconds: f64,
-    /// What.
-    #[serde(flatten)]
-    pub what: What,
-}
-
-/// See [`Fault`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "what", rename_all = "snake_case", deny_unknown_fields)]
-pub enum What {
-    /// New machines join.
-    Join {
-        /// How many.
-        machines: usize,
-        /// Within how long.
-        #[serde(default)]
-        over_seconds: f64,
-    },
-    /// Machines sign and send what they have, and leave.
-    Leave {
-        /// How many.
-        machines: usize,
-    },
-    /// Machines are killed.
-    Crash {
-        /// How many.
-        machines: usize,
-        /// When they come back; never, if not said.
-        back_after_seconds: Option<f64>,
-    },
-    /// Again and again machines leave or are killed for good, half and half, and as many join.
-    Churn {
-        /// How many each time.
-        machines: usize,
-        /// How many times.
-        times: usize,
-        /// How far apart.
-        every_seconds: f64,
-    },
-    /// The machines are split at random; nothing passes between the parts.
-    Partition {
-        /// Number of parts.
-        parts: usize,
-        /// Until it heals.
-        lasts_seconds: f64,
-    },
-    /// Disks take no writes.
-    DiskFull {
-        /// How many.
-        machines: usize,
-        /// Until there is room.
-        lasts_seconds: f64,
-    },
-    /// Disks say that they synced and did not; the power fails later.
-    DiskLies {
-        /// How many.
-        machines: usize,
-        /// From the first lie to the power failure.
-        lasts_seconds: f64,
-        /// When they come back after it.
-        back_after_seconds: f64,
-    },
-    /// Machines are killed, and come back with their key and nothing else of the ledger.
-    DiskLost {
-        /// How many.
-        machines: usize,
-        /// When they come back.
-        back_after_seconds: f64,
-    },
-    /// Machines are killed, and come back with the disk as it was some time before.
-    DiskRolledBack {
-        /// How many.
-        machines: usize,
-        /// How much older the disk is.
-        by_seconds: f64,
-        /// When they come back.
-        back_after_seconds: f64,
-    },
-    /// The directories of running machines are copied, and the copies started as machines of their own.
-    DiskCopied {
-        /// How many.
-        machines: usize,
-    },
-    /// Clocks jump, as when a laptop wakes up.
-    ClockJump {
-        /// How many.
-        machines: usize,
-        /// By how much; may be negative.
-        by_seconds: f64,
-    },
-    /// The run's authority withdraws all that hostile machines of this kind gave.
-    Revoke {
-        /// Whose.
-        whose: Malice,
-    },
-}
-
-/// Machines that mean harm.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hostile {
-    /// How.
-    pub malice: Malice,
-    /// How many.
-    pub machines: usize,
-    /// When they join.
-    #[serde(default)]
-    pub at_seconds: f64,
-}
-
-/// What a hostile machine does; otherwise it behaves like an honest one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Malice {
-    /// Signs two segments for the same samples and shows one to each half of its neighbours.
-    ForkOverlap,
-    /// Signs a segment that follows one it never showed.
-    ForkWithheld,
-    /// Signs two histories of equal height, shows one to each half, and is never heard of again.
-    ForkSilent,
-    /// Sends the bytes that push one weight out of its range.
-    PushWeight,
-    /// Sends bytes that are no messages, and answers with them.
-    Garbage,
-    /// Sends old segments of others again, and again.
-    Replayer,
-    /// Sends bytes of the largest magnitude.
-    LargestBytes,
-    /// Sends gradients with the opposite sign.
-    FlippedSigns,
-    /// Sends as much as it can.
-    Flood,
-    /// Says that ledgers are longer than they are, and cannot show it.
-    Liar,
-    /// Never shows a machine that asks the end of that machine's own ledger.
-    HeadHider,
-}
+/// Machines of one run; their memory grows with the square (ARCHITECTURE.md).
+pub const MACHINES_MAX: usize = 100_000;
 
 /// The default scenario and those with a name.
 const BUILT_IN: [(&str, &str); 10] = [
-    ("demo", include_str!("../scenarios/demo.toml")),
-    ("calm", include_str!("../scenarios/calm.toml")),
-    ("home_internet", include_str!("../scenarios/home_internet.toml")),
-    ("churn", include_str!("../scenarios/churn.toml")),
-    ("partition", include_str!("../scenarios/partition.toml")),
-    ("flash_crowd", include_str!("../scenarios/flash_crowd.toml")),
-    ("flaky_disks", include_str!("../scenarios/flaky_disks.toml")),
-    ("hostile", include_str!("../scenarios/hostile.toml")),
-    ("thousand", include_str!("../scenarios/thousand.toml")),
-    ("real_model", include_str!("../scenarios/real_model.toml")),
+    ("demo", include_str!("../../scenarios/demo.toml")),
+    ("calm", include_str!("../../scenarios/calm.toml")),
+    ("home_internet", include_str!("../../scenarios/home_internet.toml")),
+    ("churn", include_str!("../../scenarios/churn.toml")),
+    ("partition", include_str!("../../scenarios/partition.toml")),
+    ("flash_crowd", include_str!("../../scenarios/flash_crowd.toml")),
+    ("flaky_disks", include_str!("../../scenarios/flaky_disks.toml")),
+    ("hostile", include_str!("../../scenarios/hostile.toml")),
+    ("thousand", include_str!("../../scenarios/thousand.toml")),
+    ("real_model", include_str!("../../scenarios/real_model.toml")),
 ];
 
 impl Scenario {
@@ -361,31 +224,32 @@ impl Scenario {
     }
 
     /// A scenario by name, or from a file that ends with `.toml`. Returns its name, too.
-    pub fn load(name: &str) -> Result<(String, Self)> {
-        let (name, text) = match BUILT_IN.iter().find(|(known, _)| *known == name) {
+    pub fn load(asked: &str) -> Result<(String, Self)> {
+        let (name, text) = match BUILT_IN.iter().find(|(known, _)| *known == asked) {
             Some((name, text)) => ((*name).to_owned(), (*text).to_owned()),
-            None if name.ends_with(".toml") => {
-                let path = Path::new(name);
-                let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
-                (path.file_stem().map_or(name.into(), |stem| stem.to_string_lossy().into_owned()), text)
+            None if asked.ends_with(".toml") => {
+                let path = Path::new(asked);
+                let text = std::fs::read_to_string(path).with_context(|| format!("{asked} cannot be read"))?;
+                (path.file_stem().map_or(asked.into(), |stem| stem.to_string_lossy().into_owned()), text)
             }
             None => {
                 let names: Vec<&str> = Self::names().collect();
                 bail!(
-                    "no scenario is called {name}; there are {}, or give a file that ends with .toml",
+                    "no scenario is called {asked}; there are {}, or give a file that ends with .toml",
                     names.join(", ")
                 )
             }
         };
-        let scenario: Self = toml::from_str(&text).with_context(|| format!("{name}: not a scenario"))?;
-        scenario.check().with_context(|| format!("scenario {name}"))?;
+        let read =
+            toml::from_str(&text).map_err(|error| anyhow!("{asked} is not a scenario: {}", error.to_string().trim()));
+        let scenario: Self = read?;
+        scenario.check().with_context(|| asked.to_owned())?;
         Ok((name, scenario))
     }
 
     /// Refuses what cannot be simulated, in words.
     pub fn check(&self) -> Result<()> {
-        ensure!(self.machines >= 1, "machines is 0: a run needs at least one");
-        ensure!(self.machines <= 100_000, "machines is {}: at most 100,000", self.machines);
+        ensure!((1..=MACHINES_MAX).contains(&self.machines), "machines is {}: 1 to {MACHINES_MAX}", self.machines);
         ensure!(self.gradients >= 1, "gradients is 0: every machine must contribute at least one");
         ensure!(self.gradients <= 10_000_000, "gradients is {}: at most 10,000,000 each", self.gradients);
         let dimensions = self.quadratic.dimensions;
@@ -397,8 +261,13 @@ impl Scenario {
             ("disk.sync_ms", self.disk.sync_ms),
             ("disk.checkpoint_seconds", self.disk.checkpoint_seconds),
             ("converge_seconds_max", self.converge_seconds_max),
+            ("quadratic.learning_rate", self.quadratic.learning_rate),
+            ("quadratic.epsilon", self.quadratic.epsilon),
         ];
-        for (name, value) in positive {
+        let language = self.language.iter().flat_map(|language| {
+            [("language.learning_rate", language.learning_rate), ("language.epsilon", language.epsilon)]
+        });
+        for (name, value) in positive.into_iter().chain(language) {
             ensure!(value > 0.0 && value <= 1e9, "{name} is {value}: it must be positive, and at most 10^9");
         }
         ensure!(self.speed.spread >= 1.0, "speed.spread is {}: it must be at least 1", self.speed.spread);
@@ -411,9 +280,8 @@ impl Scenario {
             ("quadratic.noise", self.quadratic.noise),
             ("quadratic.heterogeneity", self.quadratic.heterogeneity),
         ];
-        let times = self.faults.iter().map(|fault| ("fault.at_seconds", fault.at_seconds));
         let arrivals = self.hostile.iter().map(|hostile| ("hostile.at_seconds", hostile.at_seconds));
-        for (name, value) in not_negative.into_iter().chain(times).chain(arrivals) {
+        for (name, value) in not_negative.into_iter().chain(arrivals) {
             ensure!((0.0..=1e7).contains(&value), "{name} is {value}: it must be between 0 and 10^7");
         }
         let shares = [
@@ -426,6 +294,12 @@ impl Scenario {
         }
         let flush = self.replica.flush_samples;
         ensure!((1..=4096).contains(&flush), "replica.flush_samples is {flush}: 1 to 4096");
+        if let Some(language) = &self.language {
+            let (batch, length) = (language.batch_size, language.sequence_length);
+            ensure!(batch >= 1, "language.batch_size is 0: at least 1");
+            ensure!(length >= 2, "language.sequence_length is {length}: at least 2");
+        }
+        self.faults.iter().try_for_each(Fault::check)?;
         let ms = self.replica.anti_entropy_interval_ms;
         ensure!(ms >= 100, "replica.anti_entropy_interval_ms is {ms}: at least 100");
         Ok(())
@@ -456,6 +330,10 @@ mod tests {
         assert!(complaint(&|s| s.link.loss = 1.5).contains("link.loss is 1.5"));
         assert!(complaint(&|s| s.speed.spread = 0.5).contains("speed.spread"));
         assert!(complaint(&|s| s.link.latency_ms = f64::NAN).contains("link.latency_ms"));
+        let split = |parts| Fault { at_seconds: 1.0, what: What::Partition { parts, lasts_seconds: 1.0 } };
+        assert!(complaint(&|s| s.faults.push(split(1))).contains("fault.parts is 1"));
+        let churn = || What::Churn { machines: 1, times: 1, every_seconds: f64::INFINITY };
+        assert!(complaint(&|s| s.faults.push(Fault { at_seconds: 1.0, what: churn() })).contains("inf seconds"));
         assert!(Scenario::load("clam").unwrap_err().to_string().contains("calm"));
     }
 }
