@@ -59,7 +59,7 @@ fn time(shape: &Shape) {
     };
     for (name, estimator, forwards) in [
         ("two_forwards", Estimator::Spsa, 2),
-        ("nine_forwards", Estimator::Fzoo { probes: Estimator::PROBES }, Estimator::PROBES.get() + 1),
+        ("one_sided_forwards", Estimator::Fzoo { probes: Estimator::PROBES }, Estimator::PROBES.get() + 1),
     ] {
         let mut trainer = trainer(&opened, shape, estimator);
         let (mut steps, mut ratios) = (Vec::new(), Vec::new());

@@ -50,7 +50,7 @@ def mezo(args):
     torch.set_num_threads(args.threads)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    text = open(args.text, encoding="utf-8").read(400_000)
+    text = open(args.text, encoding="utf-8").read()
     tokens = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
     windows = tokens[: len(tokens) // args.length * args.length].view(-1, args.length)
     parameters = [p for p in model.parameters()]
@@ -108,10 +108,10 @@ def train(args, environment, estimator, gradients):
     with tempfile.TemporaryDirectory() as directory:
         state = ["--state", os.path.join(directory, "state")]
         flags = ["--probes", str(FZOO_ROUND)] if estimator == "fzoo" else []
-        text, memory = measured([NODE, *state, "--model", args.model, "--data", args.text, "--eval", args.eval_text,
+        text, memory = measured([NODE, *state, "--model", args.model, "--data", args.text, "--eval", args.text,
                                  "--estimator", estimator, *flags, "--samples", str(gradients), "--exit-when-idle", "0.1",
                                  "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0", *common], environment)
-        _, eval_memory = measured([NODE, "eval", *state, "--data", args.eval_text, *common], environment)
+        _, eval_memory = measured([NODE, "eval", *state, "--data", args.text, *common], environment)
     return figure(r"\(([\d.]+) a second\)", text), memory, eval_memory
 
 
@@ -151,9 +151,11 @@ def compare(args, environment, directory):
         model = os.path.join(directory, "model")
         subprocess.check_call([sys.executable, __file__, args.model, model, "--run", "model"], env=environment)
         args.model = model
-    args.eval_text = os.path.join(directory, "held_out.txt")
-    with open(args.text, encoding="utf-8") as text, open(args.eval_text, "w", encoding="utf-8") as held_out:
-        held_out.write(text.read(20_000))
+    # All get the same text, so that what they hold of it does not tell them apart.
+    part = os.path.join(directory, "text.txt")
+    with open(args.text, encoding="utf-8") as text, open(part, "w", encoding="utf-8") as out:
+        out.write(text.read(10_000 if args.random_125m else 200_000))
+    args.text = part
     theirs, ours = [], {"spsa": [], "fzoo": []}
     rounds = -(-args.gradients // FZOO_ROUND) + 1
     for pair in range(args.pairs):

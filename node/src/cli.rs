@@ -190,7 +190,7 @@ pub struct RunArgs {
     /// Leave once own samples are done and nothing new has come for this long
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub exit_when_idle: Option<f64>,
-    /// Step size of a new run, relative to the weights' rms [default: 3e-4]. Too high diverges, too low crawls
+    /// Step size of a new run, relative to the weights' rms [default: 2e-4]. Too high diverges, too low crawls
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub learning_rate: Option<f64>,
     /// Size of the perturbation of a new run, relative to the weights' rms [default: 1e-3]
@@ -200,7 +200,7 @@ pub struct RunArgs {
     /// fixed scale of the paper) [default: fzoo]. Each machine may choose for itself
     #[arg(long, value_name = "NAME")]
     pub estimator: Option<EstimatorName>,
-    /// Bytes from one batch, with --estimator fzoo [default: 8]
+    /// Bytes from one batch, with --estimator fzoo [default: 16]
     #[arg(long, value_name = "N")]
     pub probes: Option<NonZeroU32>,
     /// Windows per own batch [default: 8]. Larger is slower and less noisy

@@ -132,7 +132,7 @@ fn estimator(name: Option<EstimatorName>, probes: Option<NonZeroU32>) -> Result<
             name == EstimatorName::Fzoo,
             "--probes {probes}: only --estimator fzoo measures several bytes on one batch"
         );
-        ensure!(probes.get() <= PROBES_MAX, "--probes {probes}: must be at most {PROBES_MAX}; 8 is usual");
+        ensure!(probes.get() <= PROBES_MAX, "--probes {probes}: must be at most {PROBES_MAX}; 16 is usual");
     }
     Ok(match name {
         EstimatorName::Fzoo => Estimator::Fzoo { probes: probes.unwrap_or(Estimator::PROBES) },

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Learning rate and epsilon of a new run, unless said otherwise.
-const LEARNING_RATE: f64 = 3e-4;
+const LEARNING_RATE: f64 = 2e-4;
 const EPSILON: f64 = 1e-3;
 /// Gradients that a run's ranges leave room for.
 const PLANNED_GRADIENTS: u64 = 100_000;

@@ -95,7 +95,9 @@ pub struct Status {
     loss: Option<f64>,
     held_out: Option<f64>,
     peers: usize,
+    /// Entries that the weights lack, and the most of them since they lacked none.
     owed: usize,
+    owed_most: usize,
     begun: Instant,
     /// When the first own gradients of this session came, and how many they were.
     first_own: Option<(Instant, u64)>,
@@ -126,6 +128,7 @@ impl Status {
             held_out: None,
             peers: 0,
             owed: 0,
+            owed_most: 0,
             begun: now,
             first_own: None,
             last_own: None,
@@ -267,10 +270,14 @@ impl Status {
 
     pub(super) fn replay_enqueued(&mut self, entries: usize) {
         self.owed += entries;
+        self.owed_most = self.owed_most.max(self.owed);
     }
 
     pub(super) fn replayed(&mut self, entries: usize) {
         self.owed = self.owed.saturating_sub(entries);
+        if self.owed == 0 {
+            self.owed_most = 0;
+        }
     }
 
     pub(super) fn joined(&self, replica: &Replica) {
@@ -289,7 +296,7 @@ impl Status {
 
     pub(super) fn leaving(&self, replica: &mut Replica) {
         tracing::info!(
-            "left with {} gradients of {} machines, {} of them made here in this session ({:.1} a second); version vector {}",
+            "left with {} gradients of {} machines, {} of them made here in this session ({:.2} a second); version vector {}",
             replica.swarm_step(),
             replica.vector().machines(),
             self.own,
@@ -341,7 +348,8 @@ impl Status {
             traffic.socket_out as f64 / gradients,
         );
         if self.owed > 10_000 {
-            network.push_str(&format!("  replaying {} more", self.owed));
+            let done = 100.0 - 100.0 * self.owed as f64 / self.owed_most as f64;
+            network.push_str(&format!("  replaying: {done:.0}%, {} gradients to go", self.owed));
         }
         if replica.incomplete().next().is_some() {
             network.push_str("  INCOMPLETE");

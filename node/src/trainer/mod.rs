@@ -53,7 +53,7 @@ pub enum Estimator {
 
 impl Estimator {
     /// Probes that share a baseline, unless told otherwise.
-    pub const PROBES: NonZeroU32 = NonZeroU32::new(8).expect("is not zero");
+    pub const PROBES: NonZeroU32 = NonZeroU32::new(16).expect("is not zero");
 }
 
 impl Default for Estimator {

@@ -75,7 +75,7 @@ fn no_sample_beyond_the_limit_is_measured() {
     let directory = tempfile::tempdir().unwrap();
     let opened = run(directory.path());
     let mut trainer = trainer(&opened, Estimator::default());
-    let lengths: Vec<usize> = (0..2).map(|_| trainer.step(10).unwrap().own.len()).collect();
-    assert_eq!(lengths, [8, 2]);
-    assert_eq!(trainer.position(), (MACHINE, 10));
+    let lengths: Vec<usize> = (0..2).map(|_| trainer.step(20).unwrap().own.len()).collect();
+    assert_eq!(lengths, [16, 4]);
+    assert_eq!(trainer.position(), (MACHINE, 20));
 }

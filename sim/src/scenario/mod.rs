@@ -196,7 +196,7 @@ pub struct LanguageSettings {
 
 impl Default for LanguageSettings {
     fn default() -> Self {
-        Self { model: None, data: None, batch_size: 8, sequence_length: 128, learning_rate: 3e-4, epsilon: 1e-3 }
+        Self { model: None, data: None, batch_size: 8, sequence_length: 128, learning_rate: 2e-4, epsilon: 1e-3 }
     }
 }
 
