@@ -1,5 +1,7 @@
 //! What the benches share: a stopwatch that takes the machine's noise out by measuring in pairs.
 
+#![allow(dead_code)]
+
 use std::time::Instant;
 
 /// Whether to be small and brief: always but under `cargo bench`, which passes `--bench`, or with `--test`.

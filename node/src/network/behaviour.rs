@@ -9,7 +9,7 @@ use libp2p::{
 };
 use std::{collections::HashSet, time::Duration};
 
-use super::{NetworkConfig, codec::BytesCodec};
+use super::{NetworkConfig, codec::BytesCodec, traffic::Counters};
 
 /// Questions and answers.
 const EXCHANGE: StreamProtocol = StreamProtocol::new("/onebyte/1");
@@ -29,7 +29,7 @@ pub struct Behaviour {
     pub identify: identify::Behaviour,
     pub ping: ping::Behaviour,
     pub exchange: request_response::Behaviour<BytesCodec>,
-    pub gossip: Toggle<gossipsub::Behaviour<gossipsub::IdentityTransform, WhitelistSubscriptionFilter>>,
+    pub gossip: Toggle<gossipsub::Behaviour<Counters, WhitelistSubscriptionFilter>>,
     pub kad: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
     pub mdns: Toggle<mdns::tokio::Behaviour>,
 }
@@ -49,7 +49,7 @@ pub fn kad_protocol(run: &[u8; 32]) -> Result<StreamProtocol, String> {
 }
 
 impl Behaviour {
-    pub fn new(keypair: &identity::Keypair, config: &NetworkConfig) -> Result<Self, String> {
+    pub fn new(keypair: &identity::Keypair, config: &NetworkConfig, counters: &Counters) -> Result<Self, String> {
         let own = keypair.public().to_peer_id();
         let limits = connection_limits::ConnectionLimits::default()
             .with_max_established(Some(config.connections_max))
@@ -74,7 +74,7 @@ impl Behaviour {
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
             exchange: request_response::Behaviour::new([(EXCHANGE, ProtocolSupport::Full)], exchange),
-            gossip: config.run.as_ref().map(gossip).transpose()?.into(),
+            gossip: config.run.as_ref().map(|run| gossip(run, counters.clone())).transpose()?.into(),
             kad: config.run.as_ref().map(|run| discovery(own, run)).transpose()?.into(),
             mdns: mdns.into(),
         })
@@ -85,7 +85,8 @@ impl Behaviour {
 /// default: smaller ones make bursts vanish.
 fn gossip(
     run: &[u8; 32],
-) -> Result<gossipsub::Behaviour<gossipsub::IdentityTransform, WhitelistSubscriptionFilter>, String> {
+    counters: Counters,
+) -> Result<gossipsub::Behaviour<Counters, WhitelistSubscriptionFilter>, String> {
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(gossipsub::ValidationMode::Anonymous)
         .validate_messages()
@@ -96,7 +97,8 @@ fn gossip(
         .build()
         .map_err(|error| error.to_string())?;
     let filter = WhitelistSubscriptionFilter(HashSet::from([topic(run).hash()]));
-    gossipsub::Behaviour::new_with_subscription_filter(gossipsub::MessageAuthenticity::Anonymous, config, filter)
+    let anonymous = gossipsub::MessageAuthenticity::Anonymous;
+    gossipsub::Behaviour::new_with_subscription_filter_and_transform(anonymous, config, filter, counters)
         .map_err(str::to_owned)
 }
 

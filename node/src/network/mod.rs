@@ -15,6 +15,7 @@ mod behaviour;
 mod codec;
 pub mod conduct;
 mod events;
+pub mod framing;
 mod peers;
 mod traffic;
 mod transport;
@@ -213,7 +214,7 @@ impl Network {
         let own = keypair.public().to_peer_id();
         let counters = Counters::default();
         let transport = transport::build(&keypair, &counters).map_err(StartError::Setup)?;
-        let behaviour = Behaviour::new(&keypair, &config).map_err(StartError::Setup)?;
+        let behaviour = Behaviour::new(&keypair, &config, &counters).map_err(StartError::Setup)?;
         let swarm_config =
             libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(120));
         let peers = Peers::new(own, &config)?;

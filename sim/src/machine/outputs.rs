@@ -1,7 +1,7 @@
 //! What the replica wants done: the simulator's half of the driving contract.
 
 use anyhow::Result;
-use node::network::{ANSWER_MAX, Severity};
+use node::network::{ANSWER_MAX, Severity, framing};
 use protocol::{
     machine::MachineId,
     message::{Gossip, Question, Request},
@@ -15,7 +15,6 @@ use crate::{
     event::{Event, Frame, Letter, Number},
     event_log::Kind,
     swarm::{Sabotage, Swarm},
-    wire,
 };
 
 /// Gossip that found no neighbour and waits, as in `node::driver`.
@@ -57,7 +56,7 @@ impl Machine {
         swarm.note(Kind::Asked, self.number, to, bytes.len() as u64)?;
         let timeout = swarm.queue.now() + ANSWER_MAX.as_micros() as u64;
         swarm.queue.schedule(timeout, Event::NoAnswer { machine: self.number, life: self.life, question });
-        let size = wire::question_bytes(bytes.len());
+        let size = framing::exchange(bytes.len());
         self.send(to, Frame::Question(Rc::new(Letter { question, content: bytes })), size, swarm)
     }
 

@@ -1,7 +1,7 @@
 //! Frames in and out, and neighbours.
 
 use anyhow::Result;
-use node::network::{CONNECTIONS_MAX, CONNECTIONS_TARGET, conduct::Conduct};
+use node::network::{CONNECTIONS_MAX, CONNECTIONS_TARGET, conduct::Conduct, framing};
 use protocol::{
     message::{Request, Response},
     replica::{Peer, Verdict},
@@ -163,7 +163,7 @@ impl Machine {
             false => response.encode().ok(),
         };
         if let Some(bytes) = bytes {
-            let size = wire::answer_bytes(bytes.len());
+            let size = framing::exchange(bytes.len());
             self.send(from, Frame::Answer(Rc::new(Letter { question, content: bytes })), size, swarm)?;
         }
         self.carry_out(swarm)

@@ -16,6 +16,7 @@
 //! limits, no precedence of control over messages, and an IDONTWANT does not take messages out of them (the caller
 //! may); a second connection of a neighbour does nothing.
 
+use node::network::framing::gossip_protobuf;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -27,7 +28,6 @@ use crate::random::sample;
 mod frame;
 mod seen;
 
-use frame::message_protobuf;
 pub use frame::{Frame, frame_bytes};
 use seen::{Bits, Seen};
 
@@ -243,7 +243,7 @@ impl Mesh {
             return None;
         }
         let promised = self.promises.remove(&message);
-        if message_protobuf(sizes(message)) > IDONTWANT_BYTES {
+        if gossip_protobuf(sizes(message)) > IDONTWANT_BYTES {
             let unwanted: Rc<Vec<Message>> = Rc::new(vec![message]);
             let asked = promised.filter(|machine| !self.is_member(*machine) && self.place(*machine).is_ok());
             let others = self.members.iter().copied().chain(asked).filter(|machine| *machine != from);
