@@ -83,6 +83,7 @@ fn swarm(nodes: usize, per_second: f64, settings: Settings, measured: Duration) 
 fn hop(flush_samples: usize) -> f64 {
     let settings = Settings {
         flush_samples,
+        staleness_ms: 10_000,
         staleness_ms_max: 10_000,
         anti_entropy_interval_ms: 3_600_000,
         ..Settings::default()
@@ -155,7 +156,9 @@ fn main() {
     let mut results = Vec::new();
     for (nodes, per_second, flush_ms) in cases {
         let settings = match flush_ms {
-            Some(staleness_ms_max) => Settings { staleness_ms_max, flush_samples: 4_096, ..Settings::default() },
+            Some(staleness_ms) => {
+                Settings { staleness_ms, staleness_ms_max: staleness_ms, flush_samples: 4_096, ..Settings::default() }
+            }
             None => Settings::default(),
         };
         let row = swarm(nodes, per_second, settings, measured);
