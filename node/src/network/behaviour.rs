@@ -9,15 +9,12 @@ use libp2p::{
 };
 use std::{collections::HashSet, time::Duration};
 
-use super::{NetworkConfig, codec::BytesCodec, traffic::Counters};
+use super::{NetworkConfig, codec::BytesCodec, mesh, traffic::Counters};
 
 /// Questions and answers.
 const EXCHANGE: StreamProtocol = StreamProtocol::new("/onebyte/1");
 /// A question without answer fails after this long.
 pub const ANSWER_MAX: Duration = Duration::from_secs(20);
-/// Message ids in one announcement or request of the mesh. gossipsub refuses what is larger than 16 KiB and closes the stream,
-/// and by default sends more than that once a few hundred messages a second go round.
-pub const CONTROL_IDS_MAX: usize = 800;
 /// Streams that one peer may have open for questions.
 const STREAMS_PER_CONNECTION: usize = 8;
 
@@ -90,10 +87,19 @@ fn gossip(
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(gossipsub::ValidationMode::Anonymous)
         .validate_messages()
-        .message_id_fn(|message| MessageId::from(&blake3::hash(&message.data).as_bytes()[..16]))
-        .heartbeat_interval(Duration::from_millis(700))
-        .duplicate_cache_time(Duration::from_secs(120))
-        .max_control_messages_sent(CONTROL_IDS_MAX)
+        .message_id_fn(|message| MessageId::from(&blake3::hash(&message.data).as_bytes()[..mesh::ID_BYTES]))
+        .heartbeat_interval(mesh::HEARTBEAT)
+        .mesh_n(mesh::DEGREE)
+        .mesh_n_low(mesh::DEGREE_LOW)
+        .mesh_n_high(mesh::DEGREE_HIGH)
+        .mesh_outbound_min(mesh::OUTBOUND_MIN)
+        .gossip_lazy(mesh::LAZY)
+        .gossip_factor(mesh::LAZY_SHARE)
+        .history_gossip(mesh::ANNOUNCED)
+        // Own messages go the way of all others: to the mesh.
+        .flood_publish(false)
+        .duplicate_cache_time(mesh::DUPLICATES_KNOWN)
+        .max_control_messages_sent(mesh::IDS_MAX)
         .build()
         .map_err(|error| error.to_string())?;
     let filter = WhitelistSubscriptionFilter(HashSet::from([topic(run).hash()]));

@@ -16,11 +16,12 @@ mod codec;
 pub mod conduct;
 mod events;
 pub mod framing;
+pub mod mesh;
 mod peers;
 mod traffic;
 mod transport;
 
-pub use behaviour::{ANSWER_MAX, CONTROL_IDS_MAX};
+pub use behaviour::ANSWER_MAX;
 pub use conduct::Severity;
 pub use libp2p::{Multiaddr, PeerId, gossipsub::MessageId};
 pub use peers::parse_bootstrap;

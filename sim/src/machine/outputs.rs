@@ -68,7 +68,7 @@ impl Machine {
         let Some(running) = &mut self.running else { return Ok(()) };
         let now_ms = swarm.queue.now() / 1000;
         let mut out = Vec::new();
-        if running.mesh.publish(message, now_ms, &mut out) {
+        if running.mesh.publish(message, now_ms, &mut self.random, &mut out) {
             swarm.note(Kind::Published, self.number, samples as u32, u64::from(message))?;
         } else if running.unpublished.len() < UNPUBLISHED_MAX {
             running.unpublished.push_back(gossip);

@@ -1,6 +1,9 @@
 //! What meshes send each other, and its size on the socket.
 
-use node::network::framing::{TOPIC, field, framed, gossip_protobuf};
+use node::network::{
+    framing::{TOPIC, field, framed, gossip_protobuf},
+    mesh::ID_BYTES,
+};
 use std::rc::Rc;
 
 use super::Message;
@@ -24,13 +27,10 @@ pub enum Frame {
     IDontWant(Rc<Vec<Message>>),
 }
 
-/// Bytes of a message id.
-const ID: usize = 16;
-
 /// Bytes of a frame on a TCP socket: the protobuf of one RPC with its length, multiplexed (yamux) and encrypted
 /// (noise). `size` tells the bytes of a message's content.
 pub fn frame_bytes(frame: &Frame, size: &dyn Fn(Message) -> usize) -> usize {
-    let ids = |messages: &[Message]| messages.len() * field(ID);
+    let ids = |messages: &[Message]| messages.len() * field(ID_BYTES);
     framed(match frame {
         // Empty extensions in a control message precede; three booleans, two of them false, are written out.
         Frame::Subscribe => return framed(field(field(0))) + framed(field(3 * 2 + field(TOPIC))),
