@@ -212,6 +212,13 @@ pub struct RunArgs {
     /// Seed of the own data order [default: random, kept in the state directory]
     #[arg(long, value_name = "SEED")]
     pub seed: Option<u64>,
+    /// Most own gradients that are signed and sent together [default: 256]. A message has some 140 bytes beside them
+    #[arg(long, value_name = "N")]
+    pub flush_samples: Option<usize>,
+    /// Own gradients wait so long for company before they are sent [default: 1000, or up to 4000 in a large swarm for who has many].
+    /// Longer costs fewer bytes, shorter keeps the others up to date. Slower models send each gradient at once
+    #[arg(long, value_name = "MILLISECONDS")]
+    pub staleness_ms: Option<u64>,
     /// Start a run in which this machine may withdraw others' samples (see `node revoke`)
     #[arg(long)]
     pub authority: bool,

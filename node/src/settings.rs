@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use libp2p::Multiaddr;
-use protocol::manifest::RunId;
+use protocol::{manifest::RunId, replica, segment::CHUNK_SAMPLES_MAX};
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use crate::{
@@ -17,6 +17,8 @@ pub const DEFAULT_STATE: &str = "onebyte-state";
 
 /// Probes on one batch: more learn little, and others' gradients wait for the last of them.
 const PROBES_MAX: u32 = 256;
+/// Own gradients wait no longer than this, whatever is asked for: a machine that fails loses those that were not sent.
+const STALENESS_MS_MAX: u64 = 60_000;
 
 /// Checked settings.
 #[derive(Clone, Debug)]
@@ -51,6 +53,10 @@ pub struct Settings {
     pub sequence_length: usize,
     /// Of the data order.
     pub seed: Option<u64>,
+    /// Most own gradients in one message, if said.
+    pub flush_samples: Option<usize>,
+    /// How long own gradients wait for company, if said.
+    pub staleness_ms: Option<u64>,
     /// Whether a new run has this node as its authority.
     pub authority: bool,
     /// Look around in the local network.
@@ -100,6 +106,8 @@ impl Settings {
             batch_size: args.batch_size.or(file.batch_size).unwrap_or(8),
             sequence_length: args.sequence_length.or(file.sequence_length).unwrap_or(128),
             seed: args.seed.or(file.seed),
+            flush_samples: args.flush_samples.or(file.flush_samples),
+            staleness_ms: args.staleness_ms.or(file.staleness_ms),
             authority: args.authority || file.authority,
             mdns: !(args.no_mdns || file.no_mdns),
         };
@@ -121,7 +129,26 @@ impl Settings {
             "--sequence-length {}: must be at least 2, a token to read and one to predict",
             self.sequence_length
         );
+        let flush_samples = self.replica().flush_samples;
+        ensure!(
+            (1..=CHUNK_SAMPLES_MAX).contains(&flush_samples),
+            "--flush-samples {flush_samples}: must be 1 to {CHUNK_SAMPLES_MAX}"
+        );
+        if let Some(ms) = self.staleness_ms {
+            ensure!(ms <= STALENESS_MS_MAX, "--staleness-ms {ms}: must be at most {STALENESS_MS_MAX}, a minute");
+        }
         Ok(())
+    }
+
+    /// What the replica is told of them.
+    pub fn replica(&self) -> replica::Settings {
+        let defaults = replica::Settings::default();
+        replica::Settings {
+            flush_samples: self.flush_samples.unwrap_or(defaults.flush_samples),
+            staleness_ms: self.staleness_ms.unwrap_or(defaults.staleness_ms),
+            staleness_ms_max: self.staleness_ms.unwrap_or(defaults.staleness_ms_max),
+            ..defaults
+        }
     }
 }
 

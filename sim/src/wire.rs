@@ -1,11 +1,5 @@
-//! What the real network adds to a message, TCP payload bytes. Gossip frames are computed (see [`crate::mesh`]). A question opens a yamux
-//! substream, negotiates multistream-select and "/onebyte/1" (2 x 32 bytes), sends its length and content, and closes: three writes of
-//! 12 + 18 bytes each way.
+//! What connections cost beside what goes over them, TCP payload bytes. Messages: `node::network::framing`.
 
-/// A question: a new substream, its negotiation, length, content, end.
-const QUESTION_OVERHEAD: usize = 126;
-/// An answer on that substream.
-const ANSWER_OVERHEAD: usize = 126;
 /// What one side of a new connection receives: encryption, multiplexing, identification, first discovery. Measured: six nodes that
 /// know each other and do nothing received 32 kB each in their first three seconds, 2 kB of it counted elsewhere.
 pub const CONNECTION_BYTES: u64 = 6_000;
@@ -14,13 +8,3 @@ pub const IDLE_BYTES_PER_SECOND: f64 = 8.0;
 /// The same while a node has fewer neighbours than it wants and asks them for others every ten seconds. Measured: the six nodes
 /// received 500 bytes a second each after that, keep-alive included.
 pub const SEARCHING_BYTES_PER_SECOND: f64 = 100.0;
-
-/// Bytes of a question of so many bytes.
-pub fn question_bytes(content: usize) -> usize {
-    content + QUESTION_OVERHEAD
-}
-
-/// Bytes of an answer of so many bytes.
-pub fn answer_bytes(content: usize) -> usize {
-    content + ANSWER_OVERHEAD
-}

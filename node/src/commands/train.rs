@@ -58,13 +58,13 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
         (true, false) => join::join(settings, state).await?,
         (true, true) => start(settings, state)?,
     };
-    let mut replica = opened.replica(protocol::replica::Settings::default())?;
+    let mut replica = opened.replica(settings.replica())?;
     say_what_is_settled(settings, &opened.manifest);
     let is_empty = |replica: &Replica, own: MachineId| replica.ledger(&own).is_none_or(|ledger| ledger.height() == 0);
     if is_empty(&replica, opened.own_machine()?) && !opened.state.is_new_incarnation() {
         // An empty ledger of an earlier session is worth nothing; a new one need not be asked about.
         opened.state.new_incarnation()?;
-        replica = opened.replica(protocol::replica::Settings::default())?;
+        replica = opened.replica(settings.replica())?;
     }
     let weights = opened.weights(&mut replica)?;
     let (model, tokenizer) = opened.model(&weights)?;

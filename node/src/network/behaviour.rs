@@ -9,15 +9,12 @@ use libp2p::{
 };
 use std::{collections::HashSet, time::Duration};
 
-use super::{NetworkConfig, codec::BytesCodec};
+use super::{NetworkConfig, codec::BytesCodec, mesh, traffic::Counters};
 
 /// Questions and answers.
 const EXCHANGE: StreamProtocol = StreamProtocol::new("/onebyte/1");
 /// A question without answer fails after this long.
 pub const ANSWER_MAX: Duration = Duration::from_secs(20);
-/// Message ids in one announcement or request of the mesh. gossipsub refuses what is larger than 16 KiB and closes the stream,
-/// and by default sends more than that once a few hundred messages a second go round.
-pub const CONTROL_IDS_MAX: usize = 800;
 /// Streams that one peer may have open for questions.
 const STREAMS_PER_CONNECTION: usize = 8;
 
@@ -29,7 +26,7 @@ pub struct Behaviour {
     pub identify: identify::Behaviour,
     pub ping: ping::Behaviour,
     pub exchange: request_response::Behaviour<BytesCodec>,
-    pub gossip: Toggle<gossipsub::Behaviour<gossipsub::IdentityTransform, WhitelistSubscriptionFilter>>,
+    pub gossip: Toggle<gossipsub::Behaviour<Counters, WhitelistSubscriptionFilter>>,
     pub kad: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
     pub mdns: Toggle<mdns::tokio::Behaviour>,
 }
@@ -49,7 +46,7 @@ pub fn kad_protocol(run: &[u8; 32]) -> Result<StreamProtocol, String> {
 }
 
 impl Behaviour {
-    pub fn new(keypair: &identity::Keypair, config: &NetworkConfig) -> Result<Self, String> {
+    pub fn new(keypair: &identity::Keypair, config: &NetworkConfig, counters: &Counters) -> Result<Self, String> {
         let own = keypair.public().to_peer_id();
         let limits = connection_limits::ConnectionLimits::default()
             .with_max_established(Some(config.connections_max))
@@ -74,7 +71,7 @@ impl Behaviour {
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
             exchange: request_response::Behaviour::new([(EXCHANGE, ProtocolSupport::Full)], exchange),
-            gossip: config.run.as_ref().map(gossip).transpose()?.into(),
+            gossip: config.run.as_ref().map(|run| gossip(run, counters.clone())).transpose()?.into(),
             kad: config.run.as_ref().map(|run| discovery(own, run)).transpose()?.into(),
             mdns: mdns.into(),
         })
@@ -85,18 +82,29 @@ impl Behaviour {
 /// default: smaller ones make bursts vanish.
 fn gossip(
     run: &[u8; 32],
-) -> Result<gossipsub::Behaviour<gossipsub::IdentityTransform, WhitelistSubscriptionFilter>, String> {
+    counters: Counters,
+) -> Result<gossipsub::Behaviour<Counters, WhitelistSubscriptionFilter>, String> {
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(gossipsub::ValidationMode::Anonymous)
         .validate_messages()
-        .message_id_fn(|message| MessageId::from(&blake3::hash(&message.data).as_bytes()[..16]))
-        .heartbeat_interval(Duration::from_millis(700))
-        .duplicate_cache_time(Duration::from_secs(120))
-        .max_control_messages_sent(CONTROL_IDS_MAX)
+        .message_id_fn(|message| MessageId::from(&blake3::hash(&message.data).as_bytes()[..mesh::ID_BYTES]))
+        .heartbeat_interval(mesh::HEARTBEAT)
+        .mesh_n(mesh::DEGREE)
+        .mesh_n_low(mesh::DEGREE_LOW)
+        .mesh_n_high(mesh::DEGREE_HIGH)
+        .mesh_outbound_min(mesh::OUTBOUND_MIN)
+        .gossip_lazy(mesh::LAZY)
+        .gossip_factor(mesh::LAZY_SHARE)
+        .history_gossip(mesh::ANNOUNCED)
+        // Own messages go the way of all others: to the mesh.
+        .flood_publish(false)
+        .duplicate_cache_time(mesh::DUPLICATES_KNOWN)
+        .max_control_messages_sent(mesh::IDS_MAX)
         .build()
         .map_err(|error| error.to_string())?;
     let filter = WhitelistSubscriptionFilter(HashSet::from([topic(run).hash()]));
-    gossipsub::Behaviour::new_with_subscription_filter(gossipsub::MessageAuthenticity::Anonymous, config, filter)
+    let anonymous = gossipsub::MessageAuthenticity::Anonymous;
+    gossipsub::Behaviour::new_with_subscription_filter_and_transform(anonymous, config, filter, counters)
         .map_err(str::to_owned)
 }
 

@@ -56,11 +56,11 @@ impl Network {
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
+                self.counters.gossip_received(message.data.len());
                 if !self.peers.allow(&propagation_source, message.data.len()) {
                     self.report(&message_id, &propagation_source, Verdict::Ignore);
                     return self.penalize(&propagation_source, Severity::Fault, "a flood of gossip");
                 }
-                self.counters.gossip_received(message.data.len() as u64);
                 self.unreported.insert(message_id.clone(), message.data.len());
                 self.events.push_back(Event::Gossip {
                     source: propagation_source,
@@ -99,6 +99,7 @@ impl Network {
     fn on_exchange(&mut self, event: request_response::Event<Vec<u8>, Vec<u8>>) {
         match event {
             request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
+                self.counters.exchange_received(request.len());
                 if self.peers.allow(&peer, 0) {
                     self.events.push_back(Event::Request { peer, bytes: request, responder: Responder(channel) });
                 } else {
@@ -106,6 +107,7 @@ impl Network {
                 }
             }
             request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
+                self.counters.exchange_received(response.len());
                 self.events.push_back(Event::Response { peer, request: request_id, result: Ok(response) });
             }
             request_response::Event::OutboundFailure { peer, request_id, error, .. } => {

@@ -15,11 +15,13 @@ mod behaviour;
 mod codec;
 pub mod conduct;
 mod events;
+pub mod framing;
+pub mod mesh;
 mod peers;
 mod traffic;
 mod transport;
 
-pub use behaviour::{ANSWER_MAX, CONTROL_IDS_MAX};
+pub use behaviour::ANSWER_MAX;
 pub use conduct::Severity;
 pub use libp2p::{Multiaddr, PeerId, gossipsub::MessageId};
 pub use peers::parse_bootstrap;
@@ -213,7 +215,7 @@ impl Network {
         let own = keypair.public().to_peer_id();
         let counters = Counters::default();
         let transport = transport::build(&keypair, &counters).map_err(StartError::Setup)?;
-        let behaviour = Behaviour::new(&keypair, &config).map_err(StartError::Setup)?;
+        let behaviour = Behaviour::new(&keypair, &config, &counters).map_err(StartError::Setup)?;
         let swarm_config =
             libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(120));
         let peers = Peers::new(own, &config)?;

@@ -1,6 +1,7 @@
-//! Bytes on the sockets, counted below encryption.
+//! Bytes on the sockets, counted below encryption, and what they were for.
 
 use futures::{AsyncRead, AsyncWrite};
+use libp2p::gossipsub::{DataTransform, IdentityTransform, Message, RawMessage, TopicHash};
 use std::{
     io,
     pin::Pin,
@@ -10,6 +11,8 @@ use std::{
     },
     task::{Context, Poll},
 };
+
+use super::framing;
 
 /// What went over the sockets, TCP payload bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -22,6 +25,12 @@ pub struct Traffic {
     pub gossip_in: u64,
     /// Content of own gossip messages (each once).
     pub gossip_out: u64,
+    /// Gossip messages received, each once, with all that is around them on the socket.
+    pub gossip_frames_in: u64,
+    /// The same messages when they came again.
+    pub duplicates_in: u64,
+    /// Questions and answers received, with all that is around them.
+    pub exchange_in: u64,
 }
 
 #[derive(Default)]
@@ -30,6 +39,10 @@ struct Shared {
     socket_out: AtomicU64,
     gossip_in: AtomicU64,
     gossip_out: AtomicU64,
+    /// First copies, and all of them.
+    gossip_frames_in: AtomicU64,
+    copies_in: AtomicU64,
+    exchange_in: AtomicU64,
 }
 
 /// Shared by all connections.
@@ -37,8 +50,15 @@ struct Shared {
 pub struct Counters(Arc<Shared>);
 
 impl Counters {
-    pub fn gossip_received(&self, bytes: u64) {
-        self.0.gossip_in.fetch_add(bytes, Ordering::Relaxed);
+    /// A message that was new, of so many bytes.
+    pub fn gossip_received(&self, content: usize) {
+        self.0.gossip_in.fetch_add(content as u64, Ordering::Relaxed);
+        self.0.gossip_frames_in.fetch_add(framing::gossip_frame(content) as u64, Ordering::Relaxed);
+    }
+
+    /// A question or an answer.
+    pub fn exchange_received(&self, content: usize) {
+        self.0.exchange_in.fetch_add(framing::exchange(content) as u64, Ordering::Relaxed);
     }
 
     pub fn gossip_published(&self, bytes: u64) {
@@ -46,12 +66,28 @@ impl Counters {
     }
 
     pub fn read(&self) -> Traffic {
+        let gossip_frames_in = self.0.gossip_frames_in.load(Ordering::Relaxed);
         Traffic {
             socket_in: self.0.socket_in.load(Ordering::Relaxed),
             socket_out: self.0.socket_out.load(Ordering::Relaxed),
             gossip_in: self.0.gossip_in.load(Ordering::Relaxed),
             gossip_out: self.0.gossip_out.load(Ordering::Relaxed),
+            gossip_frames_in,
+            duplicates_in: self.0.copies_in.load(Ordering::Relaxed).saturating_sub(gossip_frames_in),
+            exchange_in: self.0.exchange_in.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// gossipsub shows it every copy of a message, known or not. Changes nothing.
+impl DataTransform for Counters {
+    fn inbound_transform(&self, message: RawMessage) -> io::Result<Message> {
+        self.0.copies_in.fetch_add(framing::gossip_frame(message.data.len()) as u64, Ordering::Relaxed);
+        IdentityTransform.inbound_transform(message)
+    }
+
+    fn outbound_transform(&self, _: &TopicHash, data: Vec<u8>) -> io::Result<Vec<u8>> {
+        Ok(data)
     }
 }
 

@@ -42,7 +42,9 @@ pub struct Settings {
     /// Own bytes that are signed and sent together. More is cheaper on the wire (105 bytes of envelope and signature are
     /// shared), fewer is fresher. 1 to 4,096.
     pub flush_samples: usize,
-    /// Own bytes wait no longer than this for company. A model slower than this never waits.
+    /// Own bytes wait no longer than this for company in a small swarm. A model slower than this never waits.
+    pub staleness_ms: u64,
+    /// The same in a large swarm, where every message costs everyone: see `own`. Equal to `staleness_ms`, or less, it fixes the wait.
     pub staleness_ms_max: u64,
     /// Pause between anti-entropy rounds, each with one neighbour. Push makes it fast, this makes it certain.
     pub anti_entropy_interval_ms: u64,
@@ -56,7 +58,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             flush_samples: 256,
-            staleness_ms_max: 1_000,
+            staleness_ms: 1_000,
+            staleness_ms_max: 4_000,
             anti_entropy_interval_ms: 10_000,
             machines_max: 65_536,
             ledger_bytes_max: 4 << 30,

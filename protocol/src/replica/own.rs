@@ -18,6 +18,11 @@ const SETTLE_MS: u64 = 2_000;
 const ANSWER_MS_MAX: u64 = 30_000;
 /// The same, if peers did answer but none of them held the own head.
 const WEAK_ANSWER_MS_MAX: u64 = 10_000;
+/// A machine that is not slow waits so much longer for every machine of the run: 20 messages a second come to each node then, of whatever
+/// size the swarm is.
+const PATIENCE_MS_PER_MACHINE: u64 = 50;
+/// Who makes fewer bytes than this within that time is slow.
+const WORTH_WAITING_BYTES: f64 = 16.0;
 /// Unsent own bytes at which probing pauses.
 const PENDING_SAMPLES_MAX: usize = 4_096;
 /// Signed segments that may wait for the disk.
@@ -56,8 +61,10 @@ pub(super) struct Own {
     pending: VecDeque<(i8, u64)>,
     pending_since_ms: u64,
     last_byte_ms: Option<u64>,
-    /// Running mean of the time between calls of [`Replica::own_bytes`].
+    /// Running mean of the time between calls of [`Replica::own_bytes`]; infinite until there were two.
     interval_ms: f64,
+    /// The same over the bytes that each brought.
+    byte_interval_ms: f64,
     /// Signed, not durable yet, oldest first.
     unstored: VecDeque<(u64, Chunk)>,
     next_token: u64,
@@ -74,7 +81,8 @@ impl Own {
             pending: VecDeque::new(),
             pending_since_ms: 0,
             last_byte_ms: None,
-            interval_ms: 0.0,
+            interval_ms: f64::INFINITY,
+            byte_interval_ms: f64::INFINITY,
             unstored: VecDeque::new(),
             next_token: 0,
             next: (0, [0; 32]),
@@ -165,7 +173,11 @@ impl Replica {
     pub fn own_bytes(&mut self, bytes: &[OwnByte], now_ms: u64) {
         if let Some(last_ms) = self.own.last_byte_ms.replace(now_ms) {
             let interval = now_ms.saturating_sub(last_ms) as f64;
-            self.own.interval_ms += (interval - self.own.interval_ms) / 8.0;
+            let follow = |mean: &mut f64, value: f64| {
+                *mean = if mean.is_finite() { *mean + (value - *mean) / 8.0 } else { value }
+            };
+            follow(&mut self.own.interval_ms, interval);
+            follow(&mut self.own.byte_interval_ms, interval / bytes.len().max(1) as f64);
         }
         for own in bytes {
             if own.machine != self.own.machine || own.sample != self.own_next_sample() {
@@ -204,8 +216,16 @@ impl Replica {
         let own = &self.own;
         let age = now_ms.saturating_sub(own.pending_since_ms) as f64;
         !own.pending.is_empty()
-            && (own.pending.len() >= self.settings.flush_samples
-                || age + own.interval_ms >= self.settings.staleness_ms_max as f64)
+            && (own.pending.len() >= self.settings.flush_samples || age + own.interval_ms >= self.patience_ms() as f64)
+    }
+
+    /// How long own bytes wait for company.
+    fn patience_ms(&self) -> u64 {
+        let short = self.settings.staleness_ms.min(self.settings.staleness_ms_max);
+        let crowd = PATIENCE_MS_PER_MACHINE.saturating_mul(self.vector.machines() as u64);
+        let long = crowd.min(self.settings.staleness_ms_max);
+        let is_slow = WORTH_WAITING_BYTES * self.own.byte_interval_ms > long as f64;
+        if is_slow { short } else { long.max(short) }
     }
 
     /// Signs the longest run of pending bytes that share a swarm step. False if there is nothing to sign, or no right to.

@@ -626,6 +626,43 @@ fn a_peer_that_claims_everything_and_sends_nothing_holds_nobody_up() {
 }
 
 #[test]
+fn a_slow_model_sends_at_once_and_a_fast_one_gathers_more_in_a_larger_swarm() {
+    let table = [
+        (1, 2_000, 1),
+        (1, 100, 10),
+        (1, 10, 100),
+        (1, 1, 256),
+        (32, 2_000, 1),
+        (32, 200, 5),
+        (32, 50, 32),
+        (32, 10, 160),
+        (100, 2_000, 1),
+        (100, 20, 200),
+        (100, 1, 256),
+    ];
+    for (machines, interval_ms, gathered) in table {
+        let replica = &mut started(1).nodes[0].replica;
+        let live = Standing::Live { height: 1, head: [1; 32] };
+        (1..machines).for_each(|other| replica.vector.set(machine(9, other), live));
+        let mut segments = Vec::new();
+        for sample in 0..2_000 {
+            let own = OwnByte { machine: replica.own_machine(), sample, byte: 1, swarm_step: 0 };
+            replica.own_bytes(&[own], sample * interval_ms);
+            while let Some(output) = replica.poll_output() {
+                if let Output::Persist(records, Some(token)) = output {
+                    let Some(Record::Chunk(chunk)) = records.first() else { panic!("an own segment") };
+                    segments.push(chunk.bytes.len());
+                    replica.persisted(token, sample * interval_ms);
+                }
+            }
+        }
+        assert_eq!(segments[0], 1, "nobody knows yet whether it is slow");
+        let told = (machines, interval_ms);
+        assert!(segments[1..].iter().all(|samples| *samples == gathered), "{told:?}: {segments:?}");
+    }
+}
+
+#[test]
 fn a_listing_without_end_is_an_offence() {
     let mut net = started(1);
     let (liar, mut machines) = (Peer(50), 0u64);

@@ -1,7 +1,7 @@
 //! What the replica wants done: the simulator's half of the driving contract.
 
 use anyhow::Result;
-use node::network::{ANSWER_MAX, Severity};
+use node::network::{ANSWER_MAX, Severity, framing};
 use protocol::{
     machine::MachineId,
     message::{Gossip, Question, Request},
@@ -15,7 +15,6 @@ use crate::{
     event::{Event, Frame, Letter, Number},
     event_log::Kind,
     swarm::{Sabotage, Swarm},
-    wire,
 };
 
 /// Gossip that found no neighbour and waits, as in `node::driver`.
@@ -71,7 +70,7 @@ impl Machine {
         swarm.note(Kind::Asked, self.number, to, content.len() as u64)?;
         let timeout = swarm.queue.now() + ANSWER_MAX.as_micros() as u64;
         swarm.queue.schedule(timeout, Event::NoAnswer { machine: self.number, life: self.life, question });
-        let size = wire::question_bytes(content.len());
+        let size = framing::exchange(content.len());
         self.send(to, Frame::Question(Rc::new(Letter { question, joins, content })), size, swarm)?;
         Ok(question)
     }
@@ -84,7 +83,7 @@ impl Machine {
         let Some(running) = &mut self.running else { return Ok(()) };
         let now_ms = swarm.queue.now() / 1000;
         let mut out = Vec::new();
-        if running.mesh.publish(message, now_ms, &mut out) {
+        if running.mesh.publish(message, now_ms, &mut self.random, &mut out) {
             swarm.note(Kind::Published, self.number, samples as u32, u64::from(message))?;
         } else if running.unpublished.len() < UNPUBLISHED_MAX {
             running.unpublished.push_back(gossip);

@@ -1,7 +1,7 @@
 //! Frames in and out, and neighbours.
 
 use anyhow::Result;
-use node::network::{CONNECTIONS_MAX, CONNECTIONS_TARGET, Severity, conduct::Conduct};
+use node::network::{CONNECTIONS_MAX, CONNECTIONS_TARGET, Severity, conduct::Conduct, framing};
 use protocol::{
     message::{Request, Response},
     replica::{Peer, Verdict},
@@ -184,7 +184,7 @@ impl Machine {
             false => response.encode().ok(),
         };
         if let Some(content) = content {
-            let size = wire::answer_bytes(content.len());
+            let size = framing::exchange(content.len());
             self.send(from, Frame::Answer(Rc::new(Letter { content, ..*letter })), size, swarm)?;
         }
         self.carry_out(swarm)

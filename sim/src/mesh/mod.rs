@@ -2,7 +2,7 @@
 //! up (anonymous, messages validated by the application, no peer scores).
 //!
 //! Modelled: the subscription on connection and the graft that answers it; heartbeats (graft below the low mark, prune
-//! from the high mark, enough outbound neighbours, backoff with its slack); flood publishing of own messages;
+//! from the high mark, enough outbound neighbours, backoff with its slack); own messages to the mesh, filled up from outside;
 //! forwarding to the mesh after validation, except to all that sent the message meanwhile; the message cache's windows,
 //! in which a message counts from its arrival and may be announced (IHAVE) and asked for (IWANT) once it is validated;
 //! the limits of both; promises; IDONTWANT; and the size of every frame. Without scores nothing looks for broken
@@ -16,6 +16,10 @@
 //! limits, no precedence of control over messages, and an IDONTWANT does not take messages out of them (the caller
 //! may); a second connection of a neighbour does nothing.
 
+use node::network::{
+    framing::gossip_protobuf,
+    mesh::{DEGREE, DEGREE_HIGH, DEGREE_LOW, HEARTBEAT, IDS_MAX},
+};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,9 +29,9 @@ use std::{
 use crate::random::sample;
 
 mod frame;
+mod heartbeat;
 mod seen;
 
-use frame::message_protobuf;
 pub use frame::{Frame, frame_bytes};
 use seen::{Bits, Seen};
 
@@ -38,28 +42,12 @@ pub type Machine = u32;
 /// What is to be sent: to whom, what.
 pub type Outbox = Vec<(Machine, Frame)>;
 
-/// Time between heartbeats, ms (`node::network` sets `heartbeat_interval`).
-pub const HEARTBEAT_MS: u64 = 700;
+/// Time between heartbeats, ms.
+pub const HEARTBEAT_MS: u64 = HEARTBEAT.as_millis() as u64;
 /// Time before the first heartbeat, ms (`heartbeat_initial_delay`, config.rs).
 pub const FIRST_HEARTBEAT_MS: u64 = 5_000;
-/// Ids in one IHAVE, and asked of one neighbour between heartbeats (`node::network` sets `max_control_messages_sent`).
-const IDS_MAX: usize = node::network::CONTROL_IDS_MAX;
-/// Mesh neighbours that are aimed at (`mesh_n`, config.rs).
-const MESH: usize = 6;
-/// With fewer, neighbours are grafted (`mesh_n_low`, config.rs).
-const MESH_LOW: usize = 5;
-/// From so many on, neighbours are pruned, and inbound ones are refused (`mesh_n_high`, config.rs).
-const MESH_HIGH: usize = 12;
-/// Mesh neighbours that this machine called, at least (`mesh_outbound_min`, config.rs).
-const OUTBOUND_MIN: usize = 2;
-/// Neighbours outside the mesh that hear an announcement, at least (`gossip_lazy`, config.rs).
-const LAZY: usize = 6;
-/// The share of those outside the mesh, where that is more (`gossip_factor`, config.rs).
-const LAZY_SHARE: f64 = 0.25;
 /// Heartbeats that a message stays in the cache, its own included (`history_length`, config.rs).
 const HISTORY: usize = 5;
-/// Heartbeats that a message is announced (`history_gossip`, config.rs).
-const ANNOUNCED: usize = 3;
 /// Times that one neighbour is sent one message for the asking (`gossip_retransimission`, config.rs).
 const RETRANSMISSIONS: u32 = 3;
 /// Announcements heard from one neighbour between heartbeats (`max_ihave_messages_heartbeat`, config.rs).
@@ -243,7 +231,7 @@ impl Mesh {
             return None;
         }
         let promised = self.promises.remove(&message);
-        if message_protobuf(sizes(message)) > IDONTWANT_BYTES {
+        if gossip_protobuf(sizes(message)) > IDONTWANT_BYTES {
             let unwanted: Rc<Vec<Message>> = Rc::new(vec![message]);
             let asked = promised.filter(|machine| !self.is_member(*machine) && self.place(*machine).is_ok());
             let others = self.members.iter().copied().chain(asked).filter(|machine| *machine != from);
@@ -263,7 +251,7 @@ impl Mesh {
 
     /// `handle_received_subscriptions`.
     fn subscribed(&mut self, from: Machine, out: &mut Outbox) {
-        let may_graft = self.members.len() < MESH_LOW && !self.backs_off(from) && !self.is_member(from);
+        let may_graft = self.members.len() < DEGREE_LOW && !self.backs_off(from) && !self.is_member(from);
         let Some(neighbour) = self.neighbour(from) else { return };
         neighbour.subscribed = true;
         if may_graft {
@@ -274,7 +262,7 @@ impl Mesh {
 
     /// `handle_graft`.
     fn grafted(&mut self, from: Machine, now_ms: u64, out: &mut Outbox) {
-        let (is_full, is_member) = (self.members.len() >= MESH_HIGH, self.is_member(from));
+        let (is_full, is_member) = (self.members.len() >= DEGREE_HIGH, self.is_member(from));
         let refused = self.backoffs.get(&from).is_some_and(|backoff| backoff.until_ms > now_ms);
         let Some(neighbour) = self.neighbour(from) else { return };
         if is_member || !refused && !neighbour.subscribed {
@@ -354,9 +342,15 @@ impl Mesh {
         }
     }
 
-    /// An own message goes to every subscribed neighbour (`flood_publish` is true). False if there is none
-    /// (`NoPeersSubscribedToTopic`); a message that was seen is not sent again.
-    pub fn publish(&mut self, message: Message, now_ms: u64, out: &mut Outbox) -> bool {
+    /// An own message goes to the mesh, and to others while the mesh has too few (`filter_publish_candidates`; `flood_publish` is
+    /// false). False if nobody is subscribed (`NoPeersSubscribedToTopic`); a message that was seen is not sent again.
+    pub fn publish(
+        &mut self,
+        message: Message,
+        now_ms: u64,
+        random: &mut Xoshiro256PlusPlus,
+        out: &mut Outbox,
+    ) -> bool {
         if self.seen(message) {
             return true;
         }
@@ -366,349 +360,13 @@ impl Mesh {
         self.promises.remove(&message);
         self.cache(message, now_ms);
         self.validated.insert(message);
-        let takers = self.neighbours.iter().filter(|neighbour| neighbour.subscribed);
-        out.extend(takers.map(|neighbour| (neighbour.machine, Frame::Publish(message))));
+        let others = self.neighbours.iter().filter(|other| other.subscribed && !self.is_member(other.machine));
+        let others: Vec<Machine> = others.map(|neighbour| neighbour.machine).collect();
+        let extra = sample(random, &others, DEGREE.saturating_sub(self.members.len()));
+        out.extend(self.members.iter().chain(&extra).map(|taker| (*taker, Frame::Publish(message))));
         true
-    }
-
-    /// Every [`HEARTBEAT_MS`].
-    pub fn heartbeat(&mut self, now_ms: u64, random: &mut Xoshiro256PlusPlus, out: &mut Outbox) {
-        self.beats += 1;
-        self.seen.forget(now_ms);
-        self.backoffs.retain(|_, backoff| backoff.until_beat > self.beats);
-        for neighbour in &mut self.neighbours {
-            (neighbour.ihaves, neighbour.asked) = (0, 0);
-        }
-        let degree = self.members.len();
-        if degree < MESH_LOW {
-            self.graft(MESH - degree, false, random, out);
-        }
-        if self.members.len() >= MESH_HIGH {
-            self.prune(now_ms, random, out);
-        }
-        let outbound = self.outbound_degree();
-        if self.members.len() >= MESH_LOW && outbound < OUTBOUND_MIN {
-            self.graft(OUTBOUND_MIN - outbound, true, random, out);
-        }
-        self.announce(random, out);
-        self.shift();
-        for neighbour in &mut self.neighbours {
-            neighbour.unwanted.retain(|_, since_ms| now_ms.saturating_sub(*since_ms) <= UNWANTED_MS);
-        }
-    }
-
-    /// Puts up to `count` more neighbours into the mesh.
-    fn graft(&mut self, count: usize, outbound_only: bool, random: &mut Xoshiro256PlusPlus, out: &mut Outbox) {
-        let may = |neighbour: &&Neighbour| {
-            let fits = neighbour.outbound || !outbound_only;
-            let machine = neighbour.machine;
-            neighbour.subscribed && fits && !self.is_member(machine) && !self.backs_off(machine)
-        };
-        let pool: Vec<Machine> = self.neighbours.iter().filter(may).map(|neighbour| neighbour.machine).collect();
-        for machine in sample(random, &pool, count) {
-            self.join(machine);
-            out.push((machine, Frame::Graft));
-        }
-    }
-
-    /// Takes the excess out of the mesh, but leaves enough neighbours that this machine called.
-    fn prune(&mut self, now_ms: u64, random: &mut Xoshiro256PlusPlus, out: &mut Outbox) {
-        let members = self.members.clone();
-        let mut excess = members.len() - MESH;
-        let mut outbound = self.outbound_degree();
-        for machine in sample(random, &members, members.len()) {
-            let Some(neighbour) = self.neighbour(machine).filter(|_| excess > 0) else { continue };
-            if neighbour.outbound {
-                if outbound <= OUTBOUND_MIN {
-                    continue;
-                }
-                outbound -= 1;
-            }
-            excess -= 1;
-            self.part(machine);
-            self.back_off(machine, now_ms);
-            out.push((machine, Frame::Prune));
-        }
-    }
-
-    /// `emit_gossip`.
-    fn announce(&self, random: &mut Xoshiro256PlusPlus, out: &mut Outbox) {
-        let recent = self.history.iter().take(ANNOUNCED).flatten().copied();
-        let recent: Vec<Message> = recent.filter(|message| self.validated.contains(*message)).collect();
-        if recent.is_empty() {
-            return;
-        }
-        let outside =
-            self.neighbours.iter().filter(|neighbour| neighbour.subscribed && !self.is_member(neighbour.machine));
-        let outside: Vec<Machine> = outside.map(|neighbour| neighbour.machine).collect();
-        let count = LAZY.max((LAZY_SHARE * outside.len() as f64) as usize);
-        let shared = Rc::new(sample(random, &recent, recent.len()));
-        for machine in sample(random, &outside, count) {
-            let ids = if shared.len() > IDS_MAX { Rc::new(sample(random, &shared, IDS_MAX)) } else { shared.clone() };
-            out.push((machine, Frame::IHave(ids)));
-        }
-    }
-
-    /// Moves the history on and forgets the oldest messages' content.
-    fn shift(&mut self) {
-        for message in self.history.pop_back().unwrap_or_default() {
-            self.validated.remove(message);
-            self.unvalidated.retain(|(waiting, _)| *waiting != message);
-        }
-        self.history.push_front(Vec::new());
-        self.asked.retain(|(message, _), _| self.validated.contains(*message));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rand_xoshiro::rand_core::SeedableRng;
-
-    /// Machines in a ring, each connected with the next few, whose frames arrive at once and in order.
-    struct Ring {
-        meshes: Vec<Mesh>,
-        random: Xoshiro256PlusPlus,
-        now_ms: u64,
-        got: Vec<Vec<Message>>,
-        publishes: usize,
-    }
-
-    impl Ring {
-        fn new(machines: u32, next: u32) -> Self {
-            let mut ring = Self {
-                meshes: (0..machines).map(|_| Mesh::new()).collect(),
-                random: Xoshiro256PlusPlus::seed_from_u64(1),
-                now_ms: 0,
-                got: vec![Vec::new(); machines as usize],
-                publishes: 0,
-            };
-            for (a, b) in (0..machines).flat_map(|a| (1..=next).map(move |step| (a, (a + step) % machines))) {
-                let (mut caller, mut called) = (Vec::new(), Vec::new());
-                ring.meshes[a as usize].connected(b, true, &mut caller);
-                ring.meshes[b as usize].connected(a, false, &mut called);
-                ring.carry(a, caller, |_, _| false);
-                ring.carry(b, called, |_, _| false);
-            }
-            ring
-        }
-
-        /// Delivers until nothing is left to be said, except what `loses` takes.
-        fn carry(&mut self, from: Machine, out: Outbox, loses: impl Fn(Machine, &Frame) -> bool) {
-            let mut waiting: VecDeque<_> = out.into_iter().map(|(to, frame)| (from, to, frame)).collect();
-            while let Some((from, to, frame)) = waiting.pop_front() {
-                if loses(to, &frame) {
-                    continue;
-                }
-                self.publishes += usize::from(matches!(frame, Frame::Publish(_)));
-                let (mesh, mut out) = (&mut self.meshes[to as usize], Vec::new());
-                let news = mesh.receive(from, &frame, &|_| 200, self.now_ms, &mut self.random, &mut out);
-                if let Some(message) = news {
-                    self.got[to as usize].push(message);
-                    mesh.validated(message, Verdict::Accept, &mut out);
-                }
-                waiting.extend(out.into_iter().map(|(next, frame)| (to, next, frame)));
-            }
-        }
-
-        fn beat(&mut self) {
-            self.now_ms += HEARTBEAT_MS;
-            for machine in 0..self.meshes.len() as u32 {
-                let mut out = Vec::new();
-                self.meshes[machine as usize].heartbeat(self.now_ms, &mut self.random, &mut out);
-                self.carry(machine, out, |_, _| false);
-            }
-        }
-
-        fn publish(&mut self, machine: Machine, message: Message, loses: impl Fn(Machine, &Frame) -> bool) {
-            let mut out = Vec::new();
-            assert!(self.meshes[machine as usize].publish(message, self.now_ms, &mut out));
-            self.carry(machine, out, loses);
-        }
-    }
-
-    /// One mesh with so many subscribed neighbours, numbered from 0, of which the first few were called.
-    struct Alone {
-        mesh: Mesh,
-        random: Xoshiro256PlusPlus,
-    }
-
-    impl Alone {
-        fn new(neighbours: u32, outbound: u32) -> Self {
-            let mut alone = Self { mesh: Mesh::new(), random: Xoshiro256PlusPlus::seed_from_u64(1) };
-            for peer in 0..neighbours {
-                alone.mesh.connected(peer, peer < outbound, &mut Vec::new());
-                alone.hear(peer, Frame::Subscribe, 0);
-            }
-            alone
-        }
-
-        fn hear(&mut self, peer: Machine, frame: Frame, now_ms: u64) -> Outbox {
-            let mut out = Vec::new();
-            self.mesh.receive(peer, &frame, &|_| 2_000, now_ms, &mut self.random, &mut out);
-            out
-        }
-
-        fn accept(&mut self, message: Message) -> Vec<Machine> {
-            let mut out = Vec::new();
-            self.mesh.validated(message, Verdict::Accept, &mut out);
-            out.iter().map(|(to, _)| *to).collect()
-        }
-
-        fn beat(&mut self, now_ms: u64) -> Outbox {
-            let mut out = Vec::new();
-            self.mesh.heartbeat(now_ms, &mut self.random, &mut out);
-            out
-        }
-    }
-
-    fn ids(messages: &[Message]) -> Rc<Vec<Message>> {
-        Rc::new(messages.to_vec())
-    }
-
-    #[test]
-    fn every_message_reaches_everyone_once_and_costs_about_the_degree_of_the_mesh() {
-        let mut ring = Ring::new(50, 10);
-        (0..5).for_each(|_| ring.beat());
-        ring.publishes = 0;
-        (0..50).for_each(|message| ring.publish(message, message, |_, _| false));
-        for (machine, got) in ring.got.iter().enumerate() {
-            let others: Vec<Message> = (0..50).filter(|message| *message != machine as u32).collect();
-            assert_eq!(*got, others, "machine {machine}");
-        }
-        assert!((3..=11).contains(&(ring.publishes / 2_500)), "{} frames", ring.publishes);
-    }
-
-    #[test]
-    fn degrees_stay_within_their_marks_with_enough_outbound_neighbours() {
-        let mut ring = Ring::new(60, 20);
-        (0..20).for_each(|_| ring.beat());
-        for mesh in &ring.meshes {
-            assert!((MESH_LOW..=MESH_HIGH).contains(&mesh.members().len()), "{}", mesh.members().len());
-            assert!(mesh.outbound_degree() >= OUTBOUND_MIN);
-        }
-    }
-
-    #[test]
-    fn what_was_lost_on_all_links_of_the_mesh_is_announced_and_asked_for() {
-        let mut ring = Ring::new(30, 12);
-        (0..3).for_each(|_| ring.beat());
-        ring.publish(0, 0, |to, frame| to == 9 && matches!(frame, Frame::Publish(_)));
-        assert!(ring.got[9].is_empty());
-        (0..3).for_each(|_| ring.beat());
-        assert_eq!(ring.got[9], [0]);
-    }
-
-    #[test]
-    fn who_pruned_is_not_grafted_before_its_backoff_and_a_slack_are_over() {
-        let mut alone = Alone::new(1, 1);
-        assert_eq!(alone.mesh.members().to_vec(), [0]);
-        alone.hear(0, Frame::Prune, 0);
-        let grafted = (1..100).map(|beat| beat * HEARTBEAT_MS).find(|now_ms| !alone.beat(*now_ms).is_empty());
-        assert_eq!(grafted, Some(61_600));
-    }
-
-    #[test]
-    fn a_graft_during_a_backoff_is_pruned_and_starts_it_anew_even_after_a_new_connection() {
-        let mut alone = Alone::new(1, 1);
-        alone.hear(0, Frame::Prune, 0);
-        alone.mesh.gone(0);
-        alone.mesh.connected(0, false, &mut Vec::new());
-        alone.hear(0, Frame::Subscribe, 1_000);
-        assert_eq!(alone.hear(0, Frame::Graft, 50_000), [(0, Frame::Prune)]);
-        assert_eq!(alone.hear(0, Frame::Graft, 109_999), [(0, Frame::Prune)]);
-        assert_eq!(alone.hear(0, Frame::Graft, 170_000), []);
-        assert_eq!(alone.mesh.members().len(), 1);
-    }
-
-    #[test]
-    fn a_full_mesh_refuses_those_that_called_but_not_those_it_called() {
-        let mut alone = Alone::new(14, 2);
-        alone.mesh.neighbours[13].outbound = true;
-        (5..12).for_each(|peer| assert_eq!(alone.hear(peer, Frame::Graft, 0), []));
-        assert_eq!(alone.mesh.members().len(), MESH_HIGH);
-        assert_eq!(alone.hear(12, Frame::Graft, 0), [(12, Frame::Prune)]);
-        assert_eq!(alone.hear(13, Frame::Graft, 0), []);
-        let pruned = alone.beat(700).iter().filter(|(_, frame)| *frame == Frame::Prune).count();
-        assert_eq!((pruned, alone.mesh.members().len()), (7, MESH));
-        assert!(alone.mesh.outbound_degree() >= OUTBOUND_MIN);
-    }
-
-    #[test]
-    fn a_message_is_not_forwarded_to_those_it_came_from_nor_to_those_that_do_not_want_it() {
-        let mut alone = Alone::new(5, 5);
-        let told = alone.hear(1, Frame::Publish(7), 0);
-        assert_eq!(told, [0, 2, 3, 4].map(|peer| (peer, Frame::IDontWant(ids(&[7])))));
-        assert_eq!(alone.hear(2, Frame::Publish(7), 0), []);
-        alone.hear(3, Frame::IDontWant(ids(&[7])), 0);
-        assert_eq!(alone.accept(7), [0, 4]);
-        assert!(alone.accept(7).is_empty(), "a second verdict");
-    }
-
-    #[test]
-    fn only_validated_messages_are_announced_and_sent_for_the_asking_three_times() {
-        let mut alone = Alone::new(9, 9);
-        alone.hear(0, Frame::Publish(7), 0);
-        assert_eq!(alone.beat(700), []);
-        assert_eq!(alone.hear(8, Frame::IWant(ids(&[7])), 700), []);
-        alone.accept(7);
-        let out: Outbox = alone.beat(1_400);
-        assert_eq!(out.iter().filter(|(_, frame)| *frame == Frame::IHave(ids(&[7]))).count(), 4, "outside the mesh");
-        let sent = (0..5).map(|_| alone.hear(8, Frame::IWant(ids(&[7])), 1_400).len());
-        assert_eq!(sent.sum::<usize>(), 3);
-        (3..=5).for_each(|beat| drop(alone.beat(beat * 700)));
-        assert_eq!(alone.hear(7, Frame::IWant(ids(&[7])), 3_500), [], "it left the history");
-    }
-
-    #[test]
-    fn an_announcement_is_followed_up_once_with_limits() {
-        let mut alone = Alone::new(2, 2);
-        assert_eq!(alone.hear(0, Frame::IHave(ids(&[7, 7])), 0), [(0, Frame::IWant(ids(&[7])))]);
-        alone.beat(100_000);
-        assert_eq!(
-            alone.hear(1, Frame::IHave(ids(&[7])), 100_000),
-            [],
-            "promised, and nobody looks whether it was kept"
-        );
-        let many: Vec<Message> = (100..1_100).collect();
-        let Some((1, Frame::IWant(asked))) = alone.hear(1, Frame::IHave(ids(&many)), 100_000).pop() else { panic!() };
-        assert_eq!(asked.len(), IDS_MAX);
-        (0..9).for_each(|_| drop(alone.hear(0, Frame::IHave(ids(&[7])), 100_000)));
-        assert_eq!(alone.hear(0, Frame::IHave(ids(&[8])), 100_000), [(0, Frame::IWant(ids(&[8])))]);
-        assert_eq!(alone.hear(0, Frame::IHave(ids(&[9])), 100_000), [], "the eleventh");
-    }
-
-    #[test]
-    fn a_message_is_forgotten_after_two_minutes() {
-        let mut alone = Alone::new(2, 2);
-        alone.hear(0, Frame::Publish(5_000), 1_000);
-        alone.hear(0, Frame::Publish(1), 1_300);
-        assert_eq!(alone.hear(1, Frame::Publish(5_000), 120_999), []);
-        alone.mesh.heartbeat(121_251, &mut Xoshiro256PlusPlus::seed_from_u64(1), &mut Vec::new());
-        assert!(!alone.mesh.seen(5_000) && alone.mesh.seen(1));
-    }
-
-    #[test]
-    fn a_machine_without_listeners_cannot_publish() {
-        assert!(!Mesh::new().publish(0, 0, &mut Vec::new()));
-    }
-
-    #[test]
-    fn frames_have_the_sizes_of_their_protobuf() {
-        let sizes = |message: Message| message as usize;
-        for (frame, bytes) in [
-            (Frame::Subscribe, 5 + 30 + 19 + 30),
-            (Frame::Publish(100), 100 + 2 + 10 + 2 + 1 + 30),
-            (Frame::Publish(1_000), 1_000 + 3 + 10 + 3 + 2 + 30),
-            (Frame::Publish(60_000), 60_000 + 4 + 10 + 4 + 3 + 4 * 12 + 18),
-            (Frame::IHave(ids(&[1, 2])), 2 * 18 + 10 + 2 + 2 + 1 + 30),
-            (Frame::IHave(vec![0; IDS_MAX].into()), 800 * 18 + 10 + 3 + 3 + 2 + 30),
-            (Frame::IWant(ids(&[1])), 18 + 2 + 2 + 1 + 30),
-            (Frame::IDontWant(ids(&[1])), 18 + 2 + 2 + 1 + 30),
-            (Frame::Graft, 10 + 2 + 2 + 1 + 30),
-            (Frame::Prune, 12 + 2 + 2 + 1 + 30),
-        ] {
-            assert_eq!(frame_bytes(&frame, &sizes), bytes, "{frame:?}");
-        }
-    }
-}
+mod tests;

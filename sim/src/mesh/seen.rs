@@ -1,11 +1,12 @@
 //! Which messages were seen, for a while.
 
+use node::network::mesh::DUPLICATES_KNOWN;
 use std::collections::VecDeque;
 
 use super::Message;
 
-/// Duplicates are known for so long, ms (`node::network` sets `duplicate_cache_time`).
-const DUPLICATES_MS: u64 = 120_000;
+/// Duplicates are known for so long, ms.
+const DUPLICATES_MS: u64 = DUPLICATES_KNOWN.as_millis() as u64;
 /// They are forgotten together in slices of this, ms (a choice of this model: it saves memory).
 const SLICE_MS: u64 = 250;
 
