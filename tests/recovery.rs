@@ -173,7 +173,7 @@ fn write_ledger(path: &Path, samples: u64) {
 fn a_loss_that_is_not_finite_is_void_and_said_loudly() {
     let workshop = Workshop::with_model(16, 5e11);
     let node = workshop.first("node", &["--samples", "3", "--exit-when-idle", "0"]);
-    node.hear("the loss is not finite");
+    node.hear("a loss is not finite");
     node.finish();
     let tail: serde_json::Value =
         serde_json::from_str(&inspect(&workshop.state("node"), &["log", "tail", "--json"])).unwrap();

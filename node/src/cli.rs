@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{num::NonZeroU32, path::PathBuf};
 
 /// Fine-tune a language model together with others, exchanging one byte per gradient.
@@ -150,7 +150,7 @@ pub struct RevokeArgs {
 }
 
 /// An estimator.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
 pub enum EstimatorName {

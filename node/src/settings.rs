@@ -152,7 +152,8 @@ impl Settings {
     }
 }
 
-fn estimator(name: Option<EstimatorName>, probes: Option<NonZeroU32>) -> Result<Estimator> {
+/// What `--estimator` and `--probes` ask for.
+pub fn estimator(name: Option<EstimatorName>, probes: Option<NonZeroU32>) -> Result<Estimator> {
     let name = name.unwrap_or(EstimatorName::Fzoo);
     if let Some(probes) = probes {
         ensure!(

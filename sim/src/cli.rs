@@ -1,7 +1,8 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use node::cli::EstimatorName;
+use std::{num::NonZeroU32, path::PathBuf};
 
 /// A swarm of machines that train one model by exchanging one byte per gradient, under a virtual clock and a virtual
 /// network. The same code as `node`, thousands of machines, seconds of time; one seed makes it all happen again.
@@ -68,6 +69,12 @@ pub struct Changes {
     /// Learning rate of the run
     #[arg(long, value_name = "RATE")]
     pub learning_rate: Option<f64>,
+    /// How a language model's gradients are measured, as with `node`
+    #[arg(long, value_name = "NAME")]
+    pub estimator: Option<EstimatorName>,
+    /// Bytes from one batch, as with `node`
+    #[arg(long, value_name = "N")]
+    pub probes: Option<NonZeroU32>,
     /// Weights of the quadratic
     #[arg(long, value_name = "N")]
     pub dimensions: Option<usize>,

@@ -47,6 +47,8 @@ impl Changes {
         }
         if let Some(language) = &mut scenario.language {
             set(&mut language.learning_rate, &self.learning_rate);
+            language.estimator = self.estimator.or(language.estimator);
+            language.probes = self.probes.or(language.probes);
         }
         scenario.check().with_context(|| format!("with{}", self.flags()))
     }
@@ -70,6 +72,8 @@ impl Changes {
         say("flush-samples", self.flush_samples.map(|v| v.to_string()));
         say("staleness-ms", self.staleness_ms.map(|v| v.to_string()));
         say("learning-rate", self.learning_rate.map(|v| v.to_string()));
+        say("estimator", self.estimator.map(|v| format!("{v:?}").to_lowercase()));
+        say("probes", self.probes.map(|v| v.to_string()));
         say("dimensions", self.dimensions.map(|v| v.to_string()));
         say("model", self.model.clone());
         say("data", self.data.as_ref().map(|v| v.display().to_string()));

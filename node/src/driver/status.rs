@@ -296,23 +296,19 @@ impl Status {
 
     pub(super) fn leaving(&self, replica: &mut Replica) {
         tracing::info!(
-            "left with {} gradients of {} machines, {} of them made here in this session ({:.2} a second); version vector {}",
+            "left with {} gradients of {} machines, {} of them made here in this session{}; version vector {}",
             replica.swarm_step(),
             replica.vector().machines(),
             self.own,
-            self.own_rate(),
+            self.own_rate().map_or(String::new(), |rate| format!(" ({rate:.2} a second)")),
             hex(&replica.root())
         );
     }
 
     /// Own gradients per second, from the first to the last of this session.
-    fn own_rate(&self) -> f64 {
-        match (self.first_own, self.last_own) {
-            (Some((first, first_own)), Some(last)) if last > first => {
-                self.own.saturating_sub(first_own) as f64 / last.duration_since(first).as_secs_f64()
-            }
-            _ => 0.0,
-        }
+    fn own_rate(&self) -> Option<f64> {
+        let ((first, first_own), last) = (self.first_own?, self.last_own?);
+        (last > first).then(|| self.own.saturating_sub(first_own) as f64 / last.duration_since(first).as_secs_f64())
     }
 
     /// Redraws the line if it is time.

@@ -22,7 +22,7 @@ const WEAK_ANSWER_MS_MAX: u64 = 10_000;
 /// size the swarm is.
 const PATIENCE_MS_PER_MACHINE: u64 = 50;
 /// Who makes fewer bytes than this within that time is slow.
-const WORTH_WAITING_BYTES: f64 = 16.0;
+const WORTH_WAITING_BYTES: f64 = 64.0;
 /// Unsent own bytes at which probing pauses.
 const PENDING_SAMPLES_MAX: usize = 4_096;
 /// Signed segments that may wait for the disk.

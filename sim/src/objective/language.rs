@@ -6,9 +6,9 @@ use node::{
     dataset::Dataset,
     embedded,
     model::{Llama, LlamaConfig, Tokenizer},
-    settings::ModelChoice,
+    settings::{ModelChoice, estimator},
     storage::{BaseSettings, StateDir, start_run},
-    trainer::{Estimator, ProbeSettings, Step, Trainer},
+    trainer::{ProbeSettings, Step, Trainer},
     weights::Weights,
 };
 use protocol::{
@@ -119,7 +119,7 @@ impl Objective for Language {
         let probes = ProbeSettings {
             epsilon: self.manifest.hyperparameters.epsilon,
             batch_size: self.settings.batch_size,
-            estimator: Estimator::default(),
+            estimator: estimator(self.settings.estimator, self.settings.probes)?,
             data_seed: self.data_seed(number),
         };
         let random = Xoshiro256PlusPlus::seed_from_u64(self.data_seed(number) ^ 0xb17e);

@@ -1,8 +1,12 @@
 //! What a run is made of, as TOML files write it.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use node::cli::EstimatorName;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+};
 
 mod fault;
 
@@ -184,6 +188,10 @@ pub struct LanguageSettings {
     pub model: Option<PathBuf>,
     /// Text to train on; none: the embedded task.
     pub data: Option<PathBuf>,
+    /// As `node --estimator` has it.
+    pub estimator: Option<EstimatorName>,
+    /// As `node --probes` has it.
+    pub probes: Option<NonZeroU32>,
     /// Windows per batch.
     pub batch_size: usize,
     /// Tokens per window.
@@ -196,7 +204,16 @@ pub struct LanguageSettings {
 
 impl Default for LanguageSettings {
     fn default() -> Self {
-        Self { model: None, data: None, batch_size: 8, sequence_length: 128, learning_rate: 2e-4, epsilon: 1e-3 }
+        Self {
+            model: None,
+            data: None,
+            estimator: None,
+            probes: None,
+            batch_size: 8,
+            sequence_length: 128,
+            learning_rate: 2e-4,
+            epsilon: 1e-3,
+        }
     }
 }
 
