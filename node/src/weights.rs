@@ -34,16 +34,21 @@ pub struct Weights {
 /// What a sweep saw.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct SweepReport {
-    /// Largest |n| among the weights that were swept.
+    /// Largest |n| among the weights that were swept, also on their way: a sweep of many directions goes in rounds.
     pub peak: u32,
     /// Index (canonical order) of the tensor that holds it.
     pub tensor: usize,
 }
 
 impl SweepReport {
+    /// The largest weight as a share of its range (1 is the end).
+    pub fn share(&self) -> f64 {
+        f64::from(self.peak) / f64::from(1 << WEIGHT_BITS)
+    }
+
     /// Whether a weight is within 5% of the edge of its range, where the next moves may wrap around.
     pub fn near_edge(&self) -> bool {
-        f64::from(self.peak) > 0.95 * f64::from(1 << WEIGHT_BITS)
+        self.share() > 0.95
     }
 }
 
@@ -135,6 +140,20 @@ impl Weights {
         };
         self.tensors[&spec.name].inplace_op1(&InPlace(&apply)).with_context(|| format!("sweeping {}", spec.name))?;
         Ok(peak.into_inner())
+    }
+
+    /// The largest weight as it stands.
+    pub fn peak(&self) -> Result<SweepReport> {
+        let mut report = SweepReport::default();
+        for (tensor, spec) in self.specs.iter().enumerate() {
+            let largest =
+                self.read(spec, |values| values.iter().fold(0f32, |largest, value| largest.max(value.abs())))?;
+            let peak = (largest / spec.quantum()) as u32;
+            if peak > report.peak {
+                report = SweepReport { peak, tensor };
+            }
+        }
+        Ok(report)
     }
 
     /// BLAKE3 of the concatenated BLAKE3 digests of the tensors (f32 LE, row-major) in canonical order.

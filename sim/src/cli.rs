@@ -105,7 +105,7 @@ pub struct RunArgs {
     /// Where report.html and report.json go
     #[arg(long, value_name = "DIR", default_value = "sim-report")]
     pub out: PathBuf,
-    /// Write the event log, too (events.bin, or events-<machines>.bin for each of several sizes; 32 bytes an event)
+    /// Write the event log, too (events.bin, or events-N.bin for each of several sizes; 32 bytes an event)
     #[arg(long)]
     pub event_log: bool,
 }

@@ -236,8 +236,7 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            let lines = self.lines();
-            eprintln!("--- {}, last lines:\n{}", self.name, lines[lines.len().saturating_sub(15)..].join("\n"));
+            eprintln!("--- {}:\n{}", self.name, self.lines().join("\n"));
         }
     }
 }

@@ -236,10 +236,11 @@ impl Status {
         );
     }
 
-    pub(super) fn near_edge(&self, near: bool) {
-        if near {
+    pub(super) fn near_edge(&self, near: Option<&(String, f64)>) {
+        if let Some((tensor, share)) = near {
             tracing::error!(
-                "a weight is near the end of its range: own probes pause. A peer may be pushing it; a revocation would heal it. Or the run outgrew its planned gradients"
+                "a weight is near the end of its range: own probes pause ({tensor}, {:.1}% of the way). A peer may be pushing it; a revocation would heal it. Or the run outgrew its planned gradients",
+                100.0 * share
             );
         } else {
             tracing::info!("all weights are well within their ranges again: probing goes on");

@@ -30,7 +30,7 @@ impl Driver {
                 self.checkpoint_others = None;
                 self.goals.checkpointed();
             }
-            Event::NearEdge(near) => self.status.near_edge(near),
+            Event::NearEdge(near) => self.status.near_edge(near.as_ref()),
             Event::Replayed(entries) => self.status.replayed(entries),
             Event::Failed(error) => return Err(error.context("training stopped")),
         }

@@ -16,7 +16,7 @@ use std::{num::NonZeroU32, sync::Arc};
 use crate::{
     dataset::{Batch, Dataset},
     model::{Evaluation, Llama},
-    weights::Weights,
+    weights::{SweepReport, Weights},
 };
 
 pub mod thread;
@@ -79,7 +79,7 @@ pub struct Trainer {
     /// What the weights still lack: the restore of the last probe, its own byte, and peers' entries.
     owed: Sweep,
     waiting: usize,
-    near_edge: bool,
+    near_edge: Option<SweepReport>,
 }
 
 /// Own gradients that were measured together.
@@ -121,7 +121,7 @@ impl Trainer {
             swarm_step: 0,
             owed: Sweep::default(),
             waiting: 0,
-            near_edge: false,
+            near_edge: None,
         }
     }
 
@@ -145,9 +145,11 @@ impl Trainer {
         &self.spsa
     }
 
-    /// Whether some weight is so near to its range's end that own probes should pause.
-    pub fn near_edge(&self) -> bool {
-        self.near_edge
+    /// The weight, if any, that is so near to its range's end that own probes should pause: its tensor, and how far it is
+    /// from zero (1 is the end).
+    pub fn near_edge(&self) -> Option<(&str, f64)> {
+        let report = self.near_edge.as_ref()?;
+        Some((&self.weights.specs()[report.tensor].name, report.share()))
     }
 
     /// Takes entries of others; they reach the weights with the next sweep.
@@ -173,9 +175,12 @@ impl Trainer {
         }
         self.waiting = 0;
         let report = self.weights.sweep(sweep)?;
-        // Only what takes entries out can heal; a sweep that touches little says little.
-        let heals = sweep.contributions.iter().any(|contribution| contribution.removed);
-        self.near_edge = report.near_edge() || self.near_edge && !heals;
+        // Only what takes entries out can heal, wherever the weights went on the way.
+        if sweep.contributions.iter().any(|contribution| contribution.removed) {
+            self.near_edge = Some(self.weights.peak()?).filter(SweepReport::near_edge);
+        } else if report.near_edge() {
+            self.near_edge = Some(report);
+        }
         Ok(())
     }
 

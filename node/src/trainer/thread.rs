@@ -73,7 +73,7 @@ pub enum Event {
     /// The file could not be written; training goes on.
     CheckpointFailed(anyhow::Error),
     /// Some weight is near its range's end, or no longer.
-    NearEdge(bool),
+    NearEdge(Option<(String, f64)>),
     /// So many entries of others are in the weights now.
     Replayed(usize),
     /// The thread cannot go on.
@@ -152,9 +152,10 @@ impl Worker {
     }
 
     fn watch_edge(&mut self) {
-        if self.edge != self.trainer.near_edge() {
-            self.edge = self.trainer.near_edge();
-            self.tell(Event::NearEdge(self.edge));
+        let near = self.trainer.near_edge().map(|(tensor, share)| (tensor.to_owned(), share));
+        if self.edge != near.is_some() {
+            self.edge = near.is_some();
+            self.tell(Event::NearEdge(near));
         }
     }
 

@@ -8,7 +8,7 @@ use super::{Frame, Machine, Mesh, Message, Neighbour, Outbox, UNWANTED_MS};
 use crate::random::sample;
 
 impl Mesh {
-    /// Every [`HEARTBEAT_MS`].
+    /// Every [`super::HEARTBEAT_MS`].
     pub fn heartbeat(&mut self, now_ms: u64, random: &mut Xoshiro256PlusPlus, out: &mut Outbox) {
         self.beats += 1;
         self.seen.forget(now_ms);

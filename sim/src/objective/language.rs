@@ -198,6 +198,6 @@ impl Learner for LanguageLearner {
     }
 
     fn near_edge(&self) -> bool {
-        self.0.near_edge()
+        self.0.near_edge().is_some()
     }
 }
