@@ -62,12 +62,20 @@ pub struct StateArgs {
     pub state: PathBuf,
 }
 
+/// Which log.
+#[derive(Args, Debug, Clone)]
+pub struct SourceArgs {
+    /// State directory
+    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    pub state: PathBuf,
+}
+
 /// Which log, and how.
 #[derive(Args, Debug)]
 pub struct LogArgs {
     /// Where.
     #[command(flatten)]
-    pub state: StateArgs,
+    pub source: SourceArgs,
     /// One JSON document instead of a table
     #[arg(long)]
     pub json: bool,

@@ -4,13 +4,13 @@ use anyhow::{Result, ensure};
 use protocol::{
     codec,
     replica::{Replica, Settings},
-    revocation::Revocation,
 };
 use serde_json::json;
 
 use crate::{
     cli::{LogArgs, LogCommand, TailArgs},
     driver::hex,
+    log::{Log, in_words},
     opened::{Opened, replay},
 };
 
@@ -23,17 +23,8 @@ pub fn run(command: &LogCommand) -> Result<()> {
     }
 }
 
-fn revoked(revocation: Option<&Revocation>) -> Option<String> {
-    revocation.map(|revocation| match revocation {
-        Revocation::Fork(_) => "forked: none of it counts".into(),
-        Revocation::Authority { from, .. } => format!("withdrawn from sample {from} on"),
-    })
-}
-
 fn show(args: &LogArgs) -> Result<()> {
-    let opened = Opened::existing(&args.state.state)?;
-    let mut replica = opened.replica(Settings::default())?;
-    let own = opened.own_machine()?;
+    let Log { run, manifest, mut replica, own, .. } = Log::open(&args.source)?;
     let (root, step) = (hex(&replica.root()), replica.swarm_step());
     if args.json {
         let machines: Vec<_> = replica
@@ -41,19 +32,16 @@ fn show(args: &LogArgs) -> Result<()> {
             .map(|(machine, ledger, revocation)| {
                 json!({
                     "machine": machine.to_string(), "key": hex(&machine.key), "incarnation": machine.incarnation,
-                    "own": *machine == own, "height": ledger.height(), "head": hex(&ledger.head()),
-                    "chunks": ledger.chunks().len(), "revoked": revoked(revocation),
+                    "own": own == Some(*machine), "height": ledger.height(), "head": hex(&ledger.head()),
+                    "chunks": ledger.chunks().len(), "revoked": revocation.map(in_words),
                 })
             })
             .collect();
-        println!(
-            "{:#}",
-            json!({ "run": opened.run.to_string(), "vector": root, "gradients": step, "machines": machines })
-        );
+        println!("{:#}", json!({ "run": run.to_string(), "vector": root, "gradients": step, "machines": machines }));
         return Ok(());
     }
-    println!("run     {}", opened.run);
-    println!("base    {} ({} parameters)", opened.manifest.base.source, opened.manifest.parameters());
+    println!("run     {run}");
+    println!("base    {} ({} parameters)", manifest.base.source, manifest.parameters());
     println!("vector  {root}");
     println!("{step} gradients count\n");
     println!("{:<18} {:>10} {:>9}  {:<16} ", "machine", "gradients", "segments", "head");
@@ -65,16 +53,15 @@ fn show(args: &LogArgs) -> Result<()> {
             ledger.height(),
             segments,
             &hex(&ledger.head())[..16],
-            if *machine == own { "this node " } else { "" },
-            revoked(revocation).unwrap_or_default(),
+            if own == Some(*machine) { "this node " } else { "" },
+            revocation.map(in_words).unwrap_or_default(),
         );
     }
     Ok(())
 }
 
 fn tail(args: &TailArgs) -> Result<()> {
-    let opened = Opened::existing(&args.log.state.state)?;
-    let replica = opened.replica(Settings::default())?;
+    let Log { manifest, replica, .. } = Log::open(&args.log.source)?;
     for (machine, ledger, _) in replica.machines() {
         let height = ledger.height();
         let entries = ledger.entries(height.saturating_sub(args.entries), height);
@@ -89,7 +76,7 @@ fn tail(args: &TailArgs) -> Result<()> {
         for (sample, byte, step) in entries {
             let meaning = match byte {
                 codec::VOID => "void: the loss was not finite".into(),
-                byte => format!("{:+.2} standard deviations", f64::from(byte) / f64::from(opened.manifest.levels)),
+                byte => format!("{:+.2} standard deviations", f64::from(byte) / f64::from(manifest.levels)),
             };
             println!("  sample {sample:>8}  byte {byte:>4}  {meaning}  (swarm step {step})");
         }
@@ -100,13 +87,13 @@ fn tail(args: &TailArgs) -> Result<()> {
 /// Signatures and digests are checked as the replica is restored; then everything is replayed from the base, and compared
 /// with the checkpoint and its tail.
 fn verify(args: &LogArgs) -> Result<()> {
-    let opened = Opened::existing(&args.state.state)?;
+    let opened = Opened::existing(&args.source.state)?;
     let mut fresh: Replica = opened.replica(Settings::default())?;
     let mut weights = opened.base_weights()?;
     ensure!(
         weights.digest() == opened.manifest.base_digest(),
         "{}: the base model does not match the run's manifest",
-        args.state.state.display()
+        args.source.state.display()
     );
     let entries = replay(&mut fresh, &mut weights)?;
     let digest = weights.digest();

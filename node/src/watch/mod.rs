@@ -1,0 +1,146 @@
+//! What a node shows of itself while it runs. Nothing here changes the node.
+//!
+//! The driver makes a [`Snapshot`] once a second. It goes to `status.json` in the state directory, and to whoever holds the
+//! receiving end of the [`tokio::sync::watch`] channel. Field names are the keys of the JSON; they are stable: fields are added,
+//! not renamed, as long as [`VERSION`] stays.
+
+use serde::{Deserialize, Serialize};
+
+/// Of the snapshot's JSON.
+pub const VERSION: u32 = 1;
+/// Latest bytes of a machine in a snapshot.
+pub const RECENT_BYTES: usize = 64;
+/// Most machines in a snapshot: this node's own, then those heard of last.
+pub const MACHINES_MAX: usize = 256;
+
+/// One moment of a running node.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Unix time, milliseconds.
+    pub time_ms: u64,
+    /// Since the program started.
+    pub uptime_seconds: f64,
+    /// The run's id, hexadecimal.
+    pub run: String,
+    /// This node's libp2p peer id.
+    pub peer_id: String,
+    /// This node's machine, as in `node log show`.
+    pub machine: String,
+    /// Where the base model came from.
+    pub model: String,
+    /// Of the model.
+    pub parameters: u64,
+    /// What the node is doing.
+    pub phase: Phase,
+    /// Hash of the version vector, hexadecimal: equal for nodes that hold the same.
+    pub vector: String,
+    /// Own gradients.
+    pub own: Gradients,
+    /// Everyone's, own ones included.
+    pub swarm: Gradients,
+    /// Mean loss of the last own batches, nats per token.
+    pub training_loss: Option<f64>,
+    /// The last look at the held-out text.
+    pub held_out: Option<HeldOut>,
+    /// Median, over the segments that came last, of the gradients that had reached this node by the time one came and that its
+    /// maker did not know when it began it.
+    pub staleness: Option<u64>,
+    /// Gradients of others that the weights lack.
+    pub waiting: u64,
+    /// Bytes on the sockets since the program started.
+    pub traffic: Bytes,
+    /// Neighbours.
+    pub peers: Vec<Neighbour>,
+    /// How many machines the run has; `machines` may be fewer.
+    pub machine_count: u64,
+    /// At most [`MACHINES_MAX`].
+    pub machines: Vec<Machine>,
+}
+
+/// What a node is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Fetching what the others have.
+    #[default]
+    CatchingUp,
+    /// Making gradients.
+    Training,
+    /// Replaying and serving only: no data, or own samples are done.
+    Serving,
+    /// Not making gradients: a weight is near the end of its range.
+    Paused,
+}
+
+/// A count that grows.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Gradients {
+    /// In all, since the run began.
+    pub total: u64,
+    /// Since the program started.
+    pub session: u64,
+    /// Over the last seconds.
+    pub per_second: f64,
+}
+
+/// A look at the held-out text.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct HeldOut {
+    /// Nats per token.
+    pub loss: f64,
+    /// Bits per byte of text.
+    pub bits_per_byte: f64,
+    /// Of the swarm, when it was measured.
+    pub gradients: u64,
+}
+
+/// Bytes on the sockets, TCP payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Bytes {
+    /// Received, everything.
+    pub received: u64,
+    /// Sent, everything.
+    pub sent: u64,
+    /// Received: gossip that was new, with what is around it on the socket.
+    pub received_gossip: u64,
+    /// Received: the same gossip again.
+    pub received_duplicates: u64,
+    /// Received: questions and answers (anti-entropy, joiners).
+    pub received_exchange: u64,
+    /// Received: the rest (announcements, discovery, keeping connections).
+    pub received_upkeep: u64,
+}
+
+/// A connected node.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Its libp2p peer id.
+    pub peer_id: String,
+    /// Where it is, if known.
+    pub address: Option<String>,
+    /// The last ping there and back, milliseconds.
+    pub round_trip_ms: Option<f64>,
+}
+
+/// A machine's ledger as this node has it.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Machine {
+    /// As in `node log show`.
+    pub machine: String,
+    /// Whether it is this node's.
+    pub own: bool,
+    /// Gradients.
+    pub height: u64,
+    /// Of these, in the weights or on their way there: not withdrawn.
+    pub counted: u64,
+    /// Over the last seconds.
+    pub per_second: f64,
+    /// Since its last gradient came, in this session.
+    pub last_seen_seconds: Option<f64>,
+    /// Why not all of it counts.
+    pub revoked: Option<String>,
+    /// The latest bytes, oldest first, two hexadecimal digits each (two's complement; 80 is void). At most [`RECENT_BYTES`].
+    pub recent: String,
+}
