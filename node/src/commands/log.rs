@@ -1,17 +1,14 @@
-//! `log show`, `log tail`, `log verify`: the gossip log of a state directory.
+//! `log show`, `log tail`: the gossip log.
 
-use anyhow::{Result, ensure};
-use protocol::{
-    codec,
-    replica::{Replica, Settings},
-};
+use anyhow::Result;
+use protocol::codec;
 use serde_json::json;
 
+use super::{exchange, verify};
 use crate::{
     cli::{LogArgs, LogCommand, TailArgs},
     driver::hex,
     log::{Log, in_words},
-    opened::{Opened, replay},
 };
 
 /// Dispatches.
@@ -19,7 +16,10 @@ pub fn run(command: &LogCommand) -> Result<()> {
     match command {
         LogCommand::Show(args) => show(args),
         LogCommand::Tail(args) => tail(args),
-        LogCommand::Verify(args) => verify(args),
+        LogCommand::Verify(args) => verify::run(args),
+        LogCommand::Export(args) => exchange::export(args),
+        LogCommand::Import(args) => exchange::import(args),
+        LogCommand::Diff(args) => exchange::diff(args),
     }
 }
 
@@ -81,42 +81,5 @@ fn tail(args: &TailArgs) -> Result<()> {
             println!("  sample {sample:>8}  byte {byte:>4}  {meaning}  (swarm step {step})");
         }
     }
-    Ok(())
-}
-
-/// Signatures and digests are checked as the replica is restored; then everything is replayed from the base, and compared
-/// with the checkpoint and its tail.
-fn verify(args: &LogArgs) -> Result<()> {
-    let opened = Opened::existing(&args.source.state)?;
-    let mut fresh: Replica = opened.replica(Settings::default())?;
-    let mut weights = opened.base_weights()?;
-    ensure!(
-        weights.digest() == opened.manifest.base_digest(),
-        "{}: the base model does not match the run's manifest",
-        args.source.state.display()
-    );
-    let entries = replay(&mut fresh, &mut weights)?;
-    let digest = weights.digest();
-    let (_, current) = opened.current_weights()?;
-    let agrees = current.digest() == digest;
-    let segments: usize =
-        fresh.machines().flat_map(|(_, ledger, _)| ledger.chunks()).map(|chunk| chunk.parts.len()).sum();
-    let signatures: usize = fresh.machines().map(|(_, ledger, _)| ledger.chunks().len()).sum();
-    if args.json {
-        let report = json!({
-            "run": opened.run.to_string(), "vector": hex(&fresh.root()), "weights": hex(&digest), "entries": entries,
-            "segments": segments, "signatures": signatures, "checkpoint_agrees": agrees,
-        });
-        println!("{report:#}");
-    } else {
-        println!("{segments} segments under {signatures} signatures: all sound");
-        println!("{entries} gradients replayed from the base");
-        println!("vector {} weights {}", hex(&fresh.root()), hex(&digest));
-    }
-    ensure!(
-        agrees,
-        "the checkpoint holds other weights than its ledgers give: delete {}, the node rebuilds it from the ledgers",
-        opened.state.checkpoint_path().display()
-    );
     Ok(())
 }

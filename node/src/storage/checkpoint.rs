@@ -126,11 +126,7 @@ impl CheckpointRecord {
         ensure!(bytes == expected, "{}: {bytes} bytes instead of {expected}", path.display());
         let weights = Weights::read_from(&manifest.tensors, &mut BufReader::with_capacity(1 << 16, file))
             .with_context(|| path.display().to_string())?;
-        ensure!(
-            weights.digest().as_slice() == self.digest,
-            "{}: damaged, its digest does not fit",
-            path.display()
-        );
+        ensure!(weights.digest().as_slice() == self.digest, "{}: damaged, its digest does not fit", path.display());
         Ok(LoadedCheckpoint { weights, contents: self.contents.clone() })
     }
 }

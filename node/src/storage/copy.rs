@@ -16,9 +16,8 @@ use std::{
 };
 
 use super::{
-    BaseReader, base,
+    BaseReader, base, check_format,
     checkpoint::{CheckpointRecord, LoadedCheckpoint},
-    check_format,
     database::{self, Database},
     no_state, secret_key,
 };
@@ -51,8 +50,8 @@ impl StateCopy {
         let begun = Instant::now();
         loop {
             let (bytes, written) = copy_at_rest(&file, begun).with_context(|| unreadable(path))?;
-            let database = Database::of_copy(&bytes)
-                .with_context(|| format!("{}: the database is damaged", path.display()))?;
+            let database =
+                Database::of_copy(&bytes).with_context(|| format!("{}: the database is damaged", path.display()))?;
             let checkpoint = hold_checkpoint(&database, path)?;
             // A newer checkpoint may have taken the place of the one in the copy.
             let missing = checkpoint.as_ref().is_some_and(HeldCheckpoint::is_missing);
@@ -108,6 +107,11 @@ impl StateCopy {
     /// The base model: the file itself, which nobody changes once it is there.
     pub fn base(&self, manifest: &Manifest) -> Result<BaseReader> {
         BaseReader::open(&self.path, &self.database, manifest)
+    }
+
+    /// The file of the checkpoint that counted; it may be gone.
+    pub fn checkpoint_path(&self) -> Option<PathBuf> {
+        self.checkpoint.as_ref().map(|held| held.record.path(&self.path))
     }
 
     /// The checkpoint that counted; None if there was none.
