@@ -180,6 +180,24 @@ fn an_exported_log_is_imported_with_the_same_vector_and_a_node_goes_on_with_it()
 }
 
 #[test]
+fn a_log_on_the_embedded_model_needs_no_base_beside_it() {
+    let workshop = Workshop::new();
+    let node = workshop.node("node", &["--samples", "30"]);
+    until_contributed(&workshop.state("node"), 30);
+    let state = node.leave();
+    let (file, fresh) = (workshop.state("log.1byte"), workshop.state("fresh"));
+    works(&["log", "export", "--state", text(&state), "--out", text(&file)]);
+    let of_file = json(&["log", "verify", "--file", text(&file)]);
+    let of_state = json(&["log", "verify", "--state", text(&state)]);
+    assert_eq!((&of_file["weights"], &of_file["entries"]), (&of_state["weights"], &30.into()), "{of_file:#}");
+    works(&["log", "import", "--file", text(&file), "--state", text(&fresh)]);
+    let node = workshop.node("fresh", &["--samples", "5"]);
+    until_contributed(&fresh, 35);
+    node.leave();
+    assert_agreement(&[fresh]);
+}
+
+#[test]
 fn import_merges_what_is_new_and_refuses_another_run() {
     let workshop = Workshop::new();
     let state = trained(&workshop, "node", 60);
@@ -198,11 +216,10 @@ fn import_merges_what_is_new_and_refuses_another_run() {
     }
     assert_eq!(json(&["log", "diff", text(&target), text(&state)])["same"], true);
     let other = trained(&workshop, "other", 20);
-    let before = files(&other);
+    let before = json(&["log", "show", "--state", text(&other)]);
     let error = fails(&["log", "import", "--file", text(&new), "--state", text(&other)]);
     assert!(error.contains("two runs of the same settings") && error.contains("--state"), "{error}");
-    let database = |files: &BTreeMap<PathBuf, _>| files.get(&other.join("base")).cloned();
-    assert!(database(&files(&other)) == database(&before));
+    assert_eq!(json(&["log", "show", "--state", text(&other)]), before);
     let error = fails(&["log", "diff", text(&old), text(&other)]);
     assert!(error.contains("two runs: "), "{error}");
 }
