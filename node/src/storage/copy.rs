@@ -19,7 +19,7 @@ use super::{
     BaseReader, base, check_format,
     checkpoint::{CheckpointRecord, LoadedCheckpoint},
     database::{self, Database},
-    no_state, secret_key,
+    no_run, no_state, secret_key,
 };
 
 /// Longer than the steps in which file systems count time.
@@ -52,6 +52,8 @@ impl StateCopy {
             let (bytes, written) = copy_at_rest(&file, begun + PATIENCE).with_context(|| unreadable(path))?;
             let database =
                 Database::of_copy(&bytes).with_context(|| format!("{}: the database is damaged", path.display()))?;
+            // A node was stopped before it had made its tables.
+            ensure!(database.is_initialized()?, no_run(path));
             let checkpoint = hold_checkpoint(&database, path)?;
             // A newer checkpoint may have taken the place of the one in the copy.
             let missing = checkpoint.as_ref().is_some_and(HeldCheckpoint::is_missing);
