@@ -320,6 +320,9 @@ fn a_running_node_shows_its_log_and_counts_no_machine_more() {
     assert_eq!(shown["machines"].as_array().unwrap().len(), 1);
     assert_eq!(shown["machines"][0]["own"], false);
     assert!(works(&["log", "verify", "--peer", &address]).contains("were not replayed"));
+    let (model, in_state) = (workshop.model(), json(&["log", "verify", "--state", text(&state)]));
+    let replayed = json(&["log", "verify", "--peer", &address, "--model", text(&model)]);
+    assert_eq!((&replayed["weights"], &replayed["entries"]), (&in_state["weights"], &500.into()), "{replayed:#}");
     let file = workshop.state("log.1byte");
     works(&["log", "export", "--peer", &address, "--out", text(&file)]);
     for (a, b) in [(text(&state), address.as_str()), (address.as_str(), text(&file)), (text(&file), text(&state))] {

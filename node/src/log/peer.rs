@@ -8,7 +8,7 @@ use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
     message::{Question, Request, Response},
-    replica::{Offence, Output, Peer, Replica, Settings},
+    replica::{Contained, Offence, Output, Peer, Replica, Settings},
     version_vector::Standing,
 };
 use std::{
@@ -51,7 +51,17 @@ pub(super) async fn fetch(address: &str) -> Result<Content> {
         );
     }
     asker.network.close().await;
+    unapply(&mut conversation.replica);
     Ok(Content { run, manifest: manifest.into(), manifest_bytes, replica: conversation.replica })
+}
+
+/// What was fetched counts as in the weights, and there are none: back to what a replica is after a restore.
+fn unapply(replica: &mut Replica) {
+    while replica.poll_output().is_some() {}
+    let nothing = |(machine, ..): (&MachineId, _, _)| Contained { machine: *machine, height: 0, digest: [0; 32] };
+    let nothing: Vec<Contained> = replica.machines().map(nothing).collect();
+    // Every ledger begins there, so this always fits.
+    replica.resume(&nothing);
 }
 
 fn bar() -> ProgressBar {
