@@ -13,7 +13,7 @@ use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use crate::{
     cli::RunArgs,
     dataset::Dataset,
-    driver::{Display, Driver, Goals, Parts, Status},
+    driver::{Display, Driver, Goals, Observer, Parts, Status},
     embedded,
     interrupt::Interrupt,
     join,
@@ -24,6 +24,7 @@ use crate::{
     settings::{DEFAULT_PORT, ModelChoice, Settings},
     storage::{self, BaseSettings, Record, StateDir},
     trainer::{ProbeSettings, Trainer, thread},
+    watch::Snapshot,
 };
 
 /// Learning rate and epsilon of a new run, unless said otherwise.
@@ -99,6 +100,16 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
     let sure = alone && !others || is_empty(&replica, own);
     let network = listen(settings, &opened, known_peers).await?;
     let status = Status::new(display.clone(), opened.run.to_string(), network.peer_id().to_string(), has_held_out);
+    let observer = Observer::new(
+        opened.state.path(),
+        Snapshot {
+            run: opened.run.to_string(),
+            peer_id: network.peer_id().to_string(),
+            model: opened.manifest.base.source.clone(),
+            parameters: opened.manifest.parameters(),
+            ..Snapshot::default()
+        },
+    )?;
     let storage = storage::spawn(&opened.state)?;
     let driver = Driver::new(Parts {
         replica,
@@ -110,6 +121,7 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
         trainer: thread::spawn(trainer)?,
         goals: Goals::new(settings.samples, settings.exit_when_idle, !alone, can_train),
         status,
+        observer,
     });
     Ok((driver, sure))
 }

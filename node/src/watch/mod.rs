@@ -6,6 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod journal;
+mod recorder;
+
+pub use recorder::{METRICS, METRICS_INTERVAL, Metrics, Recorder, STATUS};
+
 /// Of the snapshot's JSON.
 pub const VERSION: u32 = 1;
 /// Latest bytes of a machine in a snapshot.
@@ -44,8 +49,8 @@ pub struct Snapshot {
     pub training_loss: Option<f64>,
     /// The last look at the held-out text.
     pub held_out: Option<HeldOut>,
-    /// Median, over the segments that came last, of the gradients that had reached this node by the time one came and that its
-    /// maker did not know when it began it.
+    /// Estimate of others' gradients that exist and that own probes do not know: half of each active machine's last segment, and
+    /// what waits for the weights.
     pub staleness: Option<u64>,
     /// Gradients of others that the weights lack.
     pub waiting: u64,
@@ -72,6 +77,8 @@ pub enum Phase {
     Serving,
     /// Not making gradients: a weight is near the end of its range.
     Paused,
+    /// It has stopped.
+    Left,
 }
 
 /// A count that grows.
