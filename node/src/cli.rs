@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
-use std::{num::NonZeroU32, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 /// Fine-tune a language model together with others, exchanging one byte per gradient.
 ///
@@ -14,6 +14,7 @@ use std::{num::NonZeroU32, path::PathBuf};
   node                                                   start a run on the embedded model
   node --bootstrap /ip4/192.168.1.7/tcp/9713/p2p/12D3K…  join a run, knowing one of its machines
   node --model ./my-llama --data ./notes/                start a run on a Hugging Face checkpoint and own text
+  node --http 127.0.0.1:8080                             the same, and show it in a browser
   node log show --state onebyte-state                    look at the gossip log
   node export --state onebyte-state --out ./tuned        write the model for Hugging Face transformers")]
 pub struct Cli {
@@ -233,6 +234,10 @@ pub struct RunArgs {
     /// Do not look for machines of the run on the local network
     #[arg(long)]
     pub no_mdns: bool,
+    /// Show the run in a browser at this address, for example 127.0.0.1:8080 [default: off]. It only reads, and asks for no
+    /// password: whoever reaches the address sees the run
+    #[arg(long, value_name = "IP:PORT")]
+    pub http: Option<SocketAddr>,
     /// Read these settings from a TOML file
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]

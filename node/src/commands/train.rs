@@ -9,6 +9,7 @@ use protocol::{
     spsa::Spsa,
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
+use std::path::Path;
 
 use crate::{
     cli::RunArgs,
@@ -24,7 +25,7 @@ use crate::{
     settings::{DEFAULT_PORT, ModelChoice, Settings},
     storage::{self, BaseSettings, Record, StateDir},
     trainer::{ProbeSettings, Trainer, thread},
-    watch::Snapshot,
+    watch::{METRICS, Snapshot, http},
 };
 
 /// Learning rate and epsilon of a new run, unless said otherwise.
@@ -42,9 +43,10 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
         std::fs::metadata(path).with_context(|| format!("{}: no such text", path.display()))?;
     }
     let state = StateDir::create_or_open(&settings.state)?;
+    let page = settings.http.map(http::Listener::bind).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let interrupt = Interrupt::install()?;
-    let (driver, sure) = runtime.block_on(prepare(&settings, state, &display))?;
+    let (driver, sure) = runtime.block_on(prepare(&settings, state, page, &display))?;
     let outcome = runtime.block_on(driver.run(sure, interrupt));
     // The trainer may be in the middle of a forward pass: nothing of it is needed any more.
     runtime.shutdown_background();
@@ -52,7 +54,12 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
 }
 
 /// Everything up to the first gradient.
-async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Result<(Driver, bool)> {
+async fn prepare(
+    settings: &Settings,
+    state: StateDir,
+    page: Option<http::Listener>,
+    display: &Display,
+) -> Result<(Driver, bool)> {
     let fresh = state.manifest()?.is_none();
     let opened = match (fresh, settings.bootstrap.is_empty()) {
         (false, _) => restart(settings, state).await?,
@@ -110,6 +117,9 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
             ..Snapshot::default()
         },
     )?;
+    if let Some(page) = page {
+        show(page, &observer, opened.state.path())?;
+    }
     let storage = storage::spawn(&opened.state)?;
     let driver = Driver::new(Parts {
         replica,
@@ -124,6 +134,19 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
         observer,
     });
     Ok((driver, sure))
+}
+
+/// Shows the run in browsers.
+fn show(page: http::Listener, observer: &Observer, state: &Path) -> Result<()> {
+    let address = page.address();
+    page.serve(observer.subscribe(), state.join(METRICS))?;
+    tracing::info!("watch at http://{address}/");
+    if !address.ip().to_canonical().is_loopback() {
+        tracing::warn!(
+            "--http {address}: whoever reaches this address can read the run's state; 127.0.0.1 is for this machine only"
+        );
+    }
+    Ok(())
 }
 
 /// Some flags are for those who start a run.

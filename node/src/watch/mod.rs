@@ -3,10 +3,15 @@
 //! The driver makes a [`Snapshot`] once a second. It goes to `status.json` in the state directory, and to whoever holds the
 //! receiving end of the [`tokio::sync::watch`] channel. Field names are the keys of the JSON; they are stable: fields are added,
 //! not renamed, as long as [`VERSION`] stays.
+//!
+//! [`http`] shows it to browsers and programs; [`history`] is what curves are drawn from.
 
 use serde::{Deserialize, Serialize};
 
+pub mod history;
+pub mod http;
 pub mod journal;
+pub mod prometheus;
 mod recorder;
 
 pub use recorder::{METRICS, METRICS_INTERVAL, Metrics, Recorder, STATUS};
@@ -81,6 +86,19 @@ pub enum Phase {
     Left,
 }
 
+impl Phase {
+    /// As in the JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CatchingUp => "catching_up",
+            Self::Training => "training",
+            Self::Serving => "serving",
+            Self::Paused => "paused",
+            Self::Left => "left",
+        }
+    }
+}
+
 /// A count that grows.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Gradients {
@@ -118,6 +136,18 @@ pub struct Bytes {
     pub received_exchange: u64,
     /// Received: the rest (announcements, discovery, keeping connections).
     pub received_upkeep: u64,
+}
+
+impl Bytes {
+    /// What was received, by cause.
+    pub fn causes(&self) -> [(&'static str, u64); 4] {
+        [
+            ("gossip", self.received_gossip),
+            ("duplicates", self.received_duplicates),
+            ("exchange", self.received_exchange),
+            ("upkeep", self.received_upkeep),
+        ]
+    }
 }
 
 /// A connected node.
