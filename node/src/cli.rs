@@ -42,6 +42,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Withdraw a machine's samples, as the run's authority (see --authority)
     Revoke(RevokeArgs),
+    /// Watch a running node in the terminal
+    Top(TopArgs),
 }
 
 /// Ways to look at the log.
@@ -156,6 +158,17 @@ pub struct RevokeArgs {
     /// First sample to withdraw
     #[arg(long, default_value_t = 0)]
     pub from: u64,
+}
+
+/// What to watch.
+#[derive(Args, Debug)]
+pub struct TopArgs {
+    /// State directory of a running node
+    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    pub state: PathBuf,
+    /// Print one line and leave
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// An estimator.

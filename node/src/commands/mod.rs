@@ -2,4 +2,5 @@
 
 pub mod inspect;
 pub mod log;
+pub mod top;
 pub mod train;

@@ -4,7 +4,7 @@
 //! receiving end of the [`tokio::sync::watch`] channel. Field names are the keys of the JSON; they are stable: fields are added,
 //! not renamed, as long as [`VERSION`] stays.
 //!
-//! [`http`] shows it to browsers and programs; [`history`] is what curves are drawn from.
+//! [`http`] shows it to browsers and programs, `commands/top.rs` in a terminal; [`history`] is what curves are drawn from.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,7 @@ pub mod http;
 pub mod journal;
 pub mod prometheus;
 mod recorder;
+pub mod terminal;
 
 pub use recorder::{METRICS, METRICS_INTERVAL, Metrics, Recorder, STATUS};
 
