@@ -49,7 +49,7 @@ use crate::driver::hex;
 /// Connections at a time.
 pub const CONNECTIONS_MAX: usize = 32;
 /// A connection lasts no longer, whatever its client does.
-pub const CONNECTION_TIME: Duration = Duration::from_secs(10);
+pub const CONNECTION_TIME: Duration = Duration::from_secs(15);
 /// Of a request's line and headers.
 const HEADERS_BYTES_MAX: usize = 16 * 1024;
 /// After a failure to accept (no file descriptors, mostly).

@@ -2,6 +2,7 @@
 
 const POLL_MS = 1000;
 const PATIENCE_MS = 4000;
+const HISTORY_PATIENCE_MS = 15000;
 const POINTS_MAX = 3000;
 const ROWS = 24;
 const RECENT = 64;
@@ -330,15 +331,15 @@ function draw(snapshot) {
   document.title = bits === undefined ? 'onebyte' : `${figure(bits)} bits/byte – onebyte`;
 }
 
-async function ask(path) {
-  const answer = await fetch(path, { cache: 'no-store', signal: AbortSignal.timeout(PATIENCE_MS) });
+async function ask(path, patience) {
+  const answer = await fetch(path, { cache: 'no-store', signal: AbortSignal.timeout(patience) });
   if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
   return answer.json();
 }
 
 /** Earlier points, and how many bytes had been received before this start of the program. */
 async function recall(snapshot) {
-  state.points = await ask('/api/history');
+  state.points = await ask('/api/history', HISTORY_PATIENCE_MS);
   const last = state.points.at(-1);
   state.before = last ? Math.max(0, last.received - snapshot.traffic.received) : 0;
 }
@@ -346,7 +347,7 @@ async function recall(snapshot) {
 /** The latest snapshot, or nothing if the node does not answer. */
 async function latest() {
   try {
-    const snapshot = await ask('/api/status');
+    const snapshot = await ask('/api/status', PATIENCE_MS);
     const restarted = snapshot.uptime_seconds < state.uptime;
     if (!state.snapshot || state.lost !== null || restarted || state.points.length > POINTS_MAX) await recall(snapshot);
     return snapshot;
