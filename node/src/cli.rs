@@ -49,10 +49,18 @@ pub enum Command {
 /// Ways to look at the log.
 #[derive(Subcommand, Debug)]
 pub enum LogCommand {
-    /// Machines, heights, heads, revocations
+    /// Machines: how far, how fast, their share, when last seen, revocations
     Show(LogArgs),
-    /// The last entries of every machine
+    /// The last entries of every machine; with -f, those that come
     Tail(TailArgs),
+    /// What the bytes look like: per machine, over time, against the swarm
+    Stat(LogArgs),
+    /// One gradient: its seed, byte, segment and signature, and when it came
+    Entry(EntryArgs),
+    /// The weights as they were at some point of the run: digest, evaluation, export
+    Replay(ReplayArgs),
+    /// Draw the run: loss against gradients and bytes, who made what (SVG)
+    Plot(PlotArgs),
     /// Check every signature and digest, replay from the base, compare with the checkpoint
     Verify(LogArgs),
 }
@@ -93,6 +101,55 @@ pub struct TailArgs {
     /// Entries per machine
     #[arg(long, short = 'n', default_value_t = 10)]
     pub entries: u64,
+    /// Go on with what comes, until Ctrl-C
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+/// Which gradient.
+#[derive(Args, Debug)]
+pub struct EntryArgs {
+    /// Where, and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Machine as `node log show` prints it in its first column, or the beginning of that
+    pub machine: String,
+    /// Its sample, from 0
+    pub sample: u64,
+}
+
+/// Which weights, and what to do with them.
+#[derive(Args, Debug)]
+pub struct ReplayArgs {
+    /// Where, and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// How far: `machine:height,...` (others count with nothing), or a fraction of every height, 0 to 1
+    #[arg(long, value_name = "WHERE")]
+    pub until: String,
+    /// Evaluate them on the embedded held-out text
+    #[arg(long)]
+    pub eval: bool,
+    /// Evaluate them on this text: a file, a directory, or JSON Lines
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Tokens per window
+    #[arg(long, default_value_t = 128)]
+    pub sequence_length: usize,
+    /// Write them as a directory that Hugging Face transformers loads, new or empty
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// What to draw, and where to.
+#[derive(Args, Debug)]
+pub struct PlotArgs {
+    /// Whose.
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// SVG file to write
+    #[arg(long, value_name = "FILE", default_value = "run.svg")]
+    pub out: PathBuf,
 }
 
 /// What to evaluate on.

@@ -1,87 +1,33 @@
-//! `log show`, `log tail`, `log verify`: the gossip log of a state directory.
+//! `log`: ways to look at the gossip log.
 
 use anyhow::{Result, ensure};
-use protocol::{
-    codec,
-    replica::{Replica, Settings},
-};
+use protocol::replica::{Replica, Settings};
 use serde_json::json;
 
 use crate::{
-    cli::{LogArgs, LogCommand, TailArgs},
+    cli::{LogArgs, LogCommand},
     driver::hex,
-    log::{Log, in_words},
-    opened::{Opened, replay},
+    opened::{self, Opened},
 };
+
+mod entry;
+mod plot;
+mod replay;
+mod show;
+mod stat;
+mod tail;
 
 /// Dispatches.
 pub fn run(command: &LogCommand) -> Result<()> {
     match command {
-        LogCommand::Show(args) => show(args),
-        LogCommand::Tail(args) => tail(args),
+        LogCommand::Show(args) => show::run(args),
+        LogCommand::Tail(args) => tail::run(args),
+        LogCommand::Stat(args) => stat::run(args),
+        LogCommand::Entry(args) => entry::run(args),
+        LogCommand::Replay(args) => replay::run(args),
+        LogCommand::Plot(args) => plot::run(args),
         LogCommand::Verify(args) => verify(args),
     }
-}
-
-fn show(args: &LogArgs) -> Result<()> {
-    let Log { run, manifest, mut replica, own, .. } = Log::open(&args.source)?;
-    let (root, step) = (hex(&replica.root()), replica.swarm_step());
-    if args.json {
-        let machines: Vec<_> = replica
-            .machines()
-            .map(|(machine, ledger, revocation)| {
-                json!({
-                    "machine": machine.to_string(), "key": hex(&machine.key), "incarnation": machine.incarnation,
-                    "own": own == Some(*machine), "height": ledger.height(), "head": hex(&ledger.head()),
-                    "chunks": ledger.chunks().len(), "revoked": revocation.map(in_words),
-                })
-            })
-            .collect();
-        println!("{:#}", json!({ "run": run.to_string(), "vector": root, "gradients": step, "machines": machines }));
-        return Ok(());
-    }
-    println!("run     {run}");
-    println!("base    {} ({} parameters)", manifest.base.source, manifest.parameters());
-    println!("vector  {root}");
-    println!("{step} gradients count\n");
-    println!("{:<18} {:>10} {:>9}  {:<16} ", "machine", "gradients", "segments", "head");
-    for (machine, ledger, revocation) in replica.machines() {
-        let segments: usize = ledger.chunks().iter().map(|chunk| chunk.parts.len()).sum();
-        println!(
-            "{:<18} {:>10} {:>9}  {:<16} {}{}",
-            machine.to_string(),
-            ledger.height(),
-            segments,
-            &hex(&ledger.head())[..16],
-            if own == Some(*machine) { "this node " } else { "" },
-            revocation.map(in_words).unwrap_or_default(),
-        );
-    }
-    Ok(())
-}
-
-fn tail(args: &TailArgs) -> Result<()> {
-    let Log { manifest, replica, .. } = Log::open(&args.log.source)?;
-    for (machine, ledger, _) in replica.machines() {
-        let height = ledger.height();
-        let entries = ledger.entries(height.saturating_sub(args.entries), height);
-        if args.log.json {
-            let entries: Vec<_> = entries
-                .map(|(sample, byte, step)| json!({ "sample": sample, "byte": byte, "swarm_step": step }))
-                .collect();
-            println!("{}", json!({ "machine": machine.to_string(), "height": height, "entries": entries }));
-            continue;
-        }
-        println!("{machine}, {height} gradients");
-        for (sample, byte, step) in entries {
-            let meaning = match byte {
-                codec::VOID => "void: the loss was not finite".into(),
-                byte => format!("{:+.2} standard deviations", f64::from(byte) / f64::from(manifest.levels)),
-            };
-            println!("  sample {sample:>8}  byte {byte:>4}  {meaning}  (swarm step {step})");
-        }
-    }
-    Ok(())
 }
 
 /// Signatures and digests are checked as the replica is restored; then everything is replayed from the base, and compared
@@ -95,7 +41,7 @@ fn verify(args: &LogArgs) -> Result<()> {
         "{}: the base model does not match the run's manifest",
         args.source.state.display()
     );
-    let entries = replay(&mut fresh, &mut weights)?;
+    let entries = opened::replay(&mut fresh, &mut weights)?;
     let digest = weights.digest();
     let (_, current) = opened.current_weights()?;
     let agrees = current.digest() == digest;

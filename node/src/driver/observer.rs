@@ -176,6 +176,9 @@ impl Driver {
         let seen = self.observer.swarm.get_or_insert_with(|| Seen::new(swarm));
         seen.look(swarm);
         let per_second = seen.per_second;
+        if phase.is_some() {
+            self.observer.journaled = None;
+        }
         self.observer.journal_heights();
         let own = self.replica.own_machine();
         let waiting = self.status.owed() as u64;

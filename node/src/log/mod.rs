@@ -1,6 +1,6 @@
 //! The gossip log of a run, wherever it is: in a state directory, in an exported file, on a running node.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
@@ -10,6 +10,12 @@ use protocol::{
 use std::sync::Arc;
 
 use crate::{cli::SourceArgs, opened::Opened};
+
+mod journal;
+pub mod past;
+pub mod statistics;
+
+pub use journal::Journal;
 
 /// A log that was read, every signature and digest checked.
 pub struct Log {
@@ -25,6 +31,8 @@ pub struct Log {
     pub replica: Replica,
     /// The machine whose state directory this is.
     pub own: Option<MachineId>,
+    /// What that node wrote down about when.
+    pub journal: Option<Journal>,
 }
 
 impl Log {
@@ -36,9 +44,30 @@ impl Log {
             run: opened.run,
             replica: opened.replica(Settings::default())?,
             own: Some(opened.own_machine()?),
+            journal: Journal::read(&source.state)?,
             manifest: opened.manifest,
             manifest_bytes: opened.manifest_bytes,
         })
+    }
+
+    /// The machine that people mean by the name in the first column of `log show`, or by as much of it as no other has.
+    pub fn find(&self, name: &str) -> Result<MachineId> {
+        let machines = || self.replica.machines().map(|(machine, ..)| *machine);
+        let exact: Vec<MachineId> = machines().filter(|machine| machine.to_string() == name).collect();
+        let matches = match exact.is_empty() && !name.is_empty() {
+            true => machines().filter(|machine| machine.to_string().starts_with(name)).collect(),
+            false => exact,
+        };
+        match matches[..] {
+            [machine] => Ok(machine),
+            [] => bail!("{name}: no such machine in {}; `node log show` lists them", self.origin),
+            _ => bail!("{name}: {} machines of {} go by this name", matches.len(), self.origin),
+        }
+    }
+
+    /// Why not all of a machine's ledger counts, if so.
+    pub fn revocation(&self, machine: &MachineId) -> Option<&Revocation> {
+        self.replica.machines().find(|(other, ..)| *other == machine).and_then(|(_, _, revocation)| revocation)
     }
 }
 
