@@ -309,7 +309,9 @@ fn a_swarm_is_seen_in_a_browser() {
             && history.windows(2).all(|pair| pair[0]["received"].as_u64() <= pair[1]["received"].as_u64())
     );
     first.leave();
-    others.map(Node::leave);
+    for node in others {
+        node.leave();
+    }
 }
 
 #[test]
