@@ -20,7 +20,7 @@ done
 
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
-for bench in forward replay perturb step catch_up wire; do
+for bench in forward replay perturb step catch_up log wire; do
     echo "== $bench"
     cargo bench --quiet -p node --bench "$bench" -- "${flags[@]}" | tee -a "$output" | grep -v '^BENCH ' || true
 done

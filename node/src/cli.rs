@@ -61,8 +61,14 @@ pub enum LogCommand {
     Replay(ReplayArgs),
     /// Draw the run: loss against gradients and bytes, who made what (SVG)
     Plot(PlotArgs),
-    /// Check every signature and digest, replay from the base, compare with the checkpoint
-    Verify(LogArgs),
+    /// Check every signature and digest, replay from the base if it is at hand, compare with the checkpoint
+    Verify(VerifyArgs),
+    /// Write the whole log as one file, which `--file`, `node log import` and `node log diff` read
+    Export(LogExportArgs),
+    /// Take what is new in an exported file into a state directory
+    Import(LogImportArgs),
+    /// What two logs of one run differ in: samples, forks, revocations
+    Diff(LogDiffArgs),
 }
 
 /// Which state.
@@ -73,12 +79,18 @@ pub struct StateArgs {
     pub state: PathBuf,
 }
 
-/// Which log.
+/// Which log: one of the three.
 #[derive(Args, Debug, Clone)]
 pub struct SourceArgs {
-    /// State directory
+    /// State directory; a node may be using it
     #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
     pub state: PathBuf,
+    /// File that `node log export` made
+    #[arg(long, value_name = "FILE", conflicts_with = "state")]
+    pub file: Option<PathBuf>,
+    /// Address of a running node, with its peer id (…/p2p/12D3KooW…). It is only asked
+    #[arg(long, value_name = "MULTIADDR", conflicts_with_all = ["state", "file"])]
+    pub peer: Option<String>,
 }
 
 /// Which log, and how.
@@ -127,6 +139,9 @@ pub struct ReplayArgs {
     /// How far: `machine:height,...` (others count with nothing), or a fraction of every height, 0 to 1
     #[arg(long, value_name = "WHERE")]
     pub until: String,
+    /// Hugging Face directory of the run's base model, for a log that comes without it
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
     /// Evaluate them on the embedded held-out text
     #[arg(long)]
     pub eval: bool,
@@ -150,6 +165,53 @@ pub struct PlotArgs {
     /// SVG file to write
     #[arg(long, value_name = "FILE", default_value = "run.svg")]
     pub out: PathBuf,
+}
+
+/// What to check.
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// Where, and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Hugging Face directory of the run's base model, to replay a log that comes without it
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+}
+
+/// Where to export the log.
+#[derive(Args, Debug)]
+pub struct LogExportArgs {
+    /// Which log.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// File to write; must not be there yet
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// Where to import a log.
+#[derive(Args, Debug)]
+pub struct LogImportArgs {
+    /// File that `node log export` made
+    #[arg(long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// State directory of a node that is not running, or a new one
+    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    pub state: PathBuf,
+}
+
+/// What to compare.
+#[derive(Args, Debug)]
+pub struct LogDiffArgs {
+    /// State directory, exported file, or address of a running node
+    #[arg(value_name = "A")]
+    pub first: String,
+    /// Likewise
+    #[arg(value_name = "B")]
+    pub second: String,
+    /// One JSON document instead of a table
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What to evaluate on.

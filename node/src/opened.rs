@@ -36,9 +36,7 @@ pub struct Opened {
 impl Opened {
     /// The run in `state`, which must have one.
     pub fn of(state: StateDir) -> Result<Self> {
-        let bytes = state
-            .manifest()?
-            .with_context(|| format!("{}: no run here yet; start one with node --state {0}", state.path().display()))?;
+        let bytes = state.manifest()?.with_context(|| no_run(state.path()))?;
         let (manifest, run) = Manifest::decode(&bytes)
             .with_context(|| format!("{}: the run's manifest is not usable", state.path().display()))?;
         Ok(Self { state, manifest: Arc::new(manifest), manifest_bytes: bytes, run })
@@ -69,17 +67,8 @@ impl Opened {
             Box::new(Ed25519Verifier),
             u64::from_le_bytes(seed),
         );
-        let path = self.state.path().display();
-        for bytes in self.state.revocations()? {
-            replica.restore_revocation(records::revocation(&bytes)?)?;
-        }
-        self.state.for_each_chunk(|bytes| {
-            let chunk = records::chunk(bytes)?;
-            let (machine, first) = (chunk.machine, chunk.first);
-            replica
-                .restore_chunk(chunk)
-                .with_context(|| format!("{path}: the ledger of {machine} is damaged at sample {first}"))
-        })?;
+        let chunks = |visit: &mut dyn FnMut(&[u8]) -> Result<()>| self.state.for_each_chunk(visit);
+        restore(&mut replica, self.state.path(), self.state.revocations()?, chunks)?;
         Ok(replica)
     }
 
@@ -123,6 +112,31 @@ impl Opened {
         let tokenizer = Tokenizer::from_bytes(&base.tokenizer()?, &config)?;
         Ok((Llama::new(&config, weights.tensors())?, tokenizer))
     }
+}
+
+/// What to say of a directory at `path` that has no run.
+pub fn no_run(path: &Path) -> String {
+    format!("{}: no run here yet; start one with node --state {0}", path.display())
+}
+
+/// Fills an empty replica with the records of the state directory at `path`, each signature checked. `chunks` calls its argument
+/// with every chunk, by machine and sample.
+pub fn restore(
+    replica: &mut Replica,
+    path: &Path,
+    revocations: Vec<Vec<u8>>,
+    chunks: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+) -> Result<()> {
+    for bytes in revocations {
+        replica.restore_revocation(records::revocation(&bytes)?)?;
+    }
+    chunks(&mut |bytes| {
+        let chunk = records::chunk(bytes)?;
+        let (machine, first) = (chunk.machine, chunk.first);
+        replica
+            .restore_chunk(chunk)
+            .with_context(|| format!("{}: the ledger of {machine} is damaged at sample {first}", path.display()))
+    })
 }
 
 /// Carries out the replays that `replica` asks for, here and now, with a progress bar if there is a terminal to show it on.

@@ -12,7 +12,7 @@ use protocol::{
 use crate::storage::Record;
 
 /// Largest chunk or revocation on disk, bytes.
-const RECORD_BYTES_MAX: usize = 64 * 1024;
+pub const RECORD_BYTES_MAX: usize = 64 * 1024;
 
 /// A record as the database stores it.
 pub fn to_storage(record: &replica::Record) -> Result<Record> {

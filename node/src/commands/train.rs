@@ -213,6 +213,15 @@ async fn restart(settings: &Settings, state: StateDir) -> Result<Opened> {
         tracing::info!("going on with run {} in {}", opened.run, opened.state.path().display());
         return Ok(opened);
     }
+    let nobody_to_ask = settings.bootstrap.is_empty() && !settings.mdns;
+    if nobody_to_ask && settings.model == ModelChoice::Unsaid && opened.manifest.base.source != embedded::SOURCE {
+        bail!(
+            "{}: the run's base model {} is not here: give it with --model <directory>, or name a machine of the run with \
+             --bootstrap",
+            opened.state.path().display(),
+            opened.manifest.base.source
+        );
+    }
     join::fetch_base(settings, &opened).await?;
     Ok(opened)
 }

@@ -1,21 +1,32 @@
 //! The gossip log of a run, wherever it is: in a state directory, in an exported file, on a running node.
+//!
+//! Whoever reads a log only looks: nothing is written, and no machine of the run hears of it.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
     replica::{Replica, Settings},
     revocation::Revocation,
+    signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
 use std::sync::Arc;
 
-use crate::{cli::SourceArgs, opened::Opened};
+use crate::{cli::SourceArgs, storage::StateCopy};
 
+mod base;
+pub mod diff;
+pub mod export;
+pub mod import;
 mod journal;
 pub mod past;
+mod peer;
+mod source;
 pub mod statistics;
 
+pub use base::Base;
 pub use journal::Journal;
+pub use source::replica_of;
 
 /// A log that was read, every signature and digest checked.
 pub struct Log {
@@ -33,21 +44,30 @@ pub struct Log {
     pub own: Option<MachineId>,
     /// What that node wrote down about when.
     pub journal: Option<Journal>,
+    /// The state directory, if it came from one: for its base and checkpoint.
+    pub state: Option<StateCopy>,
+}
+
+/// A log without where it came from.
+pub struct Content {
+    /// As in [`Log`].
+    pub run: RunId,
+    /// As in [`Log`].
+    pub manifest: Arc<Manifest>,
+    /// As in [`Log`].
+    pub manifest_bytes: Vec<u8>,
+    /// As in [`Log`].
+    pub replica: Replica,
 }
 
 impl Log {
     /// Reads what `source` names.
     pub fn open(source: &SourceArgs) -> Result<Self> {
-        let opened = Opened::existing(&source.state)?;
-        Ok(Self {
-            origin: source.state.display().to_string(),
-            run: opened.run,
-            replica: opened.replica(Settings::default())?,
-            own: Some(opened.own_machine()?),
-            journal: Journal::read(&source.state)?,
-            manifest: opened.manifest,
-            manifest_bytes: opened.manifest_bytes,
-        })
+        match (&source.file, &source.peer) {
+            (Some(file), _) => Self::of_file(file),
+            (None, Some(address)) => Self::of_peer(address),
+            (None, None) => Self::of_state(&source.state),
+        }
     }
 
     /// The machine that people mean by the name in the first column of `log show`, or by as much of it as no other has.
@@ -69,6 +89,18 @@ impl Log {
     pub fn revocation(&self, machine: &MachineId) -> Option<&Revocation> {
         self.replica.machines().find(|(other, ..)| *other == machine).and_then(|(_, _, revocation)| revocation)
     }
+}
+
+/// An empty replica that belongs to no machine of the run: its key is drawn at random, and it signs nothing.
+pub fn onlooker(run: RunId, manifest: &Manifest) -> Result<Replica> {
+    let mut random = [0u8; 40];
+    getrandom::fill(&mut random).context("no random numbers from the system")?;
+    let (key, seed) = random.split_at(32);
+    let signer = Ed25519Signer::from_seed(key.try_into()?);
+    let machine = MachineId { key: signer.key(), incarnation: 1 };
+    let seed = u64::from_le_bytes(seed.try_into()?);
+    let (signer, verifier) = (Box::new(signer), Box::new(Ed25519Verifier));
+    Ok(Replica::new(run, manifest.clone(), Settings::default(), machine, signer, verifier, seed))
 }
 
 /// Why not all of a ledger counts.

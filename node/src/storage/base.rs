@@ -10,10 +10,10 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use super::{StateDir, durable, refuse_missing, sync_directory, unusable};
+use super::{StateDir, database::Database, durable, refuse_missing, sync_directory, unusable};
 use crate::{
     model::Checkpoint,
     weights::{self, Weights},
@@ -226,10 +226,10 @@ pub struct BaseReader {
 }
 
 impl BaseReader {
-    pub(super) fn open(state: &StateDir, manifest: &Manifest) -> Result<Self> {
-        let path = state.path.join(FILE);
+    pub(super) fn open(directory: &Path, database: &Database, manifest: &Manifest) -> Result<Self> {
+        let path = directory.join(FILE);
         refuse_missing(&path)?;
-        let digests = state.database.get(DIGESTS)?.unwrap_or_default();
+        let digests = database.get(DIGESTS)?.unwrap_or_default();
         let digests: Vec<[u8; 32]> = digests.chunks_exact(32).filter_map(|digest| digest.try_into().ok()).collect();
         ensure!(
             root(&digests) == manifest.base.chunks_root,

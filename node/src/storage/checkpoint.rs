@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use protocol::manifest::Manifest;
 use std::{
     fs::{self, File},
-    io::{BufReader, BufWriter, Write},
+    io::{self, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
@@ -91,25 +91,48 @@ impl StateDir {
 
     /// The checkpoint that counts; None if there is none yet.
     pub fn load_checkpoint(&self, manifest: &Manifest) -> Result<Option<LoadedCheckpoint>> {
-        let Some(record) = self.database.get("checkpoint")? else { return Ok(None) };
-        let contents =
-            self.database.get("checkpoint contents")?.context("the checkpoint's contents are not recorded")?;
+        let Some(record) = CheckpointRecord::of(&self.database)? else { return Ok(None) };
         let path = self.checkpoint_path();
-        let file = File::open(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        let expected = 4 * manifest.parameters();
-        let bytes = file.metadata()?.len();
-        ensure!(bytes == expected, "{}: {bytes} bytes instead of {expected}", path.display());
-        let weights = Weights::read_from(&manifest.tensors, &mut BufReader::with_capacity(1 << 16, file))
-            .with_context(|| path.display().to_string())?;
-        let digest = record.get(8..).unwrap_or_default();
-        ensure!(weights.digest().as_slice() == digest, "{}: damaged, its digest does not fit", path.display());
-        Ok(Some(LoadedCheckpoint { weights, contents }))
+        record.load(File::open(&path), &path, manifest).map(Some)
     }
 
     /// The file of the checkpoint that counts.
     pub fn checkpoint_path(&self) -> PathBuf {
         let number = self.database.get("checkpoint").ok().flatten().and_then(|record| number_of(&record));
         self.path.join(file_name(number.unwrap_or(0)))
+    }
+}
+
+/// What the database says of the checkpoint that counts.
+pub(super) struct CheckpointRecord {
+    number: u64,
+    digest: Vec<u8>,
+    contents: Vec<u8>,
+}
+
+impl CheckpointRecord {
+    /// None if there is no checkpoint yet.
+    pub(super) fn of(database: &Database) -> Result<Option<Self>> {
+        let Some(record) = database.get("checkpoint")? else { return Ok(None) };
+        let contents = database.get("checkpoint contents")?.context("the checkpoint's contents are not recorded")?;
+        let digest = record.get(8..).unwrap_or_default().to_vec();
+        Ok(Some(Self { number: number_of(&record).unwrap_or(0), digest, contents }))
+    }
+
+    pub(super) fn path(&self, directory: &Path) -> PathBuf {
+        directory.join(file_name(self.number))
+    }
+
+    /// Reads and checks the weights.
+    pub(super) fn load(&self, file: io::Result<File>, path: &Path, manifest: &Manifest) -> Result<LoadedCheckpoint> {
+        let file = file.with_context(|| format!("{}: cannot be read", path.display()))?;
+        let expected = 4 * manifest.parameters();
+        let bytes = file.metadata()?.len();
+        ensure!(bytes == expected, "{}: {bytes} bytes instead of {expected}", path.display());
+        let weights = Weights::read_from(&manifest.tensors, &mut BufReader::with_capacity(1 << 16, file))
+            .with_context(|| path.display().to_string())?;
+        ensure!(weights.digest().as_slice() == self.digest, "{}: damaged, its digest does not fit", path.display());
+        Ok(LoadedCheckpoint { weights, contents: self.contents.clone() })
     }
 }
 

@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result};
 use protocol::machine::MachineId;
-use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction,
+    backends::InMemoryBackend,
+};
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -71,7 +74,8 @@ fn chunk_key(machine: &MachineId, first: u64) -> [u8; 48] {
 ///
 /// After a failed write redb refuses all others until it is opened anew, so a failure closes it and the next use opens it.
 pub struct Database {
-    path: PathBuf,
+    /// None: a copy in memory.
+    path: Option<PathBuf>,
     open: Mutex<Option<redb::Database>>,
 }
 
@@ -96,14 +100,23 @@ impl Database {
             transaction.commit()?;
             durable::point();
         }
-        Ok(Self { path: path.to_owned(), open: Mutex::new(Some(database)) })
+        Ok(Self { path: Some(path.to_owned()), open: Mutex::new(Some(database)) })
+    }
+
+    /// A copy of the file's bytes, in memory. What a crash would have left unfinished in them is mended there.
+    pub fn of_copy(bytes: &[u8]) -> Result<Self> {
+        let backend = InMemoryBackend::new();
+        backend.set_len(bytes.len() as u64)?;
+        backend.write(0, bytes)?;
+        let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
+        Ok(Self { path: None, open: Mutex::new(Some(database)) })
     }
 
     fn with<T>(&self, work: impl FnOnce(&redb::Database) -> Result<T>) -> Result<T> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let database = match open.take() {
             Some(database) => database,
-            None => open_file(&self.path)?,
+            None => open_file(self.path.as_ref().context("the copy in memory was given up after an error")?)?,
         };
         let result = work(&database);
         if result.is_ok() {

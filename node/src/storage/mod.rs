@@ -25,6 +25,7 @@ use std::{
 
 mod base;
 pub mod checkpoint;
+mod copy;
 mod database;
 mod download;
 mod durable;
@@ -32,6 +33,7 @@ mod lock;
 mod thread;
 
 pub use base::{BaseReader, BaseSettings, check_same_base, start_run};
+pub use copy::StateCopy;
 pub use database::Record;
 pub use download::BaseDownload;
 pub use thread::{StorageHandle, StorageState, spawn};
@@ -63,11 +65,7 @@ impl StateDir {
 
     /// Opens a directory that a node has used.
     pub fn open_existing(path: &Path) -> Result<Self> {
-        ensure!(
-            path.join(database::FILE).is_file(),
-            "{}: not a state directory; `node --state {0}` would make it one",
-            path.display()
-        );
+        ensure!(path.join(database::FILE).is_file(), no_state(path));
         Self::open(path)
     }
 
@@ -80,16 +78,8 @@ impl StateDir {
         if fresh {
             initialize(&database, &home)?;
         }
-        let format = database.get_u64("format")?.unwrap_or(0);
-        ensure!(
-            format == FORMAT,
-            "{}: state of format {format}, this program reads format {FORMAT}; use a matching release, or another --state",
-            path.display()
-        );
-        let secret_key = database
-            .get("secret key")?
-            .and_then(|bytes| bytes.try_into().ok())
-            .with_context(|| format!("{}: no identity in the database", path.display()))?;
+        check_format(&database, path)?;
+        let secret_key = secret_key(&database, path)?;
         let moved = database.get("home")?.as_deref() != Some(home.as_slice());
         if moved {
             // In one transaction: whoever opens this directory next must not go on with the ledger either.
@@ -190,7 +180,7 @@ impl StateDir {
 
     /// The base model.
     pub fn base(&self, manifest: &Manifest) -> Result<BaseReader> {
-        BaseReader::open(self, manifest)
+        BaseReader::open(&self.path, &self.database, manifest)
     }
 }
 
@@ -205,6 +195,21 @@ fn initialize(database: &Database, home: &[u8]) -> Result<()> {
         ("incarnation", &incarnation.to_le_bytes()),
         ("home", home),
     ])
+}
+
+fn check_format(database: &Database, path: &Path) -> Result<()> {
+    let format = database.get_u64("format")?.unwrap_or(0);
+    ensure!(
+        format == FORMAT,
+        "{}: state of format {format}, this program reads format {FORMAT}; use a matching release, or another --state",
+        path.display()
+    );
+    Ok(())
+}
+
+fn secret_key(database: &Database, path: &Path) -> Result<[u8; 32]> {
+    let key = database.get("secret key")?.and_then(|bytes| bytes.try_into().ok());
+    key.with_context(|| format!("{}: no identity in the database", path.display()))
 }
 
 fn random_incarnation() -> Result<u64> {
@@ -226,6 +231,10 @@ fn home(file: &Path) -> Result<Vec<u8>> {
         let _ = metadata;
         Ok(file.as_os_str().as_encoded_bytes().to_vec())
     }
+}
+
+fn no_state(path: &Path) -> String {
+    format!("{}: not a state directory; `node --state {0}` would make it one", path.display())
 }
 
 fn unusable(path: &Path) -> String {

@@ -148,11 +148,8 @@ mod tests {
         let unknown = serde_json::to_string(&point(2)).unwrap().replace('{', r#"{"unknown":[1],"#);
         write!(file, "{whole}\nrubbish\n{}\n{unknown}\n{{\"time_ms\":3", "x".repeat(3 * LINE_BYTES_MAX as usize))
             .unwrap();
-        let points: Vec<Metrics> = History::read(file.path()).points().copied().collect();
-        assert_eq!(
-            points,
-            [point(1), Point { received: 10, sent: 1, ..Point { time_ms: 2000, gradients: 2, ..Point::default() } }]
-        );
+        let points: Vec<Metrics> = History::read(file.path()).points().cloned().collect();
+        assert_eq!(points, [point(1), point(2)]);
         assert_eq!(History::read(Path::new("/nowhere/metrics.jsonl")).points().count(), 0);
     }
 }

@@ -8,9 +8,8 @@ use crate::{
     cli::ReplayArgs,
     commands::inspect::evaluation_text,
     driver::hex,
-    log::{Log, past::Cut},
-    model::{self, Evaluation},
-    opened::Opened,
+    log::{Base, Log, past::Cut},
+    model::Evaluation,
     watch::journal::Heights,
 };
 
@@ -20,22 +19,20 @@ const BATCH: usize = 8;
 pub fn run(args: &ReplayArgs) -> Result<()> {
     let log = Log::open(&args.log.source)?;
     let cut = Cut::find(&log, &args.until)?;
-    let opened = Opened::existing(&args.log.source.state)?;
-    let mut weights = opened.base_weights()?;
-    cut.replay(&log, &mut weights)?;
-    let digest = hex(&weights.digest());
+    let mut base = Base::needed(&log, args.model.as_deref())?;
+    cut.replay(&log, &mut base.weights)?;
+    let digest = hex(&base.weights.digest());
     let recorded = recorded(&log, &cut);
     let evaluation = match &args.data {
         None if !args.eval => None,
         data => {
-            let (model, tokenizer) = opened.model(&weights)?;
+            let (model, tokenizer) = base.model()?;
             let text = evaluation_text(&log.manifest, data.as_deref(), &tokenizer, args.sequence_length)?;
             Some(model.evaluate(&text, BATCH, None)?)
         }
     };
     if let Some(out) = &args.out {
-        let base = opened.state.base(&opened.manifest)?;
-        model::export(out, &base.config()?, &base.tokenizer()?, weights.tensors())?;
+        base.export(out)?;
     }
     if args.log.json {
         print_json(&cut, &digest, recorded.as_deref(), evaluation.as_ref());

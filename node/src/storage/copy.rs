@@ -1,0 +1,170 @@
+//! A state directory as it was at one moment, for those who only look. Nothing in the directory is written or locked, and a
+//! node may be using it.
+//!
+//! The database is copied into memory. A copy is sound if nothing was written while it was made: it is then what a crash at
+//! that moment would have left, and a crash loses nothing (see `database`). A write sets the file's time of modification,
+//! which some systems count in steps of up to 10 ms. So: look at the time, wait longer than a step, copy, look again.
+
+use anyhow::{Context, Result, bail, ensure};
+use protocol::manifest::Manifest;
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    BaseReader, base, check_format,
+    checkpoint::{CheckpointRecord, LoadedCheckpoint},
+    database::{self, Database},
+    no_state, secret_key,
+};
+
+/// Longer than the steps in which file systems count time.
+const TIME_STEP_MAX: Duration = Duration::from_millis(20);
+/// A node that never pauses for long enough is given up on after this.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A copy of a state directory's database, with the checkpoint that it names held open.
+pub struct StateCopy {
+    path: PathBuf,
+    database: Database,
+    secret_key: [u8; 32],
+    incarnation: u64,
+    checkpoint: Option<HeldCheckpoint>,
+}
+
+/// A node may remove the file at any time; who has it open can still read it.
+struct HeldCheckpoint {
+    record: CheckpointRecord,
+    file: Mutex<io::Result<File>>,
+}
+
+impl StateCopy {
+    /// Copies what is at `path`. Fails if that is no state directory, is damaged, or is written to all the time.
+    pub fn of(path: &Path) -> Result<Self> {
+        let file = path.join(database::FILE);
+        ensure!(file.is_file(), no_state(path));
+        let begun = Instant::now();
+        loop {
+            let (bytes, written) = copy_at_rest(&file, begun).with_context(|| unreadable(path))?;
+            let database =
+                Database::of_copy(&bytes).with_context(|| format!("{}: the database is damaged", path.display()))?;
+            let checkpoint = hold_checkpoint(&database, path)?;
+            // A newer checkpoint may have taken the place of the one in the copy.
+            let missing = checkpoint.as_ref().is_some_and(HeldCheckpoint::is_missing);
+            if missing && begun.elapsed() < PATIENCE && stamp(&File::open(&file)?)? != written {
+                continue;
+            }
+            check_format(&database, path)?;
+            return Ok(Self {
+                path: path.to_owned(),
+                secret_key: secret_key(&database, path)?,
+                incarnation: database.get_u64("incarnation")?.context("no incarnation in the database")?,
+                database,
+                checkpoint,
+            });
+        }
+    }
+
+    /// Of the original.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ed25519 seed of its machine.
+    pub fn secret_key(&self) -> [u8; 32] {
+        self.secret_key
+    }
+
+    /// Its machine's incarnation.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// The encoded manifest, if there is a run.
+    pub fn manifest(&self) -> Result<Option<Vec<u8>>> {
+        self.database.get("manifest")
+    }
+
+    /// Calls `visit` with every stored chunk, by machine and sample.
+    pub fn for_each_chunk(&self, visit: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.database.for_each_chunk(visit)
+    }
+
+    /// All stored revocations.
+    pub fn revocations(&self) -> Result<Vec<Vec<u8>>> {
+        self.database.revocations()
+    }
+
+    /// Whether the base model is there.
+    pub fn has_base(&self) -> bool {
+        self.path.join(base::FILE).is_file()
+    }
+
+    /// The base model: the file itself, which nobody changes once it is there.
+    pub fn base(&self, manifest: &Manifest) -> Result<BaseReader> {
+        BaseReader::open(&self.path, &self.database, manifest)
+    }
+
+    /// The file of the checkpoint that counted; it may be gone.
+    pub fn checkpoint_path(&self) -> Option<PathBuf> {
+        self.checkpoint.as_ref().map(|held| held.record.path(&self.path))
+    }
+
+    /// The checkpoint that counted; None if there was none.
+    pub fn load_checkpoint(&self, manifest: &Manifest) -> Result<Option<LoadedCheckpoint>> {
+        let Some(held) = &self.checkpoint else { return Ok(None) };
+        let file = held.file.lock().map_err(|_| anyhow::anyhow!("the checkpoint's reader failed before"))?;
+        let file = match &*file {
+            Ok(file) => file.try_clone(),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        };
+        held.record.load(file, &held.record.path(&self.path), manifest).map(Some)
+    }
+}
+
+impl HeldCheckpoint {
+    fn is_missing(&self) -> bool {
+        self.file.lock().is_ok_and(|file| file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound))
+    }
+}
+
+fn hold_checkpoint(database: &Database, directory: &Path) -> Result<Option<HeldCheckpoint>> {
+    let record = CheckpointRecord::of(database)?;
+    Ok(record.map(|record| HeldCheckpoint { file: Mutex::new(File::open(record.path(directory))), record }))
+}
+
+/// Length, and time of the last write.
+type Stamp = (u64, SystemTime);
+
+fn stamp(file: &File) -> io::Result<Stamp> {
+    let metadata = file.metadata()?;
+    Ok((metadata.len(), metadata.modified()?))
+}
+
+/// The file's bytes at a moment at which nobody was writing, and its stamp.
+fn copy_at_rest(path: &Path, begun: Instant) -> Result<(Vec<u8>, Stamp)> {
+    loop {
+        let mut file = File::open(path)?;
+        let before = stamp(&file)?;
+        std::thread::sleep(TIME_STEP_MAX);
+        let mut bytes = Vec::with_capacity(usize::try_from(before.0)?);
+        file.read_to_end(&mut bytes)?;
+        if stamp(&file)? == before && bytes.len() as u64 == before.0 {
+            return Ok((bytes, before));
+        }
+        if begun.elapsed() >= PATIENCE {
+            bail!(
+                "a node writes there all the time, for {} s no sound copy could be made; ask that node: --peer and its address",
+                PATIENCE.as_secs()
+            );
+        }
+    }
+}
+
+fn unreadable(path: &Path) -> String {
+    format!("{}: the database cannot be copied", path.display())
+}
