@@ -10,6 +10,8 @@ use node::{
 use protocol::{
     machine::MachineId,
     message::{Question, Request, Response},
+    replica::{Peer, Replica},
+    revocation::{ForkProof, Revocation},
     segment::{Chunk, Digest, Segment},
     signature::{Ed25519Signer, Signer},
     version_vector::Standing,
@@ -22,8 +24,9 @@ use serde_json::Value;
 use std::{
     collections::BTreeMap,
     fs,
+    io::{Read, Seek},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant, SystemTime},
 };
 use support::{PATIENCE, Workshop, assert_agreement, inspect};
@@ -180,6 +183,24 @@ fn an_exported_log_is_imported_with_the_same_vector_and_a_node_goes_on_with_it()
 }
 
 #[test]
+fn a_log_on_the_embedded_model_needs_no_base_beside_it() {
+    let workshop = Workshop::new();
+    let node = workshop.node("node", &["--samples", "30"]);
+    until_contributed(&workshop.state("node"), 30);
+    let state = node.leave();
+    let (file, fresh) = (workshop.state("log.1byte"), workshop.state("fresh"));
+    works(&["log", "export", "--state", text(&state), "--out", text(&file)]);
+    let of_file = json(&["log", "verify", "--file", text(&file)]);
+    let of_state = json(&["log", "verify", "--state", text(&state)]);
+    assert_eq!((&of_file["weights"], &of_file["entries"]), (&of_state["weights"], &30.into()), "{of_file:#}");
+    works(&["log", "import", "--file", text(&file), "--state", text(&fresh)]);
+    let node = workshop.node("fresh", &["--samples", "5"]);
+    until_contributed(&fresh, 35);
+    node.leave();
+    assert_agreement(&[fresh]);
+}
+
+#[test]
 fn import_merges_what_is_new_and_refuses_another_run() {
     let workshop = Workshop::new();
     let state = trained(&workshop, "node", 60);
@@ -198,11 +219,10 @@ fn import_merges_what_is_new_and_refuses_another_run() {
     }
     assert_eq!(json(&["log", "diff", text(&target), text(&state)])["same"], true);
     let other = trained(&workshop, "other", 20);
-    let before = files(&other);
+    let before = json(&["log", "show", "--state", text(&other)]);
     let error = fails(&["log", "import", "--file", text(&new), "--state", text(&other)]);
     assert!(error.contains("two runs of the same settings") && error.contains("--state"), "{error}");
-    let database = |files: &BTreeMap<PathBuf, _>| files.get(&other.join("base")).cloned();
-    assert!(database(&files(&other)) == database(&before));
+    assert_eq!(json(&["log", "show", "--state", text(&other)]), before);
     let error = fails(&["log", "diff", text(&old), text(&other)]);
     assert!(error.contains("two runs: "), "{error}");
 }
@@ -373,10 +393,15 @@ struct Fake {
     claims: Vec<(MachineId, Standing)>,
     /// The answer to each fetch; beyond them none.
     found: Vec<Vec<Chunk>>,
+    /// Answers in its place, honestly.
+    holds: Option<Replica>,
 }
 
 impl Fake {
     fn response(&mut self, question: &Question) -> Option<Response> {
+        if let Some(answer) = self.holds.as_mut().and_then(|replica| replica.answer(Peer(1), question, 0)) {
+            return Some(answer);
+        }
         match question {
             Question::Manifest => Some(Response::Manifest(self.manifest.clone())),
             Question::Fetch { .. } if self.found.is_empty() => None,
@@ -385,11 +410,13 @@ impl Fake {
         }
     }
 
-    /// What `node log show` says of it, after how long.
-    async fn shown(mut self) -> (String, Duration) {
+    /// What `node log show` comes to when it asks this, and after how long.
+    async fn shown(mut self) -> (Output, Duration) {
         let address = format!("{}/p2p/{}", self.network.listen_addresses()[0], self.network.peer_id());
         let begun = Instant::now();
-        let mut child = inspector(&address);
+        // A file, because nobody reads a pipe while the inspector runs.
+        let mut stdout = tempfile::tempfile().unwrap();
+        let mut child = inspector(&address, stdout.try_clone().unwrap().into());
         let mut unanswered = Vec::new();
         while child.try_wait().unwrap().is_none() {
             assert!(begun.elapsed() < PATIENCE, "the inspector waits for ever");
@@ -404,16 +431,24 @@ impl Fake {
                 _ => {}
             }
         }
-        let output = child.wait_with_output().unwrap();
+        let mut output = child.wait_with_output().unwrap();
+        stdout.rewind().unwrap();
+        stdout.read_to_end(&mut output.stdout).unwrap();
+        (output, begun.elapsed())
+    }
+
+    /// What it says in the end, and after how long.
+    async fn refused(self) -> (String, Duration) {
+        let (output, took) = self.shown().await;
         assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-        (String::from_utf8(output.stderr).unwrap(), begun.elapsed())
+        (String::from_utf8(output.stderr).unwrap(), took)
     }
 }
 
-fn inspector(address: &str) -> Child {
+fn inspector(address: &str, stdout: Stdio) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
-    command.args(["log", "show", "--peer", address]).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.args(["log", "show", "--json", "--peer", address]).stdin(Stdio::null());
+    command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 #[tokio::test]
@@ -430,17 +465,43 @@ async fn a_peer_that_stops_or_lies_is_given_up_on_with_what_is_known() {
     let fake = async |found: Vec<Vec<Chunk>>| {
         let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
         let network = Network::start(NetworkConfig::new([8; 32], None, listen)).await.unwrap();
-        Fake { network, manifest: log.manifest_bytes.clone(), claims: claims.clone(), found }
+        Fake { network, manifest: log.manifest_bytes.clone(), claims: claims.clone(), found, holds: None }
     };
-    let (error, took) = fake(vec![vec![first.clone()]]).await.shown().await;
+    let (error, took) = fake(vec![vec![first.clone()]]).await.refused().await;
     assert!(error.contains("got 0 of 1 machines whole, 64 gradients in all, all signatures sound; then"), "{error}");
     assert!(error.contains("sent nothing new for 15 s") && took < Duration::from_secs(30), "{took:?}: {error}");
     let mut wrong = second.clone();
     wrong.bytes[5] ^= 1;
-    let (error, took) = fake(vec![vec![first.clone()], vec![wrong]]).await.shown().await;
+    let (error, took) = fake(vec![vec![first.clone()], vec![wrong]]).await.refused().await;
     assert!(error.contains("64 gradients in all") && error.contains("the signature is not"), "{error}");
     assert!(took < Duration::from_secs(10), "{took:?}");
     // It claims more than it ever sends.
-    let (error, _) = fake(vec![vec![first]; 1_000]).await.shown().await;
+    let (error, _) = fake(vec![vec![first]; 1_000]).await.refused().await;
     assert!(error.contains("got 0 of 1 machines whole, 64 gradients in all"), "{error}");
+}
+
+#[tokio::test]
+async fn a_peer_with_hundreds_of_machines_and_a_fork_is_read_whole() {
+    let workshop = Workshop::new();
+    let state = trained(&workshop, "node", 20);
+    let mut log = Log::of_state(&state).unwrap();
+    let sign = |incarnation, bytes: &[u8]| {
+        let signer = Ed25519Signer::from_seed(&[3; 32]);
+        let machine = MachineId { key: signer.key(), incarnation };
+        Chunk::sign(&log.run, machine, Segment { first: 0, swarm_step: 0, bytes }, [0; 32], &signer).0
+    };
+    let chunks: Vec<Chunk> = (1..=400).map(|incarnation| sign(incarnation, &[incarnation as u8; 30])).collect();
+    let proof = ForkProof { left: sign(7, &[1; 5]), right: sign(7, &[2; 5]) };
+    for chunk in chunks {
+        log.replica.restore_chunk(chunk).unwrap();
+    }
+    log.replica.restore_revocation(Revocation::Fork(Box::new(proof))).unwrap();
+    let root: String = log.replica.root().iter().map(|byte| format!("{byte:02x}")).collect();
+    let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    let network = Network::start(NetworkConfig::new([8; 32], None, listen)).await.unwrap();
+    let (manifest, claims, found) = (log.manifest_bytes, Vec::new(), Vec::new());
+    let (output, _) = Fake { network, manifest, claims, found, holds: Some(log.replica) }.shown().await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&shown["vector"], &shown["gradients"]), (&root.into(), &(20 + 399 * 30).into()));
 }

@@ -14,7 +14,7 @@ use std::{path::Path, sync::Arc};
 use crate::{
     model::{Llama, LlamaConfig, Tokenizer},
     records,
-    storage::StateDir,
+    storage::{StateDir, no_run},
     weights::Weights,
 };
 
@@ -112,11 +112,6 @@ impl Opened {
         let tokenizer = Tokenizer::from_bytes(&base.tokenizer()?, &config)?;
         Ok((Llama::new(&config, weights.tensors())?, tokenizer))
     }
-}
-
-/// What to say of a directory at `path` that has no run.
-pub fn no_run(path: &Path) -> String {
-    format!("{}: no run here yet; start one with node --state {0}", path.display())
 }
 
 /// Fills an empty replica with the records of the state directory at `path`, each signature checked. `chunks` calls its argument

@@ -8,7 +8,7 @@ use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
     message::{Question, Request, Response},
-    replica::{Offence, Output, Peer, Replica},
+    replica::{Offence, Output, Peer, Replica, Settings},
     version_vector::Standing,
 };
 use std::{
@@ -217,14 +217,13 @@ impl Conversation {
                 continue;
             };
             if matches!(question, Question::Summary { .. }) {
-                self.claims.clear();
                 self.is_listed = false;
             }
             let run = *self.replica.run();
             match asker.ask(run, question).await {
                 Ok(Response::WrongRun(run)) => return Err(format!("the node went over to run {run}")),
                 Ok(response) => {
-                    self.listen(&response);
+                    self.listen(&response)?;
                     let now_ms = self.now_ms();
                     self.replica.answered(peer, response, now_ms);
                 }
@@ -252,7 +251,8 @@ impl Conversation {
         }
     }
 
-    fn listen(&mut self, response: &Response) {
+    /// Remembers what the node says that it holds.
+    fn listen(&mut self, response: &Response) -> Result<(), String> {
         match response {
             Response::Entries { entries, more } => {
                 let run = self.replica.manifest();
@@ -262,6 +262,11 @@ impl Conversation {
             Response::Same => self.is_listed = true,
             _ => {}
         }
+        let limit = Settings::default().machines_max;
+        if self.claims.len() > limit {
+            return Err(format!("the node listed {} machines, more than the {limit} of one run", self.claims.len()));
+        }
+        Ok(())
     }
 
     fn note_news(&mut self) {

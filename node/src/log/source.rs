@@ -11,7 +11,10 @@ use protocol::{
 use std::{fs::File, io::BufReader, path::Path};
 
 use super::{Content, Journal, Log, export, onlooker, peer};
-use crate::{network, opened, storage::StateCopy};
+use crate::{
+    network, opened,
+    storage::{StateCopy, no_run},
+};
 
 impl Log {
     /// Whatever `place` names: a state directory, an exported file, or the address of a node.
@@ -33,7 +36,7 @@ impl Log {
     /// That of a state directory, which a node may be using.
     pub fn of_state(path: &Path) -> Result<Self> {
         let state = StateCopy::of(path)?;
-        let manifest_bytes = state.manifest()?.with_context(|| opened::no_run(path))?;
+        let manifest_bytes = state.manifest()?.with_context(|| no_run(path))?;
         let (manifest, run) = Manifest::decode(&manifest_bytes)
             .with_context(|| format!("{}: the run's manifest is not usable", path.display()))?;
         let replica = replica_of(&state, run, &manifest)?;

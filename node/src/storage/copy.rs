@@ -19,7 +19,7 @@ use super::{
     BaseReader, base, check_format,
     checkpoint::{CheckpointRecord, LoadedCheckpoint},
     database::{self, Database},
-    no_state, secret_key,
+    no_run, no_state, secret_key,
 };
 
 /// Longer than the steps in which file systems count time.
@@ -49,9 +49,11 @@ impl StateCopy {
         ensure!(file.is_file(), no_state(path));
         let begun = Instant::now();
         loop {
-            let (bytes, written) = copy_at_rest(&file, begun).with_context(|| unreadable(path))?;
+            let (bytes, written) = copy_at_rest(&file, begun + PATIENCE).with_context(|| unreadable(path))?;
             let database =
                 Database::of_copy(&bytes).with_context(|| format!("{}: the database is damaged", path.display()))?;
+            // A node was stopped before it had made its tables.
+            ensure!(database.is_initialized()?, no_run(path));
             let checkpoint = hold_checkpoint(&database, path)?;
             // A newer checkpoint may have taken the place of the one in the copy.
             let missing = checkpoint.as_ref().is_some_and(HeldCheckpoint::is_missing);
@@ -145,8 +147,8 @@ fn stamp(file: &File) -> io::Result<Stamp> {
     Ok((metadata.len(), metadata.modified()?))
 }
 
-/// The file's bytes at a moment at which nobody was writing, and its stamp.
-fn copy_at_rest(path: &Path, begun: Instant) -> Result<(Vec<u8>, Stamp)> {
+/// The file's bytes at a moment at which nobody was writing, and its stamp. Tried until then.
+fn copy_at_rest(path: &Path, until: Instant) -> Result<(Vec<u8>, Stamp)> {
     loop {
         let mut file = File::open(path)?;
         let before = stamp(&file)?;
@@ -156,15 +158,66 @@ fn copy_at_rest(path: &Path, begun: Instant) -> Result<(Vec<u8>, Stamp)> {
         if stamp(&file)? == before && bytes.len() as u64 == before.0 {
             return Ok((bytes, before));
         }
-        if begun.elapsed() >= PATIENCE {
-            bail!(
-                "a node writes there all the time, for {} s no sound copy could be made; ask that node: --peer and its address",
-                PATIENCE.as_secs()
-            );
+        if Instant::now() >= until {
+            bail!("a node writes there all the time: ask that node, with --peer and its address");
         }
     }
 }
 
 fn unreadable(path: &Path) -> String {
     format!("{}: the database cannot be copied", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_copy_made_between_writes_holds_whole_transactions() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(database::FILE);
+        let original = Database::open(&path).unwrap();
+        let value = |number: u64| vec![number as u8; 30_000];
+        let write = |number: u64| original.put_all(&[("first", &value(number)), ("second", &value(number))]).unwrap();
+        write(0);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in (1u64..).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    write(number);
+                    std::thread::sleep(Duration::from_millis(number * 7 % 60));
+                }
+            });
+            let mut seen = Vec::new();
+            for _ in 0..20 {
+                let (bytes, _) = copy_at_rest(&path, Instant::now() + PATIENCE).unwrap();
+                let copy = Database::of_copy(&bytes).unwrap();
+                let (first, second) = (copy.get("first").unwrap().unwrap(), copy.get("second").unwrap().unwrap());
+                assert!(first == second && first == value(first[0].into()), "a transaction came apart");
+                seen.push(first[0]);
+            }
+            stop.store(true, Ordering::Relaxed);
+            seen.dedup();
+            assert!(seen.len() > 1, "nothing was written meanwhile");
+        });
+    }
+
+    #[test]
+    fn a_file_that_is_written_all_the_time_is_given_up_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(database::FILE);
+        std::fs::write(&path, b"0").unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::fs::write(&path, b"written again").unwrap();
+                }
+            });
+            let error = copy_at_rest(&path, Instant::now() + Duration::from_millis(200)).map(drop).unwrap_err();
+            stop.store(true, Ordering::Relaxed);
+            assert!(error.to_string().contains("--peer"), "{error:#}");
+        });
+    }
 }

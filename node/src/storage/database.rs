@@ -134,6 +134,12 @@ impl Database {
         self.read(|transaction| Ok(transaction.open_table(VALUES)?.get(name)?.map(|value| value.value().to_vec())))
     }
 
+    /// Whether there are tables, and the directory's format is recorded.
+    pub fn is_initialized(&self) -> Result<bool> {
+        let has_tables = self.read(|transaction| Ok(transaction.list_tables()?.next().is_some()))?;
+        Ok(has_tables && self.get("format")?.is_some())
+    }
+
     /// A value that is a u64 LE.
     pub fn get_u64(&self, name: &str) -> Result<Option<u64>> {
         Ok(self.get(name)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes))

@@ -237,6 +237,11 @@ fn no_state(path: &Path) -> String {
     format!("{}: not a state directory; `node --state {0}` would make it one", path.display())
 }
 
+/// What to say of a directory at `path` that has no run.
+pub fn no_run(path: &Path) -> String {
+    format!("{}: no run here yet; start one with node --state {0}", path.display())
+}
+
 fn unusable(path: &Path) -> String {
     format!(
         "{}: the state directory cannot be used; is the disk full or read-only? --state names another",

@@ -89,8 +89,9 @@ fn traffic(registry: &mut Registry, snapshot: &Snapshot) {
     let received = snapshot.traffic.causes().map(|(cause, bytes)| (vec![("cause", cause.to_owned())], bytes));
     let help = "Bytes that the sockets received since the program started";
     counters(registry, "received", help, Some(Unit::Bytes), received);
-    let sent = [(Labels::new(), snapshot.traffic.sent)];
-    counters(registry, "sent", "Bytes that the sockets sent since the program started", Some(Unit::Bytes), sent);
+    let sent: Counter = Counter::default();
+    sent.inc_by(snapshot.traffic.sent);
+    register(registry, "sent", "Bytes that the sockets sent since the program started", Some(Unit::Bytes), sent);
 }
 
 fn others(registry: &mut Registry, snapshot: &Snapshot) {

@@ -1,7 +1,7 @@
 //! `log export`, `log import`, `log diff`: logs that leave their machine, and come to another.
 
 use anyhow::{Context, Result, bail, ensure};
-use protocol::replica::Report;
+use protocol::replica::{Replica, Report};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
@@ -16,7 +16,9 @@ use crate::{
     log::{
         Log,
         diff::{MachineDifference, differences},
-        export, import as merging, in_words, onlooker,
+        export,
+        import::merge,
+        in_words, onlooker,
     },
     opened::{Opened, restore},
     records,
@@ -62,30 +64,15 @@ pub fn export(args: &LogExportArgs) -> Result<()> {
 /// `log import`.
 pub fn import(args: &LogImportArgs) -> Result<()> {
     let mut log = Log::of_file(&args.file)?;
-    let state = StateDir::create_or_open(&args.state)?;
+    let opened = directory_for(&log, &args.state)?;
     let place = args.state.display();
-    match state.manifest()? {
-        None => state.set_manifest(&log.manifest_bytes)?,
-        Some(ours) if ours == log.manifest_bytes => {}
-        Some(_) => {
-            let ours = Opened::of(state)?;
-            bail!(
-                "{}: the log of run {}, {place} holds run {} ({}); name another directory with --state",
-                log.origin,
-                log.run,
-                ours.run,
-                ours.manifest.differences(&log.manifest).join("; ")
-            )
-        }
-    }
-    let opened = Opened::of(state)?;
     // Not as the directory's own machine: that one would take none of its own samples from others.
     let mut target = onlooker(opened.run, &opened.manifest)?;
     let chunks = |visit: &mut dyn FnMut(&[u8]) -> Result<()>| opened.state.for_each_chunk(visit);
     restore(&mut target, opened.state.path(), opened.state.revocations()?, chunks)?;
     let before = gradients(&target);
     let mut waiting: Vec<Record> = Vec::new();
-    let reports = merging::merge(&mut log.replica, &mut target, |records| {
+    let reports = merge(&mut log.replica, &mut target, |records| {
         for record in &records {
             waiting.push(records::to_storage(record)?);
         }
@@ -113,7 +100,28 @@ pub fn import(args: &LogImportArgs) -> Result<()> {
     Ok(())
 }
 
-fn gradients(replica: &protocol::replica::Replica) -> u64 {
+/// The state directory at `path`, of the log's run: made if there is none.
+fn directory_for(log: &Log, path: &Path) -> Result<Opened> {
+    let state = StateDir::create_or_open(path)?;
+    match state.manifest()? {
+        None => state.set_manifest(&log.manifest_bytes)?,
+        Some(ours) if ours == log.manifest_bytes => {}
+        Some(_) => {
+            let ours = Opened::of(state)?;
+            bail!(
+                "{}: the log of run {}, {} holds run {} ({}); name another directory with --state",
+                log.origin,
+                log.run,
+                path.display(),
+                ours.run,
+                ours.manifest.differences(&log.manifest).join("; ")
+            )
+        }
+    }
+    Opened::of(state)
+}
+
+fn gradients(replica: &Replica) -> u64 {
     replica.machines().map(|(_, ledger, _)| ledger.height()).sum()
 }
 

@@ -325,6 +325,7 @@ impl Contents {
 }
 
 fn restore_chunk(replica: &mut Replica, machine: MachineId, first: u64, entry: Entry, payload: &[u8]) -> Result<()> {
+    ensure!(replica.manifest().admits(&machine), "it is not a member of this run");
     let previous = replica.ledger(&machine).map(|ledger| ledger.head()).unwrap_or_default();
     let (parts, signature, bytes) = decode_payload(payload, usize::from(entry.samples))?;
     let chunk = Chunk { machine, first, previous, parts, bytes, signature };
@@ -357,7 +358,10 @@ fn restore_revocations(replica: &mut Replica, mut bytes: &[u8]) -> Result<()> {
         let length = take_u32(&mut bytes)? as usize;
         ensure!(length <= RECORD_BYTES_MAX, "one of {length} bytes, they have at most {RECORD_BYTES_MAX}");
         let (revocation, rest) = bytes.split_at_checked(length).context("the last one ends early")?;
-        replica.restore_revocation(records::revocation(revocation)?)?;
+        let revocation = records::revocation(revocation)?;
+        let machine = revocation.machine();
+        ensure!(replica.manifest().admits(&machine), "machine {machine} is not a member of this run");
+        replica.restore_revocation(revocation)?;
         bytes = rest;
     }
     Ok(())
