@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
-use std::{num::NonZeroU32, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 /// Fine-tune a language model together with others, exchanging one byte per gradient.
 ///
@@ -14,6 +14,7 @@ use std::{num::NonZeroU32, path::PathBuf};
   node                                                   start a run on the embedded model
   node --bootstrap /ip4/192.168.1.7/tcp/9713/p2p/12D3K…  join a run, knowing one of its machines
   node --model ./my-llama --data ./notes/                start a run on a Hugging Face checkpoint and own text
+  node --http 127.0.0.1:8080                             the same, and show it in a browser
   node log show --state onebyte-state                    look at the gossip log
   node export --state onebyte-state --out ./tuned        write the model for Hugging Face transformers")]
 pub struct Cli {
@@ -41,15 +42,25 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Withdraw a machine's samples, as the run's authority (see --authority)
     Revoke(RevokeArgs),
+    /// Watch a running node in the terminal
+    Top(TopArgs),
 }
 
 /// Ways to look at the log.
 #[derive(Subcommand, Debug)]
 pub enum LogCommand {
-    /// Machines, heights, heads, revocations
+    /// Machines: how far, how fast, their share, when last seen, revocations
     Show(LogArgs),
-    /// The last entries of every machine
+    /// The last entries of every machine; with -f, those that come
     Tail(TailArgs),
+    /// What the bytes look like: per machine, over time, against the swarm
+    Stat(LogArgs),
+    /// One gradient: its seed, byte, segment and signature, and when it came
+    Entry(EntryArgs),
+    /// The weights as they were at some point of the run: digest, evaluation, export
+    Replay(ReplayArgs),
+    /// Draw the run: loss against gradients and bytes, who made what (SVG)
+    Plot(PlotArgs),
     /// Check every signature and digest, replay from the base if it is at hand, compare with the checkpoint
     Verify(VerifyArgs),
     /// Write the whole log as one file, which `--file`, `node log import` and `node log diff` read
@@ -102,6 +113,58 @@ pub struct TailArgs {
     /// Entries per machine
     #[arg(long, short = 'n', default_value_t = 10)]
     pub entries: u64,
+    /// Go on with what comes, until Ctrl-C
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+/// Which gradient.
+#[derive(Args, Debug)]
+pub struct EntryArgs {
+    /// Where, and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Machine as `node log show` prints it in its first column, or the beginning of that
+    pub machine: String,
+    /// Its sample, from 0
+    pub sample: u64,
+}
+
+/// Which weights, and what to do with them.
+#[derive(Args, Debug)]
+pub struct ReplayArgs {
+    /// Where, and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// How far: `machine:height,...` (others count with nothing), or a fraction of every height, 0 to 1
+    #[arg(long, value_name = "WHERE")]
+    pub until: String,
+    /// Hugging Face directory of the run's base model, for a log that comes without it
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Evaluate them on the embedded held-out text
+    #[arg(long)]
+    pub eval: bool,
+    /// Evaluate them on this text: a file, a directory, or JSON Lines
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Tokens per window
+    #[arg(long, default_value_t = 128)]
+    pub sequence_length: usize,
+    /// Write them as a directory that Hugging Face transformers loads, new or empty
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// What to draw, and where to.
+#[derive(Args, Debug)]
+pub struct PlotArgs {
+    /// Whose.
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// SVG file to write
+    #[arg(long, value_name = "FILE", default_value = "run.svg")]
+    pub out: PathBuf,
 }
 
 /// What to check.
@@ -216,6 +279,17 @@ pub struct RevokeArgs {
     pub from: u64,
 }
 
+/// What to watch.
+#[derive(Args, Debug)]
+pub struct TopArgs {
+    /// State directory of a running node
+    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    pub state: PathBuf,
+    /// Print one line and leave
+    #[arg(long)]
+    pub once: bool,
+}
+
 /// An estimator.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -292,6 +366,10 @@ pub struct RunArgs {
     /// Do not look for machines of the run on the local network
     #[arg(long)]
     pub no_mdns: bool,
+    /// Show the run in a browser at this address, for example 127.0.0.1:8080 [default: off]. It only reads, and asks for no
+    /// password: whoever reaches the address sees the run
+    #[arg(long, value_name = "IP:PORT")]
+    pub http: Option<SocketAddr>,
     /// Read these settings from a TOML file
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]

@@ -38,6 +38,11 @@ impl Interrupt {
         self.leaves_by_itself.store(true, Ordering::SeqCst);
     }
 
+    /// Whether somebody wishes to leave.
+    pub fn is_wished(&self) -> bool {
+        *self.wished.borrow()
+    }
+
     /// Returns once somebody wishes to leave.
     pub async fn wait(&mut self) {
         if self.wished.wait_for(|wished| *wished).await.is_err() {

@@ -38,5 +38,6 @@ fn run(cli: Cli, display: Display) -> Result<()> {
         Some(Command::Export(args)) => commands::inspect::export(args),
         Some(Command::Generate(args)) => commands::inspect::generate(args),
         Some(Command::Revoke(args)) => commands::inspect::revoke(args),
+        Some(Command::Top(args)) => commands::top::run(args),
     }
 }

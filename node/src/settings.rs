@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use libp2p::Multiaddr;
 use protocol::{manifest::RunId, replica, segment::CHUNK_SAMPLES_MAX};
-use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use crate::{
     cli::{EstimatorName, RunArgs},
@@ -61,6 +61,8 @@ pub struct Settings {
     pub authority: bool,
     /// Look around in the local network.
     pub mdns: bool,
+    /// Where to show the run.
+    pub http: Option<SocketAddr>,
 }
 
 /// Where the base model comes from.
@@ -110,6 +112,7 @@ impl Settings {
             staleness_ms: args.staleness_ms.or(file.staleness_ms),
             authority: args.authority || file.authority,
             mdns: !(args.no_mdns || file.no_mdns),
+            http: args.http.or(file.http),
         };
         settings.check()?;
         Ok(settings)

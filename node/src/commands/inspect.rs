@@ -3,18 +3,19 @@
 use anyhow::{Result, bail, ensure};
 use protocol::{
     machine::MachineId,
+    manifest::Manifest,
     replica::{Record, Replica, Settings},
     revocation::Revocation,
     signature::{Ed25519Signer, Signer as _},
 };
-use std::io::Write;
+use std::{io::Write, path::Path};
 
 use crate::{
     cli::{EvalArgs, ExportArgs, GenerateArgs, RevokeArgs, StateArgs},
     dataset::Dataset,
     driver::hex,
     embedded,
-    model::{self, Evaluation, Sampling},
+    model::{self, Evaluation, Sampling, Tokenizer},
     opened::Opened,
     records,
 };
@@ -33,13 +34,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let opened = Opened::existing(&args.state.state)?;
     let (_, weights) = opened.current_weights()?;
     let (model, tokenizer) = opened.model(&weights)?;
-    let data = match &args.data {
-        Some(path) => Dataset::load(path, &tokenizer, args.sequence_length)?,
-        None if opened.manifest.base.source == embedded::SOURCE => {
-            embedded::held_out(&tokenizer, args.sequence_length)?
-        }
-        None => bail!("this run does not train the embedded model: name a text with --data"),
-    };
+    let data = evaluation_text(&opened.manifest, args.data.as_deref(), &tokenizer, args.sequence_length)?;
     let Evaluation { loss, bits_per_byte, tokens, bytes } = model.evaluate(&data, args.batch_size, None)?;
     if args.json {
         let json =
@@ -51,6 +46,20 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The text at `data`, or the embedded held-out text if the run trains the embedded model. `length`: tokens per window.
+pub fn evaluation_text(
+    manifest: &Manifest,
+    data: Option<&Path>,
+    tokenizer: &Tokenizer,
+    length: usize,
+) -> Result<Dataset> {
+    match data {
+        Some(path) => Dataset::load(path, tokenizer, length),
+        None if manifest.base.source == embedded::SOURCE => embedded::held_out(tokenizer, length),
+        None => bail!("this run does not train the embedded model: name a text with --data"),
+    }
 }
 
 /// A Hugging Face directory.

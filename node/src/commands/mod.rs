@@ -1,7 +1,6 @@
 //! What the binary can do besides training.
 
-pub mod exchange;
 pub mod inspect;
 pub mod log;
+pub mod top;
 pub mod train;
-pub mod verify;

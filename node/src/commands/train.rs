@@ -9,11 +9,12 @@ use protocol::{
     spsa::Spsa,
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
+use std::path::Path;
 
 use crate::{
     cli::RunArgs,
     dataset::Dataset,
-    driver::{Display, Driver, Goals, Parts, Status},
+    driver::{Display, Driver, Goals, Observer, Parts, Status},
     embedded,
     interrupt::Interrupt,
     join,
@@ -24,6 +25,7 @@ use crate::{
     settings::{DEFAULT_PORT, ModelChoice, Settings},
     storage::{self, BaseSettings, Record, StateDir},
     trainer::{ProbeSettings, Trainer, thread},
+    watch::{METRICS, Snapshot, http},
 };
 
 /// Learning rate and epsilon of a new run, unless said otherwise.
@@ -41,9 +43,10 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
         std::fs::metadata(path).with_context(|| format!("{}: no such text", path.display()))?;
     }
     let state = StateDir::create_or_open(&settings.state)?;
+    let page = settings.http.map(http::Listener::bind).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let interrupt = Interrupt::install()?;
-    let (driver, sure) = runtime.block_on(prepare(&settings, state, &display))?;
+    let (driver, sure) = runtime.block_on(prepare(&settings, state, page, &display))?;
     let outcome = runtime.block_on(driver.run(sure, interrupt));
     // The trainer may be in the middle of a forward pass: nothing of it is needed any more.
     runtime.shutdown_background();
@@ -51,7 +54,12 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
 }
 
 /// Everything up to the first gradient.
-async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Result<(Driver, bool)> {
+async fn prepare(
+    settings: &Settings,
+    state: StateDir,
+    page: Option<http::Listener>,
+    display: &Display,
+) -> Result<(Driver, bool)> {
     let fresh = state.manifest()?.is_none();
     let opened = match (fresh, settings.bootstrap.is_empty()) {
         (false, _) => restart(settings, state).await?,
@@ -99,6 +107,19 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
     let sure = alone && !others || is_empty(&replica, own);
     let network = listen(settings, &opened, known_peers).await?;
     let status = Status::new(display.clone(), opened.run.to_string(), network.peer_id().to_string(), has_held_out);
+    let observer = Observer::new(
+        opened.state.path(),
+        Snapshot {
+            run: opened.run.to_string(),
+            peer_id: network.peer_id().to_string(),
+            model: opened.manifest.base.source.clone(),
+            parameters: opened.manifest.parameters(),
+            ..Snapshot::default()
+        },
+    )?;
+    if let Some(page) = page {
+        show(page, &observer, opened.state.path())?;
+    }
     let storage = storage::spawn(&opened.state)?;
     let driver = Driver::new(Parts {
         replica,
@@ -110,8 +131,22 @@ async fn prepare(settings: &Settings, state: StateDir, display: &Display) -> Res
         trainer: thread::spawn(trainer)?,
         goals: Goals::new(settings.samples, settings.exit_when_idle, !alone, can_train),
         status,
+        observer,
     });
     Ok((driver, sure))
+}
+
+/// Shows the run in browsers.
+fn show(page: http::Listener, observer: &Observer, state: &Path) -> Result<()> {
+    let address = page.address();
+    page.serve(observer.subscribe(), state.join(METRICS))?;
+    tracing::info!("watch at http://{address}/");
+    if !address.ip().to_canonical().is_loopback() {
+        tracing::warn!(
+            "--http {address}: whoever reaches this address can read the run's state; 127.0.0.1 is for this machine only"
+        );
+    }
+    Ok(())
 }
 
 /// Some flags are for those who start a run.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Driver;
-use crate::trainer::thread::Command;
+use crate::{trainer::thread::Command, watch::Phase};
 
 /// A joiner that hears from nobody trains alone after this long; what it makes is merged later.
 pub const CATCH_UP_PATIENCE: Duration = Duration::from_secs(20);
@@ -123,6 +123,21 @@ impl Driver {
         self.evaluate_now_and_then();
         self.checkpoint_now_and_then();
         self.tell_digest_at_rest();
+    }
+
+    /// What people are told that this node does.
+    pub(super) fn phase(&self) -> Phase {
+        /// A swarm's ordinary delay is far below this.
+        const BEHIND: usize = 10_000;
+        if self.status.is_paused() {
+            Phase::Paused
+        } else if !self.goals.joined || self.status.owed() > BEHIND {
+            Phase::CatchingUp
+        } else if self.own_samples_done() {
+            Phase::Serving
+        } else {
+            Phase::Training
+        }
     }
 
     fn allow_training(&mut self) {

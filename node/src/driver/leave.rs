@@ -4,13 +4,15 @@ use anyhow::Result;
 use std::time::{Duration, Instant};
 
 use super::{Driver, TICK};
-use crate::{interrupt::Interrupt, trainer::thread::Command};
+use crate::{interrupt::Interrupt, trainer::thread::Command, watch::Phase};
 
 /// Own bytes get this long to become durable and go out.
 const FLUSH_MAX: Duration = Duration::from_millis(700);
 /// A checkpoint is written on leaving if it is no larger, and the last one took no longer, than this.
 const CHECKPOINT_BYTES_MAX: u64 = 128 << 20;
 const CHECKPOINT_MAX: Duration = Duration::from_millis(400);
+/// The last status and metrics get this long to be written.
+const RECORD_MAX: Duration = Duration::from_millis(100);
 /// Neighbours get this long to agree before a node that is done leaves.
 const AGREEMENT_MAX: Duration = Duration::from_secs(20);
 
@@ -76,6 +78,8 @@ impl Driver {
         }
         self.remember_peers();
         self.status.leaving(&mut self.replica);
+        self.observe_now(Some(Phase::Left));
+        self.observer.close(RECORD_MAX);
         let _ = self.trainer.commands.try_send(Command::Stop);
         self.network.close().await;
         self.storage.stop(Duration::from_millis(400))

@@ -30,10 +30,12 @@ use crate::{
 mod goals;
 mod leave;
 mod network_events;
+mod observer;
 mod status;
 mod trainer_events;
 
 pub use goals::{CATCH_UP_MAX, CATCH_UP_PATIENCE, CHECKPOINT_INTERVAL_MIN, Goals, SWARM_STEP_INTERVAL};
+pub use observer::Observer;
 pub use status::{Display, Status, hex};
 
 /// Replica ticks, and looks at goals, this often.
@@ -66,6 +68,7 @@ pub struct Driver {
     trainer: TrainerHandle,
     goals: Goals,
     status: Status,
+    observer: Observer,
     begun: Instant,
     peers: HashMap<PeerId, Peer>,
     peer_ids: HashMap<Peer, PeerId>,
@@ -122,6 +125,8 @@ pub struct Parts {
     pub goals: Goals,
     /// Where people look.
     pub status: Status,
+    /// Who looks for them.
+    pub observer: Observer,
 }
 
 impl Driver {
@@ -138,6 +143,7 @@ impl Driver {
             trainer: parts.trainer,
             goals: parts.goals,
             status: parts.status,
+            observer: parts.observer,
             begun: Instant::now(),
             peers: HashMap::new(),
             peer_ids: HashMap::new(),
@@ -204,6 +210,7 @@ impl Driver {
         self.storage.pump();
         self.status.announce();
         self.status.refresh(&mut self.replica, &self.network);
+        self.observe();
         Ok(())
     }
 
@@ -220,6 +227,7 @@ impl Driver {
                 }
                 Output::ReplayLedger(range) => {
                     self.status.replay_enqueued(range.samples() as usize);
+                    self.observer.arrived(&range);
                     self.backlog.push_back(Work::Replay(range));
                 }
                 Output::NewIncarnation(doubt) => {
@@ -231,7 +239,10 @@ impl Driver {
                     self.adopt_own();
                 }
                 Output::Penalize(peer, offence) => self.penalize(peer, &offence),
-                Output::Report(report) => self.status.report(&report),
+                Output::Report(report) => {
+                    self.status.report(&report);
+                    self.observer.reported(&report);
+                }
             }
         }
         Ok(())

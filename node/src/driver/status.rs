@@ -11,7 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{model::Evaluation, network::Network, trainer::Step};
+use crate::{
+    model::Evaluation,
+    network::Network,
+    trainer::Step,
+    watch::{HeldOut, Snapshot},
+};
 
 /// Off a terminal, a line this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -93,7 +98,8 @@ pub struct Status {
     run: String,
     own: u64,
     loss: Option<f64>,
-    held_out: Option<f64>,
+    held_out: Option<HeldOut>,
+    paused: bool,
     peers: usize,
     /// Entries that the weights lack, and the most of them since they lacked none.
     owed: usize,
@@ -126,6 +132,7 @@ impl Status {
             own: 0,
             loss: None,
             held_out: None,
+            paused: false,
             peers: 0,
             owed: 0,
             owed_most: 0,
@@ -236,7 +243,8 @@ impl Status {
         );
     }
 
-    pub(super) fn near_edge(&self, near: Option<&(String, f64)>) {
+    pub(super) fn near_edge(&mut self, near: Option<&(String, f64)>) {
+        self.paused = near.is_some();
         if let Some((tensor, share)) = near {
             tracing::error!(
                 "a weight is near the end of its range: own probes pause ({tensor}, {:.1}% of the way). A peer may be pushing it; a revocation would heal it. Or the run outgrew its planned gradients",
@@ -245,6 +253,23 @@ impl Status {
         } else {
             tracing::info!("all weights are well within their ranges again: probing goes on");
         }
+    }
+
+    /// Whether probes rest because a weight is near its range's end.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Entries that the weights lack.
+    pub(super) fn owed(&self) -> usize {
+        self.owed
+    }
+
+    /// What this session measured.
+    pub(super) fn describe(&self, snapshot: &mut Snapshot) {
+        snapshot.own.session = self.own;
+        snapshot.training_loss = self.loss;
+        snapshot.held_out = self.held_out;
     }
 
     pub(super) fn peers(&mut self, peers: usize) {
@@ -261,7 +286,7 @@ impl Status {
     }
 
     pub(super) fn evaluated(&mut self, evaluation: &Evaluation, gradients: u64) {
-        self.held_out = Some(evaluation.bits_per_byte);
+        self.held_out = Some(HeldOut { loss: evaluation.loss, bits_per_byte: evaluation.bits_per_byte, gradients });
         tracing::info!(
             "held-out loss {:.4} nats per token, {:.4} bits per byte, after {gradients} gradients",
             evaluation.loss,
@@ -336,7 +361,7 @@ impl Status {
             self.rates.0,
             self.rates.1,
             loss(self.loss),
-            loss(self.held_out),
+            loss(self.held_out.map(|held_out| held_out.bits_per_byte)),
         );
         let mut network = format!(
             "peers {}  bytes per gradient {:.1} in {:.1} out",

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Driver, PendingCheckpoint};
+use super::{Driver, PendingCheckpoint, observer::heights_of};
 use crate::trainer::thread::{Command, Event};
 
 impl Driver {
@@ -23,7 +23,7 @@ impl Driver {
                     self.pending_checkpoint = Some(PendingCheckpoint { written, others, machine, next_sample, spsa });
                 }
             }
-            Event::Digest { root, digest } => self.status.at_rest(root, digest),
+            Event::Digest { root, digest } => self.at_rest(root, digest),
             Event::Adopted => self.adopting -= 1,
             Event::CheckpointFailed(error) => {
                 self.status.checkpoint_failed(&error);
@@ -35,6 +35,17 @@ impl Driver {
             Event::Failed(error) => return Err(error.context("training stopped")),
         }
         Ok(())
+    }
+
+    fn at_rest(&mut self, root: [u8; 32], digest: [u8; 32]) {
+        self.status.at_rest(root, digest);
+        if root != self.replica.root() {
+            // Something came meanwhile: what the weights held then is not known here any more.
+            return;
+        }
+        let mut contents = self.replica.contents_of_others();
+        contents.extend(self.replica.contents_of_own(&self.replica.own_machine(), self.replica.own_next_sample()));
+        self.observer.weighed(&digest, heights_of(&contents));
     }
 
     /// Whether a checkpoint file written now would hold nothing that is in no ledger: no other one is under way, and of an
@@ -79,6 +90,7 @@ impl Driver {
         };
         let Some(mut pending) = self.pending_checkpoint.take() else { return };
         pending.others.extend(own);
+        self.observer.weighed(pending.written.digest(), heights_of(&pending.others));
         match crate::records::encode_contents(&pending.others) {
             Ok(contents) => self.storage.commit_checkpoint(pending.written, contents, pending.spsa),
             Err(error) => {

@@ -2,7 +2,7 @@
 //!
 //! Whoever reads a log only looks: nothing is written, and no machine of the run hears of it.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
@@ -12,19 +12,20 @@ use protocol::{
 };
 use std::sync::Arc;
 
-use crate::{
-    cli::SourceArgs,
-    embedded,
-    storage::{StateCopy, check_same_base},
-    weights::Weights,
-};
+use crate::{cli::SourceArgs, storage::StateCopy};
 
+mod base;
 pub mod diff;
 pub mod export;
 pub mod import;
+mod journal;
+pub mod past;
 mod peer;
 mod source;
+pub mod statistics;
 
+pub use base::Base;
+pub use journal::Journal;
 pub use source::replica_of;
 
 /// A log that was read, every signature and digest checked.
@@ -41,6 +42,8 @@ pub struct Log {
     pub replica: Replica,
     /// The machine whose state directory this is.
     pub own: Option<MachineId>,
+    /// What that node wrote down about when.
+    pub journal: Option<Journal>,
     /// The state directory, if it came from one: for its base and checkpoint.
     pub state: Option<StateCopy>,
 }
@@ -67,21 +70,24 @@ impl Log {
         }
     }
 
-    /// The untouched base, its digests checked: the state directory's, else the embedded model if it is that. None if it is
-    /// not at hand.
-    pub fn base_weights(&self) -> Result<Option<Weights>> {
-        if let Some(state) = self.state.as_ref().filter(|state| state.has_base()) {
-            return state.base(&self.manifest)?.weights().map(Some);
+    /// The machine that people mean by the name in the first column of `log show`, or by as much of it as no other has.
+    pub fn find(&self, name: &str) -> Result<MachineId> {
+        let machines = || self.replica.machines().map(|(machine, ..)| *machine);
+        let exact: Vec<MachineId> = machines().filter(|machine| machine.to_string() == name).collect();
+        let matches = match exact.is_empty() && !name.is_empty() {
+            true => machines().filter(|machine| machine.to_string().starts_with(name)).collect(),
+            false => exact,
+        };
+        match matches[..] {
+            [machine] => Ok(machine),
+            [] => bail!("{name}: no such machine in {}; `node log show` lists them", self.origin),
+            _ => bail!("{name}: {} machines of {} go by this name", matches.len(), self.origin),
         }
-        if self.manifest.base.source != embedded::SOURCE {
-            return Ok(None);
-        }
-        let checkpoint = embedded::checkpoint()?;
-        // Another release's embedded model has the same name.
-        if check_same_base(&self.manifest, &checkpoint).is_err() {
-            return Ok(None);
-        }
-        Weights::new(&self.manifest.tensors, checkpoint.tensors).map(Some)
+    }
+
+    /// Why not all of a machine's ledger counts, if so.
+    pub fn revocation(&self, machine: &MachineId) -> Option<&Revocation> {
+        self.replica.machines().find(|(other, ..)| *other == machine).and_then(|(_, _, revocation)| revocation)
     }
 }
 

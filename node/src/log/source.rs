@@ -10,7 +10,7 @@ use protocol::{
 };
 use std::{fs::File, io::BufReader, path::Path};
 
-use super::{Content, Log, export, onlooker, peer};
+use super::{Content, Journal, Log, export, onlooker, peer};
 use crate::{
     network, opened,
     storage::{StateCopy, no_run},
@@ -44,6 +44,7 @@ impl Log {
         Ok(Self {
             origin: path.display().to_string(),
             own: Some(MachineId { key, incarnation: state.incarnation() }),
+            journal: Journal::read(path)?,
             state: Some(state),
             ..Self::of_content(String::new(), Content { run, manifest: manifest.into(), manifest_bytes, replica })
         })
@@ -74,7 +75,7 @@ impl Log {
 
     fn of_content(origin: String, content: Content) -> Self {
         let Content { run, manifest, manifest_bytes, replica } = content;
-        Self { origin, run, manifest, manifest_bytes, replica, own: None, state: None }
+        Self { origin, run, manifest, manifest_bytes, replica, own: None, journal: None, state: None }
     }
 }
 

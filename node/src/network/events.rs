@@ -5,6 +5,7 @@ use libp2p::{
     core::ConnectedPoint,
     gossipsub, identify, kad, mdns,
     multiaddr::Protocol,
+    ping,
     request_response::{self, Message},
     swarm::{DialError, SwarmEvent, dial_opts::DialOpts},
 };
@@ -36,6 +37,7 @@ impl Network {
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 self.peers.gone(&peer_id);
                 self.addresses.remove(&peer_id);
+                self.round_trips.remove(&peer_id);
                 self.events.push_back(Event::PeerGone(peer_id));
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => self.on_call_failed(peer, &error),
@@ -86,6 +88,9 @@ impl Network {
                         self.peers.found(info.peer_id, without_peer(address));
                     }
                 }
+            }
+            BehaviourEvent::Ping(ping::Event { peer, result: Ok(time), .. }) => {
+                self.round_trips.insert(peer, time);
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found.into_iter().take(64) {

@@ -203,6 +203,8 @@ pub struct Network {
     unreported: HashMap<MessageId, usize>,
     /// Connected peers and the address to reach them at.
     addresses: HashMap<PeerId, Multiaddr>,
+    /// The last ping of each connected peer, there and back.
+    round_trips: HashMap<PeerId, Duration>,
     last_walk: Instant,
 }
 
@@ -228,6 +230,7 @@ impl Network {
             upkeep: tokio::time::interval(UPKEEP),
             unreported: HashMap::new(),
             addresses: HashMap::new(),
+            round_trips: HashMap::new(),
             last_walk: Instant::now(),
         };
         network.upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -362,6 +365,12 @@ impl Network {
     /// Connected peers with an address each, for the next session.
     pub fn known_peers(&self) -> Vec<(PeerId, Multiaddr)> {
         self.addresses.iter().map(|(peer, address)| (*peer, address.clone())).collect()
+    }
+
+    /// Connected peers, with the address and the last round trip as far as known.
+    pub fn neighbours(&self) -> impl Iterator<Item = (&PeerId, Option<&Multiaddr>, Option<Duration>)> {
+        let known = |peer| (peer, self.addresses.get(peer), self.round_trips.get(peer).copied());
+        self.swarm.connected_peers().map(known)
     }
 
     /// Bytes that went over the sockets so far.

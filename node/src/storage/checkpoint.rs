@@ -60,6 +60,11 @@ impl CheckpointWriter {
 }
 
 impl WrittenCheckpoint {
+    /// Of the weights in it.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+
     /// Phase two.
     pub(super) fn commit(self, directory: &Path, database: &Database, contents: &[u8], spsa: &[u8]) -> Result<()> {
         sync_directory(directory)?;

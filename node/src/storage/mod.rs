@@ -5,6 +5,7 @@
 //! node.redb       format, manifest, identity, ledgers, revocations, known peers, checkpoint record, settings
 //! base            config.json ‖ tokenizer.json ‖ snapped tensors, f32 LE, in the manifest's order
 //! base.part       the same, while it comes from peers
+//! status.json, metrics.jsonl, journal.jsonl  for people and programs; see `watch`
 //! checkpoint-<n>  weights, f32 LE, in the manifest's order; node.redb says which n counts, and what it contains
 //! ```
 //!

@@ -3,8 +3,19 @@
 //! The driver makes a [`Snapshot`] once a second. It goes to `status.json` in the state directory, and to whoever holds the
 //! receiving end of the [`tokio::sync::watch`] channel. Field names are the keys of the JSON; they are stable: fields are added,
 //! not renamed, as long as [`VERSION`] stays.
+//!
+//! [`http`] shows it to browsers and programs, `commands/top.rs` in a terminal; [`history`] is what curves are drawn from.
 
 use serde::{Deserialize, Serialize};
+
+pub mod history;
+pub mod http;
+pub mod journal;
+pub mod prometheus;
+mod recorder;
+pub mod terminal;
+
+pub use recorder::{METRICS, METRICS_INTERVAL, Metrics, Recorder, STATUS};
 
 /// Of the snapshot's JSON.
 pub const VERSION: u32 = 1;
@@ -44,8 +55,8 @@ pub struct Snapshot {
     pub training_loss: Option<f64>,
     /// The last look at the held-out text.
     pub held_out: Option<HeldOut>,
-    /// Median, over the segments that came last, of the gradients that had reached this node by the time one came and that its
-    /// maker did not know when it began it.
+    /// Estimate of others' gradients that exist and that own probes do not know: half of each active machine's last segment, and
+    /// what waits for the weights.
     pub staleness: Option<u64>,
     /// Gradients of others that the weights lack.
     pub waiting: u64,
@@ -72,6 +83,21 @@ pub enum Phase {
     Serving,
     /// Not making gradients: a weight is near the end of its range.
     Paused,
+    /// It has stopped.
+    Left,
+}
+
+impl Phase {
+    /// As in the JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CatchingUp => "catching_up",
+            Self::Training => "training",
+            Self::Serving => "serving",
+            Self::Paused => "paused",
+            Self::Left => "left",
+        }
+    }
 }
 
 /// A count that grows.
@@ -111,6 +137,18 @@ pub struct Bytes {
     pub received_exchange: u64,
     /// Received: the rest (announcements, discovery, keeping connections).
     pub received_upkeep: u64,
+}
+
+impl Bytes {
+    /// What was received, by cause.
+    pub fn causes(&self) -> [(&'static str, u64); 4] {
+        [
+            ("gossip", self.received_gossip),
+            ("duplicates", self.received_duplicates),
+            ("exchange", self.received_exchange),
+            ("upkeep", self.received_upkeep),
+        ]
+    }
 }
 
 /// A connected node.

@@ -5,13 +5,10 @@ use serde_json::json;
 
 use crate::{
     cli::VerifyArgs,
-    commands::train::check_model,
     driver::hex,
-    log::{Log, replica_of},
-    model::Checkpoint,
+    log::{Base, Log, replica_of},
     opened::replay,
     records,
-    weights::Weights,
 };
 
 /// Signatures and digests are checked as the log is read; then everything is replayed from the base, if it is at hand, and
@@ -21,13 +18,8 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     let chunks = || log.replica.machines().flat_map(|(_, ledger, _)| ledger.chunks());
     let segments: usize = chunks().map(|chunk| chunk.parts.len()).sum();
     let signatures = chunks().count();
-    let replayed = match base(args, &log)? {
-        Some(mut weights) => {
-            ensure!(
-                weights.digest() == log.manifest.base_digest(),
-                "{}: the base model does not match the run's manifest",
-                log.origin
-            );
+    let replayed = match Base::of(&log, args.model.as_deref())? {
+        Some(Base { mut weights, .. }) => {
             let entries = replay(&mut log.replica, &mut weights)?;
             Some((entries, weights.digest()))
         }
@@ -66,13 +58,6 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
         checkpoint().display()
     );
     Ok(())
-}
-
-fn base(args: &VerifyArgs, log: &Log) -> Result<Option<Weights>> {
-    let Some(directory) = &args.model else { return log.base_weights() };
-    let checkpoint = Checkpoint::load(directory)?;
-    check_model(&log.manifest, &checkpoint)?;
-    Weights::new(&log.manifest.tensors, checkpoint.tensors).map(Some)
 }
 
 /// The digest of the checkpoint's weights with what the ledgers hold beyond it. None if there is no usable checkpoint.

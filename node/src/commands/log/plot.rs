@@ -1,0 +1,195 @@
+//! `log plot`: the run as one picture.
+
+use anyhow::{Context, Result, anyhow, ensure};
+use plotters::{coord::Shift, prelude::*};
+use std::{fs, path::Path};
+
+use crate::{
+    cli::PlotArgs,
+    watch::{
+        METRICS, Metrics,
+        journal::{self, Line},
+    },
+};
+
+const SIZE: (u32, u32) = (1120, 760);
+const FONT: (&str, u32) = ("sans-serif", 17);
+const LINE: RGBColor = RGBColor(0x1f, 0x5f, 0xb4);
+const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
+/// Lines of the panel that shows who made what.
+const MACHINES_MAX: usize = 12;
+
+type Points = Vec<(f64, f64)>;
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
+
+/// One of the four plots.
+struct Panel {
+    title: &'static str,
+    x: String,
+    /// Name and line of each.
+    series: Vec<(String, Points)>,
+    from_zero: bool,
+}
+
+pub fn run(args: &PlotArgs) -> Result<()> {
+    let metrics = read_metrics(&args.state.state)?;
+    let svg = draw(&panels(&metrics, &heights(&args.state.state)?))?;
+    fs::write(&args.out, svg).with_context(|| format!("{}: cannot be written", args.out.display()))?;
+    println!(
+        "{}: {} gradients, {} points",
+        args.out.display(),
+        metrics.last().map_or(0, |m| m.gradients),
+        metrics.len()
+    );
+    Ok(())
+}
+
+/// The lines of `metrics.jsonl` that can be read.
+fn read_metrics(state: &Path) -> Result<Vec<Metrics>> {
+    let path = state.join(METRICS);
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("{}: cannot be read; a node writes it while it runs", path.display()))?;
+    let metrics: Vec<Metrics> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    ensure!(
+        metrics.len() > 1,
+        "{}: {} points, too few to plot; let the node run for a minute",
+        path.display(),
+        metrics.len()
+    );
+    Ok(metrics)
+}
+
+/// (seconds since the journal began, height) of each machine, the largest ledgers first.
+fn heights(state: &Path) -> Result<Vec<(String, Points)>> {
+    let (lines, _) = journal::read(state)?.unwrap_or_default();
+    let mut machines = std::collections::BTreeMap::<String, Points>::new();
+    let mut begun = None;
+    for line in lines {
+        let Line::Heights { at_ms, heights } = line else { continue };
+        let seconds = at_ms.saturating_sub(*begun.get_or_insert(at_ms)) as f64 / 1e3;
+        for (machine, height) in heights {
+            machines.entry(machine).or_default().push((seconds, height as f64));
+        }
+    }
+    let mut machines: Vec<(String, Points)> = machines.into_iter().collect();
+    let last = |machine: &(String, Points)| machine.1.last().map_or(0.0, |point| point.1);
+    machines.sort_by(|a, b| last(b).total_cmp(&last(a)));
+    machines.truncate(MACHINES_MAX);
+    Ok(machines)
+}
+
+fn panels(metrics: &[Metrics], heights: &[(String, Points)]) -> [Panel; 4] {
+    let mut held_out: Vec<(&Metrics, f64)> = Vec::new();
+    let (mut received, mut before, mut bytes) = (0u64, 0u64, Vec::new());
+    for line in metrics {
+        // The counter starts again with the program.
+        received += if line.received >= before { line.received - before } else { line.received };
+        before = line.received;
+        let is_new = held_out.last().is_none_or(|(last, _)| last.held_out_gradients != line.held_out_gradients);
+        if let (true, Some(bits)) = (is_new, line.held_out_bits_per_byte) {
+            held_out.push((line, bits));
+            bytes.push((received as f64, bits));
+        }
+    }
+    let by_gradients: Points =
+        held_out.iter().filter_map(|(line, bits)| Some((line.held_out_gradients? as f64, *bits))).collect();
+    let training: Points =
+        metrics.iter().filter_map(|line| Some((line.gradients as f64, line.training_loss?))).collect();
+    let panel = |title, x: &str, points| Panel {
+        title,
+        x: x.to_owned(),
+        series: vec![(String::new(), points)],
+        from_zero: false,
+    };
+    let held_out = "held-out loss, bits per byte";
+    let (mut bytes, mut machines) = (vec![(String::new(), bytes)], heights.to_vec());
+    let byte_unit = scale(&mut bytes, &[("bytes", 1.0), ("kilobytes", 1e3), ("megabytes", 1e6), ("gigabytes", 1e9)]);
+    let time_unit = scale(&mut machines, &[("seconds", 1.0), ("minutes", 60.0), ("hours", 3600.0), ("days", 86400.0)]);
+    [
+        panel(held_out, "gradients", by_gradients),
+        Panel { title: held_out, x: format!("{byte_unit} received"), series: bytes, from_zero: false },
+        panel("training loss, nats per token", "gradients", training),
+        Panel { title: "gradients of each machine", x: time_unit.to_owned(), series: machines, from_zero: true },
+    ]
+}
+
+/// Puts x in the largest unit of which there are at least three.
+fn scale(series: &mut [(String, Points)], units: &[(&'static str, f64)]) -> &'static str {
+    let largest = series.iter().flat_map(|(_, points)| points).map(|point| point.0).fold(0.0, f64::max);
+    let (name, unit) = units.iter().rev().find(|(_, unit)| largest >= 3.0 * unit).unwrap_or(&units[0]);
+    series.iter_mut().flat_map(|(_, points)| points).for_each(|point| point.0 /= unit);
+    name
+}
+
+/// A tick's label.
+fn label(value: &f64) -> String {
+    let text = format!("{value:.4}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn draw(panels: &[Panel; 4]) -> Result<String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        draw_on(&area, panels).map_err(|error| anyhow!("cannot draw the plot: {error}"))?;
+    }
+    Ok(svg)
+}
+
+fn draw_on(area: &Area<'_>, panels: &[Panel; 4]) -> Drawn {
+    area.fill(&WHITE)?;
+    for (area, panel) in area.split_evenly((2, 2)).iter().zip(panels) {
+        draw_panel(area, panel)?;
+    }
+    area.present()
+}
+
+fn draw_panel(area: &Area<'_>, panel: &Panel) -> Drawn {
+    let all = || panel.series.iter().flat_map(|(_, points)| points);
+    let range = |value: fn(&(f64, f64)) -> f64, zero: bool| {
+        let low = all().map(value).fold(if zero { 0.0 } else { f64::INFINITY }, f64::min);
+        let high = all().map(value).fold(f64::NEG_INFINITY, f64::max);
+        match low.is_finite() && high.is_finite() {
+            true => low..if high > low { high } else { low + 1.0 },
+            false => 0.0..1.0,
+        }
+    };
+    let mut chart = ChartBuilder::on(area)
+        .margin(14)
+        .caption(panel.title, (FONT.0, 20))
+        .x_label_area_size(48)
+        .y_label_area_size(72)
+        .build_cartesian_2d(range(|point| point.0, true), range(|point| point.1, panel.from_zero))?;
+    chart
+        .configure_mesh()
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .label_style(FONT)
+        .axis_desc_style(FONT)
+        .x_desc(&panel.x)
+        .x_label_formatter(&label)
+        .y_label_formatter(&label)
+        .x_labels(6)
+        .y_labels(6)
+        .draw()?;
+    for (index, (name, points)) in panel.series.iter().enumerate() {
+        let colour = if panel.series.len() == 1 { LINE.to_rgba() } else { Palette99::pick(index).to_rgba() };
+        let line = chart.draw_series([PathElement::new(points.clone(), colour.stroke_width(2))])?;
+        if !name.is_empty() {
+            line.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        }
+        if points.len() <= 60 {
+            chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
+        }
+    }
+    if panel.series.iter().any(|(name, _)| !name.is_empty()) {
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .label_font((FONT.0, 14))
+            .draw()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! `log replay`: the weights as they were.
+
+use anyhow::{Result, bail, ensure};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+use crate::{
+    cli::ReplayArgs,
+    commands::inspect::evaluation_text,
+    driver::hex,
+    log::{Base, Log, past::Cut},
+    model::Evaluation,
+    watch::journal::Heights,
+};
+
+/// Windows of an evaluation's batch.
+const BATCH: usize = 8;
+
+pub fn run(args: &ReplayArgs) -> Result<()> {
+    let log = Log::open(&args.log.source)?;
+    let cut = Cut::find(&log, &args.until)?;
+    let mut base = Base::needed(&log, args.model.as_deref())?;
+    cut.replay(&log, &mut base.weights)?;
+    let digest = hex(&base.weights.digest());
+    let recorded = recorded(&log, &cut);
+    let evaluation = match &args.data {
+        None if !args.eval => None,
+        data => {
+            let (model, tokenizer) = base.model()?;
+            let text = evaluation_text(&log.manifest, data.as_deref(), &tokenizer, args.sequence_length)?;
+            Some(model.evaluate(&text, BATCH, None)?)
+        }
+    };
+    if let Some(out) = &args.out {
+        base.export(out)?;
+    }
+    if args.log.json {
+        print_json(&cut, &digest, recorded.as_deref(), evaluation.as_ref());
+    } else {
+        print(&cut, &digest, recorded.as_deref(), evaluation.as_ref());
+        if let Some(out) = &args.out {
+            println!("written to  {}", out.display());
+        }
+    }
+    if let Some(recorded) = recorded {
+        ensure!(
+            recorded == digest,
+            "the node had other weights there: {recorded}. Its ledgers or its base were changed since"
+        );
+    }
+    if cut.gradients() == 0 && !log.replica.machines().any(|(_, ledger, _)| ledger.height() > 0) {
+        bail!("{}: no gradients here yet; these are the base's weights", log.origin);
+    }
+    Ok(())
+}
+
+/// The digest that the node wrote down when its weights held just this.
+fn recorded(log: &Log, cut: &Cut) -> Option<String> {
+    let held: Heights = cut
+        .counted
+        .iter()
+        .filter(|(_, height)| *height > 0)
+        .map(|(machine, height)| (machine.to_string(), *height))
+        .collect();
+    let weights = log.journal.as_ref()?.weights();
+    weights.iter().rev().find(|(.., heights)| *heights == held).map(|(_, digest, _)| digest.clone())
+}
+
+fn print_json(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Option<&Evaluation>) {
+    let names = |heights: &[(protocol::machine::MachineId, u64)]| {
+        heights.iter().map(|(machine, height)| (machine.to_string(), *height)).collect::<BTreeMap<_, _>>()
+    };
+    let evaluation =
+        evaluation.map(|it| json!({ "loss": it.loss, "bits_per_byte": it.bits_per_byte, "tokens": it.tokens }));
+    println!(
+        "{:#}",
+        json!({
+            "heights": names(&cut.heights), "counted": names(&cut.counted), "gradients": cut.gradients(),
+            "reached_at_ms": cut.at_ms, "weights": digest, "recorded": recorded, "evaluation": evaluation,
+        })
+    );
+}
+
+fn print(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Option<&Evaluation>) {
+    for ((machine, height), (_, counted)) in cut.heights.iter().zip(&cut.counted) {
+        let less = if counted < height { format!(", of which {counted} count") } else { String::new() };
+        println!("{machine}  {height} gradients{less}");
+    }
+    println!("replayed    {} gradients from the base", cut.gradients());
+    if cut.at_ms.is_none() {
+        println!("            no journal says when this was: every revocation that is known now counts");
+    }
+    println!("weights     {digest}");
+    match recorded {
+        Some(recorded) if recorded == digest => println!("recorded    the same, by the node that had them"),
+        Some(recorded) => println!("recorded    {recorded}"),
+        None => println!("recorded    nothing: the node took no digest just there"),
+    }
+    if let Some(Evaluation { loss, bits_per_byte, tokens, .. }) = evaluation {
+        println!("held out    {loss:.4} nats per token, {bits_per_byte:.4} bits per byte ({tokens} tokens predicted)");
+    }
+}

@@ -1,0 +1,88 @@
+//! `log show`: who is in the run, and how far.
+
+use anyhow::Result;
+use indicatif::HumanDuration;
+use protocol::{ledger::Ledger, machine::MachineId, revocation::Revocation};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use crate::{
+    cli::LogArgs,
+    driver::hex,
+    log::{Log, in_words},
+    watch::journal::now_ms,
+};
+
+/// A rate is no longer the present one after this.
+const PRESENT_MS: u64 = 120_000;
+
+pub fn run(args: &LogArgs) -> Result<()> {
+    let mut log = Log::open(&args.source)?;
+    let (root, step) = (hex(&log.replica.root()), log.replica.swarm_step());
+    if args.json {
+        let machines: Vec<_> = log.replica.machines().map(|machine| as_json(&log, machine)).collect();
+        println!(
+            "{:#}",
+            json!({ "run": log.run.to_string(), "vector": root, "gradients": step, "machines": machines })
+        );
+        return Ok(());
+    }
+    println!("run     {}", log.run);
+    println!("base    {} ({} parameters)", log.manifest.base.source, log.manifest.parameters());
+    println!("vector  {root}");
+    println!("{step} gradients of {} machines count\n", log.replica.vector().machines());
+    println!(
+        "{:<18} {:>10} {:>6} {:>8} {:>15} {:>9}  {:<16}",
+        "machine", "gradients", "share", "a second", "last seen", "segments", "head"
+    );
+    for machine in log.replica.machines() {
+        print_row(&log, machine, step);
+    }
+    Ok(())
+}
+
+type Row<'a> = (&'a MachineId, &'a Ledger, Option<&'a Revocation>);
+
+/// Gradients of a ledger that count.
+fn counted(ledger: &Ledger, revocation: Option<&Revocation>) -> u64 {
+    revocation.map_or(ledger.height(), |revocation| revocation.floor().min(ledger.height()))
+}
+
+/// (Unix ms of the last gradient's arrival, present rate), as the journal has it.
+fn seen(log: &Log, machine: &MachineId) -> (Option<u64>, Option<f64>) {
+    let Some(journal) = &log.journal else { return (None, None) };
+    let last = journal.last_seen(machine);
+    let is_present = last.is_some_and(|last| now_ms().saturating_sub(last) < PRESENT_MS);
+    (last, journal.rate(machine).filter(|_| is_present))
+}
+
+fn segments(ledger: &Ledger) -> usize {
+    ledger.chunks().iter().map(|chunk| chunk.parts.len()).sum()
+}
+
+fn as_json(log: &Log, (machine, ledger, revocation): Row<'_>) -> Value {
+    let (last_seen_ms, per_second) = seen(log, machine);
+    json!({
+        "machine": machine.to_string(), "key": hex(&machine.key), "incarnation": machine.incarnation,
+        "own": log.own == Some(*machine), "height": ledger.height(), "counted": counted(ledger, revocation),
+        "head": hex(&ledger.head()), "segments": segments(ledger), "chunks": ledger.chunks().len(),
+        "per_second": per_second, "last_seen_ms": last_seen_ms, "revoked": revocation.map(in_words),
+    })
+}
+
+fn print_row(log: &Log, (machine, ledger, revocation): Row<'_>, step: u64) {
+    let (last, rate) = seen(log, machine);
+    let ago = |at: u64| format!("{} ago", HumanDuration(Duration::from_millis(now_ms().saturating_sub(at))));
+    println!(
+        "{:<18} {:>10} {:>5.1}% {:>8} {:>15} {:>9}  {:<16} {}{}",
+        machine.to_string(),
+        ledger.height(),
+        100.0 * counted(ledger, revocation) as f64 / step.max(1) as f64,
+        rate.map_or("-".into(), |rate| format!("{rate:.1}")),
+        last.map_or("-".into(), ago),
+        segments(ledger),
+        &hex(&ledger.head())[..16],
+        if log.own == Some(*machine) { "this node " } else { "" },
+        revocation.map(in_words).unwrap_or_default(),
+    );
+}

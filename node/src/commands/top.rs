@@ -1,0 +1,75 @@
+//! `top`: a running node in the terminal.
+
+use anyhow::{Context, Result};
+use ratatui::{
+    DefaultTerminal,
+    crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
+};
+use std::{
+    io::{ErrorKind, IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+use crate::{cli::TopArgs, interrupt::Interrupt, watch::terminal::View};
+
+/// As often as the node writes.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A wish to leave is heard within this.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// A screen until q, Esc or Ctrl-C; off a terminal a line a second, until the node leaves.
+pub fn run(args: &TopArgs) -> Result<()> {
+    let view = View::open(&args.state)?;
+    if args.once || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+        return lines(args, view);
+    }
+    let interrupt = Interrupt::install()?;
+    interrupt.take_over();
+    // Also restores the terminal before a panic is printed.
+    let mut terminal = ratatui::try_init().context("the terminal cannot be drawn on; try --once")?;
+    let outcome = screen(args, view, &interrupt, &mut terminal);
+    ratatui::restore();
+    outcome
+}
+
+fn lines(args: &TopArgs, mut view: View) -> Result<()> {
+    let mut out = std::io::stdout();
+    loop {
+        match writeln!(out, "{}", view.line()).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            written => written?,
+        }
+        if args.once || view.has_left() {
+            return Ok(());
+        }
+        std::thread::sleep(INTERVAL);
+        view.refresh(&args.state)?;
+    }
+}
+
+fn screen(args: &TopArgs, mut view: View, interrupt: &Interrupt, terminal: &mut DefaultTerminal) -> Result<()> {
+    while !interrupt.is_wished() {
+        // Drawn even if nothing came, since it may say for how long. A new size of the terminal is taken up here, too.
+        terminal.draw(|frame| view.draw(frame))?;
+        let drawn = Instant::now();
+        while !interrupt.is_wished() && drawn.elapsed() < INTERVAL {
+            if !event::poll(PATIENCE)? {
+                continue;
+            }
+            match event::read()? {
+                event if leaves(&event) => return Ok(()),
+                Event::Resize(..) => break,
+                _ => {}
+            }
+        }
+        view.refresh(&args.state)?;
+    }
+    Ok(())
+}
+
+fn leaves(event: &Event) -> bool {
+    let Event::Key(key) = event else { return false };
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    let wished = matches!(key.code, KeyCode::Char('q') | KeyCode::Esc) || control && key.code == KeyCode::Char('c');
+    wished && key.kind == KeyEventKind::Press
+}

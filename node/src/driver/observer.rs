@@ -1,0 +1,266 @@
+//! Looks at the driver once a second, for people: the snapshot, and the journal of what came when.
+
+use anyhow::Result;
+use protocol::{
+    machine::MachineId,
+    replica::{Contained, LedgerRange, Report},
+    segment::CHUNK_SAMPLES_MAX,
+};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch::{Receiver, Sender, channel};
+
+use super::{Driver, hex};
+use crate::watch::{
+    Bytes, Gradients, MACHINES_MAX, Machine, Neighbour, Phase, RECENT_BYTES, Recorder, Snapshot, VERSION,
+    journal::{Heights, Line, now_ms},
+};
+
+/// Between two snapshots.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two lines of heights in the journal: what came is known to this.
+const JOURNAL_INTERVAL: Duration = Duration::from_secs(5);
+/// Rates are means over about this long.
+const RATE_INTERVAL: Duration = Duration::from_secs(5);
+/// A machine that was silent for so long is not waited for.
+const SILENT: Duration = Duration::from_secs(10);
+
+/// What one machine was seen to do in this session.
+struct Seen {
+    height: u64,
+    journaled: u64,
+    last: Option<Instant>,
+    /// Samples that came together last.
+    segment: u64,
+    per_second: f64,
+    /// Where the present rate is measured from.
+    since: (Instant, u64),
+}
+
+impl Seen {
+    fn new(height: u64) -> Self {
+        let since = (Instant::now(), height);
+        Self { height, journaled: 0, last: None, segment: 0, per_second: 0.0, since }
+    }
+
+    fn look(&mut self, height: u64) {
+        if height > self.height {
+            self.last = Some(Instant::now());
+            self.height = height;
+        }
+        let (since, from) = self.since;
+        if since.elapsed() >= RATE_INTERVAL {
+            self.per_second = height.saturating_sub(from) as f64 / since.elapsed().as_secs_f64();
+            self.since = (Instant::now(), height);
+        }
+    }
+}
+
+/// What was seen so far, and who is told.
+pub struct Observer {
+    /// What does not change.
+    template: Snapshot,
+    snapshots: Sender<Arc<Snapshot>>,
+    recorder: Recorder,
+    begun: Instant,
+    last: Option<Instant>,
+    journaled: Option<Instant>,
+    swarm: Option<Seen>,
+    swarm_at_start: u64,
+    machines: HashMap<MachineId, Seen>,
+}
+
+impl Observer {
+    /// `template` holds what does not change. Files go to `state`.
+    pub fn new(state: &Path, template: Snapshot) -> Result<Self> {
+        let template = Snapshot { version: VERSION, ..template };
+        Ok(Self {
+            snapshots: channel(Arc::new(template.clone())).0,
+            template,
+            recorder: Recorder::start(state)?,
+            begun: Instant::now(),
+            last: None,
+            journaled: None,
+            swarm: None,
+            swarm_at_start: 0,
+            machines: HashMap::new(),
+        })
+    }
+
+    /// Sees every snapshot from now on.
+    pub fn subscribe(&self) -> Receiver<Arc<Snapshot>> {
+        self.snapshots.subscribe()
+    }
+
+    /// Samples of another machine came.
+    pub(super) fn arrived(&mut self, range: &LedgerRange) {
+        let is_segment = !range.removed && range.samples() <= CHUNK_SAMPLES_MAX as u64;
+        if let (true, Some(seen)) = (is_segment, self.machines.get_mut(&range.machine)) {
+            seen.segment = range.samples();
+        }
+    }
+
+    pub(super) fn reported(&self, report: &Report) {
+        let (machine, from, fork) = match report {
+            Report::Forked { machine, .. } => (machine, 0, true),
+            Report::Revoked { machine, from } => (machine, *from, false),
+            Report::HeadConfirmed | Report::Incomplete(_) => return,
+        };
+        self.recorder.journal(Line::Revoked { at_ms: now_ms(), machine: machine.to_string(), from, fork });
+    }
+
+    /// The weights' digest when they held just this.
+    pub(super) fn weighed(&self, digest: &[u8; 32], heights: Heights) {
+        self.recorder.journal(Line::Weights { at_ms: now_ms(), weights: hex(digest), heights });
+    }
+
+    /// What is written is written, within `patience`.
+    pub(super) fn close(self, patience: Duration) {
+        self.recorder.stop(patience);
+    }
+
+    fn journal_heights(&mut self) {
+        if self.journaled.is_some_and(|last| last.elapsed() < JOURNAL_INTERVAL) {
+            return;
+        }
+        self.journaled = Some(Instant::now());
+        let grown = self.machines.iter_mut().filter(|(_, seen)| seen.height > seen.journaled);
+        let heights: Heights = grown
+            .map(|(machine, seen)| {
+                seen.journaled = seen.height;
+                (machine.to_string(), seen.height)
+            })
+            .collect();
+        if !heights.is_empty() {
+            self.recorder.journal(Line::Heights { at_ms: now_ms(), heights });
+        }
+    }
+
+    /// Half of what each active machine sends together is made and not here, on average.
+    fn unseen(&self, own: &MachineId) -> u64 {
+        let is_active = |seen: &&Seen| seen.last.is_some_and(|last| last.elapsed() < SILENT);
+        let others = self.machines.iter().filter(|(machine, _)| *machine != own).map(|(_, seen)| seen);
+        others.filter(is_active).map(|seen| seen.segment).sum::<u64>() / 2
+    }
+}
+
+/// For the journal.
+pub(super) fn heights_of(contents: &[Contained]) -> Heights {
+    contents.iter().map(|contained| (contained.machine.to_string(), contained.height)).collect()
+}
+
+impl Driver {
+    /// Once a tick.
+    pub(super) fn observe(&mut self) {
+        if self.observer.last.is_none_or(|last| last.elapsed() >= INTERVAL) {
+            self.observe_now(None);
+        }
+    }
+
+    /// `phase`: other than what the driver's goals say.
+    pub(super) fn observe_now(&mut self, phase: Option<Phase>) {
+        self.observer.last = Some(Instant::now());
+        let (swarm, is_first) = (self.replica.swarm_step(), self.observer.swarm.is_none());
+        for (machine, ledger, _) in self.replica.machines() {
+            let height = ledger.height();
+            let seen = self.observer.machines.entry(*machine);
+            seen.or_insert_with(|| Seen::new(if is_first { height } else { 0 })).look(height);
+        }
+        if is_first {
+            self.observer.swarm_at_start = swarm;
+        }
+        let seen = self.observer.swarm.get_or_insert_with(|| Seen::new(swarm));
+        seen.look(swarm);
+        let per_second = seen.per_second;
+        if phase.is_some() {
+            self.observer.journaled = None;
+        }
+        self.observer.journal_heights();
+        let own = self.replica.own_machine();
+        let waiting = self.status.owed() as u64;
+        let mut snapshot = Snapshot {
+            time_ms: now_ms(),
+            uptime_seconds: self.observer.begun.elapsed().as_secs_f64(),
+            machine: own.to_string(),
+            phase: phase.unwrap_or_else(|| self.phase()),
+            vector: hex(&self.replica.root()),
+            swarm: Gradients { total: swarm, session: swarm.saturating_sub(self.observer.swarm_at_start), per_second },
+            own: Gradients {
+                total: self.replica.own_samples_elsewhere() + self.replica.own_next_sample(),
+                session: 0,
+                per_second: self.observer.machines.get(&own).map_or(0.0, |seen| seen.per_second),
+            },
+            staleness: Some(self.observer.unseen(&own) + waiting),
+            waiting,
+            traffic: self.bytes(),
+            peers: self.neighbours(),
+            machine_count: self.replica.vector().machines() as u64,
+            machines: self.machines(),
+            ..self.observer.template.clone()
+        };
+        self.status.describe(&mut snapshot);
+        let snapshot = Arc::new(snapshot);
+        self.observer.recorder.snapshot(snapshot.clone());
+        self.observer.snapshots.send_replace(snapshot);
+    }
+
+    fn bytes(&self) -> Bytes {
+        let traffic = self.network.traffic();
+        let known = traffic.gossip_frames_in + traffic.duplicates_in + traffic.exchange_in;
+        Bytes {
+            received: traffic.socket_in,
+            sent: traffic.socket_out,
+            received_gossip: traffic.gossip_frames_in,
+            received_duplicates: traffic.duplicates_in,
+            received_exchange: traffic.exchange_in,
+            received_upkeep: traffic.socket_in.saturating_sub(known),
+        }
+    }
+
+    fn neighbours(&self) -> Vec<Neighbour> {
+        let mut neighbours: Vec<Neighbour> = self
+            .network
+            .neighbours()
+            .map(|(peer, address, round_trip)| Neighbour {
+                peer_id: peer.to_string(),
+                address: address.map(ToString::to_string),
+                round_trip_ms: round_trip.map(|time| time.as_secs_f64() * 1e3),
+            })
+            .collect();
+        neighbours.sort_by(|a, b| a.peer_id.cmp(&b.peer_id));
+        neighbours
+    }
+
+    /// The own machine first, then by when they were last heard of, then by name.
+    fn machines(&self) -> Vec<Machine> {
+        let own = self.replica.own_machine();
+        let mut machines: Vec<_> = self
+            .replica
+            .machines()
+            .map(|machine| (self.observer.machines.get(machine.0).and_then(|seen| seen.last), machine))
+            .collect();
+        machines.sort_by_key(|(last, (machine, ..))| (**machine != own, std::cmp::Reverse(*last), **machine));
+        let machines = machines.into_iter().take(MACHINES_MAX);
+        machines
+            .map(|(last, (machine, ledger, revocation))| {
+                let height = ledger.height();
+                let recent = ledger.entries(height.saturating_sub(RECENT_BYTES as u64), height);
+                let recent: Vec<u8> = recent.map(|(_, byte, _)| byte as u8).collect();
+                Machine {
+                    machine: machine.to_string(),
+                    own: *machine == own,
+                    height,
+                    counted: revocation.map_or(height, |revocation| revocation.floor().min(height)),
+                    per_second: self.observer.machines.get(machine).map_or(0.0, |seen| seen.per_second),
+                    last_seen_seconds: last.map(|last| last.elapsed().as_secs_f64()),
+                    revoked: revocation.map(crate::log::in_words),
+                    recent: hex(&recent),
+                }
+            })
+            .collect()
+    }
+}

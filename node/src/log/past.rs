@@ -1,0 +1,99 @@
+//! The weights as they were: the base and the first so many samples of each ledger.
+
+use anyhow::{Context, Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use protocol::{
+    machine::MachineId,
+    replay::{self, Contribution, Sweep},
+    seed::EntrySeed,
+};
+
+use super::Log;
+use crate::weights::Weights;
+
+/// Entries that are spelled out at a time.
+const ENTRIES_PER_SWEEP: usize = 8_192;
+
+/// A place in a run's history: how many samples of each machine count.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cut {
+    /// Machine, its number of samples.
+    pub heights: Vec<(MachineId, u64)>,
+    /// Of these, what revocations leave.
+    pub counted: Vec<(MachineId, u64)>,
+    /// When the node whose log this is had reached these heights, Unix ms; None if no journal says so.
+    pub at_ms: Option<u64>,
+}
+
+impl Cut {
+    /// Where `until` is in the history of `log`: `machine:height,...` (machines that are not named count with nothing), or a
+    /// fraction of every height, 0 to 1.
+    ///
+    /// Revocations count that were known when the heights were reached, as the node's journal has it. Without a journal, all do.
+    pub fn find(log: &Log, until: &str) -> Result<Self> {
+        let heights = match until.parse::<f64>() {
+            Ok(fraction) => {
+                ensure!((0.0..=1.0).contains(&fraction), "--until {until}: a fraction must be from 0 to 1");
+                let part = |height: u64| (height as f64 * fraction).round() as u64;
+                log.replica.machines().map(|(machine, ledger, _)| (*machine, part(ledger.height()))).collect()
+            }
+            Err(_) => until.split(',').map(|part| named(log, part)).collect::<Result<Vec<_>>>()?,
+        };
+        let journal = log.journal.as_ref();
+        let at_ms = journal.and_then(|journal| journal.reached(&heights));
+        let counts = |(machine, height): &(MachineId, u64)| {
+            let revocation = log.revocation(machine)?;
+            let revoked = journal.and_then(|journal| journal.revoked(machine));
+            let was_known = match (at_ms, revoked) {
+                (Some(at), Some(revoked)) => revoked <= at,
+                _ => true,
+            };
+            was_known.then(|| revocation.floor().min(*height))
+        };
+        let counted = heights.iter().map(|cut| (cut.0, counts(cut).unwrap_or(cut.1))).collect();
+        Ok(Self { heights, counted, at_ms })
+    }
+
+    /// Gradients that count.
+    pub fn gradients(&self) -> u64 {
+        self.counted.iter().map(|(_, height)| height).sum()
+    }
+
+    /// Brings `weights` from the base to here, with a progress bar if there is a terminal to show it on.
+    pub fn replay(&self, log: &Log, weights: &mut Weights) -> Result<()> {
+        let bar = ProgressBar::new(self.gradients()).with_message("replaying");
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg} {wide_bar} {human_pos} of {human_len} gradients, {eta} left")
+        {
+            bar.set_style(style);
+        }
+        let mut contributions: Vec<Contribution> = Vec::new();
+        for (machine, height) in &self.counted {
+            let ledger = log.replica.ledger(machine).with_context(|| format!("{machine}: no ledger of it here"))?;
+            for (sample, byte, step) in ledger.entries(0, *height) {
+                let seed = EntrySeed::derive(&log.run, machine, sample);
+                contributions.push(replay::contribution(seed, byte, step, &log.manifest.schedule));
+                if contributions.len() == ENTRIES_PER_SWEEP {
+                    bar.inc(contributions.len() as u64);
+                    let contributions = std::mem::take(&mut contributions);
+                    weights.sweep(&Sweep { probes: Vec::new(), contributions })?;
+                }
+            }
+        }
+        weights.sweep(&Sweep { probes: Vec::new(), contributions })?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
+/// `machine:height`.
+fn named(log: &Log, part: &str) -> Result<(MachineId, u64)> {
+    let Some((name, height)) = part.trim().rsplit_once(':') else {
+        bail!("--until {part}: neither a fraction nor machine:height, as in 0.5 or 8f1c22ab0d9e.51f0:384")
+    };
+    let machine = log.find(name)?;
+    let height: u64 = height.parse().ok().with_context(|| format!("--until {part}: {height} is no height"))?;
+    let known = log.replica.ledger(&machine).map_or(0, |ledger| ledger.height());
+    ensure!(height <= known, "--until {part}: {name} has {known} samples here");
+    Ok((machine, height))
+}

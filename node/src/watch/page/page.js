@@ -1,0 +1,394 @@
+// Asks the node for its state once a second and shows it. Text from peers is only ever set as text.
+
+const POLL_MS = 1000;
+const PATIENCE_MS = 4000;
+const HISTORY_PATIENCE_MS = 15000;
+const POINTS_MAX = 3000;
+const ROWS = 24;
+const RECENT = 64;
+const VOID = -128;
+const PHASES = { catching_up: 'catching up', training: 'training', serving: 'serving', paused: 'paused', left: 'left' };
+const CAUSES = [['gossip, new', 'received_gossip'], ['gossip, again', 'received_duplicates'],
+  ['questions and answers', 'received_exchange'], ['upkeep', 'received_upkeep']];
+const OVER = { gradients: ['count', 'gradients of the swarm'], time: ['time', 'time'], bytes: ['bytes', 'bytes received here'] };
+
+const by = id => document.getElementById(id);
+const state = { points: [], before: 0, snapshot: null, uptime: 0, lost: null, changed: Date.now(), time: 0, all: false, over: 'gradients' };
+
+function made(name, style, text) {
+  const element = document.createElement(name);
+  if (style) element.className = style;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+const decimals = (value, digits) =>
+  value.toLocaleString('en', { minimumFractionDigits: digits, maximumFractionDigits: digits });
+const whole = value => decimals(value, 0);
+
+/** Three or four digits that matter. */
+function figure(value) {
+  if (value === null || value === undefined) return '–';
+  const size = Math.abs(value);
+  return decimals(value, size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : 3);
+}
+
+function rate(value) {
+  return value === 0 ? '0' : decimals(value, value >= 100 ? 0 : value >= 10 ? 1 : 2);
+}
+
+function shortCount(value) {
+  const [unit, letter] = [[1e9, 'G'], [1e6, 'M'], [1e3, 'k'], [1, '']].find(([unit]) => Math.abs(value) >= unit) ?? [1, ''];
+  return `${Number((value / unit).toPrecision(4)).toLocaleString('en')}${letter}`;
+}
+
+function size(bytes) {
+  const [unit, name] = [[1e9, 'GB'], [1e6, 'MB'], [1e3, 'kB'], [1, 'B']].find(([unit]) => bytes >= unit) ?? [1, 'B'];
+  return `${Number((bytes / unit).toPrecision(3)).toLocaleString('en')} ${name}`;
+}
+
+function span(seconds) {
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${Math.floor(seconds % 3600 / 60)} min`;
+  return `${Math.floor(seconds / 86400)} d ${Math.floor(seconds % 86400 / 3600)} h`;
+}
+
+const short = (text, letters) => text.length > letters ? `${text.slice(0, letters)}…` : text;
+/** Colours of the style sheet, for canvases. */
+function coloursNow() {
+  const style = getComputedStyle(document.documentElement);
+  return Object.fromEntries(['ink', 'cell', 'blue', 'orange'].map(name => [name, style.getPropertyValue(`--${name}`).trim()]));
+}
+let colours = coloursNow();
+
+// Curves.
+
+const charts = [
+  ['held-out text, bits per byte', [{ name: 'held-out', colour: 'blue', dots: true }], false, figure],
+  ['training loss, nats per token', [{ name: 'training', colour: 'orange' }], false, figure],
+  ['gradients per second', [{ name: 'swarm', colour: 'blue' }, { name: 'own', colour: 'orange', dashed: true }], true, rate],
+  ['staleness, gradients', [{ name: 'staleness', colour: 'green' }], true, whole],
+].map(([title, series, zero, format]) => new Chart(by('charts'), { title, series, zero, format, over: '' }));
+
+const places = {
+  gradients: point => point.gradients,
+  time: point => point.time_ms,
+  bytes: point => point.received,
+};
+
+function drawCurves() {
+  const place = places[state.over];
+  const line = read => state.points.map(point => [place(point), read(point)]).filter(point => point[1] !== null);
+  const looks = state.points.filter((point, at) => point.held_out_bits_per_byte !== null &&
+    point.held_out_gradients !== state.points[at - 1]?.held_out_gradients);
+  const when = point => state.over === 'gradients' ? point.held_out_gradients : place(point);
+  const lines = [
+    [looks.map(point => [when(point), point.held_out_bits_per_byte])],
+    [line(point => point.training_loss)],
+    [line(point => point.swarm_per_second), line(point => point.own_per_second)],
+    [line(point => point.staleness)],
+  ];
+  const [axis, over] = OVER[state.over];
+  charts.forEach((chart, number) => {
+    chart.over = over;
+    chart.show(lines[number], axis);
+  });
+}
+
+function pointOf(snapshot) {
+  return {
+    time_ms: snapshot.time_ms, gradients: snapshot.swarm.total, training_loss: snapshot.training_loss,
+    held_out_bits_per_byte: snapshot.held_out?.bits_per_byte ?? null,
+    held_out_gradients: snapshot.held_out?.gradients ?? null,
+    own_per_second: snapshot.own.per_second, swarm_per_second: snapshot.swarm.per_second,
+    received: state.before + snapshot.traffic.received, staleness: snapshot.staleness,
+  };
+}
+
+// Figures.
+
+function drawAbout(snapshot) {
+  const phase = by('phase');
+  phase.textContent = PHASES[snapshot.phase] ?? snapshot.phase;
+  phase.className = `phase ${PHASES[snapshot.phase] ? snapshot.phase : ''}`;
+  const entries = [
+    ['run', short(snapshot.run, 16), snapshot.run], ['model', snapshot.model],
+    ['parameters', whole(snapshot.parameters)], ['this machine', snapshot.machine],
+    ['vector', short(snapshot.vector, 16), snapshot.vector], ['up', span(snapshot.uptime_seconds)],
+  ];
+  const monospaced = ['run', 'this machine', 'vector'];
+  by('about').replaceChildren(...entries.filter(entry => entry[1]).map(([name, value, title]) => {
+    const entry = made('div');
+    entry.append(made('dt', '', name), made('dd', monospaced.includes(name) ? 'mono' : '', value));
+    if (title) entry.title = title;
+    return entry;
+  }));
+}
+
+function drawKeys(snapshot) {
+  const { held_out: look, swarm, own, traffic } = snapshot;
+  const per = bytes => swarm.session > 0 ? figure(bytes / swarm.session) : '–';
+  const share = swarm.total > 0 ? ` (${decimals(100 * own.total / swarm.total, 0)}%)` : '';
+  const peers = snapshot.peers.length;
+  const entries = [
+    ['held-out, bits per byte', figure(look?.bits_per_byte), look ? `after ${whole(look.gradients)} gradients` : 'not looked at yet'],
+    ['training loss, nats per token', figure(snapshot.training_loss), look ? `held-out ${figure(look.loss)}` : ''],
+    ['gradients', whole(swarm.total), `own ${whole(own.total)}${share}`],
+    ['gradients per second', rate(swarm.per_second), `own ${rate(own.per_second)}`],
+    ['bytes received per gradient', per(traffic.received), `sent ${per(traffic.sent)}`],
+    ['staleness, gradients', snapshot.staleness === null ? '–' : whole(snapshot.staleness),
+      snapshot.waiting > 0 ? `${whole(snapshot.waiting)} wait to be replayed` : 'none wait to be replayed'],
+    ['machines', whole(snapshot.machine_count), snapshot.machine_count === 1 ? 'only this one' : 'in the run so far'],
+    ['peers', whole(peers), peers === 0 ? 'nobody is connected' : 'connected now'],
+  ];
+  by('keys').replaceChildren(...entries.map(([name, value, more]) => {
+    const entry = made('div');
+    const shown = made('dd');
+    shown.append(made('div', 'value', value), made('div', 'more', more));
+    entry.append(made('dt', '', name), shown);
+    return entry;
+  }));
+}
+
+// Machines.
+
+/** Signed bytes from hexadecimal. */
+function bytesOf(text) {
+  const bytes = [];
+  for (let at = 0; at + 2 <= text.length; at += 2) bytes.push(parseInt(text.slice(at, at + 2), 16) << 24 >> 24);
+  return bytes;
+}
+
+function drawByte(context, byte, x, width, height) {
+  context.globalAlpha = 1;
+  context.fillStyle = colours.cell;
+  context.fillRect(x, 0, width, height);
+  if (byte === VOID) {
+    context.strokeStyle = colours.ink;
+    context.beginPath();
+    context.moveTo(x, height);
+    context.lineTo(x + width, 0);
+    context.moveTo(x, 0);
+    context.lineTo(x + width, height);
+    context.stroke();
+    return;
+  }
+  context.fillStyle = byte < 0 ? colours.blue : colours.orange;
+  context.globalAlpha = (Math.abs(byte) / 127) ** 0.6;
+  context.fillRect(x, 0, width, height);
+}
+
+/** Sizes the canvas to the screen's pixels; returns its context. */
+function prepared(canvas) {
+  const ratio = window.devicePixelRatio || 1;
+  const [width, height] = [canvas.clientWidth, canvas.clientHeight].map(length => Math.max(1, Math.round(length * ratio)));
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = canvas.getContext('2d');
+  context.clearRect(0, 0, width, height);
+  return context;
+}
+
+function drawStrip(canvas, bytes) {
+  const context = prepared(canvas);
+  const { width, height } = canvas;
+  const edge = at => Math.round(at * width / RECENT);
+  const first = RECENT - bytes.length;
+  const gap = width / RECENT >= 5 ? 1 : 0;
+  bytes.forEach((byte, at) => {
+    const x = edge(first + at);
+    drawByte(context, byte, x, edge(first + at + 1) - x - gap, height);
+  });
+  const voids = bytes.filter(byte => byte === VOID).length;
+  const range = bytes.length === 0 ? 'none' : `${bytes.length} from ${Math.min(...bytes.filter(byte => byte !== VOID), 127)} to ${Math.max(...bytes)}`;
+  canvas.setAttribute('aria-label', `Latest bytes: ${range}${voids ? `, ${voids} void` : ''}`);
+}
+
+function drawScale() {
+  const scale = by('scale');
+  const context = prepared(scale);
+  for (let x = 0; x < scale.width; x++) drawByte(context, Math.round(254 * x / (scale.width - 1)) - 127, x, 1, scale.height);
+  const mark = by('void');
+  drawByte(prepared(mark), VOID, 0, mark.width, mark.height);
+}
+
+/** A row for a machine: made once, changed as it changes. */
+function newRow() {
+  const row = made('tr');
+  row.setAttribute('role', 'row');
+  const cells = Array.from({ length: 6 }, () => {
+    const cell = row.appendChild(made('td'));
+    cell.setAttribute('role', 'cell');
+    return cell;
+  });
+  const canvas = cells[5].appendChild(made('canvas'));
+  canvas.setAttribute('role', 'img');
+  canvas.addEventListener('pointermove', event => {
+    const bytes = bytesOf(row.dataset.recent);
+    const byte = bytes[Math.floor(event.offsetX / canvas.clientWidth * RECENT) - RECENT + bytes.length];
+    canvas.title = byte === undefined ? '' : byte === VOID ? 'void: the loss was not finite' : String(byte);
+  });
+  return Object.assign(row, { cells_: cells, canvas });
+}
+
+function fillRow(row, machine, total) {
+  const [name, height, share, speed, seen] = row.cells_;
+  name.replaceChildren(made('span', 'mono', machine.machine));
+  if (machine.own) name.append(made('span', 'tag', 'this node'));
+  if (machine.revoked !== null) name.append(made('span', 'tag revoked', machine.revoked));
+  height.textContent = whole(machine.height);
+  if (machine.counted !== machine.height) height.title = `${whole(machine.counted)} of them count`;
+  share.textContent = total > 0 ? `${decimals(100 * machine.counted / total, 1)}%` : '–';
+  speed.textContent = rate(machine.per_second);
+  const ago = machine.last_seen_seconds;
+  seen.textContent = ago === null ? 'earlier' : ago < 2 ? 'now' : `${span(ago)} ago`;
+  const looks = `${machine.recent} ${row.canvas.clientWidth} ${window.devicePixelRatio} ${colours.cell}`;
+  row.dataset.recent = machine.recent;
+  if (row.looks !== looks) drawStrip(row.canvas, bytesOf(machine.recent));
+  row.looks = looks;
+}
+
+function drawMachines(snapshot) {
+  const shown = state.all ? snapshot.machines : snapshot.machines.slice(0, ROWS);
+  const body = by('machines');
+  while (body.children.length > shown.length) body.lastChild.remove();
+  while (body.children.length < shown.length) body.append(newRow());
+  shown.forEach((machine, at) => fillRow(body.children[at], machine, snapshot.swarm.total));
+  const listed = snapshot.machines.length;
+  by('machines-note').textContent = listed < snapshot.machine_count
+    ? `${whole(listed)} of ${whole(snapshot.machine_count)} machines: this node's, then those heard of last.` : '';
+  const more = by('more');
+  more.hidden = listed <= ROWS;
+  more.textContent = state.all ? `Show ${ROWS}` : `Show all ${listed}`;
+}
+
+// Bytes and peers.
+
+function drawBytes(snapshot) {
+  const { traffic, swarm } = snapshot;
+  const rows = [['received', 'received', 'sum'], ...CAUSES, ['sent', 'sent', 'sum']];
+  by('bytes').replaceChildren(...rows.map(([name, key, style]) => {
+    const row = made('tr', style);
+    const per = swarm.session > 0 ? figure(traffic[key] / swarm.session) : '–';
+    row.append(made('td', '', name), made('td', '', size(traffic[key])), made('td', '', per));
+    const cell = row.appendChild(made('td'));
+    if (style !== 'sum' && traffic.received > 0) {
+      const share = 100 * traffic[key] / traffic.received;
+      const bar = cell.appendChild(made('span', 'bar')).appendChild(made('i'));
+      bar.style.width = `${share}%`;
+      cell.title = `${decimals(share, 1)}% of what was received`;
+    }
+    return row;
+  }));
+}
+
+function drawPeers(snapshot) {
+  const rows = snapshot.peers.map(peer => {
+    const row = made('tr');
+    const who = row.appendChild(made('td'));
+    // They all begin alike.
+    who.append(made('span', 'mono', peer.peer_id.length > 16 ? `…${peer.peer_id.slice(-12)}` : peer.peer_id));
+    who.title = peer.peer_id;
+    if (peer.address !== null) who.append(made('span', 'where', peer.address));
+    row.append(made('td', '', peer.round_trip_ms === null ? '–' : `${rate(peer.round_trip_ms)} ms`));
+    return row;
+  });
+  if (rows.length === 0) {
+    const cell = made('td', '', 'nobody is connected');
+    cell.colSpan = 2;
+    rows.push(made('tr'));
+    rows[0].append(cell);
+  }
+  by('peers').replaceChildren(...rows);
+}
+
+// The loop.
+
+function notify(snapshot) {
+  const silent = (Date.now() - state.changed) / 1000;
+  let text = '';
+  if (state.lost !== null) {
+    text = `Connection lost since ${new Date(state.lost).toLocaleTimeString('en-GB')}. The figures are from then. Trying again every second.`;
+  } else if (snapshot?.time_ms === 0) {
+    text = 'The node is starting.';
+  } else if (snapshot?.phase === 'left') {
+    text = 'The node has left the run.';
+  } else if (silent > 10) {
+    text = `The node has told nothing new for ${span(silent)}. Is the machine overloaded?`;
+  }
+  if (by('notice').textContent !== text) by('notice').textContent = text;
+  by('notice').hidden = text === '';
+}
+
+function draw(snapshot) {
+  drawAbout(snapshot);
+  drawKeys(snapshot);
+  drawCurves();
+  drawMachines(snapshot);
+  drawBytes(snapshot);
+  drawPeers(snapshot);
+  const bits = snapshot.held_out?.bits_per_byte;
+  document.title = bits === undefined ? 'onebyte' : `${figure(bits)} bits/byte – onebyte`;
+}
+
+async function ask(path, patience) {
+  const answer = await fetch(path, { cache: 'no-store', signal: AbortSignal.timeout(patience) });
+  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  return answer.json();
+}
+
+/** Earlier points, and how many bytes had been received before this start of the program. */
+async function recall(snapshot) {
+  state.points = await ask('/api/history', HISTORY_PATIENCE_MS);
+  const last = state.points.at(-1);
+  state.before = last ? Math.max(0, last.received - snapshot.traffic.received) : 0;
+}
+
+/** The latest snapshot, or nothing if the node does not answer. */
+async function latest() {
+  try {
+    const snapshot = await ask('/api/status', PATIENCE_MS);
+    const restarted = snapshot.uptime_seconds < state.uptime;
+    if (!state.snapshot || state.lost !== null || restarted || state.points.length > POINTS_MAX) await recall(snapshot);
+    return snapshot;
+  } catch {
+    return null;
+  }
+}
+
+async function look() {
+  const snapshot = await latest();
+  setTimeout(look, POLL_MS);
+  if (snapshot === null) {
+    state.lost ??= Date.now();
+  } else {
+    Object.assign(state, { snapshot, uptime: snapshot.uptime_seconds, lost: null });
+    if (snapshot.time_ms !== state.time) {
+      Object.assign(state, { changed: Date.now(), time: snapshot.time_ms });
+      if (snapshot.time_ms > (state.points.at(-1)?.time_ms ?? 0)) state.points.push(pointOf(snapshot));
+      draw(snapshot);
+    }
+  }
+  notify(state.snapshot);
+}
+
+const redraw = () => {
+  colours = coloursNow();
+  drawScale();
+  if (state.snapshot) draw(state.snapshot);
+};
+for (const choice of document.querySelectorAll('input[name=over]')) {
+  choice.addEventListener('change', () => {
+    state.over = choice.value;
+    redraw();
+  });
+  if (choice.checked) state.over = choice.value;
+}
+by('more').addEventListener('click', () => {
+  state.all = !state.all;
+  redraw();
+});
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
+addEventListener('resize', redraw);
+redraw();
+look();

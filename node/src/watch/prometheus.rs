@@ -1,0 +1,208 @@
+//! A snapshot as Prometheus reads it.
+//!
+//! | metric | labels | what |
+//! |---|---|---|
+//! | `onebyte_run_info` | run, machine, peer, model | always 1 |
+//! | `onebyte_phase` | phase | 1 for what the node is doing, 0 for the rest |
+//! | `onebyte_uptime_seconds` | | since the program started |
+//! | `onebyte_parameters` | | of the model |
+//! | `onebyte_gradients_total` | scope: own, swarm | since the run began |
+//! | `onebyte_gradients_per_second` | scope: own, swarm | over the last seconds |
+//! | `onebyte_waiting_gradients` | | of others, that the weights lack |
+//! | `onebyte_staleness_gradients` | | that exist and own probes do not know, estimated |
+//! | `onebyte_training_loss_nats_per_token` | | once known |
+//! | `onebyte_held_out_loss_nats_per_token`, `onebyte_held_out_bits_per_byte`, `onebyte_held_out_gradients` | | once known |
+//! | `onebyte_received_bytes_total` | cause: gossip, duplicates, exchange, upkeep | since the program started |
+//! | `onebyte_sent_bytes_total` | | since the program started |
+//! | `onebyte_machines`, `onebyte_peers` | | of the run; connected |
+//! | `onebyte_machine_gradients` | machine | in its ledger; of at most [`MACHINES_MAX`](super::MACHINES_MAX) machines |
+//! | `onebyte_machine_revoked` | machine | 1 if not all of them count |
+//! | `onebyte_peer_round_trip_seconds` | peer | once known |
+
+use prometheus_client::{
+    encoding::{EncodeMetric, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::{Registry, Unit},
+};
+use std::{fmt, sync::atomic::AtomicU64};
+
+use super::{Phase, Snapshot};
+
+/// Of the text: OpenMetrics 1.0, which Prometheus asks for and takes.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Labels = Vec<(&'static str, String)>;
+type Number = Gauge<f64, AtomicU64>;
+type Count = Gauge<u64, AtomicU64>;
+
+/// The text. Fails only if a metric cannot be written, which would be an error of this module.
+pub fn encode(snapshot: &Snapshot) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("onebyte");
+    general(&mut registry, snapshot);
+    learning(&mut registry, snapshot);
+    traffic(&mut registry, snapshot);
+    others(&mut registry, snapshot);
+    let mut out = String::new();
+    text::encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+fn general(registry: &mut Registry, snapshot: &Snapshot) {
+    let named = |name, value: &str| (name, value.to_owned());
+    let of_run: Labels = vec![
+        named("run", &snapshot.run),
+        named("machine", &snapshot.machine),
+        named("peer", &snapshot.peer_id),
+        named("model", &snapshot.model),
+    ];
+    registry.register("run", "Of what run these figures are", Info::new(of_run));
+    let phases = [Phase::CatchingUp, Phase::Training, Phase::Serving, Phase::Paused, Phase::Left]
+        .map(|phase| (named("phase", phase.name()), u64::from(phase == snapshot.phase)));
+    counts(registry, "phase", "What the node is doing", None, phases.map(|(label, value)| (vec![label], value)));
+    gauge(registry, "uptime", "Time since the program started", Some(Unit::Seconds), Some(snapshot.uptime_seconds));
+    count(registry, "parameters", "Parameters of the model", Some(snapshot.parameters));
+}
+
+fn learning(registry: &mut Registry, snapshot: &Snapshot) {
+    let scopes = [("own", &snapshot.own), ("swarm", &snapshot.swarm)];
+    let totals = scopes.map(|(scope, gradients)| (vec![("scope", scope.to_owned())], gradients.total));
+    counters(registry, "gradients", "Gradients since the run began", None, totals);
+    let rates = Family::<Labels, Number>::default();
+    for (scope, gradients) in scopes {
+        rates.get_or_create(&vec![("scope", scope.to_owned())]).set(gradients.per_second);
+    }
+    registry.register("gradients_per_second", "Gradients per second over the last seconds", rates);
+    count(registry, "waiting_gradients", "Gradients of others that the weights lack", Some(snapshot.waiting));
+    let help = "Gradients of others that exist and that own probes do not know, estimated";
+    count(registry, "staleness_gradients", help, snapshot.staleness);
+    let help = "Mean loss of the last own batches";
+    gauge(registry, "training_loss_nats_per_token", help, None, snapshot.training_loss);
+    let look = snapshot.held_out;
+    let (loss, bits) = (look.map(|look| look.loss), look.map(|look| look.bits_per_byte));
+    gauge(registry, "held_out_loss_nats_per_token", "Loss on the held-out text", None, loss);
+    gauge(registry, "held_out_bits_per_byte", "Loss on the held-out text, bits per byte of text", None, bits);
+    let help = "Gradients of the swarm when the held-out text was looked at";
+    count(registry, "held_out_gradients", help, look.map(|look| look.gradients));
+}
+
+fn traffic(registry: &mut Registry, snapshot: &Snapshot) {
+    let received = snapshot.traffic.causes().map(|(cause, bytes)| (vec![("cause", cause.to_owned())], bytes));
+    let help = "Bytes that the sockets received since the program started";
+    counters(registry, "received", help, Some(Unit::Bytes), received);
+    let sent: Counter = Counter::default();
+    sent.inc_by(snapshot.traffic.sent);
+    register(registry, "sent", "Bytes that the sockets sent since the program started", Some(Unit::Bytes), sent);
+}
+
+fn others(registry: &mut Registry, snapshot: &Snapshot) {
+    count(registry, "machines", "Machines of the run", Some(snapshot.machine_count));
+    count(registry, "peers", "Connected nodes", Some(snapshot.peers.len() as u64));
+    let label = |machine: &super::Machine| vec![("machine", machine.machine.clone())];
+    let heights = snapshot.machines.iter().map(|machine| (label(machine), machine.height));
+    counts(registry, "machine_gradients", "Gradients in a machine's ledger", None, heights);
+    let revoked = snapshot.machines.iter().map(|machine| (label(machine), u64::from(machine.revoked.is_some())));
+    counts(registry, "machine_revoked", "Whether not all of a machine's gradients count", None, revoked);
+    let times = Family::<Labels, Number>::default();
+    for peer in &snapshot.peers {
+        if let Some(ms) = peer.round_trip_ms {
+            times.get_or_create(&vec![("peer", peer.peer_id.clone())]).set(ms / 1000.0);
+        }
+    }
+    registry.register_with_unit("peer_round_trip", "The last ping there and back", Unit::Seconds, times);
+}
+
+fn register(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>, metric: impl Registered) {
+    match unit {
+        Some(unit) => registry.register_with_unit(name, help, unit, metric),
+        None => registry.register(name, help, metric),
+    }
+}
+
+trait Registered: EncodeMetric + Send + Sync + fmt::Debug + 'static {}
+impl<T: EncodeMetric + Send + Sync + fmt::Debug + 'static> Registered for T {}
+
+/// What is not known is not there.
+fn gauge(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>, value: Option<f64>) {
+    if let Some(value) = value {
+        let metric = Number::default();
+        metric.set(value);
+        register(registry, name, help, unit, metric);
+    }
+}
+
+fn count(registry: &mut Registry, name: &str, help: &str, value: Option<u64>) {
+    if let Some(value) = value {
+        let metric = Count::default();
+        metric.set(value);
+        register(registry, name, help, None, metric);
+    }
+}
+
+fn counts(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    unit: Option<Unit>,
+    values: impl IntoIterator<Item = (Labels, u64)>,
+) {
+    let family = Family::<Labels, Count>::default();
+    for (labels, value) in values {
+        family.get_or_create(&labels).set(value);
+    }
+    register(registry, name, help, unit, family);
+}
+
+fn counters(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    unit: Option<Unit>,
+    values: impl IntoIterator<Item = (Labels, u64)>,
+) {
+    let family = Family::<Labels, Counter>::default();
+    for (labels, value) in values {
+        family.get_or_create(&labels).inc_by(value);
+    }
+    register(registry, name, help, unit, family);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::{Bytes, Gradients, HeldOut, Machine, Neighbour};
+
+    #[test]
+    fn every_figure_has_a_line_with_help_and_unit() {
+        let snapshot = Snapshot {
+            run: "ab".into(),
+            phase: Phase::Training,
+            own: Gradients { total: 3, session: 3, per_second: 1.5 },
+            swarm: Gradients { total: 7, session: 7, per_second: 2.5 },
+            held_out: Some(HeldOut { loss: 2.0, bits_per_byte: 2.885, gradients: 4 }),
+            traffic: Bytes { received_gossip: 11, received_upkeep: 12, sent: 13, ..Bytes::default() },
+            machines: vec![Machine { machine: "a\"b\n".into(), height: 5, ..Machine::default() }],
+            peers: vec![Neighbour { peer_id: "p".into(), round_trip_ms: Some(1.5), ..Neighbour::default() }],
+            ..Snapshot::default()
+        };
+        let text = encode(&snapshot).unwrap();
+        for line in [
+            "onebyte_gradients_total{scope=\"own\"} 3",
+            "onebyte_gradients_total{scope=\"swarm\"} 7",
+            "onebyte_gradients_per_second{scope=\"own\"} 1.5",
+            "onebyte_held_out_bits_per_byte 2.885",
+            "onebyte_received_bytes_total{cause=\"gossip\"} 11",
+            "onebyte_received_bytes_total{cause=\"upkeep\"} 12",
+            "# HELP onebyte_received_bytes Bytes that the sockets received since the program started.",
+            "# UNIT onebyte_received_bytes bytes",
+            "onebyte_sent_bytes_total 13",
+            "onebyte_phase{phase=\"training\"} 1",
+            "onebyte_phase{phase=\"paused\"} 0",
+            "onebyte_machine_gradients{machine=\"a\\\"b\\n\"} 5",
+            "onebyte_peer_round_trip_seconds{peer=\"p\"} 0.0015",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|other| other == line), "no {line} in\n{text}");
+        }
+        assert!(!text.contains("training_loss"), "what is not known is not there:\n{text}");
+    }
+}

@@ -1,0 +1,399 @@
+//! A snapshot in a terminal: one plain line, or a screen.
+
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style, Stylize},
+    symbols::Marker,
+    text::{Line, Span},
+    widgets::{Axis, Block, Borders, Cell, Chart, Dataset, GraphType, Paragraph, Row, Table},
+};
+use std::{path::Path, time::Duration};
+
+use super::{
+    Machine, Metrics, Phase, Snapshot,
+    history::History,
+    journal::now_ms,
+    recorder::{METRICS, STATUS},
+};
+
+/// A snapshot that is older makes one ask whether the node still runs. It makes one a second.
+const STALE: Duration = Duration::from_secs(5);
+/// Below so many rows there is no room for curves.
+const CURVES_ROWS_MIN: u16 = 24;
+const CURVES_ROWS: u16 = 9;
+/// Bytes by size of their absolute value.
+const BARS: [&str; 8] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
+
+/// Why a state directory cannot be watched. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TopError {
+    /// There is no `status.json`.
+    #[error(
+        "{0}: no node runs there, or none has run. Start one with `node --state {0}`, or name the directory of one with --state"
+    )]
+    NoStatus(String),
+    /// It cannot be read.
+    #[error("{0}: cannot be read ({1})")]
+    Unreadable(String, std::io::Error),
+    /// It is not what this program writes.
+    #[error("{0}: not a status of this version ({1}). Use the same version of `node` for both")]
+    Foreign(String, serde_json::Error),
+}
+
+/// What a running node says of itself in its state directory.
+pub struct View {
+    snapshot: Snapshot,
+    history: History,
+}
+
+impl View {
+    /// Reads `status.json` and `metrics.jsonl` in `state`.
+    pub fn open(state: &Path) -> Result<Self, TopError> {
+        let snapshot = read(state)?;
+        Ok(Self { snapshot, history: History::read(&state.join(METRICS)) })
+    }
+
+    /// Reads `status.json` again.
+    pub fn refresh(&mut self, state: &Path) -> Result<(), TopError> {
+        let snapshot = read(state)?;
+        if snapshot.time_ms != self.snapshot.time_ms {
+            self.history.push(Metrics::from(&snapshot));
+            self.snapshot = snapshot;
+        }
+        Ok(())
+    }
+
+    /// Whether the node said that it left.
+    pub fn has_left(&self) -> bool {
+        self.snapshot.phase == Phase::Left
+    }
+
+    /// Why the figures may be old, if they may.
+    fn notice(&self) -> Option<String> {
+        let age = Duration::from_millis(now_ms().saturating_sub(self.snapshot.time_ms));
+        match (self.has_left(), age > STALE) {
+            (true, _) => Some(format!("the node left {} ago", span(age.as_secs_f64()))),
+            (false, true) => Some(format!("no status for {}: has the node stopped?", span(age.as_secs_f64()))),
+            (false, false) => None,
+        }
+    }
+
+    /// The essentials.
+    pub fn line(&self) -> String {
+        let shown = &self.snapshot;
+        let mut line = format!(
+            "{}  gradients {} ({:.1}/s)  own {} ({:.1}/s)  loss {}  held-out {} bits/byte  machines {}  peers {}  bytes per gradient {} in {} out",
+            shown.phase.name().replace('_', " "),
+            shown.swarm.total,
+            shown.swarm.per_second,
+            shown.own.total,
+            shown.own.per_second,
+            figure(shown.training_loss),
+            figure(shown.held_out.map(|look| look.bits_per_byte)),
+            shown.machine_count,
+            shown.peers.len(),
+            figure(per_gradient(shown, shown.traffic.received)),
+            figure(per_gradient(shown, shown.traffic.sent)),
+        );
+        if let Some(notice) = self.notice() {
+            line.push_str(&format!("  ({notice})"));
+        }
+        line
+    }
+
+    /// The screen.
+    pub fn draw(&self, frame: &mut Frame) {
+        let with_curves = frame.area().height >= CURVES_ROWS_MIN;
+        let peers = self.snapshot.peers.len().clamp(1, 4) as u16;
+        let [head, keys, curves, machines, below, foot] = Layout::vertical([
+            Constraint::Length(3),
+            Constraint::Length(4),
+            Constraint::Length(if with_curves { CURVES_ROWS } else { 0 }),
+            Constraint::Fill(1),
+            Constraint::Length(2 + peers),
+            Constraint::Length(1),
+        ])
+        .areas(frame.area());
+        frame.render_widget(self.head(), head);
+        frame.render_widget(self.keys(), keys);
+        if with_curves {
+            self.curves(frame, curves);
+        }
+        self.machines(frame, machines);
+        let [bytes, peers] = Layout::horizontal([Constraint::Length(40), Constraint::Fill(1)]).spacing(2).areas(below);
+        frame.render_widget(self.bytes(), bytes);
+        frame.render_widget(self.peers(), peers);
+        frame.render_widget(Line::from("q leaves").dim(), foot);
+    }
+
+    fn head(&self) -> Paragraph<'_> {
+        let shown = &self.snapshot;
+        let colour = match shown.phase {
+            Phase::Training => Color::Green,
+            Phase::CatchingUp | Phase::Serving => Color::Blue,
+            Phase::Paused | Phase::Left => Color::Yellow,
+        };
+        let phase = Span::styled(format!("● {}", shown.phase.name().replace('_', " ")), colour);
+        let short = |text: &str| text.chars().take(16).collect::<String>();
+        Paragraph::new(vec![
+            Line::from(vec!["onebyte  ".bold(), phase, format!("  up {}", span(shown.uptime_seconds)).into()]),
+            Line::from(format!(
+                "run {}…  {} ({} parameters)  this machine {}",
+                short(&shown.run),
+                shown.model,
+                shown.parameters,
+                shown.machine
+            ))
+            .dim(),
+            Line::from(self.notice().unwrap_or_default()).style((Color::Red, Modifier::BOLD)),
+        ])
+    }
+
+    fn keys(&self) -> Table<'_> {
+        let shown = &self.snapshot;
+        let look = shown.held_out;
+        let pairs = [
+            ("held-out, bits per byte", figure(look.map(|look| look.bits_per_byte))),
+            ("training loss, nats per token", figure(shown.training_loss)),
+            ("gradients", format!("{} (own {})", shown.swarm.total, shown.own.total)),
+            ("per second", format!("{:.1} (own {:.1})", shown.swarm.per_second, shown.own.per_second)),
+            ("bytes in per gradient", figure(per_gradient(shown, shown.traffic.received))),
+            ("staleness, gradients", shown.staleness.map_or("-".into(), |staleness| staleness.to_string())),
+        ];
+        let cells = |(name, value): &(&'static str, String)| [Cell::from(name.dim()), Cell::from(value.clone().bold())];
+        let rows = pairs.chunks(2).map(|pair| Row::new(pair.iter().flat_map(cells)));
+        let widths = [24, 22, 30, 22].map(Constraint::Max);
+        Table::new(rows.collect::<Vec<_>>(), widths).column_spacing(1)
+    }
+
+    fn curves(&self, frame: &mut Frame, area: Rect) {
+        let points = || self.history.points();
+        let looks: Vec<(f64, f64)> = points()
+            .filter_map(|point| Some((point.held_out_gradients? as f64, point.held_out_bits_per_byte?)))
+            .collect();
+        let swarm: Vec<(f64, f64)> = points().map(|point| (point.gradients as f64, point.swarm_per_second)).collect();
+        let own: Vec<(f64, f64)> = points().map(|point| (point.gradients as f64, point.own_per_second)).collect();
+        let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).spacing(2).areas(area);
+        curve(frame, left, "held-out bits per byte, over gradients", &[(&looks, Color::Blue)], false);
+        curve(
+            frame,
+            right,
+            "gradients per second, swarm and own",
+            &[(&swarm, Color::Blue), (&own, Color::Yellow)],
+            true,
+        );
+    }
+
+    fn machines(&self, frame: &mut Frame, area: Rect) {
+        let shown = &self.snapshot;
+        let bytes = usize::from(area.width.saturating_sub(60)).min(super::RECENT_BYTES);
+        let rows = shown.machines.iter().map(|machine| row(machine, shown.swarm.total, bytes));
+        let widths = [18, 10, 6, 8, 10].map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
+        let head = Row::new(["machine", "gradients", "share", "per s", "seen", "latest bytes, newest right"]).dim();
+        let count = format!(" {} machines, {} peers ", shown.machine_count, shown.peers.len());
+        let block = Block::new().borders(Borders::TOP).title(count);
+        frame.render_widget(Table::new(rows, widths).column_spacing(1).header(head).block(block), area);
+    }
+
+    fn bytes(&self) -> Table<'_> {
+        let shown = &self.snapshot;
+        let all = shown.traffic.received.max(1) as f64;
+        let rows = shown.traffic.causes().map(|(cause, bytes)| {
+            let per = figure(per_gradient(shown, bytes));
+            Row::new([cause.to_owned(), size(bytes), format!("{:.0}%", 100.0 * bytes as f64 / all), per])
+        });
+        let block = Block::new().borders(Borders::TOP).title(" received, share, per gradient ");
+        Table::new(rows, [12, 10, 5, 8].map(Constraint::Length)).block(block)
+    }
+
+    fn peers(&self) -> Table<'_> {
+        let rows = self.snapshot.peers.iter().map(|peer| {
+            let time = peer.round_trip_ms.map_or("-".into(), |ms| format!("{ms:.1} ms"));
+            let address = peer.address.clone().unwrap_or_else(|| peer.peer_id.clone());
+            Row::new([time, address])
+        });
+        let block = Block::new().borders(Borders::TOP).title(" peers, round trip ");
+        Table::new(rows, [Constraint::Length(9), Constraint::Fill(1)]).block(block)
+    }
+}
+
+fn read(state: &Path) -> Result<Snapshot, TopError> {
+    let path = state.join(STATUS);
+    let name = || path.display().to_string();
+    let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => TopError::NoStatus(state.display().to_string()),
+        _ => TopError::Unreadable(name(), error),
+    })?;
+    serde_json::from_slice(&bytes).map_err(|error| TopError::Foreign(name(), error))
+}
+
+fn row(machine: &Machine, total: u64, bytes: usize) -> Row<'_> {
+    let share = 100.0 * machine.counted as f64 / total.max(1) as f64;
+    let seen = match machine.last_seen_seconds {
+        None => "earlier".into(),
+        Some(seconds) if seconds < 2.0 => "now".into(),
+        Some(seconds) => format!("{} ago", span(seconds)),
+    };
+    let latest = match &machine.revoked {
+        Some(why) => Line::from(why.as_str()).red(),
+        None => strip(&machine.recent, bytes),
+    };
+    let row = Row::new([
+        Cell::from(machine.machine.as_str()),
+        Cell::from(Line::from(machine.height.to_string()).right_aligned()),
+        Cell::from(Line::from(format!("{share:.1}%")).right_aligned()),
+        Cell::from(Line::from(format!("{:.1}", machine.per_second)).right_aligned()),
+        Cell::from(Line::from(seen).right_aligned()),
+        Cell::from(latest),
+    ]);
+    if machine.own { row.bold() } else { row }
+}
+
+/// The last `count` bytes: height is size, colour is sign, × is void.
+fn strip(recent: &str, count: usize) -> Line<'static> {
+    let digits: Vec<char> = recent.chars().collect();
+    let bytes =
+        digits.chunks_exact(2).map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap_or(0));
+    let bytes: Vec<i8> = bytes.map(|byte| byte as i8).collect();
+    let last = &bytes[bytes.len().saturating_sub(count)..];
+    last.iter().map(|byte| bar(*byte)).collect()
+}
+
+fn bar(byte: i8) -> Span<'static> {
+    match byte {
+        i8::MIN => "×".dim(),
+        0 => BARS[0].dim(),
+        byte => {
+            let colour = if byte < 0 { Color::Blue } else { Color::Yellow };
+            Span::styled(BARS[usize::from(byte.unsigned_abs()) * BARS.len() / 128], Style::new().fg(colour))
+        }
+    }
+}
+
+type Points<'a> = (&'a [(f64, f64)], Color);
+
+fn curve(frame: &mut Frame, area: Rect, title: &str, lines: &[(&Vec<(f64, f64)>, Color)], from_zero: bool) {
+    let block = Block::new().borders(Borders::TOP).title(format!(" {title} "));
+    let lines: Vec<Points> = lines.iter().map(|(points, colour)| (points.as_slice(), *colour)).collect();
+    let Some((x, y)) = bounds(&lines, from_zero) else {
+        frame.render_widget(Paragraph::new("nothing yet".dim()).block(block), area);
+        return;
+    };
+    let datasets = lines.iter().map(|(points, colour)| {
+        Dataset::default().marker(Marker::Braille).graph_type(GraphType::Line).style(*colour).data(points)
+    });
+    let axis = |bounds: [f64; 2], labels: [String; 2]| Axis::default().bounds(bounds).labels(labels).dim();
+    let chart = Chart::new(datasets.collect())
+        .block(block)
+        .x_axis(axis(x, x.map(|value| format!("{value:.0}"))))
+        .y_axis(axis(y, y.map(|value| figure(Some(value)))));
+    frame.render_widget(chart, area);
+}
+
+/// Of x and y; none without points.
+fn bounds(lines: &[Points], from_zero: bool) -> Option<([f64; 2], [f64; 2])> {
+    let span = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold(None, |span: Option<[f64; 2]>, value| {
+            Some(span.map_or([value, value], |[low, high]| [low.min(value), high.max(value)]))
+        })
+    };
+    let all = || lines.iter().flat_map(|(points, _)| points.iter());
+    let ([x0, x1], [y0, y1]) = (span(&mut all().map(|point| point.0))?, span(&mut all().map(|point| point.1))?);
+    let y0 = if from_zero { 0.0 } else { y0 };
+    Some(([x0, x1.max(x0 + 1.0)], [y0, if y1 > y0 { y1 } else { y0 + 0.1 }]))
+}
+
+fn per_gradient(shown: &Snapshot, bytes: u64) -> Option<f64> {
+    (shown.swarm.session > 0).then(|| bytes as f64 / shown.swarm.session as f64)
+}
+
+fn figure(value: Option<f64>) -> String {
+    value.map_or("-".into(), |value| if value.abs() >= 100.0 { format!("{value:.1}") } else { format!("{value:.3}") })
+}
+
+fn size(bytes: u64) -> String {
+    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    let unit = units.into_iter().find(|(unit, _)| bytes as f64 >= *unit);
+    unit.map_or(format!("{bytes} B"), |(unit, name)| format!("{:.1} {name}", bytes as f64 / unit))
+}
+
+/// A duration in its largest unit.
+fn span(seconds: f64) -> String {
+    let units = [(86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s")];
+    let (unit, name) = units.into_iter().find(|(unit, _)| seconds >= *unit).unwrap_or((1.0, "s"));
+    format!("{:.0} {name}", (seconds / unit).floor())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::{Bytes, Gradients, HeldOut, Neighbour, VERSION};
+    use ratatui::{Terminal, backend::TestBackend};
+
+    fn snapshot(time_ms: u64) -> Snapshot {
+        Snapshot {
+            version: VERSION,
+            time_ms,
+            run: "ab".repeat(32),
+            phase: Phase::Training,
+            swarm: Gradients { total: 200, session: 100, per_second: 7.5 },
+            held_out: Some(HeldOut { loss: 2.5, bits_per_byte: 3.625, gradients: 150 }),
+            traffic: Bytes { received: 1_000, ..Bytes::default() },
+            machine_count: 1,
+            machines: vec![Machine { machine: "0123.45".into(), recent: "0180ff7f".into(), ..Machine::default() }],
+            peers: vec![Neighbour { peer_id: "12D3".into(), ..Neighbour::default() }],
+            ..Snapshot::default()
+        }
+    }
+
+    fn written(snapshot: &Snapshot) -> tempfile::TempDir {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::write(state.path().join(STATUS), serde_json::to_vec(snapshot).unwrap()).unwrap();
+        state
+    }
+
+    fn screen(view: &View, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| view.draw(frame)).unwrap();
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn shows_the_essentials_at_any_size() {
+        let state = written(&snapshot(now_ms()));
+        let mut view = View::open(state.path()).unwrap();
+        view.refresh(state.path()).unwrap();
+        let text = screen(&view, 120, 40);
+        for part in ["training", "3.625", "200", "0123.45", "7.5", "▁×▁█", "12D3"] {
+            assert!(text.contains(part), "no {part} in\n{text}");
+        }
+        assert!(!text.contains("no status"), "{text}");
+        for (width, height) in [(1, 1), (20, 5), (40, 24), (80, 23), (300, 100)] {
+            screen(&view, width, height);
+        }
+        assert!(
+            view.line().contains("gradients 200 (7.5/s)") && view.line().contains("3.625 bits/byte"),
+            "{}",
+            view.line()
+        );
+    }
+
+    #[test]
+    fn says_that_the_node_may_have_stopped() {
+        let state = written(&snapshot(now_ms() - 12_000));
+        let view = View::open(state.path()).unwrap();
+        assert!(view.line().ends_with("(no status for 12 s: has the node stopped?)"), "{}", view.line());
+        assert!(screen(&view, 80, 24).contains("no status for 12 s: has the node stopped?"));
+    }
+
+    #[test]
+    fn says_what_to_do_without_a_status() {
+        let state = tempfile::tempdir().unwrap();
+        let error = View::open(state.path()).err().unwrap().to_string();
+        assert!(error.contains("no node runs there") && error.contains("--state"), "{error}");
+        std::fs::write(state.path().join(STATUS), "{").unwrap();
+        let error = View::open(state.path()).err().unwrap().to_string();
+        assert!(error.contains("status.json") && error.contains("same version"), "{error}");
+    }
+}

@@ -1,0 +1,91 @@
+//! The log as people look at it: weights as they were, and every view of a run that really took place.
+
+mod support;
+
+use serde_json::Value;
+use std::{collections::BTreeMap, fs, path::Path};
+use support::{Workshop, inspect};
+
+/// What a node wrote down: (weights' digest, heights).
+fn recorded(state: &Path) -> Vec<(String, BTreeMap<String, u64>)> {
+    let journal = fs::read_to_string(state.join("journal.jsonl")).unwrap();
+    let lines = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines
+        .filter(|line| line["kind"] == "weights")
+        .map(|line| {
+            let heights = serde_json::from_value(line["heights"].clone()).unwrap();
+            (line["weights"].as_str().unwrap().to_owned(), heights)
+        })
+        .collect()
+}
+
+fn json(state: &Path, arguments: &[&str]) -> Value {
+    serde_json::from_str(&inspect(state, &[arguments, &["--json"]].concat())).unwrap()
+}
+
+#[test]
+fn the_weights_at_ten_points_of_a_run_are_those_that_the_node_had() {
+    let workshop = Workshop::new();
+    let a = workshop.first("a", &["--samples", "300"]);
+    let (address, _) = a.join_line();
+    // Each time that it leaves, it has a digest taken of what it holds then, and a checkpoint.
+    for session in 1..=10 {
+        let samples = (20 * session).to_string();
+        let b = workshop.node("b", &["--bootstrap", &address, "--samples", &samples, "--exit-when-idle", "0.1"]);
+        b.finish();
+    }
+    let (a, b) = (a.leave(), workshop.state("b"));
+    let mut points = recorded(&b);
+    points.dedup();
+    assert!(points.len() >= 10, "{} digests were recorded", points.len());
+    for (digest, heights) in &points {
+        let until: Vec<String> = heights.iter().map(|(machine, height)| format!("{machine}:{height}")).collect();
+        for state in [&a, &b] {
+            let replayed = json(state, &["log", "replay", "--until", &until.join(",")]);
+            assert_eq!(replayed["weights"], **digest, "{} at {until:?}", state.display());
+        }
+        assert_eq!(json(&b, &["log", "replay", "--until", &until.join(",")])["recorded"], **digest);
+    }
+    let all = json(&b, &["log", "replay", "--until", "1"]);
+    assert!(inspect(&b, &["digest"]).contains(all["weights"].as_str().unwrap()));
+    let base = json(&b, &["log", "replay", "--until", "0"]);
+    assert_eq!((&base["gradients"], base["weights"] == all["weights"]), (&Value::from(0), false));
+}
+
+#[test]
+fn every_view_of_a_run_agrees_with_its_ledgers() {
+    let workshop = Workshop::new();
+    let state = workshop.first("a", &["--samples", "200", "--exit-when-idle", "0.1"]).finish();
+    let shown = json(&state, &["log", "show"]);
+    let machine = shown["machines"][0]["machine"].as_str().unwrap();
+    assert_eq!((&shown["machines"][0]["height"], &shown["machines"][0]["counted"]), (&200.into(), &200.into()));
+    assert!(shown["machines"][0]["last_seen_ms"].as_u64().is_some());
+
+    let tail = json(&state, &["log", "tail", "-n", "200"]);
+    let bytes: Vec<i64> =
+        tail["entries"].as_array().unwrap().iter().map(|entry| entry["byte"].as_i64().unwrap()).collect();
+    assert_eq!(bytes.len(), 200);
+    let statistics = json(&state, &["log", "stat"]);
+    let all = &statistics["machines"][0]["all"];
+    assert_eq!(all, &statistics["swarm"], "one machine is the swarm");
+    let saturated = bytes.iter().filter(|byte| byte.abs() == 127).count();
+    assert_eq!((&all["gradients"], &all["saturated"]), (&200.into(), &saturated.into()));
+    let levels = statistics["levels"].as_f64().unwrap();
+    let squares: i64 = bytes.iter().filter(|byte| **byte != -128).map(|byte| byte * byte).sum();
+    let counted = bytes.iter().filter(|byte| **byte != -128).count() as f64;
+    let rms = (squares as f64 / counted).sqrt() / levels;
+    assert!((all["rms"].as_f64().unwrap() - rms).abs() < 1e-9);
+    let histogram = all["histogram"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap());
+    assert_eq!(histogram.sum::<u64>() as f64, counted);
+
+    for sample in [0usize, 17, 199] {
+        let entry = json(&state, &["log", "entry", machine, &sample.to_string()]);
+        assert_eq!(entry["byte"].as_i64(), Some(bytes[sample]));
+        let (first, end) = (entry["segment"]["first"].as_u64().unwrap(), entry["segment"]["end"].as_u64().unwrap());
+        assert!((first..end).contains(&(sample as u64)) && entry["signature"]["by_sample"].as_u64().unwrap() >= end);
+        assert!(entry["came_by_ms"].as_u64() <= shown["machines"][0]["last_seen_ms"].as_u64());
+    }
+    let out = state.join("run.svg");
+    inspect(&state, &["log", "plot", "--out", out.to_str().unwrap()]);
+    assert!(fs::read_to_string(out).unwrap().contains("bits per byte"));
+}
