@@ -78,6 +78,7 @@ fn commands(directory: &Path, gradients: u64) {
     tell("log_open_seconds", opened);
     for (name, arguments) in [
         ("show", vec!["show", "--state", &state]),
+        ("stat", vec!["stat", "--state", &state]),
         ("export", vec!["export", "--state", &state, "--out", &file]),
         ("show_file", vec!["show", "--file", &file]),
         ("import", vec!["import", "--file", &file, "--state", &fresh]),
