@@ -36,7 +36,7 @@ read -r -a join <<<"$(sed -n 's/.*another machine: node \(.*\)/\1/p' "$work/1.lo
 url=$(sed -n 's/.*watch at \(http[^ ]*\).*/\1/p' "$work/1.log" | head -n 1)
 start 2 "${join[@]}"
 start 3 "${join[@]}"
-wait_for "$work/1.log" 'after [1-9][0-9][0-9][0-9] gradients' 600
+wait_for "$work/1.log" 'after [5-9][0-9][0-9][0-9] gradients' 600
 "$browser" --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update \
     --disable-sync --hide-scrollbars --user-data-dir="$work/browser" --window-size=1280,1000 --virtual-time-budget=4000 \
     --screenshot="$out/page.png" "$url" 2>/dev/null

@@ -169,6 +169,10 @@ impl Worker {
     }
 
     fn obey(&mut self, command: Command) -> Result<()> {
+        if let Command::Evaluate(_) | Command::Checkpoint(_) | Command::Digest(_) = command {
+            // They settle the weights; the driver counts what it hears of.
+            self.sweep_in()?;
+        }
         match command {
             Command::Replay(entries) => self.trainer.replay(entries),
             Command::Adopt(machine, next_sample) => {
