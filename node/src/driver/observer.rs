@@ -127,7 +127,7 @@ impl Observer {
         if self.journaled.is_some_and(|last| last.elapsed() < JOURNAL_INTERVAL) {
             return;
         }
-        self.journaled = Some(Instant::now());
+        let is_first = self.journaled.replace(Instant::now()).is_none();
         let grown = self.machines.iter_mut().filter(|(_, seen)| seen.height > seen.journaled);
         let heights: Heights = grown
             .map(|(machine, seen)| {
@@ -135,7 +135,8 @@ impl Observer {
                 (machine.to_string(), seen.height)
             })
             .collect();
-        if !heights.is_empty() {
+        // The first says that the node looked: what comes later was not there yet.
+        if is_first || !heights.is_empty() {
             self.recorder.journal(Line::Heights { at_ms: now_ms(), heights });
         }
     }

@@ -14,6 +14,8 @@ const RATE_MS: u64 = 60_000;
 pub struct Journal {
     /// Per machine: (Unix ms, height), in order.
     grown: HashMap<String, Vec<(u64, u64)>>,
+    /// When the node looked at its ledgers, Unix ms, in order.
+    looks: Vec<u64>,
     /// Machine, Unix ms.
     revoked: Vec<(String, u64)>,
     /// Unix ms, weights' digest (hexadecimal), what they held.
@@ -30,6 +32,7 @@ impl Journal {
         for line in lines {
             match line {
                 Line::Heights { at_ms, heights } => {
+                    journal.looks.push(at_ms);
                     for (machine, height) in heights {
                         journal.grown.entry(machine).or_default().push((at_ms, height));
                     }
@@ -48,8 +51,9 @@ impl Journal {
     /// When this node had `sample`, Unix ms: (the last time it had not yet, the first time it had).
     pub fn came(&self, machine: &MachineId, sample: u64) -> Option<(Option<u64>, u64)> {
         let grown = self.of(machine);
-        let first = grown.iter().position(|(_, height)| *height > sample)?;
-        Some((first.checked_sub(1).map(|before| grown[before].0), grown[first].0))
+        let (by, _) = *grown.iter().find(|(_, height)| *height > sample)?;
+        let before = self.looks.iter().rev().find(|look| **look < by);
+        Some((before.copied(), by))
     }
 
     /// When the machine's ledger last grew here, Unix ms.
