@@ -9,7 +9,7 @@ use node::{
 };
 use protocol::{
     machine::MachineId,
-    replica::{Output, OwnByte, Replica, Settings},
+    replica::{Output, OwnByte, OwnHead, Replica, Settings},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
 use support::{Shape, is_test, seconds, shapes, tell};
@@ -49,10 +49,9 @@ fn measure(shape: &Shape, entries: u64) {
 fn write_ledger(opened: &Opened, entries: u64) {
     let signer = Ed25519Signer::from_seed(&[7; 32]);
     let machine = MachineId { key: signer.key(), incarnation: 1 };
-    let manifest = (*opened.manifest).clone();
-    let (signer, verifier) = (Box::new(signer), Box::new(Ed25519Verifier));
-    let mut author = Replica::new(opened.run, manifest, Settings::default(), machine, signer, verifier, 1);
-    author.start(true, 0);
+    let (manifest, verifier) = (opened.manifest.clone(), Box::new(Ed25519Verifier));
+    let mut author = Replica::new(opened.run, manifest, Settings::default(), machine, verifier, 1);
+    author.start(OwnHead::Sure, 0);
     let mut records = Vec::new();
     for first in (0..entries).step_by(SEGMENT as usize) {
         let byte = |sample: u64| (sample.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 57) as i8 - 64;
@@ -61,10 +60,13 @@ fn write_ledger(opened: &Opened, entries: u64) {
         author.own_bytes(&bytes, first);
         author.flush();
         while let Some(output) = author.poll_output() {
-            let Output::Persist(written, token) = output else { continue };
-            records.extend(written.iter().map(|record| records::to_storage(record).expect("a record")));
-            if let Some(token) = token {
-                author.persisted(token, first);
+            match output {
+                Output::Sign { token, message } => author.signed(token, signer.sign(&message), first),
+                Output::Persist(written, token) => {
+                    records.extend(written.iter().map(|record| records::to_storage(record).expect("a record")));
+                    token.into_iter().for_each(|token| author.persisted(token, first));
+                }
+                _ => {}
             }
         }
     }

@@ -50,9 +50,9 @@ fn main() {
     commands(directory.path(), gradients);
     for segment in [64, 1] {
         for steps in [Steps::Constant, Steps::EveryTenSeconds, Steps::Jitter] {
-            let mut replica = self::replica(&run, &manifest, gradients, segment, steps);
+            let replica = self::replica(&run, &manifest, gradients, segment, steps);
             let mut file = Vec::new();
-            let wrote = seconds(|| export::write(&mut file, &manifest.encode().expect("a manifest"), &mut replica));
+            let wrote = seconds(|| export::write(&mut file, &manifest.encode().expect("a manifest"), &replica));
             let read =
                 seconds(|| export::read(&file[..], file.len() as u64, "the export").map(drop).expect("a sound file"));
             let bytes = file.len() as f64;

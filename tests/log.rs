@@ -10,7 +10,7 @@ use node::{
 use protocol::{
     machine::MachineId,
     message::{Question, Request, Response},
-    replica::{Peer, Replica},
+    replica::{NodeId, Replica},
     revocation::{ForkProof, Revocation},
     segment::{Chunk, Digest, Segment},
     signature::{Ed25519Signer, Signer},
@@ -242,7 +242,7 @@ fn forked_export(state: &Path, keep: u64, file: &Path) {
         (first, previous) = (chunk.end(), digest);
         replica.restore_chunk(chunk).unwrap();
     }
-    export::write(&mut fs::File::create(file).unwrap(), &log.manifest_bytes, &mut replica).unwrap();
+    export::write(&mut fs::File::create(file).unwrap(), &log.manifest_bytes, &replica).unwrap();
 }
 
 #[test]
@@ -402,7 +402,7 @@ struct Fake {
 
 impl Fake {
     fn response(&mut self, question: &Question) -> Option<Response> {
-        if let Some(answer) = self.holds.as_mut().and_then(|replica| replica.answer(Peer(1), question, 0)) {
+        if let Some(answer) = self.holds.as_mut().and_then(|replica| replica.answer(NodeId(1), question, 0)) {
             return Some(answer);
         }
         match question {

@@ -55,15 +55,13 @@ impl Opened {
 
     /// A replica with everything that is on the disk, each signature checked.
     pub fn replica(&self, settings: Settings) -> Result<Replica> {
-        let signer = Ed25519Signer::from_seed(&self.state.secret_key());
         let mut seed = [0u8; 8];
         getrandom::fill(&mut seed).context("no random numbers from the system")?;
         let mut replica = Replica::new(
             self.run,
-            (*self.manifest).clone(),
+            self.manifest.clone(),
             settings,
             self.own_machine()?,
-            Box::new(signer),
             Box::new(Ed25519Verifier),
             u64::from_le_bytes(seed),
         );

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use libp2p::{Multiaddr, PeerId};
 use protocol::{
-    message::{decode_bounded, encode_bounded},
+    encoding::{decode, encode},
     replica,
     revocation::Revocation,
     segment::Chunk,
@@ -21,24 +21,24 @@ pub fn to_storage(record: &replica::Record) -> Result<Record> {
             machine: chunk.machine,
             first: chunk.first,
             end: chunk.end(),
-            bytes: encode_bounded::<_, RECORD_BYTES_MAX>(chunk)?,
+            bytes: encode::<_, RECORD_BYTES_MAX>(chunk)?,
         },
         replica::Record::Revocation(revocation) => {
             let machine = revocation.machine();
             let key = [&machine.key[..], &machine.incarnation.to_be_bytes()].concat();
-            Record::Revocation { key, bytes: encode_bounded::<_, RECORD_BYTES_MAX>(revocation)? }
+            Record::Revocation { key, bytes: encode::<_, RECORD_BYTES_MAX>(revocation)? }
         }
     })
 }
 
 /// A stored chunk.
 pub fn chunk(bytes: &[u8]) -> Result<Chunk> {
-    decode_bounded::<_, RECORD_BYTES_MAX>(bytes).context("a damaged ledger record")
+    decode::<_, RECORD_BYTES_MAX>(bytes).context("a damaged ledger record")
 }
 
 /// A stored revocation.
 pub fn revocation(bytes: &[u8]) -> Result<Revocation> {
-    decode_bounded::<_, RECORD_BYTES_MAX>(bytes).context("a damaged revocation record")
+    decode::<_, RECORD_BYTES_MAX>(bytes).context("a damaged revocation record")
 }
 
 /// Addresses to try at the next start.
@@ -54,12 +54,12 @@ pub fn peers(stored: Vec<(Vec<u8>, String)>) -> Vec<(PeerId, Multiaddr)> {
 
 /// What a checkpoint contains.
 pub fn encode_contents(contents: &[replica::Contained]) -> Result<Vec<u8>> {
-    Ok(encode_bounded::<_, CONTENTS_BYTES_MAX>(&contents)?)
+    Ok(encode::<_, CONTENTS_BYTES_MAX>(&contents)?)
 }
 
 /// What a checkpoint contains.
 pub fn contents(bytes: &[u8]) -> Result<Vec<replica::Contained>> {
-    decode_bounded::<_, CONTENTS_BYTES_MAX>(bytes).context("a damaged checkpoint record")
+    decode::<_, CONTENTS_BYTES_MAX>(bytes).context("a damaged checkpoint record")
 }
 
 /// Largest list of a checkpoint's contents: 72 bytes a machine.

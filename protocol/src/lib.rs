@@ -10,7 +10,7 @@
 //! | [`machine`], [`segment`], [`ledger`] | who, what is signed, what is kept |
 //! | [`revocation`] | fork proofs and withdrawals |
 //! | [`version_vector`], [`anti_entropy`] | what two nodes differ in |
-//! | [`message`] | wire messages with hard bounds |
+//! | [`encoding`], [`message`] | bytes within hard bounds; what travels |
 //! | [`replica`] | the state machine, and how to drive it |
 //!
 //! The normative formulas stand in the documentation of [`seed`], [`perturbation`], [`codec`], [`replay`],
@@ -19,6 +19,7 @@
 
 pub mod anti_entropy;
 pub mod codec;
+pub mod encoding;
 pub mod error;
 pub mod ledger;
 pub mod machine;

@@ -5,9 +5,9 @@ use std::fmt;
 
 use crate::{
     codec::{self, LEVELS, MULTIPLIER_ONE},
+    encoding,
     error::{InvalidManifest, WireError},
     machine::MachineId,
-    message,
 };
 
 /// Version of everything normative. A change of any formula, vector or layout changes this number.
@@ -270,12 +270,12 @@ pub struct Manifest {
 impl Manifest {
     /// Canonical bytes: bincode, standard configuration (little-endian, varint).
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        message::encode_bounded::<_, MANIFEST_BYTES_MAX>(self)
+        encoding::encode::<_, MANIFEST_BYTES_MAX>(self)
     }
 
     /// Decodes and validates; returns the run id that belongs to the bytes.
     pub fn decode(bytes: &[u8]) -> Result<(Self, RunId), WireError> {
-        let manifest: Self = message::decode_bounded::<_, MANIFEST_BYTES_MAX>(bytes)?;
+        let manifest: Self = encoding::decode::<_, MANIFEST_BYTES_MAX>(bytes)?;
         manifest.validate()?;
         if manifest.encode()? != bytes {
             return Err(WireError::NotCanonical);

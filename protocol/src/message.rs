@@ -1,9 +1,10 @@
 //! Wire messages with hard size bounds.
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     anti_entropy::Want,
+    encoding::{decode, encode},
     error::WireError,
     machine::{Handle, MachineId},
     manifest::RunId,
@@ -92,12 +93,12 @@ pub enum Gossip {
 impl Gossip {
     /// Encodes within [`GOSSIP_BYTES_MAX`].
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        encode_bounded::<_, GOSSIP_BYTES_MAX>(self)
+        encode::<_, GOSSIP_BYTES_MAX>(self)
     }
 
     /// Decodes within [`GOSSIP_BYTES_MAX`].
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        decode_bounded::<_, GOSSIP_BYTES_MAX>(bytes)
+        decode::<_, GOSSIP_BYTES_MAX>(bytes)
     }
 }
 
@@ -156,12 +157,12 @@ pub struct Request {
 impl Request {
     /// Encodes within [`REQUEST_BYTES_MAX`].
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        encode_bounded::<_, REQUEST_BYTES_MAX>(self)
+        encode::<_, REQUEST_BYTES_MAX>(self)
     }
 
     /// Decodes within [`REQUEST_BYTES_MAX`].
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        decode_bounded::<_, REQUEST_BYTES_MAX>(bytes)
+        decode::<_, REQUEST_BYTES_MAX>(bytes)
     }
 }
 
@@ -201,35 +202,11 @@ pub enum Response {
 impl Response {
     /// Encodes within [`RESPONSE_BYTES_MAX`].
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        encode_bounded::<_, RESPONSE_BYTES_MAX>(self)
+        encode::<_, RESPONSE_BYTES_MAX>(self)
     }
 
     /// Decodes within [`RESPONSE_BYTES_MAX`].
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        decode_bounded::<_, RESPONSE_BYTES_MAX>(bytes)
+        decode::<_, RESPONSE_BYTES_MAX>(bytes)
     }
-}
-
-/// Encodes with bincode's standard configuration; fails beyond `LIMIT` bytes.
-pub fn encode_bounded<T: Serialize, const LIMIT: usize>(value: &T) -> Result<Vec<u8>, WireError> {
-    let config = bincode::config::standard().with_limit::<LIMIT>();
-    let bytes = bincode::serde::encode_to_vec(value, config).map_err(|e| WireError::Malformed(e.to_string()))?;
-    if bytes.len() > LIMIT {
-        return Err(WireError::TooLarge { bytes: bytes.len(), limit: LIMIT });
-    }
-    Ok(bytes)
-}
-
-/// Decodes with bincode's standard configuration; refuses more than `LIMIT` bytes, allocations beyond it, and leftovers.
-pub fn decode_bounded<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, WireError> {
-    if bytes.len() > LIMIT {
-        return Err(WireError::TooLarge { bytes: bytes.len(), limit: LIMIT });
-    }
-    let config = bincode::config::standard().with_limit::<LIMIT>();
-    let (value, consumed) =
-        bincode::serde::decode_from_slice(bytes, config).map_err(|e| WireError::Malformed(e.to_string()))?;
-    if consumed != bytes.len() {
-        return Err(WireError::Trailing(bytes.len() - consumed));
-    }
-    Ok(value)
 }

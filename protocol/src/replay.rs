@@ -5,6 +5,8 @@
 //! 2^32 (i32, wrapping) and its low 25 bits are sign-extended. Addition in a group commutes and inverts, so the weights are a
 //! function of the *set* of contributions and of nothing else.
 
+use serde::Serialize;
+
 use crate::{
     codec,
     manifest::{Schedule, TensorSpec},
@@ -13,7 +15,7 @@ use crate::{
 };
 
 /// One entry on its way into the weights, or out of them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Contribution {
     /// Seed of the entry.
     pub seed: EntrySeed,

@@ -1,5 +1,7 @@
 //! Seeds: from (run, machine, incarnation, sample) to the key of one tensor's perturbation.
 
+use serde::Serialize;
+
 use crate::{machine::MachineId, manifest::RunId};
 
 /// BLAKE3 derive-key context of an entry seed.
@@ -8,7 +10,7 @@ const ENTRY_SEED_CONTEXT: &str = "onebyte 1 entry seed";
 /// The 32-byte seed σ of one ledger entry. Everything random about the entry follows from it.
 ///
 /// `σ = BLAKE3.derive_key("onebyte 1 entry seed", run (32) ‖ key (32) ‖ incarnation (u64 LE) ‖ sample (u64 LE))`
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
 pub struct EntrySeed(pub [u8; 32]);
 
 impl EntrySeed {

@@ -88,22 +88,14 @@ impl Segment<'_> {
 }
 
 /// What is signed for a head with this digest.
-fn head_message(digest: &Digest) -> [u8; HEAD_TAG.len() + 32] {
-    let mut message = [0u8; HEAD_TAG.len() + 32];
-    message[..HEAD_TAG.len()].copy_from_slice(HEAD_TAG);
-    message[HEAD_TAG.len()..].copy_from_slice(digest);
-    message
+pub fn head_message(digest: &Digest) -> Vec<u8> {
+    [HEAD_TAG, digest].concat()
 }
 
 impl Chunk {
-    /// Signs the next segment of one's own ledger. Also returns its digest.
-    pub fn sign(
-        run: &RunId,
-        machine: MachineId,
-        segment: Segment<'_>,
-        previous: Digest,
-        signer: &dyn Signer,
-    ) -> (Self, Digest) {
+    /// The next segment of one's own ledger, its signature still zero, and its digest. The signature to come is that over
+    /// [`head_message`] of the digest.
+    pub fn unsigned(run: &RunId, machine: MachineId, segment: Segment<'_>, previous: Digest) -> (Self, Digest) {
         let digest = segment.digest(run, &machine, &previous);
         let chunk = Self {
             machine,
@@ -111,9 +103,21 @@ impl Chunk {
             previous,
             parts: vec![Part { samples: segment.bytes.len() as u16, swarm_step: segment.swarm_step }],
             bytes: segment.bytes.to_vec(),
-            signature: signer.sign(&head_message(&digest)),
+            signature: Signature([0; 64]),
         };
         (chunk, digest)
+    }
+
+    /// The next segment of one's own ledger, signed by whoever holds the key. Also returns its digest.
+    pub fn sign(
+        run: &RunId,
+        machine: MachineId,
+        segment: Segment<'_>,
+        previous: Digest,
+        signer: &dyn Signer,
+    ) -> (Self, Digest) {
+        let (chunk, digest) = Self::unsigned(run, machine, segment, previous);
+        (Self { signature: signer.sign(&head_message(&digest)), ..chunk }, digest)
     }
 
     /// First sample after the chunk.

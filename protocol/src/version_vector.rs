@@ -11,9 +11,9 @@
 //! Machines without samples and without revocation have no entry.
 
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{cell::OnceCell, collections::BTreeMap};
 
-use crate::{machine::MachineId, segment::Digest};
+use crate::{machine::MachineId, manifest::combine_digests, segment::Digest};
 
 /// Number of buckets.
 pub const BUCKETS: usize = 256;
@@ -64,35 +64,52 @@ impl Standing {
     }
 }
 
-/// {machine → standing}, with its hash kept up to date bucket by bucket.
+/// {machine → standing}, hashed bucket by bucket. Hashes are computed when they are first asked for after a change.
 #[derive(Clone, Debug)]
 pub struct VersionVector {
-    buckets: Vec<BTreeMap<MachineId, Standing>>,
-    hashes: Vec<[u8; 32]>,
-    dirty: BTreeSet<u8>,
+    buckets: Vec<Bucket>,
+    root: OnceCell<[u8; 32]>,
     samples: u64,
     machines: usize,
 }
 
+#[derive(Clone, Default, Debug)]
+struct Bucket {
+    standings: BTreeMap<MachineId, Standing>,
+    hash: OnceCell<[u8; 32]>,
+}
+
+impl Bucket {
+    fn hash(&self) -> [u8; 32] {
+        *self.hash.get_or_init(|| {
+            if self.standings.is_empty() {
+                return [0; 32];
+            }
+            let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+            for (machine, standing) in &self.standings {
+                hasher.update(&machine.key);
+                hasher.update(&machine.incarnation.to_le_bytes());
+                standing.hash_into(&mut hasher);
+            }
+            *hasher.finalize().as_bytes()
+        })
+    }
+}
+
 impl Default for VersionVector {
     fn default() -> Self {
-        Self {
-            buckets: vec![BTreeMap::new(); BUCKETS],
-            hashes: vec![[0; 32]; BUCKETS],
-            dirty: BTreeSet::new(),
-            samples: 0,
-            machines: 0,
-        }
+        Self { buckets: vec![Bucket::default(); BUCKETS], root: OnceCell::new(), samples: 0, machines: 0 }
     }
 }
 
 impl VersionVector {
     /// Sets a machine's standing.
     pub fn set(&mut self, machine: MachineId, standing: Standing) {
-        let bucket = machine.handle().0[0];
-        let old = self.buckets[usize::from(bucket)].insert(machine, standing);
+        let bucket = &mut self.buckets[usize::from(machine.handle().0[0])];
+        let old = bucket.standings.insert(machine, standing);
         if old != Some(standing) {
-            self.dirty.insert(bucket);
+            bucket.hash.take();
+            self.root.take();
         }
         self.machines += usize::from(old.is_none());
         self.samples = self.samples.saturating_sub(old.map_or(0, |old| old.height())).saturating_add(standing.height());
@@ -100,7 +117,7 @@ impl VersionVector {
 
     /// A machine's standing.
     pub fn get(&self, machine: &MachineId) -> Option<&Standing> {
-        self.buckets[usize::from(machine.handle().0[0])].get(machine)
+        self.bucket(machine.handle().0[0]).get(machine)
     }
 
     /// Sum of the heights: the swarm step.
@@ -115,35 +132,21 @@ impl VersionVector {
 
     /// Entries in bucket order.
     pub fn entries(&self) -> impl Iterator<Item = (&MachineId, &Standing)> {
-        self.buckets.iter().flatten()
+        self.buckets.iter().flat_map(|bucket| &bucket.standings)
     }
 
     /// Entries of one bucket.
     pub fn bucket(&self, bucket: u8) -> &BTreeMap<MachineId, Standing> {
-        &self.buckets[usize::from(bucket)]
+        &self.buckets[usize::from(bucket)].standings
     }
 
-    /// The buckets' hashes.
-    pub fn bucket_hashes(&mut self) -> &[[u8; 32]] {
-        for bucket in std::mem::take(&mut self.dirty) {
-            let bucket = usize::from(bucket);
-            let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
-            for (machine, standing) in &self.buckets[bucket] {
-                hasher.update(&machine.key);
-                hasher.update(&machine.incarnation.to_le_bytes());
-                standing.hash_into(&mut hasher);
-            }
-            self.hashes[bucket] = *hasher.finalize().as_bytes();
-        }
-        &self.hashes
+    /// The hashes of all buckets, in their order.
+    pub fn bucket_hashes(&self) -> Vec<[u8; 32]> {
+        self.buckets.iter().map(Bucket::hash).collect()
     }
 
     /// The vector's hash: equal for equal effective sets.
-    pub fn root(&mut self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        self.bucket_hashes().iter().for_each(|hash| {
-            hasher.update(hash);
-        });
-        *hasher.finalize().as_bytes()
+    pub fn root(&self) -> [u8; 32] {
+        *self.root.get_or_init(|| combine_digests(self.buckets.iter().map(Bucket::hash)))
     }
 }

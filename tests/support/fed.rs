@@ -9,7 +9,7 @@ use protocol::{
         BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, Schedule, TensorSpec,
     },
     message::{Question, Request, Response},
-    replica::{LedgerRange, Output, OwnByte, Peer, Replica, Settings, Verdict as ReplicaVerdict},
+    replica::{LedgerRange, NodeId, Output, OwnByte, OwnHead, Replica, Settings, Verdict as ReplicaVerdict},
     signature::{Ed25519Signer, Ed25519Verifier, Signer},
 };
 use std::{
@@ -64,12 +64,13 @@ type Births = Rc<RefCell<HashMap<MachineId, Vec<u32>>>>;
 
 struct Fed {
     number: usize,
+    signer: Ed25519Signer,
     network: Network,
     replica: Replica,
     machine: MachineId,
-    peers: HashMap<PeerId, Peer>,
-    ids: HashMap<Peer, PeerId>,
-    asked: HashMap<RequestId, Peer>,
+    peers: HashMap<PeerId, NodeId>,
+    ids: HashMap<NodeId, PeerId>,
+    asked: HashMap<RequestId, NodeId>,
     begun: Instant,
     births: Births,
     next_peer: u64,
@@ -127,11 +128,25 @@ impl Fed {
         let config = NetworkConfig { bootstrap, ..NetworkConfig::new(secret, Some(run.0), listen) };
         let network = Network::start(config).await.unwrap();
         let verifier = Box::new(Ed25519Verifier);
-        let mut replica = Replica::new(run, manifest, settings, machine, Box::new(signer), verifier, number as u64);
-        replica.start(true, 0);
+        let mut replica = Replica::new(run, manifest.into(), settings, machine, verifier, number as u64);
+        replica.start(OwnHead::Sure, 0);
         let (peers, ids, asked) = (HashMap::new(), HashMap::new(), HashMap::new());
         let (next_peer, delivered, delays_ms) = (0, 0, Vec::new());
-        Self { number, network, replica, machine, peers, ids, asked, begun, births, next_peer, delivered, delays_ms }
+        Self {
+            number,
+            signer,
+            network,
+            replica,
+            machine,
+            peers,
+            ids,
+            asked,
+            begun,
+            births,
+            next_peer,
+            delivered,
+            delays_ms,
+        }
     }
 
     fn address(&self) -> String {
@@ -204,6 +219,10 @@ impl Fed {
                 Output::Publish(gossip) => {
                     let _ = self.network.publish(gossip.encode().unwrap());
                 }
+                Output::Sign { token, message } => {
+                    let now_ms = self.now_ms();
+                    self.replica.signed(token, self.signer.sign(&message), now_ms);
+                }
                 Output::Persist(_, Some(token)) => {
                     let now_ms = self.now_ms();
                     self.replica.persisted(token, now_ms);
@@ -228,7 +247,7 @@ impl Fed {
         match event {
             Event::PeerConnected(id) => {
                 self.next_peer += 1;
-                let peer = Peer(self.next_peer);
+                let peer = NodeId(self.next_peer);
                 self.peers.insert(id, peer);
                 self.ids.insert(peer, id);
                 self.replica.peer_connected(peer, now_ms);

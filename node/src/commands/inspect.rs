@@ -23,7 +23,7 @@ use crate::{
 /// One line: the version vector's hash and the weights' digest.
 pub fn digest(args: &StateArgs) -> Result<()> {
     let opened = Opened::existing(&args.state)?;
-    let (mut replica, weights) = opened.current_weights()?;
+    let (replica, weights) = opened.current_weights()?;
     println!("vector {} weights {}", hex(&replica.root()), hex(&weights.digest()));
     Ok(())
 }

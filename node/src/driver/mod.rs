@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 use protocol::{
     machine::MachineId,
     message::{Gossip, Question, Request},
-    replica::{Contained, LedgerRange, Output, Peer, Record, Replica},
+    replica::{Contained, LedgerRange, NodeId, Output, OwnHead, Record, Replica},
+    signature::{Ed25519Signer, Signer as _},
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -70,8 +71,8 @@ pub struct Driver {
     status: Status,
     observer: Observer,
     begun: Instant,
-    peers: HashMap<PeerId, Peer>,
-    peer_ids: HashMap<Peer, PeerId>,
+    peers: HashMap<PeerId, NodeId>,
+    peer_ids: HashMap<NodeId, PeerId>,
     next_peer: u64,
     asked: HashMap<RequestId, Asked>,
     /// Work that the trainer has no room for yet.
@@ -100,7 +101,7 @@ enum Work {
 /// Who was asked what, outside of anti-entropy or within.
 enum Asked {
     /// The replica's question.
-    Replica(Peer),
+    Replica(NodeId),
     /// The manifest of a peer of another run, to tell people what differs.
     StrangersManifest(PeerId),
 }
@@ -168,7 +169,7 @@ impl Driver {
     /// Runs until the goals are reached or Ctrl-C; leaves cleanly either way. `sure`: see [`Replica::start`].
     pub async fn run(mut self, sure: bool, mut interrupt: Interrupt) -> Result<()> {
         let now_ms = self.now_ms();
-        self.replica.start(sure, now_ms);
+        self.replica.start(if sure { OwnHead::Sure } else { OwnHead::Unconfirmed }, now_ms);
         self.adopt_own();
         let mut ticker = tokio::time::interval(TICK);
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -220,6 +221,11 @@ impl Driver {
             match output {
                 Output::Ask(peer, question) => self.ask(peer, question),
                 Output::Publish(gossip) => self.publish(gossip),
+                Output::Sign { token, message } => {
+                    let signature = Ed25519Signer::from_seed(&self.state.secret_key()).sign(&message);
+                    let now_ms = self.now_ms();
+                    self.replica.signed(token, signature, now_ms);
+                }
                 Output::Persist(records, token) => self.persist(&records, token)?,
                 Output::Replay(entries) => {
                     self.status.replay_enqueued(entries.len());
@@ -230,10 +236,10 @@ impl Driver {
                     self.observer.arrived(&range);
                     self.backlog.push_back(Work::Replay(range));
                 }
-                Output::NewIncarnation(doubt) => {
+                Output::NewIncarnation(cause) => {
                     let incarnation = self.state.new_incarnation().context("opening a new incarnation")?;
                     let machine = MachineId { incarnation, ..self.replica.own_machine() };
-                    self.status.doubt(doubt, &machine);
+                    self.status.new_incarnation(cause, &machine);
                     let now_ms = self.now_ms();
                     self.replica.adopt(machine, now_ms);
                     self.adopt_own();
@@ -271,7 +277,7 @@ impl Driver {
         }
     }
 
-    fn ask(&mut self, peer: Peer, question: Question) {
+    fn ask(&mut self, peer: NodeId, question: Question) {
         let request = Request { run: *self.replica.run(), question };
         match (self.peer_ids.get(&peer), request.encode()) {
             (Some(peer_id), Ok(bytes)) => {

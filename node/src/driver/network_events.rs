@@ -3,7 +3,7 @@
 use protocol::{
     manifest::{Manifest, RunId},
     message::{BASE_DIGESTS_MAX, Question, Request, Response},
-    replica::{Offence, Peer, Verdict as ReplicaVerdict},
+    replica::{NodeId, Offence, Verdict as ReplicaVerdict},
 };
 
 use super::{Asked, Driver};
@@ -15,7 +15,7 @@ impl Driver {
         match event {
             Event::PeerConnected(peer_id) => {
                 self.next_peer += 1;
-                let peer = Peer(self.next_peer);
+                let peer = NodeId(self.next_peer);
                 self.peers.insert(peer_id, peer);
                 self.peer_ids.insert(peer, peer_id);
                 self.replica.peer_connected(peer, now_ms);
@@ -143,7 +143,7 @@ impl Driver {
         self.network.penalize(&peer_id, Severity::Ban, "another run");
     }
 
-    pub(super) fn penalize(&mut self, peer: Peer, offence: &Offence) {
+    pub(super) fn penalize(&mut self, peer: NodeId, offence: &Offence) {
         let Some(peer_id) = self.peer_ids.get(&peer).copied() else { return };
         let reason = match offence {
             Offence::Malformed(reason) | Offence::Invalid(reason) => reason.as_str(),

@@ -4,7 +4,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use protocol::{
     machine::MachineId,
-    replica::{Doubt, Replica, Report},
+    replica::{IncarnationCause, Replica, Report},
 };
 use std::{
     io::{IsTerminal, Write},
@@ -204,13 +204,13 @@ impl Status {
         );
     }
 
-    pub(super) fn doubt(&self, doubt: Doubt, machine: &MachineId) {
-        let why = match doubt {
-            Doubt::Behind => {
+    pub(super) fn new_incarnation(&self, cause: IncarnationCause, machine: &MachineId) {
+        let why = match cause {
+            IncarnationCause::Behind => {
                 "a peer holds samples of this machine that this disk does not: the state directory was rolled back, or copied and run elsewhere"
             }
-            Doubt::Unanswered => "no peer could confirm this machine's ledger",
-            Doubt::Forked => {
+            IncarnationCause::Unanswered => "no peer could confirm this machine's ledger",
+            IncarnationCause::Forked => {
                 "this machine's key signed two histories, so its ledger was revoked everywhere: make sure that no copy of the state directory runs elsewhere"
             }
         };

@@ -4,11 +4,11 @@
 use anyhow::{Result, bail};
 use protocol::{
     message::Response,
-    replica::{Output, Peer, Record, Replica, Report},
+    replica::{NodeId, Output, Record, Replica, Report},
 };
 
 /// The only peer.
-const SOURCE: Peer = Peer(1);
+const SOURCE: NodeId = NodeId(1);
 /// Between two rounds, by the clock that the replicas are shown: longer than any pause of theirs.
 const ROUND_MS: u64 = 60_000;
 

@@ -8,7 +8,7 @@ use protocol::{
     manifest::{Manifest, RunId},
     replica::{Replica, Settings},
     revocation::Revocation,
-    signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
+    signature::Ed25519Verifier,
 };
 use std::sync::Arc;
 
@@ -96,11 +96,10 @@ pub fn onlooker(run: RunId, manifest: &Manifest) -> Result<Replica> {
     let mut random = [0u8; 40];
     getrandom::fill(&mut random).context("no random numbers from the system")?;
     let (key, seed) = random.split_at(32);
-    let signer = Ed25519Signer::from_seed(key.try_into()?);
-    let machine = MachineId { key: signer.key(), incarnation: 1 };
+    let machine = MachineId { key: key.try_into()?, incarnation: 1 };
     let seed = u64::from_le_bytes(seed.try_into()?);
-    let (signer, verifier) = (Box::new(signer), Box::new(Ed25519Verifier));
-    Ok(Replica::new(run, manifest.clone(), Settings::default(), machine, signer, verifier, seed))
+    let verifier = Box::new(Ed25519Verifier);
+    Ok(Replica::new(run, Arc::new(manifest.clone()), Settings::default(), machine, verifier, seed))
 }
 
 /// Why not all of a ledger counts.

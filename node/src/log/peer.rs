@@ -8,7 +8,7 @@ use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
     message::{Question, Request, Response},
-    replica::{Contained, Offence, Output, Peer, Replica, Settings},
+    replica::{Contained, NodeId, Offence, Output, Replica, Settings},
     version_vector::Standing,
 };
 use std::{
@@ -194,7 +194,7 @@ impl Conversation {
         let mut number = 0;
         loop {
             number += 1;
-            self.replica.peer_connected(Peer(number), self.now_ms());
+            self.replica.peer_connected(NodeId(number), self.now_ms());
             let left = SILENCE_MAX.saturating_sub(self.news.elapsed());
             let failure = match tokio::time::timeout(left, self.ask_on(asker)).await {
                 Ok(outcome) => outcome?,
@@ -204,7 +204,7 @@ impl Conversation {
             if self.news.elapsed() + PAUSE >= SILENCE_MAX {
                 return Err(format!("the node stopped answering ({error})"));
             }
-            self.replica.peer_gone(Peer(number));
+            self.replica.peer_gone(NodeId(number));
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -244,7 +244,7 @@ impl Conversation {
     }
 
     /// The last question that waits. Fails if the node broke a rule, or is too much for this program.
-    fn next_question(&mut self) -> Result<Option<(Peer, Question)>, String> {
+    fn next_question(&mut self) -> Result<Option<(NodeId, Question)>, String> {
         let mut next = None;
         while let Some(output) = self.replica.poll_output() {
             match output {

@@ -1,6 +1,6 @@
 //! Chunks and revocations of others on their way into the ledgers.
 
-use super::{Doubt, Output, Peer, Record, Replica, Report, Verdict};
+use super::{IncarnationCause, NodeId, Output, Record, Replica, Report, Verdict};
 use crate::{
     error::InvalidChunk,
     ledger::{Ledger, Placement},
@@ -26,7 +26,7 @@ pub(super) enum Absorbed {
 
 impl Replica {
     /// A gossip message. The verdict is for the mesh; penalties come as outputs.
-    pub fn gossip(&mut self, from: Peer, bytes: &[u8], now_ms: u64) -> Verdict {
+    pub fn gossip(&mut self, from: NodeId, bytes: &[u8], now_ms: u64) -> Verdict {
         let result = match Gossip::decode(bytes) {
             Err(error) => {
                 self.outputs.push_back(Output::Penalize(from, super::Offence::Malformed(error.to_string())));
@@ -43,7 +43,7 @@ impl Replica {
         })
     }
 
-    fn pushed(&mut self, from: Peer, push: Push, now_ms: u64) -> Result<Verdict, InvalidChunk> {
+    fn pushed(&mut self, from: NodeId, push: Push, now_ms: u64) -> Result<Verdict, InvalidChunk> {
         let machine = match push.author {
             Author::Introduced(machine) => machine,
             Author::Known(handle) => match self.handles.get(&handle) {
@@ -119,7 +119,7 @@ impl Replica {
 
     /// Somebody holds own samples that this disk does not: never sign after them.
     fn absorb_own_ahead(&mut self) -> Absorbed {
-        self.doubt(Doubt::Behind);
+        self.renew(IncarnationCause::Behind);
         Absorbed::Known
     }
 
@@ -199,7 +199,7 @@ impl Replica {
         }));
         self.settle(&machine);
         if machine == self.own.machine {
-            self.doubt(Doubt::Forked);
+            self.renew(IncarnationCause::Forked);
         }
     }
 

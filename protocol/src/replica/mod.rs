@@ -9,7 +9,11 @@
 //! - `sync`: anti-entropy with each connected peer.
 
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
     ledger::Ledger,
@@ -20,7 +24,7 @@ use crate::{
     revocation::Revocation,
     seed::EntrySeed,
     segment::{Chunk, Digest},
-    signature::{Signer, Verifier},
+    signature::Verifier,
     version_vector::{Standing, VersionVector},
 };
 
@@ -29,15 +33,15 @@ mod own;
 mod sync;
 
 use own::Own;
-pub use own::OwnByte;
+pub use own::{OwnByte, OwnHead};
 use sync::PeerState;
 
-/// A connected neighbour, numbered by whoever drives the replica.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Peer(pub u64);
+/// Another node, numbered by whoever drives the replica: equal numbers, same node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct NodeId(pub u64);
 
 /// What a machine chooses for itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Settings {
     /// Own bytes that are signed and sent together. More is cheaper on the wire (105 bytes of envelope and signature are
     /// shared), fewer is fresher. 1 to 4,096.
@@ -68,7 +72,7 @@ impl Default for Settings {
 }
 
 /// What goes to disk. Storing a chunk replaces the stored chunks of that machine that begin within it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Record {
     /// New segments, or a sealed chunk that takes the place of its parts.
     Chunk(Chunk),
@@ -77,7 +81,7 @@ pub enum Record {
 }
 
 /// What a peer did that an honest one does not.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub enum Offence {
     /// Bytes that are no message.
     Malformed(String),
@@ -88,7 +92,7 @@ pub enum Offence {
 }
 
 /// What people should hear of.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub enum Report {
     /// Peers know the own ledger as it is on this disk: signing begins.
     HeadConfirmed,
@@ -111,8 +115,8 @@ pub enum Report {
 }
 
 /// Why the own ledger begins anew.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Doubt {
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub enum IncarnationCause {
     /// A peer holds samples of the own ledger that this disk does not.
     Behind,
     /// No peer could answer for the own head.
@@ -122,12 +126,19 @@ pub enum Doubt {
 }
 
 /// What the driver is to do.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub enum Output {
     /// Send the question to the peer; its answer, or its failure, comes back as an input.
-    Ask(Peer, Question),
+    Ask(NodeId, Question),
     /// Put on the run's topic.
     Publish(Gossip),
+    /// Sign the message with the own key; the signature comes back with [`Replica::signed`], in the order of the tokens.
+    Sign {
+        /// Names the answer.
+        token: u64,
+        /// See [`crate::segment::head_message`].
+        message: Vec<u8>,
+    },
     /// Make durable, in order; if there is a token, say so with [`Replica::persisted`].
     Persist(Vec<Record>, Option<u64>),
     /// Move the weights by own bytes that no ledger holds.
@@ -135,15 +146,15 @@ pub enum Output {
     /// Move the weights by samples of a ledger; [`Replica::contributions`] spells them out, a part at a time.
     ReplayLedger(LedgerRange),
     /// Draw a random incarnation, make it durable, then call [`Replica::adopt`].
-    NewIncarnation(Doubt),
+    NewIncarnation(IncarnationCause),
     /// Count it against the peer.
-    Penalize(Peer, Offence),
+    Penalize(NodeId, Offence),
     /// Tell people.
     Report(Report),
 }
 
 /// Samples of one ledger on their way into the weights, or out of them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct LedgerRange {
     /// Whose.
     pub machine: MachineId,
@@ -171,7 +182,7 @@ impl LedgerRange {
 }
 
 /// What to do with a gossip message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub enum Verdict {
     /// Pass it on.
     Accept,
@@ -182,7 +193,7 @@ pub enum Verdict {
 }
 
 /// A checkpoint's claim: the weights contain this machine's samples below `height`.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Contained {
     /// Whose.
     pub machine: MachineId,
@@ -232,7 +243,7 @@ impl Account {
 /// See the module's documentation.
 pub struct Replica {
     run: RunId,
-    manifest: Manifest,
+    manifest: Arc<Manifest>,
     settings: Settings,
     verifier: Box<dyn Verifier>,
     accounts: BTreeMap<MachineId, Account>,
@@ -240,9 +251,9 @@ pub struct Replica {
     vector: VersionVector,
     ledger_bytes: u64,
     own: Own,
-    peers: BTreeMap<Peer, PeerState>,
+    peers: BTreeMap<NodeId, PeerState>,
     /// Ledgers that are being fetched, from whom and since when (ms): nobody is asked for what another is sending.
-    fetching: BTreeMap<MachineId, (Peer, u64)>,
+    fetching: BTreeMap<MachineId, (NodeId, u64)>,
     next_round_ms: u64,
     random: Xoshiro256PlusPlus,
     outputs: VecDeque<Output>,
@@ -250,14 +261,13 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// An empty replica of `run`. `machine` is this node's; nothing is signed before [`Replica::start`].
+    /// An empty replica of `run`. `machine` is this node's; no signature is asked for before [`Replica::start`].
     /// `seed` only decides which neighbours are asked first.
     pub fn new(
         run: RunId,
-        manifest: Manifest,
+        manifest: Arc<Manifest>,
         settings: Settings,
         machine: MachineId,
-        signer: Box<dyn Signer>,
         verifier: Box<dyn Verifier>,
         seed: u64,
     ) -> Self {
@@ -270,7 +280,7 @@ impl Replica {
             handles: HashMap::new(),
             vector: VersionVector::default(),
             ledger_bytes: 0,
-            own: Own::new(machine, signer),
+            own: Own::new(machine),
             peers: BTreeMap::new(),
             fetching: BTreeMap::new(),
             next_round_ms: 0,
@@ -296,7 +306,7 @@ impl Replica {
     }
 
     /// The version vector's hash.
-    pub fn root(&mut self) -> Digest {
+    pub fn root(&self) -> Digest {
         self.vector.root()
     }
 

@@ -1,15 +1,16 @@
 //! Own bytes: from the trainer to a signed, durable, published segment; and whether the own head may be trusted.
 
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Doubt, Output, Peer, Record, Replica, Report};
+use super::{IncarnationCause, NodeId, Output, Record, Replica, Report};
 use crate::{
     machine::MachineId,
     message::{Gossip, Push},
     replay::{self, Contribution},
     seed::EntrySeed,
-    segment::{CHUNK_SAMPLES_MAX, Chunk, Digest, Segment, VerifiedChunk},
-    signature::Signer,
+    segment::{CHUNK_SAMPLES_MAX, Chunk, Digest, Segment, VerifiedChunk, head_message},
+    signature::Signature,
 };
 
 /// A strong answer is waited on this long for a peer that knows more.
@@ -25,11 +26,11 @@ const PATIENCE_MS_PER_MACHINE: u64 = 50;
 const WORTH_WAITING_BYTES: f64 = 64.0;
 /// Unsent own bytes at which probing pauses.
 const PENDING_SAMPLES_MAX: usize = 4_096;
-/// Signed segments that may wait for the disk.
+/// Own segments that may wait for their signature or for the disk.
 const UNSTORED_SEGMENTS_MAX: usize = 8;
 
 /// A byte from the own trainer, which has already moved its weights by it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct OwnByte {
     /// The machine that the trainer worked for.
     pub machine: MachineId,
@@ -41,22 +42,31 @@ pub struct OwnByte {
     pub swarm_step: u64,
 }
 
-/// Whether the own ledger, as this disk has it, is all there is.
-pub(super) enum Confidence {
+/// What is known of the own ledger's head when a replica starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum OwnHead {
+    /// Nobody can know more of the own ledger than this disk does: it was opened just now, or the run has had no other
+    /// machine.
+    Sure,
+    /// Peers must show it first: this disk may have been rolled back.
+    Unconfirmed,
+}
+
+/// Whether own bytes may be signed.
+pub(super) enum Signing {
     /// Not started.
     Idle,
-    /// Peers are being asked.
-    Asking { since_ms: u64, strong_since_ms: Option<u64>, weak: bool, asked: BTreeMap<Peer, u64> },
-    /// Yes: sign.
+    /// Peers are being asked for the own head.
+    Asking { since_ms: u64, strong_since_ms: Option<u64>, weak: bool, asked: BTreeMap<NodeId, u64> },
+    /// The own head is sure.
     Sure,
     /// A new incarnation was asked for.
-    Doubting,
+    Renewing,
 }
 
 pub(super) struct Own {
     pub machine: MachineId,
-    signer: Box<dyn Signer>,
-    pub confidence: Confidence,
+    pub signing: Signing,
     /// Bytes that are not signed yet, with their swarm steps.
     pending: VecDeque<(i8, u64)>,
     pending_since_ms: u64,
@@ -65,6 +75,8 @@ pub(super) struct Own {
     interval_ms: f64,
     /// The same over the bytes that each brought.
     byte_interval_ms: f64,
+    /// Segments whose signature was asked for, oldest first.
+    unsigned: VecDeque<(u64, Chunk)>,
     /// Signed, not durable yet, oldest first.
     unstored: VecDeque<(u64, Chunk)>,
     next_token: u64,
@@ -73,16 +85,16 @@ pub(super) struct Own {
 }
 
 impl Own {
-    pub fn new(machine: MachineId, signer: Box<dyn Signer>) -> Self {
+    pub fn new(machine: MachineId) -> Self {
         Self {
             machine,
-            signer,
-            confidence: Confidence::Idle,
+            signing: Signing::Idle,
             pending: VecDeque::new(),
             pending_since_ms: 0,
             last_byte_ms: None,
             interval_ms: f64::INFINITY,
             byte_interval_ms: f64::INFINITY,
+            unsigned: VecDeque::new(),
             unstored: VecDeque::new(),
             next_token: 0,
             next: (0, [0; 32]),
@@ -132,29 +144,29 @@ impl Replica {
 
     /// Whether the trainer may go on measuring.
     pub fn may_probe(&self) -> bool {
-        self.own.pending.len() < PENDING_SAMPLES_MAX && !matches!(self.own.confidence, Confidence::Doubting)
+        self.own.pending.len() < PENDING_SAMPLES_MAX && !matches!(self.own.signing, Signing::Renewing)
     }
 
     /// Whether own bytes are being signed.
     pub fn signs(&self) -> bool {
-        matches!(self.own.confidence, Confidence::Sure)
+        matches!(self.own.signing, Signing::Sure)
     }
 
-    /// Begins: to be called once, after the restore. `sure` if nobody else can know more of the own ledger than this disk
-    /// does: it was opened just now, or the run has had no other machine.
-    pub fn start(&mut self, sure: bool, now_ms: u64) {
+    /// Begins: to be called once, after the restore.
+    pub fn start(&mut self, head: OwnHead, now_ms: u64) {
         if let Some(account) = self.accounts.get(&self.own.machine) {
             self.own.next = (account.ledger.height(), account.ledger.head());
         }
         let revoked = self.accounts.get(&self.own.machine).is_some_and(|account| account.revocation.is_some());
-        self.own.confidence = if sure {
-            Confidence::Sure
-        } else {
-            Confidence::Asking { since_ms: now_ms, strong_since_ms: None, weak: false, asked: BTreeMap::new() }
+        self.own.signing = match head {
+            OwnHead::Sure => Signing::Sure,
+            OwnHead::Unconfirmed => {
+                Signing::Asking { since_ms: now_ms, strong_since_ms: None, weak: false, asked: BTreeMap::new() }
+            }
         };
         self.settle_all();
         if revoked {
-            self.doubt(Doubt::Forked);
+            self.renew(IncarnationCause::Forked);
         }
         self.tick(now_ms);
     }
@@ -164,7 +176,7 @@ impl Replica {
         self.withdraw_unsigned();
         self.own.machine = machine;
         self.own.next = (0, [0; 32]);
-        self.own.confidence = Confidence::Sure;
+        self.own.signing = Signing::Sure;
         self.tick(now_ms);
     }
 
@@ -193,6 +205,18 @@ impl Replica {
         self.flush_if_due(now_ms);
     }
 
+    /// The own key's signature for the output with `token`. One that is not awaited any more is ignored.
+    pub fn signed(&mut self, token: u64, signature: Signature, now_ms: u64) {
+        if self.own.unsigned.front().is_none_or(|(awaited, _)| *awaited != token) {
+            return;
+        }
+        let Some((token, chunk)) = self.own.unsigned.pop_front() else { return };
+        let chunk = Chunk { signature, ..chunk };
+        self.outputs.push_back(Output::Persist(vec![Record::Chunk(chunk.clone())], Some(token)));
+        self.own.unstored.push_back((token, chunk));
+        self.flush_if_due(now_ms);
+    }
+
     /// The disk has everything up to the persist output with `token`.
     pub fn persisted(&mut self, token: u64, now_ms: u64) {
         while self.own.unstored.front().is_some_and(|(stored, _)| *stored <= token) {
@@ -202,13 +226,17 @@ impl Replica {
         self.flush_if_due(now_ms);
     }
 
-    /// Signs all waiting own bytes now, whatever the flush policy says. For leaving.
+    /// Has all waiting own bytes signed now, whatever the flush policy says. For leaving.
     pub fn flush(&mut self) {
-        while self.own.unstored.len() < UNSTORED_SEGMENTS_MAX && self.sign_next() {}
+        while self.has_room_for_segment() && self.sign_next() {}
     }
 
     pub(super) fn flush_if_due(&mut self, now_ms: u64) {
-        while self.own.unstored.len() < UNSTORED_SEGMENTS_MAX && self.flush_is_due(now_ms) && self.sign_next() {}
+        while self.has_room_for_segment() && self.flush_is_due(now_ms) && self.sign_next() {}
+    }
+
+    fn has_room_for_segment(&self) -> bool {
+        self.own.unsigned.len() + self.own.unstored.len() < UNSTORED_SEGMENTS_MAX
     }
 
     /// Enough bytes, or the oldest is at the cap, or will be before the next bytes come.
@@ -228,7 +256,8 @@ impl Replica {
         if is_slow { short } else { long.max(short) }
     }
 
-    /// Signs the longest run of pending bytes that share a swarm step. False if there is nothing to sign, or no right to.
+    /// Asks for a signature over the longest run of pending bytes that share a swarm step. False if there is nothing to sign,
+    /// or no right to.
     fn sign_next(&mut self) -> bool {
         if !self.signs() {
             return false;
@@ -243,12 +272,12 @@ impl Replica {
         let bytes: Vec<u8> = self.own.pending.drain(..samples).map(|(byte, _)| byte as u8).collect();
         let (first, previous) = self.own.next;
         let segment = Segment { first, swarm_step, bytes: &bytes };
-        let (chunk, digest) = Chunk::sign(&self.run, self.own.machine, segment, previous, self.own.signer.as_ref());
+        let (chunk, digest) = Chunk::unsigned(&self.run, self.own.machine, segment, previous);
         self.own.next = (chunk.end(), digest);
         self.own.next_token += 1;
         let token = self.own.next_token;
-        self.outputs.push_back(Output::Persist(vec![Record::Chunk(chunk.clone())], Some(token)));
-        self.own.unstored.push_back((token, chunk));
+        self.outputs.push_back(Output::Sign { token, message: head_message(&digest) });
+        self.own.unsigned.push_back((token, chunk));
         true
     }
 
@@ -301,25 +330,27 @@ impl Replica {
     }
 
     /// The own incarnation is of no more use: everything of it that the weights hold beyond the ledger goes.
-    pub(super) fn doubt(&mut self, doubt: Doubt) {
-        if matches!(self.own.confidence, Confidence::Doubting) {
+    pub(super) fn renew(&mut self, cause: IncarnationCause) {
+        if matches!(self.own.signing, Signing::Renewing) {
             return;
         }
-        if doubt == Doubt::Forked {
-            let unstored = std::mem::take(&mut self.own.unstored);
-            let undo: Vec<Contribution> =
-                unstored.iter().flat_map(|(_, chunk)| self.chunk_contributions(chunk, true)).collect();
-            if !undo.is_empty() {
-                self.outputs.push_back(Output::Replay(undo));
-            }
+        // A segment that was never signed is nowhere else.
+        let mut given_up = std::mem::take(&mut self.own.unsigned);
+        if cause == IncarnationCause::Forked {
+            given_up.append(&mut self.own.unstored);
         }
-        self.own.confidence = Confidence::Doubting;
-        self.outputs.push_back(Output::NewIncarnation(doubt));
+        let undo: Vec<Contribution> =
+            given_up.iter().flat_map(|(_, chunk)| self.chunk_contributions(chunk, true)).collect();
+        if !undo.is_empty() {
+            self.outputs.push_back(Output::Replay(undo));
+        }
+        self.own.signing = Signing::Renewing;
+        self.outputs.push_back(Output::NewIncarnation(cause));
     }
 
     /// A peer answered for the own head: `holds_head` if it proved that it knows the ledger up to there.
     pub(super) fn own_head_answered(&mut self, holds_head: bool, now_ms: u64) {
-        if let Confidence::Asking { strong_since_ms, weak, .. } = &mut self.own.confidence {
+        if let Signing::Asking { strong_since_ms, weak, .. } = &mut self.own.signing {
             if holds_head {
                 strong_since_ms.get_or_insert(now_ms);
             } else {
@@ -330,14 +361,14 @@ impl Replica {
 
     /// Ends the asking once it has lasted long enough.
     pub(super) fn judge_own_head(&mut self, now_ms: u64) {
-        let Confidence::Asking { since_ms, strong_since_ms, weak, .. } = &self.own.confidence else { return };
+        let Signing::Asking { since_ms, strong_since_ms, weak, .. } = &self.own.signing else { return };
         let waited = now_ms.saturating_sub(*since_ms);
         let settled = strong_since_ms.is_some_and(|strong| now_ms.saturating_sub(strong) >= SETTLE_MS);
         if settled {
-            self.own.confidence = Confidence::Sure;
+            self.own.signing = Signing::Sure;
             self.outputs.push_back(Output::Report(Report::HeadConfirmed));
         } else if strong_since_ms.is_none() && (waited >= ANSWER_MS_MAX || *weak && waited >= WEAK_ANSWER_MS_MAX) {
-            self.doubt(Doubt::Unanswered);
+            self.renew(IncarnationCause::Unanswered);
         }
     }
 }

@@ -5,7 +5,7 @@
 use rand_xoshiro::rand_core::Rng;
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{Offence, Output, Peer, Replica, absorb::Absorbed, own::Confidence};
+use super::{NodeId, Offence, Output, Replica, absorb::Absorbed, own::Signing};
 use crate::{
     anti_entropy::{Want, want},
     error::InvalidChunk,
@@ -65,17 +65,17 @@ pub(super) struct PeerState {
 
 impl Replica {
     /// A connection stands.
-    pub fn peer_connected(&mut self, peer: Peer, now_ms: u64) {
+    pub fn peer_connected(&mut self, peer: NodeId, now_ms: u64) {
         let state = self.peers.entry(peer).or_default();
         state.summary_due_ms = Some(now_ms);
         self.pump(peer, now_ms);
     }
 
     /// The last connection to the peer is gone.
-    pub fn peer_gone(&mut self, peer: Peer) {
+    pub fn peer_gone(&mut self, peer: NodeId) {
         self.peers.remove(&peer);
         self.let_others_fetch(peer);
-        if let Confidence::Asking { asked, .. } = &mut self.own.confidence {
+        if let Signing::Asking { asked, .. } = &mut self.own.signing {
             asked.remove(&peer);
         }
     }
@@ -92,7 +92,7 @@ impl Replica {
                 state.summary_due_ms.get_or_insert(now_ms);
             }
         }
-        let peers: Vec<Peer> = self.peers.keys().copied().collect();
+        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for peer in peers {
             self.pump(peer, now_ms);
         }
@@ -108,7 +108,7 @@ impl Replica {
     }
 
     /// Whether every connected peer agreed at the present root.
-    pub fn agrees_with_all(&mut self) -> bool {
+    pub fn agrees_with_all(&self) -> bool {
         let root = self.vector.root();
         self.peers.values().all(|state| state.agreed == Some(root))
     }
@@ -123,18 +123,18 @@ impl Replica {
             })
     }
 
-    fn let_others_fetch(&mut self, peer: Peer) {
+    fn let_others_fetch(&mut self, peer: NodeId) {
         self.fetching.retain(|_, (from, _)| *from != peer);
     }
 
-    pub(super) fn summarize_soon(&mut self, peer: Peer, now_ms: u64) {
+    pub(super) fn summarize_soon(&mut self, peer: NodeId, now_ms: u64) {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.summary_due_ms.get_or_insert(now_ms);
         }
         self.pump(peer, now_ms);
     }
 
-    pub(super) fn fetch_soon(&mut self, peer: Peer, machine: MachineId, from: u64) {
+    pub(super) fn fetch_soon(&mut self, peer: NodeId, machine: MachineId, from: u64) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let queued = state.wants.iter().any(|want| matches!(want, Want::Samples { machine: m, .. } if *m == machine));
         if !queued && state.wants.len() < QUEUED_WANTS_MAX {
@@ -143,7 +143,7 @@ impl Replica {
     }
 
     /// Asks the peer the next thing there is to ask, unless it still owes an answer.
-    pub(super) fn pump(&mut self, peer: Peer, now_ms: u64) {
+    pub(super) fn pump(&mut self, peer: NodeId, now_ms: u64) {
         if self.peers.get(&peer).is_none_or(|state| state.waiting.is_some()) {
             return;
         }
@@ -154,9 +154,9 @@ impl Replica {
         }
     }
 
-    fn next_question(&mut self, peer: Peer, now_ms: u64) -> Option<(Asked, Question)> {
+    fn next_question(&mut self, peer: NodeId, now_ms: u64) -> Option<(Asked, Question)> {
         let own = self.own.machine;
-        if let Confidence::Asking { asked, .. } = &mut self.own.confidence
+        if let Signing::Asking { asked, .. } = &mut self.own.signing
             && asked.get(&peer).is_none_or(|last| now_ms >= last + OWN_HEAD_PAUSE_MS)
         {
             asked.insert(peer, now_ms);
@@ -168,7 +168,7 @@ impl Replica {
         let mut wants = Vec::new();
         while let Some(want) = if wants.len() < WANTS_MAX { state.wants.pop_front() } else { None } {
             if let Want::Samples { machine, .. } = want {
-                let alone = |(from, since): &(Peer, u64)| *from != peer && now_ms < since + FETCH_ALONE_MS;
+                let alone = |(from, since): &(NodeId, u64)| *from != peer && now_ms < since + FETCH_ALONE_MS;
                 if self.fetching.get(&machine).is_some_and(alone) {
                     // If the other one lets us down, this peer tells again what it has.
                     state.summary_due_ms.get_or_insert(now_ms + FETCH_ALONE_MS);
@@ -198,7 +198,7 @@ impl Replica {
     }
 
     /// Answers a peer's question about ledgers; None for questions that are not the replica's.
-    pub fn answer(&mut self, peer: Peer, question: &Question, now_ms: u64) -> Option<Response> {
+    pub fn answer(&mut self, peer: NodeId, question: &Question, now_ms: u64) -> Option<Response> {
         match question {
             Question::Summary { root } => {
                 let ours = self.vector.root();
@@ -217,7 +217,7 @@ impl Replica {
                 if self.vector.machines() <= LISTED_AT_ONCE_MAX {
                     return Some(self.listing([0xff; 32], Cursor::default()));
                 }
-                Some(Response::Buckets(self.vector.bucket_hashes().to_vec()))
+                Some(Response::Buckets(self.vector.bucket_hashes()))
             }
             Question::Entries { buckets, cursor } => Some(self.listing(*buckets, *cursor)),
             Question::Fetch { wants } => Some(self.found(wants)),
@@ -276,7 +276,7 @@ impl Replica {
     }
 
     /// The peer failed to answer, or answered that it cannot.
-    pub fn no_answer(&mut self, peer: Peer) {
+    pub fn no_answer(&mut self, peer: NodeId) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         match state.waiting.take() {
             Some(Asked::Fetch(_)) => {
@@ -288,7 +288,7 @@ impl Replica {
     }
 
     /// The peer's answer to the question it was asked last.
-    pub fn answered(&mut self, peer: Peer, response: Response, now_ms: u64) {
+    pub fn answered(&mut self, peer: NodeId, response: Response, now_ms: u64) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let Some(asked) = state.waiting.take() else {
             return self.outputs.push_back(Output::Penalize(peer, Offence::Unasked));
@@ -328,7 +328,7 @@ impl Replica {
         self.pump(peer, now_ms);
     }
 
-    fn compare_buckets(&mut self, peer: Peer, theirs: &[[u8; 32]]) -> Result<(), Offence> {
+    fn compare_buckets(&mut self, peer: NodeId, theirs: &[[u8; 32]]) -> Result<(), Offence> {
         if theirs.len() != BUCKETS {
             return Err(Offence::Invalid(format!("{} bucket hashes instead of {BUCKETS}", theirs.len())));
         }
@@ -346,7 +346,7 @@ impl Replica {
 
     fn compare_entries(
         &mut self,
-        peer: Peer,
+        peer: NodeId,
         buckets: [u8; 32],
         entries: &[(MachineId, Standing)],
         more: Option<Cursor>,
@@ -383,7 +383,7 @@ impl Replica {
     /// What was fetched. A ledger that grew is asked for again, from where it stands now.
     fn take(
         &mut self,
-        peer: Peer,
+        peer: NodeId,
         wants: &[Want],
         chunks: Vec<Chunk>,
         revocations: Vec<Revocation>,

@@ -7,7 +7,7 @@ use crate::{
     manifest::{BaseModel, DirectionScale, Hyperparameters, Membership, Schedule, TensorSpec},
     message::{Push, Response},
     segment::Segment,
-    signature::{Ed25519Signer, Ed25519Verifier},
+    signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
 
 fn manifest(authority: Option<[u8; 32]>) -> Manifest {
@@ -61,7 +61,7 @@ struct Node {
     disk: Vec<Record>,
     reports: Vec<Report>,
     penalties: Vec<Offence>,
-    doubts: Vec<Doubt>,
+    renewals: Vec<IncarnationCause>,
     seed: u8,
 }
 
@@ -69,10 +69,9 @@ impl Node {
     fn new(seed: u8, incarnation: u64, manifest: &Manifest) -> Self {
         let replica = Replica::new(
             manifest.run_id().unwrap(),
-            manifest.clone(),
+            Arc::new(manifest.clone()),
             Settings::default(),
             machine(seed, incarnation),
-            Box::new(signer(seed)),
             Box::new(Ed25519Verifier),
             u64::from(seed),
         );
@@ -82,7 +81,7 @@ impl Node {
             disk: Vec::new(),
             reports: Vec::new(),
             penalties: Vec::new(),
-            doubts: Vec::new(),
+            renewals: Vec::new(),
             seed,
         }
     }
@@ -120,8 +119,8 @@ impl Net {
 
     fn connect(&mut self, a: usize, b: usize) {
         self.links.extend([(a, b), (b, a)]);
-        self.nodes[a].replica.peer_connected(Peer(b as u64), self.now_ms);
-        self.nodes[b].replica.peer_connected(Peer(a as u64), self.now_ms);
+        self.nodes[a].replica.peer_connected(NodeId(b as u64), self.now_ms);
+        self.nodes[b].replica.peer_connected(NodeId(a as u64), self.now_ms);
     }
 
     /// Drains all outputs; delivers at once.
@@ -142,7 +141,7 @@ impl Net {
         match output {
             Output::Ask(peer, question) => {
                 let peer_index = peer.0 as usize;
-                let answer = self.nodes[peer_index].replica.answer(Peer(index as u64), &question, now_ms);
+                let answer = self.nodes[peer_index].replica.answer(NodeId(index as u64), &question, now_ms);
                 self.nodes[index].replica.answered(peer, answer.expect("a question for the replica"), now_ms);
             }
             Output::Publish(gossip) => {
@@ -152,13 +151,17 @@ impl Net {
                 while let Some((from, bytes)) = queue.pop_front().filter(|_| !self.gossip_lost) {
                     for to in 0..self.nodes.len() {
                         if self.links.contains(&(from, to)) && seen.insert(to) {
-                            let verdict = self.nodes[to].replica.gossip(Peer(from as u64), &bytes, now_ms);
+                            let verdict = self.nodes[to].replica.gossip(NodeId(from as u64), &bytes, now_ms);
                             if verdict == Verdict::Accept {
                                 queue.push_back((to, bytes.clone()));
                             }
                         }
                     }
                 }
+            }
+            Output::Sign { token, message } => {
+                let node = &mut self.nodes[index];
+                node.replica.signed(token, signer(node.seed).sign(&message), now_ms);
             }
             Output::Persist(records, token) => {
                 self.nodes[index].disk.extend(records);
@@ -173,9 +176,9 @@ impl Net {
                     self.nodes[index].apply(&batch);
                 }
             }
-            Output::NewIncarnation(doubt) => {
+            Output::NewIncarnation(cause) => {
                 let node = &mut self.nodes[index];
-                node.doubts.push(doubt);
+                node.renewals.push(cause);
                 let incarnation = node.replica.own_machine().incarnation + 1000;
                 node.replica.adopt(machine(node.seed, incarnation), now_ms);
             }
@@ -210,7 +213,7 @@ fn started(count: u8) -> Net {
     let manifest = manifest(None);
     let mut net = Net::new((0..count).map(|seed| Node::new(seed, 1, &manifest)).collect());
     for node in &mut net.nodes {
-        node.replica.start(true, 0);
+        node.replica.start(OwnHead::Sure, 0);
     }
     net
 }
@@ -276,9 +279,9 @@ fn nothing_is_signed_before_a_peer_confirms_the_own_head() {
     let disk = net.nodes[0].disk.clone();
     let weights = net.nodes[0].weights.clone();
     net.nodes[0] = Node::new(0, 1, &manifest);
-    net.nodes[1].replica.peer_gone(Peer(0));
+    net.nodes[1].replica.peer_gone(NodeId(0));
     restore(&mut net.nodes[0], &disk);
-    net.nodes[0].replica.start(false, net.now_ms);
+    net.nodes[0].replica.start(OwnHead::Unconfirmed, net.now_ms);
     net.settle();
     assert_eq!(net.nodes[0].weights, weights, "a restart replays to the same weights");
     net.nodes[0].train(5, net.now_ms);
@@ -322,16 +325,16 @@ fn a_rolled_back_disk_opens_a_new_incarnation_and_loses_nothing() {
     train_all(&mut net, 8);
     net.pass(3_000);
     net.nodes[0] = Node::new(0, 1, &manifest);
-    net.nodes[1].replica.peer_gone(Peer(0));
+    net.nodes[1].replica.peer_gone(NodeId(0));
     restore(&mut net.nodes[0], &old_disk);
-    net.nodes[0].replica.start(false, net.now_ms);
+    net.nodes[0].replica.start(OwnHead::Unconfirmed, net.now_ms);
     for byte in 0..3 {
         net.nodes[0].train(byte + 1, net.now_ms);
     }
     net.settle();
     net.connect(0, 1);
     net.pass(10_000);
-    assert_eq!(net.nodes[0].doubts, [Doubt::Behind]);
+    assert_eq!(net.nodes[0].renewals, [IncarnationCause::Behind]);
     for byte in 0..3 {
         net.nodes[0].train(byte + 1, net.now_ms);
     }
@@ -348,13 +351,13 @@ fn no_answer_for_long_opens_a_new_incarnation() {
     let disk = net.nodes[0].disk.clone();
     net.nodes[0] = Node::new(0, 1, &manifest);
     restore(&mut net.nodes[0], &disk);
-    net.nodes[0].replica.start(false, net.now_ms);
+    net.nodes[0].replica.start(OwnHead::Unconfirmed, net.now_ms);
     net.settle();
     net.nodes[0].train(9, net.now_ms);
     net.pass(20_000);
-    assert!(net.nodes[0].doubts.is_empty());
+    assert!(net.nodes[0].renewals.is_empty());
     net.pass(20_000);
-    assert_eq!(net.nodes[0].doubts, [Doubt::Unanswered]);
+    assert_eq!(net.nodes[0].renewals, [IncarnationCause::Unanswered]);
     assert_eq!(net.nodes[0].weights.len(), 5, "the unsigned byte left the weights");
 }
 
@@ -366,7 +369,7 @@ fn branch(node: u8, first: u64, previous: Digest, bytes: &[u8]) -> (Chunk, Diges
 
 fn push(net: &mut Net, to: usize, from: u64, chunk: &Chunk) -> Verdict {
     let bytes = Gossip::Segment(Push::of(chunk)).encode().unwrap();
-    let verdict = net.nodes[to].replica.gossip(Peer(from), &bytes, net.now_ms);
+    let verdict = net.nodes[to].replica.gossip(NodeId(from), &bytes, net.now_ms);
     net.settle();
     verdict
 }
@@ -452,7 +455,7 @@ fn an_own_fork_seen_opens_a_new_incarnation() {
     let (other, _) = branch(0, 0, [0; 32], &[1]);
     push(&mut net, 1, 50, &other);
     net.pass(1_000);
-    assert_eq!(net.nodes[0].doubts, [Doubt::Forked]);
+    assert_eq!(net.nodes[0].renewals, [IncarnationCause::Forked]);
     net.nodes[0].train(12, net.now_ms);
     net.assert_agreed();
     assert_eq!(net.nodes[1].replica.swarm_step(), 1);
@@ -465,18 +468,18 @@ fn the_authority_withdraws_samples_from_a_floor_on_everywhere() {
     let run = manifest.run_id().unwrap();
     let mut net = Net::new((0..3).map(|seed| Node::new(seed, 1, &manifest)).collect());
     for node in &mut net.nodes {
-        node.replica.start(true, 0);
+        node.replica.start(OwnHead::Sure, 0);
     }
     net.connect(0, 1);
     train_all(&mut net, 10);
     net.pass(2_000);
     let revocation = Revocation::sign(&run, machine(1, 1), 4, &authority);
     let bytes = Gossip::Revocation(revocation).encode().unwrap();
-    assert_eq!(net.nodes[0].replica.gossip(Peer(9), &bytes, net.now_ms), Verdict::Accept);
+    assert_eq!(net.nodes[0].replica.gossip(NodeId(9), &bytes, net.now_ms), Verdict::Accept);
     net.settle();
     let forged = Revocation::sign(&run, machine(0, 1), 0, &signer(7));
     let bytes = Gossip::Revocation(forged).encode().unwrap();
-    assert_eq!(net.nodes[0].replica.gossip(Peer(9), &bytes, net.now_ms), Verdict::Reject);
+    assert_eq!(net.nodes[0].replica.gossip(NodeId(9), &bytes, net.now_ms), Verdict::Reject);
     net.connect(1, 2);
     net.assert_agreed();
     assert_eq!(net.nodes[2].replica.swarm_step(), 10 + 4 + 10);
@@ -489,7 +492,7 @@ fn garbage_wrong_signatures_and_strangers_claims_change_nothing() {
     let before = net.nodes[0].replica.root();
     for length in [0usize, 1, 7, 100, 50_000] {
         let garbage: Vec<u8> = (0..length).map(|i| (i * 31 + length) as u8).collect();
-        assert_eq!(net.nodes[0].replica.gossip(Peer(0), &garbage, 0), Verdict::Reject);
+        assert_eq!(net.nodes[0].replica.gossip(NodeId(0), &garbage, 0), Verdict::Reject);
     }
     let (mut chunk, _) = branch(99, 0, [0; 32], &[1, 2, 3]);
     chunk.signature.0[5] ^= 1;
@@ -534,7 +537,7 @@ fn a_checkpoint_that_fits_is_resumed_and_one_that_does_not_is_refused() {
     wrong[0].digest[0] ^= 1;
     assert!(!node.replica.resume(&wrong));
     assert!(node.replica.resume(&contents));
-    node.replica.start(true, 0);
+    node.replica.start(OwnHead::Sure, 0);
     while let Some(output) = node.replica.poll_output() {
         assert!(
             !matches!(output, Output::Replay(_) | Output::ReplayLedger(_)),
@@ -568,10 +571,10 @@ fn a_forker_whose_hints_match_does_not_set_honest_neighbours_against_each_other(
     assert!(left_head != right_head && left_head[..4] == right_head[..4]);
     let (next, _) = Chunk::sign(&run, forker, Segment { first: 4, swarm_step: 0, bytes: &[7; 3] }, left_head, &key);
     let now_ms = net.now_ms;
-    assert_eq!(net.nodes[0].replica.gossip(Peer(99), &encode(&left), now_ms), Verdict::Accept);
-    assert_eq!(net.nodes[1].replica.gossip(Peer(99), &encode(&right), now_ms), Verdict::Accept);
-    assert_eq!(net.nodes[0].replica.gossip(Peer(99), &encode(&next), now_ms), Verdict::Accept);
-    assert_eq!(net.nodes[1].replica.gossip(Peer(0), &encode(&next), now_ms), Verdict::Ignore);
+    assert_eq!(net.nodes[0].replica.gossip(NodeId(99), &encode(&left), now_ms), Verdict::Accept);
+    assert_eq!(net.nodes[1].replica.gossip(NodeId(99), &encode(&right), now_ms), Verdict::Accept);
+    assert_eq!(net.nodes[0].replica.gossip(NodeId(99), &encode(&next), now_ms), Verdict::Accept);
+    assert_eq!(net.nodes[1].replica.gossip(NodeId(0), &encode(&next), now_ms), Verdict::Ignore);
     net.settle();
     for node in &net.nodes {
         assert_eq!(node.penalties, [], "an honest neighbour was penalized");
@@ -590,8 +593,8 @@ fn a_peer_that_claims_everything_and_sends_nothing_holds_nobody_up() {
     let standing = Standing::Live { height: 9_000, head: [1; 32] };
     let manifest = manifest(None);
     let mut joiner = Node::new(7, 1, &manifest);
-    joiner.replica.start(true, 0);
-    let (liar, honest) = (Peer(50), Peer(0));
+    joiner.replica.start(OwnHead::Sure, 0);
+    let (liar, honest) = (NodeId(50), NodeId(0));
     let (mut now_ms, mut caught_up, mut ignored_since) = (0, None, None);
     joiner.replica.peer_connected(liar, now_ms);
     joiner.replica.peer_connected(honest, now_ms);
@@ -613,7 +616,7 @@ fn a_peer_that_claims_everything_and_sends_nothing_holds_nobody_up() {
                     joiner.replica.answered(liar, Response::Entries { entries, more: None }, now_ms);
                 }
                 Output::Ask(peer, question) => {
-                    let answer = net.nodes[0].replica.answer(Peer(7), &question, now_ms);
+                    let answer = net.nodes[0].replica.answer(NodeId(7), &question, now_ms);
                     joiner.replica.answered(peer, answer.expect("a question for the replica"), now_ms);
                 }
                 _ => {}
@@ -651,10 +654,16 @@ fn a_slow_model_sends_at_once_and_a_fast_one_gathers_more_in_a_larger_swarm() {
             let own = OwnByte { machine: replica.own_machine(), sample, byte: 1, swarm_step: 0 };
             replica.own_bytes(&[own], sample * interval_ms);
             while let Some(output) = replica.poll_output() {
-                if let Output::Persist(records, Some(token)) = output {
-                    let Some(Record::Chunk(chunk)) = records.first() else { panic!("an own segment") };
-                    segments.push(chunk.bytes.len());
-                    replica.persisted(token, sample * interval_ms);
+                match output {
+                    Output::Sign { token, message } => {
+                        replica.signed(token, signer(0).sign(&message), sample * interval_ms);
+                    }
+                    Output::Persist(records, Some(token)) => {
+                        let Some(Record::Chunk(chunk)) = records.first() else { panic!("an own segment") };
+                        segments.push(chunk.bytes.len());
+                        replica.persisted(token, sample * interval_ms);
+                    }
+                    _ => {}
                 }
             }
         }
@@ -664,10 +673,49 @@ fn a_slow_model_sends_at_once_and_a_fast_one_gathers_more_in_a_larger_swarm() {
     }
 }
 
+/// A replica that asks for a signature over one own byte, with that request.
+fn asking_for_a_signature() -> (Node, u64, Vec<u8>) {
+    let mut node = started(1).nodes.remove(0);
+    while node.replica.poll_output().is_some() {}
+    node.train(7, 10_000);
+    node.replica.flush();
+    match node.replica.poll_output() {
+        Some(Output::Sign { token, message }) => (node, token, message),
+        other => panic!("no request for a signature but {other:?}"),
+    }
+}
+
+#[test]
+fn nothing_of_an_own_byte_leaves_before_its_signature_and_then_its_disk() {
+    let (mut node, token, message) = asking_for_a_signature();
+    assert_eq!(node.replica.poll_output(), None, "it waits for the signature");
+    node.replica.signed(token + 1, signer(0).sign(&message), 10_000);
+    assert_eq!(node.replica.poll_output(), None, "that answers another request");
+    node.replica.signed(token, signer(0).sign(&message), 10_000);
+    let Some(Output::Persist(_, Some(token))) = node.replica.poll_output() else { panic!("it goes to the disk") };
+    assert_eq!(node.replica.poll_output(), None, "it waits for the disk");
+    node.replica.persisted(token, 10_000);
+    assert!(matches!(node.replica.poll_output(), Some(Output::Publish(_))));
+    assert_eq!(node.replica.own_waiting(), 0);
+}
+
+#[test]
+fn a_segment_that_waits_for_its_signature_leaves_the_weights_with_its_incarnation() {
+    let (mut node, token, message) = asking_for_a_signature();
+    assert_eq!(node.weights.len(), 1);
+    node.replica.renew(IncarnationCause::Behind);
+    let Some(Output::Replay(undo)) = node.replica.poll_output() else { panic!("the byte is taken out") };
+    node.apply(&undo);
+    assert!(node.weights.is_empty());
+    node.replica.signed(token, signer(0).sign(&message), 10_000);
+    assert_eq!(node.replica.poll_output(), Some(Output::NewIncarnation(IncarnationCause::Behind)));
+    assert_eq!(node.replica.poll_output(), None, "a signature that comes late is of no use");
+}
+
 #[test]
 fn a_listing_without_end_is_an_offence() {
     let mut net = started(1);
-    let (liar, mut machines) = (Peer(50), 0u64);
+    let (liar, mut machines) = (NodeId(50), 0u64);
     let replica = &mut net.nodes[0].replica;
     replica.peer_connected(liar, 0);
     for _ in 0..1_000_000 {

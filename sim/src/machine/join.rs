@@ -5,7 +5,7 @@ use node::network::Severity;
 use protocol::{
     manifest::{Manifest, RunId},
     message::{Question, Request, Response},
-    replica::Peer,
+    replica::{NodeId, OwnHead},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -196,9 +196,9 @@ impl Machine {
         running.disk.contents_mut().has_base = true;
         let now_ms = running.now_ms(now);
         running.started_ms = now_ms;
-        running.replica.start(download.sure, now_ms);
+        running.replica.start(if download.sure { OwnHead::Sure } else { OwnHead::Unconfirmed }, now_ms);
         for neighbour in running.neighbours.numbers() {
-            running.replica.peer_connected(Peer(u64::from(neighbour)), now_ms);
+            running.replica.peer_connected(NodeId(u64::from(neighbour)), now_ms);
         }
         swarm.note(Kind::Started, self.number, self.life, 0)?;
         self.adopt_own();

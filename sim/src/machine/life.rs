@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use node::network::conduct::Allowance;
 use protocol::{
     machine::MachineId,
-    replica::{Replica, Settings},
+    replica::{OwnHead, Replica, Settings},
     signature::{Ed25519Signer, Signer as _},
 };
 use rand_xoshiro::rand_core::Rng;
@@ -100,7 +100,7 @@ impl Machine {
     fn begin(&mut self, sure: bool, swarm: &mut Swarm) -> Result<()> {
         let (machine, life) = (self.number, self.life);
         if let Some(running) = self.running.as_mut().filter(|running| running.download.is_none()) {
-            running.replica.start(sure, 0);
+            running.replica.start(if sure { OwnHead::Sure } else { OwnHead::Unconfirmed }, 0);
             self.adopt_own();
             self.carry_out(swarm)?;
         }
@@ -127,10 +127,10 @@ impl Machine {
             anti_entropy_interval_ms: settings.anti_entropy_interval_ms,
             ..Settings::default()
         };
-        let (run, manifest) = (swarm.objective.run(), (**swarm.objective.manifest()).clone());
+        let (run, manifest) = (swarm.objective.run(), swarm.objective.manifest().clone());
         let verifier = Box::new(swarm.verifier.clone());
         let seed = swarm.seed ^ u64::from(self.number) << 32 ^ u64::from(self.life);
-        let mut replica = Replica::new(run, manifest, settings, machine, Box::new(signer), verifier, seed);
+        let mut replica = Replica::new(run, manifest, settings, machine, verifier, seed);
         for revocation in contents.revocations.values() {
             replica.restore_revocation(revocation.clone()).context("a revocation on a virtual disk")?;
         }

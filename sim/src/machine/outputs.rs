@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use node::network::{ANSWER_MAX, Severity, framing};
+use protocol::signature::{Ed25519Signer, Signer as _};
 use protocol::{
     machine::MachineId,
     message::{Gossip, Question, Request},
-    replica::{LedgerRange, Offence, Output, Peer, Record},
+    replica::{LedgerRange, NodeId, Offence, Output, Record},
 };
 use rand_xoshiro::rand_core::Rng;
 use std::rc::Rc;
@@ -27,6 +28,13 @@ impl Machine {
             match output {
                 Output::Ask(peer, question) => self.ask(peer, question, swarm)?,
                 Output::Publish(gossip) => self.publish(gossip, swarm)?,
+                Output::Sign { token, message } => {
+                    let signature = Ed25519Signer::from_seed(&self.secret).sign(&message);
+                    if let Some(running) = &mut self.running {
+                        let now_ms = running.now_ms(swarm.queue.now());
+                        running.replica.signed(token, signature, now_ms);
+                    }
+                }
                 Output::Persist(records, token) => self.persist(records, token, swarm),
                 Output::Replay(entries) => {
                     if let Some(running) = &mut self.running {
@@ -42,7 +50,7 @@ impl Machine {
         Ok(())
     }
 
-    fn ask(&mut self, peer: Peer, question: Question, swarm: &mut Swarm) -> Result<()> {
+    fn ask(&mut self, peer: NodeId, question: Question, swarm: &mut Swarm) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
         let request = Request { run: *running.replica.run(), question };
         let Ok(bytes) = request.encode() else {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use node::network::{CONNECTIONS_MAX, CONNECTIONS_TARGET, Severity, conduct::Conduct, framing};
 use protocol::{
     message::{Request, Response},
-    replica::{Peer, Verdict},
+    replica::{NodeId, Verdict},
 };
 use std::rc::Rc;
 
@@ -129,7 +129,7 @@ impl Machine {
         // A joiner has nothing to judge it by yet.
         let verdict = match floods || running.download.is_some() {
             true => Verdict::Ignore,
-            false => running.replica.gossip(Peer(u64::from(from)), &content, now_ms),
+            false => running.replica.gossip(NodeId(u64::from(from)), &content, now_ms),
         };
         let verdict = match verdict {
             Verdict::Accept if running.forwarding.take(content.len(), now_ms) => mesh::Verdict::Accept,
@@ -173,7 +173,7 @@ impl Machine {
             Some(_) => Response::Unavailable,
             None if letter.joins => join::answer(&request.question, &*swarm.objective)?,
             None => {
-                let answer = running.replica.answer(Peer(u64::from(from)), &request.question, now_ms);
+                let answer = running.replica.answer(NodeId(u64::from(from)), &request.question, now_ms);
                 answer.unwrap_or(Response::Unavailable)
             }
         };
@@ -195,7 +195,7 @@ impl Machine {
         if running.questions.remove(&question).is_none() {
             return Ok(());
         }
-        let peer = Peer(u64::from(from));
+        let peer = NodeId(u64::from(from));
         let now_ms = running.now_ms(swarm.queue.now());
         match Response::decode(content) {
             Ok(response) => running.replica.answered(peer, response, now_ms),
@@ -211,7 +211,7 @@ impl Machine {
     pub fn no_answer(&mut self, question: u64, swarm: &mut Swarm) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
         if let Some(peer) = running.questions.remove(&question) {
-            running.replica.no_answer(Peer(u64::from(peer)));
+            running.replica.no_answer(NodeId(u64::from(peer)));
         }
         self.piece(question, None, swarm)?;
         self.carry_out(swarm)
@@ -230,7 +230,7 @@ impl Machine {
         running.mesh.connected(peer, outbound, &mut out);
         let now_ms = running.now_ms(swarm.queue.now());
         if running.download.is_none() {
-            running.replica.peer_connected(Peer(u64::from(peer)), now_ms);
+            running.replica.peer_connected(NodeId(u64::from(peer)), now_ms);
         }
         self.send_all(out, swarm)?;
         self.download(swarm)?;
@@ -247,7 +247,7 @@ impl Machine {
         running.mesh.gone(peer);
         match &mut running.download {
             Some(download) => download.gone(peer),
-            None => running.replica.peer_gone(Peer(u64::from(peer))),
+            None => running.replica.peer_gone(NodeId(u64::from(peer))),
         }
         swarm.note(Kind::Disconnected, self.number, peer, 0)?;
         self.carry_out(swarm)

@@ -32,14 +32,14 @@ const GROUP_RECORDS: usize = 4_096;
 pub fn export(args: &LogExportArgs) -> Result<()> {
     let out = &args.out;
     ensure!(!out.exists(), "{}: is there already; remove it, or name another with --out", out.display());
-    let mut log = Log::open(&args.source)?;
+    let log = Log::open(&args.source)?;
     // Under its own name only once it is whole.
     let mut part = out.clone().into_os_string();
     part.push(".part");
     let part = Path::new(&part);
-    let mut write = || -> Result<export::Totals> {
+    let write = || -> Result<export::Totals> {
         let mut file = BufWriter::with_capacity(1 << 16, File::create(part)?);
-        let totals = export::write(&mut file, &log.manifest_bytes, &mut log.replica)?;
+        let totals = export::write(&mut file, &log.manifest_bytes, &log.replica)?;
         file.flush()?;
         file.get_ref().sync_all()?;
         fs::rename(part, out)?;
@@ -139,7 +139,7 @@ fn tell(report: &Report) {
 
 /// `log diff`.
 pub fn diff(args: &LogDiffArgs) -> Result<()> {
-    let (mut first, mut second) = (Log::at(&args.first)?, Log::at(&args.second)?);
+    let (first, second) = (Log::at(&args.first)?, Log::at(&args.second)?);
     ensure!(
         first.run == second.run,
         "two runs: {} is of {}, {} of {} ({})",

@@ -17,7 +17,7 @@ use crate::{
 const PRESENT_MS: u64 = 120_000;
 
 pub fn run(args: &LogArgs) -> Result<()> {
-    let mut log = Log::open(&args.source)?;
+    let log = Log::open(&args.source)?;
     let (root, step) = (hex(&log.replica.root()), log.replica.swarm_step());
     if args.json {
         let machines: Vec<_> = log.replica.machines().map(|machine| as_json(&log, machine)).collect();

@@ -95,9 +95,9 @@ fn log() -> (Vec<u8>, Replica) {
 }
 
 fn exported() -> (Vec<u8>, [u8; 32]) {
-    let (manifest, mut replica) = log();
+    let (manifest, replica) = log();
     let mut bytes = Vec::new();
-    let totals = write(&mut bytes, &manifest, &mut replica).unwrap();
+    let totals = write(&mut bytes, &manifest, &replica).unwrap();
     assert_eq!(totals, Totals { machines: 3, chunks: 3 + 2 + 1, gradients: 10_800, bytes: bytes.len() as u64 });
     (bytes, replica.root())
 }
@@ -116,10 +116,10 @@ fn refused(bytes: &[u8]) -> String {
 #[test]
 fn what_was_written_is_read_again_byte_for_byte() {
     let (bytes, root) = exported();
-    let mut content = reread(&bytes).unwrap();
+    let content = reread(&bytes).unwrap();
     assert_eq!(content.replica.root(), root);
     let mut again = Vec::new();
-    write(&mut again, &content.manifest_bytes, &mut content.replica).unwrap();
+    write(&mut again, &content.manifest_bytes, &content.replica).unwrap();
     assert!(again == bytes, "the second export differs");
 }
 
@@ -252,9 +252,9 @@ fn rechecked(bytes: &[u8], header: &Header, sizes: &[usize], change: impl FnOnce
 
 #[test]
 fn a_file_made_to_deceive_is_refused_without_harm() {
-    let (manifest, mut replica) = log();
+    let (manifest, replica) = log();
     let mut bytes = Vec::new();
-    let totals = write(&mut bytes, &manifest, &mut replica).unwrap();
+    let totals = write(&mut bytes, &manifest, &replica).unwrap();
     let contents = 3 * 44 + 6 * 4;
     let ledgers = replica.machines().flat_map(|(_, ledger, _)| ledger.chunks());
     let chunks: Vec<usize> = ledgers.map(|chunk| payload(chunk).len()).collect();

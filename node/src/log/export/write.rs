@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use protocol::{
-    manifest::PROTOCOL_VERSION, message::encode_bounded, replica::Replica, revocation::Revocation, segment::Chunk,
+    encoding::encode, manifest::PROTOCOL_VERSION, replica::Replica, revocation::Revocation, segment::Chunk,
 };
 use std::io::Write;
 
@@ -12,7 +12,7 @@ use crate::records::RECORD_BYTES_MAX;
 /// Writes the log that `replica` holds.
 ///
 /// Fails if `out` does, or if a part of the log is too large for the format: 4 GiB of contents or of revocations.
-pub fn write(out: &mut impl Write, manifest: &[u8], replica: &mut Replica) -> Result<Totals> {
+pub fn write(out: &mut impl Write, manifest: &[u8], replica: &Replica) -> Result<Totals> {
     let (contents, chunks, mut totals) = ledgers(replica)?;
     let revocations = revocations(replica)?;
     let payloads = manifest.len() + contents.len() + revocations.len() + chunks.iter().map(Vec::len).sum::<usize>();
@@ -91,7 +91,7 @@ fn revocations(replica: &Replica) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for (_, _, revocation) in replica.machines() {
         let Some(revocation) = revocation else { continue };
-        let encoded = encode_bounded::<Revocation, RECORD_BYTES_MAX>(revocation)?;
+        let encoded = encode::<Revocation, RECORD_BYTES_MAX>(revocation)?;
         bytes.extend((encoded.len() as u32).to_le_bytes());
         bytes.extend(encoded);
     }
