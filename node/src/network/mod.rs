@@ -15,8 +15,8 @@ mod behaviour;
 mod codec;
 pub mod conduct;
 mod events;
-pub mod framing;
-pub mod mesh;
+
+pub use peer::{framing, mesh};
 mod peers;
 mod traffic;
 mod transport;

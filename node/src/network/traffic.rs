@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::framing;
+use peer::framing;
 
 /// What went over the sockets, TCP payload bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
