@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::NodeId;
 
+/// Checkpoints are at least this far apart, ms, unless a shell chooses otherwise.
+pub const CHECKPOINT_INTERVAL_MS: u64 = 30_000;
+
 /// What a shell decides, or knows from its disk, when it makes a [`crate::Peer`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
@@ -58,7 +61,7 @@ impl Default for GoalSettings {
             exit_when_idle_ms: None,
             can_train: false,
             evaluates: false,
-            checkpoint_interval_ms: crate::goals::CHECKPOINT_INTERVAL_MS,
+            checkpoint_interval_ms: CHECKPOINT_INTERVAL_MS,
         }
     }
 }

@@ -185,8 +185,8 @@ impl Replica {
         self.tick(now_ms);
     }
 
-    /// Takes bytes that the own trainer measured together. One that belongs to an incarnation given up meanwhile, or does not
-    /// follow, leaves the weights again.
+    /// Takes bytes that the own trainer measured together. One that belongs to an incarnation given up meanwhile, does not
+    /// follow, or has no room in the ledger, leaves the weights again.
     pub fn own_bytes(&mut self, bytes: &[OwnByte], now_ms: u64) {
         if let Some(last_ms) = self.own.last_byte_ms.replace(now_ms) {
             let interval = now_ms.saturating_sub(last_ms) as f64;
@@ -197,7 +197,8 @@ impl Replica {
             follow(&mut self.own.byte_interval_ms, interval / bytes.len().max(1) as f64);
         }
         for own in bytes {
-            if own.machine != self.own.machine || own.sample != self.own_next_sample() {
+            let has_room = own.sample < self.manifest.ledger_samples_max;
+            if own.machine != self.own.machine || own.sample != self.own_next_sample() || !has_room {
                 let undo = self.own_contribution(&own.machine, own.sample, own.byte, own.swarm_step, true);
                 self.outputs.push_back(Output::Replay(vec![undo]));
                 continue;

@@ -85,7 +85,7 @@ impl Replica {
         self.flush_if_due(now_ms);
         self.judge_own_head(now_ms);
         if now_ms >= self.next_round_ms {
-            self.next_round_ms = now_ms + self.settings.anti_entropy_interval_ms;
+            self.next_round_ms = now_ms.saturating_add(self.settings.anti_entropy_interval_ms);
             // The neighbour that was asked longest ago; among those never asked, any.
             let mut random = || self.random.next_u64();
             if let Some(state) = self.peers.values_mut().min_by_key(|state| (state.last_summary_ms, random())) {
@@ -162,7 +162,7 @@ impl Replica {
     fn next_question(&mut self, peer: NodeId, now_ms: u64) -> Option<(Asked, Question)> {
         let own = self.own.machine;
         if let Signing::Asking { asked, .. } = &mut self.own.signing
-            && asked.get(&peer).is_none_or(|last| now_ms >= last + OWN_HEAD_PAUSE_MS)
+            && asked.get(&peer).is_none_or(|last| now_ms.saturating_sub(*last) >= OWN_HEAD_PAUSE_MS)
         {
             asked.insert(peer, now_ms);
             let from = self.own.next_segment_sample().saturating_sub(1);
@@ -173,10 +173,11 @@ impl Replica {
         let mut wants = Vec::new();
         while let Some(want) = if wants.len() < WANTS_MAX { state.wants.pop_front() } else { None } {
             if let Want::Samples { machine, .. } = want {
-                let alone = |(from, since): &(NodeId, u64)| *from != peer && now_ms < since + FETCH_ALONE_MS;
+                let alone =
+                    |(from, since): &(NodeId, u64)| *from != peer && now_ms.saturating_sub(*since) < FETCH_ALONE_MS;
                 if self.fetching.get(&machine).is_some_and(alone) {
                     // If the other one lets us down, this peer tells again what it has.
-                    state.summary_due_ms.get_or_insert(now_ms + FETCH_ALONE_MS);
+                    state.summary_due_ms.get_or_insert(now_ms.saturating_add(FETCH_ALONE_MS));
                     continue;
                 }
                 if !state.is_fruitless {
@@ -191,7 +192,7 @@ impl Replica {
         if let Some((buckets, cursor)) = state.listing.take() {
             return Some((Asked::Entries { buckets }, Question::Entries { buckets, cursor }));
         }
-        let rested = state.last_summary_ms.is_none_or(|last| now_ms >= last + SUMMARY_PAUSE_MS);
+        let rested = state.last_summary_ms.is_none_or(|last| now_ms.saturating_sub(last) >= SUMMARY_PAUSE_MS);
         if state.summary_due_ms.is_some_and(|due| now_ms >= due) && rested {
             state.summary_due_ms = None;
             state.last_summary_ms = Some(now_ms);
@@ -215,7 +216,8 @@ impl Replica {
                 }
                 // They may have what we lack, too; but two who differ all the time must not answer each other for ever.
                 let rest_ms = self.settings.anti_entropy_interval_ms / 2;
-                let rested = |state: &PeerState| state.last_summary_ms.is_none_or(|last| now_ms >= last + rest_ms);
+                let rested =
+                    |state: &PeerState| state.last_summary_ms.is_none_or(|last| now_ms.saturating_sub(last) >= rest_ms);
                 if self.peers.get(&peer).is_some_and(rested) {
                     self.summarize_soon(peer, now_ms);
                 }
