@@ -271,7 +271,6 @@ fn a_recording_on_a_full_disk_ends_where_it_was_torn() {
     let mut recorder = Recorder::begin(&mut file, &config(), u64::MAX).unwrap();
     let written: Vec<bool> =
         (0..40).map(|at| recorder.step(at, &Input::Tick, &[]).is_ok_and(|is_written| is_written)).collect();
-    drop(recorder);
     let steps = written.iter().take_while(|is_written| **is_written).count();
     assert!(steps > 0 && written[steps..].iter().all(|is_written| !is_written));
     // Space comes back, and nothing is written behind the torn frame.
