@@ -133,7 +133,7 @@ pub struct Node {
 impl Node {
     fn spawn(name: &str, state: PathBuf, mut command: Command) -> Self {
         let mut child = command
-            .env("ONEBYTE_LOG", "error,node=debug")
+            .env("ONEBYTE_LOG", "error,engine=debug,node=debug")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -6,9 +6,15 @@ use crate::{
 };
 use protocol::{
     codec::MULTIPLIER_ONE,
+    machine::MachineId,
     manifest::{DirectionScale, Hyperparameters, Schedule},
+    replay::{self, Contribution, Sweep},
+    replica::OwnByte,
+    seed::EntrySeed,
+    spsa::Spsa,
 };
-use rand_xoshiro::rand_core::SeedableRng;
+use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
+use std::num::NonZeroU32;
 
 const MACHINE: MachineId = MachineId { key: [3; 32], incarnation: 7 };
 

@@ -6,10 +6,10 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-use super::{Step, Trainer};
 use crate::{
     model::Evaluation,
     storage::checkpoint::{CheckpointWriter, WrittenCheckpoint},
+    trainer::{Step, Trainer},
 };
 
 /// Commands that may wait for the trainer.

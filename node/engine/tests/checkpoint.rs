@@ -1,7 +1,7 @@
 //! Checkpoint directories: sound ones, damaged ones, exported ones.
 
 use candle_core::{DType, Device, Tensor};
-use node::model::{Checkpoint, LlamaConfig, expected_tensors, export};
+use engine::model::{Checkpoint, LlamaConfig, expected_tensors, export};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},

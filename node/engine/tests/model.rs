@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama as reference;
-use node::{
-    dataset::{Batch, Dataset, IGNORED},
+use engine::{
+    data::{Batch, Dataset, IGNORED},
     embedded,
     model::{Checkpoint, Llama, LlamaConfig, Sampling, Tokenizer, expected_tensors},
 };
@@ -18,7 +18,7 @@ use std::{
 fn data(relative: &str) -> Option<PathBuf> {
     let root = match std::env::var_os("ONEBYTE_DATA") {
         Some(root) => PathBuf::from(root),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
     };
     let path = root.join(relative);
     if !path.exists() {

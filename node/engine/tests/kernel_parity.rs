@@ -3,7 +3,7 @@
 //! The seed of the random cases is printed; `ONEBYTE_SEED` repeats one.
 
 use candle_core::{Device, Tensor};
-use node::{kernel::Kernel, weights::Weights};
+use engine::{kernel::Kernel, weights::Weights};
 use protocol::{
     codec::MULTIPLIER_ONE,
     manifest::TensorSpec,

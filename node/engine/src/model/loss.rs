@@ -9,7 +9,7 @@ use super::{
     operations::slice,
     vector::{Kernel, LANES, dispatch, exponential, larger, max_lanes},
 };
-use crate::dataset::{Batch, IGNORED};
+use crate::data::{Batch, IGNORED};
 
 /// Bound on the logits that exist at once, bytes (one row, if a row is larger).
 const LOGITS_BYTES_MAX: usize = 16 << 20;

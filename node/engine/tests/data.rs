@@ -1,7 +1,7 @@
 //! Data files, windows, batches.
 
-use node::{
-    dataset::{Dataset, IGNORED},
+use engine::{
+    data::{Dataset, IGNORED},
     embedded,
     model::Tokenizer,
 };

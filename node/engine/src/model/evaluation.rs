@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::llama::Llama;
-use crate::dataset::Dataset;
+use crate::data::Dataset;
 
 /// How well a model predicts a text.
 #[derive(Clone, Copy, PartialEq, Debug)]

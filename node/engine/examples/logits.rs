@@ -1,10 +1,10 @@
 //! Prints this node's logits of a text as JSON, for `scripts/check_export.py`.
 //!
-//! `cargo run --release --example logits -- DIRECTORY TEXT [OUT] > logits.json`: with OUT, the model is also exported there.
+//! `cargo run --release -p engine --example logits -- DIRECTORY TEXT [OUT] > logits.json`: with OUT, the model is also exported there.
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
-use node::model::{Checkpoint, Llama, Tokenizer, export};
+use engine::model::{Checkpoint, Llama, Tokenizer, export};
 use std::path::Path;
 
 fn main() -> Result<()> {

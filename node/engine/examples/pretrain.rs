@@ -1,6 +1,6 @@
 //! Pre-trains the embedded model with backpropagation and writes its files.
 //!
-//! `cargo run --release --example pretrain -- [directory] [steps]`: by default `node/src/embedded` and 900 steps.
+//! `cargo run --release -p engine --example pretrain -- [directory] [steps]`: by default `node/engine/src/embedded` and 900 steps.
 //! `RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1` keeps candle's threads from waiting for each other on a busy machine.
 //!
 //! The node's own forward has no backward (it is fused, and training by gradients of the loss alone needs none), so this spells
@@ -9,12 +9,12 @@
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
-use half::f16;
-use node::{
-    dataset::Dataset,
+use engine::{
+    data::Dataset,
     embedded::corpus,
     model::{Llama, LlamaConfig, Tokenizer, expected_tensors},
 };
+use half::f16;
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
     rand_core::{Rng, SeedableRng},

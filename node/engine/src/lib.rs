@@ -1,0 +1,8 @@
+//! The half of onebyte that measures: models, data, losses, own gradients, exact weights.
+
+pub mod data;
+pub mod embedded;
+pub mod kernel;
+pub mod model;
+pub mod trainer;
+pub mod weights;
