@@ -4,7 +4,7 @@
 
 mod support;
 
-use node::kernel::Kernel;
+use engine::kernel::Kernel;
 use protocol::{replay::TensorSweep, seed::TensorKey};
 use support::{is_test, paired, plain, tell};
 

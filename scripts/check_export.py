@@ -5,7 +5,7 @@ usage: check_export.py DIRECTORY LOGITS.json
 needs: pip install torch transformers   (any recent version, CPU)
 
 LOGITS.json: {"text": str, "tokens": [int], "logits": [[float]]}: the node's logits of all positions for these tokens, which are
-its tokenizer's for the text. Make one with `cargo run --release -p engine --example logits -- DIRECTORY TEXT`.
+its tokenizer's for the text. Make one with `cargo run --release --example logits -- DIRECTORY TEXT`.
 Fails unless the tokens are equal and all logits agree to 1e-4.
 """
 

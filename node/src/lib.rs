@@ -13,5 +13,3 @@ pub mod settings;
 pub mod storage;
 pub mod trainer;
 pub mod watch;
-
-pub use engine::{data as dataset, embedded, kernel, model, weights};

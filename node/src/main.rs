@@ -13,8 +13,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let display = Display::new();
-    let filter =
-        EnvFilter::try_from_env("ONEBYTE_LOG").unwrap_or_else(|_| EnvFilter::new("error,engine=info,node=info"));
+    let filter = EnvFilter::try_from_env("ONEBYTE_LOG").unwrap_or_else(|_| EnvFilter::new("error,node=info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(display.is_terminal() && std::env::var_os("NO_COLOR").is_none())

@@ -1,10 +1,11 @@
 //! Pre-trains the embedded model with backpropagation and writes its files.
 //!
-//! `cargo run --release -p engine --example pretrain -- [directory] [steps]`: by default `node/engine/src/embedded` and 900 steps.
-//! `RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1` keeps candle's threads from waiting for each other on a busy machine.
+//! `cargo run --release -p engine --example pretrain -- [directory] [steps]`: by default `node/engine/src/embedded`,
+//! 900 steps. `RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1` keeps candle's threads from waiting for each other on a busy
+//! machine.
 //!
-//! The node's own forward has no backward (it is fused, and training by gradients of the loss alone needs none), so this spells
-//! the same model out in operations that have one.
+//! The engine's own forward has no backward (it is fused, and training by gradients of the loss alone needs none), so
+//! this spells the same model out in operations that have one.
 
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device, Tensor, Var};
@@ -12,7 +13,8 @@ use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use engine::{
     data::Dataset,
     embedded::corpus,
-    model::{Llama, LlamaConfig, Tokenizer, expected_tensors},
+    model::{Architecture, Tokenizer, generate, llama::LlamaConfig},
+    objective::{NextToken, evaluate},
 };
 use half::f16;
 use rand_xoshiro::{
@@ -41,16 +43,17 @@ fn main() -> Result<()> {
         arguments.next().map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/embedded"), PathBuf::from);
     let steps: u64 = arguments.next().map_or(Ok(900), |text| text.parse()).context("steps must be a number")?;
     let config_json = serde_json::to_string_pretty(&config())?;
-    let config = LlamaConfig::from_json(config_json.as_bytes())?;
+    let config = LlamaConfig::from_json(config())?;
     let tokenizer_json = serde_json::to_string_pretty(&tokenizer())?;
-    let tokenizer = Tokenizer::from_bytes(tokenizer_json.as_bytes(), &config)?;
+    let tokenizer = Tokenizer::from_bytes(tokenizer_json.as_bytes(), config.interface())?;
     let train = Dataset::from_text(&corpus::stories(SEED, CORPUS_BYTES), &tokenizer, SEQUENCE_LENGTH)?;
     let held_out = Dataset::from_text(&corpus::stories(!SEED, 128 * 1024), &tokenizer, SEQUENCE_LENGTH)?;
     let task = Dataset::from_text(&corpus::held_out(), &tokenizer, 128)?;
     let variables = initial(&config)?;
     let tensors: BTreeMap<String, Tensor> =
         variables.iter().map(|(name, variable)| (name.clone(), variable.as_tensor().clone())).collect();
-    let fused = Llama::new(&config, &tensors)?;
+    let fused = config.model(&tensors)?;
+    let evaluate = |text, windows_max| evaluate(&NextToken, &*fused, text, 16, windows_max);
     let settings = ParamsAdamW { lr: LEARNING_RATE, beta2: 0.98, weight_decay: 0.02, ..ParamsAdamW::default() };
     let mut optimizer = AdamW::new(variables.values().cloned().collect(), settings)?;
     let begin = Instant::now();
@@ -65,14 +68,18 @@ fn main() -> Result<()> {
         let loss = candle_nn::loss::cross_entropy(&logits, &targets)?;
         optimizer.backward_step(&loss)?;
         if step % 100 == 0 {
-            let (own, fused) = (loss.to_scalar::<f32>()?, fused.evaluate(&held_out, 16, Some(32))?);
-            println!("{:4.0} s, step {step}: loss {own:.4}, held out {:.4}", begin.elapsed().as_secs_f64(), fused.loss);
+            let (own, fused_loss) = (loss.to_scalar::<f32>()?, evaluate(&held_out, Some(32))?);
+            println!(
+                "{:4.0} s, step {step}: loss {own:.4}, held out {:.4}",
+                begin.elapsed().as_secs_f64(),
+                fused_loss.loss
+            );
         }
     }
     write(&directory, &config_json, &tokenizer_json, &tensors)?;
-    println!("stories, held out: {:?}", fused.evaluate(&held_out, 16, None)?);
-    println!("task, held out: {:?}", fused.evaluate(&task, 16, None)?);
-    fused.generate(&tokenizer, "One morning, ", &Default::default(), |text| {
+    println!("stories, held out: {:?}", evaluate(&held_out, None)?);
+    println!("task, held out: {:?}", evaluate(&task, None)?);
+    generate(&*fused, &tokenizer, "One morning, ", &Default::default(), |text| {
         print!("{text}");
         Ok(())
     })
@@ -120,7 +127,7 @@ fn initial(config: &LlamaConfig) -> Result<BTreeMap<String, Var>> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(SEED);
     let mut uniform = || ((random.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     let mut variables = BTreeMap::new();
-    for (name, shape) in expected_tensors(config) {
+    for (name, shape) in config.tensors() {
         let elements: usize = shape.iter().product();
         let deviation = match name.as_str() {
             name if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") => 0.03,
@@ -149,7 +156,7 @@ fn forward(config: &LlamaConfig, variables: &BTreeMap<String, Var>, tokens: &Ten
     };
     let half = config.head_dim / 2;
     let angles: Vec<f32> = (0..length * half)
-        .map(|i| (i / half) as f32 / config.rope_theta.powf((i % half) as f64 / half as f64) as f32)
+        .map(|i| (i / half) as f32 / config.rotary.theta.powf((i % half) as f64 / half as f64) as f32)
         .collect();
     let angles = Tensor::from_vec(angles, (length, half), &Device::Cpu)?;
     let (cos, sin) = (angles.cos()?, angles.sin()?);

@@ -1,23 +1,26 @@
-//! The trainer: measures own gradients and keeps the weights, without network or disk.
+//! The trainer: measures own gradients and keeps the weights exact. It has no thread, no network and no disk.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use protocol::{
-    codec,
     machine::MachineId,
     manifest::{Manifest, RunId},
     replay::{self, Contribution, Sweep},
     replica::OwnByte,
     seed::EntrySeed,
-    spsa::{self, Spsa},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::Rng};
-use std::{num::NonZeroU32, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
-    data::{Batch, Dataset},
-    model::{Evaluation, Llama},
+    data::Dataset,
+    estimator::{Estimator, Measured, Normalizer, Probe},
+    model::{Batch, Model},
+    objective::{Evaluation, Objective, evaluate},
     weights::{SweepReport, Weights},
 };
+
+#[cfg(test)]
+mod tests;
 
 /// What a machine chooses for its own probes.
 #[derive(Clone, Debug)]
@@ -32,47 +35,39 @@ pub struct ProbeSettings {
     pub data_seed: u64,
 }
 
-/// How own gradients are estimated. Nobody else needs to know: an entry's effect follows from its byte alone.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Estimator {
-    /// `probes` bytes from probes + 1 forwards on one batch.
-    Fzoo {
-        /// Bytes that share a batch and its baseline.
-        probes: NonZeroU32,
-    },
-    /// One byte from two forwards.
-    Spsa,
-    /// One byte from two forwards, in units of the loss as the paper has it, not of the gradients' own size.
-    Mezo,
+/// What a trainer is made of.
+pub struct Parts {
+    /// The hash of `manifest`.
+    pub run: RunId,
+    /// What the run agreed on.
+    pub manifest: Arc<Manifest>,
+    /// The exact weights, which `model` shares.
+    pub weights: Weights,
+    /// Computes with `weights`.
+    pub model: Box<dyn Model>,
+    /// What is made smaller.
+    pub objective: Box<dyn Objective>,
+    /// Own text; without it the trainer only replays.
+    pub data: Option<Dataset>,
+    /// Text for [`Trainer::evaluate`].
+    pub held_out: Option<Dataset>,
+    /// How own gradients are measured.
+    pub settings: ProbeSettings,
+    /// As an earlier session left it, or new.
+    pub normalizer: Normalizer,
+    /// Draws the rounding of own bytes.
+    pub random: Xoshiro256PlusPlus,
 }
 
-impl Estimator {
-    /// Probes that share a baseline, unless told otherwise.
-    pub const PROBES: NonZeroU32 = NonZeroU32::new(16).expect("is not zero");
-}
-
-impl Default for Estimator {
-    fn default() -> Self {
-        Self::Fzoo { probes: Self::PROBES }
-    }
-}
-
-/// Own model, weights and data.
+/// Own model, weights and data, at work.
 pub struct Trainer {
-    run: RunId,
-    manifest: Arc<Manifest>,
-    weights: Weights,
-    model: Llama,
-    data: Option<Dataset>,
-    held_out: Option<Dataset>,
-    settings: ProbeSettings,
-    spsa: Spsa,
-    random: Xoshiro256PlusPlus,
+    parts: Parts,
     machine: MachineId,
     next_sample: u64,
     swarm_step: u64,
     /// What the weights still lack: the restore of the last probe, its own byte, and peers' entries.
     owed: Sweep,
+    /// Entries of others in `owed`.
     waiting: usize,
     near_edge: Option<SweepReport>,
 }
@@ -87,37 +82,10 @@ pub struct Step {
 }
 
 impl Trainer {
-    /// Works on `weights`, which `model` shares. Without `data` it only replays.
-    #[allow(clippy::too_many_arguments)]
-    pub fn new(
-        run: RunId,
-        manifest: Arc<Manifest>,
-        weights: Weights,
-        model: Llama,
-        data: Option<Dataset>,
-        held_out: Option<Dataset>,
-        settings: ProbeSettings,
-        spsa: Spsa,
-        random: Xoshiro256PlusPlus,
-    ) -> Self {
+    /// At sample 0 of no machine: see [`Trainer::adopt`].
+    pub fn new(parts: Parts) -> Self {
         let machine = MachineId { key: [0; 32], incarnation: 0 };
-        Self {
-            run,
-            manifest,
-            weights,
-            model,
-            data,
-            held_out,
-            settings,
-            spsa,
-            random,
-            machine,
-            next_sample: 0,
-            swarm_step: 0,
-            owed: Sweep::default(),
-            waiting: 0,
-            near_edge: None,
-        }
+        Self { parts, machine, next_sample: 0, swarm_step: 0, owed: Sweep::default(), waiting: 0, near_edge: None }
     }
 
     /// Whose samples come next, and from which number on.
@@ -135,16 +103,16 @@ impl Trainer {
         self.swarm_step = swarm_step;
     }
 
-    /// The normaliser's state, to survive a restart.
-    pub fn spsa(&self) -> &Spsa {
-        &self.spsa
+    /// The normaliser, to survive a restart.
+    pub fn normalizer(&self) -> &Normalizer {
+        &self.parts.normalizer
     }
 
-    /// The weight, if any, that is so near to its range's end that own probes should pause: its tensor, and how far it is
-    /// from zero (1 is the end).
+    /// The weight, if any, that is so near to its range's end that own probes should pause: its tensor, and how far it
+    /// is from zero (1 is the end).
     pub fn near_edge(&self) -> Option<(&str, f64)> {
         let report = self.near_edge.as_ref()?;
-        Some((&self.weights.specs()[report.tensor].name, report.share()))
+        Some((&self.parts.weights.specs()[report.tensor].name, report.share()))
     }
 
     /// Takes entries of others; they reach the weights with the next sweep.
@@ -169,10 +137,10 @@ impl Trainer {
             return Ok(());
         }
         self.waiting = 0;
-        let report = self.weights.sweep(sweep)?;
+        let report = self.parts.weights.sweep(sweep)?;
         // Only what takes entries out can heal, wherever the weights went on the way.
         if sweep.contributions.iter().any(|contribution| contribution.removed) {
-            self.near_edge = Some(self.weights.peak()?).filter(SweepReport::near_edge);
+            self.near_edge = Some(self.parts.weights.peak()?).filter(SweepReport::near_edge);
         } else if report.near_edge() {
             self.near_edge = Some(report);
         }
@@ -181,41 +149,19 @@ impl Trainer {
 
     /// The next own gradients, at least one, none of them of `until_sample` or later. Each forward costs one sweep.
     pub fn step(&mut self, until_sample: u64) -> Result<Step> {
-        let Some(data) = &self.data else { anyhow::bail!("this node has no data to train on") };
-        let batch = data.batch(self.settings.data_seed, self.next_sample, self.settings.batch_size)?;
-        match self.settings.estimator {
-            Estimator::Fzoo { probes } => {
-                let room = until_sample.saturating_sub(self.next_sample).max(1);
-                self.one_sided(&batch, u64::from(probes.get()).min(room))
-            }
-            Estimator::Spsa | Estimator::Mezo => self.two_sided(&batch),
-        }
-    }
-
-    /// One gradient from two forwards (MeZO, arXiv 2305.17333, algorithm 1).
-    ///
-    /// The first sweep does everything at once: restores the last probe, applies own bytes and all waiting entries, and moves
-    /// to θ + εz. The second moves to θ − εz.
-    fn two_sided(&mut self, batch: &Batch) -> Result<Step> {
-        let seed = EntrySeed::derive(&self.run, &self.machine, self.next_sample);
-        let plus = self.probe(seed, 1, batch)?;
-        let minus = self.probe(seed, -1, batch)?;
-        let g = spsa::projected_gradient(plus, minus, self.settings.epsilon);
-        Ok(self.publish(&[g], &[plus, minus]))
-    }
-
-    /// `probes` gradients from one forward more than that (FZOO, arXiv 2506.09034): each at θ + εz_i, against one at θ.
-    fn one_sided(&mut self, batch: &Batch, probes: u64) -> Result<Step> {
-        self.settle()?;
-        let mut losses = vec![self.model.loss(batch)?];
-        for sample in self.next_sample..self.next_sample + probes {
-            losses.push(self.probe(EntrySeed::derive(&self.run, &self.machine, sample), 1, batch)?);
-        }
-        let gradients = spsa::one_sided_gradients(losses[0], &losses[1..], self.settings.epsilon);
-        Ok(self.publish(&gradients, &losses))
+        let Parts { settings, data, .. } = &self.parts;
+        let data = data.as_ref().context("this node has no data to train on")?;
+        let (estimator, epsilon) = (settings.estimator, settings.epsilon);
+        let batch = data.batch(settings.data_seed, self.next_sample, settings.batch_size)?;
+        let samples_max = until_sample.saturating_sub(self.next_sample);
+        let measured = estimator.measure(&mut BatchProbe { trainer: self, batch: &batch }, epsilon, samples_max)?;
+        Ok(self.publish(&measured))
     }
 
     /// The loss at θ + `multiple` · εz, after whatever else the weights lack; the way back is owed.
+    ///
+    /// One sweep does everything at once: it restores the last probe, applies own bytes and all waiting entries, and
+    /// perturbs.
     fn probe(&mut self, seed: EntrySeed, multiple: i32, batch: &Batch) -> Result<f64> {
         let mut forth = std::mem::take(&mut self.owed);
         match forth.probes.iter_mut().find(|(back, _)| *back == seed) {
@@ -224,51 +170,65 @@ impl Trainer {
         }
         self.sweep(&forth)?;
         self.owed.probes.push((seed, -multiple));
-        self.model.loss(batch)
+        self.loss(batch)
     }
 
-    /// Own bytes for `gradients`, from the next sample on; the weights will have them with the next sweep.
-    fn publish(&mut self, gradients: &[f64], losses: &[f64]) -> Step {
-        let mut own = Vec::with_capacity(gradients.len());
-        for g in gradients {
+    /// The loss at the weights as they stand.
+    fn loss(&self, batch: &Batch) -> Result<f64> {
+        Ok(self.parts.objective.measure(&*self.parts.model, batch)?.mean())
+    }
+
+    /// Own bytes for what was measured, from the next sample on; the weights will have them with the next sweep.
+    fn publish(&mut self, measured: &Measured) -> Step {
+        let mut own = Vec::with_capacity(measured.gradients.len());
+        for g in &measured.gradients {
             let (machine, sample, swarm_step) = (self.machine, self.next_sample, self.swarm_step);
             let byte = self.encode(*g);
-            let seed = EntrySeed::derive(&self.run, &machine, sample);
-            self.owed.contributions.push(replay::contribution(seed, byte, swarm_step, &self.manifest.schedule));
+            let seed = EntrySeed::derive(&self.parts.run, &machine, sample);
+            self.owed.contributions.push(replay::contribution(seed, byte, swarm_step, &self.parts.manifest.schedule));
             own.push(OwnByte { machine, sample, byte, swarm_step });
             self.next_sample += 1;
         }
-        let loss = losses.iter().sum::<f64>() / losses.len() as f64;
-        if own.iter().any(|own| own.byte == codec::VOID) {
-            tracing::warn!(
-                first_sample = own[0].sample,
-                ?losses,
-                "a loss is not finite: that sample is void. If it happens again and again, the learning rate of the run is too \
-                 high for this model, or the data holds what the model cannot read"
-            );
-        }
-        Step { own, loss }
+        Step { own, loss: measured.losses.iter().sum::<f64>() / measured.losses.len() as f64 }
     }
 
     fn encode(&mut self, g: f64) -> i8 {
-        let uniform = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        match self.settings.estimator {
-            Estimator::Mezo => codec::encode(g, self.manifest.levels, uniform),
-            Estimator::Fzoo { .. } | Estimator::Spsa => self.spsa.encode(g, uniform),
-        }
+        let Parts { settings, normalizer, manifest, random, .. } = &mut self.parts;
+        let uniform = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        settings.estimator.encode(g, normalizer, manifest.levels, uniform)
     }
 
     /// Loss on the held-out text at the exact weights, or on its first windows if it has more than `windows_max`. None
     /// without held-out text.
     pub fn evaluate(&mut self, windows_max: usize) -> Result<Option<Evaluation>> {
         self.settle()?;
-        let Some(held_out) = &self.held_out else { return Ok(None) };
-        self.model.evaluate(held_out, self.settings.batch_size, Some(windows_max)).map(Some)
+        let Parts { objective, model, held_out, settings, .. } = &self.parts;
+        let Some(held_out) = held_out else { return Ok(None) };
+        evaluate(&**objective, &**model, held_out, settings.batch_size, Some(windows_max)).map(Some)
     }
 
     /// The exact weights.
     pub fn weights(&mut self) -> Result<&Weights> {
         self.settle()?;
-        Ok(&self.weights)
+        Ok(&self.parts.weights)
+    }
+}
+
+/// The trainer's weights on the way to and from the points that an estimator asks for, all on one batch.
+struct BatchProbe<'a> {
+    trainer: &'a mut Trainer,
+    batch: &'a Batch,
+}
+
+impl Probe for BatchProbe<'_> {
+    fn loss(&mut self) -> Result<f64> {
+        self.trainer.settle()?;
+        self.trainer.loss(self.batch)
+    }
+
+    fn loss_along(&mut self, index: u64, multiple: i32) -> Result<f64> {
+        let Trainer { parts, machine, next_sample, .. } = &*self.trainer;
+        let seed = EntrySeed::derive(&parts.run, machine, next_sample + index);
+        self.trainer.probe(seed, multiple, self.batch)
     }
 }

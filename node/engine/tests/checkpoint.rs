@@ -1,7 +1,7 @@
 //! Checkpoint directories: sound ones, damaged ones, exported ones.
 
 use candle_core::{DType, Device, Tensor};
-use engine::model::{Checkpoint, LlamaConfig, expected_tensors, export};
+use engine::model::{Checkpoint, architecture, export};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,14 +23,14 @@ fn config(tied: bool) -> Value {
 
 /// Weights that f16 and bf16 hold exactly.
 fn weights(config: &Value) -> HashMap<String, Tensor> {
-    let config = LlamaConfig::from_json(config.to_string().as_bytes()).unwrap();
+    let architecture = architecture(config.to_string().as_bytes()).unwrap();
     let tensor = |(name, shape): (String, Vec<usize>)| {
         let elements: usize = shape.iter().product();
         let salt = name.len();
         let values: Vec<f32> = (0..elements).map(|i| ((i * 37 + salt) % 61) as f32 / 32.0 - 1.0).collect();
         (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
     };
-    expected_tensors(&config).into_iter().map(tensor).collect()
+    architecture.tensors().into_iter().map(tensor).collect()
 }
 
 fn write(directory: &Path, config: &Value, weights: &HashMap<String, Tensor>) {
@@ -162,7 +162,9 @@ fn an_exported_directory_loads_as_the_same_model() {
     let loaded = Checkpoint::load(&out).unwrap();
     assert_equal(&loaded.tensors, &weights);
     assert_eq!(loaded.tokenizer, TOKENIZER.as_bytes());
-    assert_eq!(loaded.llama_config().unwrap(), LlamaConfig::from_json(config.as_bytes()).unwrap());
+    let loaded = loaded.architecture().unwrap();
+    let exported = architecture(config.as_bytes()).unwrap();
+    assert_eq!((loaded.interface(), loaded.tensors()), (exported.interface(), exported.tensors()));
     let json = |name: &str| serde_json::from_slice::<Value>(&fs::read(out.join(name)).unwrap()).unwrap();
     assert_eq!(json("config.json")["torch_dtype"], "float32");
     assert_eq!(json("tokenizer_config.json")["bos_token"], "<s>");

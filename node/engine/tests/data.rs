@@ -1,9 +1,9 @@
 //! Data files, windows, batches.
 
 use engine::{
-    data::{Dataset, IGNORED},
+    data::Dataset,
     embedded,
-    model::Tokenizer,
+    model::{IGNORED, Tokenizer},
 };
 use std::{collections::BTreeSet, fs, path::PathBuf};
 use tempfile::TempDir;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 /// The embedded tokenizer: a token is a byte, 256 ends a text.
 fn tokenizer() -> Tokenizer {
     let checkpoint = embedded::checkpoint().unwrap();
-    Tokenizer::from_bytes(&checkpoint.tokenizer, &checkpoint.llama_config().unwrap()).unwrap()
+    Tokenizer::from_bytes(&checkpoint.tokenizer, checkpoint.architecture().unwrap().interface()).unwrap()
 }
 
 fn file(directory: &TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {

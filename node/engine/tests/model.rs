@@ -4,9 +4,12 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama as reference;
 use engine::{
-    data::{Batch, Dataset, IGNORED},
+    data::Dataset,
     embedded,
-    model::{Checkpoint, Llama, LlamaConfig, Sampling, Tokenizer, expected_tensors},
+    model::{
+        Architecture, Batch, Checkpoint, IGNORED, Interface, Model, Sampling, Tokenizer, architecture, generate, load,
+    },
+    objective::{NextToken, Objective, evaluate},
 };
 use serde_json::{Value, json};
 use std::{
@@ -36,14 +39,32 @@ fn small_config(tied: bool) -> Value {
     })
 }
 
-fn random_tensors(config: &LlamaConfig) -> BTreeMap<String, Tensor> {
+fn parse(config: &Value) -> Box<dyn Architecture> {
+    architecture(config.to_string().as_bytes()).unwrap()
+}
+
+fn random_tensors(architecture: &dyn Architecture) -> BTreeMap<String, Tensor> {
     let random = |dims: Vec<usize>| Tensor::randn(0f32, 0.3, dims, &Device::Cpu).unwrap();
-    expected_tensors(config).into_iter().map(|(name, dims)| (name, random(dims))).collect()
+    architecture.tensors().into_iter().map(|(name, dims)| (name, random(dims))).collect()
 }
 
 fn tokens(batch: usize, length: usize, vocabulary: usize) -> Tensor {
     let ids: Vec<u32> = (0..batch * length).map(|i| ((i * 7919 + 13) % vocabulary) as u32).collect();
     Tensor::from_vec(ids, (batch, length), &Device::Cpu).unwrap()
+}
+
+/// Logits of all positions, [B, T, vocabulary].
+fn logits(model: &dyn Model, tokens: &Tensor) -> Tensor {
+    let (batch, length) = tokens.dims2().unwrap();
+    let rows = model.hidden(tokens).unwrap().flatten_to(1).unwrap();
+    model.logits(&rows).unwrap().reshape((batch, length, model.interface().vocabulary)).unwrap()
+}
+
+/// The embedded model, its tokenizer, and the bytes of the latter.
+fn embedded_model() -> (Box<dyn Model>, Tokenizer, Vec<u8>) {
+    let checkpoint = embedded::checkpoint().unwrap();
+    let (model, tokenizer) = load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors).unwrap();
+    (model, tokenizer, checkpoint.tokenizer)
 }
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
@@ -76,10 +97,10 @@ fn last_logits_agree_with_candle_transformers() {
         for (field, value) in changes.as_object().into_iter().flatten() {
             config[field] = value.clone();
         }
-        let parsed = LlamaConfig::from_json(config.to_string().as_bytes()).unwrap();
-        let tensors = random_tensors(&parsed);
-        let tokens = tokens(3, 29, parsed.vocab_size);
-        let ours = Llama::new(&parsed, &tensors).unwrap().logits(&tokens).unwrap();
+        let parsed = parse(&config);
+        let tensors = random_tensors(&*parsed);
+        let tokens = tokens(3, 29, parsed.interface().vocabulary);
+        let ours = logits(&*parsed.model(&tensors).unwrap(), &tokens);
         let ours = ours.narrow(1, 28, 1).unwrap().squeeze(1).unwrap();
         let theirs = reference_logits(&config, &tensors, &tokens);
         let difference = largest_difference(&ours, &theirs);
@@ -89,20 +110,20 @@ fn last_logits_agree_with_candle_transformers() {
 
 #[test]
 fn earlier_positions_do_not_see_later_ones() {
-    let config = LlamaConfig::from_json(small_config(true).to_string().as_bytes()).unwrap();
-    let model = Llama::new(&config, &random_tensors(&config)).unwrap();
-    let all = model.logits(&tokens(1, 40, 97)).unwrap();
-    let first = model.logits(&tokens(1, 23, 97)).unwrap();
+    let config = parse(&small_config(true));
+    let model = config.model(&random_tensors(&*config)).unwrap();
+    let all = logits(&*model, &tokens(1, 40, 97));
+    let first = logits(&*model, &tokens(1, 23, 97));
     assert!(largest_difference(&all.narrow(1, 0, 23).unwrap(), &first) < 1e-4);
 }
 
 #[test]
 fn the_loss_is_that_of_the_logits_and_skips_masked_positions() {
-    let config = LlamaConfig::from_json(small_config(false).to_string().as_bytes()).unwrap();
-    let model = Llama::new(&config, &random_tensors(&config)).unwrap();
+    let config = parse(&small_config(false));
+    let model = config.model(&random_tensors(&*config)).unwrap();
     let inputs = tokens(2, 9, 97);
     let targets: Vec<u32> = (0..18).map(|i| if i % 5 == 0 { IGNORED } else { i * 31 % 97 }).collect();
-    let logits = model.logits(&inputs).unwrap().flatten_to(1).unwrap().to_vec2::<f32>().unwrap();
+    let logits = logits(&*model, &inputs).flatten_to(1).unwrap().to_vec2::<f32>().unwrap();
     let losses = logits
         .iter()
         .zip(&targets)
@@ -110,41 +131,41 @@ fn the_loss_is_that_of_the_logits_and_skips_masked_positions() {
         .map(|(row, t)| row.iter().map(|v| f64::from(*v).exp()).sum::<f64>().ln() - f64::from(row[*t as usize]));
     let losses: Vec<f64> = losses.collect();
     let batch = Batch { inputs, targets };
-    let (sum, count) = model.loss_sum(&batch).unwrap();
-    assert_eq!(count as usize, losses.len());
-    assert!((sum - losses.iter().sum::<f64>()).abs() < 1e-4);
-    assert_eq!(model.loss(&batch).unwrap(), sum / count as f64);
+    let loss = NextToken.measure(&*model, &batch).unwrap();
+    assert_eq!(loss.count as usize, losses.len());
+    assert!((loss.sum - losses.iter().sum::<f64>()).abs() < 1e-4);
+    assert_eq!(loss.mean(), loss.sum / loss.count as f64);
     let masked = Batch { inputs: batch.inputs, targets: vec![IGNORED; 18] };
-    assert!(model.loss(&masked).is_err());
+    assert!(NextToken.measure(&*model, &masked).is_err());
 }
 
 #[test]
 fn the_model_sees_weights_that_change_in_place() {
-    let config = LlamaConfig::from_json(small_config(true).to_string().as_bytes()).unwrap();
-    let tensors = random_tensors(&config);
-    let model = Llama::new(&config, &tensors).unwrap();
+    let config = parse(&small_config(true));
+    let tensors = random_tensors(&*config);
+    let model = config.model(&tensors).unwrap();
     let tokens = tokens(1, 8, 97);
-    let before = model.logits(&tokens).unwrap();
+    let before = logits(&*model, &tokens);
     for (name, tensor) in &tensors {
         let change = Tensor::randn(0f32, 0.1, tensor.dims(), &Device::Cpu).unwrap();
         tensor.slice_set(&change, 0, 0).unwrap();
-        let after = model.logits(&tokens).unwrap();
+        let after = logits(&*model, &tokens);
         assert!(largest_difference(&before, &after) > 1e-3, "{name}");
     }
-    let fresh = Llama::new(&config, &tensors).unwrap();
-    assert_eq!(largest_difference(&fresh.logits(&tokens).unwrap(), &model.logits(&tokens).unwrap()), 0.0);
+    let fresh = config.model(&tensors).unwrap();
+    assert_eq!(largest_difference(&logits(&*fresh, &tokens), &logits(&*model, &tokens)), 0.0);
 }
 
 #[test]
 fn inputs_that_do_not_fit_the_model_are_refused() {
-    let config = LlamaConfig::from_json(small_config(true).to_string().as_bytes()).unwrap();
-    let mut tensors = random_tensors(&config);
-    let model = Llama::new(&config, &tensors).unwrap();
+    let config = parse(&small_config(true));
+    let mut tensors = random_tensors(&*config);
+    let model = config.model(&tensors).unwrap();
     let error = model.hidden(&tokens(1, 65, 97)).unwrap_err().to_string();
     assert!(error.contains("65") && error.contains("64"), "{error}");
     assert!(model.hidden(&Tensor::new(&[[97u32]], &Device::Cpu).unwrap()).is_err());
     tensors.remove("model.norm.weight");
-    let error = Llama::new(&config, &tensors).err().unwrap().to_string();
+    let error = config.model(&tensors).err().unwrap().to_string();
     assert!(error.contains("model.norm.weight"), "{error}");
 }
 
@@ -152,16 +173,14 @@ fn inputs_that_do_not_fit_the_model_are_refused() {
 fn stories260k_agrees_with_candle_transformers_and_starts_where_pytorch_does() {
     let (Some(directory), Some(text)) = (data("stories260k"), data("tinyshakespeare/input.txt")) else { return };
     let checkpoint = Checkpoint::load(&directory).unwrap();
-    let config = checkpoint.llama_config().unwrap();
-    let model = Llama::new(&config, &checkpoint.tensors).unwrap();
-    let tokens = tokens(2, 64, config.vocab_size);
-    let ours = model.logits(&tokens).unwrap().narrow(1, 63, 1).unwrap().squeeze(1).unwrap();
+    let (model, tokenizer) = load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors).unwrap();
+    let tokens = tokens(2, 64, model.interface().vocabulary);
+    let ours = logits(&*model, &tokens).narrow(1, 63, 1).unwrap().squeeze(1).unwrap();
     let json = serde_json::from_slice(&checkpoint.config).unwrap();
     assert!(largest_difference(&ours, &reference_logits(&json, &checkpoint.tensors, &tokens)) < 1e-3);
-    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, &config).unwrap();
     let (train, held_out) = Dataset::load_split(&text, &tokenizer, 128).unwrap();
     assert_eq!(train.bytes() + held_out.bytes(), 1_115_394);
-    let evaluation = model.evaluate(&held_out, 16, None).unwrap();
+    let evaluation = evaluate(&NextToken, &*model, &held_out, 16, None).unwrap();
     println!("{evaluation:?}");
     // 4.536 in PyTorch: the same model, text, windows and formula.
     assert!((evaluation.bits_per_byte - 4.536).abs() < 0.01, "{evaluation:?}");
@@ -169,13 +188,10 @@ fn stories260k_agrees_with_candle_transformers_and_starts_where_pytorch_does() {
 
 #[test]
 fn the_embedded_model_knows_its_stories_and_not_yet_its_task() {
-    let checkpoint = embedded::checkpoint().unwrap();
-    let config = checkpoint.llama_config().unwrap();
-    let model = Llama::new(&config, &checkpoint.tensors).unwrap();
-    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, &config).unwrap();
+    let (model, tokenizer, _) = embedded_model();
     let measure = |text: &str| {
         let dataset = Dataset::from_text(text, &tokenizer, 128).unwrap();
-        model.evaluate(&dataset, 16, None).unwrap().bits_per_byte
+        evaluate(&NextToken, &*model, &dataset, 16, None).unwrap().bits_per_byte
     };
     let stories = measure(&embedded::corpus::stories(99, 16 * 1024));
     let task = measure(&embedded::corpus::held_out());
@@ -184,13 +200,10 @@ fn the_embedded_model_knows_its_stories_and_not_yet_its_task() {
 
 #[test]
 fn generation_follows_its_seed_and_streams_all_of_its_text() {
-    let checkpoint = embedded::checkpoint().unwrap();
-    let config = checkpoint.llama_config().unwrap();
-    let model = Llama::new(&config, &checkpoint.tensors).unwrap();
-    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, &config).unwrap();
+    let (model, tokenizer, _) = embedded_model();
     let write = |sampling: Sampling, prompt: &str| {
         let mut text = String::new();
-        let written = model.generate(&tokenizer, prompt, &sampling, |piece| {
+        let written = generate(&*model, &tokenizer, prompt, &sampling, |piece| {
             text.push_str(piece);
             Ok(())
         });
@@ -210,18 +223,16 @@ fn generation_follows_its_seed_and_streams_all_of_its_text() {
 
 #[test]
 fn a_tokenizer_of_another_model_or_none_at_all_is_refused() {
-    let checkpoint = embedded::checkpoint().unwrap();
-    let config = checkpoint.llama_config().unwrap();
-    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, &config).unwrap();
+    let (model, tokenizer, json) = embedded_model();
     let text = "bytes: é, 漢, \u{1F980}\n\0";
     let ids = tokenizer.encode(text).unwrap();
     assert_eq!(ids, text.bytes().map(u32::from).collect::<Vec<_>>());
     assert_eq!(tokenizer.decode(&ids).unwrap(), text);
     assert_eq!(tokenizer.eos(), [256]);
     let error =
-        |bytes: &[u8], config: &LlamaConfig| format!("{:#}", Tokenizer::from_bytes(bytes, config).err().unwrap());
-    let smaller = LlamaConfig { vocab_size: 97, ..config.clone() };
-    assert!(error(&checkpoint.tokenizer, &smaller).contains("different models"));
-    assert!(error(b"{}", &config).contains("tokenizer.json"));
-    assert!(error(b"\xff", &config).contains("tokenizer.json"));
+        |bytes: &[u8], interface: &Interface| format!("{:#}", Tokenizer::from_bytes(bytes, interface).err().unwrap());
+    let smaller = Interface { vocabulary: 97, ..model.interface().clone() };
+    assert!(error(&json, &smaller).contains("different models"));
+    assert!(error(b"{}", model.interface()).contains("tokenizer.json"));
+    assert!(error(b"\xff", model.interface()).contains("tokenizer.json"));
 }

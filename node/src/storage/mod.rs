@@ -36,7 +36,6 @@ pub use base::{BaseReader, start_run};
 pub use copy::StateCopy;
 pub use database::Record;
 pub use download::BaseDownload;
-pub use engine::base::{BaseSettings, check_same_base};
 pub use thread::{StorageHandle, StorageState, spawn};
 
 use database::Database;

@@ -1,20 +1,20 @@
-//! The machine's own data: reading, tokenising, batches, held-out windows.
+//! A machine's own data: files → documents → windows of tokens → batches.
 //!
-//! Plain text is one stream of tokens without BOS, cut into windows of `sequence_length` tokens that do not overlap; a window
-//! predicts all its tokens but the first. JSON Lines are documents: `text`, cut into windows of which the last is
-//! padded, or `prompt` and `completion`, one window each, with the loss on the completion only.
+//! Plain text is one stream of tokens without BOS, cut into windows of `sequence_length` tokens that do not overlap; a
+//! window predicts all its tokens but the first. JSON Lines are documents: `text`, cut into windows of which the last
+//! is padded, or `prompt` and `completion`, one window each, with the loss on the completion only.
 
 mod order;
 mod read;
 
 use anyhow::{Result, bail, ensure};
-use candle_core::{Device, Tensor};
 use std::{path::Path, sync::Arc};
 
-use crate::model::Tokenizer;
+use crate::{
+    device,
+    model::{Batch, IGNORED, Tokenizer},
+};
 
-/// Target of a position that is not predicted.
-pub const IGNORED: u32 = u32::MAX;
 /// Share of the data that [`Dataset::load_split`] holds out.
 pub const HELD_OUT: f64 = 0.1;
 
@@ -26,14 +26,6 @@ pub struct Dataset {
     sequence_length: usize,
     text_tokens: u64,
     text_bytes: u64,
-}
-
-/// What a forward and its loss need.
-pub struct Batch {
-    /// [B, sequence_length − 1] token ids, u32.
-    pub inputs: Tensor,
-    /// The token that follows each input, row-major, or [`IGNORED`].
-    pub targets: Vec<u32>,
 }
 
 /// Consecutive tokens, at most `sequence_length`, at least two.
@@ -52,8 +44,8 @@ enum Tokens {
 }
 
 impl Tokens {
-    fn for_vocabulary(vocab_size: usize) -> Self {
-        if vocab_size <= 1 << 16 { Self::Narrow(Vec::new()) } else { Self::Wide(Vec::new()) }
+    fn for_vocabulary(vocabulary: usize) -> Self {
+        if vocabulary <= 1 << 16 { Self::Narrow(Vec::new()) } else { Self::Wide(Vec::new()) }
     }
 
     fn len(&self) -> usize {
@@ -88,7 +80,8 @@ impl Dataset {
         Ok(all)
     }
 
-    /// The same, split: (first 90%, last 10%), by bytes for text, by documents for JSON Lines. Both have at least one window.
+    /// The same, split: (first 90%, last 10%), by bytes for text, by documents for JSON Lines. Both have at least one
+    /// window.
     pub fn load_split(path: &Path, tokenizer: &Tokenizer, sequence_length: usize) -> Result<(Self, Self)> {
         match read::load(path, tokenizer, sequence_length, HELD_OUT)? {
             (train, Some(held_out)) => Ok((train, held_out)),
@@ -99,7 +92,7 @@ impl Dataset {
     /// Windows of a text in memory.
     pub fn from_text(text: &str, tokenizer: &Tokenizer, sequence_length: usize) -> Result<Self> {
         ensure!(sequence_length >= 2, "sequence length {sequence_length} is too short, a window needs 2 tokens");
-        let mut tokens = Tokens::for_vocabulary(tokenizer.vocab_size());
+        let mut tokens = Tokens::for_vocabulary(tokenizer.vocabulary());
         read::encode_text(text, tokenizer, &mut tokens)?;
         let windows = stream_windows(0, tokens.len(), sequence_length);
         let text_tokens = tokens.len() as u64;
@@ -140,8 +133,8 @@ impl Dataset {
         self.text_tokens as f64 / self.text_bytes.max(1) as f64
     }
 
-    /// Batch number `sample` of the order that `seed` gives: each epoch is a permutation of all windows. A pure function, so
-    /// that a restart goes on where it stopped.
+    /// Batch number `sample` of the order that `seed` gives: each epoch is a permutation of all windows. A pure
+    /// function, so that a restart goes on where it stopped.
     pub fn batch(&self, seed: u64, sample: u64, batch_size: usize) -> Result<Batch> {
         let windows = self.windows.len() as u64;
         let first = u128::from(sample) * batch_size as u128;
@@ -168,7 +161,7 @@ impl Dataset {
                 }
             }
         }
-        Ok(Batch { inputs: Tensor::from_vec(inputs, (indices.len(), width), &Device::Cpu)?, targets })
+        Ok(Batch { inputs: device::tensor(inputs, (indices.len(), width))?, targets })
     }
 }
 

@@ -48,7 +48,7 @@ pub fn load(
 ) -> Result<(Dataset, Option<Dataset>)> {
     ensure!(sequence_length >= 2, "--sequence-length {sequence_length} is too short, a window needs 2 tokens");
     let (texts, json_lines) = find_files(path)?;
-    let mut tokens = Tokens::for_vocabulary(tokenizer.vocab_size());
+    let mut tokens = Tokens::for_vocabulary(tokenizer.vocabulary());
     let (mut train, mut eval) = load_texts(&texts, tokenizer, sequence_length, held_out, &mut tokens)?;
     let mut documents = Vec::new();
     for file in &json_lines {

@@ -6,9 +6,9 @@
 //! RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1 cargo run --release -p engine --example pretrain
 //! ```
 //!
-//! in about five minutes on one core of a busy server (900 steps of 6 x 192 bytes): 0.94 bits per byte on held-out stories, 7.35
-//! on the task's held-out text. It knows the few hundred words of its grammar and nothing of the world. The task,
-//! `logbook.grammar`, is new to it.
+//! in about five minutes on one core of a busy server (900 steps of 6 x 192 bytes): 0.94 bits per byte on held-out
+//! stories, 7.35 on the task's held-out text. It knows the few hundred words of its grammar and nothing of the world.
+//! The task, `logbook.grammar`, is new to it.
 
 pub mod corpus;
 

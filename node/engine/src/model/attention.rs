@@ -1,21 +1,20 @@
-//! Causal grouped-query attention with rotary embeddings, fused: no T × T matrix, no repeated keys, no rotated copies of queries.
+//! Causal grouped-query attention with rotary embeddings, fused: no T × T matrix, no repeated keys, no rotated copies
+//! of queries.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+use std::sync::Arc;
 
-use super::operations::slice;
-use super::vector::{Kernel, LANES, dispatch, exponential, larger, multiply_add};
+use super::{
+    rotary::Rotary,
+    vector::{LANES, VectorLoop, dispatch, exponential, larger, multiply_add},
+};
+use crate::device::slice;
 
 /// Query positions per parallel task: whole groups of [`LANES`], the queries that one vector holds.
 const TASK_ROWS: usize = 2 * LANES;
 /// Positions whose scores are computed together.
 const TILE: usize = 4;
-
-/// cos and sin of position × frequency, [T, head_dim / 2] each, row-major.
-pub struct Rotary {
-    pub cos: Vec<f32>,
-    pub sin: Vec<f32>,
-}
 
 /// Attention of T positions to themselves and earlier ones, `softmax(rotate(q) · rotate(k)ᵀ / √head_dim) · v`.
 ///
@@ -25,7 +24,7 @@ pub struct Attention {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    pub rotary: Rotary,
+    pub rotary: Arc<Rotary>,
 }
 
 impl Attention {
@@ -97,10 +96,10 @@ struct RotateKeys<'a> {
     out: &'a mut [f32],
 }
 
-impl Kernel for RotateKeys<'_> {
+impl VectorLoop for RotateKeys<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Attention { kv_heads, head_dim, .. } = *self.attention;
+        let &Attention { kv_heads, head_dim, .. } = self.attention;
         for (position, row) in self.k.chunks_exact(kv_heads * head_dim).enumerate() {
             let (a, b) = row[self.head * head_dim..][..head_dim].split_at(head_dim / 2);
             let tile = self.out[position / TILE * TILE * head_dim..].as_chunks_mut::<TILE>().0;
@@ -114,8 +113,8 @@ impl Kernel for RotateKeys<'_> {
     }
 }
 
-/// The attention of up to [`TASK_ROWS`] consecutive positions, from position `first` on, all heads. Each lane of a vector is
-/// a query: its maximum and its sum are then sums of vectors, never sums within one.
+/// The attention of up to [`TASK_ROWS`] consecutive positions, from position `first` on, all heads. Each lane of a
+/// vector is a query: its maximum and its sum are then sums of vectors, never sums within one.
 struct Rows<'a> {
     attention: &'a Attention,
     q: &'a [f32],
@@ -128,10 +127,10 @@ struct Rows<'a> {
 /// One value for each of [`LANES`] queries.
 type Lanes = [f32; LANES];
 
-impl Kernel for Rows<'_> {
+impl VectorLoop for Rows<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Attention { heads, kv_heads, head_dim, .. } = *self.attention;
+        let &Attention { heads, kv_heads, head_dim, .. } = self.attention;
         let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
         let head_keys = self.keys.len() / kv_heads;
         let mut queries = vec![[0f32; LANES]; head_dim];
@@ -160,16 +159,9 @@ impl Kernel for Rows<'_> {
     }
 }
 
-impl Rotary {
-    /// cos and sin of one position; `half`: head_dim / 2.
-    #[inline(always)]
-    fn at(&self, position: usize, half: usize) -> (&[f32], &[f32]) {
-        (&self.cos[position * half..][..half], &self.sin[position * half..][..half])
-    }
-}
-
 impl Attention {
-    /// Rotated and scaled queries of one head, one per lane, [head_dim]. Lanes past the end keep older, finite or unused, values.
+    /// Rotated and scaled queries of one head, one per lane, [head_dim]. Lanes past the end keep older, finite or
+    /// unused, values.
     #[inline(always)]
     fn rotate_queries(&self, q: &[f32], head: usize, first: usize, out: &mut [Lanes]) {
         let half = self.head_dim / 2;
@@ -207,7 +199,8 @@ fn accumulate<const FMA: bool>(sums: Lanes, factor: f32, values: &Lanes) -> Lane
     std::array::from_fn(|lane| multiply_add::<FMA>(factor, values[lane], sums[lane]))
 }
 
-/// Replaces scores by exp(score − max), those of positions after the query (position `first` + lane) by zero; returns the sums.
+/// Replaces scores by exp(score − max), those of positions after the query (position `first` + lane) by zero; returns
+/// the sums.
 #[inline(always)]
 fn softmax_numerators<const FMA: bool>(scores: &mut [Lanes], first: usize) -> Lanes {
     let blank = |own: &mut [Lanes], value: f32| {
@@ -234,8 +227,8 @@ fn softmax_numerators<const FMA: bool>(scores: &mut [Lanes], first: usize) -> La
     sums
 }
 
-/// `out[query][..W] = scale[query] · Σ_position scores[position][query] · v[position][..W]`, for as many queries as `out` has rows.
-/// Strides are `width` and `v_width`. Returns W.
+/// `out[query][..W] = scale[query] · Σ_position scores[position][query] · v[position][..W]`, for as many queries as
+/// `out` has rows. Strides are `width` and `v_width`. Returns W.
 #[inline(always)]
 fn mix<const FMA: bool, const W: usize>(
     scores: &[Lanes],
@@ -300,7 +293,7 @@ mod tests {
             let angles: Vec<f32> = (0..length * head_dim / 2).map(|i| i as f32 * 0.37).collect();
             let rotary =
                 Rotary { cos: angles.iter().map(|a| a.cos()).collect(), sin: angles.iter().map(|a| a.sin()).collect() };
-            let attention = Attention { heads, kv_heads, head_dim, rotary };
+            let attention = Attention { heads, kv_heads, head_dim, rotary: rotary.into() };
             let random = |heads: usize| Tensor::randn(0f32, 1.5, (batch, length, heads * head_dim), &Device::Cpu);
             let (q, k, v) = (random(heads).unwrap(), random(kv_heads).unwrap(), random(kv_heads).unwrap());
             let difference = (attention.forward(&q, &k, &v).unwrap() - plain(&attention, &q, &k, &v).unwrap()).unwrap();
@@ -313,7 +306,7 @@ mod tests {
     #[test]
     fn attention_refuses_shapes_that_do_not_fit() {
         let rotary = Rotary { cos: vec![1.0; 12], sin: vec![0.0; 12] };
-        let attention = Attention { heads: 2, kv_heads: 1, head_dim: 8, rotary };
+        let attention = Attention { heads: 2, kv_heads: 1, head_dim: 8, rotary: rotary.into() };
         let zeros = |shape: (usize, usize, usize)| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
         let (q, k) = (zeros((1, 3, 16)), zeros((1, 3, 8)));
         assert!(attention.forward(&q, &k, &k).is_ok());

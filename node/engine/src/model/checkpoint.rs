@@ -1,7 +1,7 @@
 //! Reading a checkpoint directory in the Hugging Face layout.
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use half::{bf16, f16};
 use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
@@ -12,7 +12,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::config::{LlamaConfig, expected_tensors};
+use super::{Architecture, architecture};
+use crate::device;
 
 /// Largest header of a safetensors file, bytes (the format's own limit).
 const HEADER_BYTES_MAX: u64 = 100_000_000;
@@ -28,7 +29,7 @@ pub struct Checkpoint {
     pub config: Vec<u8>,
     /// tokenizer.json.
     pub tokenizer: Vec<u8>,
-    /// Weights by Hugging Face name: f32, CPU, contiguous, exactly those of [`expected_tensors`].
+    /// Weights by Hugging Face name: f32, contiguous, exactly those of [`Architecture::tensors`].
     pub tensors: BTreeMap<String, Tensor>,
 }
 
@@ -40,8 +41,8 @@ struct ShardIndex {
 impl Checkpoint {
     /// Reads `config.json`, `tokenizer.json` and `model.safetensors` or the shards of `model.safetensors.index.json`.
     ///
-    /// Weights on disk may be f32, f16 or bf16. A head that the config ties to the embedding and rotary buffers
-    /// are skipped. Errors name the file, the tensor and what to do.
+    /// Weights on disk may be f32, f16 or bf16. Tables of constants and copies of
+    /// tied weights are skipped. Errors name the file, the tensor and what to do.
     pub fn load(directory: &Path) -> Result<Self> {
         ensure!(
             directory.is_dir(),
@@ -58,13 +59,14 @@ impl Checkpoint {
             })
         };
         let config_bytes = read("config.json")?;
-        let config = LlamaConfig::from_json(&config_bytes)
-            .with_context(|| format!("in {}", directory.join("config.json").display()))?;
+        let architecture =
+            architecture(&config_bytes).with_context(|| format!("in {}", directory.join("config.json").display()))?;
         let tokenizer = read("tokenizer.json")?;
-        let mut wanted: BTreeMap<String, Vec<usize>> = expected_tensors(&config).into_iter().collect();
+        let mut wanted: BTreeMap<String, Vec<usize>> = architecture.tensors().into_iter().collect();
         let mut tensors = BTreeMap::new();
         for path in weight_files(directory)? {
-            read_file(&path, &config, &mut wanted, &mut tensors).with_context(|| format!("in {}", path.display()))?;
+            read_file(&path, &*architecture, &mut wanted, &mut tensors)
+                .with_context(|| format!("in {}", path.display()))?;
         }
         if let Some(name) = wanted.keys().next() {
             bail!(
@@ -78,19 +80,19 @@ impl Checkpoint {
 
     /// The same from bytes in memory: one safetensors file.
     pub fn from_bytes(source: &str, config: &[u8], tokenizer: &[u8], weights: &[u8]) -> Result<Self> {
-        let parsed = LlamaConfig::from_json(config).with_context(|| format!("in {source}"))?;
-        let mut wanted: BTreeMap<String, Vec<usize>> = expected_tensors(&parsed).into_iter().collect();
+        let architecture = architecture(config).with_context(|| format!("in {source}"))?;
+        let mut wanted: BTreeMap<String, Vec<usize>> = architecture.tensors().into_iter().collect();
         let mut tensors = BTreeMap::new();
         let mut cursor = std::io::Cursor::new(weights);
-        read_tensors(&mut cursor, weights.len() as u64, &parsed, &mut wanted, &mut tensors)
+        read_tensors(&mut cursor, weights.len() as u64, &*architecture, &mut wanted, &mut tensors)
             .with_context(|| format!("in {source}"))?;
         ensure!(wanted.is_empty(), "{source} lacks {} weights", wanted.len());
         Ok(Self { source: source.to_owned(), config: config.to_vec(), tokenizer: tokenizer.to_vec(), tensors })
     }
 
-    /// The parsed config.
-    pub fn llama_config(&self) -> Result<LlamaConfig> {
-        LlamaConfig::from_json(&self.config)
+    /// The model that the config describes.
+    pub fn architecture(&self) -> Result<Box<dyn Architecture>> {
+        architecture(&self.config)
     }
 }
 
@@ -125,20 +127,20 @@ fn weight_files(directory: &Path) -> Result<Vec<PathBuf>> {
 
 fn read_file(
     path: &Path,
-    config: &LlamaConfig,
+    architecture: &dyn Architecture,
     wanted: &mut BTreeMap<String, Vec<usize>>,
     tensors: &mut BTreeMap<String, Tensor>,
 ) -> Result<()> {
     let mut file = File::open(path).context("cannot open the file")?;
     let bytes = file.metadata().context("cannot read the file's size")?.len();
-    read_tensors(&mut file, bytes, config, wanted, tensors)
+    read_tensors(&mut file, bytes, architecture, wanted, tensors)
 }
 
 /// Moves what one safetensors source has from `wanted` to `tensors`, one tensor in memory at a time.
 fn read_tensors(
     source: &mut (impl Read + Seek),
     bytes: u64,
-    config: &LlamaConfig,
+    architecture: &dyn Architecture,
     wanted: &mut BTreeMap<String, Vec<usize>>,
     tensors: &mut BTreeMap<String, Tensor>,
 ) -> Result<()> {
@@ -157,7 +159,7 @@ fn read_tensors(
     let found = bytes - 8 - header_bytes;
     ensure!(found == data, "the file has {found} bytes of weights, its header says {data}; download it again");
     for (name, info) in metadata.tensors() {
-        if name.ends_with("rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight") {
+        if architecture.is_redundant(&name) {
             continue;
         }
         let Some(shape) = wanted.remove(&name) else {
@@ -172,7 +174,7 @@ fn read_tensors(
         source.seek(SeekFrom::Start(8 + header_bytes + info.data_offsets.0 as u64)).context("cannot seek")?;
         let values = read_values(source, info.dtype, shape.iter().product())
             .with_context(|| format!("cannot read tensor {name}"))?;
-        tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
+        tensors.insert(name, device::tensor(values, shape)?);
     }
     Ok(())
 }

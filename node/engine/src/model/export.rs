@@ -11,12 +11,12 @@ use std::{
     path::Path,
 };
 
-use super::config::LlamaConfig;
+use super::{Interface, architecture};
 
-/// Writes `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` and `model.safetensors` (f32)
-/// into `directory`, which is created if absent and must be empty.
+/// Writes `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` and `model.safetensors`
+/// (f32) into `directory`, which is created if absent and must be empty.
 pub fn export(directory: &Path, config: &[u8], tokenizer: &[u8], tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-    let parsed = LlamaConfig::from_json(config)?;
+    let architecture = architecture(config)?;
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let mut entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
     ensure!(entries.next().is_none(), "{} is not empty; export to a new directory", directory.display());
@@ -29,11 +29,14 @@ pub fn export(directory: &Path, config: &[u8], tokenizer: &[u8], tensors: &BTree
     if config.get("dtype").is_some() {
         config["dtype"] = json!("float32");
     }
-    config["architectures"] = json!(["LlamaForCausalLM"]);
+    config["architectures"] = json!([architecture.class()]);
     write("config.json", &serde_json::to_vec_pretty(&config)?)?;
     write("generation_config.json", &serde_json::to_vec_pretty(&generation_config(&config))?)?;
     write("tokenizer.json", tokenizer)?;
-    write("tokenizer_config.json", &serde_json::to_vec_pretty(&tokenizer_config(tokenizer, &parsed)?)?)?;
+    write(
+        "tokenizer_config.json",
+        &serde_json::to_vec_pretty(&tokenizer_config(tokenizer, architecture.interface())?)?,
+    )?;
     let path = directory.join("model.safetensors");
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), Weights(tensor)));
@@ -52,11 +55,11 @@ fn generation_config(config: &Value) -> Value {
 }
 
 /// The least that AutoTokenizer needs beside tokenizer.json: the class, and which tokens are special.
-fn tokenizer_config(tokenizer: &[u8], config: &LlamaConfig) -> Result<Value> {
+fn tokenizer_config(tokenizer: &[u8], interface: &Interface) -> Result<Value> {
     let tokenizer: Value = serde_json::from_slice(tokenizer).context("tokenizer.json is not valid JSON")?;
     let mut out = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config.max_position_embeddings,
+        "model_max_length": interface.window_max,
         "clean_up_tokenization_spaces": false,
     });
     let added = tokenizer.get("added_tokens").and_then(Value::as_array);
@@ -64,10 +67,10 @@ fn tokenizer_config(tokenizer: &[u8], config: &LlamaConfig) -> Result<Value> {
         let token = added?.iter().find(|token| token.get("id").and_then(Value::as_u64) == Some(u64::from(id)))?;
         token.get("content").cloned()
     };
-    if let Some(token) = config.bos_token_id.and_then(content) {
+    if let Some(token) = interface.bos.and_then(content) {
         out["bos_token"] = token;
     }
-    if let Some(token) = config.eos_token_ids.first().copied().and_then(content) {
+    if let Some(token) = interface.eos.first().copied().and_then(content) {
         out["eos_token"] = token;
     }
     Ok(out)

@@ -1,13 +1,14 @@
 //! Sampling text.
 
 use anyhow::{Result, ensure};
-use candle_core::{D, Tensor};
+use candle_core::D;
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
     rand_core::{Rng, SeedableRng},
 };
 
-use super::{llama::Llama, tokenizer::Tokenizer};
+use super::{Model, Tokenizer};
+use crate::device;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -28,61 +29,59 @@ impl Default for Sampling {
     }
 }
 
-impl Llama {
-    /// Continues `prompt` until a token that ends a text or `tokens_max`; `on_text` gets each piece of text as it is made.
-    ///
-    /// Each step runs the last `max_position_embeddings` tokens anew.
-    pub fn generate(
-        &self,
-        tokenizer: &Tokenizer,
-        prompt: &str,
-        sampling: &Sampling,
-        mut on_text: impl FnMut(&str) -> Result<()>,
-    ) -> Result<()> {
-        ensure!(sampling.temperature >= 0.0, "temperature {} must not be negative", sampling.temperature);
-        ensure!(sampling.top_p > 0.0 && sampling.top_p <= 1.0, "top-p {} must be above 0, at most 1", sampling.top_p);
-        let mut tokens = tokenizer.encode(prompt)?;
-        if tokens.is_empty() {
-            tokens.extend(tokenizer.bos());
-        }
-        ensure!(!tokens.is_empty(), "the prompt is empty and the model has no token that starts a text; give a prompt");
-        let mut random = Xoshiro256PlusPlus::seed_from_u64(sampling.seed);
-        // Text up to here was handed out; decoding starts over from `start` so that tokens may join.
-        let (mut start, mut handed_out) = (tokens.len(), String::new());
-        let context = tokens.len().saturating_sub(4);
-        let prefix = tokenizer.decode(&tokens[context..])?.len();
-        for _ in 0..sampling.tokens_max {
-            let next = self.next_token(&tokens, sampling, &mut random)?;
-            if tokenizer.eos().contains(&next) {
-                break;
-            }
-            tokens.push(next);
-            let text = tokenizer.decode(&tokens[context..])?;
-            // An unfinished character decodes to U+FFFD: it waits for its other bytes, four at most.
-            if text.ends_with('\u{fffd}') && tokens.len() - start < 4 {
-                continue;
-            }
-            if let Some(piece) = text.get(prefix + handed_out.len()..) {
-                on_text(piece)?;
-                handed_out.push_str(piece);
-            }
-            start = tokens.len();
-        }
-        Ok(())
+/// Continues `prompt` until a token that ends a text or `tokens_max`; `on_text` gets each piece of text as it is made.
+///
+/// Each step runs the last tokens anew, as many as the model's window holds.
+pub fn generate(
+    model: &dyn Model,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    sampling: &Sampling,
+    mut on_text: impl FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    ensure!(sampling.temperature >= 0.0, "temperature {} must not be negative", sampling.temperature);
+    ensure!(sampling.top_p > 0.0 && sampling.top_p <= 1.0, "top-p {} must be above 0, at most 1", sampling.top_p);
+    let mut tokens = tokenizer.encode(prompt)?;
+    if tokens.is_empty() {
+        tokens.extend(tokenizer.bos());
     }
+    ensure!(!tokens.is_empty(), "the prompt is empty and the model has no token that starts a text; give a prompt");
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(sampling.seed);
+    // Text up to here was handed out; decoding starts over from `start` so that tokens may join.
+    let (mut start, mut handed_out) = (tokens.len(), String::new());
+    let context = tokens.len().saturating_sub(4);
+    let prefix = tokenizer.decode(&tokens[context..])?.len();
+    for _ in 0..sampling.tokens_max {
+        let next = next_token(model, &tokens, sampling, &mut random)?;
+        if tokenizer.eos().contains(&next) {
+            break;
+        }
+        tokens.push(next);
+        let text = tokenizer.decode(&tokens[context..])?;
+        // An unfinished character decodes to U+FFFD: it waits for its other bytes, four at most.
+        if text.ends_with('\u{fffd}') && tokens.len() - start < 4 {
+            continue;
+        }
+        if let Some(piece) = text.get(prefix + handed_out.len()..) {
+            on_text(piece)?;
+            handed_out.push_str(piece);
+        }
+        start = tokens.len();
+    }
+    Ok(())
+}
 
-    fn next_token(&self, tokens: &[u32], sampling: &Sampling, random: &mut impl Rng) -> Result<u32> {
-        let window = &tokens[tokens.len().saturating_sub(self.config().max_position_embeddings)..];
-        let hidden = self.hidden(&Tensor::new(window, self.head.device())?.unsqueeze(0)?)?;
-        let last = hidden.narrow(1, window.len() - 1, 1)?.squeeze(1)?;
-        let logits = last.matmul(&self.head.t()?)?.squeeze(0)?;
-        if sampling.temperature == 0.0 {
-            return Ok(logits.argmax(D::Minus1)?.to_scalar::<u32>()?);
-        }
-        let logits = logits.to_vec1::<f32>()?;
-        ensure!(logits.iter().all(|l| l.is_finite()), "the model's logits are not finite; its weights have diverged");
-        Ok(draw(&logits, sampling, (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64))
+fn next_token(model: &dyn Model, tokens: &[u32], sampling: &Sampling, random: &mut impl Rng) -> Result<u32> {
+    let window = &tokens[tokens.len().saturating_sub(model.interface().window_max)..];
+    let hidden = model.hidden(&device::tensor(window.to_vec(), (1, window.len()))?)?;
+    let last = hidden.narrow(1, window.len() - 1, 1)?.squeeze(1)?;
+    let logits = model.logits(&last)?.squeeze(0)?;
+    if sampling.temperature == 0.0 {
+        return Ok(logits.argmax(D::Minus1)?.to_scalar::<u32>()?);
     }
+    let logits = logits.to_vec1::<f32>()?;
+    ensure!(logits.iter().all(|l| l.is_finite()), "the model's logits are not finite; its weights have diverged");
+    Ok(draw(&logits, sampling, (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64))
 }
 
 /// Draws from the nucleus of `logits`; `uniform` is in [0, 1).

@@ -3,35 +3,35 @@
 use anyhow::{Context, Result, anyhow, ensure};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::config::LlamaConfig;
+use super::Interface;
 
 /// A Hugging Face `tokenizer.json` that fits a model's vocabulary.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    vocab_size: usize,
+    vocabulary: usize,
     bos: Option<u32>,
     eos: Vec<u32>,
 }
 
 impl Tokenizer {
-    /// Parses `tokenizer.json`. The ids that start and end a text are the config's.
-    pub fn from_bytes(bytes: &[u8], config: &LlamaConfig) -> Result<Self> {
+    /// Parses `tokenizer.json`. The ids that start and end a text are the model's.
+    pub fn from_bytes(bytes: &[u8], interface: &Interface) -> Result<Self> {
         let inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))
             .context("tokenizer.json is malformed or not of a supported kind; download it again")?;
         let mut this = Self {
             inner,
-            vocab_size: config.vocab_size,
-            bos: config.bos_token_id.filter(|id| (*id as usize) < config.vocab_size),
-            eos: config.eos_token_ids.clone(),
+            vocabulary: interface.vocabulary,
+            bos: interface.bos.filter(|id| (*id as usize) < interface.vocabulary),
+            eos: interface.eos.clone(),
         };
         // Truncation and padding belong to how a batch is made, not to the text.
         this.inner.with_padding(None);
         guarded(|| this.inner.with_truncation(None).map(|_| ())).context("tokenizer.json: truncation")?;
         let largest = this.inner.get_vocab(true).into_values().max().unwrap_or(0);
         ensure!(
-            (largest as usize) < config.vocab_size,
+            (largest as usize) < interface.vocabulary,
             "tokenizer.json has token id {largest}, the model's vocabulary ends at {}; they belong to different models",
-            config.vocab_size - 1
+            interface.vocabulary - 1
         );
         Ok(this)
     }
@@ -40,8 +40,8 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = guarded(|| self.inner.encode_fast(text, false)).context("the tokenizer failed on the text")?;
         let ids = encoding.get_ids().to_vec();
-        if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocab_size) {
-            anyhow::bail!("the tokenizer made token id {id}, the model's vocabulary ends at {}", self.vocab_size - 1);
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocabulary) {
+            anyhow::bail!("the tokenizer made token id {id}, the model's vocabulary ends at {}", self.vocabulary - 1);
         }
         Ok(ids)
     }
@@ -62,8 +62,8 @@ impl Tokenizer {
     }
 
     /// Number of ids.
-    pub fn vocab_size(&self) -> usize {
-        self.vocab_size
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
     }
 }
 

@@ -4,40 +4,40 @@
 pub const LANES: usize = 16;
 
 /// A loop nest that the compiler vectorises for whichever unit [`dispatch`] finds.
-pub trait Kernel {
+pub trait VectorLoop {
     /// Must be `#[inline(always)]`, and so must all that it calls in its loops, to be compiled for the caller's unit.
     /// `FMA`: whether [`multiply_add`] is one instruction there.
     fn run<const FMA: bool>(self);
 }
 
-/// Runs `kernel` as compiled for the best vector unit of this processor.
-pub fn dispatch<K: Kernel>(kernel: K) {
+/// Runs `vector_loop` as compiled for the best vector unit of this processor.
+pub fn dispatch<L: VectorLoop>(vector_loop: L) {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
             // SAFETY: both features were just detected.
-            return unsafe { x86::avx512(kernel) };
+            return unsafe { x86::avx512(vector_loop) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: both features were just detected.
-            return unsafe { x86::avx2(kernel) };
+            return unsafe { x86::avx2(vector_loop) };
         }
     }
-    if cfg!(target_arch = "aarch64") { kernel.run::<true>() } else { kernel.run::<false>() }
+    if cfg!(target_arch = "aarch64") { vector_loop.run::<true>() } else { vector_loop.run::<false>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Kernel;
+    use super::VectorLoop;
 
     #[target_feature(enable = "avx512f,avx2,fma")]
-    pub fn avx512<K: Kernel>(kernel: K) {
-        kernel.run::<true>();
+    pub fn avx512<L: VectorLoop>(vector_loop: L) {
+        vector_loop.run::<true>();
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub fn avx2<K: Kernel>(kernel: K) {
-        kernel.run::<true>();
+    pub fn avx2<L: VectorLoop>(vector_loop: L) {
+        vector_loop.run::<true>();
     }
 }
 
@@ -75,7 +75,8 @@ pub fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// e^x to about two units in the last place (Cephes' polynomial); x is clamped to where the result is normal. NaN stays NaN.
+/// e^x to about two units in the last place (Cephes' polynomial); x is clamped to where the result is normal. NaN stays
+/// NaN.
 #[inline(always)]
 pub fn exponential<const FMA: bool>(x: f32) -> f32 {
     const LN2_HIGH: f32 = 355.0 / 512.0;
@@ -100,7 +101,7 @@ mod tests {
 
     struct Exponentials<'a>(&'a mut [f32]);
 
-    impl Kernel for Exponentials<'_> {
+    impl VectorLoop for Exponentials<'_> {
         #[inline(always)]
         fn run<const FMA: bool>(self) {
             self.0.iter_mut().for_each(|x| *x = exponential::<FMA>(*x));

@@ -1,16 +1,16 @@
 //! The trainer's thread: commands in, events out, both bounded.
 
 use anyhow::Result;
-use protocol::{machine::MachineId, replay::Contribution};
+use engine::{
+    objective::Evaluation,
+    trainer::{Step, Trainer},
+};
+use protocol::{codec, machine::MachineId, replay::Contribution};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-use crate::{
-    model::Evaluation,
-    storage::checkpoint::{CheckpointWriter, WrittenCheckpoint},
-    trainer::{Step, Trainer},
-};
+use crate::storage::checkpoint::{CheckpointWriter, WrittenCheckpoint};
 
 /// Commands that may wait for the trainer.
 const COMMANDS_MAX: usize = 64;
@@ -138,6 +138,7 @@ impl Worker {
                 None => {
                     let waiting = self.trainer.waiting();
                     let step = self.trainer.step(self.until_sample)?;
+                    warn_of_voids(&step);
                     self.tell(Event::Step(step));
                     if waiting > 0 {
                         self.tell(Event::Replayed(waiting));
@@ -197,7 +198,7 @@ impl Worker {
                     }
                 };
                 let (machine, next_sample) = self.trainer.position();
-                let spsa = serde_json::to_vec(self.trainer.spsa())?;
+                let spsa = serde_json::to_vec(self.trainer.normalizer())?;
                 self.tell(Event::Checkpoint { written, machine, next_sample, spsa, took: begun.elapsed() });
             }
             Command::Digest(root) => {
@@ -212,5 +213,16 @@ impl Worker {
     /// The driver always drains its end, so this waits only for it to come round.
     fn tell(&self, event: Event) {
         let _ = self.events.blocking_send(event);
+    }
+}
+
+fn warn_of_voids(step: &Step) {
+    if step.own.iter().any(|own| own.byte == codec::VOID) {
+        tracing::warn!(
+            first_sample = step.own[0].sample,
+            loss = step.loss,
+            "a loss is not finite: that sample is void. If it happens again and again, the learning rate of the run is too \
+             high for this model, or the data holds what the model cannot read"
+        );
     }
 }
