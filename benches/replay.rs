@@ -1,4 +1,5 @@
-//! Replay on one core: element·gradients per second of each kernel, and its time over that of a plain sweep of the same memory.
+//! Replay on one core: element·gradients per second of each kernel, and its time over that of a plain sweep of the same
+//! memory.
 //!
 //! The limit for few entries is the memory (ratio 1), for many the generation of the signs.
 

@@ -3,8 +3,8 @@
 /// Rounds of the Feistel network.
 const ROUNDS: u64 = 6;
 
-/// Where permutation (`seed`, `epoch`) of 0..n sends `index`, which is below n: a Feistel network on the next even power of
-/// two, walked until it lands below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+/// Where permutation (`seed`, `epoch`) of 0..n sends `index`, which is below n: a Feistel network on the next even
+/// power of two, walked until it lands below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
 pub fn permute(seed: u64, epoch: u64, n: u64, index: u64) -> u64 {
     let half_bits = (u64::BITS - n.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);
     let mask = (1u64 << half_bits) - 1;

@@ -1,8 +1,8 @@
 //! The embedded model's texts, made by two small grammars.
 //!
-//! A grammar is lines of `symbol = alternative | alternative`; `<symbol>` in an alternative is expanded in its turn, `\n` is a line
-//! break, and a line that begins with `#` is a comment. The alternatives of a symbol that is defined twice add up. A symbol in
-//! capitals is drawn once per text and kept.
+//! A grammar is lines of `symbol = alternative | alternative`; `<symbol>` in an alternative is expanded in its turn,
+//! `\n` is a line break, and a line that begins with `#` is a comment. The alternatives of a symbol that is defined
+//! twice add up. A symbol in capitals is drawn once per text and kept.
 
 use rand_xoshiro::{
     Xoshiro256PlusPlus,

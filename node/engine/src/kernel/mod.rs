@@ -53,8 +53,8 @@ impl Kernel {
         }
     }
 
-    /// Adds `sweep` to `weights`, whose first element is the first of block `first_block` of its tensor, and whose values
-    /// are whole multiples n of the quantum `scale`, −2^24 ≤ n < 2^24. Returns the largest |n| that results.
+    /// Adds `sweep` to `weights`, whose first element is the first of block `first_block` of its tensor, and whose
+    /// values are whole multiples n of the quantum `scale`, −2^24 ≤ n < 2^24. Returns the largest |n| that results.
     ///
     /// A kernel that this processor cannot run gives way to the portable one: the bits are the same.
     pub fn sweep(self, weights: &mut [f32], scale: f32, sweep: &TensorSweep, first_block: u64) -> u32 {

@@ -87,8 +87,8 @@ impl Vector for Words {
     }
 }
 
-/// A whole number of at most 25 bits as an integer, by way of the low bits of a sum's mantissa: conversions that saturate, as `as`
-/// does, or that hold for whatever a caller passes, are not vectorised everywhere.
+/// A whole number of at most 25 bits as an integer, by way of the low bits of a sum's mantissa: conversions that
+/// saturate, as `as` does, or that hold for whatever a caller passes, are not vectorised everywhere.
 #[inline(always)]
 fn whole(n: f32) -> i32 {
     (f64::from(n) + 1.5 * (1u64 << 52) as f64).to_bits() as i32

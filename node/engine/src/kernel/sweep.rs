@@ -1,12 +1,12 @@
 //! The sweep, generic over the vector unit.
 //!
-//! A direction with coefficient c moves an element with sign bit s by `c·(2s − 1)`. So all directions together move it by
-//! a constant `−Σ c` and by `Σ 2c·s`. Wide directions, and narrow ones if they are few, are added as they stand: one masked add
-//! each, of 32 or 16 bits per element. Many narrow ones are first summed in bit-sliced form: the sign bits of 512 elements are one vector,
-//! |k| has at most eight binary digits, and digit p of every k contributes its vector to column p (inverted if k < 0). A
-//! full adder on vectors takes three bits of column p to one of column p and one of column p + 1, two logic
-//! operations for 512 elements where AVX-512 is at hand. What is left is one vector per binary digit of the sum, added like a narrow
-//! direction.
+//! A direction with coefficient c moves an element with sign bit s by `c·(2s − 1)`. So all directions together move it
+//! by a constant `−Σ c` and by `Σ 2c·s`. Wide directions, and narrow ones if they are few, are added as they stand: one
+//! masked add each, of 32 or 16 bits per element. Many narrow ones are first summed in bit-sliced form: the sign bits
+//! of 512 elements are one vector, |k| has at most eight binary digits, and digit p of every k contributes its vector to
+//! column p (inverted if k < 0). A full adder on vectors takes three bits of column p to one of column p and one of
+//! column p + 1, two logic operations for 512 elements where AVX-512 is at hand. What is left is one vector per binary
+//! digit of the sum, added like a narrow direction.
 
 use protocol::{
     perturbation::{BLOCK, STEP},
@@ -169,7 +169,8 @@ fn sweep_block<V: Vector>(weights: &mut [f32], scale: f32, round: &Round, block:
     peak
 }
 
-/// Advances the eight xoshiro256++ generators of one direction and leaves an output, xor `mask`, in every `stride`-th of `signs`.
+/// Advances the eight xoshiro256++ generators of one direction and leaves an output, xor `mask`, in every `stride`-th
+/// of `signs`.
 #[inline(always)]
 fn advance<V: Vector>(state: &mut [V; 4], mask: V, signs: &mut [V], stride: usize) {
     let [mut s0, mut s1, mut s2, mut s3] = *state;
@@ -194,7 +195,8 @@ fn full_adder<V: Vector>(a: V, b: V, c: V) -> (V, V) {
 
 /// Appends the binary digits of `Σ |k| · sign` to `digits`, the least first: column by column, the running sum and two
 /// inputs make one carry.
-// No closures in here: they would be compiled without the vector unit's instructions. And `sum` must stay in a register.
+// No closures in here: they would be compiled without the vector unit's instructions. And `sum` must stay in a
+// register.
 #[inline(always)]
 fn sum_columns<V: Vector>(round: &Round, signs: &[V], carries: &mut [V; NARROW_MAX], digits: &mut Vec<V>) {
     let zero = V::splat(0);

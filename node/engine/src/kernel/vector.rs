@@ -7,8 +7,8 @@ use protocol::{
 
 /// One 64-bit word of each of the eight lanes, or 512 sign bits in element order: 64 bytes.
 ///
-/// The methods of an implementation may use instructions that the program was not compiled for. They are reached through
-/// [`super::sweep::sweep`] only, whose caller answers for the processor.
+/// The methods of an implementation may use instructions that the program was not compiled for. They are reached
+/// through [`super::sweep::sweep`] only, whose caller answers for the processor.
 pub(super) trait Vector: Copy {
     /// `word` in every lane.
     fn splat(word: u64) -> Self;
@@ -41,7 +41,8 @@ pub(super) trait Vector: Copy {
     fn add_terms(weights: &mut [f32], scale: f32, terms: &[Self], addends: &Addends) -> u32;
 }
 
-/// What a set bit of each of a list of sign vectors ("terms") adds to a weight: first the wide ones, then the narrow ones.
+/// What a set bit of each of a list of sign vectors ("terms") adds to a weight: first the wide ones, then the narrow
+/// ones.
 pub(super) struct Addends {
     /// In quanta.
     pub wide: Vec<i32>,
