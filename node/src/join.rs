@@ -1,6 +1,7 @@
 //! Joining a run: from one address to a manifest and a base model, before there is a replica.
 
 use anyhow::{Context, Result, bail, ensure};
+use engine::{base::check_same_base, embedded};
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::{
     manifest::{Manifest, RunId},
@@ -13,11 +14,10 @@ use std::{
 
 use crate::{
     commands::train::{check_model, load_model},
-    embedded,
     network::{Event, Network, NetworkConfig, PeerId, RequestId, Severity, Verdict},
     opened::Opened,
     settings::{ModelChoice, Settings},
-    storage::{BaseDownload, StateDir, check_same_base},
+    storage::{BaseDownload, StateDir},
 };
 
 /// Requests for chunks that may be under way at one peer.

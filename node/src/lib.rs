@@ -2,14 +2,10 @@
 
 pub mod cli;
 pub mod commands;
-pub mod dataset;
 pub mod driver;
-pub mod embedded;
 pub mod interrupt;
 pub mod join;
-pub mod kernel;
 pub mod log;
-pub mod model;
 pub mod network;
 pub mod opened;
 pub mod records;
@@ -17,4 +13,3 @@ pub mod settings;
 pub mod storage;
 pub mod trainer;
 pub mod watch;
-pub mod weights;

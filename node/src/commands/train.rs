@@ -1,30 +1,35 @@
 //! `node` itself: start a run or join one, train, leave.
 
 use anyhow::{Context, Result, bail, ensure};
+use engine::{
+    base::{BaseSettings, check_same_base},
+    data::Dataset,
+    embedded,
+    estimator::Normalizer,
+    model::{Checkpoint, Tokenizer},
+    objective::NextToken,
+    trainer::{self, ProbeSettings, Trainer},
+};
 use protocol::{
     machine::MachineId,
     manifest::{DirectionScale, Hyperparameters, Manifest, Schedule},
     replica::Replica,
     signature::{Ed25519Signer, Signer as _},
-    spsa::Spsa,
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::path::Path;
 
 use crate::{
     cli::RunArgs,
-    dataset::Dataset,
     driver::{Display, Driver, Goals, Observer, Parts, Status},
-    embedded,
     interrupt::Interrupt,
     join,
-    model::{Checkpoint, Tokenizer},
     network::{self, Network, NetworkConfig},
     opened::Opened,
     records,
     settings::{DEFAULT_PORT, ModelChoice, Settings},
-    storage::{self, BaseSettings, Record, StateDir},
-    trainer::{ProbeSettings, Trainer, thread},
+    storage::{self, Record, StateDir},
+    trainer as trainer_thread,
     watch::{METRICS, Snapshot, http},
 };
 
@@ -80,26 +85,27 @@ async fn prepare(
     let (data, held_out) = texts(settings, &opened, &tokenizer, seed)?;
     let can_train = data.is_some();
     let kept = opened.state.setting("spsa")?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let spsa = kept.unwrap_or_else(|| Spsa::new(opened.manifest.levels));
+    let normalizer = kept.unwrap_or_else(|| Normalizer::new(opened.manifest.levels));
     let mut random = [0u8; 8];
     getrandom::fill(&mut random)?;
     let has_held_out = held_out.is_some();
-    let trainer = Trainer::new(
-        opened.run,
-        opened.manifest.clone(),
+    let trainer = Trainer::new(trainer::Parts {
+        run: opened.run,
+        manifest: opened.manifest.clone(),
         weights,
         model,
+        objective: Box::new(NextToken),
         data,
         held_out,
-        ProbeSettings {
+        settings: ProbeSettings {
             epsilon: opened.manifest.hyperparameters.epsilon,
             estimator: settings.estimator,
             batch_size: settings.batch_size,
             data_seed: seed,
         },
-        spsa,
-        Xoshiro256PlusPlus::seed_from_u64(u64::from_le_bytes(random)),
-    );
+        normalizer,
+        random: Xoshiro256PlusPlus::seed_from_u64(u64::from_le_bytes(random)),
+    });
     let known_peers = records::peers(opened.state.known_peers()?);
     let alone = settings.bootstrap.is_empty() && known_peers.is_empty();
     let own = opened.own_machine()?;
@@ -128,7 +134,7 @@ async fn prepare(
         state: opened.state,
         network,
         storage,
-        trainer: thread::spawn(trainer)?,
+        trainer: trainer_thread::spawn(trainer)?,
         goals: Goals::new(settings.samples, settings.exit_when_idle, !alone, can_train),
         status,
         observer,
@@ -236,7 +242,7 @@ pub fn load_model(choice: &ModelChoice) -> Result<Checkpoint> {
 
 /// Fails with what differs if `checkpoint` is not the run's base.
 pub fn check_model(manifest: &Manifest, checkpoint: &Checkpoint) -> Result<()> {
-    storage::check_same_base(manifest, checkpoint).with_context(|| {
+    check_same_base(manifest, checkpoint).with_context(|| {
         format!(
             "--model {}: not the base of this run. Give the run's own base, or leave --model away to fetch it from peers",
             checkpoint.source

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Driver;
-use crate::{trainer::thread::Command, watch::Phase};
+use crate::{trainer::Command, watch::Phase};
 
 /// A joiner that hears from nobody trains alone after this long; what it makes is merged later.
 pub const CATCH_UP_PATIENCE: Duration = Duration::from_secs(20);

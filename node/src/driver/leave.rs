@@ -4,7 +4,7 @@ use anyhow::Result;
 use std::time::{Duration, Instant};
 
 use super::{Driver, TICK};
-use crate::{interrupt::Interrupt, trainer::thread::Command, watch::Phase};
+use crate::{interrupt::Interrupt, trainer::Command, watch::Phase};
 
 /// Own bytes get this long to become durable and go out.
 const FLUSH_MAX: Duration = Duration::from_millis(700);

@@ -25,7 +25,7 @@ use crate::{
     interrupt::Interrupt,
     network::{Multiaddr, Network, PeerId, RequestId},
     storage::{BaseReader, StateDir, StorageHandle, StorageState, checkpoint::WrittenCheckpoint},
-    trainer::thread::{Command, TrainerHandle},
+    trainer::{Command, TrainerHandle},
 };
 
 mod goals;

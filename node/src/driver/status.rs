@@ -1,5 +1,6 @@
 //! What people see: one live line on a terminal, plain log lines elsewhere.
 
+use engine::{objective::Evaluation, trainer::Step};
 use indicatif::{ProgressBar, ProgressStyle};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use protocol::{
@@ -12,9 +13,7 @@ use std::{
 };
 
 use crate::{
-    model::Evaluation,
     network::Network,
-    trainer::Step,
     watch::{HeldOut, Snapshot},
 };
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{Driver, PendingCheckpoint, observer::heights_of};
-use crate::trainer::thread::{Command, Event};
+use crate::trainer::{Command, Event};
 
 impl Driver {
     pub(super) fn on_trainer(&mut self, event: Event) -> Result<()> {
