@@ -69,6 +69,7 @@ impl Standing {
 pub struct VersionVector {
     buckets: Vec<Bucket>,
     root: OnceCell<[u8; 32]>,
+    revision: u64,
     samples: u64,
     machines: usize,
 }
@@ -98,7 +99,7 @@ impl Bucket {
 
 impl Default for VersionVector {
     fn default() -> Self {
-        Self { buckets: vec![Bucket::default(); BUCKETS], root: OnceCell::new(), samples: 0, machines: 0 }
+        Self { buckets: vec![Bucket::default(); BUCKETS], root: OnceCell::new(), revision: 0, samples: 0, machines: 0 }
     }
 }
 
@@ -110,6 +111,7 @@ impl VersionVector {
         if old != Some(standing) {
             bucket.hash.take();
             self.root.take();
+            self.revision += 1;
         }
         self.machines += usize::from(old.is_none());
         self.samples = self.samples.saturating_sub(old.map_or(0, |old| old.height())).saturating_add(standing.height());
@@ -118,6 +120,11 @@ impl VersionVector {
     /// A machine's standing.
     pub fn get(&self, machine: &MachineId) -> Option<&Standing> {
         self.bucket(machine.handle().0[0]).get(machine)
+    }
+
+    /// How often a standing has changed: tells whether anything came, without hashing.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Sum of the heights: the swarm step.

@@ -1,1 +1,176 @@
-//! TO COME
+//! Whom to call, and when.
+
+use rand_xoshiro::{
+    Xoshiro256PlusPlus,
+    rand_core::{Rng, SeedableRng},
+};
+use std::collections::BTreeMap;
+
+use crate::NodeId;
+
+/// First pause after a call that failed, ms; doubles up to the last.
+const RETRY_FIRST_MS: u64 = 1_000;
+const RETRY_LAST_MS: u64 = 60_000;
+/// Nodes that are remembered for calling.
+const CALLABLE_MAX: usize = 512;
+/// A node that was found, and fails this often, is forgotten.
+const FAILURES_MAX: u32 = 5;
+
+struct Callable {
+    failures: u32,
+    next_call_ms: u64,
+    /// Called for ever, and people hear of failures.
+    is_bootstrap: bool,
+}
+
+/// What a failed call leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failed {
+    /// Another call, later.
+    Later,
+    /// Another call to a bootstrap node after so long, ms: people should hear of it.
+    BootstrapLater(u64),
+    /// The node is called no more.
+    Forgotten,
+}
+
+/// Nodes that may be called.
+pub struct Dialing {
+    connections_target: usize,
+    nodes: BTreeMap<NodeId, Callable>,
+    random: Xoshiro256PlusPlus,
+}
+
+impl Dialing {
+    /// `seed` spreads the calls. Below `connections_target` connections, nodes that were found are called.
+    pub fn new(bootstrap: &[NodeId], connections_target: usize, seed: u64) -> Self {
+        let bootstrap =
+            bootstrap.iter().map(|node| (*node, Callable { failures: 0, next_call_ms: 0, is_bootstrap: true }));
+        Self { connections_target, nodes: bootstrap.collect(), random: Xoshiro256PlusPlus::seed_from_u64(seed) }
+    }
+
+    /// A node has an address. False if there is no room to remember it.
+    pub fn found(&mut self, node: NodeId, now_ms: u64) -> bool {
+        if self.nodes.len() >= CALLABLE_MAX && !self.knows(node) {
+            return false;
+        }
+        self.nodes.entry(node).or_insert(Callable { failures: 0, next_call_ms: now_ms, is_bootstrap: false });
+        true
+    }
+
+    /// Whether the node may be called.
+    pub fn knows(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
+    /// Whom to call now: bootstrap nodes, and others while `connections` are few. `skip` tells who needs no call.
+    pub fn due(&mut self, connections: usize, skip: impl Fn(NodeId) -> bool, now_ms: u64) -> Vec<NodeId> {
+        let mut room = self.connections_target.saturating_sub(connections);
+        let mut due = Vec::new();
+        for (node, callable) in &mut self.nodes {
+            if callable.next_call_ms > now_ms || !(callable.is_bootstrap || room > 0) || skip(*node) {
+                continue;
+            }
+            room = room.saturating_sub(1);
+            callable.next_call_ms = now_ms + pause_ms(callable.failures, &mut self.random);
+            due.push(*node);
+        }
+        due
+    }
+
+    /// A call failed.
+    pub fn failed(&mut self, node: NodeId, now_ms: u64) -> Failed {
+        let Some(callable) = self.nodes.get_mut(&node) else { return Failed::Forgotten };
+        callable.failures = callable.failures.saturating_add(1);
+        let pause = pause_ms(callable.failures, &mut self.random);
+        callable.next_call_ms = now_ms + pause;
+        if callable.is_bootstrap {
+            return Failed::BootstrapLater(pause);
+        }
+        if callable.failures >= FAILURES_MAX {
+            self.nodes.remove(&node);
+            return Failed::Forgotten;
+        }
+        Failed::Later
+    }
+
+    /// A connection stands.
+    pub fn connected(&mut self, node: NodeId) {
+        if let Some(callable) = self.nodes.get_mut(&node) {
+            callable.failures = 0;
+        }
+    }
+
+    /// A connection is gone: call again, soon but not at once.
+    pub fn gone(&mut self, node: NodeId, now_ms: u64) {
+        if let Some(callable) = self.nodes.get_mut(&node) {
+            callable.next_call_ms = now_ms + RETRY_FIRST_MS;
+        }
+    }
+
+    /// Everyone may be called at once.
+    pub fn reset(&mut self, now_ms: u64) {
+        self.nodes.values_mut().for_each(|callable| callable.next_call_ms = now_ms);
+    }
+}
+
+/// Doubles with the failures, between three quarters and five quarters of that: a swarm must not call a node that comes back
+/// all at once.
+fn pause_ms(failures: u32, random: &mut impl Rng) -> u64 {
+    let doubled = RETRY_FIRST_MS.saturating_mul(1 << failures.min(10)).min(RETRY_LAST_MS);
+    let jitter = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+    (doubled as f64 * (0.75 + 0.5 * jitter)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOTSTRAP: NodeId = NodeId(1);
+    const FOUND: NodeId = NodeId(2);
+
+    fn dialing() -> Dialing {
+        let mut dialing = Dialing::new(&[BOOTSTRAP], 2, 3);
+        dialing.found(FOUND, 0);
+        dialing
+    }
+
+    #[test]
+    fn bootstrap_nodes_are_called_always_and_others_while_connections_are_few() {
+        assert_eq!(dialing().due(0, |_| false, 0), [BOOTSTRAP, FOUND]);
+        assert_eq!(dialing().due(2, |_| false, 0), [BOOTSTRAP]);
+        assert_eq!(dialing().due(0, |node| node == BOOTSTRAP, 0), [FOUND]);
+        let mut called = dialing();
+        called.due(0, |_| false, 0);
+        assert!(called.due(0, |_| false, 100).is_empty(), "a call is given time");
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_minute_and_start_over_after_a_connection() {
+        let mut dialing = dialing();
+        let pause = |dialing: &mut Dialing| match dialing.failed(BOOTSTRAP, 0) {
+            Failed::BootstrapLater(pause) => pause,
+            other => panic!("{other:?}"),
+        };
+        let pauses: Vec<u64> = (0..12).map(|_| pause(&mut dialing)).collect();
+        assert!((1_500..=2_500).contains(&pauses[0]) && (45_000..=75_000).contains(&pauses[11]), "{pauses:?}");
+        dialing.connected(BOOTSTRAP);
+        assert!(pause(&mut dialing) <= 2_500);
+    }
+
+    #[test]
+    fn a_found_node_that_fails_five_times_is_forgotten() {
+        let mut dialing = dialing();
+        let failed: Vec<Failed> = (0..5).map(|_| dialing.failed(FOUND, 0)).collect();
+        assert_eq!(failed, [Failed::Later, Failed::Later, Failed::Later, Failed::Later, Failed::Forgotten]);
+        assert!(!dialing.knows(FOUND));
+    }
+
+    #[test]
+    fn no_more_nodes_are_remembered_than_there_is_room_for() {
+        let mut dialing = dialing();
+        let remembered = (10..2_000).filter(|node| dialing.found(NodeId(*node), 0)).count();
+        assert_eq!(remembered, CALLABLE_MAX - 2);
+        assert!(dialing.found(FOUND, 0), "who is known stays so");
+    }
+}

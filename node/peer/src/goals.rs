@@ -1,4 +1,173 @@
 //! When to train, evaluate, write checkpoints, and be done.
 
+use protocol::replica::Replica;
+
+use crate::GoalSettings;
+
+/// A joiner that hears from nobody trains alone after this long, ms; what it makes is merged later.
+const CATCH_UP_PATIENCE_MS: u64 = 20_000;
+/// A joiner whose peers do not tell all they have trains after this long, ms.
+const CATCH_UP_MS_MAX: u64 = 180_000;
+/// Evaluation and checkpoints take at most one part in this many of the time.
+const OVERHEAD_PART: u64 = 20;
+/// Evaluations are at least this far apart, ms.
+const EVALUATION_INTERVAL_MS: u64 = 10_000;
 /// Checkpoints are at least this far apart, ms.
 pub const CHECKPOINT_INTERVAL_MS: u64 = 30_000;
+/// Own bytes get a new swarm step this often, ms: each begins a segment.
+const SWARM_STEP_INTERVAL_MS: u64 = 10_000;
+/// The swarm is at rest when nothing has come for this long, ms.
+const REST_MS: u64 = 2_000;
+
+/// What a peer is to achieve, and how far it is.
+pub struct Goals {
+    settings: GoalSettings,
+    /// Whether to wait for others' ledgers before training.
+    joins: bool,
+    begun_ms: u64,
+    last_step_ms: u64,
+    has_joined: bool,
+    /// The last limit that the trainer was given.
+    allowed: Option<u64>,
+    /// How often the version vector had changed, and since when it has not.
+    revision: u64,
+    quiet_since_ms: u64,
+    weighed: Option<u64>,
+    /// When the last evaluation ended, and at which revision it began.
+    last_evaluation: Option<(u64, u64)>,
+    evaluation_took_ms: u64,
+    evaluating: Option<u64>,
+    #[cfg(feature = "planted")]
+    pub(crate) counts_one_incarnation: bool,
+}
+
+impl Goals {
+    /// `joins`: others are expected to hold more of the run than this disk.
+    pub fn new(settings: GoalSettings, joins: bool, now_ms: u64) -> Self {
+        Self {
+            settings,
+            joins,
+            begun_ms: now_ms,
+            last_step_ms: now_ms,
+            has_joined: false,
+            allowed: None,
+            revision: 0,
+            quiet_since_ms: now_ms,
+            weighed: None,
+            last_evaluation: None,
+            evaluation_took_ms: 0,
+            evaluating: None,
+            #[cfg(feature = "planted")]
+            counts_one_incarnation: false,
+        }
+    }
+
+    /// Whether what others had when this machine came is here, or was waited for long enough.
+    pub fn has_joined(&self) -> bool {
+        self.has_joined
+    }
+
+    /// At least so long between two checkpoints, given how long the last took, ms.
+    pub fn checkpoint_pause_ms(&self, took_ms: u64) -> u64 {
+        self.settings.checkpoint_interval_ms.max(took_ms * OVERHEAD_PART)
+    }
+
+    /// Looks at the version vector.
+    pub fn observe(&mut self, replica: &Replica, now_ms: u64) {
+        let revision = replica.vector().revision();
+        if revision != self.revision {
+            (self.revision, self.quiet_since_ms) = (revision, now_ms);
+        }
+    }
+
+    /// Whether it has joined just now; returns for how long it waited, ms.
+    pub fn joins_now(&mut self, replica: &Replica, has_neighbours: bool, now_ms: u64) -> Option<u64> {
+        if self.has_joined {
+            return None;
+        }
+        let waited_ms = now_ms.saturating_sub(self.begun_ms);
+        let is_patient = waited_ms < CATCH_UP_PATIENCE_MS || has_neighbours && waited_ms < CATCH_UP_MS_MAX;
+        self.has_joined = !self.joins || replica.is_caught_up() || !is_patient;
+        self.has_joined.then_some(waited_ms)
+    }
+
+    /// Whether own bytes are due for a new swarm step.
+    pub fn step_is_due(&mut self, now_ms: u64) -> bool {
+        let is_due = now_ms.saturating_sub(self.last_step_ms) >= SWARM_STEP_INTERVAL_MS;
+        if is_due {
+            self.last_step_ms = now_ms;
+        }
+        is_due
+    }
+
+    /// The trainer was told to work for another machine: it has no limit any more.
+    pub fn adopted(&mut self) {
+        self.allowed = None;
+    }
+
+    /// The limit to give the trainer, if it is another than the last.
+    pub fn new_limit(&mut self, replica: &Replica) -> Option<u64> {
+        let may_train = self.has_joined && self.settings.can_train && replica.may_probe();
+        let limit = if may_train { self.own_samples_limit(replica) } else { 0 };
+        (self.allowed.replace(limit) != Some(limit)).then_some(limit)
+    }
+
+    /// First sample of the current incarnation that is beyond the goal.
+    fn own_samples_limit(&self, replica: &Replica) -> u64 {
+        let room = replica.manifest().ledger_samples_max;
+        let elsewhere = replica.own_samples_elsewhere();
+        #[cfg(feature = "planted")]
+        let elsewhere = if self.counts_one_incarnation { 0 } else { elsewhere };
+        self.settings.samples.map_or(room, |samples| samples.saturating_sub(elsewhere).min(room))
+    }
+
+    /// Whether own samples are all made.
+    pub fn has_made_all(&self, replica: &Replica) -> bool {
+        !self.settings.can_train || replica.own_next_sample() >= self.own_samples_limit(replica)
+    }
+
+    /// Whether own samples are all made and durable.
+    pub fn own_is_done(&self, replica: &Replica) -> bool {
+        self.has_made_all(replica) && replica.own_waiting() == 0
+    }
+
+    /// Whether to leave of one's own accord, given that nothing waits for the trainer.
+    pub fn is_done(&self, replica: &Replica, now_ms: u64) -> bool {
+        self.settings.exit_when_idle_ms.is_some_and(|idle_ms| {
+            self.has_joined
+                && self.own_is_done(replica)
+                && now_ms.saturating_sub(self.quiet_since_ms) >= idle_ms
+                && self.evaluating.is_none()
+        })
+    }
+
+    /// Whether to evaluate now; if so, an evaluation is under way.
+    pub fn evaluates_now(&mut self, now_ms: u64) -> bool {
+        let pause_ms = EVALUATION_INTERVAL_MS.max(self.evaluation_took_ms * OVERHEAD_PART);
+        let is_due = self
+            .last_evaluation
+            .is_none_or(|(last_ms, revision)| now_ms.saturating_sub(last_ms) >= pause_ms && revision != self.revision);
+        let evaluates = self.settings.evaluates && self.has_joined && self.evaluating.is_none() && is_due;
+        if evaluates {
+            self.evaluating = Some(self.revision);
+        }
+        evaluates
+    }
+
+    /// An evaluation has ended.
+    pub fn evaluated(&mut self, took_ms: u64, now_ms: u64) {
+        self.evaluating = None;
+        self.evaluation_took_ms = took_ms;
+        self.last_evaluation = Some((now_ms, self.revision));
+    }
+
+    /// Whether the swarm is at rest and people should hear the weights' digest; once for each state.
+    pub fn weighs_now(&mut self, replica: &Replica, now_ms: u64) -> bool {
+        let is_quiet = now_ms.saturating_sub(self.quiet_since_ms) >= REST_MS;
+        let weighs = self.has_joined && is_quiet && self.weighed != Some(self.revision) && self.own_is_done(replica);
+        if weighs {
+            self.weighed = Some(self.revision);
+        }
+        weighs
+    }
+}

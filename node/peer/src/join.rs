@@ -1,1 +1,314 @@
-//! TO COME
+//! The way into a run: its manifest, then its base model chunk by chunk, from whichever nodes have them.
+
+use protocol::{
+    manifest::{BASE_CHUNK_BYTES, Manifest, RunId, combine_digests},
+    message::{Question, Response},
+    segment::Digest,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{Answer, NodeId, Run, exchange::Purpose, limits::Severity};
+
+/// Questions that may be under way at one node.
+const QUESTIONS_PER_NODE: usize = 4;
+/// A node that had no answer is left alone for so long, ms.
+const REST_MS: u64 = 5_000;
+/// People hear that nobody can help this often, ms.
+const NOBODY_INTERVAL_MS: u64 = 15_000;
+
+/// What an answer leads to.
+#[derive(Debug)]
+pub enum Taken {
+    /// Nothing to do but to ask on.
+    Well,
+    /// The node does not have it, or does not answer: it is asked again later.
+    Rests,
+    /// No usable manifest.
+    NoManifest(String),
+    /// A wrong piece of the base: the node is asked for no more of it.
+    Wrong(String),
+    /// The node is of another run than the one that was wished for.
+    OtherRun {
+        /// Its run.
+        run: RunId,
+        /// Whether every bootstrap node is of another run.
+        is_last: bool,
+    },
+    /// The manifest of a run to join.
+    Manifest(Run),
+    /// All digests are here, and are the run's.
+    Digests(Vec<Digest>),
+    /// This chunk is the run's.
+    Chunk(u64),
+}
+
+/// A joiner's state.
+pub struct Join {
+    wished: Option<RunId>,
+    bootstraps: usize,
+    /// Bootstrap nodes and others that turned out to be of another run than the one that was wished for.
+    of_other_runs: BTreeSet<NodeId>,
+    run: Option<Run>,
+    fetch: Option<Fetch>,
+    /// Nodes that had no answer, and when they may be asked again.
+    resting: BTreeMap<NodeId, u64>,
+    /// When somebody could last be asked.
+    helped_ms: u64,
+    #[cfg(feature = "planted")]
+    pub(crate) accepts_any_chunk: bool,
+}
+
+/// The base model on its way.
+struct Fetch {
+    root: Digest,
+    chunks: u64,
+    bytes: u64,
+    /// Bytes that are not on the disk yet.
+    lacking: u64,
+    digests: Vec<Digest>,
+    /// Whose list `digests` is, while it is not complete.
+    digests_from: Option<NodeId>,
+    /// Whether the list is complete and on the disk.
+    has_digests: bool,
+    /// Chunks that are neither on the disk nor on their way there.
+    missing: BTreeSet<u64>,
+    storing: BTreeSet<u64>,
+}
+
+impl Join {
+    /// Nothing is here. `wished`: the only run to join; `bootstraps`: nodes that were named to be asked.
+    pub fn new(wished: Option<RunId>, bootstraps: usize) -> Self {
+        Self {
+            wished,
+            bootstraps,
+            of_other_runs: BTreeSet::new(),
+            run: None,
+            fetch: None,
+            resting: BTreeMap::new(),
+            helped_ms: 0,
+            #[cfg(feature = "planted")]
+            accepts_any_chunk: false,
+        }
+    }
+
+    /// The run is known.
+    pub fn set_run(&mut self, run: Run) {
+        self.run = Some(run);
+        self.resting.clear();
+    }
+
+    /// The run, once it is known.
+    pub fn run(&self) -> Option<&Run> {
+        self.run.as_ref()
+    }
+
+    /// Peers are to send the base: see [`crate::Input::FetchBase`].
+    pub fn fetch(&mut self, digests: Vec<Digest>, missing: Vec<u64>, now_ms: u64) {
+        let Some(run) = &self.run else { return };
+        let manifest = &run.manifest;
+        let has_digests = digests.len() as u64 == manifest.base_chunks();
+        self.helped_ms = now_ms;
+        self.fetch = Some(Fetch {
+            root: manifest.base.chunks_root,
+            chunks: manifest.base_chunks(),
+            bytes: manifest.base_bytes(),
+            lacking: manifest.base_bytes(),
+            digests: if has_digests { digests } else { Vec::new() },
+            digests_from: None,
+            has_digests,
+            missing: BTreeSet::new(),
+            storing: BTreeSet::new(),
+        });
+        if has_digests {
+            self.digests_stored(missing);
+        }
+    }
+
+    /// The digests are on the disk, which lacks these chunks.
+    pub fn digests_stored(&mut self, missing: Vec<u64>) {
+        if let Some(fetch) = &mut self.fetch {
+            fetch.has_digests = true;
+            fetch.lacking = missing.iter().map(|index| fetch.extent(*index)).sum();
+            fetch.missing = missing.into_iter().collect();
+        }
+    }
+
+    /// A chunk is on the disk. Returns (bytes here, bytes in all).
+    pub fn chunk_stored(&mut self, index: u64) -> Option<(u64, u64)> {
+        let fetch = self.fetch.as_mut()?;
+        if fetch.storing.remove(&index) {
+            fetch.lacking -= fetch.extent(index);
+        }
+        Some((fetch.bytes - fetch.lacking, fetch.bytes))
+    }
+
+    /// Whether everything was fetched and stored.
+    pub fn is_complete(&self) -> bool {
+        self.fetch
+            .as_ref()
+            .is_some_and(|fetch| fetch.has_digests && fetch.missing.is_empty() && fetch.storing.is_empty())
+    }
+
+    /// The base is complete: nothing is fetched any more.
+    pub fn finish(&mut self) {
+        self.fetch = None;
+    }
+
+    /// The next question to `node`, given those under way: what for, of which run, and the question itself.
+    pub fn next_question(
+        &self,
+        node: NodeId,
+        open: &[(NodeId, Purpose)],
+        now_ms: u64,
+    ) -> Option<(Purpose, RunId, Question)> {
+        let its = open.iter().filter(|(asked, _)| *asked == node).count();
+        if its >= QUESTIONS_PER_NODE || self.resting.get(&node).is_some_and(|until| *until > now_ms) {
+            return None;
+        }
+        let is_open = |purpose: Purpose| open.iter().any(|(_, asked)| *asked == purpose);
+        let Some(run) = &self.run else {
+            // All are asked: the first who answers is believed.
+            return (its == 0).then_some((Purpose::Manifest, RunId([0; 32]), Question::Manifest));
+        };
+        let fetch = self.fetch.as_ref()?;
+        if !fetch.has_digests {
+            let may_ask = fetch.digests_from.is_none_or(|from| from == node) && !is_open(Purpose::Digests);
+            let from = fetch.digests.len() as u64;
+            let is_listed = from == fetch.chunks;
+            return (may_ask && !is_listed).then_some((Purpose::Digests, run.id, Question::BaseDigests { from }));
+        }
+        let index = fetch.missing.iter().copied().find(|index| !is_open(Purpose::Chunk(*index)))?;
+        Some((Purpose::Chunk(index), run.id, Question::BaseChunk { index }))
+    }
+
+    /// Takes the answer of `node` to a question that was asked for `purpose`.
+    pub fn take(&mut self, node: NodeId, purpose: Purpose, answer: Answer, now_ms: u64) -> Taken {
+        let taken = match (purpose, answer) {
+            (Purpose::Manifest, answer) if self.run.is_none() => self.take_manifest(node, answer),
+            (Purpose::Digests | Purpose::Chunk(_), answer) => self.take_piece(node, purpose, answer),
+            _ => Taken::Well,
+        };
+        match &taken {
+            Taken::Rests | Taken::NoManifest(_) | Taken::Wrong(_) => {
+                self.resting.insert(node, now_ms + REST_MS);
+                self.forget_digests(node);
+            }
+            Taken::OtherRun { .. } => {
+                self.of_other_runs.insert(node);
+            }
+            Taken::Well | Taken::Manifest(_) | Taken::Digests(_) | Taken::Chunk(_) => {}
+        }
+        taken
+    }
+
+    fn take_manifest(&self, node: NodeId, answer: Answer) -> Taken {
+        let bytes = match answer {
+            Answer::Message(Response::Manifest(bytes)) => bytes,
+            Answer::Message(Response::Unavailable) | Answer::None => return Taken::Rests,
+            Answer::Malformed(reason) => return Taken::NoManifest(reason),
+            Answer::Message(_) | Answer::Chunk { .. } => return Taken::NoManifest(ANOTHER_QUESTION.into()),
+        };
+        match Run::decode(&bytes) {
+            Err(error) => Taken::NoManifest(error.to_string()),
+            Ok(run) if self.wished.is_some_and(|wished| wished != run.id) => {
+                let others = self.of_other_runs.len() + usize::from(!self.of_other_runs.contains(&node));
+                Taken::OtherRun { run: run.id, is_last: others >= self.bootstraps }
+            }
+            Ok(run) => Taken::Manifest(run),
+        }
+    }
+
+    fn take_piece(&mut self, node: NodeId, purpose: Purpose, answer: Answer) -> Taken {
+        #[cfg(feature = "planted")]
+        let accepts_any_chunk = self.accepts_any_chunk;
+        #[cfg(not(feature = "planted"))]
+        let accepts_any_chunk = false;
+        let Some(fetch) = &mut self.fetch else { return Taken::Well };
+        match (purpose, answer) {
+            (_, Answer::None | Answer::Message(Response::Unavailable)) => Taken::Rests,
+            (_, Answer::Malformed(reason)) => Taken::Wrong(reason),
+            (_, Answer::Message(Response::WrongRun(run))) => Taken::Wrong(format!("it is of run {run} now")),
+            (Purpose::Digests, Answer::Message(Response::BaseDigests(page))) => fetch.take_digests(node, page),
+            (Purpose::Chunk(index), Answer::Chunk { digest, .. }) => {
+                let expected = usize::try_from(index).ok().and_then(|index| fetch.digests.get(index));
+                if expected != Some(&digest) && !accepts_any_chunk {
+                    return Taken::Wrong(format!("chunk {index} of the base model is wrong"));
+                }
+                if !fetch.missing.remove(&index) {
+                    return Taken::Well;
+                }
+                fetch.storing.insert(index);
+                Taken::Chunk(index)
+            }
+            (_, Answer::Message(_) | Answer::Chunk { .. }) => Taken::Wrong(ANOTHER_QUESTION.into()),
+        }
+    }
+
+    /// The node is gone: what it had sent of the list of digests is of no use without the rest.
+    pub fn gone(&mut self, node: NodeId) {
+        self.forget_digests(node);
+        self.resting.remove(&node);
+    }
+
+    fn forget_digests(&mut self, node: NodeId) {
+        if let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.digests_from == Some(node)) {
+            fetch.digests_from = None;
+            fetch.digests.clear();
+        }
+    }
+
+    /// Whether people should hear that nobody who could send the base is connected. `anybody`: whether somebody is.
+    pub fn nobody_helps(&mut self, anybody: bool, now_ms: u64) -> bool {
+        if anybody || self.fetch.is_none() {
+            self.helped_ms = now_ms;
+        }
+        let is_due = now_ms >= self.helped_ms + NOBODY_INTERVAL_MS;
+        if is_due {
+            self.helped_ms = now_ms;
+        }
+        is_due
+    }
+}
+
+const ANOTHER_QUESTION: &str = "it sent an answer to another question";
+
+impl Fetch {
+    /// Takes one page of the list of digests, all of which come from one node.
+    fn take_digests(&mut self, node: NodeId, page: Vec<Digest>) -> Taken {
+        if self.has_digests || self.digests_from.is_some_and(|from| from != node) {
+            return Taken::Well;
+        }
+        if page.is_empty() || page.len() as u64 > self.chunks - self.digests.len() as u64 {
+            return Taken::Wrong(format!("it sent {} digests of chunks too few or too many", page.len()));
+        }
+        self.digests_from = Some(node);
+        self.digests.extend(page);
+        if (self.digests.len() as u64) < self.chunks {
+            return Taken::Well;
+        }
+        if combine_digests(self.digests.iter().copied()) != self.root {
+            return Taken::Wrong("the list of chunks does not fit the run's manifest".into());
+        }
+        self.digests_from = None;
+        Taken::Digests(self.digests.clone())
+    }
+
+    /// Bytes of one chunk.
+    fn extent(&self, index: u64) -> u64 {
+        self.bytes.saturating_sub(index.saturating_mul(BASE_CHUNK_BYTES as u64)).min(BASE_CHUNK_BYTES as u64)
+    }
+}
+
+/// In what the manifest of a node of another run differs from `ours`, in words.
+pub fn differences(ours: &Manifest, answer: &Answer) -> Option<Vec<String>> {
+    match answer {
+        Answer::Message(Response::Manifest(bytes)) => Some(match Manifest::decode(bytes) {
+            Ok((theirs, _)) => ours.differences(&theirs),
+            Err(error) => vec![error.to_string()],
+        }),
+        _ => None,
+    }
+}
+
+/// How bad it is to send a wrong piece of the base, or to be of another run: the node is of no use here.
+pub const USELESS: Severity = Severity::Ban;

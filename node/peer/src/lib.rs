@@ -33,10 +33,13 @@ pub mod input;
 pub mod join;
 pub mod leave;
 pub mod limits;
+mod links;
 pub mod mesh;
 pub mod notice;
 pub mod output;
 mod peer;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod record;
 pub mod run;
 mod running;

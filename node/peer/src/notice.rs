@@ -33,8 +33,6 @@ pub enum Notice {
     OtherRun {
         /// Which node.
         node: NodeId,
-        /// Its run.
-        run: RunId,
         /// In what the two manifests differ.
         differences: Vec<String>,
     },
@@ -75,10 +73,10 @@ pub enum Notice {
         /// Since the start, ms.
         after_ms: u64,
     },
-    /// The own ledger goes on under a new incarnation; without a cause, because the old one was empty.
+    /// The own ledger goes on under a new incarnation.
     NewIncarnation {
         /// Why.
-        cause: Option<IncarnationCause>,
+        cause: IncarnationCause,
         /// The new name.
         machine: MachineId,
     },
@@ -96,11 +94,6 @@ pub enum Notice {
         /// Of the weights.
         digest: Digest,
         /// What was in them.
-        contents: Vec<Contained>,
-    },
-    /// The checkpoint that was just committed has this in it.
-    Checkpointed {
-        /// What was in it.
         contents: Vec<Contained>,
     },
     /// Leaving has begun.

@@ -1,46 +1,260 @@
-//! The state machine.
+//! The state machine: connections, and the stage that the peer is at.
 
-use protocol::{machine::MachineId, replica::Replica, signature::Verifier};
+use protocol::{
+    machine::MachineId,
+    replica::{Replica, Verdict},
+    signature::Verifier,
+};
+use std::collections::VecDeque;
 
-use crate::{Config, Facts, Input, Output};
+use crate::{
+    Answer, Config, Facts, Input, NodeId, Notice, Output, Phase, Run,
+    exchange::Purpose,
+    join::{self, Join, Taken},
+    leave::Departure,
+    limits::Severity,
+    links::Links,
+    running::{Context, Running},
+};
 
 /// See the crate's documentation.
-pub struct Peer;
+pub struct Peer {
+    config: Config,
+    verifier: Option<Box<dyn Verifier>>,
+    links: Links,
+    stage: Stage,
+    outputs: VecDeque<Output>,
+    #[cfg(feature = "planted")]
+    planted: Option<crate::planted::Fault>,
+}
+
+enum Stage {
+    /// The manifest or the base is not here yet.
+    Joining(Box<Join>),
+    /// Both are.
+    Running(Box<Running>),
+    /// It gave up before that.
+    Left,
+}
 
 impl Peer {
     /// Nothing is known yet but what the disk and the command line say. `verifier` checks others' signatures.
-    pub fn new(_config: Config, _verifier: Box<dyn Verifier>) -> Self {
-        unimplemented!()
+    pub fn new(config: Config, verifier: Box<dyn Verifier>) -> Self {
+        Self {
+            links: Links::new(&config),
+            stage: Stage::Joining(Box::new(Join::new(config.run, config.bootstrap.len()))),
+            verifier: Some(verifier),
+            config,
+            outputs: VecDeque::new(),
+            #[cfg(feature = "planted")]
+            planted: None,
+        }
     }
 
-    /// Takes in one event.
-    pub fn handle(&mut self, _input: Input, _now_ms: u64) {
-        unimplemented!()
+    /// Breaks a rule from now on. To be called first of all.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, fault: crate::planted::Fault) {
+        self.planted = Some(fault);
+        if let Stage::Joining(join) = &mut self.stage {
+            join.accepts_any_chunk = fault == crate::planted::Fault::AcceptsAnyChunk;
+        }
     }
 
     /// Takes in one event, and returns all that is to be done.
     pub fn step(&mut self, input: Input, now_ms: u64) -> Vec<Output> {
         self.handle(input, now_ms);
-        std::iter::from_fn(|| self.poll_output()).collect()
+        self.outputs.drain(..).collect()
     }
 
     /// The next thing to do, if any.
     pub fn poll_output(&mut self) -> Option<Output> {
-        unimplemented!()
+        self.outputs.pop_front()
     }
 
-    /// The replica, once there is a run and its records are being restored.
+    /// The replica, once the base model is here.
     pub fn replica(&self) -> Option<&Replica> {
-        unimplemented!()
+        match &self.stage {
+            Stage::Running(running) => Some(running.replica()),
+            Stage::Joining(_) | Stage::Left => None,
+        }
     }
 
     /// The own machine.
     pub fn own_machine(&self) -> MachineId {
-        unimplemented!()
+        let stored = MachineId { key: self.config.key, incarnation: self.config.incarnation };
+        self.replica().map_or(stored, Replica::own_machine)
+    }
+
+    /// Connected nodes, in order of their numbers.
+    pub fn neighbours(&self) -> impl Iterator<Item = NodeId> {
+        self.links.neighbours().iter().copied()
     }
 
     /// A look at the peer.
-    pub fn facts(&self, _now_ms: u64) -> Facts {
-        unimplemented!()
+    pub fn facts(&self) -> Facts {
+        match &self.stage {
+            Stage::Running(running) => running.facts(&self.links),
+            stage => Facts {
+                phase: if matches!(stage, Stage::Left) { Phase::Leaving } else { Phase::Joining },
+                has_joined: false,
+                neighbours: self.links.neighbours().len(),
+                owed: 0,
+                owed_most: 0,
+                unstored: 0,
+                own_is_done: false,
+            },
+        }
+    }
+
+    /// Takes in one event. What is to be done then, [`Peer::poll_output`] says.
+    pub fn handle(&mut self, input: Input, now_ms: u64) {
+        match input {
+            Input::Found(node) => self.links.found(node, now_ms, &mut self.outputs),
+            Input::DialFailed(node) => self.links.dial_failed(node, now_ms, &mut self.outputs),
+            Input::NetworkOpened => {
+                for node in self.links.reset(now_ms, &mut self.outputs) {
+                    self.advance(Input::Disconnected(node), now_ms);
+                }
+            }
+            Input::Answer { question, answer } => {
+                if let Some((node, purpose)) = self.links.questions.close(question) {
+                    self.answered(question, node, purpose, answer, now_ms);
+                }
+            }
+            input => {
+                match &input {
+                    Input::Connected(node) => self.links.connected(*node),
+                    Input::Disconnected(node) => self.links.disconnected(*node, now_ms, &mut self.outputs),
+                    Input::Tick => self.links.tick(now_ms, &mut self.outputs),
+                    _ => {}
+                }
+                self.advance(input, now_ms);
+            }
+        }
+    }
+
+    /// Gives the event to the present stage.
+    fn advance(&mut self, input: Input, now_ms: u64) {
+        let Self { config, links, outputs, .. } = self;
+        match &mut self.stage {
+            Stage::Running(running) => running.handle(input, &mut Context { config, links, outputs, now_ms }),
+            Stage::Joining(_) => {
+                self.join_on(input, now_ms);
+                self.ask_all(now_ms);
+            }
+            Stage::Left => {}
+        }
+    }
+
+    fn answered(&mut self, question: u64, node: NodeId, purpose: Purpose, answer: Answer, now_ms: u64) {
+        let Self { config, links, outputs, .. } = self;
+        match &mut self.stage {
+            Stage::Running(running) => {
+                running.answer(node, purpose, answer, &mut Context { config, links, outputs, now_ms });
+            }
+            Stage::Joining(join) => {
+                let taken = join.take(node, purpose, answer, now_ms);
+                self.taken(question, node, taken, now_ms);
+                self.ask_all(now_ms);
+            }
+            Stage::Left => {}
+        }
+    }
+
+    /// One event on the way into the run.
+    fn join_on(&mut self, input: Input, now_ms: u64) {
+        let Stage::Joining(join) = &mut self.stage else { return };
+        match input {
+            Input::Run(run) => join.set_run(run),
+            Input::FetchBase { digests, missing } => join.fetch(digests, missing, now_ms),
+            Input::DigestsStored { missing } => join.digests_stored(missing),
+            Input::ChunkStored { index } => {
+                if let Some((here, bytes)) = join.chunk_stored(index) {
+                    self.outputs.push_back(Output::Notice(Notice::Fetched { bytes, here }));
+                }
+            }
+            Input::BaseReady => {
+                if let Some(run) = join.run().cloned() {
+                    self.run(run);
+                }
+            }
+            Input::Disconnected(node) => join.gone(node),
+            Input::Tick if join.nobody_helps(!self.links.neighbours().is_empty(), now_ms) => {
+                self.outputs.push_back(Output::Notice(Notice::NobodyHasBase));
+            }
+            // Nothing to judge it by yet; anti-entropy brings it later.
+            Input::Gossip { from, message, .. } => {
+                self.outputs.push_back(Output::Validate { message, from, verdict: Verdict::Ignore });
+            }
+            Input::Request { request, .. } => self.outputs.push_back(Output::Drop { request }),
+            Input::Leave => self.give_up(Departure::Clean),
+            _ => {}
+        }
+    }
+
+    /// Asks every neighbour for what it may be asked, and says when nothing is missing.
+    fn ask_all(&mut self, now_ms: u64) {
+        let Stage::Joining(join) = &mut self.stage else { return };
+        if join.is_complete() {
+            join.finish();
+            return self.outputs.push_back(Output::FinishBase);
+        }
+        let neighbours: Vec<NodeId> = self.links.neighbours().iter().copied().collect();
+        for node in neighbours {
+            loop {
+                let open: Vec<_> = self.links.questions.open().collect();
+                let Some((purpose, run, question)) = join.next_question(node, &open, now_ms) else { break };
+                if !self.links.ask(node, purpose, run, question, &mut self.outputs) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn taken(&mut self, question: u64, node: NodeId, taken: Taken, now_ms: u64) {
+        let outputs = &mut self.outputs;
+        match taken {
+            Taken::Well | Taken::Rests => {}
+            Taken::NoManifest(reason) => {
+                outputs.push_back(Output::Notice(Notice::NoManifest { node, reason }));
+                self.links.fault(node, Severity::Fault, "no usable manifest", now_ms, outputs);
+            }
+            Taken::Wrong(reason) => {
+                outputs.push_back(Output::Notice(Notice::GivenUp { node, reason }));
+                self.links.fault(node, join::USELESS, "a wrong piece of the base model", now_ms, outputs);
+            }
+            Taken::OtherRun { run, is_last } => {
+                outputs.push_back(Output::Notice(Notice::NotTheWishedRun { node, run, is_last }));
+                if is_last {
+                    return self.give_up(Departure::NoRun);
+                }
+                self.links.fault(node, join::USELESS, "another run", now_ms, outputs);
+            }
+            Taken::Manifest(run) => {
+                if let Stage::Joining(join) = &mut self.stage {
+                    join.set_run(run.clone());
+                }
+                outputs.push_back(Output::StoreRun(run));
+            }
+            Taken::Digests(digests) => outputs.push_back(Output::StoreDigests(digests)),
+            Taken::Chunk(index) => outputs.push_back(Output::StoreChunk { question, index }),
+        }
+    }
+
+    fn run(&mut self, run: Run) {
+        let Some(verifier) = self.verifier.take() else { return };
+        let machine = self.own_machine();
+        #[cfg_attr(not(feature = "planted"), allow(unused_mut))]
+        let mut running = Running::new(&self.config, machine, run, verifier);
+        #[cfg(feature = "planted")]
+        {
+            running.planted = self.planted;
+        }
+        self.stage = Stage::Running(Box::new(running));
+    }
+
+    fn give_up(&mut self, departure: Departure) {
+        self.stage = Stage::Left;
+        self.outputs.push_back(Output::Left(departure));
     }
 }

@@ -171,6 +171,11 @@ impl Replica {
         self.tick(now_ms);
     }
 
+    /// Names the own machine anew. Before the start only: afterwards see [`Replica::adopt`].
+    pub fn set_own_machine(&mut self, machine: MachineId) {
+        self.own.machine = machine;
+    }
+
     /// Goes on under a new incarnation of the own key. Bytes that were never signed leave the weights.
     pub fn adopt(&mut self, machine: MachineId, now_ms: u64) {
         self.withdraw_unsigned();

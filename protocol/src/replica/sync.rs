@@ -109,8 +109,13 @@ impl Replica {
 
     /// Whether every connected peer agreed at the present root.
     pub fn agrees_with_all(&self) -> bool {
+        self.agreeing() == self.peers.len()
+    }
+
+    /// How many connected peers agreed at the present root.
+    pub fn agreeing(&self) -> usize {
         let root = self.vector.root();
-        self.peers.values().all(|state| state.agreed == Some(root))
+        self.peers.values().filter(|state| state.agreed == Some(root)).count()
     }
 
     /// Whether a neighbour has told its standings in full, and nothing that anyone told of is still to be fetched.

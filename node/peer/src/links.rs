@@ -1,0 +1,176 @@
+//! Connections to other nodes: whom to call, what they may send, what they were asked.
+
+use protocol::{manifest::RunId, message::Question};
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::{
+    Config, NodeId, Notice, Output,
+    dialing::{Dialing, Failed},
+    exchange::{Purpose, Questions},
+    limits::{Limits, Severity},
+};
+
+/// Calls, bans and reputations are looked after this often, ms.
+const UPKEEP_MS: u64 = 500;
+
+/// See the module's documentation. What it wants done it appends to the outputs that it is given.
+pub struct Links {
+    neighbours: BTreeSet<NodeId>,
+    dialing: Dialing,
+    limits: Limits,
+    /// Questions under way.
+    pub questions: Questions,
+    next_upkeep_ms: u64,
+}
+
+impl Links {
+    /// No connections yet.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            neighbours: BTreeSet::new(),
+            dialing: Dialing::new(&config.bootstrap, config.connections_target, config.seed),
+            limits: Limits::new(0),
+            questions: Questions::default(),
+            next_upkeep_ms: 0,
+        }
+    }
+
+    /// Connected nodes.
+    pub fn neighbours(&self) -> &BTreeSet<NodeId> {
+        &self.neighbours
+    }
+
+    /// An address of the node is known.
+    pub fn found(&mut self, node: NodeId, now_ms: u64, outputs: &mut VecDeque<Output>) {
+        if !self.dialing.found(node, now_ms) {
+            self.forget(node, outputs);
+        }
+    }
+
+    /// A connection stands.
+    pub fn connected(&mut self, node: NodeId) {
+        self.neighbours.insert(node);
+        self.dialing.connected(node);
+    }
+
+    /// The last connection to the node is gone.
+    pub fn disconnected(&mut self, node: NodeId, now_ms: u64, outputs: &mut VecDeque<Output>) {
+        self.neighbours.remove(&node);
+        self.dialing.gone(node, now_ms);
+        self.questions.gone(node);
+        self.forget(node, outputs);
+    }
+
+    /// No connection is left, and everyone may be called at once. Returns who was connected.
+    pub fn reset(&mut self, now_ms: u64, outputs: &mut VecDeque<Output>) -> Vec<NodeId> {
+        let gone: Vec<NodeId> = self.neighbours.iter().copied().collect();
+        gone.iter().for_each(|node| self.disconnected(*node, now_ms, outputs));
+        self.dialing.reset(now_ms);
+        self.call(now_ms, outputs);
+        gone
+    }
+
+    /// A call failed.
+    pub fn dial_failed(&mut self, node: NodeId, now_ms: u64, outputs: &mut VecDeque<Output>) {
+        if self.neighbours.contains(&node) {
+            return;
+        }
+        match self.dialing.failed(node, now_ms) {
+            Failed::Later => {}
+            Failed::BootstrapLater(retry_in_ms) => {
+                outputs.push_back(Output::Notice(Notice::Unreachable { node, retry_in_ms }));
+            }
+            Failed::Forgotten => self.forget(node, outputs),
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now_ms: u64, outputs: &mut VecDeque<Output>) {
+        if now_ms < self.next_upkeep_ms {
+            return;
+        }
+        self.next_upkeep_ms = now_ms + UPKEEP_MS;
+        for (node, was_banned) in self.limits.advance(now_ms) {
+            if was_banned {
+                outputs.push_back(Output::Pardon(node));
+            }
+            self.forget(node, outputs);
+        }
+        self.call(now_ms, outputs);
+    }
+
+    fn call(&mut self, now_ms: u64, outputs: &mut VecDeque<Output>) {
+        let (neighbours, limits) = (&self.neighbours, &self.limits);
+        let skip = |node| neighbours.contains(&node) || limits.is_banned(node);
+        outputs.extend(self.dialing.due(neighbours.len(), skip, now_ms).into_iter().map(Output::Dial));
+    }
+
+    /// Whether the node may send one more message; a flood is a fault.
+    pub fn allow(&mut self, node: NodeId, what: Message, now_ms: u64, outputs: &mut VecDeque<Output>) -> bool {
+        let (bytes, reason) = match what {
+            Message::Gossip { bytes } => (bytes, "a flood of gossip"),
+            Message::Question => (0, "a flood of questions"),
+        };
+        let allowed = self.limits.allow(node, bytes, now_ms);
+        if !allowed {
+            self.fault(node, Severity::Fault, reason, now_ms, outputs);
+        }
+        allowed
+    }
+
+    /// Whether to pass on one more gossip message of this size.
+    pub fn may_forward(&mut self, bytes: usize, now_ms: u64) -> bool {
+        self.limits.may_forward(bytes, now_ms)
+    }
+
+    /// Counts something against a node; too much of it bans the node for a while.
+    pub fn fault(
+        &mut self,
+        node: NodeId,
+        severity: Severity,
+        reason: &str,
+        now_ms: u64,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let banned = self.limits.fault(node, severity, now_ms);
+        outputs.push_back(Output::Notice(Notice::Fault { node, reason: reason.to_owned(), banned }));
+        if banned {
+            outputs.push_back(Output::Ban(node));
+        }
+    }
+
+    /// Asks. False if the question cannot be sent.
+    pub fn ask(
+        &mut self,
+        node: NodeId,
+        purpose: Purpose,
+        run: RunId,
+        question: Question,
+        outputs: &mut VecDeque<Output>,
+    ) -> bool {
+        let asked =
+            if self.neighbours.contains(&node) { self.questions.ask(node, purpose, run, question) } else { None };
+        let is_asked = asked.is_some();
+        outputs.extend(asked);
+        is_asked
+    }
+
+    /// Tells the shell if nothing is known of the node any more.
+    fn forget(&self, node: NodeId, outputs: &mut VecDeque<Output>) {
+        if !self.neighbours.contains(&node) && !self.dialing.knows(node) && !self.limits.knows(node) {
+            outputs.push_back(Output::Forget(node));
+        }
+    }
+}
+
+/// What a node may send so much of.
+#[derive(Clone, Copy, Debug)]
+pub enum Message {
+    /// Gossip of so many bytes.
+    Gossip {
+        /// Length.
+        bytes: usize,
+    },
+    /// A question.
+    Question,
+}

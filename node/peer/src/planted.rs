@@ -1,0 +1,16 @@
+//! Deliberate faults in a peer's rules. Tests show that the simulator finds each of them.
+
+/// A rule that is broken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// A joiner stores whatever chunk of the base it is sent.
+    AcceptsAnyChunk,
+    /// Own samples of earlier incarnations are not counted against the goal.
+    CountsOneIncarnation,
+    /// A checkpoint claims what is in the ledgers when it is committed, not when it was written.
+    ClaimsLate,
+    /// A start never asks others for the own head.
+    TrustsItsDisk,
+    /// Leaving waits for nothing.
+    LeavesAtOnce,
+}
