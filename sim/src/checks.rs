@@ -48,10 +48,9 @@ fn failed_if(failure: Option<String>) -> CheckResult {
 fn digests(world: &mut World) -> Result<(CheckResult, CheckResult)> {
     let (mut by_root, mut split, mut wrong) = (BTreeMap::new(), None, None);
     let mut recomputed = 0;
-    let now = world.swarm.queue.now();
     for machine in world.machines.iter_mut().filter(|machine| machine.is_honest()) {
         let number = machine.number;
-        let done = machine.is_done(now);
+        let done = machine.is_done();
         let Some(running) = machine.running.as_mut().filter(|_| done) else { continue };
         let (Some(replica), Some(trainer)) = (running.peer.replica(), &mut running.trainer) else { continue };
         let (root, digest) = (replica.root(), trainer.learner.digest()?);
@@ -128,7 +127,6 @@ fn converged(world: &World) -> CheckResult {
     if world.are_equal() {
         return CheckResult::Passed;
     }
-    let now = world.swarm.queue.now();
     let mut groups: BTreeMap<[u8; 32], Vec<u32>> = BTreeMap::new();
     let (mut joining, mut busy) = (0, Vec::new());
     for machine in world.honest_up() {
@@ -136,7 +134,7 @@ fn converged(world: &World) -> CheckResult {
             Some(replica) => groups.entry(replica.root()).or_default().push(machine.number),
             None => joining += 1,
         }
-        if !machine.is_done(now) {
+        if !machine.is_done() {
             busy.push(machine.number);
         }
     }

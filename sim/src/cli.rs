@@ -25,6 +25,8 @@ pub enum Command {
     Explore(ExploreArgs),
     /// Predict a run: gradients per second, bytes per second and link, staleness, time to N gradients.
     Plan(PlanArgs),
+    /// Replay what `node --record` wrote: the same inputs must lead to the same decisions.
+    Replay(ReplayArgs),
 }
 
 impl Default for Command {
@@ -153,4 +155,14 @@ pub struct PlanArgs {
     /// Speed, links and the rest
     #[command(flatten)]
     pub changes: Changes,
+}
+
+/// `sim replay`
+#[derive(Args, Clone, Debug)]
+pub struct ReplayArgs {
+    /// A recording
+    pub file: PathBuf,
+    /// Print every step with its input and its outputs
+    #[arg(long)]
+    pub outputs: bool,
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use peer::{Input, leave::Departure};
 use protocol::{
     revocation::Revocation,
-    signature::{Ed25519Signer, Signer as _},
+    signature::Ed25519Signer,
 };
 
 use crate::{
@@ -35,8 +35,9 @@ impl World {
             Step::MakeRoom(machines) => self.each_disk(&machines, |disk| disk.set_full(false)),
             Step::PowerFails(machines, back) => return self.crash(&machines, Some(back)),
             Step::RememberDisks { machines, rolled_back_in, down_for } => {
+                let picked = self.pick(machines);
                 let disk = |number: Number| Some((number, self.machines[number as usize].disk()?.clone()));
-                let disks = self.pick(machines).into_iter().filter_map(disk).collect();
+                let disks = picked.into_iter().filter_map(disk).collect();
                 self.schedule_in(rolled_back_in, Step::RollBack { disks, down_for });
             }
             Step::RollBack { disks, down_for } => {

@@ -20,7 +20,7 @@ impl World {
         if self.settled.is_none() {
             let is_leaving = |machine: &Machine| machine.running.as_ref().is_some_and(|running| running.is_leaving);
             let is_quiet = self.schedule.is_over() && self.starting == 0;
-            if is_quiet && self.honest_up().all(|machine| machine.is_done(now) && !is_leaving(machine)) {
+            if is_quiet && self.honest_up().all(|machine| machine.is_done() && !is_leaving(machine)) {
                 self.settled = Some(now);
                 self.swarm.is_over = true;
             }
@@ -36,11 +36,11 @@ impl World {
 
     /// Whether all honest machines that are up have one version vector, and nothing of their own to add.
     pub fn are_equal(&self) -> bool {
-        let (mut roots, now) = (BTreeSet::new(), self.swarm.queue.now());
+        let mut roots = BTreeSet::new();
         for machine in self.honest_up() {
             let Some(replica) = machine.replica() else { return false };
             roots.insert(replica.root());
-            if roots.len() > 1 || !machine.is_done(now) || replica.incomplete().next().is_some() {
+            if roots.len() > 1 || !machine.is_done() || replica.incomplete().next().is_some() {
                 return false;
             }
         }

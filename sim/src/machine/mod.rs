@@ -6,6 +6,7 @@
 //! - `outputs`: what the peer wants done;
 //! - `link`: frames in and out, connections;
 //! - `discovery`: whom a machine can find, and calls;
+//! - `attack`: the hands of an adversary;
 //! - `trainer`: gradients, replay, checkpoints, and what they take;
 //! - `neighbours`: who is connected.
 
@@ -32,6 +33,7 @@ use crate::{
     swarm::Swarm,
 };
 
+mod attack;
 mod discovery;
 mod link;
 mod neighbours;
@@ -200,10 +202,10 @@ impl Machine {
     }
 
     /// Whether its own gradients are all made and durable; true of one that is down.
-    pub fn is_done(&self, now: Micros) -> bool {
+    pub fn is_done(&self) -> bool {
         self.running.as_ref().is_none_or(|running| {
             let rests = running.trainer.as_ref().is_some_and(|trainer| !trainer.is_measuring());
-            running.joined_ms.is_some() && rests && running.peer.facts(running.now_ms(now)).own_is_done
+            running.joined_ms.is_some() && rests && running.peer.facts().own_is_done
         })
     }
 
@@ -234,7 +236,7 @@ impl Machine {
         self.tell(Input::Tick, swarm)?;
         let now = swarm.queue.now();
         let Some(running) = &mut self.running else { return Ok(()) };
-        if running.joined_ms.is_none() && running.peer.facts(running.now_ms(now)).has_joined {
+        if running.joined_ms.is_none() && running.peer.facts().has_joined {
             running.joined_ms = Some(now / 1000);
         }
         self.look_at_goal(swarm);

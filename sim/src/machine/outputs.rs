@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use peer::{Input, NodeId, Notice, Output, Run, leave::Departure};
 use protocol::{
     machine::MachineId,
-    replica::{Contained, Record, Verdict},
+    replica::{Contained, Record, Replica, Verdict},
     signature::Signer as _,
 };
 use rand_xoshiro::rand_core::Rng;
@@ -235,10 +235,13 @@ impl Machine {
     }
 
     /// It is gone: frames that are on their way arrive, then its connections close.
-    fn left(&mut self, departure: Departure, swarm: &mut Swarm) -> Result<()> {
+    pub(crate) fn left(&mut self, departure: Departure, swarm: &mut Swarm) -> Result<()> {
         let now = swarm.queue.now();
         let Some(running) = &self.running else { return Ok(()) };
-        swarm.truth.left(self.number, running.peer.own_machine(), departure, swarm.parts.is_empty());
+        // What may not be signed was never acknowledged.
+        if self.adversary.is_none() && running.peer.replica().is_some_and(Replica::signs) {
+            swarm.truth.left(self.number, running.peer.own_machine(), departure, swarm.parts.is_empty());
+        }
         for (machine, last_arrival) in running.neighbours.last_arrivals() {
             swarm.queue.schedule(last_arrival.max(now), Event::Closed { machine, by: self.number });
         }

@@ -82,7 +82,7 @@ impl Trainer {
 
     fn adopt(&mut self, machine: MachineId, next_sample: u64) -> Input {
         self.learner.adopt(machine, next_sample);
-        self.allowed = None;
+        (self.until_sample, self.allowed) = (0, None);
         Input::Adopted
     }
 

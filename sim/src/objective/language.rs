@@ -8,14 +8,14 @@ use node::{
     model::{Llama, LlamaConfig, Tokenizer},
     settings::{ModelChoice, estimator},
     storage::{BaseSettings, StateDir, start_run},
-    trainer::{ProbeSettings, Step, Trainer},
+    trainer::{ProbeSettings, Trainer},
     weights::Weights,
 };
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId, Schedule},
     replay::{Contribution, Sweep},
-    replica::{LedgerRange, Replica},
+    replica::{LedgerRange, OwnByte, Replica},
     spsa::Spsa,
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
@@ -174,8 +174,8 @@ impl Learner for LanguageLearner {
         Ok(())
     }
 
-    fn step(&mut self, until_sample: u64) -> Result<Step> {
-        self.0.step(until_sample)
+    fn step(&mut self, until_sample: u64) -> Result<Vec<OwnByte>> {
+        Ok(self.0.step(until_sample)?.own)
     }
 
     fn loss(&mut self) -> Result<f64> {
