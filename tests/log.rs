@@ -5,12 +5,12 @@ mod support;
 
 use node::{
     log::{Log, export},
-    network::{Event, Network, NetworkConfig, Verdict},
+    network::{Event, Network, NetworkConfig},
 };
 use protocol::{
     machine::MachineId,
     message::{Question, Request, Response},
-    replica::{NodeId, Replica},
+    replica::{NodeId, Replica, Verdict},
     revocation::{ForkProof, Revocation},
     segment::{Chunk, Digest, Segment},
     signature::{Ed25519Signer, Signer},

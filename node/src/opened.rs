@@ -13,7 +13,7 @@ use std::{path::Path, sync::Arc};
 
 use crate::{
     model::{Llama, LlamaConfig, Tokenizer},
-    records,
+    records, say,
     storage::{StateDir, no_run},
     weights::Weights,
 };
@@ -24,7 +24,7 @@ const ENTRIES_PER_SWEEP: u64 = 8_192;
 /// A run as one state directory has it.
 pub struct Opened {
     /// Locked.
-    pub state: StateDir,
+    pub state: Arc<StateDir>,
     /// What the run agreed on.
     pub manifest: Arc<Manifest>,
     /// Its encoding.
@@ -35,7 +35,8 @@ pub struct Opened {
 
 impl Opened {
     /// The run in `state`, which must have one.
-    pub fn of(state: StateDir) -> Result<Self> {
+    pub fn of(state: impl Into<Arc<StateDir>>) -> Result<Self> {
+        let state = state.into();
         let bytes = state.manifest()?.with_context(|| no_run(state.path()))?;
         let (manifest, run) = Manifest::decode(&bytes)
             .with_context(|| format!("{}: the run's manifest is not usable", state.path().display()))?;
@@ -76,9 +77,7 @@ impl Opened {
         match self.checkpoint_weights(replica) {
             Ok(Some(weights)) => return Ok(weights),
             Ok(None) => {}
-            Err(error) => {
-                tracing::warn!("the checkpoint is not usable ({error:#}): replaying the ledgers from the base")
-            }
+            Err(error) => say::checkpoint_not_usable(&error),
         }
         self.base_weights()
     }

@@ -34,9 +34,9 @@ mod thread;
 
 pub use base::{BaseReader, BaseSettings, check_same_base, start_run};
 pub use copy::StateCopy;
-pub use database::Record;
-pub use download::BaseDownload;
-pub use thread::{StorageHandle, StorageState, spawn};
+pub use database::Row;
+pub use download::{BaseDownload, Refusal};
+pub use thread::{Disk, StorageHandle, StorageState, spawn, spawn_on};
 
 use database::Database;
 use lock::Lock;
@@ -153,9 +153,9 @@ impl StateDir {
         self.database.get(&format!("setting {name}"))
     }
 
-    /// Makes records durable, in one transaction.
-    pub fn commit(&self, records: &[Record]) -> Result<()> {
-        self.database.commit(records)
+    /// Makes rows durable, in one transaction.
+    pub fn commit(&self, rows: &[Row]) -> Result<()> {
+        self.database.commit(rows)
     }
 
     /// Calls `visit` with every stored chunk, by machine and sample.

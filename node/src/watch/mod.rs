@@ -1,6 +1,6 @@
 //! What a node shows of itself while it runs. Nothing here changes the node.
 //!
-//! The driver makes a [`Snapshot`] once a second. It goes to `status.json` in the state directory, and to whoever holds the
+//! The [`Observer`] makes a [`Snapshot`] once a second. It goes to `status.json` in the state directory, and to whoever holds the
 //! receiving end of the [`tokio::sync::watch`] channel. Field names are the keys of the JSON; they are stable: fields are added,
 //! not renamed, as long as [`VERSION`] stays.
 //!
@@ -11,11 +11,15 @@ use serde::{Deserialize, Serialize};
 pub mod history;
 pub mod http;
 pub mod journal;
+mod observer;
 pub mod prometheus;
 mod recorder;
+mod session;
 pub mod terminal;
 
+pub use observer::{Observer, View};
 pub use recorder::{METRICS, METRICS_INTERVAL, Metrics, Recorder, STATUS};
+pub use session::Session;
 
 /// Of the snapshot's JSON.
 pub const VERSION: u32 = 1;
