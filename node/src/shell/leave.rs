@@ -15,6 +15,7 @@ const SENDING_MAX: Duration = Duration::from_millis(50);
 impl Shell {
     /// Runs until the goals are reached or somebody wishes to leave. Leaves cleanly, however long the disk takes.
     pub async fn run(mut self) -> Result<()> {
+        self.interrupt.take_over();
         self.run_until(|_| false).await?;
         self.close().await
     }

@@ -10,7 +10,7 @@
 //!   people  ───────►┘                └────────► people    (people; words are in `say`)
 //! ```
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use peer::{Input, Notice, Output, Peer, Work, leave::Departure};
 use protocol::{
     machine::MachineId,
@@ -20,6 +20,7 @@ use protocol::{
 };
 use std::{
     collections::VecDeque,
+    sync::mpsc::TrySendError,
     time::{Duration, Instant},
 };
 
@@ -36,6 +37,9 @@ mod people;
 mod recording;
 mod start;
 mod wire;
+
+#[cfg(test)]
+mod tests;
 
 pub use disk::Disk;
 pub use nodes::Nodes;
@@ -117,7 +121,6 @@ impl Shell {
     async fn run_until(&mut self, is_done: impl Fn(&Self) -> bool) -> Result<()> {
         let mut ticker = tokio::time::interval(Duration::from_millis(peer::TICK_MS));
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.interrupt.take_over();
         while self.departure.is_none() && !is_done(self) {
             tokio::select! {
                 wish = self.interrupt.wait(self.wish) => self.on_wish(wish)?,
@@ -127,7 +130,6 @@ impl Shell {
                 _ = ticker.tick() => self.on_tick()?,
             }
         }
-        self.interrupt.give_back();
         Ok(())
     }
 
@@ -195,12 +197,12 @@ impl Shell {
             Work::Checkpoint => Command::Checkpoint(self.disk.state.checkpoint_writer()),
             Work::Weigh(root) => Command::Digest(root),
         };
-        match &self.trainer {
-            // It has room for all that a peer hands out. One that is gone has said why in its last event.
-            Some(trainer) => drop(trainer.commands.try_send(command)),
-            None => bail!("there is work, and no trainer"),
+        let trainer = self.trainer.as_ref().context("there is work, and no trainer")?;
+        match trainer.commands.try_send(command) {
+            // One that is gone has said why in its last event.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+            Err(TrySendError::Full(_)) => bail!("the trainer was handed more work than it has room for"),
         }
-        Ok(())
     }
 
     fn spell_out(&self, ranges: &[LedgerRange]) -> Vec<Contribution> {

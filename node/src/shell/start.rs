@@ -42,9 +42,7 @@ impl Shell {
     /// Asks for a run until one is on the disk. False if the peer has left before.
     pub async fn join(&mut self, config: NetworkConfig) -> Result<bool> {
         self.open(config, &[]).await??;
-        self.run_until(|shell| shell.disk.has_joined()).await?;
-        self.wire.close().await;
-        Ok(!self.has_left())
+        self.fetch_until(|shell| shell.disk.has_joined()).await
     }
 
     /// Fetches the base in checked chunks, from all nodes at once. False if the peer has left before.
@@ -60,10 +58,21 @@ impl Shell {
         self.open(config, known).await??;
         let fetch = self.disk.begin_download(download)?;
         self.tell(fetch)?;
-        self.run_until(|shell| !shell.disk.is_downloading()).await?;
+        let is_here = self.fetch_until(|shell| !shell.disk.is_downloading()).await?;
+        if is_here {
+            say::fetched();
+        }
+        Ok(is_here)
+    }
+
+    /// Runs until something is here, then closes the network. False if the peer has left before. What comes after blocks, so a
+    /// signal just ends the process there: there is nothing to lose yet.
+    async fn fetch_until(&mut self, is_here: impl Fn(&Self) -> bool) -> Result<bool> {
+        self.interrupt.take_over();
+        self.run_until(is_here).await?;
         self.wire.close().await;
         if !self.has_left() {
-            say::fetched();
+            self.interrupt.give_back();
         }
         Ok(!self.has_left())
     }
