@@ -2,10 +2,8 @@
 
 mod support;
 
-use node::{
-    model::Checkpoint,
-    network::{Event, Network, NetworkConfig, PeerId, parse_bootstrap},
-};
+use engine::model::Checkpoint;
+use node::network::{Event, Network, NetworkConfig, PeerId, parse_bootstrap};
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},

@@ -2,14 +2,10 @@
 
 pub mod cli;
 pub mod commands;
-pub mod dataset;
 pub mod display;
-pub mod embedded;
 pub mod hex;
 pub mod interrupt;
-pub mod kernel;
 pub mod log;
-pub mod model;
 pub mod network;
 pub mod opened;
 pub mod records;
@@ -19,4 +15,3 @@ pub mod shell;
 pub mod storage;
 pub mod trainer;
 pub mod watch;
-pub mod weights;

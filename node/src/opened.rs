@@ -1,6 +1,10 @@
 //! A state directory, opened: from records to a replica, weights and a model.
 
 use anyhow::{Context, Result, ensure};
+use engine::{
+    model::{self, Model, Tokenizer},
+    weights::Weights,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::{
     machine::MachineId,
@@ -12,10 +16,8 @@ use protocol::{
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    model::{Llama, LlamaConfig, Tokenizer},
     records, say,
     storage::{StateDir, no_run},
-    weights::Weights,
 };
 
 /// Entries that are spelled out at a time.
@@ -103,11 +105,9 @@ impl Opened {
     }
 
     /// The model over `weights`, and its tokenizer.
-    pub fn model(&self, weights: &Weights) -> Result<(Llama, Tokenizer)> {
+    pub fn model(&self, weights: &Weights) -> Result<(Box<dyn Model>, Tokenizer)> {
         let base = self.state.base(&self.manifest)?;
-        let config = LlamaConfig::from_json(&base.config()?)?;
-        let tokenizer = Tokenizer::from_bytes(&base.tokenizer()?, &config)?;
-        Ok((Llama::new(&config, weights.tensors())?, tokenizer))
+        model::load(&base.config()?, &base.tokenizer()?, weights.tensors())
     }
 }
 

@@ -1,5 +1,6 @@
 //! All that a running node says to people: facts come in, words go out. Nothing is decided here.
 
+use engine::objective::Evaluation;
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use peer::{NodeId, Notice, leave::Waiting, limits::BAN_MS};
 use protocol::{
@@ -12,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{hex::hex, model::Evaluation, shell::Nodes, watch::Session};
+use crate::{hex::hex, shell::Nodes, watch::Session};
 
 /// What names need to be found.
 pub struct Names<'a> {

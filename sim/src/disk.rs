@@ -3,12 +3,12 @@
 //! It stands for the state directory of `node`: a transactional database, so that of a torn write nothing remains, and a
 //! checkpoint file that replaces the one before. Records are kept decoded; their encoding is tested where it is written.
 
+use engine::estimator::Normalizer;
 use protocol::{
     machine::MachineId,
     replica::{Contained, Record},
     revocation::Revocation,
     segment::Chunk,
-    spsa::Spsa,
 };
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -20,8 +20,8 @@ use std::{
 pub struct Checkpoint {
     /// The learner's own encoding, shared with copies of the disk.
     pub weights: Rc<Vec<u8>>,
-    /// State of the estimator.
-    pub spsa: Spsa,
+    /// The scale of own gradients.
+    pub normalizer: Normalizer,
     /// What the weights contain.
     pub contents: Vec<Contained>,
 }

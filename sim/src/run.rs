@@ -72,7 +72,7 @@ impl Changes {
         say("flush-samples", self.flush_samples.map(|v| v.to_string()));
         say("staleness-ms", self.staleness_ms.map(|v| v.to_string()));
         say("learning-rate", self.learning_rate.map(|v| v.to_string()));
-        say("estimator", self.estimator.map(|v| format!("{v:?}").to_lowercase()));
+        say("estimator", self.estimator.map(|v| v.to_string()));
         say("probes", self.probes.map(|v| v.to_string()));
         say("dimensions", self.dimensions.map(|v| v.to_string()));
         say("model", self.model.clone());

@@ -1,31 +1,36 @@
 //! `node` itself: start a run or join one, train, leave.
 
 use anyhow::{Context, Result, bail, ensure};
+use engine::{
+    base::{BaseSettings, check_same_base},
+    data::Dataset,
+    embedded,
+    estimator::Normalizer,
+    model::{Checkpoint, Tokenizer},
+    objective::NextToken,
+    trainer::{self, ProbeSettings, Trainer},
+    weights::Weights,
+};
 use peer::{GoalSettings, Peer, Run};
 use protocol::{
     manifest::{DirectionScale, Hyperparameters, Manifest, RunId, Schedule},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
-    spsa::Spsa,
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{path::Path, sync::Arc};
 
 use crate::{
     cli::RunArgs,
-    dataset::Dataset,
     display::Display,
-    embedded,
     interrupt::Interrupt,
-    model::{Checkpoint, Tokenizer},
     network::{self, Multiaddr, NetworkConfig, PeerId},
     opened::Opened,
     records,
     settings::{DEFAULT_PORT, ModelChoice, Settings},
     shell::{self, Disk, People, Recording, Shell, Wire},
-    storage::{self, BaseSettings, Row, StateDir},
-    trainer::{ProbeSettings, Trainer, thread},
+    storage::{self, Row, StateDir},
+    trainer as trainer_thread,
     watch::{METRICS, Observer, Snapshot, http},
-    weights::Weights,
 };
 
 /// Learning rate and epsilon of a new run, unless said otherwise.
@@ -124,18 +129,18 @@ async fn prepare(
     }
     let weights = shell.restore(&opened)?;
     say_what_is_settled(settings, &opened.manifest);
-    let (trainer, goals) = trainer(settings, &opened, weights)?;
+    let (trainer, goals) = new_trainer(settings, &opened, weights)?;
     let observer = observer(&opened, page)?;
     let storage = storage::spawn(&opened.state)?;
     let base = opened.state.base(&opened.manifest)?;
-    shell.equip(thread::spawn(trainer)?, storage, Some(base), Some(observer));
+    shell.equip(trainer_thread::spawn(trainer)?, storage, Some(base), Some(observer));
     listen(settings, &opened, shell).await?;
     shell.start(goals)?;
     Ok(true)
 }
 
 /// What trains, and for how long.
-fn trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result<(Trainer, GoalSettings)> {
+fn new_trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result<(Trainer, GoalSettings)> {
     let (model, tokenizer) = opened.model(&weights)?;
     let seed = data_seed(settings, opened)?;
     let (data, held_out) = texts(settings, opened, &tokenizer, seed)?;
@@ -147,23 +152,23 @@ fn trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result<(Tr
         ..GoalSettings::default()
     };
     let kept = opened.state.setting("spsa")?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let probes = ProbeSettings {
-        epsilon: opened.manifest.hyperparameters.epsilon,
-        estimator: settings.estimator,
-        batch_size: settings.batch_size,
-        data_seed: seed,
-    };
-    let trainer = Trainer::new(
-        opened.run,
-        opened.manifest.clone(),
+    let trainer = Trainer::new(trainer::Parts {
+        run: opened.run,
+        manifest: opened.manifest.clone(),
         weights,
         model,
+        objective: Box::new(NextToken),
         data,
         held_out,
-        probes,
-        kept.unwrap_or_else(|| Spsa::new(opened.manifest.levels)),
-        Xoshiro256PlusPlus::seed_from_u64(random()?),
-    );
+        settings: ProbeSettings {
+            epsilon: opened.manifest.hyperparameters.epsilon,
+            estimator: settings.estimator,
+            batch_size: settings.batch_size,
+            data_seed: seed,
+        },
+        normalizer: kept.unwrap_or_else(|| Normalizer::new(opened.manifest.levels)),
+        random: Xoshiro256PlusPlus::seed_from_u64(random()?),
+    });
     Ok((trainer, goals))
 }
 
@@ -202,7 +207,7 @@ async fn take_base(settings: &Settings, opened: &Opened, shell: &mut Shell) -> R
     }
     if manifest.base.source == embedded::SOURCE {
         let checkpoint = embedded::checkpoint()?;
-        if storage::check_same_base(manifest, &checkpoint).is_ok() {
+        if check_same_base(manifest, &checkpoint).is_ok() {
             opened.state.adopt_base(manifest, checkpoint)?;
             return Ok(true);
         }
@@ -316,7 +321,7 @@ pub fn load_model(choice: &ModelChoice) -> Result<Checkpoint> {
 
 /// Fails with what differs if `checkpoint` is not the run's base.
 pub fn check_model(manifest: &Manifest, checkpoint: &Checkpoint) -> Result<()> {
-    storage::check_same_base(manifest, checkpoint).with_context(|| {
+    check_same_base(manifest, checkpoint).with_context(|| {
         format!(
             "--model {}: not the base of this run. Give the run's own base, or leave --model away to fetch it from peers",
             checkpoint.source

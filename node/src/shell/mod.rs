@@ -27,7 +27,7 @@ use std::{
 use crate::{
     interrupt::{Interrupt, Wish},
     say,
-    trainer::thread::{Command, Event, TrainerHandle},
+    trainer::{Command, Event, TrainerHandle},
 };
 
 mod disk;

@@ -1,5 +1,6 @@
 //! The people's side of a shell: what they hear, see and can read later.
 
+use engine::objective::Evaluation;
 use peer::{Notice, Peer};
 use protocol::{
     manifest::RunId,
@@ -9,7 +10,6 @@ use protocol::{
 use super::{Nodes, Wire};
 use crate::{
     display::{Display, LineParts, LiveLine},
-    model::Evaluation,
     say::{self, JoinLine, Names},
     watch::{Neighbour, Observer, Session, View},
 };

@@ -1,6 +1,7 @@
 //! The way from a directory to a running node, step by step. Whoever calls these methods loads models and texts in between.
 
 use anyhow::{Context, Result, ensure};
+use engine::weights::Weights;
 use peer::{GoalSettings, Input, Run};
 use protocol::replica::Record;
 
@@ -10,9 +11,8 @@ use crate::{
     opened::Opened,
     records, say,
     storage::{BaseDownload, BaseReader, StorageHandle},
-    trainer::thread::TrainerHandle,
+    trainer::TrainerHandle,
     watch::Observer,
-    weights::Weights,
 };
 
 impl Shell {

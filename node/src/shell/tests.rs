@@ -2,6 +2,7 @@
 //! who lose patience.
 
 use anyhow::{Result, anyhow, bail};
+use engine::trainer::Step;
 use peer::{Answer, Config, GoalSettings, Input, NodeId, Output, Peer, Run, backlog::WORKS_MAX};
 use protocol::{
     manifest::{
@@ -26,10 +27,7 @@ use crate::{
     network::NetworkConfig,
     records,
     storage::{self, Row, StateDir, checkpoint::WrittenCheckpoint, spawn_on},
-    trainer::{
-        Step,
-        thread::{Command, Event, TrainerHandle},
-    },
+    trainer::{Command, Event, TrainerHandle},
 };
 
 /// Own gradients of every node here.

@@ -5,6 +5,7 @@
 //! point leaves the old checkpoint or the new one.
 
 use anyhow::{Context, Result, ensure};
+use engine::weights::Weights;
 use protocol::manifest::Manifest;
 use std::{
     fs::{self, File},
@@ -13,7 +14,6 @@ use std::{
 };
 
 use super::{StateDir, database::Database, durable, sync_directory};
-use crate::weights::Weights;
 
 const PREFIX: &str = "checkpoint-";
 

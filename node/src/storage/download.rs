@@ -1,6 +1,7 @@
 //! The base model on its way from peers: chunk by chunk, each checked, resumed after a break.
 
 use anyhow::{Context, Result, ensure};
+use engine::base::chunks_root;
 use protocol::manifest::{BASE_CHUNK_BYTES, Manifest};
 use std::{
     fs::{self, File, OpenOptions},
@@ -67,7 +68,7 @@ impl BaseDownload {
     }
 
     fn fits(&self, digests: &[[u8; 32]]) -> bool {
-        digests.len() as u64 == self.chunks && base::root(digests) == self.root
+        digests.len() as u64 == self.chunks && chunks_root(digests) == self.root
     }
 
     fn find_present(&mut self) -> Result<()> {

@@ -32,7 +32,7 @@ mod durable;
 mod lock;
 mod thread;
 
-pub use base::{BaseReader, BaseSettings, check_same_base, start_run};
+pub use base::{BaseReader, start_run};
 pub use copy::StateCopy;
 pub use database::Row;
 pub use download::{BaseDownload, Refusal};

@@ -1,9 +1,9 @@
 //! What this node measured since it started.
 
+use engine::{objective::Evaluation, trainer::Step};
 use std::time::Instant;
 
 use super::HeldOut;
-use crate::{model::Evaluation, trainer::Step};
 
 /// Counts own gradients and remembers losses. Nothing is decided by it.
 #[derive(Default)]

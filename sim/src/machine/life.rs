@@ -50,7 +50,7 @@ impl Machine {
         }
         // A checkpoint that does not fit costs a replay from the base and nothing else.
         let checkpoint = contents.checkpoint.clone().filter(|checkpoint| replica.resume(&checkpoint.contents));
-        let resumed = checkpoint.as_ref().map(|c| Resumed { weights: &c.weights, spsa: c.spsa });
+        let resumed = checkpoint.as_ref().map(|c| Resumed { weights: &c.weights, normalizer: c.normalizer });
         let learner = swarm.objective.learner(self.data, resumed)?;
         let starts_the_run = self.number == 0 && !contents.knows_peers;
         let own_key = replica.own_machine().key;

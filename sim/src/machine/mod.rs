@@ -157,7 +157,7 @@ pub struct Running {
     /// When it started, by the machine's own clock.
     started_ms: u64,
     /// A gradient whose `Measured` event is on its way.
-    measuring: Option<node::trainer::Step>,
+    measuring: Option<engine::trainer::Step>,
     /// Gradients of others that wait to be paid for with time.
     unpaid_replays: u64,
     questions: BTreeMap<u64, Number>,
@@ -184,7 +184,7 @@ pub struct Running {
 /// A checkpoint that waits for the ledger that it contains to be durable.
 struct PendingCheckpoint {
     weights: Vec<u8>,
-    spsa: protocol::spsa::Spsa,
+    normalizer: engine::estimator::Normalizer,
     others: Vec<Contained>,
     machine: MachineId,
     next_sample: u64,

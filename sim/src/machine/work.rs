@@ -230,7 +230,7 @@ impl Machine {
             };
             let Some(pending) = running.checkpoint.take() else { return Ok(()) };
             let contents = pending.others.into_iter().chain(own).collect();
-            let checkpoint = Checkpoint { weights: Rc::new(pending.weights), spsa: pending.spsa, contents };
+            let checkpoint = Checkpoint { weights: Rc::new(pending.weights), normalizer: pending.normalizer, contents };
             if running.disk.submit_checkpoint(checkpoint) {
                 self.sync_later(swarm);
             }
@@ -247,8 +247,8 @@ impl Machine {
         if root != last_root {
             let (machine, next_sample) = running.learner.position();
             let others = running.replica.contents_of_others();
-            let (weights, spsa) = (running.learner.snapshot()?, running.learner.spsa());
-            running.checkpoint = Some(PendingCheckpoint { weights, spsa, others, machine, next_sample });
+            let (weights, normalizer) = (running.learner.snapshot()?, running.learner.normalizer());
+            running.checkpoint = Some(PendingCheckpoint { weights, normalizer, others, machine, next_sample });
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What a run is made of, as TOML files write it.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use node::cli::EstimatorName;
+use engine::estimator::EstimatorName;
 use serde::{Deserialize, Serialize};
 use std::{
     num::NonZeroU32,
