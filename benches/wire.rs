@@ -1,7 +1,7 @@
 //! Bytes on the sockets per gradient, by cause, of swarms of real nodes on loopback that are fed with ready bytes.
 //!
-//! All bytes that the nodes' TCP sockets received within the measured time, over the gradients that went into the weights of others
-//! within it. Connections are made before (`start`, kB per node). Payload is 1 by definition.
+//! All bytes that the nodes' TCP sockets received within the measured time, over the gradients that went into the
+//! weights of others within it. Connections are made before (`start`, kB per node). Payload is 1 by definition.
 
 #[path = "../tests/support/fed.rs"]
 mod fed;
@@ -12,8 +12,8 @@ use protocol::replica::Settings;
 use std::time::Duration;
 use support::is_test;
 
-/// Connections and meshes stand after this long: gossipsub's first heartbeat comes after five seconds, and of 32 nodes on one busy
-/// core the last connections take longer.
+/// Connections and meshes stand after this long: gossipsub's first heartbeat comes after five seconds, and of 32 nodes
+/// on one busy core the last connections take longer.
 fn warm_up(nodes: usize) -> Duration {
     Duration::from_secs(if nodes > 8 { 14 } else { 7 })
 }

@@ -1,5 +1,5 @@
-//! The log, wherever it is: in a directory that a node is using, in a file, on a node that is asked over the network; and what
-//! people hear when it is damaged, cut short, of another run, or not there.
+//! The log, wherever it is: in a directory that a node is using, in a file, on a node that is asked over the network;
+//! and what people hear when it is damaged, cut short, of another run, or not there.
 
 mod support;
 

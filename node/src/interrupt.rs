@@ -1,5 +1,5 @@
-//! Ctrl-C, a polite kill, a terminal that closes: heard by a thread of its own, because preparing a model or a text blocks
-//! everything else.
+//! Ctrl-C, a polite kill, a terminal that closes: heard by a thread of its own, because preparing a model or a text
+//! blocks everything else.
 
 use anyhow::{Context, Result};
 use std::{
@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 /// Signals that come within this time after the first are the same wish: a terminal and a parent may both send one.
 const TOGETHER: Duration = Duration::from_millis(500);
-/// After a second wish the task gets this long to say what it gives up, before the process ends without a word of its own.
+/// After a second wish the task gets this long to say what it gives up, before the process ends without a word of its
+/// own.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 
 /// What somebody wishes.

@@ -111,8 +111,8 @@ impl Opened {
     }
 }
 
-/// Fills an empty replica with the records of the state directory at `path`, each signature checked. `chunks` calls its argument
-/// with every chunk, by machine and sample.
+/// Fills an empty replica with the records of the state directory at `path`, each signature checked. `chunks` calls its
+/// argument with every chunk, by machine and sample.
 pub fn restore(
     replica: &mut Replica,
     path: &Path,
@@ -131,8 +131,8 @@ pub fn restore(
     })
 }
 
-/// Carries out the replays that `replica` asks for, here and now, with a progress bar if there is a terminal to show it on.
-/// Returns the entries.
+/// Carries out the replays that `replica` asks for, here and now, with a progress bar if there is a terminal to show it
+/// on. Returns the entries.
 pub fn replay(replica: &mut Replica, weights: &mut Weights) -> Result<u64> {
     replica.settle_all();
     let mut ranges = Vec::new();

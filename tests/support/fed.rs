@@ -1,4 +1,5 @@
-//! Real networks over loopback with peers that are fed with ready bytes: a shell as `node::shell` is one, without model and disk.
+//! Real networks over loopback with peers that are fed with ready bytes: a shell as `node::shell` is one, without model
+//! and disk.
 
 #![allow(dead_code, missing_docs)]
 

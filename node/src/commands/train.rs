@@ -196,7 +196,8 @@ fn asking(settings: &Settings, state: &StateDir, run: Option<RunId>) -> NetworkC
     }
 }
 
-/// Takes the base from `--model`, from the embedded default if that is it, or from peers. False if the node has left before.
+/// Takes the base from `--model`, from the embedded default if that is it, or from peers. False if the node has left
+/// before.
 async fn take_base(settings: &Settings, opened: &Opened, shell: &mut Shell) -> Result<bool> {
     let manifest = &opened.manifest;
     if settings.model != ModelChoice::Unsaid {

@@ -1,6 +1,6 @@
-//! The log of a running node, asked for as any machine of the run would ask, and checked the same way. The asker has a key of
-//! its own that nobody knows, takes no part in gossip, and answers nothing: a node that waits for someone to vouch for its own
-//! ledger must not hear its own words back.
+//! The log of a running node, asked for as any machine of the run would ask, and checked the same way. The asker has a
+//! key of its own that nobody knows, takes no part in gossip, and answers nothing: a node that waits for someone to
+//! vouch for its own ledger must not hear its own words back.
 
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,16 +22,16 @@ use crate::network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Sta
 
 /// A node that does not take the call is given up on after this: nothing tells its silence from a call that is lost.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// A node that sends nothing new is given up on after this, counted from the last thing that was new. However much it has to send,
-/// and however slow the way, it is waited for as long as something comes.
+/// A node that sends nothing new is given up on after this, counted from the last thing that was new. However much it
+/// has to send, and however slow the way, it is waited for as long as something comes.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Pause before a node that has no more to send, but should, is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Fetches everything that the node at `address` (with its peer id) holds.
 ///
-/// Errors come within ten seconds if there is no such node, within fifteen after the last news if it stops answering; they say
-/// what had come by then.
+/// Errors come within ten seconds if there is no such node, within fifteen after the last news if it stops answering;
+/// they say what had come by then.
 pub(super) async fn fetch(address: &str) -> Result<Content> {
     let mut asker = Asker::connect(address).await?;
     let (manifest_bytes, manifest, run) = asker.manifest().await?;

@@ -128,7 +128,8 @@ impl Network {
         }
     }
 
-    /// Looks for more peers. Walks open connections to those they ask: with enough neighbours there is nothing to look for.
+    /// Looks for more peers. Walks open connections to those they ask: with enough neighbours there is nothing to look
+    /// for.
     pub(super) fn look_around(&mut self) {
         let few = self.swarm.connected_peers().count() < self.connections_target;
         if few && self.last_walk.elapsed() >= WALK_INTERVAL {

@@ -36,8 +36,8 @@ pub const CONNECTIONS_MAX: u32 = 128;
 pub const CONNECTIONS_TARGET: usize = 10;
 /// Whether to look for more nodes is considered this often.
 const UPKEEP: Duration = Duration::from_millis(500);
-/// A start waits this long for the system to name the addresses that a listener stands for. The listener stands in any case:
-/// addresses that are named later (an interface that comes up) are told then.
+/// A start waits this long for the system to name the addresses that a listener stands for. The listener stands in any
+/// case: addresses that are named later (an interface that comes up) are told then.
 const NAMING_MAX: Duration = Duration::from_secs(5);
 /// Connections get this long to close in an orderly way. Nothing depends on it: the other end notices anyhow.
 const CLOSING_MAX: Duration = Duration::from_millis(300);
@@ -276,7 +276,8 @@ impl Network {
         }
     }
 
-    /// Calls a peer, at the addresses given and those that discovery knows. [`Event::Connected`] or [`Event::DialFailed`] follows.
+    /// Calls a peer, at the addresses given and those that discovery knows. [`Event::Connected`] or
+    /// [`Event::DialFailed`] follows.
     pub fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
         if let Err(error) = self.swarm.dial(DialOpts::peer_id(peer).addresses(addresses).build()) {
             self.on_dial_failed(peer, &error);

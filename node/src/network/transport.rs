@@ -43,8 +43,8 @@ pub fn build(keypair: &identity::Keypair, counters: &Counters) -> Result<Boxed<(
     Ok(tcp.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed())
 }
 
-/// Whether another process, or another listener of this one, holds the TCP port. libp2p listens with SO_REUSEPORT, so two
-/// nodes would share the port, and each get half of the calls: without that option the system tells.
+/// Whether another process, or another listener of this one, holds the TCP port. libp2p listens with SO_REUSEPORT, so
+/// two nodes would share the port, and each get half of the calls: without that option the system tells.
 pub fn is_occupied(address: &Multiaddr) -> bool {
     let mut parts = address.iter();
     let ip: IpAddr = match parts.next() {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::Shell;
 use crate::{interrupt::Wish, say, trainer::Command};
 
-/// What was published last is still in the connections' buffers, and gets this long to go out. Nothing depends on it: what is
-/// not heard comes with the next start, from the disk.
+/// What was published last is still in the connections' buffers, and gets this long to go out. Nothing depends on it:
+/// what is not heard comes with the next start, from the disk.
 const SENDING_MAX: Duration = Duration::from_millis(50);
 
 impl Shell {

@@ -1,5 +1,5 @@
-//! The world around a [`Peer`]: events of network, disk, trainer, clock and people become inputs; outputs are carried out.
-//! Nothing is decided here.
+//! The world around a [`Peer`]: events of network, disk, trainer, clock and people become inputs; outputs are carried
+//! out. Nothing is decided here.
 //!
 //! ```text
 //!              inputs                  outputs
@@ -117,7 +117,8 @@ impl Shell {
         self.begun.elapsed().as_millis() as u64
     }
 
-    /// Waits and works until `is_done`, or until the peer has left. A second wish to leave is an error that says what it costs.
+    /// Waits and works until `is_done`, or until the peer has left. A second wish to leave is an error that says what
+    /// it costs.
     async fn run_until(&mut self, is_done: impl Fn(&Self) -> bool) -> Result<()> {
         let mut ticker = tokio::time::interval(Duration::from_millis(peer::TICK_MS));
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -7,8 +7,8 @@ use crate::network::{Multiaddr, PeerId};
 
 /// Addresses remembered of one node.
 const ADDRESSES_MAX: usize = 8;
-/// Nodes that are remembered without ever having been connected. The peer forgets those that it will not call; this is for
-/// what comes before it has.
+/// Nodes that are remembered without ever having been connected. The peer forgets those that it will not call; this is
+/// for what comes before it has.
 const FOUND_MAX: usize = 4_096;
 
 /// What is known of one node.

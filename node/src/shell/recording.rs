@@ -65,8 +65,8 @@ impl Recording {
     }
 }
 
-/// A buffer that is written out when it is full, and now and then. The peer is told the time many times a second, so there is
-/// always a next write.
+/// A buffer that is written out when it is full, and now and then. The peer is told the time many times a second, so
+/// there is always a next write.
 struct Flushed {
     buffer: BufWriter<File>,
     flushed: Instant,

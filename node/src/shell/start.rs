@@ -1,4 +1,5 @@
-//! The way from a directory to a running node, step by step. Whoever calls these methods loads models and texts in between.
+//! The way from a directory to a running node, step by step. Whoever calls these methods loads models and texts in
+//! between.
 
 use anyhow::{Context, Result, ensure};
 use engine::weights::Weights;
@@ -65,8 +66,8 @@ impl Shell {
         Ok(is_here)
     }
 
-    /// Runs until something is here, then closes the network. False if the peer has left before. What comes after blocks, so a
-    /// signal just ends the process there: there is nothing to lose yet.
+    /// Runs until something is here, then closes the network. False if the peer has left before. What comes after
+    /// blocks, so a signal just ends the process there: there is nothing to lose yet.
     async fn fetch_until(&mut self, is_here: impl Fn(&Self) -> bool) -> Result<bool> {
         self.interrupt.take_over();
         self.run_until(is_here).await?;
@@ -77,8 +78,8 @@ impl Shell {
         Ok(!self.has_left())
     }
 
-    /// Gives the peer all that the disk holds, the base being there. Returns the weights of the checkpoint, if there is a sound
-    /// one that fits the ledgers, else of the base.
+    /// Gives the peer all that the disk holds, the base being there. Returns the weights of the checkpoint, if there is
+    /// a sound one that fits the ledgers, else of the base.
     pub fn restore(&mut self, opened: &Opened) -> Result<Weights> {
         self.tell(Input::BaseReady)?;
         for bytes in opened.state.revocations()? {

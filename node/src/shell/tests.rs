@@ -1,5 +1,5 @@
-//! A shell between fakes: a trainer that answers at once, a disk that is slow or refuses, a network on which nobody is, and people
-//! who lose patience.
+//! A shell between fakes: a trainer that answers at once, a disk that is slow or refuses, a network on which nobody is,
+//! and people who lose patience.
 
 use anyhow::{Result, anyhow, bail};
 use engine::trainer::Step;
@@ -175,8 +175,8 @@ impl Node {
         Self { _directory: directory, shell, wishes, rows }
     }
 
-    /// Runs while people wish one thing after the other, after pauses in ms. Returns how it ended, after what time, and how many
-    /// own samples the disk has.
+    /// Runs while people wish one thing after the other, after pauses in ms. Returns how it ended, after what time, and
+    /// how many own samples the disk has.
     async fn run(self, wishes: &[(u64, Wish)]) -> (Result<()>, Duration, u64) {
         let (Self { _directory, shell, wishes: sender, rows }, begun) = (self, Instant::now());
         let people = async {

@@ -1,9 +1,10 @@
-//! A state directory as it was at one moment, for those who only look. Nothing in the directory is written or locked, and a
-//! node may be using it.
+//! A state directory as it was at one moment, for those who only look. Nothing in the directory is written or locked,
+//! and a node may be using it.
 //!
-//! The database is copied into memory. A copy is sound if nothing was written while it was made: it is then what a crash at
-//! that moment would have left, and a crash loses nothing (see `database`). A write sets the file's time of modification,
-//! which some systems count in steps of up to 10 ms. So: look at the time, wait longer than a step, copy, look again.
+//! The database is copied into memory. A copy is sound if nothing was written while it was made: it is then what a
+//! crash at that moment would have left, and a crash loses nothing (see `database`). A write sets the file's time of
+//! modification, which some systems count in steps of up to 10 ms. So: look at the time, wait longer than a step, copy,
+//! look again.
 
 use anyhow::{Context, Result, bail, ensure};
 use protocol::manifest::Manifest;
@@ -24,8 +25,8 @@ use super::{
 
 /// Longer than the steps in which file systems count time.
 const TIME_STEP_MAX: Duration = Duration::from_millis(20);
-/// A node that wrote during so many attempts in a row never pauses for long enough. Attempts are counted, not seconds: a slow
-/// disk makes each of them longer, and gets as many.
+/// A node that wrote during so many attempts in a row never pauses for long enough. Attempts are counted, not seconds:
+/// a slow disk makes each of them longer, and gets as many.
 const ATTEMPTS_MAX: u32 = 400;
 
 /// A copy of a state directory's database, with the checkpoint that it names held open.

@@ -72,7 +72,8 @@ fn chunk_key(machine: &MachineId, first: u64) -> [u8; 48] {
 
 /// Every commit is durable when it returns.
 ///
-/// After a failed write redb refuses all others until it is opened anew, so a failure closes it and the next use opens it.
+/// After a failed write redb refuses all others until it is opened anew, so a failure closes it and the next use opens
+/// it.
 pub struct Database {
     /// None: a copy in memory.
     path: Option<PathBuf>,

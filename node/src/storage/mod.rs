@@ -102,8 +102,8 @@ impl StateDir {
         &self.path
     }
 
-    /// Whether the directory was copied or restored since it was last open: the file system knows its database by another
-    /// number. The node it was copied from may still run, so a new incarnation was opened.
+    /// Whether the directory was copied or restored since it was last open: the file system knows its database by
+    /// another number. The node it was copied from may still run, so a new incarnation was opened.
     pub fn moved(&self) -> bool {
         self.moved
     }
