@@ -134,7 +134,7 @@ pub struct Place {
 
 impl Place {
     pub fn new(number: usize, bootstrap: Vec<String>) -> Self {
-        let connections_target = node::network::CONNECTIONS_TARGET;
+        let connections_target = peer::config::CONNECTIONS_TARGET;
         Self { number, bootstrap, connections_target, settings: Settings::default() }
     }
 }

@@ -81,7 +81,7 @@ fn new_shell(settings: &Settings, state: &Arc<StateDir>, display: Display, inter
         run: settings.run,
         bootstrap,
         knows_others: !known_peers(state)?.is_empty(),
-        connections_target: network::CONNECTIONS_TARGET,
+        connections_target: peer::config::CONNECTIONS_TARGET,
         replica: settings.replica(),
     };
     let record = settings.record.as_ref();

@@ -27,13 +27,10 @@ pub use traffic::Traffic;
 use behaviour::{Behaviour, BehaviourEvent};
 use futures::StreamExt;
 use libp2p::request_response::OutboundFailure;
+use peer::config::{CONNECTIONS_MAX, CONNECTIONS_TARGET};
 use protocol::replica::Verdict;
 use traffic::Counters;
 
-/// Most connections of one node.
-pub const CONNECTIONS_MAX: u32 = 128;
-/// Below so many connections, more nodes are looked for.
-pub const CONNECTIONS_TARGET: usize = 10;
 /// Whether to look for more nodes is considered this often.
 const UPKEEP: Duration = Duration::from_millis(500);
 /// A start waits this long for the system to name the addresses that a listener stands for. The listener stands in any
@@ -72,7 +69,7 @@ impl NetworkConfig {
             run,
             listen,
             mdns: false,
-            connections_max: CONNECTIONS_MAX,
+            connections_max: CONNECTIONS_MAX as u32,
             connections_target: CONNECTIONS_TARGET,
         }
     }
