@@ -66,7 +66,7 @@ fn write_ledger(opened: &Opened, entries: u64) {
             match output {
                 Output::Sign { token, message } => author.signed(token, signer.sign(&message), first),
                 Output::Persist(written, token) => {
-                    records.extend(written.iter().map(|record| records::to_storage(record).expect("a record")));
+                    records.extend(written.iter().map(|record| records::to_row(record).expect("a record")));
                     token.into_iter().for_each(|token| author.persisted(token, first));
                 }
                 _ => {}

@@ -46,7 +46,7 @@ fn main() {
     let replica = replica(&run, &manifest, gradients, 64, Steps::EveryTenSeconds);
     let mut stored = Vec::new();
     for chunk in replica.machines().flat_map(|(_, ledger, _)| ledger.chunks()) {
-        stored.push(records::to_storage(&Record::Chunk(chunk.clone())).expect("a record"));
+        stored.push(records::to_row(&Record::Chunk(chunk.clone())).expect("a record"));
     }
     opened.state.commit(&stored).expect("room on the disk");
     drop(opened);

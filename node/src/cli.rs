@@ -364,6 +364,10 @@ pub struct RunArgs {
     /// password: whoever reaches the address sees the run
     #[arg(long, value_name = "IP:PORT")]
     pub http: Option<SocketAddr>,
+    /// Write down what this node is told and when, so that its decisions can be replayed. It holds what any node of the
+    /// run sees, no text and no secret; it ends at 256 MiB. The file must not be there yet
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// Read these settings from a TOML file
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]

@@ -2,14 +2,16 @@
 
 pub mod cli;
 pub mod commands;
-pub mod driver;
+pub mod display;
+pub mod hex;
 pub mod interrupt;
-pub mod join;
 pub mod log;
 pub mod network;
 pub mod opened;
 pub mod records;
+pub mod say;
 pub mod settings;
+pub mod shell;
 pub mod storage;
 pub mod trainer;
 pub mod watch;

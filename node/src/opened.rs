@@ -16,7 +16,7 @@ use protocol::{
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    records,
+    records, say,
     storage::{StateDir, no_run},
 };
 
@@ -26,7 +26,7 @@ const ENTRIES_PER_SWEEP: u64 = 8_192;
 /// A run as one state directory has it.
 pub struct Opened {
     /// Locked.
-    pub state: StateDir,
+    pub state: Arc<StateDir>,
     /// What the run agreed on.
     pub manifest: Arc<Manifest>,
     /// Its encoding.
@@ -37,7 +37,8 @@ pub struct Opened {
 
 impl Opened {
     /// The run in `state`, which must have one.
-    pub fn of(state: StateDir) -> Result<Self> {
+    pub fn of(state: impl Into<Arc<StateDir>>) -> Result<Self> {
+        let state = state.into();
         let bytes = state.manifest()?.with_context(|| no_run(state.path()))?;
         let (manifest, run) = Manifest::decode(&bytes)
             .with_context(|| format!("{}: the run's manifest is not usable", state.path().display()))?;
@@ -78,9 +79,7 @@ impl Opened {
         match self.checkpoint_weights(replica) {
             Ok(Some(weights)) => return Ok(weights),
             Ok(None) => {}
-            Err(error) => {
-                tracing::warn!("the checkpoint is not usable ({error:#}): replaying the ledgers from the base")
-            }
+            Err(error) => say::checkpoint_not_usable(&error),
         }
         self.base_weights()
     }
@@ -112,8 +111,8 @@ impl Opened {
     }
 }
 
-/// Fills an empty replica with the records of the state directory at `path`, each signature checked. `chunks` calls its argument
-/// with every chunk, by machine and sample.
+/// Fills an empty replica with the records of the state directory at `path`, each signature checked. `chunks` calls its
+/// argument with every chunk, by machine and sample.
 pub fn restore(
     replica: &mut Replica,
     path: &Path,
@@ -132,8 +131,8 @@ pub fn restore(
     })
 }
 
-/// Carries out the replays that `replica` asks for, here and now, with a progress bar if there is a terminal to show it on.
-/// Returns the entries.
+/// Carries out the replays that `replica` asks for, here and now, with a progress bar if there is a terminal to show it
+/// on. Returns the entries.
 pub fn replay(replica: &mut Replica, weights: &mut Weights) -> Result<u64> {
     replica.settle_all();
     let mut ranges = Vec::new();

@@ -59,6 +59,8 @@ pub struct Settings {
     pub mdns: bool,
     /// Where to show the run.
     pub http: Option<SocketAddr>,
+    /// Where to record what the peer is told.
+    pub record: Option<PathBuf>,
 }
 
 /// Where the base model comes from.
@@ -109,6 +111,7 @@ impl Settings {
             authority: args.authority || file.authority,
             mdns: !(args.no_mdns || file.no_mdns),
             http: args.http.or(file.http),
+            record: args.record.or(file.record),
         };
         settings.check()?;
         Ok(settings)

@@ -5,6 +5,7 @@ use engine::{
     objective::Evaluation,
     trainer::{Step, Trainer},
 };
+use peer::backlog::WORKS_MAX;
 use protocol::{codec, machine::MachineId, replay::Contribution};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
@@ -12,14 +13,12 @@ use tokio::sync::mpsc;
 
 use crate::storage::checkpoint::{CheckpointWriter, WrittenCheckpoint};
 
-/// Commands that may wait for the trainer.
-const COMMANDS_MAX: usize = 64;
-/// Events that may wait for the driver.
+/// Events that may wait for the shell.
 const EVENTS_MAX: usize = 256;
 /// A sweep takes no more entries than this at once, so that commands are heard.
 const ENTRIES_PER_SWEEP: usize = 8_192;
 
-/// What the driver wants of the trainer. Carried out in order.
+/// What the shell wants of the trainer. Carried out in order, each after [`Event::Took`].
 pub enum Command {
     /// Bring entries into the weights, or out.
     Replay(Vec<Contribution>),
@@ -34,16 +33,18 @@ pub enum Command {
     },
     /// Measure the held-out loss on at most so many windows.
     Evaluate(usize),
-    /// Write the weights to a file that is not yet the checkpoint.
-    Checkpoint(CheckpointWriter),
+    /// Write the weights to a file that is not yet the checkpoint; or why there can be no such file.
+    Checkpoint(Result<CheckpointWriter>),
     /// Hash the weights, which stand at this root of the version vector.
     Digest([u8; 32]),
     /// End the thread.
     Stop,
 }
 
-/// What the driver hears.
+/// What the shell hears.
 pub enum Event {
+    /// A command was taken out of the queue.
+    Took,
     /// Own gradients; the weights contain them.
     Step(Step),
     /// Held-out loss, and how long it took.
@@ -80,9 +81,9 @@ pub enum Event {
     Failed(anyhow::Error),
 }
 
-/// The driver's end.
+/// The shell's end.
 pub struct TrainerHandle {
-    /// Where commands go. Full means: try later.
+    /// Where commands go. Has room for all that a peer hands out at a time.
     pub commands: SyncSender<Command>,
     /// What comes back.
     pub events: mpsc::Receiver<Event>,
@@ -90,7 +91,7 @@ pub struct TrainerHandle {
 
 /// Starts the thread.
 pub fn spawn(trainer: Trainer) -> Result<TrainerHandle> {
-    let (commands, command_receiver) = sync_channel(COMMANDS_MAX);
+    let (commands, command_receiver) = sync_channel(WORKS_MAX);
     let (event_sender, events) = mpsc::channel(EVENTS_MAX);
     std::thread::Builder::new().name("trainer".into()).spawn(move || {
         let mut worker =
@@ -134,7 +135,10 @@ impl Worker {
             };
             match command {
                 Some(Command::Stop) => return Ok(()),
-                Some(command) => self.obey(command)?,
+                Some(command) => {
+                    self.tell(Event::Took);
+                    self.obey(command)?;
+                }
                 None => {
                     let waiting = self.trainer.waiting();
                     let step = self.trainer.step(self.until_sample)?;
@@ -171,7 +175,7 @@ impl Worker {
 
     fn obey(&mut self, command: Command) -> Result<()> {
         if let Command::Evaluate(_) | Command::Checkpoint(_) | Command::Digest(_) = command {
-            // They settle the weights; the driver counts what it hears of.
+            // They settle the weights, and what is in them is to be told.
             self.sweep_in()?;
         }
         match command {
@@ -190,7 +194,8 @@ impl Worker {
             }
             Command::Checkpoint(writer) => {
                 let begun = Instant::now();
-                let written = match writer.write(self.trainer.weights()?) {
+                let weights = self.trainer.weights()?;
+                let written = match writer.and_then(|writer| writer.write(weights)) {
                     Ok(written) => written,
                     Err(error) => {
                         self.tell(Event::CheckpointFailed(error));
@@ -210,7 +215,7 @@ impl Worker {
         Ok(())
     }
 
-    /// The driver always drains its end, so this waits only for it to come round.
+    /// The shell always drains its end, so this waits only for it to come round.
     fn tell(&self, event: Event) {
         let _ = self.events.blocking_send(event);
     }

@@ -18,7 +18,7 @@ use std::{io::Write, path::Path};
 
 use crate::{
     cli::{EvalArgs, ExportArgs, GenerateArgs, RevokeArgs, StateArgs},
-    driver::hex,
+    hex::hex,
     opened::Opened,
     records,
 };
@@ -108,7 +108,7 @@ pub fn revoke(args: &RevokeArgs) -> Result<()> {
         ensure!(!known.is_fork() && known.floor() > args.from, "{machine} is withdrawn already, as far or further");
     }
     let revocation = Revocation::sign(&opened.run, machine, args.from, &authority);
-    opened.state.commit(&[records::to_storage(&Record::Revocation(revocation))?])?;
+    opened.state.commit(&[records::to_row(&Record::Revocation(revocation))?])?;
     println!("{machine} is withdrawn from sample {} on; the swarm learns it when this node runs next", args.from);
     Ok(())
 }

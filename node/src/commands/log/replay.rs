@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::{
     cli::ReplayArgs,
     commands::inspect::evaluation_text,
-    driver::hex,
+    hex::hex,
     log::{Base, Log, past::Cut},
     watch::journal::Heights,
 };

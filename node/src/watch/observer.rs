@@ -1,9 +1,10 @@
-//! Looks at the driver once a second, for people: the snapshot, and the journal of what came when.
+//! Looks at a running node once a second, for people: the snapshot, and the journal of what came when.
 
 use anyhow::Result;
+use peer::{Facts, facts};
 use protocol::{
     machine::MachineId,
-    replica::{Contained, LedgerRange, Report},
+    replica::{Contained, LedgerRange, Replica, Report},
     segment::CHUNK_SAMPLES_MAX,
 };
 use std::{
@@ -14,11 +15,11 @@ use std::{
 };
 use tokio::sync::watch::{Receiver, Sender, channel};
 
-use super::{Driver, hex};
-use crate::watch::{
-    Bytes, Gradients, MACHINES_MAX, Machine, Neighbour, Phase, RECENT_BYTES, Recorder, Snapshot, VERSION,
+use super::{
+    Bytes, Gradients, MACHINES_MAX, Machine, Neighbour, Phase, RECENT_BYTES, Recorder, Session, Snapshot, VERSION,
     journal::{Heights, Line, now_ms},
 };
+use crate::{hex::hex, network::Traffic};
 
 /// Between two snapshots.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -60,6 +61,20 @@ impl Seen {
     }
 }
 
+/// What there is to see of a node at one moment.
+pub struct View<'a> {
+    /// What the peer says of itself.
+    pub facts: Facts,
+    /// Its ledgers.
+    pub replica: &'a Replica,
+    /// What was measured here.
+    pub session: &'a Session,
+    /// What went over the sockets.
+    pub traffic: Traffic,
+    /// Who is connected.
+    pub neighbours: Vec<Neighbour>,
+}
+
 /// What was seen so far, and who is told.
 pub struct Observer {
     /// What does not change.
@@ -97,14 +112,15 @@ impl Observer {
     }
 
     /// Samples of another machine came.
-    pub(super) fn arrived(&mut self, range: &LedgerRange) {
+    pub fn arrived(&mut self, range: &LedgerRange) {
         let is_segment = !range.removed && range.samples() <= CHUNK_SAMPLES_MAX as u64;
         if let (true, Some(seen)) = (is_segment, self.machines.get_mut(&range.machine)) {
             seen.segment = range.samples();
         }
     }
 
-    pub(super) fn reported(&self, report: &Report) {
+    /// For the journal, if it is a matter for it.
+    pub fn reported(&self, report: &Report) {
         let (machine, from, fork) = match report {
             Report::Forked { machine, .. } => (machine, 0, true),
             Report::Revoked { machine, from } => (machine, *from, false),
@@ -114,13 +130,75 @@ impl Observer {
     }
 
     /// The weights' digest when they held just this.
-    pub(super) fn weighed(&self, digest: &[u8; 32], heights: Heights) {
+    pub fn weighed(&self, digest: &[u8; 32], contents: &[Contained]) {
+        let heights = contents.iter().map(|contained| (contained.machine.to_string(), contained.height)).collect();
         self.recorder.journal(Line::Weights { at_ms: now_ms(), weights: hex(digest), heights });
     }
 
-    /// What is written is written, within `patience`.
-    pub(super) fn close(self, patience: Duration) {
-        self.recorder.stop(patience);
+    /// Whether it is time for another look.
+    pub fn is_due(&self) -> bool {
+        self.last.is_none_or(|last| last.elapsed() >= INTERVAL)
+    }
+
+    /// Makes a snapshot.
+    pub fn look(&mut self, view: &View<'_>) {
+        let snapshot = self.snapshot(view, phase_of(view.facts.phase));
+        self.recorder.snapshot(snapshot.clone());
+        self.snapshots.send_replace(snapshot);
+    }
+
+    /// Makes the last snapshot, and waits until everything is written.
+    pub async fn close(mut self, view: &View<'_>) {
+        self.journaled = None;
+        let snapshot = self.snapshot(view, Phase::Left);
+        self.snapshots.send_replace(snapshot.clone());
+        self.recorder.finish(snapshot).await;
+    }
+
+    fn snapshot(&mut self, view: &View<'_>, phase: Phase) -> Arc<Snapshot> {
+        self.last = Some(Instant::now());
+        let swarm = self.look_at_ledgers(view.replica);
+        self.journal_heights();
+        let own = view.replica.own_machine();
+        let waiting = view.facts.owed;
+        Arc::new(Snapshot {
+            time_ms: now_ms(),
+            uptime_seconds: self.begun.elapsed().as_secs_f64(),
+            machine: own.to_string(),
+            phase,
+            vector: hex(&view.replica.root()),
+            swarm,
+            own: Gradients {
+                total: view.replica.own_samples_elsewhere() + view.replica.own_next_sample(),
+                session: view.session.own(),
+                per_second: self.machines.get(&own).map_or(0.0, |seen| seen.per_second),
+            },
+            training_loss: view.session.loss(),
+            held_out: view.session.held_out(),
+            staleness: Some(self.unseen(&own) + waiting),
+            waiting,
+            traffic: bytes_of(&view.traffic),
+            peers: view.neighbours.clone(),
+            machine_count: view.replica.vector().machines() as u64,
+            machines: self.machines(view.replica),
+            ..self.template.clone()
+        })
+    }
+
+    /// What came since the last look. Returns the swarm's gradients.
+    fn look_at_ledgers(&mut self, replica: &Replica) -> Gradients {
+        let (total, is_first) = (replica.swarm_step(), self.swarm.is_none());
+        for (machine, ledger, _) in replica.machines() {
+            let height = ledger.height();
+            let seen = self.machines.entry(*machine);
+            seen.or_insert_with(|| Seen::new(if is_first { height } else { 0 })).look(height);
+        }
+        if is_first {
+            self.swarm_at_start = total;
+        }
+        let seen = self.swarm.get_or_insert_with(|| Seen::new(total));
+        seen.look(total);
+        Gradients { total, session: total.saturating_sub(self.swarm_at_start), per_second: seen.per_second }
     }
 
     fn journal_heights(&mut self) {
@@ -147,102 +225,13 @@ impl Observer {
         let others = self.machines.iter().filter(|(machine, _)| *machine != own).map(|(_, seen)| seen);
         others.filter(is_active).map(|seen| seen.segment).sum::<u64>() / 2
     }
-}
-
-/// For the journal.
-pub(super) fn heights_of(contents: &[Contained]) -> Heights {
-    contents.iter().map(|contained| (contained.machine.to_string(), contained.height)).collect()
-}
-
-impl Driver {
-    /// Once a tick.
-    pub(super) fn observe(&mut self) {
-        if self.observer.last.is_none_or(|last| last.elapsed() >= INTERVAL) {
-            self.observe_now(None);
-        }
-    }
-
-    /// `phase`: other than what the driver's goals say.
-    pub(super) fn observe_now(&mut self, phase: Option<Phase>) {
-        self.observer.last = Some(Instant::now());
-        let (swarm, is_first) = (self.replica.swarm_step(), self.observer.swarm.is_none());
-        for (machine, ledger, _) in self.replica.machines() {
-            let height = ledger.height();
-            let seen = self.observer.machines.entry(*machine);
-            seen.or_insert_with(|| Seen::new(if is_first { height } else { 0 })).look(height);
-        }
-        if is_first {
-            self.observer.swarm_at_start = swarm;
-        }
-        let seen = self.observer.swarm.get_or_insert_with(|| Seen::new(swarm));
-        seen.look(swarm);
-        let per_second = seen.per_second;
-        if phase.is_some() {
-            self.observer.journaled = None;
-        }
-        self.observer.journal_heights();
-        let own = self.replica.own_machine();
-        let waiting = self.status.owed() as u64;
-        let mut snapshot = Snapshot {
-            time_ms: now_ms(),
-            uptime_seconds: self.observer.begun.elapsed().as_secs_f64(),
-            machine: own.to_string(),
-            phase: phase.unwrap_or_else(|| self.phase()),
-            vector: hex(&self.replica.root()),
-            swarm: Gradients { total: swarm, session: swarm.saturating_sub(self.observer.swarm_at_start), per_second },
-            own: Gradients {
-                total: self.replica.own_samples_elsewhere() + self.replica.own_next_sample(),
-                session: 0,
-                per_second: self.observer.machines.get(&own).map_or(0.0, |seen| seen.per_second),
-            },
-            staleness: Some(self.observer.unseen(&own) + waiting),
-            waiting,
-            traffic: self.bytes(),
-            peers: self.neighbours(),
-            machine_count: self.replica.vector().machines() as u64,
-            machines: self.machines(),
-            ..self.observer.template.clone()
-        };
-        self.status.describe(&mut snapshot);
-        let snapshot = Arc::new(snapshot);
-        self.observer.recorder.snapshot(snapshot.clone());
-        self.observer.snapshots.send_replace(snapshot);
-    }
-
-    fn bytes(&self) -> Bytes {
-        let traffic = self.network.traffic();
-        let known = traffic.gossip_frames_in + traffic.duplicates_in + traffic.exchange_in;
-        Bytes {
-            received: traffic.socket_in,
-            sent: traffic.socket_out,
-            received_gossip: traffic.gossip_frames_in,
-            received_duplicates: traffic.duplicates_in,
-            received_exchange: traffic.exchange_in,
-            received_upkeep: traffic.socket_in.saturating_sub(known),
-        }
-    }
-
-    fn neighbours(&self) -> Vec<Neighbour> {
-        let mut neighbours: Vec<Neighbour> = self
-            .network
-            .neighbours()
-            .map(|(peer, address, round_trip)| Neighbour {
-                peer_id: peer.to_string(),
-                address: address.map(ToString::to_string),
-                round_trip_ms: round_trip.map(|time| time.as_secs_f64() * 1e3),
-            })
-            .collect();
-        neighbours.sort_by(|a, b| a.peer_id.cmp(&b.peer_id));
-        neighbours
-    }
 
     /// The own machine first, then by when they were last heard of, then by name.
-    fn machines(&self) -> Vec<Machine> {
-        let own = self.replica.own_machine();
-        let mut machines: Vec<_> = self
-            .replica
+    fn machines(&self, replica: &Replica) -> Vec<Machine> {
+        let own = replica.own_machine();
+        let mut machines: Vec<_> = replica
             .machines()
-            .map(|machine| (self.observer.machines.get(machine.0).and_then(|seen| seen.last), machine))
+            .map(|machine| (self.machines.get(machine.0).and_then(|seen| seen.last), machine))
             .collect();
         machines.sort_by_key(|(last, (machine, ..))| (**machine != own, std::cmp::Reverse(*last), **machine));
         let machines = machines.into_iter().take(MACHINES_MAX);
@@ -256,12 +245,34 @@ impl Driver {
                     own: *machine == own,
                     height,
                     counted: revocation.map_or(height, |revocation| revocation.floor().min(height)),
-                    per_second: self.observer.machines.get(machine).map_or(0.0, |seen| seen.per_second),
+                    per_second: self.machines.get(machine).map_or(0.0, |seen| seen.per_second),
                     last_seen_seconds: last.map(|last| last.elapsed().as_secs_f64()),
                     revoked: revocation.map(crate::log::in_words),
                     recent: hex(&recent),
                 }
             })
             .collect()
+    }
+}
+
+/// What people are told that the node does.
+fn phase_of(phase: facts::Phase) -> Phase {
+    match phase {
+        facts::Phase::Joining | facts::Phase::CatchingUp => Phase::CatchingUp,
+        facts::Phase::Training => Phase::Training,
+        facts::Phase::Paused => Phase::Paused,
+        facts::Phase::Serving | facts::Phase::Leaving => Phase::Serving,
+    }
+}
+
+fn bytes_of(traffic: &Traffic) -> Bytes {
+    let known = traffic.gossip_frames_in + traffic.duplicates_in + traffic.exchange_in;
+    Bytes {
+        received: traffic.socket_in,
+        sent: traffic.socket_out,
+        received_gossip: traffic.gossip_frames_in,
+        received_duplicates: traffic.duplicates_in,
+        received_exchange: traffic.exchange_in,
+        received_upkeep: traffic.socket_in.saturating_sub(known),
     }
 }
