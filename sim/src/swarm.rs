@@ -43,8 +43,8 @@ pub enum Sabotage {
     LeaveAtOnce,
     /// Machine 1 stores another base model than it was sent.
     SpoilBase,
-    /// Machines that start vouch that nobody can know more of their ledgers than their disks.
-    Vouch,
+    /// Machine 1 signs its first samples again and again, as after a loss, though everyone knows them.
+    SignAgain,
 }
 
 /// When [`Sabotage::Deafen`] begins.

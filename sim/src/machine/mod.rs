@@ -211,22 +211,25 @@ impl Machine {
 
     /// Tells the peer what is the case, and does what it wants done, until there is nothing left to tell.
     pub fn tell(&mut self, input: Input, swarm: &mut Swarm) -> Result<()> {
-        if let Some(running) = &mut self.running {
-            running.inputs.push_back(input);
-        }
+        self.drain(swarm)?;
+        self.step(input, swarm)?;
         self.drain(swarm)
     }
 
     /// The same with inputs that wait already.
     fn drain(&mut self, swarm: &mut Swarm) -> Result<()> {
-        while let Some(running) = &mut self.running
-            && let Some(input) = running.inputs.pop_front()
-        {
-            let now_ms = running.now_ms(swarm.queue.now());
-            running.peer.handle(input, now_ms);
-            while let Some(output) = self.running.as_mut().and_then(|running| running.peer.poll_output()) {
-                self.carry_out(output, swarm)?;
-            }
+        while let Some(input) = self.running.as_mut().and_then(|running| running.inputs.pop_front()) {
+            self.step(input, swarm)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, input: Input, swarm: &mut Swarm) -> Result<()> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let now_ms = running.now_ms(swarm.queue.now());
+        running.peer.handle(input, now_ms);
+        while let Some(output) = self.running.as_mut().and_then(|running| running.peer.poll_output()) {
+            self.carry_out(output, swarm)?;
         }
         Ok(())
     }

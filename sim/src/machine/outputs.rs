@@ -181,9 +181,13 @@ impl Machine {
                 chunk.bytes.iter_mut().for_each(|byte| *byte ^= 1);
             }
             swarm.truth.acknowledged(self.number, &chunk, self.disk_history.lost_acknowledged);
-            if saboteur == Some(Sabotage::SignTwice) {
+            let again = saboteur.filter(|sabotage| matches!(sabotage, Sabotage::SignTwice | Sabotage::SignAgain));
+            if let Some(again) = again {
                 chunk.bytes.iter_mut().for_each(|byte| *byte ^= 1);
-                swarm.truth.acknowledged(self.number, &chunk, self.disk_history.lost_acknowledged);
+                if again == Sabotage::SignAgain {
+                    chunk.first = 0;
+                }
+                swarm.truth.acknowledged(self.number, &chunk, again == Sabotage::SignAgain);
             }
         }
     }

@@ -65,7 +65,7 @@ impl Machine {
         Config {
             key: self.signer.key(),
             incarnation: contents.incarnation,
-            is_new_incarnation: is_new_incarnation || swarm.sabotage == Some(Sabotage::Vouch),
+            is_new_incarnation,
             seed: swarm.seed ^ u64::from(self.number) << 32 ^ u64::from(self.session),
             run: None,
             bootstrap: Some(self.bootstrap).filter(|other| *other != self.number).map(node_id).into_iter().collect(),
