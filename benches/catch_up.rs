@@ -1,6 +1,9 @@
-//! Catching up: a state directory with a long ledger and no checkpoint, opened as `node` opens it: every signature checked, then
-//! all entries replayed from the base. The limit is the kernel's rate for many entries (`cargo bench --bench replay`) on all threads.
+//! Catching up: a state directory with a long ledger and no checkpoint, opened as `node` opens it: every signature
+//! checked, then all entries replayed from the base. The limit is the kernel's rate for many entries (`cargo bench
+//! -p engine --bench replay`) on all threads.
 
+#[path = "support/state.rs"]
+mod state;
 mod support;
 
 use node::{
@@ -30,7 +33,7 @@ fn main() {
 
 fn measure(shape: &Shape, entries: u64) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let opened = shape.start_run(directory.path());
+    let opened = state::start(shape, directory.path());
     write_ledger(&opened, entries);
     let (mut replica, mut weights) = (None, opened.base_weights().expect("the base"));
     let checked = seconds(|| replica = Some(opened.replica(Settings::default()).expect("a sound ledger")));
@@ -63,7 +66,7 @@ fn write_ledger(opened: &Opened, entries: u64) {
             match output {
                 Output::Sign { token, message } => author.signed(token, signer.sign(&message), first),
                 Output::Persist(written, token) => {
-                    records.extend(written.iter().map(|record| records::to_storage(record).expect("a record")));
+                    records.extend(written.iter().map(|record| records::to_row(record).expect("a record")));
                     token.into_iter().for_each(|token| author.persisted(token, first));
                 }
                 _ => {}

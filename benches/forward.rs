@@ -1,14 +1,14 @@
-//! Time of one forward with its loss, random weights. `RAYON_NUM_THREADS=1 cargo bench -p node --bench forward`.
+//! Time of one forward with its loss, random weights. `RAYON_NUM_THREADS=1 cargo bench -p engine --bench forward`.
 //!
-//! An argument is the name of the one shape to measure. The limit is the processor's multiply-adds: the figure in GFLOP/s counts
-//! those of the matrix products and of the causal half of attention.
+//! An argument is the name of the one shape to measure. The limit is the processor's multiply-adds: the figure in
+//! GFLOP/s counts those of the matrix products and of the causal half of attention.
 
 mod support;
 
 use candle_core::{Device, Tensor};
-use node::{
-    dataset::Batch,
-    model::{Llama, LlamaConfig},
+use engine::{
+    model::{Architecture, Batch, llama::LlamaConfig},
+    objective::{NextToken, Objective},
 };
 use std::time::Instant;
 use support::{Shape, is_test, shapes};
@@ -21,8 +21,9 @@ fn main() {
 
 fn measure(shape: &Shape, repetitions_max: usize) {
     let checkpoint = shape.checkpoint();
-    let config = LlamaConfig::from_json(&checkpoint.config).expect("a sound config");
-    let model = Llama::new(&config, &checkpoint.tensors).expect("a model");
+    let config = serde_json::from_slice(&checkpoint.config).expect("JSON");
+    let config = LlamaConfig::from_json(config).expect("a sound config");
+    let model = config.model(&checkpoint.tensors).expect("a model");
     let positions = shape.batch * shape.length;
     let ids = |salt: usize| (0..positions).map(move |i| ((i * 7919 + salt) % shape.vocabulary) as u32);
     let inputs = Tensor::from_iter(ids(0), &Device::Cpu).and_then(|ids| ids.reshape((shape.batch, shape.length)));
@@ -30,7 +31,7 @@ fn measure(shape: &Shape, repetitions_max: usize) {
     let mut times_ms: Vec<f64> = Vec::new();
     let begin = Instant::now();
     while times_ms.len() < repetitions_max && (times_ms.len() < 2 || begin.elapsed().as_secs() < 5) {
-        times_ms.push(1e3 * support::seconds(|| model.loss(&batch).expect("a loss")));
+        times_ms.push(1e3 * support::seconds(|| NextToken.measure(&*model, &batch).expect("a loss")));
     }
     times_ms.sort_by(f64::total_cmp);
     let weights: usize = checkpoint.tensors.values().map(Tensor::elem_count).sum();

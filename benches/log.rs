@@ -1,6 +1,9 @@
-//! A log of a million gradients, as people meet it: seconds of each command on a state directory, and bytes of the exported file.
-//! Eight machines, signatures as a node makes them. The limit is what the bytes themselves take: one each.
+//! A log of a million gradients, as people meet it: seconds of each command on a state directory, and bytes of the
+//! exported file. Eight machines, signatures as a node makes them. The limit is what the bytes themselves take: one
+//! each.
 
+#[path = "support/state.rs"]
+mod state;
 mod support;
 
 use node::{
@@ -38,12 +41,12 @@ fn main() {
     let gradients: u64 = if is_test() { 40_000 } else { 1_000_000 };
     let directory = tempfile::tempdir().expect("a temporary directory");
     let Some(shape) = shapes().next() else { return };
-    let opened = shape.start_run(&directory.path().join("state"));
+    let opened = state::start(shape, &directory.path().join("state"));
     let (run, manifest) = (opened.run, opened.manifest.clone());
     let replica = replica(&run, &manifest, gradients, 64, Steps::EveryTenSeconds);
     let mut stored = Vec::new();
     for chunk in replica.machines().flat_map(|(_, ledger, _)| ledger.chunks()) {
-        stored.push(records::to_storage(&Record::Chunk(chunk.clone())).expect("a record"));
+        stored.push(records::to_row(&Record::Chunk(chunk.clone())).expect("a record"));
     }
     opened.state.commit(&stored).expect("room on the disk");
     drop(opened);

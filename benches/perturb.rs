@@ -1,10 +1,11 @@
-//! The probe's sweeps as the trainer makes them, through [`Weights`]: perturb (+ε z, −2ε z), and the fused sweep (restore, own
-//! entry, next probe) against the same as three sweeps. A small model of many tensors, and one large tensor.
+//! The probe's sweeps as the trainer makes them, through [`Weights`]: perturb (+ε z, −2ε z), and the fused sweep
+//! (restore, own entry, next probe) against the same as three sweeps. A small model of many tensors, and one large
+//! tensor.
 
 mod support;
 
 use candle_core::{Device, Tensor};
-use node::weights::Weights;
+use engine::weights::Weights;
 use protocol::{
     codec::MULTIPLIER_ONE,
     manifest::TensorSpec,

@@ -1,10 +1,11 @@
-//! Replay on one core: element·gradients per second of each kernel, and its time over that of a plain sweep of the same memory.
+//! Replay on one core: element·gradients per second of each kernel, and its time over that of a plain sweep of the same
+//! memory.
 //!
 //! The limit for few entries is the memory (ratio 1), for many the generation of the signs.
 
 mod support;
 
-use node::kernel::Kernel;
+use engine::kernel::Kernel;
 use protocol::{replay::TensorSweep, seed::TensorKey};
 use support::{is_test, paired, plain, tell};
 

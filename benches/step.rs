@@ -1,20 +1,31 @@
-//! What training costs beyond its forwards: the time of a step over that of as many forwards, and peak memory over that of
-//! inference. The limit of both is 1.
+//! What training costs beyond its forwards: the time of a step over that of as many forwards, and peak memory over that
+//! of inference. The limit of both is 1.
 //!
-//! `cargo bench --bench step`; an argument is the name of the one shape to measure.
+//! `cargo bench -p engine --bench step`; an argument is the name of the one shape to measure.
 
 mod support;
 
-use node::{
-    dataset::Dataset,
+use engine::{
+    base,
+    data::Dataset,
     embedded,
-    model::Tokenizer,
-    opened::Opened,
-    trainer::{Estimator, ProbeSettings, Trainer},
+    estimator::{Estimator, Normalizer},
+    model::{Model, Tokenizer, load},
+    objective::{NextToken, Objective},
+    trainer::{Parts, ProbeSettings, Trainer},
+    weights::Weights,
 };
-use protocol::spsa::Spsa;
+use protocol::manifest::{Manifest, RunId};
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
-use support::{Shape, has_argument, in_a_process_of_its_own, is_test, median, peak_memory_mib, seconds, shapes, tell};
+use std::{
+    fs::{self, File},
+    io::{BufReader, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use support::{
+    Shape, has_argument, in_a_process_of_its_own, is_test, median, peak_memory_mib, seconds, settings, shapes, tell,
+};
 
 const SEED: u64 = 1;
 
@@ -32,25 +43,67 @@ fn data(tokenizer: &Tokenizer, shape: &Shape) -> Dataset {
     embedded::training(SEED, tokenizer, shape.length + 1).expect("a text")
 }
 
-fn trainer(opened: &Opened, shape: &Shape, estimator: Estimator) -> Trainer {
-    let weights = opened.base_weights().expect("the base");
-    let (model, tokenizer) = opened.model(&weights).expect("a model");
-    let settings = ProbeSettings {
-        epsilon: opened.manifest.hyperparameters.epsilon,
-        estimator,
-        batch_size: shape.batch,
-        data_seed: SEED,
-    };
-    let random = Xoshiro256PlusPlus::seed_from_u64(SEED);
-    let (spsa, data) = (Spsa::new(opened.manifest.levels), Some(data(&tokenizer, shape)));
-    Trainer::new(opened.run, opened.manifest.clone(), weights, model, data, None, settings, spsa, random)
+/// A run whose manifest and base are files in a directory.
+struct Run {
+    manifest: Arc<Manifest>,
+    id: RunId,
+    base: PathBuf,
+}
+
+impl Run {
+    fn start(shape: &Shape, directory: &Path) -> Self {
+        let (manifest, blob) = base::start(shape.checkpoint(), settings(), [0; 16]).expect("a run");
+        fs::write(directory.join("manifest"), manifest.encode().expect("a manifest")).expect("room on the disk");
+        fs::write(directory.join("base"), blob).expect("room on the disk");
+        Self::open(directory)
+    }
+
+    fn open(directory: &Path) -> Self {
+        let bytes = fs::read(directory.join("manifest")).expect("the manifest");
+        let (manifest, id) = Manifest::decode(&bytes).expect("a sound manifest");
+        Self { manifest: Arc::new(manifest), id, base: directory.join("base") }
+    }
+
+    fn load(&self) -> (Weights, Box<dyn Model>, Tokenizer) {
+        let mut file = BufReader::with_capacity(1 << 16, File::open(&self.base).expect("the base"));
+        let mut read = |length: u64| {
+            let mut bytes = vec![0; length as usize];
+            file.read_exact(&mut bytes).expect("the whole base");
+            bytes
+        };
+        let base = &self.manifest.base;
+        let (config, tokenizer) = (read(base.config_bytes), read(base.tokenizer_bytes));
+        let weights = Weights::read_from(&self.manifest.tensors, &mut file).expect("sound weights");
+        let (model, tokenizer) = load(&config, &tokenizer, weights.tensors()).expect("a model");
+        (weights, model, tokenizer)
+    }
+
+    fn trainer(&self, shape: &Shape, estimator: Estimator) -> Trainer {
+        let (weights, model, tokenizer) = self.load();
+        Trainer::new(Parts {
+            run: self.id,
+            manifest: self.manifest.clone(),
+            weights,
+            model,
+            objective: Box::new(NextToken),
+            data: Some(data(&tokenizer, shape)),
+            held_out: None,
+            settings: ProbeSettings {
+                epsilon: self.manifest.hyperparameters.epsilon,
+                estimator,
+                batch_size: shape.batch,
+                data_seed: SEED,
+            },
+            normalizer: Normalizer::new(self.manifest.levels),
+            random: Xoshiro256PlusPlus::seed_from_u64(SEED),
+        })
+    }
 }
 
 fn time(shape: &Shape) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let opened = shape.start_run(directory.path());
-    let weights = opened.base_weights().expect("the base");
-    let (model, tokenizer) = opened.model(&weights).expect("a model");
+    let run = Run::start(shape, directory.path());
+    let (_weights, model, tokenizer) = run.load();
     let data = data(&tokenizer, shape);
     let rounds = match (is_test(), shape.name) {
         (true, _) => 3,
@@ -61,11 +114,11 @@ fn time(shape: &Shape) {
         ("two_forwards", Estimator::Spsa, 2),
         ("one_sided_forwards", Estimator::Fzoo { probes: Estimator::PROBES }, Estimator::PROBES.get() + 1),
     ] {
-        let mut trainer = trainer(&opened, shape, estimator);
+        let mut trainer = run.trainer(shape, estimator);
         let (mut steps, mut ratios) = (Vec::new(), Vec::new());
         for round in 0..rounds {
             let batch = data.batch(SEED, round, shape.batch).expect("a batch");
-            let forward = |_| model.loss(&batch).expect("a loss");
+            let forward = |_| NextToken.measure(&*model, &batch).expect("a loss").mean();
             // Half of the forwards before and half after: what drifts in between weighs on both alike.
             let before = seconds(|| (0..forwards / 2).map(forward).sum::<f64>());
             let step = seconds(|| trainer.step(u64::MAX).expect("a step"));
@@ -88,12 +141,12 @@ fn time(shape: &Shape) {
 
 fn memory(shape: &Shape) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    drop(shape.start_run(directory.path()));
-    let state = directory.path().to_str().expect("a printable path");
+    drop(Run::start(shape, directory.path()));
+    let path = directory.path().to_str().expect("a printable path");
     // How much threads hold on to differs from run to run.
     let runs = if shape.name == "260K" { 9 } else { 3 };
     let peak = |kind: &str| {
-        let peaks = (0..runs).map(|_| in_a_process_of_its_own(&["--bench", shape.name, kind, state]));
+        let peaks = (0..runs).map(|_| in_a_process_of_its_own(&["--bench", shape.name, kind, path]));
         peaks.collect::<Option<Vec<f64>>>().map(median)
     };
     let (Some(inference), Some(training)) = (peak("inference"), peak("training")) else {
@@ -105,19 +158,18 @@ fn memory(shape: &Shape) {
 
 /// In a process of its own: loads the run in the last argument, trains or infers a little, prints the peak.
 fn print_peak(shape: &Shape, training: bool) {
-    let state = std::env::args().next_back().expect("a state directory");
-    let opened = Opened::existing(state.as_ref()).expect("the run");
+    let path = std::env::args().next_back().expect("a directory");
+    let run = Run::open(path.as_ref());
     if training {
-        let mut trainer = trainer(&opened, shape, Estimator::default());
+        let mut trainer = run.trainer(shape, Estimator::default());
         for _ in 0..2 {
             trainer.step(u64::MAX).expect("a step");
         }
     } else {
-        let weights = opened.base_weights().expect("the base");
-        let (model, tokenizer) = opened.model(&weights).expect("a model");
+        let (_weights, model, tokenizer) = run.load();
         let batch = data(&tokenizer, shape).batch(SEED, 0, shape.batch).expect("a batch");
         for _ in 0..2 {
-            model.loss(&batch).expect("a loss");
+            NextToken.measure(&*model, &batch).expect("a loss").mean();
         }
     }
     if let Some(peak) = peak_memory_mib() {

@@ -20,10 +20,15 @@ done
 
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
-for bench in forward replay perturb step catch_up log wire; do
-    echo "== $bench"
-    cargo bench --quiet -p node --bench "$bench" -- "${flags[@]}" | tee -a "$output" | grep -v '^BENCH ' || true
-done
+measure() { # PACKAGE BENCH...
+    local package=$1 bench
+    for bench in "${@:2}"; do
+        echo "== $bench"
+        cargo bench --quiet -p "$package" --bench "$bench" -- "${flags[@]}" | tee -a "$output" | grep -v '^BENCH ' || true
+    done
+}
+measure engine forward replay perturb step
+measure node catch_up log wire
 
 if [ -n "$json" ]; then
     awk '$1 == "BENCH" { printf "%s  \"%s\": %s", n++ ? ",\n" : "{\n", $2, $3 } END { print n ? "\n}" : "{}" }' "$output" > "$json"

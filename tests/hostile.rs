@@ -2,16 +2,15 @@
 
 mod support;
 
-use node::{
-    model::Checkpoint,
-    network::{Event, Network, NetworkConfig, PeerId, Verdict},
-};
+use engine::model::Checkpoint;
+use node::network::{Event, Network, NetworkConfig, PeerId, parse_bootstrap};
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
     message::{Gossip, Push, Question, Request, Response},
     perturbation::{BlockSigns, sign},
     replay,
+    replica::Verdict,
     seed::EntrySeed,
     segment::{Chunk, Digest, Segment},
     signature::{Ed25519Signer, Signature, Signer},
@@ -47,12 +46,14 @@ impl Attacker {
     async fn start(seed: u8, run: &str, addresses: &[&str], gossips: bool) -> Self {
         let run: RunId = run.parse().unwrap();
         let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
-        let config = NetworkConfig {
-            bootstrap: addresses.iter().map(|address| (*address).to_owned()).collect(),
-            ..NetworkConfig::new([seed; 32], gossips.then_some(run.0), listen)
-        };
+        let config = NetworkConfig::new([seed; 32], gossips.then_some(run.0), listen);
+        let mut network = Network::start(config).await.unwrap();
+        for address in addresses {
+            let (peer, address) = parse_bootstrap(address).unwrap();
+            network.dial(peer, vec![address]);
+        }
         let mut attacker = Self {
-            network: Network::start(config).await.unwrap(),
+            network,
             run,
             signer: Ed25519Signer::from_seed(&[seed; 32]),
             claims: Vec::new(),
@@ -121,8 +122,9 @@ impl Attacker {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::PeerConnected(peer) => self.connected.push(peer),
-            Event::PeerGone(peer) => self.connected.retain(|other| *other != peer),
+            Event::Connected(peer) => self.connected.push(peer),
+            Event::Disconnected(peer) => self.connected.retain(|other| *other != peer),
+            Event::Found { peer, address } => self.network.dial(peer, vec![address]),
             Event::Gossip { source, message, .. } => self.network.report(&message, &source, Verdict::Accept),
             Event::Request { bytes, responder, .. } => {
                 let request = Request::decode(&bytes).unwrap();

@@ -1,16 +1,16 @@
-//! The log, wherever it is: in a directory that a node is using, in a file, on a node that is asked over the network; and what
-//! people hear when it is damaged, cut short, of another run, or not there.
+//! The log, wherever it is: in a directory that a node is using, in a file, on a node that is asked over the network;
+//! and what people hear when it is damaged, cut short, of another run, or not there.
 
 mod support;
 
 use node::{
     log::{Log, export},
-    network::{Event, Network, NetworkConfig, Verdict},
+    network::{Event, Network, NetworkConfig},
 };
 use protocol::{
     machine::MachineId,
     message::{Question, Request, Response},
-    replica::{NodeId, Replica},
+    replica::{NodeId, Replica, Verdict},
     revocation::{ForkProof, Revocation},
     segment::{Chunk, Digest, Segment},
     signature::{Ed25519Signer, Signer},

@@ -1,13 +1,28 @@
-//! The network on loopback: several nodes in one process, honest and not.
+//! The network on loopback: several nodes in one process, honest and not; with peers that decide, and without.
 
+#[path = "support/fed.rs"]
+mod fed;
+
+use fed::{Births, Fed, Place};
 use futures::future::select_all;
 use node::network::{
-    Event, GOSSIP_BYTES_MAX, Multiaddr, Network, NetworkConfig, PublishError, Severity, StartError, Verdict,
+    Event, Multiaddr, Network, NetworkConfig, PublishError, StartError, parse_bootstrap, parse_bootstrap_of_another,
+};
+use peer::Notice;
+use protocol::{
+    machine::MachineId,
+    message::{GOSSIP_BYTES_MAX, Gossip, Push, Question, Request, Response},
+    replica::Verdict,
+    segment::{Chunk, Digest, Segment},
+    signature::{Ed25519Signer, Signer},
 };
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
+    rc::Rc,
     time::{Duration, Instant},
 };
+use tokio::task::{LocalSet, spawn_local};
 
 const RUN: [u8; 32] = [7; 32];
 /// Longest wait for anything.
@@ -29,11 +44,21 @@ struct Nodes {
 }
 
 impl Nodes {
-    /// Node `seed`, which knows `bootstrap`. Returns its index.
-    async fn start(&mut self, seed: u8, bootstrap: &[String]) -> usize {
-        let config = NetworkConfig { bootstrap: bootstrap.to_vec(), ..config(seed) };
+    /// Node `seed`, which calls those at `known`. Returns its index.
+    async fn start(&mut self, seed: u8, known: &[String]) -> usize {
+        self.start_with(config(seed), known).await
+    }
+
+    async fn start_with(&mut self, config: NetworkConfig, known: &[String]) -> usize {
         self.nodes.push(Network::start(config).await.unwrap());
-        self.nodes.len() - 1
+        let index = self.nodes.len() - 1;
+        known.iter().for_each(|name| self.call(index, name));
+        index
+    }
+
+    fn call(&mut self, index: usize, name: &str) {
+        let (peer, address) = parse_bootstrap(name).unwrap();
+        self.nodes[index].dial(peer, vec![address]);
     }
 
     /// Two that know each other.
@@ -45,7 +70,7 @@ impl Nodes {
         let mut connected = BTreeSet::new();
         nodes
             .until("two nodes to connect", |_, index, event| {
-                if matches!(event, Event::PeerConnected(_)) {
+                if matches!(event, Event::Connected(_)) {
                     connected.insert(index);
                 }
                 (connected.len() == 2).then_some(())
@@ -147,8 +172,8 @@ async fn two_nodes_gossip_ask_and_answer() {
 #[tokio::test]
 async fn what_is_too_large_fails_where_it_is_sent_and_hurts_nobody() {
     let mut nodes = Nodes::pair().await;
-    let refused = nodes.nodes[0].publish(vec![0; GOSSIP_BYTES_MAX + 1]).unwrap_err();
-    assert!(matches!(refused, PublishError::Refused(_)) && refused.to_string().contains("57001"), "{refused}");
+    let refused = nodes.nodes[0].publish(vec![0; 1 << 16]).unwrap_err();
+    assert!(matches!(refused, PublishError::Refused(_)), "{refused}");
     let error = nodes.ask(0, 1, &vec![0; 64 * 1024 + 1]).await.unwrap_err();
     assert!(!error.is_empty());
     assert_eq!(nodes.ask(0, 1, b"still there?").await.unwrap(), b"re: still there?");
@@ -193,7 +218,10 @@ async fn a_chain_of_nodes_becomes_a_mesh_and_gossip_reaches_all() {
         known = vec![name(&nodes.nodes[index])];
     }
     nodes
-        .until("six nodes to know each other", |nodes, _, _| {
+        .until("six nodes to know each other", |nodes, index, event| {
+            if let Event::Found { peer, address } = event {
+                nodes[index].dial(peer, vec![address]);
+            }
             nodes.iter().all(|node| node.connected().count() == 5).then_some(())
         })
         .await;
@@ -224,7 +252,7 @@ async fn a_peer_that_goes_while_it_is_asked_is_an_error_not_a_wait() {
         .until("the failure", |_, _, event| {
             match event {
                 Event::Response { request, result, .. } if request == asked => failed = result.is_err(),
-                Event::PeerGone(who) => gone = who == peer,
+                Event::Disconnected(who) => gone = who == peer,
                 _ => {}
             }
             (failed && gone).then_some(())
@@ -244,149 +272,237 @@ async fn a_peer_that_goes_while_it_is_asked_is_an_error_not_a_wait() {
 }
 
 #[tokio::test]
-async fn a_bootstrap_machine_that_is_down_at_first_is_called_until_it_is_up() {
+async fn a_call_that_nobody_takes_fails_in_words() {
     // A port that was free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{free}").parse().unwrap();
+    let nobody = Network::start(config(9)).await.unwrap().peer_id();
     let mut nodes = Nodes::default();
-    let later = Network::start(config(9)).await.unwrap().peer_id();
-    nodes.start(1, &[format!("{address}/p2p/{later}")]).await;
-    let (told, error, retry_in) = nodes
-        .until("word that the bootstrap machine is down", |_, _, event| match event {
-            Event::BootstrapUnreachable { address, error, retry_in } => Some((address, error, retry_in)),
+    nodes.start(1, &[format!("/ip4/127.0.0.1/tcp/{free}/p2p/{nobody}")]).await;
+    let (peer, error) = nodes
+        .until("word that nobody is there", |_, _, event| match event {
+            Event::DialFailed { peer, error } => Some((peer, error)),
             _ => None,
         })
         .await;
-    assert_eq!(told, address);
-    assert!(error.contains("refused"), "{error}");
-    assert!(retry_in < Duration::from_secs(60));
-    nodes.nodes.push(Network::start(NetworkConfig { listen: vec![address], ..config(9) }).await.unwrap());
+    assert!(peer == nobody && error.contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn a_blocked_peer_is_cut_off_and_cannot_come_back_until_it_is_unblocked() {
+    let mut nodes = Nodes::pair().await;
+    let bad = nodes.nodes[1].peer_id();
+    let victim = name(&nodes.nodes[0]);
+    assert_eq!(nodes.ask(1, 0, b"hello?").await.unwrap(), b"re: hello?");
+    nodes.nodes[0].block(bad);
     nodes
-        .until("the connection once it is up", |_, index, event| {
-            matches!(event, Event::PeerConnected(peer) if index == 0 && peer == later).then_some(())
+        .until("the blocked peer to be cut off", |_, index, event| {
+            matches!(event, Event::Disconnected(peer) if index == 0 && peer == bad).then_some(())
+        })
+        .await;
+    for _ in 0..8 {
+        nodes.call(1, &victim);
+        nodes
+            .during(Duration::from_millis(500), |_, index, event| {
+                assert!(!(index == 0 && matches!(event, Event::Connected(_))), "the blocked peer came back");
+            })
+            .await;
+    }
+    assert_eq!(nodes.nodes[0].connected().count(), 0);
+    nodes.nodes[0].unblock(bad);
+    nodes.call(1, &victim);
+    nodes
+        .until("the peer to be back", |_, index, event| {
+            matches!(event, Event::Connected(peer) if index == 0 && peer == bad).then_some(())
         })
         .await;
 }
 
-#[tokio::test]
-async fn a_banned_peer_is_cut_off_and_cannot_come_back() {
-    let mut nodes = Nodes::pair().await;
-    let bad = nodes.nodes[1].peer_id();
-    for _ in 0..3 {
-        nodes.nodes[0].penalize(&bad, Severity::Fault, "three faults are forgiven");
+/// A node with a peer that decides, beside the nodes of a test.
+struct Beside {
+    name: String,
+    notices: Rc<RefCell<Vec<Notice>>>,
+}
+
+impl Beside {
+    /// Takes part until the test ends.
+    async fn start(place: Place) -> Self {
+        let mut fed = Fed::start(place, Instant::now(), Births::default()).await;
+        let beside = Self { name: fed.address(), notices: fed.notices.clone() };
+        spawn_local(async move { fed.run_until(Duration::from_secs(3_600), None).await });
+        beside
     }
-    assert!(!nodes.nodes[0].is_banned(&bad));
-    assert_eq!(nodes.ask(1, 0, b"hello?").await.unwrap(), b"re: hello?");
-    nodes.nodes[0].penalize(&bad, Severity::Ban, "enough");
-    assert!(nodes.nodes[0].is_banned(&bad));
-    nodes
-        .until("the banned peer to be cut off", |_, index, event| {
-            matches!(event, Event::PeerGone(peer) if index == 0 && peer == bad).then_some(())
+
+    /// Whether somebody was banned for this.
+    fn has_banned_for(&self, why: &str) -> bool {
+        let is_that = |notice: &Notice| matches!(notice, Notice::Fault { reason, banned: true, .. } if reason == why);
+        self.notices.borrow().iter().any(is_that)
+    }
+
+    fn has_banned(&self) -> bool {
+        self.notices.borrow().iter().any(|notice| matches!(notice, Notice::Fault { banned: true, .. }))
+    }
+}
+
+/// Of the run that fed nodes are of.
+fn config_of_fed(seed: u8) -> NetworkConfig {
+    NetworkConfig { run: Some(fed::manifest().run_id().unwrap().0), ..config(seed) }
+}
+
+/// Segments of one sample each, one after the other, by a machine of the test's own.
+struct Segments {
+    signer: Ed25519Signer,
+    next: (u64, Digest),
+}
+
+impl Segments {
+    fn by(seed: u8) -> Self {
+        Self { signer: Ed25519Signer::from_seed(&[seed; 32]), next: (0, [0; 32]) }
+    }
+
+    fn next(&mut self) -> Vec<u8> {
+        let (first, previous) = self.next;
+        let machine = MachineId { key: self.signer.key(), incarnation: 1 };
+        let segment = Segment { first, swarm_step: 0, bytes: &[7] };
+        let run = fed::manifest().run_id().unwrap();
+        let (chunk, digest) = Chunk::sign(&run, machine, segment, previous, &self.signer);
+        self.next = (first + 1, digest);
+        Gossip::Segment(Push::of(&chunk)).encode().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_bootstrap_machine_that_is_down_at_first_is_called_until_it_is_up() {
+    LocalSet::new()
+        .run_until(async {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{free}").parse().unwrap();
+            let later = Network::start(config_of_fed(9)).await.unwrap().peer_id();
+            let node = Beside::start(Place::new(1, vec![format!("{address}/p2p/{later}")])).await;
+            let begun = Instant::now();
+            let is_unreachable =
+                |notice: &Notice| matches!(notice, Notice::Unreachable { retry_in_ms, .. } if *retry_in_ms < 60_000);
+            while !node.notices.borrow().iter().any(is_unreachable) {
+                assert!(begun.elapsed() < PATIENCE, "nobody says that the bootstrap machine is down");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let mut nodes = Nodes::default();
+            nodes.start_with(NetworkConfig { listen: vec![address], ..config_of_fed(9) }, &[]).await;
+            nodes
+                .until("the call once it is up", |_, _, event| matches!(event, Event::Connected(_)).then_some(()))
+                .await;
         })
         .await;
-    nodes
-        .during(Duration::from_secs(4), |_, index, event| {
-            assert!(!(index == 0 && matches!(event, Event::PeerConnected(_))), "the banned peer came back");
-        })
-        .await;
-    assert_eq!(nodes.nodes[0].connected().count(), 0);
 }
 
 #[tokio::test]
 async fn faults_are_not_forgotten_by_reconnecting() {
-    let mut nodes = Nodes::pair().await;
-    let bad = nodes.nodes[1].peer_id();
-    for _ in 0..3 {
-        nodes.nodes[0].penalize(&bad, Severity::Fault, "before");
-    }
-    drop(nodes.nodes.pop());
-    nodes.until("the peer to go", |_, _, event| matches!(event, Event::PeerGone(_)).then_some(())).await;
-    let known = name(&nodes.nodes[0]);
-    nodes.start(2, &[known]).await;
-    nodes
-        .until("the peer to be back", |_, index, event| {
-            matches!(event, Event::PeerConnected(_) if index == 0).then_some(())
+    LocalSet::new()
+        .run_until(async {
+            let node = Beside::start(Place::new(1, Vec::new())).await;
+            let (victim, _) = parse_bootstrap(&node.name).unwrap();
+            let mut nodes = Nodes::default();
+            // Three faults are forgiven.
+            for (time, faults) in [("before", 3), ("after", 2)] {
+                assert!(!node.has_banned(), "{time}");
+                nodes.start_with(config_of_fed(2), &[node.name.clone()]).await;
+                nodes.until("a connection", |_, _, event| matches!(event, Event::Connected(_)).then_some(())).await;
+                for fault in 0..faults {
+                    nodes.nodes[0].request(victim, vec![0xff; 9 + fault]);
+                }
+                let noted =
+                    |node: &Beside| node.notices.borrow().iter().filter(|n| matches!(n, Notice::Fault { .. })).count();
+                let begun = Instant::now();
+                while noted(&node) < if time == "before" { 3 } else { 5 } && !node.has_banned() {
+                    assert!(begun.elapsed() < PATIENCE, "the faults {time} are not noted");
+                    nodes.during(Duration::from_millis(20), |_, _, _| {}).await;
+                }
+                nodes.nodes.clear();
+            }
+            assert!(node.has_banned_for("malformed request"), "a new connection washed the faults off");
         })
         .await;
-    nodes.nodes[0].penalize(&bad, Severity::Fault, "after");
-    nodes.nodes[0].penalize(&bad, Severity::Fault, "after");
-    assert!(nodes.nodes[0].is_banned(&bad), "a new connection washed the faults off");
 }
 
 #[tokio::test]
 async fn a_flood_bans_its_sender_while_others_are_served() {
-    let mut nodes = Nodes::pair().await;
-    let known = name(&nodes.nodes[0]);
-    let flooder = nodes.start(3, &[known]).await;
-    let bad = nodes.nodes[flooder].peer_id();
-    nodes.publish(flooder, b"hello").await;
-    let (mut sent, mut refused) = (0u32, 0u32);
-    while !nodes.nodes[0].is_banned(&bad) {
-        assert!(sent < 5_000, "5,000 messages of 57 kB, and no ban ({refused} were not sent)");
-        for _ in 0..10 {
-            sent += 1;
-            let mut bytes = vec![5; GOSSIP_BYTES_MAX];
-            bytes[..4].copy_from_slice(&sent.to_le_bytes());
-            refused += u32::from(nodes.nodes[flooder].publish(bytes).is_err());
-        }
-        nodes
-            .during(Duration::from_millis(20), |nodes, index, event| {
-                if let Event::Gossip { source, message, .. } = event {
-                    nodes[index].report(&message, &source, Verdict::Ignore);
+    LocalSet::new()
+        .run_until(async {
+            let node = Beside::start(Place::new(1, Vec::new())).await;
+            let (victim, _) = parse_bootstrap(&node.name).unwrap();
+            let mut nodes = Nodes::default();
+            let honest = nodes.start_with(config_of_fed(2), &[node.name.clone()]).await;
+            let flooder = nodes.start_with(config_of_fed(3), &[node.name.clone()]).await;
+            let mut segments = Segments::by(3);
+            nodes.publish(flooder, &segments.next()).await;
+            let mut sent = 0u32;
+            while !node.has_banned_for("a flood of gossip") {
+                assert!(sent < 40_000, "40,000 messages, and no ban");
+                for _ in 0..100 {
+                    sent += 1;
+                    let _ = nodes.nodes[flooder].publish(segments.next());
                 }
-            })
-            .await;
-    }
-    let begun = Instant::now();
-    assert_eq!(nodes.ask(1, 0, b"what about me?").await.unwrap(), b"re: what about me?");
-    assert!(begun.elapsed() < Duration::from_secs(5));
-    nodes
-        .until("the flooder to be cut off", |nodes, _, _| {
-            (!nodes[0].connected().any(|peer| *peer == bad)).then_some(())
+                nodes.during(Duration::from_millis(10), |_, _, _| {}).await;
+            }
+            let begun = Instant::now();
+            let request = Request { run: fed::manifest().run_id().unwrap(), question: Question::Manifest };
+            let asked = nodes.nodes[honest].request(victim, request.encode().unwrap());
+            let answer = nodes
+                .until("the answer to an honest node", |_, index, event| match event {
+                    Event::Response { request, result, .. } if index == honest && request == asked => Some(result),
+                    _ => None,
+                })
+                .await;
+            assert!(matches!(Response::decode(&answer.unwrap()), Ok(Response::Manifest(_))));
+            assert!(begun.elapsed() < Duration::from_secs(5));
+            nodes
+                .until("the flooder to be cut off", |nodes, _, _| {
+                    (!nodes[flooder].connected().any(|peer| *peer == victim)).then_some(())
+                })
+                .await;
+            assert!(nodes.nodes[honest].connected().any(|peer| *peer == victim), "the honest node stays");
         })
         .await;
-    assert_eq!(nodes.nodes[0].connected().count(), 1, "the honest peer stays");
 }
 
 #[tokio::test]
 async fn two_who_flood_within_their_allowance_do_not_get_the_one_between_banned() {
-    let mut nodes = Nodes::pair().await;
-    let between = name(&nodes.nodes[0]);
-    // The flooders neither listen nor get to know node 1: all that it hears comes through node 0.
-    for seed in [3, 4] {
-        let config = NetworkConfig {
-            bootstrap: vec![between.clone()],
-            listen: Vec::new(),
-            connections_target: 0,
-            ..config(seed)
-        };
-        nodes.nodes.push(Network::start(config).await.unwrap());
-    }
-    for flooder in [2, 3] {
-        nodes.publish(flooder, &[flooder as u8]).await;
-    }
-    let mut heard = 0u32;
-    for round in 0..300u32 {
-        for flooder in [2u8, 3] {
-            for n in 0..11u32 {
-                let mut bytes = vec![flooder; 100];
-                bytes[..8].copy_from_slice(&u64::from(round << 8 | n).to_le_bytes());
-                let _ = nodes.nodes[usize::from(flooder)].publish(bytes);
+    LocalSet::new()
+        .run_until(async {
+            let between = Beside::start(Place { connections_target: 0, ..Place::new(1, Vec::new()) }).await;
+            // It does not get to know the flooders: all that it hears comes through the one between.
+            let place = Place { connections_target: 0, ..Place::new(2, vec![between.name.clone()]) };
+            let behind = Beside::start(place).await;
+            let mut nodes = Nodes::default();
+            for seed in [3, 4] {
+                let config = NetworkConfig { listen: Vec::new(), connections_target: 0, ..config_of_fed(seed) };
+                nodes.start_with(config, &[between.name.clone()]).await;
             }
-        }
-        nodes
-            .during(Duration::from_millis(5), |nodes, index, event| {
-                if let Event::Gossip { source, message, .. } = event {
-                    heard += u32::from(index == 0);
-                    nodes[index].report(&message, &source, Verdict::Accept);
+            let mut segments = [Segments::by(3), Segments::by(4)];
+            for flooder in [0, 1] {
+                nodes.publish(flooder, &segments[flooder].next()).await;
+            }
+            for _ in 0..300 {
+                for flooder in [0, 1] {
+                    for _ in 0..11 {
+                        let _ = nodes.nodes[flooder].publish(segments[flooder].next());
+                    }
                 }
-            })
-            .await;
-    }
-    let honest = nodes.nodes[0].peer_id();
-    assert!(heard > 5_000, "the flood was only {heard} messages");
-    assert!(!nodes.nodes[1].is_banned(&honest), "an honest neighbour was banned for passing on what others sent");
-    assert_eq!(nodes.ask(1, 0, b"still friends?").await.unwrap(), b"re: still friends?");
+                nodes.during(Duration::from_millis(5), |_, _, _| {}).await;
+            }
+            assert!(segments.iter().map(|by| by.next.0).sum::<u64>() > 5_000);
+            nodes.during(Duration::from_secs(1), |_, _, _| {}).await;
+            assert!(!behind.has_banned(), "an honest neighbour was banned for passing on what others sent");
+            let (victim, _) = parse_bootstrap(&between.name).unwrap();
+            let request = Request { run: fed::manifest().run_id().unwrap(), question: Question::Manifest };
+            let asked = nodes.nodes[0].request(victim, request.encode().unwrap());
+            nodes
+                .until("an answer from the one between", |_, _, event| match event {
+                    Event::Response { request, result, .. } if request == asked => result.ok(),
+                    _ => None,
+                })
+                .await;
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -401,8 +517,9 @@ async fn bad_bootstrap_addresses_are_refused_with_an_example() {
         (format!("/ip4/127.0.0.1/tcp/9713/p2p/{own}"), "own peer id"),
     ];
     for (address, reason) in cases {
-        let config = NetworkConfig { bootstrap: vec![address.clone()], ..config(1) };
-        let Err(error) = Network::start(config).await else { panic!("{address} was taken for an address") };
+        let Err(error) = parse_bootstrap_of_another(&address, own) else {
+            panic!("{address} was taken for an address")
+        };
         assert!(matches!(error, StartError::Bootstrap { .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains(reason) && text.contains("/ip4/192.168.1.7/tcp/9713/p2p/"), "{address}: {text}");
@@ -425,7 +542,7 @@ async fn a_taken_port_is_told_from_other_failures() {
 }
 
 #[tokio::test]
-async fn a_bootstrap_address_that_leads_to_oneself_or_to_another_is_said_to() {
+async fn an_address_that_leads_to_oneself_or_to_another_is_said_to() {
     let mut nodes = Nodes::default();
     nodes.start(1, &[]).await;
     let expected = Network::start(config(9)).await.unwrap().peer_id();
@@ -434,7 +551,7 @@ async fn a_bootstrap_address_that_leads_to_oneself_or_to_another_is_said_to() {
     let other = nodes.nodes[0].peer_id().to_string();
     let error = nodes
         .until("word that another node answers", |_, _, event| match event {
-            Event::BootstrapUnreachable { error, .. } => Some(error),
+            Event::DialFailed { error, .. } => Some(error),
             _ => None,
         })
         .await;
@@ -443,12 +560,12 @@ async fn a_bootstrap_address_that_leads_to_oneself_or_to_another_is_said_to() {
     // The own port: known before the node starts, since it was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
-    let config =
-        NetworkConfig { bootstrap: vec![format!("{address}/p2p/{expected}")], listen: vec![address], ..config(3) };
-    let mut alone = Nodes { nodes: vec![Network::start(config).await.unwrap()], turn: 0 };
+    let mut alone = Nodes::default();
+    let own = format!("{address}/p2p/{expected}");
+    alone.start_with(NetworkConfig { listen: vec![address], ..config(3) }, &[own]).await;
     let error = alone
         .until("word that the address is the own", |_, _, event| match event {
-            Event::BootstrapUnreachable { error, .. } => Some(error),
+            Event::DialFailed { error, .. } => Some(error),
             _ => None,
         })
         .await;

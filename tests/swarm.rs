@@ -116,7 +116,7 @@ fn inspecting_commands_answer_for_a_state_and_refuse_what_is_none() {
     assert!(String::from_utf8_lossy(&text).starts_with("The "));
     let out = path.join("exported");
     inspect(&["export", "--out", out.to_str().unwrap()], &state);
-    assert!(node::model::Checkpoint::load(&out).is_ok(), "what is exported can be a base again");
+    assert!(engine::model::Checkpoint::load(&out).is_ok(), "what is exported can be a base again");
     let tail = inspect(&["log", "tail", "--json", "-n", "3"], &state).stdout;
     let tail: serde_json::Value = serde_json::from_slice(&tail).unwrap();
     assert_eq!(tail["entries"].as_array().unwrap().len(), 3);

@@ -1,16 +1,16 @@
-//! What the benches share: a stopwatch that takes the machine's noise out by measuring in pairs, and models of random weights.
+//! What the benches share: a stopwatch that takes the machine's noise out by measuring in pairs, and models of random
+//! weights.
 
 #![allow(dead_code)]
 
 use candle_core::{Device, Tensor};
-use node::{
+use engine::{
+    base::BaseSettings,
     embedded,
-    model::{Checkpoint, LlamaConfig, expected_tensors},
-    opened::Opened,
-    storage::{BaseSettings, StateDir, start_run},
+    model::{Checkpoint, architecture},
 };
 use protocol::manifest::{DirectionScale, Hyperparameters, Schedule};
-use std::{path::Path, time::Instant};
+use std::time::Instant;
 
 /// Whether to be small and brief: always but under `cargo bench`, which passes `--bench`, or with `--test`.
 pub fn is_test() -> bool {
@@ -22,7 +22,8 @@ pub fn has_argument(name: &str) -> bool {
     std::env::args().any(|argument| argument == name)
 }
 
-/// Median seconds of `run`, and the median ratio of its time to that of `baseline`, which runs right before it each time.
+/// Median seconds of `run`, and the median ratio of its time to that of `baseline`, which runs right before it each
+/// time.
 pub fn paired<S>(rounds: usize, state: &mut S, baseline: impl Fn(&mut S), run: impl Fn(&mut S)) -> (f64, f64) {
     let (mut times, mut ratios) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -136,33 +137,26 @@ impl Shape {
 
     /// Random weights, and the embedded model's tokenizer.
     pub fn checkpoint(&self) -> Checkpoint {
-        let config = LlamaConfig::from_json(self.config().as_bytes()).expect("a sound config");
-        let tensors = expected_tensors(&config)
+        let tensors = architecture(self.config().as_bytes())
+            .expect("a sound config")
+            .tensors()
             .into_iter()
             .map(|(name, dims)| (name, Tensor::randn(0f32, 0.05, dims, &Device::Cpu).expect("memory")))
             .collect();
         let tokenizer = embedded::checkpoint().expect("the embedded model is sound").tokenizer;
         Checkpoint { source: "random".into(), config: self.config().into_bytes(), tokenizer, tensors }
     }
+}
 
-    /// A new run on it, in a state directory at `path`.
-    pub fn start_run(&self, path: &Path) -> Opened {
-        let state = StateDir::create_or_open(path).expect("a state directory");
-        let hyperparameters = Hyperparameters {
-            learning_rate: 3e-4,
-            epsilon: 1e-3,
-            planned_gradients: 100_000,
-            direction_scale: DirectionScale::Rms,
-        };
-        let settings = BaseSettings {
-            hyperparameters,
-            schedule: Schedule::default(),
-            ledger_samples_max: 1 << 32,
-            authority: None,
-        };
-        start_run(&state, self.checkpoint(), settings).expect("a run");
-        Opened::of(state).expect("the run that was just started")
-    }
+/// What a new run decides beside its base.
+pub fn settings() -> BaseSettings {
+    let hyperparameters = Hyperparameters {
+        learning_rate: 3e-4,
+        epsilon: 1e-3,
+        planned_gradients: 100_000,
+        direction_scale: DirectionScale::Rms,
+    };
+    BaseSettings { hyperparameters, schedule: Schedule::default(), ledger_samples_max: 1 << 32, authority: None }
 }
 
 /// Peak resident memory of this process so far, MiB. None where the system does not tell.

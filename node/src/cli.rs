@@ -1,7 +1,11 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::{Deserialize, Serialize};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use engine::estimator::EstimatorName;
+use serde::Deserialize;
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 /// Fine-tune a language model together with others, exchanging one byte per gradient.
@@ -290,16 +294,6 @@ pub struct TopArgs {
     pub once: bool,
 }
 
-/// An estimator.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
-pub enum EstimatorName {
-    Fzoo,
-    Spsa,
-    Mezo,
-}
-
 /// Everything about training. The same names, in kebab case, are the keys of a `--config` file; the command line wins.
 #[derive(Args, Debug, Default, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -339,7 +333,7 @@ pub struct RunArgs {
     pub epsilon: Option<f64>,
     /// How own gradients are measured: `fzoo` (N bytes from N + 1 forwards), `spsa` (one from two), `mezo` (the same, on the
     /// fixed scale of the paper) [default: fzoo]. Each machine may choose for itself
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = estimator_name())]
     pub estimator: Option<EstimatorName>,
     /// Bytes from one batch, with --estimator fzoo [default: 16]
     #[arg(long, value_name = "N")]
@@ -370,8 +364,16 @@ pub struct RunArgs {
     /// password: whoever reaches the address sees the run
     #[arg(long, value_name = "IP:PORT")]
     pub http: Option<SocketAddr>,
+    /// Write down what this node is told and when, so that its decisions can be replayed. It holds what any node of the
+    /// run sees, no text and no secret; it ends at 256 MiB. The file must not be there yet
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// Read these settings from a TOML file
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
+}
+
+fn estimator_name() -> impl TypedValueParser<Value = EstimatorName> {
+    PossibleValuesParser::new(EstimatorName::ALL.map(EstimatorName::as_str)).try_map(|name| name.parse())
 }

@@ -1,67 +1,193 @@
-//! Ctrl-C, or a polite kill: heard by a thread of its own, because preparing a model or a text blocks everything else.
+//! Ctrl-C, a polite kill, a terminal that closes: heard by a thread of its own, because preparing a model or a text
+//! blocks everything else.
 
 use anyhow::{Context, Result};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
 
+/// Signals that come within this time after the first are the same wish: a terminal and a parent may both send one.
+const TOGETHER: Duration = Duration::from_millis(500);
+/// After a second wish the task gets this long to say what it gives up, before the process ends without a word of its
+/// own.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+
+/// What somebody wishes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Wish {
+    /// Nothing: go on.
+    Stay,
+    /// Leave, in order.
+    Leave,
+    /// Leave now, whatever that loses.
+    LeaveNow,
+}
+
 /// The wish to leave.
+#[derive(Clone)]
 pub struct Interrupt {
-    wished: watch::Receiver<bool>,
-    leaves_by_itself: Arc<AtomicBool>,
+    wishes: watch::Receiver<Wish>,
+    taken_over: Arc<AtomicBool>,
 }
 
 impl Interrupt {
     /// Starts to listen. Until [`Interrupt::take_over`] the process just ends: there is nothing to lose yet.
     pub fn install() -> Result<Self> {
-        let (wish, wished) = watch::channel(false);
-        let leaves_by_itself = Arc::new(AtomicBool::new(false));
-        let takes_over = leaves_by_itself.clone();
+        let (wish, wishes) = watch::channel(Wish::Stay);
+        let taken_over = Arc::new(AtomicBool::new(false));
+        let is_taken_over = taken_over.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("signals")?;
         std::thread::Builder::new().name("signals".into()).spawn(move || {
-            runtime.block_on(signalled());
-            if !takes_over.load(Ordering::SeqCst) {
-                std::process::exit(0);
+            let code = runtime.block_on(async {
+                let mut signals = Signals::new();
+                listen(async || signals.next().await, &is_taken_over, &wish).await
+            });
+            if code > 0 {
+                eprintln!("error: left at once, in the middle of something; what was not stored is lost, or comes again from peers");
             }
-            let _ = wish.send(true);
-            // A second time: now.
-            runtime.block_on(signalled());
-            std::process::exit(1);
+            std::process::exit(code);
         })?;
-        Ok(Self { wished, leaves_by_itself })
+        Ok(Self { wishes, taken_over })
+    }
+
+    /// One whose wishes are somebody else's to send: for tests.
+    pub fn of(wishes: watch::Receiver<Wish>) -> Self {
+        Self { wishes, taken_over: Arc::default() }
     }
 
     /// From now on the caller leaves when [`Interrupt::wait`] returns.
     pub fn take_over(&self) {
-        self.leaves_by_itself.store(true, Ordering::SeqCst);
+        self.taken_over.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on the process just ends again.
+    pub fn give_back(&self) {
+        self.taken_over.store(false, Ordering::SeqCst);
     }
 
     /// Whether somebody wishes to leave.
     pub fn is_wished(&self) -> bool {
-        *self.wished.borrow()
+        *self.wishes.borrow() > Wish::Stay
     }
 
-    /// Returns once somebody wishes to leave.
-    pub async fn wait(&mut self) {
-        if self.wished.wait_for(|wished| *wished).await.is_err() {
-            std::future::pending::<()>().await;
+    /// Returns the wish once it is more than `known`.
+    pub async fn wait(&mut self, known: Wish) -> Wish {
+        match self.wishes.wait_for(|wish| *wish > known).await.map(|wish| *wish) {
+            Ok(wish) => wish,
+            Err(_) => std::future::pending().await,
         }
     }
 }
 
-async fn signalled() {
+/// Turns signals into wishes. Returns, with an exit code, if nobody takes over, or if the second wish is not followed.
+async fn listen(mut signal: impl AsyncFnMut(), taken_over: &AtomicBool, wish: &watch::Sender<Wish>) -> i32 {
+    signal().await;
+    if !taken_over.load(Ordering::SeqCst) {
+        return 0;
+    }
+    let first = Instant::now();
+    let _ = wish.send(Wish::Leave);
+    while first.elapsed() < TOGETHER {
+        signal().await;
+    }
+    let _ = wish.send(Wish::LeaveNow);
+    tokio::time::sleep(LAST_WORDS_MAX).await;
+    1
+}
+
+/// The signals that mean: leave.
+struct Signals {
     #[cfg(unix)]
-    {
+    streams: Vec<tokio::signal::unix::Signal>,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        // `nohup` has the hang-up ignored, and means it.
+        let wanted = kinds.into_iter().filter(|kind| *kind != SignalKind::hangup() || !ignores_hangup());
+        Self { streams: wanted.filter_map(|kind| signal(kind).ok()).collect() }
+    }
+
+    async fn next(&mut self) {
+        std::future::poll_fn(|context| {
+            let came = self.streams.iter_mut().any(|stream| stream.poll_recv(context).is_ready());
+            if came { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+    }
+}
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> Self {
+        Self {}
+    }
+
+    async fn next(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+/// Whether the process was started with the hang-up ignored, as far as the system tells.
+#[cfg(unix)]
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    /// What `pauses` between signals come to: the wishes as they were seen, and the exit code if there was one.
+    async fn after(pauses: &[u64], taken_over: bool) -> (Wish, Option<i32>) {
+        let (send, mut signals) = mpsc::channel::<()>(8);
+        let (wish, wishes) = watch::channel(Wish::Stay);
+        let taken_over = AtomicBool::new(taken_over);
+        let signal = async || match signals.recv().await {
+            Some(()) => {}
+            None => std::future::pending().await,
+        };
+        let person = async {
+            for pause in pauses {
+                tokio::time::sleep(Duration::from_millis(*pause)).await;
+                send.send(()).await.unwrap();
             }
-            return;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        tokio::select! {
+            biased;
+            code = listen(signal, &taken_over, &wish) => (*wishes.borrow(), Some(code)),
+            () = person => (*wishes.borrow(), None),
         }
     }
-    let _ = tokio::signal::ctrl_c().await;
+
+    #[tokio::test]
+    async fn signals_that_come_together_are_one_wish_and_a_later_one_is_another() {
+        assert_eq!(after(&[], true).await, (Wish::Stay, None));
+        assert_eq!(after(&[0], true).await, (Wish::Leave, None));
+        assert_eq!(after(&[0, 100, 200], true).await, (Wish::Leave, None));
+        assert_eq!(after(&[0, 700], true).await, (Wish::LeaveNow, None));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_nobody_took_over_ends_at_the_first_signal() {
+        assert_eq!(after(&[0], false).await, (Wish::Stay, Some(0)));
+    }
+
+    #[tokio::test]
+    async fn a_second_wish_that_is_not_followed_ends_the_process() {
+        let (_, code) = after(&[0, 700, 1_500], true).await;
+        assert_eq!(code, Some(1));
+    }
 }

@@ -2,19 +2,16 @@
 
 pub mod cli;
 pub mod commands;
-pub mod dataset;
-pub mod driver;
-pub mod embedded;
+pub mod display;
+pub mod hex;
 pub mod interrupt;
-pub mod join;
-pub mod kernel;
 pub mod log;
-pub mod model;
 pub mod network;
 pub mod opened;
 pub mod records;
+pub mod say;
 pub mod settings;
+pub mod shell;
 pub mod storage;
 pub mod trainer;
 pub mod watch;
-pub mod weights;

@@ -5,7 +5,7 @@ use clap::Parser;
 use node::{
     cli::{Cli, Command},
     commands,
-    driver::Display,
+    display::Display,
 };
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;

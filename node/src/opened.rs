@@ -1,6 +1,10 @@
 //! A state directory, opened: from records to a replica, weights and a model.
 
 use anyhow::{Context, Result, ensure};
+use engine::{
+    model::{self, Model, Tokenizer},
+    weights::Weights,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::{
     machine::MachineId,
@@ -12,10 +16,8 @@ use protocol::{
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    model::{Llama, LlamaConfig, Tokenizer},
-    records,
+    records, say,
     storage::{StateDir, no_run},
-    weights::Weights,
 };
 
 /// Entries that are spelled out at a time.
@@ -24,7 +26,7 @@ const ENTRIES_PER_SWEEP: u64 = 8_192;
 /// A run as one state directory has it.
 pub struct Opened {
     /// Locked.
-    pub state: StateDir,
+    pub state: Arc<StateDir>,
     /// What the run agreed on.
     pub manifest: Arc<Manifest>,
     /// Its encoding.
@@ -35,7 +37,8 @@ pub struct Opened {
 
 impl Opened {
     /// The run in `state`, which must have one.
-    pub fn of(state: StateDir) -> Result<Self> {
+    pub fn of(state: impl Into<Arc<StateDir>>) -> Result<Self> {
+        let state = state.into();
         let bytes = state.manifest()?.with_context(|| no_run(state.path()))?;
         let (manifest, run) = Manifest::decode(&bytes)
             .with_context(|| format!("{}: the run's manifest is not usable", state.path().display()))?;
@@ -76,9 +79,7 @@ impl Opened {
         match self.checkpoint_weights(replica) {
             Ok(Some(weights)) => return Ok(weights),
             Ok(None) => {}
-            Err(error) => {
-                tracing::warn!("the checkpoint is not usable ({error:#}): replaying the ledgers from the base")
-            }
+            Err(error) => say::checkpoint_not_usable(&error),
         }
         self.base_weights()
     }
@@ -104,16 +105,14 @@ impl Opened {
     }
 
     /// The model over `weights`, and its tokenizer.
-    pub fn model(&self, weights: &Weights) -> Result<(Llama, Tokenizer)> {
+    pub fn model(&self, weights: &Weights) -> Result<(Box<dyn Model>, Tokenizer)> {
         let base = self.state.base(&self.manifest)?;
-        let config = LlamaConfig::from_json(&base.config()?)?;
-        let tokenizer = Tokenizer::from_bytes(&base.tokenizer()?, &config)?;
-        Ok((Llama::new(&config, weights.tensors())?, tokenizer))
+        model::load(&base.config()?, &base.tokenizer()?, weights.tensors())
     }
 }
 
-/// Fills an empty replica with the records of the state directory at `path`, each signature checked. `chunks` calls its argument
-/// with every chunk, by machine and sample.
+/// Fills an empty replica with the records of the state directory at `path`, each signature checked. `chunks` calls its
+/// argument with every chunk, by machine and sample.
 pub fn restore(
     replica: &mut Replica,
     path: &Path,
@@ -132,8 +131,8 @@ pub fn restore(
     })
 }
 
-/// Carries out the replays that `replica` asks for, here and now, with a progress bar if there is a terminal to show it on.
-/// Returns the entries.
+/// Carries out the replays that `replica` asks for, here and now, with a progress bar if there is a terminal to show it
+/// on. Returns the entries.
 pub fn replay(replica: &mut Replica, weights: &mut Weights) -> Result<u64> {
     replica.settle_all();
     let mut ranges = Vec::new();

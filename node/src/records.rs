@@ -1,4 +1,4 @@
-//! Between the replica's records and the database's opaque bytes.
+//! Between the replica's records and the database's rows.
 
 use anyhow::{Context, Result};
 use libp2p::{Multiaddr, PeerId};
@@ -9,15 +9,15 @@ use protocol::{
     segment::Chunk,
 };
 
-use crate::storage::Record;
+use crate::storage::Row;
 
 /// Largest chunk or revocation on disk, bytes.
 pub const RECORD_BYTES_MAX: usize = 64 * 1024;
 
 /// A record as the database stores it.
-pub fn to_storage(record: &replica::Record) -> Result<Record> {
+pub fn to_row(record: &replica::Record) -> Result<Row> {
     Ok(match record {
-        replica::Record::Chunk(chunk) => Record::Chunk {
+        replica::Record::Chunk(chunk) => Row::Chunk {
             machine: chunk.machine,
             first: chunk.first,
             end: chunk.end(),
@@ -26,7 +26,7 @@ pub fn to_storage(record: &replica::Record) -> Result<Record> {
         replica::Record::Revocation(revocation) => {
             let machine = revocation.machine();
             let key = [&machine.key[..], &machine.incarnation.to_be_bytes()].concat();
-            Record::Revocation { key, bytes: encode::<_, RECORD_BYTES_MAX>(revocation)? }
+            Row::Revocation { key, bytes: encode::<_, RECORD_BYTES_MAX>(revocation)? }
         }
     })
 }
@@ -42,8 +42,8 @@ pub fn revocation(bytes: &[u8]) -> Result<Revocation> {
 }
 
 /// Addresses to try at the next start.
-pub fn known_peers(peers: &[(PeerId, Multiaddr)]) -> Record {
-    Record::KnownPeers(peers.iter().map(|(peer, address)| (peer.to_bytes(), address.to_string())).collect())
+pub fn known_peers(peers: &[(PeerId, Multiaddr)]) -> Row {
+    Row::KnownPeers(peers.iter().map(|(peer, address)| (peer.to_bytes(), address.to_string())).collect())
 }
 
 /// Addresses from earlier sessions, as far as they still parse.

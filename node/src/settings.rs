@@ -1,22 +1,18 @@
 //! The settings of one training node: command line over file over defaults, checked.
 
 use anyhow::{Context, Result, bail, ensure};
+use engine::estimator::Estimator;
 use libp2p::Multiaddr;
 use protocol::{manifest::RunId, replica, segment::CHUNK_SAMPLES_MAX};
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::{
-    cli::{EstimatorName, RunArgs},
-    trainer::Estimator,
-};
+use crate::cli::RunArgs;
 
 /// Port that a node listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 9713;
 /// Where state lives unless told otherwise.
 pub const DEFAULT_STATE: &str = "onebyte-state";
 
-/// Probes on one batch: more learn little, and others' gradients wait for the last of them.
-const PROBES_MAX: u32 = 256;
 /// Own gradients wait no longer than this, whatever is asked for: a machine that fails loses those that were not sent.
 const STALENESS_MS_MAX: u64 = 60_000;
 
@@ -63,6 +59,8 @@ pub struct Settings {
     pub mdns: bool,
     /// Where to show the run.
     pub http: Option<SocketAddr>,
+    /// Where to record what the peer is told.
+    pub record: Option<PathBuf>,
 }
 
 /// Where the base model comes from.
@@ -104,7 +102,7 @@ impl Settings {
             exit_when_idle: args.exit_when_idle.or(file.exit_when_idle).map(parse_seconds).transpose()?,
             learning_rate: args.learning_rate.or(file.learning_rate),
             epsilon: args.epsilon.or(file.epsilon),
-            estimator: estimator(args.estimator.or(file.estimator), args.probes.or(file.probes))?,
+            estimator: Estimator::new(args.estimator.or(file.estimator), args.probes.or(file.probes))?,
             batch_size: args.batch_size.or(file.batch_size).unwrap_or(8),
             sequence_length: args.sequence_length.or(file.sequence_length).unwrap_or(128),
             seed: args.seed.or(file.seed),
@@ -113,6 +111,7 @@ impl Settings {
             authority: args.authority || file.authority,
             mdns: !(args.no_mdns || file.no_mdns),
             http: args.http.or(file.http),
+            record: args.record.or(file.record),
         };
         settings.check()?;
         Ok(settings)
@@ -153,23 +152,6 @@ impl Settings {
             ..defaults
         }
     }
-}
-
-/// What `--estimator` and `--probes` ask for.
-pub fn estimator(name: Option<EstimatorName>, probes: Option<NonZeroU32>) -> Result<Estimator> {
-    let name = name.unwrap_or(EstimatorName::Fzoo);
-    if let Some(probes) = probes {
-        ensure!(
-            name == EstimatorName::Fzoo,
-            "--probes {probes}: only --estimator fzoo measures several bytes on one batch"
-        );
-        ensure!(probes.get() <= PROBES_MAX, "--probes {probes}: must be at most {PROBES_MAX}; 16 is usual");
-    }
-    Ok(match name {
-        EstimatorName::Fzoo => Estimator::Fzoo { probes: probes.unwrap_or(Estimator::PROBES) },
-        EstimatorName::Spsa => Estimator::Spsa,
-        EstimatorName::Mezo => Estimator::Mezo,
-    })
 }
 
 fn parse_listen(text: &str) -> Result<Multiaddr> {

@@ -42,3 +42,16 @@ pub fn decode(byte: i8, unit: u64, rounding: u32) -> i32 {
 pub fn unit_is_valid(unit: u64) -> bool {
     unit <= ((K_MAX as u64 - 1) << 32) / 127
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_unbiased_over_the_draw() {
+        let mean = |value: f64| (0..1000).map(|i| f64::from(encode(value, 32, f64::from(i) / 1000.0))).sum::<f64>();
+        for value in [0.01, -0.01, 1.234, -2.5] {
+            assert!((mean(value) / 1000.0 - 32.0 * value).abs() < 2e-3, "{value}");
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`manifest`] | what a run agrees on; its hash is the run id |
 //! | [`seed`], [`perturbation`] | from (run, machine, sample) to ±1 per weight |
-//! | [`spsa`], [`codec`] | two losses → projected gradient → one byte → whole quanta |
+//! | [`codec`] | normalised projected gradient → one byte → whole quanta |
 //! | [`replay`] | scalar reference: bytes into exact weights |
 //! | [`machine`], [`segment`], [`ledger`] | who, what is signed, what is kept |
 //! | [`revocation`] | fork proofs and withdrawals |
@@ -32,5 +32,4 @@ pub mod revocation;
 pub mod seed;
 pub mod segment;
 pub mod signature;
-pub mod spsa;
 pub mod version_vector;

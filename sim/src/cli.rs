@@ -1,7 +1,10 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand};
-use node::cli::EstimatorName;
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use engine::estimator::EstimatorName;
 use std::{num::NonZeroU32, path::PathBuf};
 
 /// A swarm of machines that train one model by exchanging one byte per gradient, under a virtual clock and a virtual
@@ -25,6 +28,8 @@ pub enum Command {
     Explore(ExploreArgs),
     /// Predict a run: gradients per second, bytes per second and link, staleness, time to N gradients.
     Plan(PlanArgs),
+    /// Replay what `node --record` wrote: the same inputs must lead to the same decisions.
+    Replay(ReplayArgs),
 }
 
 impl Default for Command {
@@ -70,7 +75,7 @@ pub struct Changes {
     #[arg(long, value_name = "RATE")]
     pub learning_rate: Option<f64>,
     /// How a language model's gradients are measured, as with `node`
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = estimator_name())]
     pub estimator: Option<EstimatorName>,
     /// Bytes from one batch, as with `node`
     #[arg(long, value_name = "N")]
@@ -153,4 +158,18 @@ pub struct PlanArgs {
     /// Speed, links and the rest
     #[command(flatten)]
     pub changes: Changes,
+}
+
+fn estimator_name() -> impl TypedValueParser<Value = EstimatorName> {
+    PossibleValuesParser::new(EstimatorName::ALL.map(EstimatorName::as_str)).try_map(|name| name.parse())
+}
+
+/// `sim replay`
+#[derive(Args, Clone, Debug)]
+pub struct ReplayArgs {
+    /// A recording
+    pub file: PathBuf,
+    /// Print every step with its input and its outputs
+    #[arg(long)]
+    pub outputs: bool,
 }

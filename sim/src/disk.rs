@@ -3,27 +3,48 @@
 //! It stands for the state directory of `node`: a transactional database, so that of a torn write nothing remains, and a
 //! checkpoint file that replaces the one before. Records are kept decoded; their encoding is tested where it is written.
 
+use engine::estimator::Normalizer;
+use peer::Run;
 use protocol::{
     machine::MachineId,
     replica::{Contained, Record},
     revocation::Revocation,
-    segment::Chunk,
-    spsa::Spsa,
+    segment::{Chunk, Digest},
 };
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     rc::Rc,
 };
 
+use crate::event::Number;
+
 /// Weights as they were, and what they contain.
 #[derive(Clone)]
 pub struct Checkpoint {
     /// The learner's own encoding, shared with copies of the disk.
     pub weights: Rc<Vec<u8>>,
-    /// State of the estimator.
-    pub spsa: Spsa,
+    /// The scale of own gradients.
+    pub normalizer: Normalizer,
     /// What the weights contain.
     pub contents: Vec<Contained>,
+}
+
+/// The base model, as far as a joiner has it: a digest for each of its chunks.
+#[derive(Clone, Default)]
+pub struct StoredBase {
+    /// What the chunks should have, once a peer has told it.
+    pub digests: Vec<Digest>,
+    /// What those have that are here.
+    pub chunks: BTreeMap<u64, Digest>,
+    /// Whether it is the run's base now.
+    pub is_complete: bool,
+}
+
+impl StoredBase {
+    /// Chunks that are not here.
+    pub fn missing(&self) -> Vec<u64> {
+        (0..self.digests.len() as u64).filter(|index| !self.chunks.contains_key(index)).collect()
+    }
 }
 
 /// What a crash leaves.
@@ -37,10 +58,12 @@ pub struct Contents {
     pub checkpoint: Option<Checkpoint>,
     /// The incarnation under which own samples are made.
     pub incarnation: u64,
-    /// Whether it knows other machines of the run.
-    pub knows_peers: bool,
-    /// Whether manifest and base model are there.
-    pub has_base: bool,
+    /// Machines of the run that it was connected with.
+    pub known: Vec<Number>,
+    /// The run that it belongs to.
+    pub run: Option<Run>,
+    /// The base model.
+    pub base: StoredBase,
 }
 
 impl Contents {
@@ -96,8 +119,21 @@ impl Shelf {
 
 /// Something on its way to the disk.
 enum Write {
-    Records(Vec<Shared>, Option<u64>),
+    Records(Vec<Shared>, u64),
     Checkpoint(Checkpoint),
+}
+
+/// What became of a transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Outcome {
+    /// The disk refused it; it is tried again, with what came meanwhile behind it.
+    pub is_refused: bool,
+    /// The last write of records that is durable now.
+    pub stored: Option<u64>,
+    /// Whether a checkpoint is.
+    pub has_checkpoint: bool,
+    /// Whether another transaction is under way.
+    pub goes_on: bool,
 }
 
 /// See the module's documentation.
@@ -134,9 +170,9 @@ impl Disk {
     }
 
     /// Hands over records. True if a transaction begins now, which ends with [`Disk::complete`].
-    pub fn submit(&mut self, records: Vec<Shared>, token: Option<u64>) -> bool {
+    pub fn submit(&mut self, records: Vec<Shared>, write: u64) -> bool {
         self.backlog += records.len();
-        self.waiting.push(Write::Records(records, token));
+        self.waiting.push(Write::Records(records, write));
         self.begin()
     }
 
@@ -154,25 +190,28 @@ impl Disk {
         true
     }
 
-    /// The transaction is synced, or fails if the disk is full. Returns the last token that is durable now, and whether
-    /// another transaction began.
-    pub fn complete(&mut self) -> (Option<u64>, bool) {
+    /// The transaction is synced, or fails if the disk is full.
+    pub fn complete(&mut self) -> Outcome {
+        let mut outcome = Outcome { is_refused: self.is_full && !self.in_flight.is_empty(), ..Outcome::default() };
         if self.is_full {
-            // Tried again, with what came meanwhile behind it.
-            return (None, !self.in_flight.is_empty());
+            outcome.goes_on = outcome.is_refused;
+            return outcome;
         }
-        let mut last = None;
         for write in std::mem::take(&mut self.in_flight) {
             match write {
-                Write::Records(records, token) => {
+                Write::Records(records, write) => {
                     self.backlog -= records.len();
                     records.into_iter().for_each(|record| self.durable.store(record));
-                    last = token.or(last);
+                    outcome.stored = Some(write);
                 }
-                Write::Checkpoint(checkpoint) => self.durable.checkpoint = Some(checkpoint),
+                Write::Checkpoint(checkpoint) => {
+                    self.durable.checkpoint = Some(checkpoint);
+                    outcome.has_checkpoint = true;
+                }
             }
         }
-        (last, self.begin())
+        outcome.goes_on = self.begin();
+        outcome
     }
 
     /// Records that are not durable yet.
@@ -215,17 +254,18 @@ mod tests {
     #[test]
     fn a_crash_loses_what_was_not_synced() {
         let mut disk = Disk::default();
-        assert!(disk.submit(vec![chunk(0, &[1, 2])], Some(1)), "a transaction begins");
-        assert!(!disk.submit(vec![chunk(2, &[3])], Some(2)), "the second waits for the first");
-        assert_eq!(disk.complete(), (Some(1), true));
+        assert!(disk.submit(vec![chunk(0, &[1, 2])], 1), "a transaction begins");
+        assert!(!disk.submit(vec![chunk(2, &[3])], 2), "the second waits for the first");
+        let outcome = disk.complete();
+        assert_eq!((outcome.stored, outcome.goes_on), (Some(1), true));
         assert_eq!(disk.crash().chunks.len(), 1);
     }
 
     #[test]
     fn a_sealed_chunk_takes_the_place_of_its_parts() {
         let mut disk = Disk::default();
-        for record in [chunk(0, &[1]), chunk(1, &[2]), chunk(0, &[1, 2])] {
-            disk.submit(vec![record], None);
+        for (write, record) in [chunk(0, &[1]), chunk(1, &[2]), chunk(0, &[1, 2])].into_iter().enumerate() {
+            disk.submit(vec![record], write as u64);
             disk.complete();
         }
         disk.complete();
@@ -236,18 +276,18 @@ mod tests {
     fn a_full_disk_keeps_what_waits_and_goes_on_when_there_is_room() {
         let mut disk = Disk::default();
         disk.set_full(true);
-        disk.submit(vec![chunk(0, &[1])], Some(1));
-        assert_eq!(disk.complete(), (None, true));
+        disk.submit(vec![chunk(0, &[1])], 1);
+        assert_eq!(disk.complete(), Outcome { is_refused: true, goes_on: true, ..Outcome::default() });
         disk.set_full(false);
-        assert_eq!(disk.complete(), (Some(1), false));
+        assert_eq!(disk.complete(), Outcome { stored: Some(1), ..Outcome::default() });
     }
 
     #[test]
     fn a_disk_that_lies_is_found_out_by_a_crash() {
         let mut disk = Disk::default();
         disk.lie();
-        disk.submit(vec![chunk(0, &[1])], Some(1));
-        assert_eq!(disk.complete(), (Some(1), false));
+        disk.submit(vec![chunk(0, &[1])], 1);
+        assert_eq!(disk.complete(), Outcome { stored: Some(1), ..Outcome::default() });
         assert!(disk.crash().chunks.is_empty());
     }
 }

@@ -1,20 +1,24 @@
-//! Real networks over loopback with replicas that are fed with ready bytes: what `node::driver` does, without model and disk.
+//! Real networks over loopback with peers that are fed with ready bytes: a shell as `node::shell` is one, without model
+//! and disk.
 
-#![allow(dead_code)]
+#![allow(dead_code, missing_docs)]
 
-use node::network::{Event, Network, NetworkConfig, PeerId, RequestId, Traffic, Verdict};
+use node::{
+    network::{Multiaddr, NetworkConfig, PeerId, Traffic, parse_bootstrap},
+    shell::Wire,
+};
+use peer::{Config, GoalSettings, Input, NodeId, Notice, Output, Peer, Run, Work};
 use protocol::{
     machine::MachineId,
     manifest::{
         BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, Schedule, TensorSpec,
     },
-    message::{Question, Request, Response},
-    replica::{LedgerRange, NodeId, Output, OwnByte, OwnHead, Replica, Settings, Verdict as ReplicaVerdict},
+    replica::{LedgerRange, OwnByte, Replica, Settings},
     signature::{Ed25519Signer, Ed25519Verifier, Signer},
 };
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -60,26 +64,26 @@ pub struct Outcome {
 }
 
 /// When each byte of each machine was fed, ms.
-type Births = Rc<RefCell<HashMap<MachineId, Vec<u32>>>>;
+pub type Births = Rc<RefCell<HashMap<MachineId, Vec<u32>>>>;
 
-struct Fed {
+/// A peer on a real network. Whatever it wants stored is stored, and whatever it wants in the weights is in them.
+pub struct Fed {
     number: usize,
     signer: Ed25519Signer,
-    network: Network,
-    replica: Replica,
     machine: MachineId,
-    peers: HashMap<PeerId, NodeId>,
-    ids: HashMap<NodeId, PeerId>,
-    asked: HashMap<RequestId, NodeId>,
+    pub wire: Wire,
+    pub peer: Peer,
+    inputs: VecDeque<Input>,
+    /// What people would hear.
+    pub notices: Rc<RefCell<Vec<Notice>>>,
     begun: Instant,
     births: Births,
-    next_peer: u64,
     delivered: u64,
     delays_ms: Vec<u32>,
 }
 
 /// A run whose arithmetic nobody needs.
-fn manifest() -> Manifest {
+pub fn manifest() -> Manifest {
     let hyperparameters = Hyperparameters {
         learning_rate: 3e-4,
         epsilon: 1e-3,
@@ -117,40 +121,76 @@ fn manifest() -> Manifest {
     }
 }
 
+/// How a fed node takes part.
+pub struct Place {
+    /// Names its key.
+    pub number: usize,
+    /// Addresses of nodes that it calls for ever.
+    pub bootstrap: Vec<String>,
+    /// Below so many connections it calls nodes that it finds.
+    pub connections_target: usize,
+    pub settings: Settings,
+}
+
+impl Place {
+    pub fn new(number: usize, bootstrap: Vec<String>) -> Self {
+        let connections_target = peer::config::CONNECTIONS_TARGET;
+        Self { number, bootstrap, connections_target, settings: Settings::default() }
+    }
+}
+
 impl Fed {
-    async fn start(number: usize, settings: Settings, bootstrap: Vec<String>, begun: Instant, births: Births) -> Self {
+    pub async fn start(place: Place, begun: Instant, births: Births) -> Self {
+        let Place { number, bootstrap, connections_target, settings } = place;
         let secret = [number as u8 + 1; 32];
         let signer = Ed25519Signer::from_seed(&secret);
-        let machine = MachineId { key: signer.key(), incarnation: 1 };
-        let manifest = manifest();
-        let run = manifest.run_id().unwrap();
+        let run = Run::decode(&manifest().encode().unwrap()).unwrap();
+        let mut wire = Wire::default();
+        let mut know = |text: &String| {
+            let (peer, address): (PeerId, Multiaddr) = parse_bootstrap(text).unwrap();
+            wire.know(peer, address).unwrap()
+        };
+        let bootstrap: Vec<NodeId> = bootstrap.iter().map(&mut know).collect();
+        let config = Config {
+            key: signer.key(),
+            incarnation: 1,
+            is_new_incarnation: true,
+            seed: number as u64,
+            run: None,
+            bootstrap,
+            knows_others: false,
+            connections_target,
+            replica: settings,
+        };
         let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
-        let config = NetworkConfig { bootstrap, ..NetworkConfig::new(secret, Some(run.0), listen) };
-        let network = Network::start(config).await.unwrap();
-        let verifier = Box::new(Ed25519Verifier);
-        let mut replica = Replica::new(run, manifest.into(), settings, machine, verifier, number as u64);
-        replica.start(OwnHead::Sure, 0);
-        let (peers, ids, asked) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let (next_peer, delivered, delays_ms) = (0, 0, Vec::new());
-        Self {
+        let network = NetworkConfig { connections_target, ..NetworkConfig::new(secret, Some(run.id.0), listen) };
+        let opened = wire.open(network).await.unwrap();
+        let mut fed = Self {
             number,
+            machine: MachineId { key: signer.key(), incarnation: 1 },
             signer,
-            network,
-            replica,
-            machine,
-            peers,
-            ids,
-            asked,
+            wire,
+            peer: Peer::new(config, Box::new(Ed25519Verifier)),
+            inputs: VecDeque::new(),
+            notices: Rc::default(),
             begun,
             births,
-            next_peer,
-            delivered,
-            delays_ms,
+            delivered: 0,
+            delays_ms: Vec::new(),
+        };
+        for input in [Input::Run(run), Input::BaseReady, opened, Input::Start(GoalSettings::default())] {
+            fed.tell(input);
         }
+        fed
     }
 
-    fn address(&self) -> String {
-        format!("{}/p2p/{}", self.network.listen_addresses()[0], self.network.peer_id())
+    pub fn address(&self) -> String {
+        let network = self.wire.network().unwrap();
+        format!("{}/p2p/{}", network.listen_addresses()[0], network.peer_id())
+    }
+
+    pub fn replica(&self) -> &Replica {
+        self.peer.replica().unwrap()
     }
 
     fn now_ms(&self) -> u64 {
@@ -159,37 +199,31 @@ impl Fed {
 
     async fn take_part(mut self, plan: &Plan) -> Outcome {
         self.run_until(plan.measured.0, Some(plan)).await;
-        let before = self.network.traffic();
+        let before = self.wire.traffic();
         (self.delivered, self.delays_ms) = (0, Vec::new());
         self.run_until(plan.measured.1, Some(plan)).await;
-        let traffic = self.network.traffic();
+        let traffic = self.wire.traffic();
         let (delivered, delays_ms) = (self.delivered, std::mem::take(&mut self.delays_ms));
-        let neighbours = self.ids.len();
-        self.replica.flush();
-        self.carry_out();
+        let neighbours = self.peer.neighbours().count();
         self.run_until(plan.lasts, None).await;
-        Outcome { traffic, before, delivered, delays_ms, neighbours, root: self.replica.root() }
+        Outcome { traffic, before, delivered, delays_ms, neighbours, root: self.replica().root() }
     }
 
     /// Takes part until a time after the beginning, and feeds its bytes if there is a plan for them.
-    async fn run_until(&mut self, until: Duration, feeding: Option<&Plan>) {
+    pub async fn run_until(&mut self, until: Duration, feeding: Option<&Plan>) {
         let end = tokio::time::sleep_until((self.begun + until).into());
         tokio::pin!(end);
         let feeding = feeding.filter(|plan| self.number < plan.feeding);
         let pause = feeding.map_or(until, |plan| Duration::from_secs_f64(1.0 / plan.per_second).max(FEED_PAUSE_MIN));
         let mut feed = tokio::time::interval(pause);
-        let mut tick = tokio::time::interval(node::driver::TICK);
+        let mut tick = tokio::time::interval(Duration::from_millis(peer::TICK_MS));
         loop {
             tokio::select! {
                 () = &mut end => return,
-                event = self.network.next() => self.on_network(event),
-                _ = tick.tick() => {
-                    let now_ms = self.now_ms();
-                    self.replica.tick(now_ms);
-                }
+                input = self.wire.next() => self.tell(input),
+                _ = tick.tick() => self.tell(Input::Tick),
                 _ = feed.tick(), if feeding.is_some() => feeding.into_iter().for_each(|plan| self.feed(plan)),
             }
-            self.carry_out();
         }
     }
 
@@ -200,37 +234,50 @@ impl Fed {
         let due = ((fed_for.as_secs_f64() * plan.per_second) as u64).min(plan.samples);
         let now_ms = self.now_ms();
         while self.births.borrow_mut().entry(self.machine).or_default().len() < due as usize {
-            let sample = self.replica.own_next_sample();
+            let sample = self.replica().own_next_sample();
             let byte = (sample * 37 % 255) as u8 as i8;
             self.births.borrow_mut().entry(self.machine).or_default().push(now_ms as u32);
-            self.replica.own_bytes(&[OwnByte { machine: self.machine, sample, byte, swarm_step: 0 }], now_ms);
-            self.carry_out();
+            self.tell(Input::Stepped(vec![OwnByte { machine: self.machine, sample, byte, swarm_step: 0 }]));
         }
     }
 
-    fn carry_out(&mut self) {
-        while let Some(output) = self.replica.poll_output() {
-            match output {
-                Output::Ask(peer, question) => {
-                    let request = Request { run: *self.replica.run(), question };
-                    let id = self.network.request(self.ids[&peer], request.encode().unwrap());
-                    self.asked.insert(id, peer);
-                }
-                Output::Publish(gossip) => {
-                    let _ = self.network.publish(gossip.encode().unwrap());
-                }
-                Output::Sign { token, message } => {
-                    let now_ms = self.now_ms();
-                    self.replica.signed(token, self.signer.sign(&message), now_ms);
-                }
-                Output::Persist(_, Some(token)) => {
-                    let now_ms = self.now_ms();
-                    self.replica.persisted(token, now_ms);
-                }
-                Output::ReplayLedger(range) => self.deliver(&range),
-                Output::Penalize(_, offence) => panic!("nobody means harm: {offence:?}"),
-                _ => {}
+    pub fn tell(&mut self, input: Input) {
+        self.inputs.push_back(input);
+        while let Some(input) = self.inputs.pop_front() {
+            let now_ms = self.now_ms();
+            for output in self.peer.step(input, now_ms) {
+                self.carry_out(output);
             }
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match self.wire.carry_out(output, &mut self.inputs) {
+            None => {}
+            Some(Output::Sign { token, message }) => {
+                self.inputs.push_back(Input::Signed { token, signature: self.signer.sign(&message) });
+            }
+            Some(Output::Persist { write, .. }) => self.inputs.push_back(Input::Stored { write }),
+            Some(Output::Work(work)) => {
+                self.inputs.push_back(Input::Took);
+                self.work(&work);
+            }
+            Some(Output::Notice(notice)) => self.notices.borrow_mut().push(notice),
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+
+    fn work(&mut self, work: &Work) {
+        match work {
+            Work::Adopt(..) => self.inputs.push_back(Input::Adopted),
+            Work::ReplayLedgers(ranges) => {
+                ranges.iter().for_each(|range| self.deliver(range));
+                let entries = ranges.iter().map(LedgerRange::samples).sum();
+                self.inputs.push_back(Input::Replayed { entries });
+            }
+            Work::Checkpoint => self.inputs.push_back(Input::WriteFailed),
+            Work::Weigh(root) => self.inputs.push_back(Input::Weighed { root: *root, digest: [0; 32] }),
+            Work::SwarmStep(_) | Work::Train { .. } | Work::Replay(_) | Work::Evaluate => {}
         }
     }
 
@@ -238,48 +285,10 @@ impl Fed {
         let now_ms = self.now_ms() as u32;
         self.delivered += range.samples();
         let births = self.births.borrow();
-        let births = &births[&range.machine][range.from as usize..range.to as usize];
-        self.delays_ms.extend(births.iter().map(|birth| now_ms - birth));
-    }
-
-    fn on_network(&mut self, event: Event) {
-        let now_ms = self.now_ms();
-        match event {
-            Event::PeerConnected(id) => {
-                self.next_peer += 1;
-                let peer = NodeId(self.next_peer);
-                self.peers.insert(id, peer);
-                self.ids.insert(peer, id);
-                self.replica.peer_connected(peer, now_ms);
-            }
-            Event::PeerGone(id) => {
-                let peer = self.peers.remove(&id).unwrap();
-                self.ids.remove(&peer);
-                self.replica.peer_gone(peer);
-            }
-            Event::Gossip { source, message, bytes } => {
-                let peer = self.peers.get(&source).copied();
-                let verdict = match peer.map(|peer| self.replica.gossip(peer, &bytes, now_ms)) {
-                    Some(ReplicaVerdict::Accept) => Verdict::Accept,
-                    Some(ReplicaVerdict::Reject) => Verdict::Reject,
-                    Some(ReplicaVerdict::Ignore) | None => Verdict::Ignore,
-                };
-                self.network.report(&message, &source, verdict);
-            }
-            Event::Request { peer, bytes, responder } => {
-                let Some(peer) = self.peers.get(&peer).copied() else { return };
-                let question: Question = Request::decode(&bytes).unwrap().question;
-                let answer = self.replica.answer(peer, &question, now_ms);
-                self.network.respond(responder, answer.unwrap_or(Response::Unavailable).encode().unwrap());
-            }
-            Event::Response { request, result, .. } => {
-                let Some(peer) = self.asked.remove(&request) else { return };
-                match result {
-                    Ok(bytes) => self.replica.answered(peer, Response::decode(&bytes).unwrap(), now_ms),
-                    Err(_) => self.replica.no_answer(peer),
-                }
-            }
-            Event::ListenAddress(_) | Event::BootstrapUnreachable { .. } => {}
+        // Of machines that are not fed nobody knows when their bytes were born.
+        if let Some(births) = births.get(&range.machine) {
+            let births = &births[range.from as usize..range.to as usize];
+            self.delays_ms.extend(births.iter().map(|birth| now_ms - birth));
         }
     }
 }
@@ -292,7 +301,8 @@ pub fn run(plan: &Plan) -> Vec<Outcome> {
         let mut swarm: Vec<Fed> = Vec::new();
         for number in 0..plan.nodes {
             let bootstrap = swarm.first().map(Fed::address).into_iter().collect();
-            swarm.push(Fed::start(number, plan.settings.clone(), bootstrap, begun, births.clone()).await);
+            let place = Place { settings: plan.settings.clone(), ..Place::new(number, bootstrap) };
+            swarm.push(Fed::start(place, begun, births.clone()).await);
         }
         futures::future::join_all(swarm.into_iter().map(|fed| fed.take_part(plan))).await
     })

@@ -3,7 +3,7 @@
 #![allow(dead_code, missing_docs)]
 
 use candle_core::{Device, Tensor};
-use node::model::{LlamaConfig, expected_tensors};
+use engine::model::architecture;
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
     rand_core::{Rng, SeedableRng},
@@ -85,9 +85,10 @@ fn write_model(directory: &Path, seed: u64, hidden: usize, scale: f32) {
         "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": ids, "merges": [] }
     });
-    let parsed = LlamaConfig::from_json(config.to_string().as_bytes()).unwrap();
+    let architecture = architecture(config.to_string().as_bytes()).unwrap();
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let tensors: HashMap<String, Tensor> = expected_tensors(&parsed)
+    let tensors: HashMap<String, Tensor> = architecture
+        .tensors()
         .into_iter()
         .map(|(name, shape)| {
             let mut draw = || (random.next_u64() >> 40) as f32 / (1u64 << 23) as f32 * scale - scale;

@@ -7,6 +7,10 @@ use crate::NodeId;
 
 /// Checkpoints are at least this far apart, ms, unless a shell chooses otherwise.
 pub const CHECKPOINT_INTERVAL_MS: u64 = 30_000;
+/// Connections that a node takes, at most.
+pub const CONNECTIONS_MAX: usize = 128;
+/// Connections below which a node calls those that it found, unless its shell chooses otherwise.
+pub const CONNECTIONS_TARGET: usize = 10;
 
 /// What a shell decides, or knows from its disk, when it makes a [`crate::Peer`].
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,6 +1,12 @@
 //! `digest`, `eval`, `export`, `generate`, `revoke`: one state directory, no network.
 
 use anyhow::{Result, bail, ensure};
+use engine::{
+    data::Dataset,
+    embedded,
+    model::{self, Sampling, Tokenizer},
+    objective::{Evaluation, NextToken, evaluate},
+};
 use protocol::{
     machine::MachineId,
     manifest::Manifest,
@@ -12,10 +18,7 @@ use std::{io::Write, path::Path};
 
 use crate::{
     cli::{EvalArgs, ExportArgs, GenerateArgs, RevokeArgs, StateArgs},
-    dataset::Dataset,
-    driver::hex,
-    embedded,
-    model::{self, Evaluation, Sampling, Tokenizer},
+    hex::hex,
     opened::Opened,
     records,
 };
@@ -35,7 +38,8 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let (_, weights) = opened.current_weights()?;
     let (model, tokenizer) = opened.model(&weights)?;
     let data = evaluation_text(&opened.manifest, args.data.as_deref(), &tokenizer, args.sequence_length)?;
-    let Evaluation { loss, bits_per_byte, tokens, bytes } = model.evaluate(&data, args.batch_size, None)?;
+    let Evaluation { loss, bits_per_byte, tokens, bytes } =
+        evaluate(&NextToken, &*model, &data, args.batch_size, None)?;
     if args.json {
         let json =
             serde_json::json!({ "loss": loss, "bits_per_byte": bits_per_byte, "tokens": tokens, "bytes": bytes });
@@ -81,7 +85,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
         Sampling { temperature: args.temperature, seed: args.seed, tokens_max: args.tokens, ..Sampling::default() };
     let mut out = std::io::stdout().lock();
     write!(out, "{}", args.prompt)?;
-    model.generate(&tokenizer, &args.prompt, &sampling, |text| {
+    model::generate(&*model, &tokenizer, &args.prompt, &sampling, |text| {
         write!(out, "{text}")?;
         Ok(out.flush()?)
     })?;
@@ -104,7 +108,7 @@ pub fn revoke(args: &RevokeArgs) -> Result<()> {
         ensure!(!known.is_fork() && known.floor() > args.from, "{machine} is withdrawn already, as far or further");
     }
     let revocation = Revocation::sign(&opened.run, machine, args.from, &authority);
-    opened.state.commit(&[records::to_storage(&Record::Revocation(revocation))?])?;
+    opened.state.commit(&[records::to_row(&Record::Revocation(revocation))?])?;
     println!("{machine} is withdrawn from sample {} on; the swarm learns it when this node runs next", args.from);
     Ok(())
 }

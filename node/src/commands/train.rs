@@ -1,31 +1,36 @@
 //! `node` itself: start a run or join one, train, leave.
 
 use anyhow::{Context, Result, bail, ensure};
+use engine::{
+    base::{BaseSettings, check_same_base},
+    data::Dataset,
+    embedded,
+    estimator::Normalizer,
+    model::{Checkpoint, Tokenizer},
+    objective::NextToken,
+    trainer::{self, ProbeSettings, Trainer},
+    weights::Weights,
+};
+use peer::{GoalSettings, Peer, Run};
 use protocol::{
-    machine::MachineId,
-    manifest::{DirectionScale, Hyperparameters, Manifest, Schedule},
-    replica::Replica,
-    signature::{Ed25519Signer, Signer as _},
-    spsa::Spsa,
+    manifest::{DirectionScale, Hyperparameters, Manifest, RunId, Schedule},
+    signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use crate::{
     cli::RunArgs,
-    dataset::Dataset,
-    driver::{Display, Driver, Goals, Observer, Parts, Status},
-    embedded,
+    display::Display,
     interrupt::Interrupt,
-    join,
-    model::{Checkpoint, Tokenizer},
-    network::{self, Network, NetworkConfig},
+    network::{self, Multiaddr, NetworkConfig, PeerId},
     opened::Opened,
     records,
     settings::{DEFAULT_PORT, ModelChoice, Settings},
-    storage::{self, BaseSettings, Record, StateDir},
-    trainer::{ProbeSettings, Trainer, thread},
-    watch::{METRICS, Snapshot, http},
+    shell::{self, Disk, People, Recording, Shell, Wire},
+    storage::{self, Row, StateDir},
+    trainer as trainer_thread,
+    watch::{METRICS, Observer, Snapshot, http},
 };
 
 /// Learning rate and epsilon of a new run, unless said otherwise.
@@ -35,6 +40,8 @@ const EPSILON: f64 = 1e-3;
 const PLANNED_GRADIENTS: u64 = 100_000;
 /// Largest ledger of one machine.
 const LEDGER_SAMPLES_MAX: u64 = 1 << 32;
+/// Largest base model that is fetched from peers, bytes.
+const BASE_BYTES_MAX: u64 = 1 << 40;
 
 /// Runs the node until its goals are reached or Ctrl-C.
 pub fn run(args: RunArgs, display: Display) -> Result<()> {
@@ -42,98 +49,178 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
     for path in settings.data.iter().chain(&settings.eval) {
         std::fs::metadata(path).with_context(|| format!("{}: no such text", path.display()))?;
     }
-    let state = StateDir::create_or_open(&settings.state)?;
+    let state = Arc::new(StateDir::create_or_open(&settings.state)?);
     let page = settings.http.map(http::Listener::bind).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let interrupt = Interrupt::install()?;
-    let (driver, sure) = runtime.block_on(prepare(&settings, state, page, &display))?;
-    let outcome = runtime.block_on(driver.run(sure, interrupt));
+    let outcome = runtime.block_on(async {
+        let mut shell = new_shell(&settings, &state, display, interrupt)?;
+        match prepare(&settings, state, page, &mut shell).await? {
+            true => shell.run().await,
+            false => shell.close().await,
+        }
+    });
     // The trainer may be in the middle of a forward pass: nothing of it is needed any more.
     runtime.shutdown_background();
     outcome
 }
 
-/// Everything up to the first gradient.
+/// A shell that knows what the command line and the disk say of this node and of others.
+fn new_shell(settings: &Settings, state: &Arc<StateDir>, display: Display, interrupt: Interrupt) -> Result<Shell> {
+    let own = network::peer_id(state.secret_key())?;
+    let (mut wire, mut bootstrap) = (Wire::default(), Vec::new());
+    for text in &settings.bootstrap {
+        let (peer, address) = network::parse_bootstrap_of_another(text, own)?;
+        bootstrap.extend(wire.know(peer, address).filter(|node| !bootstrap.contains(node)));
+    }
+    let config = peer::Config {
+        key: Ed25519Signer::from_seed(&state.secret_key()).key(),
+        incarnation: state.incarnation(),
+        is_new_incarnation: state.is_new_incarnation(),
+        seed: random()?,
+        run: settings.run,
+        bootstrap,
+        knows_others: !known_peers(state)?.is_empty(),
+        connections_target: peer::config::CONNECTIONS_TARGET,
+        replica: settings.replica(),
+    };
+    let record = settings.record.as_ref();
+    let recording = record.map(|path| Recording::begin(shell::create_recording(path)?, path, &config)).transpose()?;
+    Ok(Shell::new(shell::Parts {
+        peer: Peer::new(config, Box::new(Ed25519Verifier)),
+        wire,
+        disk: Disk::new(state.clone()),
+        people: People::new(display, settings.run),
+        interrupt,
+        recording,
+    }))
+}
+
+fn known_peers(state: &StateDir) -> Result<Vec<(PeerId, Multiaddr)>> {
+    Ok(records::peers(state.known_peers()?))
+}
+
+fn random() -> Result<u64> {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes).context("no random numbers from the system")?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Everything up to the first gradient. False if the node has left before.
 async fn prepare(
     settings: &Settings,
-    state: StateDir,
+    state: Arc<StateDir>,
     page: Option<http::Listener>,
-    display: &Display,
-) -> Result<(Driver, bool)> {
-    let fresh = state.manifest()?.is_none();
-    let opened = match (fresh, settings.bootstrap.is_empty()) {
-        (false, _) => restart(settings, state).await?,
-        (true, false) => join::join(settings, state).await?,
-        (true, true) => start(settings, state)?,
+    shell: &mut Shell,
+) -> Result<bool> {
+    let is_new = state.manifest()?.is_none();
+    let opened = if is_new && !settings.bootstrap.is_empty() {
+        if !shell.join(asking(settings, &state, None)).await? {
+            return Ok(false);
+        }
+        Opened::of(state)?
+    } else {
+        let opened = if is_new { start(settings, state)? } else { restart(settings, state)? };
+        shell.set_run(Run::decode(&opened.manifest_bytes)?)?;
+        opened
     };
-    let mut replica = opened.replica(settings.replica())?;
-    say_what_is_settled(settings, &opened.manifest);
-    let is_empty = |replica: &Replica, own: MachineId| replica.ledger(&own).is_none_or(|ledger| ledger.height() == 0);
-    if is_empty(&replica, opened.own_machine()?) && !opened.state.is_new_incarnation() {
-        // An empty ledger of an earlier session is worth nothing; a new one need not be asked about.
-        opened.state.new_incarnation()?;
-        replica = opened.replica(settings.replica())?;
+    if !opened.state.has_base() && !take_base(settings, &opened, shell).await? {
+        return Ok(false);
     }
-    let weights = opened.weights(&mut replica)?;
+    let weights = shell.restore(&opened)?;
+    say_what_is_settled(settings, &opened.manifest);
+    let (trainer, goals) = new_trainer(settings, &opened, weights)?;
+    let observer = observer(&opened, page)?;
+    let storage = storage::spawn(&opened.state)?;
+    let base = opened.state.base(&opened.manifest)?;
+    shell.equip(trainer_thread::spawn(trainer)?, storage, Some(base), Some(observer));
+    listen(settings, &opened, shell).await?;
+    shell.start(goals)?;
+    Ok(true)
+}
+
+/// What trains, and for how long.
+fn new_trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result<(Trainer, GoalSettings)> {
     let (model, tokenizer) = opened.model(&weights)?;
-    let seed = data_seed(settings, &opened)?;
-    let (data, held_out) = texts(settings, &opened, &tokenizer, seed)?;
-    let can_train = data.is_some();
+    let seed = data_seed(settings, opened)?;
+    let (data, held_out) = texts(settings, opened, &tokenizer, seed)?;
+    let goals = GoalSettings {
+        samples: settings.samples,
+        exit_when_idle_ms: settings.exit_when_idle.map(|idle| idle.as_millis() as u64),
+        can_train: data.is_some(),
+        evaluates: held_out.is_some(),
+        ..GoalSettings::default()
+    };
     let kept = opened.state.setting("spsa")?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let spsa = kept.unwrap_or_else(|| Spsa::new(opened.manifest.levels));
-    let mut random = [0u8; 8];
-    getrandom::fill(&mut random)?;
-    let has_held_out = held_out.is_some();
-    let trainer = Trainer::new(
-        opened.run,
-        opened.manifest.clone(),
+    let trainer = Trainer::new(trainer::Parts {
+        run: opened.run,
+        manifest: opened.manifest.clone(),
         weights,
         model,
+        objective: Box::new(NextToken),
         data,
         held_out,
-        ProbeSettings {
+        settings: ProbeSettings {
             epsilon: opened.manifest.hyperparameters.epsilon,
             estimator: settings.estimator,
             batch_size: settings.batch_size,
             data_seed: seed,
         },
-        spsa,
-        Xoshiro256PlusPlus::seed_from_u64(u64::from_le_bytes(random)),
-    );
-    let known_peers = records::peers(opened.state.known_peers()?);
-    let alone = settings.bootstrap.is_empty() && known_peers.is_empty();
-    let own = opened.own_machine()?;
-    let others = replica.machines().any(|(machine, ..)| machine.key != own.key);
-    let sure = alone && !others || is_empty(&replica, own);
-    let network = listen(settings, &opened, known_peers).await?;
-    let status = Status::new(display.clone(), opened.run.to_string(), network.peer_id().to_string(), has_held_out);
-    let observer = Observer::new(
-        opened.state.path(),
-        Snapshot {
-            run: opened.run.to_string(),
-            peer_id: network.peer_id().to_string(),
-            model: opened.manifest.base.source.clone(),
-            parameters: opened.manifest.parameters(),
-            ..Snapshot::default()
-        },
-    )?;
+        normalizer: kept.unwrap_or_else(|| Normalizer::new(opened.manifest.levels)),
+        random: Xoshiro256PlusPlus::seed_from_u64(random()?),
+    });
+    Ok((trainer, goals))
+}
+
+/// Who looks at this node, and shows it at `page`.
+fn observer(opened: &Opened, page: Option<http::Listener>) -> Result<Observer> {
+    let template = Snapshot {
+        run: opened.run.to_string(),
+        peer_id: network::peer_id(opened.state.secret_key())?.to_string(),
+        model: opened.manifest.base.source.clone(),
+        parameters: opened.manifest.parameters(),
+        ..Snapshot::default()
+    };
+    let observer = Observer::new(opened.state.path(), template)?;
     if let Some(page) = page {
         show(page, &observer, opened.state.path())?;
     }
-    let storage = storage::spawn(&opened.state)?;
-    let driver = Driver::new(Parts {
-        replica,
-        base: opened.state.base(&opened.manifest)?,
-        manifest_bytes: opened.manifest_bytes,
-        state: opened.state,
-        network,
-        storage,
-        trainer: thread::spawn(trainer)?,
-        goals: Goals::new(settings.samples, settings.exit_when_idle, !alone, can_train),
-        status,
-        observer,
-    });
-    Ok((driver, sure))
+    Ok(observer)
+}
+
+/// A network that only asks: about any run, or about this one.
+fn asking(settings: &Settings, state: &StateDir, run: Option<RunId>) -> NetworkConfig {
+    NetworkConfig {
+        mdns: settings.mdns && run.is_some(),
+        ..NetworkConfig::new(state.secret_key(), run.map(|run| run.0), Vec::new())
+    }
+}
+
+/// Takes the base from `--model`, from the embedded default if that is it, or from peers. False if the node has left
+/// before.
+async fn take_base(settings: &Settings, opened: &Opened, shell: &mut Shell) -> Result<bool> {
+    let manifest = &opened.manifest;
+    if settings.model != ModelChoice::Unsaid {
+        let checkpoint = load_model(&settings.model)?;
+        check_model(manifest, &checkpoint)?;
+        opened.state.adopt_base(manifest, checkpoint)?;
+        return Ok(true);
+    }
+    if manifest.base.source == embedded::SOURCE {
+        let checkpoint = embedded::checkpoint()?;
+        if check_same_base(manifest, &checkpoint).is_ok() {
+            opened.state.adopt_base(manifest, checkpoint)?;
+            return Ok(true);
+        }
+        tracing::info!("the run's base is another release's embedded model");
+    }
+    ensure!(
+        manifest.base_bytes() <= BASE_BYTES_MAX,
+        "the run's base model has {} GB: give it with --model",
+        manifest.base_bytes() >> 30
+    );
+    let config = asking(settings, &opened.state, Some(opened.run));
+    shell.fetch_base(opened, config, &known_peers(&opened.state)?).await
 }
 
 /// Shows the run in browsers.
@@ -162,7 +249,7 @@ fn say_what_is_settled(settings: &Settings, manifest: &Manifest) {
 }
 
 /// A new run.
-fn start(settings: &Settings, state: StateDir) -> Result<Opened> {
+fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     if let Some(run) = settings.run {
         bail!("--run {run}: a new run gets its own id; to join that one, name one of its machines with --bootstrap");
     }
@@ -191,7 +278,7 @@ fn start(settings: &Settings, state: StateDir) -> Result<Opened> {
 }
 
 /// Goes on with the run in the state directory, whose base may not be complete yet.
-async fn restart(settings: &Settings, state: StateDir) -> Result<Opened> {
+fn restart(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     if state.moved() {
         tracing::warn!(
             "{}: this state directory was copied or restored: going on as a new incarnation",
@@ -222,7 +309,6 @@ async fn restart(settings: &Settings, state: StateDir) -> Result<Opened> {
             opened.manifest.base.source
         );
     }
-    join::fetch_base(settings, &opened).await?;
     Ok(opened)
 }
 
@@ -236,7 +322,7 @@ pub fn load_model(choice: &ModelChoice) -> Result<Checkpoint> {
 
 /// Fails with what differs if `checkpoint` is not the run's base.
 pub fn check_model(manifest: &Manifest, checkpoint: &Checkpoint) -> Result<()> {
-    storage::check_same_base(manifest, checkpoint).with_context(|| {
+    check_same_base(manifest, checkpoint).with_context(|| {
         format!(
             "--model {}: not the base of this run. Give the run's own base, or leave --model away to fetch it from peers",
             checkpoint.source
@@ -250,10 +336,9 @@ fn data_seed(settings: &Settings, opened: &Opened) -> Result<u64> {
     if let Some(seed) = settings.seed.or(kept) {
         return Ok(seed);
     }
-    let mut seed = [0u8; 8];
-    getrandom::fill(&mut seed)?;
-    opened.state.commit(&[Record::Setting { name: "data seed".into(), bytes: seed.to_vec() }])?;
-    Ok(u64::from_le_bytes(seed))
+    let seed = random()?;
+    opened.state.commit(&[Row::Setting { name: "data seed".into(), bytes: seed.to_le_bytes().to_vec() }])?;
+    Ok(seed)
 }
 
 /// Own and held-out text.
@@ -287,25 +372,20 @@ fn texts(
 }
 
 /// Listens where the user said, or on the usual port, or on any.
-async fn listen(
-    settings: &Settings,
-    opened: &Opened,
-    known_peers: Vec<(network::PeerId, libp2p::Multiaddr)>,
-) -> Result<Network> {
+async fn listen(settings: &Settings, opened: &Opened, shell: &mut Shell) -> Result<()> {
+    let known = known_peers(&opened.state)?;
     let config = |listen| NetworkConfig {
-        bootstrap: settings.bootstrap.clone(),
-        known_peers: known_peers.clone(),
         mdns: settings.mdns,
         ..NetworkConfig::new(opened.state.secret_key(), Some(opened.run.0), listen)
     };
     if !settings.listen.is_empty() {
-        return Network::start(config(settings.listen.clone())).await.map_err(Into::into);
+        return Ok(shell.open(config(settings.listen.clone()), &known).await??);
     }
     let usual = format!("/ip4/0.0.0.0/tcp/{DEFAULT_PORT}").parse()?;
-    match Network::start(config(vec![usual])).await {
+    match shell.open(config(vec![usual]), &known).await? {
         Err(error) if error.is_occupied() => {
             tracing::info!("port {DEFAULT_PORT} is taken: listening on a free one");
-            Ok(Network::start(config(vec!["/ip4/0.0.0.0/tcp/0".parse()?])).await?)
+            Ok(shell.open(config(vec!["/ip4/0.0.0.0/tcp/0".parse()?]), &known).await??)
         }
         other => Ok(other?),
     }

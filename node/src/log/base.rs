@@ -1,16 +1,16 @@
 //! The base model that a log starts from, wherever it is at hand.
 
 use anyhow::{Context, Result, ensure};
+use engine::{
+    base::check_same_base,
+    embedded,
+    model::{self, Checkpoint, Model, Tokenizer},
+    weights::Weights,
+};
 use std::path::Path;
 
 use super::Log;
-use crate::{
-    commands::train::check_model,
-    embedded,
-    model::{self, Checkpoint, Llama, LlamaConfig, Tokenizer},
-    storage::check_same_base,
-    weights::Weights,
-};
+use crate::commands::train::check_model;
 
 /// A run's base, its digests checked. The weights are there to be replayed on.
 pub struct Base {
@@ -63,10 +63,8 @@ impl Base {
     }
 
     /// The model over the weights as they are, and its tokenizer.
-    pub fn model(&self) -> Result<(Llama, Tokenizer)> {
-        let config = LlamaConfig::from_json(&self.config)?;
-        let tokenizer = Tokenizer::from_bytes(&self.tokenizer, &config)?;
-        Ok((Llama::new(&config, self.weights.tensors())?, tokenizer))
+    pub fn model(&self) -> Result<(Box<dyn Model>, Tokenizer)> {
+        model::load(&self.config, &self.tokenizer, self.weights.tensors())
     }
 
     /// Writes the weights as they are as a Hugging Face directory, new or empty.

@@ -1,6 +1,7 @@
 //! The weights as they were: the base and the first so many samples of each ledger.
 
 use anyhow::{Context, Result, bail, ensure};
+use engine::weights::Weights;
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::{
     machine::MachineId,
@@ -9,7 +10,6 @@ use protocol::{
 };
 
 use super::Log;
-use crate::weights::Weights;
 
 /// Entries that are spelled out at a time.
 const ENTRIES_PER_SWEEP: usize = 8_192;

@@ -1,9 +1,10 @@
-//! The log of a running node, asked for as any machine of the run would ask, and checked the same way. The asker has a key of
-//! its own that nobody knows, takes no part in gossip, and answers nothing: a node that waits for someone to vouch for its own
-//! ledger must not hear its own words back.
+//! The log of a running node, asked for as any machine of the run would ask, and checked the same way. The asker has a
+//! key of its own that nobody knows, takes no part in gossip, and answers nothing: a node that waits for someone to
+//! vouch for its own ledger must not hear its own words back.
 
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use peer::{Answer, exchange::read_answer};
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
@@ -17,19 +18,20 @@ use std::{
 };
 
 use super::{Content, onlooker};
-use crate::network::{self, Event, Network, NetworkConfig, PeerId, StartError};
+use crate::network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, StartError};
 
-/// The node must be reached within this time.
+/// A node that does not take the call is given up on after this: nothing tells its silence from a call that is lost.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// A node that sends nothing new for this long is given up on.
+/// A node that sends nothing new is given up on after this, counted from the last thing that was new. However much it
+/// has to send, and however slow the way, it is waited for as long as something comes.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Pause before a node that has no more to send, but should, is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Fetches everything that the node at `address` (with its peer id) holds.
 ///
-/// Errors come within ten seconds if there is no such node, within fifteen after the last news if it stops answering; they say
-/// what had come by then.
+/// Errors come within ten seconds if there is no such node, within fifteen after the last news if it stops answering;
+/// they say what had come by then.
 pub(super) async fn fetch(address: &str) -> Result<Content> {
     let mut asker = Asker::connect(address).await?;
     let (manifest_bytes, manifest, run) = asker.manifest().await?;
@@ -75,8 +77,10 @@ fn bar() -> ProgressBar {
 /// A connection to one node.
 struct Asker {
     network: Network,
+    /// As people gave it.
     address: String,
     peer: PeerId,
+    place: Multiaddr,
     is_connected: bool,
 }
 
@@ -89,13 +93,11 @@ impl Asker {
             ),
             other => other.into(),
         };
-        let (peer, _) = network::parse_bootstrap(address).map_err(wrong)?;
+        let (peer, place) = network::parse_bootstrap(address).map_err(wrong)?;
         let mut key = [0u8; 32];
         getrandom::fill(&mut key).context("no random numbers from the system")?;
-        let bootstrap = vec![address.to_owned()];
-        let config = NetworkConfig { bootstrap, connections_target: 1, ..NetworkConfig::new(key, None, Vec::new()) };
-        let network = Network::start(config).await.map_err(wrong)?;
-        let mut asker = Self { network, address: address.to_owned(), peer, is_connected: false };
+        let network = Network::start(NetworkConfig::new(key, None, Vec::new())).await.map_err(wrong)?;
+        let mut asker = Self { network, address: address.to_owned(), peer, place, is_connected: false };
         match tokio::time::timeout(CONNECT_MAX, asker.connected()).await {
             Ok(Ok(())) => Ok(asker),
             Ok(Err(error)) => bail!(
@@ -108,22 +110,24 @@ impl Asker {
         }
     }
 
-    /// Waits for the connection, or a failure to make one.
+    /// Calls the node unless there is a connection, and waits for it, or for the failure to make one.
     async fn connected(&mut self) -> Result<(), String> {
+        if !self.is_connected {
+            self.network.dial(self.peer, vec![self.place.clone()]);
+        }
         while !self.is_connected {
-            let event = self.network.next().await;
-            if let Event::BootstrapUnreachable { error, .. } = &event {
-                return Err(error.clone());
+            match self.network.next().await {
+                Event::DialFailed { peer, error } if peer == self.peer => return Err(error),
+                event => self.on_event(event),
             }
-            self.on_event(event);
         }
         Ok(())
     }
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::PeerConnected(peer) if peer == self.peer => self.is_connected = true,
-            Event::PeerGone(peer) if peer == self.peer => self.is_connected = false,
+            Event::Connected(peer) if peer == self.peer => self.is_connected = true,
+            Event::Disconnected(peer) if peer == self.peer => self.is_connected = false,
             Event::Request { responder, .. } => {
                 if let Ok(bytes) = Response::Unavailable.encode() {
                     self.network.respond(responder, bytes);
@@ -142,7 +146,11 @@ impl Asker {
             match self.network.next().await {
                 Event::Response { request, result, .. } if request == asked => {
                     let bytes = result.map_err(|error| error.to_string())?;
-                    return Response::decode(&bytes).map_err(|error| error.to_string());
+                    return match read_answer(Some(&bytes)).0 {
+                        Answer::Message(response) => Ok(response),
+                        Answer::Malformed(reason) => Err(reason),
+                        Answer::Chunk { .. } | Answer::None => Err("an answer to another question".into()),
+                    };
                 }
                 event => self.on_event(event),
             }

@@ -7,14 +7,13 @@ use libp2p::{
     request_response::{self, ProtocolSupport},
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
+use peer::{exchange::ANSWER_MS_MAX, mesh};
 use std::{collections::HashSet, time::Duration};
 
-use super::{NetworkConfig, codec::BytesCodec, mesh, traffic::Counters};
+use super::{NetworkConfig, codec::BytesCodec, traffic::Counters};
 
 /// Questions and answers.
 const EXCHANGE: StreamProtocol = StreamProtocol::new("/onebyte/1");
-/// A question without answer fails after this long.
-pub const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// Streams that one peer may have open for questions.
 const STREAMS_PER_CONNECTION: usize = 8;
 
@@ -56,7 +55,7 @@ impl Behaviour {
             .with_max_pending_incoming(Some(64))
             .with_max_pending_outgoing(Some(64));
         let exchange = request_response::Config::default()
-            .with_request_timeout(ANSWER_MAX)
+            .with_request_timeout(Duration::from_millis(ANSWER_MS_MAX))
             .with_max_concurrent_streams(STREAMS_PER_CONNECTION);
         let identify = identify::Config::new("/onebyte/identify/1".into(), keypair.public())
             .with_agent_version(concat!("onebyte/", env!("CARGO_PKG_VERSION")).into())

@@ -2,12 +2,8 @@
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{StreamProtocol, request_response::Codec};
+use protocol::message::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
 use std::io;
-
-/// Largest question, bytes.
-const REQUEST_BYTES_MAX: usize = 64 * 1024;
-/// Largest answer, bytes.
-const RESPONSE_BYTES_MAX: usize = (1 << 20) + 4096;
 
 /// Opaque bytes.
 #[derive(Clone, Copy, Default)]

@@ -3,15 +3,13 @@
 use libp2p::{
     Multiaddr, PeerId,
     core::ConnectedPoint,
-    gossipsub, identify, kad, mdns,
-    multiaddr::Protocol,
-    ping,
+    gossipsub, identify, kad, mdns, ping,
     request_response::{self, Message},
-    swarm::{DialError, SwarmEvent, dial_opts::DialOpts},
+    swarm::{DialError, SwarmEvent},
 };
 use std::time::{Duration, Instant};
 
-use super::{BehaviourEvent, Event, Network, Responder, Severity, Verdict};
+use super::{BehaviourEvent, Event, Network, Responder, address::without_peer};
 
 /// Below the target number of connections, strangers are looked for this often.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
@@ -30,28 +28,33 @@ impl Network {
                     self.addresses.insert(peer_id, without_peer(address));
                 }
                 if num_established.get() == 1 {
-                    self.peers.connected(&peer_id);
-                    self.events.push_back(Event::PeerConnected(peer_id));
+                    self.events.push_back(Event::Connected(peer_id));
                 }
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
-                self.peers.gone(&peer_id);
                 self.addresses.remove(&peer_id);
                 self.round_trips.remove(&peer_id);
-                self.events.push_back(Event::PeerGone(peer_id));
+                self.events.push_back(Event::Disconnected(peer_id));
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => self.on_call_failed(peer, &error),
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+                self.on_dial_failed(peer, &error);
+            }
             _ => {}
         }
     }
 
-    fn on_call_failed(&mut self, peer: PeerId, error: &DialError) {
+    /// A call that was not made because another call to the node is under way ends with that one.
+    pub(super) fn on_dial_failed(&mut self, peer: PeerId, error: &DialError) {
         if matches!(error, DialError::DialPeerConditionFalse(_)) || self.swarm.is_connected(&peer) {
             return;
         }
-        if let Some((address, retry_in)) = self.peers.failed(&peer) {
-            let error = in_words(error, self.peer_id());
-            self.events.push_back(Event::BootstrapUnreachable { address, error, retry_in });
+        let error = in_words(error, self.peer_id());
+        self.events.push_back(Event::DialFailed { peer, error });
+    }
+
+    fn found<'a>(&mut self, peer: PeerId, addresses: impl IntoIterator<Item = &'a Multiaddr>) {
+        for address in addresses.into_iter().take(ADDRESSES_PER_PEER_MAX) {
+            self.events.push_back(Event::Found { peer, address: without_peer(address) });
         }
     }
 
@@ -59,11 +62,6 @@ impl Network {
         match event {
             BehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
                 self.counters.gossip_received(message.data.len());
-                if !self.peers.allow(&propagation_source, message.data.len()) {
-                    self.report(&message_id, &propagation_source, Verdict::Ignore);
-                    return self.penalize(&propagation_source, Severity::Fault, "a flood of gossip");
-                }
-                self.unreported.insert(message_id.clone(), message.data.len());
                 self.events.push_back(Event::Gossip {
                     source: propagation_source,
                     message: message_id,
@@ -75,18 +73,14 @@ impl Network {
                 self.on_identified(peer_id, &info)
             }
             BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, addresses, .. }) => {
-                for address in addresses.iter().take(ADDRESSES_PER_PEER_MAX) {
-                    self.peers.found(peer, without_peer(address));
-                }
+                self.found(peer, addresses.iter());
             }
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
                 result: kad::QueryResult::GetClosestPeers(Ok(found)),
                 ..
             }) => {
                 for info in found.peers.into_iter().take(32) {
-                    for address in info.addrs.iter().take(ADDRESSES_PER_PEER_MAX) {
-                        self.peers.found(info.peer_id, without_peer(address));
-                    }
+                    self.found(info.peer_id, &info.addrs);
                 }
             }
             BehaviourEvent::Ping(ping::Event { peer, result: Ok(time), .. }) => {
@@ -94,7 +88,7 @@ impl Network {
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found.into_iter().take(64) {
-                    self.peers.found(peer, without_peer(&address));
+                    self.found(peer, [&address]);
                 }
             }
             _ => {}
@@ -105,11 +99,7 @@ impl Network {
         match event {
             request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
                 self.counters.exchange_received(request.len());
-                if self.peers.allow(&peer, 0) {
-                    self.events.push_back(Event::Request { peer, bytes: request, responder: Responder(channel) });
-                } else {
-                    self.penalize(&peer, Severity::Fault, "a flood of questions");
-                }
+                self.events.push_back(Event::Request { peer, bytes: request, responder: Responder(channel) });
             }
             request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
                 self.counters.exchange_received(response.len());
@@ -130,7 +120,7 @@ impl Network {
             let address = without_peer(address);
             self.addresses.entry(peer).or_insert_with(|| address.clone());
             if shares_run {
-                self.peers.found(peer, address.clone());
+                self.found(peer, [&address]);
                 if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
                     kad.add_address(&peer, address);
                 }
@@ -138,14 +128,10 @@ impl Network {
         }
     }
 
-    /// Calls, pardons, looks for more peers.
-    pub(super) fn look_after(&mut self) {
-        for peer in self.peers.pardoned() {
-            self.swarm.behaviour_mut().blocked.unblock_peer(peer);
-        }
-        self.dial_due();
-        // Walks open connections to those they ask: with enough neighbours there is nothing to look for.
-        let few = self.swarm.connected_peers().count() < self.peers.connections_target();
+    /// Looks for more peers. Walks open connections to those they ask: with enough neighbours there is nothing to look
+    /// for.
+    pub(super) fn look_around(&mut self) {
+        let few = self.swarm.connected_peers().count() < self.connections_target;
         if few && self.last_walk.elapsed() >= WALK_INTERVAL {
             self.last_walk = Instant::now();
             if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
@@ -153,25 +139,6 @@ impl Network {
             }
         }
     }
-
-    pub(super) fn dial_due(&mut self) {
-        let connections = self.swarm.connected_peers().count();
-        let swarm = &self.swarm;
-        let peers = &mut self.peers;
-        for (peer, addresses) in peers.due(|peer| swarm.is_connected(peer), connections) {
-            if self.is_banned(&peer) {
-                continue;
-            }
-            let options = DialOpts::peer_id(peer).addresses(addresses).build();
-            if let Err(error) = self.swarm.dial(options) {
-                self.on_call_failed(peer, &error);
-            }
-        }
-    }
-}
-
-fn without_peer(address: &Multiaddr) -> Multiaddr {
-    address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
 }
 
 /// The part of a dial error that people can act on.

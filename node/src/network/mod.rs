@@ -1,64 +1,48 @@
 //! libp2p behind an interface of opaque bytes: connections, gossip, questions and answers. Knows nothing of ledgers.
 
 use libp2p::{
-    Swarm, gossipsub, identity,
+    Swarm, gossipsub,
     request_response::{OutboundRequestId, ResponseChannel},
-    swarm::SwarmEvent,
+    swarm::{SwarmEvent, dial_opts::DialOpts},
 };
 use std::{
     collections::{HashMap, VecDeque},
+    io,
     time::{Duration, Instant},
 };
 use thiserror::Error;
 
+mod address;
 mod behaviour;
 mod codec;
-pub mod conduct;
 mod events;
-
-pub use peer::{framing, mesh};
-mod peers;
 mod traffic;
 mod transport;
 
-pub use behaviour::ANSWER_MAX;
-pub use conduct::Severity;
+pub use address::{parse_bootstrap, parse_bootstrap_of_another, peer_id};
 pub use libp2p::{Multiaddr, PeerId, gossipsub::MessageId};
-pub use peers::parse_bootstrap;
+pub use peer::{framing, mesh};
 pub use traffic::Traffic;
 
 use behaviour::{Behaviour, BehaviourEvent};
 use futures::StreamExt;
 use libp2p::request_response::OutboundFailure;
-use peers::Peers;
+use peer::config::{CONNECTIONS_MAX, CONNECTIONS_TARGET};
+use protocol::replica::Verdict;
 use traffic::Counters;
 
-/// Largest gossip message that is sent: one gossipsub frame with room (see `max_transmit_size`).
-pub const GOSSIP_BYTES_MAX: usize = 57_000;
-/// Most connections of one node.
-pub const CONNECTIONS_MAX: u32 = 128;
-/// Below so many connections, new ones are opened.
-pub const CONNECTIONS_TARGET: usize = 10;
-/// Connections are looked after this often.
-pub const UPKEEP: Duration = Duration::from_millis(500);
-/// A listener must say that it listens within this time.
-const LISTEN_MAX: Duration = Duration::from_secs(5);
+/// Whether to look for more nodes is considered this often.
+const UPKEEP: Duration = Duration::from_millis(500);
+/// A start waits this long for the system to name the addresses that a listener stands for. The listener stands in any
+/// case: addresses that are named later (an interface that comes up) are told then.
+const NAMING_MAX: Duration = Duration::from_secs(5);
+/// Connections get this long to close in an orderly way. Nothing depends on it: the other end notices anyhow.
+const CLOSING_MAX: Duration = Duration::from_millis(300);
 
 /// A question that was asked.
 pub type RequestId = OutboundRequestId;
 /// Why there is no answer.
 pub type RequestError = OutboundFailure;
-
-/// What to do with a gossip message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// Pass it on.
-    Accept,
-    /// Drop it.
-    Ignore,
-    /// Drop it and hold it against the sender.
-    Reject,
-}
 
 /// How a node takes part.
 #[derive(Clone, Debug)]
@@ -69,29 +53,23 @@ pub struct NetworkConfig {
     pub run: Option<[u8; 32]>,
     /// Where to listen; empty: nowhere.
     pub listen: Vec<Multiaddr>,
-    /// Addresses that end with `/p2p/` and a peer id, called until they answer.
-    pub bootstrap: Vec<String>,
-    /// Addresses from earlier sessions.
-    pub known_peers: Vec<(PeerId, Multiaddr)>,
     /// Find peers in the local network.
     pub mdns: bool,
     /// Connections in all. More cost memory, fewer isolate.
     pub connections_max: u32,
-    /// New connections are opened below this many.
+    /// Below so many connections, more nodes are looked for (and found, not called).
     pub connections_target: usize,
 }
 
 impl NetworkConfig {
-    /// With the usual limits, no bootstrap and no mDNS.
+    /// With the usual limits and no mDNS.
     pub fn new(secret_key: [u8; 32], run: Option<[u8; 32]>, listen: Vec<Multiaddr>) -> Self {
         Self {
             secret_key,
             run,
             listen,
-            bootstrap: Vec::new(),
-            known_peers: Vec::new(),
             mdns: false,
-            connections_max: CONNECTIONS_MAX,
+            connections_max: CONNECTIONS_MAX as u32,
             connections_target: CONNECTIONS_TARGET,
         }
     }
@@ -147,10 +125,24 @@ pub struct Responder(ResponseChannel<Vec<u8>>);
 
 /// What happens.
 pub enum Event {
+    /// Somebody says that the peer can be reached there.
+    Found {
+        /// Who.
+        peer: PeerId,
+        /// Where, without the peer id.
+        address: Multiaddr,
+    },
     /// The first connection to a peer stands.
-    PeerConnected(PeerId),
+    Connected(PeerId),
     /// The last connection to a peer is gone.
-    PeerGone(PeerId),
+    Disconnected(PeerId),
+    /// A call ended without a connection. Discovery calls, too, so not every such call was asked for.
+    DialFailed {
+        /// Who was called.
+        peer: PeerId,
+        /// Why there is no connection, for people.
+        error: String,
+    },
     /// A gossip message; wants a verdict ([`Network::report`]).
     Gossip {
         /// Who passed it on.
@@ -180,27 +172,16 @@ pub enum Event {
     },
     /// This node can be reached here.
     ListenAddress(Multiaddr),
-    /// A bootstrap address does not answer; it is tried again.
-    BootstrapUnreachable {
-        /// Which.
-        address: Multiaddr,
-        /// Why.
-        error: String,
-        /// When.
-        retry_in: Duration,
-    },
 }
 
 /// One node's place in the network.
 pub struct Network {
     swarm: Swarm<Behaviour>,
     topic: Option<gossipsub::IdentTopic>,
-    peers: Peers,
     counters: Counters,
+    connections_target: usize,
     events: VecDeque<Event>,
     upkeep: tokio::time::Interval,
-    /// Bytes of each message that waits for its verdict.
-    unreported: HashMap<MessageId, usize>,
     /// Connected peers and the address to reach them at.
     addresses: HashMap<PeerId, Multiaddr>,
     /// The last ping of each connected peer, there and back.
@@ -211,24 +192,20 @@ pub struct Network {
 impl Network {
     /// Sets up and listens. Every listener stands when this returns.
     pub async fn start(config: NetworkConfig) -> Result<Self, StartError> {
-        let mut secret = config.secret_key;
-        let keypair =
-            identity::Keypair::ed25519_from_bytes(&mut secret).map_err(|error| StartError::Setup(error.to_string()))?;
+        let keypair = address::key_pair(config.secret_key)?;
         let own = keypair.public().to_peer_id();
         let counters = Counters::default();
         let transport = transport::build(&keypair, &counters).map_err(StartError::Setup)?;
         let behaviour = Behaviour::new(&keypair, &config, &counters).map_err(StartError::Setup)?;
         let swarm_config =
             libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(120));
-        let peers = Peers::new(own, &config)?;
         let mut network = Self {
             swarm: Swarm::new(transport, behaviour, own, swarm_config),
             topic: config.run.as_ref().map(behaviour::topic),
-            peers,
             counters,
+            connections_target: config.connections_target,
             events: VecDeque::new(),
             upkeep: tokio::time::interval(UPKEEP),
-            unreported: HashMap::new(),
             addresses: HashMap::new(),
             round_trips: HashMap::new(),
             last_walk: Instant::now(),
@@ -240,23 +217,19 @@ impl Network {
         for address in &config.listen {
             network.listen(address).await?;
         }
-        network.dial_due();
         Ok(network)
     }
 
     async fn listen(&mut self, address: &Multiaddr) -> Result<(), StartError> {
-        let failed = |error: String| {
-            if error.contains("in use") || error.contains("AddrInUse") {
-                StartError::Occupied(address.clone())
-            } else {
-                StartError::Listen { address: address.clone(), error }
-            }
-        };
         if transport::is_occupied(address) {
             return Err(StartError::Occupied(address.clone()));
         }
-        let listener = self.swarm.listen_on(address.clone()).map_err(|error| failed(format!("{error:?}")))?;
-        let wait = async {
+        let failed = |error: &(dyn std::error::Error + 'static)| match transport::is_address_in_use(error) {
+            true => StartError::Occupied(address.clone()),
+            false => StartError::Listen { address: address.clone(), error: format!("{error:?}") },
+        };
+        let listener = self.swarm.listen_on(address.clone()).map_err(|error| failed(&error))?;
+        let named = async {
             loop {
                 match self.swarm.select_next_some().await {
                     SwarmEvent::NewListenAddr { listener_id, address } if listener_id == listener => {
@@ -264,16 +237,17 @@ impl Network {
                         return Ok(());
                     }
                     SwarmEvent::ListenerClosed { listener_id, reason, .. } if listener_id == listener => {
-                        return Err(failed(format!("{reason:?}")));
+                        let error = reason.err().unwrap_or_else(|| io::Error::other("the listener was closed"));
+                        return Err(failed(&error));
                     }
                     SwarmEvent::ListenerError { listener_id, error } if listener_id == listener => {
-                        return Err(failed(error.to_string()));
+                        return Err(failed(&error));
                     }
                     other => self.on_swarm(other),
                 }
             }
         };
-        tokio::time::timeout(LISTEN_MAX, wait).await.unwrap_or_else(|_| Err(failed("no answer from the system".into())))
+        tokio::time::timeout(NAMING_MAX, named).await.unwrap_or(Ok(()))
     }
 
     /// This node's name.
@@ -294,19 +268,31 @@ impl Network {
             }
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_swarm(event),
-                _ = self.upkeep.tick() => self.look_after(),
+                _ = self.upkeep.tick() => self.look_around(),
             }
         }
     }
 
-    /// Sends a gossip message to the run.
-    pub fn publish(&mut self, bytes: Vec<u8>) -> Result<(), PublishError> {
-        if bytes.len() > GOSSIP_BYTES_MAX {
-            return Err(PublishError::Refused(format!(
-                "{} bytes are more than the {GOSSIP_BYTES_MAX} of one gossip message",
-                bytes.len()
-            )));
+    /// Calls a peer, at the addresses given and those that discovery knows. [`Event::Connected`] or
+    /// [`Event::DialFailed`] follows.
+    pub fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        if let Err(error) = self.swarm.dial(DialOpts::peer_id(peer).addresses(addresses).build()) {
+            self.on_dial_failed(peer, &error);
         }
+    }
+
+    /// Closes connections to a peer, and refuses new ones.
+    pub fn block(&mut self, peer: PeerId) {
+        self.swarm.behaviour_mut().blocked.block_peer(peer);
+    }
+
+    /// Takes connections to a peer again.
+    pub fn unblock(&mut self, peer: PeerId) {
+        self.swarm.behaviour_mut().blocked.unblock_peer(peer);
+    }
+
+    /// Sends a gossip message to the run. What is larger than a frame of gossipsub is refused.
+    pub fn publish(&mut self, bytes: Vec<u8>) -> Result<(), PublishError> {
         let (Some(topic), Some(gossip)) = (&self.topic, self.swarm.behaviour_mut().gossip.as_mut()) else {
             return Err(PublishError::NoPeers);
         };
@@ -332,29 +318,16 @@ impl Network {
         let _ = self.swarm.behaviour_mut().exchange.send_response(responder.0, bytes);
     }
 
-    /// Tells the mesh what to do with a message. What is accepted is passed on as far as neighbours would take it.
+    /// Tells the mesh what to do with a message.
     pub fn report(&mut self, message: &MessageId, source: &PeerId, verdict: Verdict) {
-        let bytes = self.unreported.remove(message).unwrap_or_default();
         let acceptance = match verdict {
-            Verdict::Accept if self.peers.may_forward(bytes) => gossipsub::MessageAcceptance::Accept,
-            Verdict::Accept | Verdict::Ignore => gossipsub::MessageAcceptance::Ignore,
+            Verdict::Accept => gossipsub::MessageAcceptance::Accept,
+            Verdict::Ignore => gossipsub::MessageAcceptance::Ignore,
             Verdict::Reject => gossipsub::MessageAcceptance::Reject,
         };
         if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() {
             gossip.report_message_validation_result(message, source, acceptance);
         }
-    }
-
-    /// Holds something against a peer; too much of it bans the peer for a while.
-    pub fn penalize(&mut self, peer: &PeerId, severity: Severity, reason: &str) {
-        if self.peers.penalize(peer, severity, reason) {
-            self.swarm.behaviour_mut().blocked.block_peer(*peer);
-        }
-    }
-
-    /// Whether the peer is banned at present.
-    pub fn is_banned(&self, peer: &PeerId) -> bool {
-        self.peers.is_banned(peer)
     }
 
     /// Connected peers.
@@ -378,7 +351,7 @@ impl Network {
         self.counters.read()
     }
 
-    /// Disconnects, within a bounded time.
+    /// Disconnects from all.
     pub async fn close(mut self) {
         let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
@@ -389,6 +362,6 @@ impl Network {
                 self.swarm.select_next_some().await;
             }
         };
-        let _ = tokio::time::timeout(Duration::from_millis(300), drain).await;
+        let _ = tokio::time::timeout(CLOSING_MAX, drain).await;
     }
 }

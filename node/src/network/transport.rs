@@ -8,6 +8,7 @@ use libp2p::{
     noise, tcp, yamux,
 };
 use std::{
+    error::Error,
     io,
     net::{IpAddr, SocketAddr, TcpListener},
     time::Duration,
@@ -42,8 +43,8 @@ pub fn build(keypair: &identity::Keypair, counters: &Counters) -> Result<Boxed<(
     Ok(tcp.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed())
 }
 
-/// Whether another process, or another listener of this one, holds the TCP port. libp2p listens with SO_REUSEPORT, so two
-/// nodes would share the port, and each get half of the calls: without that option the system tells.
+/// Whether another process, or another listener of this one, holds the TCP port. libp2p listens with SO_REUSEPORT, so
+/// two nodes would share the port, and each get half of the calls: without that option the system tells.
 pub fn is_occupied(address: &Multiaddr) -> bool {
     let mut parts = address.iter();
     let ip: IpAddr = match parts.next() {
@@ -56,5 +57,35 @@ pub fn is_occupied(address: &Multiaddr) -> bool {
             TcpListener::bind(SocketAddr::new(ip, port)).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
         }
         _ => false,
+    }
+}
+
+/// Whether the address is taken, by the first cause of an error: libp2p wraps the system's errors in its own.
+pub fn is_address_in_use(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        cause = match error.downcast_ref::<io::Error>() {
+            Some(error) if error.kind() == io::ErrorKind::AddrInUse => return true,
+            // What an `io::Error` was made from is not its source.
+            Some(wrapper) => wrapper.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+            None => error.source(),
+        };
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libp2p::TransportError;
+
+    #[test]
+    fn an_address_in_use_is_known_by_its_kind_however_deep() {
+        let taken = || io::Error::from(io::ErrorKind::AddrInUse);
+        let wrapped = TransportError::Other(io::Error::other(io::Error::other(taken())));
+        assert!(is_address_in_use(&taken()) && is_address_in_use(&wrapped));
+        let in_words_only = io::Error::other("address in use");
+        assert!(!is_address_in_use(&in_words_only));
+        assert!(!is_address_in_use(&io::Error::from(io::ErrorKind::AddrNotAvailable)));
     }
 }

@@ -1,10 +1,11 @@
 //! Checkpoints: the weights of one moment, and what they contain.
 //!
-//! Two phases. The trainer writes `checkpoint-<n>` and syncs it. Once the ledger that it contains is durable, the storage
-//! thread names it in the database, in one transaction with what it contains, and removes its predecessor. A crash at any
-//! point leaves the old checkpoint or the new one.
+//! Two phases. The trainer writes `checkpoint-<n>` and syncs it. Once the ledger that it contains is durable, the
+//! storage thread names it in the database, in one transaction with what it contains, and removes its predecessor. A
+//! crash at any point leaves the old checkpoint or the new one.
 
 use anyhow::{Context, Result, ensure};
+use engine::weights::Weights;
 use protocol::manifest::Manifest;
 use std::{
     fs::{self, File},
@@ -13,7 +14,6 @@ use std::{
 };
 
 use super::{StateDir, database::Database, durable, sync_directory};
-use crate::weights::Weights;
 
 const PREFIX: &str = "checkpoint-";
 

@@ -1,9 +1,10 @@
-//! A state directory as it was at one moment, for those who only look. Nothing in the directory is written or locked, and a
-//! node may be using it.
+//! A state directory as it was at one moment, for those who only look. Nothing in the directory is written or locked,
+//! and a node may be using it.
 //!
-//! The database is copied into memory. A copy is sound if nothing was written while it was made: it is then what a crash at
-//! that moment would have left, and a crash loses nothing (see `database`). A write sets the file's time of modification,
-//! which some systems count in steps of up to 10 ms. So: look at the time, wait longer than a step, copy, look again.
+//! The database is copied into memory. A copy is sound if nothing was written while it was made: it is then what a
+//! crash at that moment would have left, and a crash loses nothing (see `database`). A write sets the file's time of
+//! modification, which some systems count in steps of up to 10 ms. So: look at the time, wait longer than a step, copy,
+//! look again.
 
 use anyhow::{Context, Result, bail, ensure};
 use protocol::manifest::Manifest;
@@ -12,7 +13,7 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Mutex,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -24,8 +25,9 @@ use super::{
 
 /// Longer than the steps in which file systems count time.
 const TIME_STEP_MAX: Duration = Duration::from_millis(20);
-/// A node that never pauses for long enough is given up on after this.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A node that wrote during so many attempts in a row never pauses for long enough. Attempts are counted, not seconds:
+/// a slow disk makes each of them longer, and gets as many.
+const ATTEMPTS_MAX: u32 = 400;
 
 /// A copy of a state directory's database, with the checkpoint that it names held open.
 pub struct StateCopy {
@@ -47,9 +49,10 @@ impl StateCopy {
     pub fn of(path: &Path) -> Result<Self> {
         let file = path.join(database::FILE);
         ensure!(file.is_file(), no_state(path));
-        let begun = Instant::now();
+        let mut attempts = 0;
         loop {
-            let (bytes, written) = copy_at_rest(&file, begun + PATIENCE).with_context(|| unreadable(path))?;
+            attempts += 1;
+            let (bytes, written) = copy_at_rest(&file, ATTEMPTS_MAX).with_context(|| unreadable(path))?;
             let database =
                 Database::of_copy(&bytes).with_context(|| format!("{}: the database is damaged", path.display()))?;
             // A node was stopped before it had made its tables.
@@ -57,7 +60,7 @@ impl StateCopy {
             let checkpoint = hold_checkpoint(&database, path)?;
             // A newer checkpoint may have taken the place of the one in the copy.
             let missing = checkpoint.as_ref().is_some_and(HeldCheckpoint::is_missing);
-            if missing && begun.elapsed() < PATIENCE && stamp(&File::open(&file)?)? != written {
+            if missing && attempts < ATTEMPTS_MAX && stamp(&File::open(&file)?)? != written {
                 continue;
             }
             check_format(&database, path)?;
@@ -147,9 +150,9 @@ fn stamp(file: &File) -> io::Result<Stamp> {
     Ok((metadata.len(), metadata.modified()?))
 }
 
-/// The file's bytes at a moment at which nobody was writing, and its stamp. Tried until then.
-fn copy_at_rest(path: &Path, until: Instant) -> Result<(Vec<u8>, Stamp)> {
-    loop {
+/// The file's bytes at a moment at which nobody was writing, and its stamp.
+fn copy_at_rest(path: &Path, attempts_max: u32) -> Result<(Vec<u8>, Stamp)> {
+    for _ in 0..attempts_max {
         let mut file = File::open(path)?;
         let before = stamp(&file)?;
         std::thread::sleep(TIME_STEP_MAX);
@@ -158,10 +161,8 @@ fn copy_at_rest(path: &Path, until: Instant) -> Result<(Vec<u8>, Stamp)> {
         if stamp(&file)? == before && bytes.len() as u64 == before.0 {
             return Ok((bytes, before));
         }
-        if Instant::now() >= until {
-            bail!("a node writes there all the time: ask that node, with --peer and its address");
-        }
     }
+    bail!("a node writes there all the time: ask that node, with --peer and its address")
 }
 
 fn unreadable(path: &Path) -> String {
@@ -191,7 +192,7 @@ mod tests {
             });
             let mut seen = Vec::new();
             for _ in 0..20 {
-                let (bytes, _) = copy_at_rest(&path, Instant::now() + PATIENCE).unwrap();
+                let (bytes, _) = copy_at_rest(&path, ATTEMPTS_MAX).unwrap();
                 let copy = Database::of_copy(&bytes).unwrap();
                 let (first, second) = (copy.get("first").unwrap().unwrap(), copy.get("second").unwrap().unwrap());
                 assert!(first == second && first == value(first[0].into()), "a transaction came apart");
@@ -215,7 +216,7 @@ mod tests {
                     std::fs::write(&path, b"written again").unwrap();
                 }
             });
-            let error = copy_at_rest(&path, Instant::now() + Duration::from_millis(200)).map(drop).unwrap_err();
+            let error = copy_at_rest(&path, 10).map(drop).unwrap_err();
             stop.store(true, Ordering::Relaxed);
             assert!(error.to_string().contains("--peer"), "{error:#}");
         });

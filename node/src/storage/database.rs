@@ -28,7 +28,7 @@ const PEERS: TableDefinition<&[u8], &str> = TableDefinition::new("peers");
 
 /// What is stored durably. Opaque here, except for the order of chunks.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Record {
+pub enum Row {
     /// Takes the place of the machine's chunks that begin in `first..end`.
     Chunk {
         /// Whose ledger.
@@ -72,7 +72,8 @@ fn chunk_key(machine: &MachineId, first: u64) -> [u8; 48] {
 
 /// Every commit is durable when it returns.
 ///
-/// After a failed write redb refuses all others until it is opened anew, so a failure closes it and the next use opens it.
+/// After a failed write redb refuses all others until it is opened anew, so a failure closes it and the next use opens
+/// it.
 pub struct Database {
     /// None: a copy in memory.
     path: Option<PathBuf>,
@@ -172,25 +173,25 @@ impl Database {
         })
     }
 
-    /// Stores records, all or none.
-    pub fn commit(&self, records: &[Record]) -> Result<()> {
+    /// Stores rows, all or none.
+    pub fn commit(&self, rows: &[Row]) -> Result<()> {
         self.write(|transaction| {
             let (mut chunks, mut values) = (transaction.open_table(CHUNKS)?, transaction.open_table(VALUES)?);
             let (mut revocations, mut peers) = (transaction.open_table(REVOCATIONS)?, transaction.open_table(PEERS)?);
-            for record in records {
-                match record {
-                    Record::Chunk { machine, first, end, bytes } => {
+            for row in rows {
+                match row {
+                    Row::Chunk { machine, first, end, bytes } => {
                         let (from, to) = (chunk_key(machine, *first), chunk_key(machine, *end));
                         chunks.retain_in(from.as_slice()..to.as_slice(), |_, _| false)?;
                         chunks.insert(from.as_slice(), bytes.as_slice())?;
                     }
-                    Record::Revocation { key, bytes } => {
+                    Row::Revocation { key, bytes } => {
                         revocations.insert(key.as_slice(), bytes.as_slice())?;
                     }
-                    Record::Setting { name, bytes } => {
+                    Row::Setting { name, bytes } => {
                         values.insert(format!("setting {name}").as_str(), bytes.as_slice())?;
                     }
-                    Record::KnownPeers(known) => {
+                    Row::KnownPeers(known) => {
                         peers.retain(|_, _| false)?;
                         for (peer, address) in known.iter().take(KNOWN_PEERS_MAX) {
                             peers.insert(peer.as_slice(), address.as_str())?;

@@ -1,6 +1,7 @@
 //! The base model on its way from peers: chunk by chunk, each checked, resumed after a break.
 
 use anyhow::{Context, Result, ensure};
+use engine::base::chunks_root;
 use protocol::manifest::{BASE_CHUNK_BYTES, Manifest};
 use std::{
     fs::{self, File, OpenOptions},
@@ -11,6 +12,17 @@ use std::{
 use super::{StateDir, base, durable, sync_directory, unusable};
 
 const PART: &str = "base.part";
+
+/// Why a piece of the base model was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It is not what the run's manifest says. Nothing was written.
+    #[error("{0}")]
+    Wrong(String),
+    /// This machine could not store it.
+    #[error(transparent)]
+    Ours(#[from] anyhow::Error),
+}
 
 /// A base model that is not complete yet.
 pub struct BaseDownload {
@@ -56,7 +68,7 @@ impl BaseDownload {
     }
 
     fn fits(&self, digests: &[[u8; 32]]) -> bool {
-        digests.len() as u64 == self.chunks && base::root(digests) == self.root
+        digests.len() as u64 == self.chunks && chunks_root(digests) == self.root
     }
 
     fn find_present(&mut self) -> Result<()> {
@@ -80,9 +92,9 @@ impl BaseDownload {
         (start, (self.bytes - start).min(BASE_CHUNK_BYTES as u64))
     }
 
-    /// Number of chunks.
-    pub fn chunks(&self) -> u64 {
-        self.chunks
+    /// The digests of the chunks; none until they have come.
+    pub fn digests(&self) -> &[[u8; 32]] {
+        &self.digests
     }
 
     /// Bytes in all, and bytes here.
@@ -91,18 +103,15 @@ impl BaseDownload {
         (self.bytes, here.map(|(index, _)| self.extent(index).1).sum())
     }
 
-    /// Whether the list of digests is still missing.
-    pub fn needs_digests(&self) -> bool {
-        self.digests.is_empty()
-    }
-
     /// Takes the whole list, if it is the run's.
-    pub fn accept_digests(&mut self, digests: Vec<[u8; 32]>) -> Result<()> {
-        ensure!(self.fits(&digests), "the list of chunks does not fit the run's manifest");
+    pub fn accept_digests(&mut self, digests: Vec<[u8; 32]>) -> Result<(), Refusal> {
+        if !self.fits(&digests) {
+            return Err(Refusal::Wrong("the list of chunks does not fit the run's manifest".into()));
+        }
         self.database.put(base::DIGESTS, &digests.concat())?;
         self.present = vec![false; digests.len()];
         self.digests = digests;
-        self.find_present()
+        Ok(self.find_present()?)
     }
 
     /// Chunks that are missing, lowest first.
@@ -111,9 +120,11 @@ impl BaseDownload {
     }
 
     /// Takes a chunk, if it is right.
-    pub fn accept_chunk(&mut self, index: u64, bytes: &[u8]) -> Result<()> {
+    pub fn accept_chunk(&mut self, index: u64, bytes: &[u8]) -> Result<(), Refusal> {
         let digest = usize::try_from(index).ok().and_then(|index| self.digests.get(index));
-        ensure!(digest == Some(blake3::hash(bytes).as_bytes()), "chunk {index} of the base model is wrong");
+        if digest != Some(blake3::hash(bytes).as_bytes()) {
+            return Err(Refusal::Wrong(format!("chunk {index} of the base model is wrong")));
+        }
         let (start, _) = self.extent(index as usize);
         let mut store = || -> std::io::Result<()> {
             self.file.seek(SeekFrom::Start(start))?;
@@ -126,7 +137,7 @@ impl BaseDownload {
 
     /// Makes the complete download the base.
     pub fn finish(self) -> Result<()> {
-        ensure!(self.missing().next().is_none() && !self.needs_digests(), "the base model is not complete");
+        ensure!(self.missing().next().is_none() && !self.digests.is_empty(), "the base model is not complete");
         durable::point();
         self.file.sync_all()?;
         durable::point();

@@ -32,11 +32,11 @@ mod durable;
 mod lock;
 mod thread;
 
-pub use base::{BaseReader, BaseSettings, check_same_base, start_run};
+pub use base::{BaseReader, start_run};
 pub use copy::StateCopy;
-pub use database::Record;
-pub use download::BaseDownload;
-pub use thread::{StorageHandle, StorageState, spawn};
+pub use database::Row;
+pub use download::{BaseDownload, Refusal};
+pub use thread::{Disk, StorageHandle, StorageState, spawn, spawn_on};
 
 use database::Database;
 use lock::Lock;
@@ -102,8 +102,8 @@ impl StateDir {
         &self.path
     }
 
-    /// Whether the directory was copied or restored since it was last open: the file system knows its database by another
-    /// number. The node it was copied from may still run, so a new incarnation was opened.
+    /// Whether the directory was copied or restored since it was last open: the file system knows its database by
+    /// another number. The node it was copied from may still run, so a new incarnation was opened.
     pub fn moved(&self) -> bool {
         self.moved
     }
@@ -153,9 +153,9 @@ impl StateDir {
         self.database.get(&format!("setting {name}"))
     }
 
-    /// Makes records durable, in one transaction.
-    pub fn commit(&self, records: &[Record]) -> Result<()> {
-        self.database.commit(records)
+    /// Makes rows durable, in one transaction.
+    pub fn commit(&self, rows: &[Row]) -> Result<()> {
+        self.database.commit(rows)
     }
 
     /// Calls `visit` with every stored chunk, by machine and sample.

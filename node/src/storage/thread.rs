@@ -1,27 +1,54 @@
-//! The storage thread: first in, first out, many records in one transaction.
+//! The storage thread: first in, first out, many rows in one transaction.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use std::{
     collections::VecDeque,
+    path::PathBuf,
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::watch;
 
-use super::{Record, StateDir, checkpoint::WrittenCheckpoint, database::Database};
+use super::{Row, StateDir, checkpoint::WrittenCheckpoint, database::Database};
 
 /// Jobs that may wait in the thread's queue; more wait in the handle.
 const JOBS_MAX: usize = 256;
-/// Records in one transaction.
-const GROUP_RECORDS_MAX: usize = 4_096;
+/// Rows in one transaction.
+const GROUP_ROWS_MAX: usize = 4_096;
 /// Pause before a failed write is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// While the queue is full, this often is looked for room in it.
+const PUMP_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Where the thread writes to.
+pub trait Disk: Send + 'static {
+    /// Makes rows durable, all or none.
+    fn store(&self, rows: &[Row]) -> Result<()>;
+    /// Makes a written file the checkpoint.
+    fn commit_checkpoint(&self, written: WrittenCheckpoint, contents: &[u8], spsa: &[u8]) -> Result<()>;
+}
+
+/// The database and the directory of a node.
+struct StateDisk {
+    database: Arc<Database>,
+    directory: PathBuf,
+}
+
+impl Disk for StateDisk {
+    fn store(&self, rows: &[Row]) -> Result<()> {
+        self.database.commit(rows)
+    }
+
+    fn commit_checkpoint(&self, written: WrittenCheckpoint, contents: &[u8], spsa: &[u8]) -> Result<()> {
+        written.commit(&self.directory, &self.database, contents, spsa)
+    }
+}
 
 enum Job {
-    Commit { records: Vec<Record>, token: Option<u64> },
+    Store { rows: Vec<Row>, write: Option<u64> },
     Checkpoint { written: WrittenCheckpoint, contents: Vec<u8>, spsa: Vec<u8> },
     Stop,
 }
@@ -29,46 +56,47 @@ enum Job {
 /// How far the thread is.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct StorageState {
-    /// The highest token that is durable.
+    /// The highest number of a write that is durable.
     pub stored: u64,
     /// Checkpoints committed, or given up.
     pub checkpoints: u64,
-    /// Why writes fail at present, if they do. They are tried again, in order.
+    /// Attempts to write that failed, ever.
+    pub failures: u64,
+    /// Why the last attempt failed, if it did. It is made again, in order.
     pub error: Option<String>,
 }
 
-/// The driver's end.
+/// The shell's end.
 pub struct StorageHandle {
     jobs: SyncSender<Job>,
     /// Jobs that the thread has no room for yet.
     waiting: VecDeque<Job>,
-    done: Receiver<()>,
-    /// Progress.
+    /// Progress. Closed when the thread has ended.
     pub state: watch::Receiver<StorageState>,
 }
 
-/// Starts the thread.
+/// Starts the thread on a state directory.
 pub fn spawn(state: &StateDir) -> Result<StorageHandle> {
-    let (jobs, job_receiver) = sync_channel(JOBS_MAX);
-    let (done_sender, done) = sync_channel(1);
-    let (sender, receiver) = watch::channel(StorageState::default());
-    let worker =
-        Worker { database: state.database.clone(), directory: state.path.clone(), jobs: job_receiver, state: sender };
-    std::thread::Builder::new().name("storage".into()).spawn(move || {
-        worker.run();
-        let _ = done_sender.try_send(());
-    })?;
-    Ok(StorageHandle { jobs, waiting: VecDeque::new(), done, state: receiver })
+    spawn_on(StateDisk { database: state.database.clone(), directory: state.path.clone() })
+}
+
+/// Starts the thread on any disk.
+pub fn spawn_on(disk: impl Disk) -> Result<StorageHandle> {
+    let (jobs, receiver) = sync_channel(JOBS_MAX);
+    let (sender, state) = watch::channel(StorageState::default());
+    let worker = Worker { disk, jobs: receiver, state: sender };
+    std::thread::Builder::new().name("storage".into()).spawn(move || worker.run())?;
+    Ok(StorageHandle { jobs, waiting: VecDeque::new(), state })
 }
 
 impl StorageHandle {
-    /// Queues records. Never blocks; see [`StorageHandle::is_congested`].
-    pub fn submit(&mut self, records: Vec<Record>, token: Option<u64>) {
-        self.waiting.push_back(Job::Commit { records, token });
+    /// Queues rows, and the number by which their durability is told. Never blocks.
+    pub fn submit(&mut self, rows: Vec<Row>, write: Option<u64>) {
+        self.waiting.push_back(Job::Store { rows, write });
         self.pump();
     }
 
-    /// Queues the second half of a checkpoint, behind the records that it relies on.
+    /// Queues the second half of a checkpoint, behind the rows that it relies on.
     pub fn commit_checkpoint(&mut self, written: WrittenCheckpoint, contents: Vec<u8>, spsa: Vec<u8>) {
         self.waiting.push_back(Job::Checkpoint { written, contents, spsa });
         self.pump();
@@ -84,64 +112,55 @@ impl StorageHandle {
         }
     }
 
-    /// Whether the disk is so far behind that no more input should be taken.
-    pub fn is_congested(&self) -> bool {
-        self.waiting.len() > JOBS_MAX
-    }
-
-    /// Stores what is queued and ends the thread, within `limit`.
-    pub fn stop(mut self, limit: Duration) -> Result<()> {
-        let begun = Instant::now();
+    /// Waits until all that is queued is durable, however long that takes. Fails as soon as the disk refuses a write.
+    pub async fn drain(mut self) -> Result<(), String> {
         self.waiting.push_back(Job::Stop);
         loop {
             self.pump();
-            let step = Duration::from_millis(5).min(limit);
-            match self.done.recv_timeout(step) {
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) if begun.elapsed() < limit => {}
-                Err(RecvTimeoutError::Timeout) => {
-                    let error = self.state.borrow().error.clone().unwrap_or_else(|| "the disk is slow".into());
-                    bail!("leaving although some of what peers sent is not stored ({error}); it comes again from them");
-                }
+            if let Some(error) = &self.state.borrow_and_update().error {
+                return Err(error.clone());
+            }
+            let look_again = tokio::time::timeout(PUMP_INTERVAL, self.state.changed());
+            if let Ok(Err(_)) = look_again.await {
+                return Ok(());
             }
         }
     }
 }
 
-struct Worker {
-    database: Arc<Database>,
-    directory: std::path::PathBuf,
+struct Worker<D> {
+    disk: D,
     jobs: Receiver<Job>,
     state: watch::Sender<StorageState>,
 }
 
-impl Worker {
+impl<D: Disk> Worker<D> {
     fn run(self) {
         let mut next = None;
         while let Some(job) = next.take().or_else(|| self.jobs.recv().ok()) {
             match job {
                 Job::Stop => return,
-                Job::Commit { mut records, mut token } => {
-                    while records.len() < GROUP_RECORDS_MAX && next.is_none() {
+                Job::Store { mut rows, mut write } => {
+                    while rows.len() < GROUP_ROWS_MAX && next.is_none() {
                         match self.jobs.try_recv() {
-                            Ok(Job::Commit { records: more, token: later }) => {
-                                records.extend(more);
-                                token = later.or(token);
+                            Ok(Job::Store { rows: more, write: later }) => {
+                                rows.extend(more);
+                                write = later.or(write);
                             }
                             Ok(other) => next = Some(other),
                             Err(_) => break,
                         }
                     }
-                    if !self.insist(|| self.database.commit(&records)) {
+                    if !self.insist(|| self.disk.store(&rows)) {
                         return;
                     }
-                    if let Some(token) = token {
-                        self.state.send_modify(|state| state.stored = state.stored.max(token));
+                    if let Some(write) = write {
+                        self.state.send_modify(|state| state.stored = state.stored.max(write));
                     }
                 }
                 Job::Checkpoint { written, contents, spsa } => {
                     // A checkpoint only saves time: if it cannot be kept, the ledger still can.
-                    if let Err(error) = written.commit(&self.directory, &self.database, &contents, &spsa) {
+                    if let Err(error) = self.disk.commit_checkpoint(written, &contents, &spsa) {
                         tracing::warn!("no checkpoint this time ({error:#}); the ledger is safe");
                     }
                     self.state.send_modify(|state| state.checkpoints += 1);
@@ -150,7 +169,7 @@ impl Worker {
         }
     }
 
-    /// Tries until it succeeds. False if the driver is gone.
+    /// Tries until it succeeds. False if the shell is gone.
     fn insist(&self, write: impl Fn() -> Result<()>) -> bool {
         loop {
             match write() {
@@ -159,8 +178,10 @@ impl Worker {
                     return true;
                 }
                 Err(error) => {
-                    let error = format!("{error:#}");
-                    self.state.send_if_modified(|state| state.error.replace(error.clone()) != Some(error));
+                    self.state.send_modify(|state| {
+                        state.failures += 1;
+                        state.error = Some(format!("{error:#}"));
+                    });
                     if self.state.is_closed() {
                         return false;
                     }
@@ -168,5 +189,71 @@ impl Worker {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::bail;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Takes its time, and refuses the first writes.
+    struct Lame {
+        takes: Duration,
+        refusals: AtomicU32,
+        stored: Arc<AtomicU32>,
+    }
+
+    impl Disk for Lame {
+        fn store(&self, rows: &[Row]) -> Result<()> {
+            std::thread::sleep(self.takes);
+            if self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+                bail!("no space left");
+            }
+            self.stored.fetch_add(rows.len() as u32, Ordering::SeqCst);
+            Ok(())
+        }
+
+        fn commit_checkpoint(&self, _: WrittenCheckpoint, _: &[u8], _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn row(number: u64) -> Row {
+        Row::Setting { name: number.to_string(), bytes: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn a_slow_disk_is_waited_for_until_everything_is_on_it() {
+        let stored = Arc::new(AtomicU32::new(0));
+        let takes = Duration::from_millis(300);
+        let mut storage = spawn_on(Lame { takes, refusals: 0.into(), stored: stored.clone() }).unwrap();
+        // More than the queue holds.
+        let writes = 2 * JOBS_MAX as u64;
+        (1..=writes).for_each(|write| storage.submit(vec![row(write)], Some(write)));
+        let state = storage.state.clone();
+        storage.drain().await.unwrap();
+        assert_eq!((state.borrow().stored, stored.load(Ordering::SeqCst)), (writes, writes as u32));
+    }
+
+    #[tokio::test]
+    async fn every_refusal_is_counted_and_then_the_write_is_made() {
+        let stored = Arc::new(AtomicU32::new(0));
+        let mut storage = spawn_on(Lame { takes: Duration::ZERO, refusals: 2.into(), stored: stored.clone() }).unwrap();
+        storage.submit(vec![row(1)], Some(1));
+        storage.state.wait_for(|state| state.failures == 1 && state.error.is_some()).await.unwrap();
+        let end = storage.state.wait_for(|state| state.stored == 1).await.unwrap().clone();
+        assert_eq!(end, StorageState { stored: 1, checkpoints: 0, failures: 2, error: None });
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_refuses_is_not_waited_for_and_the_thread_ends() {
+        let mut storage = spawn_on(Lame { takes: Duration::ZERO, refusals: u32::MAX.into(), stored: Arc::default() });
+        let mut state = storage.as_mut().unwrap().state.clone();
+        storage.as_mut().unwrap().submit(vec![row(1)], Some(1));
+        assert_eq!(storage.unwrap().drain().await.unwrap_err(), "no space left");
+        // Of the two ends only this one is left, which keeps the thread trying.
+        state.wait_for(|state| state.failures > 1).await.unwrap();
     }
 }

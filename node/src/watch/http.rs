@@ -14,7 +14,7 @@
 //! address of loopback or `localhost`, with any port (a tunnel has its own), else 421: a web site elsewhere that makes its
 //! name point here gets nothing. The page may load nothing from anywhere, be framed by nobody, and run no script but its own.
 //!
-//! *What it costs the node.* A thread and a runtime of its own; it sees the driver only through a
+//! *What it costs the node.* A thread and a runtime of its own; it sees the node only through a
 //! [`watch`] channel, which never makes the sender wait. At most [`CONNECTIONS_MAX`] connections at a time, others
 //! wait in the system's queue; each is closed after [`CONNECTION_TIME`].
 
@@ -44,7 +44,7 @@ use tokio::{
 };
 
 use super::{Metrics, Snapshot, history::History, prometheus};
-use crate::driver::hex;
+use crate::hex::hex;
 
 /// Connections at a time.
 pub const CONNECTIONS_MAX: usize = 32;

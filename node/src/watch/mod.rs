@@ -1,21 +1,26 @@
 //! What a node shows of itself while it runs. Nothing here changes the node.
 //!
-//! The driver makes a [`Snapshot`] once a second. It goes to `status.json` in the state directory, and to whoever holds the
-//! receiving end of the [`tokio::sync::watch`] channel. Field names are the keys of the JSON; they are stable: fields are added,
-//! not renamed, as long as [`VERSION`] stays.
+//! The [`Observer`] makes a [`Snapshot`] once a second. It goes to `status.json` in the state directory, and to whoever
+//! holds the receiving end of the [`tokio::sync::watch`] channel. Field names are the keys of the JSON; they are
+//! stable: fields are added, not renamed, as long as [`VERSION`] stays.
 //!
-//! [`http`] shows it to browsers and programs, `commands/top.rs` in a terminal; [`history`] is what curves are drawn from.
+//! [`http`] shows it to browsers and programs, `commands/top.rs` in a terminal; [`history`] is what curves are drawn
+//! from.
 
 use serde::{Deserialize, Serialize};
 
 pub mod history;
 pub mod http;
 pub mod journal;
+mod observer;
 pub mod prometheus;
 mod recorder;
+mod session;
 pub mod terminal;
 
+pub use observer::{Observer, View};
 pub use recorder::{METRICS, METRICS_INTERVAL, Metrics, Recorder, STATUS};
+pub use session::Session;
 
 /// Of the snapshot's JSON.
 pub const VERSION: u32 = 1;
@@ -55,8 +60,8 @@ pub struct Snapshot {
     pub training_loss: Option<f64>,
     /// The last look at the held-out text.
     pub held_out: Option<HeldOut>,
-    /// Estimate of others' gradients that exist and that own probes do not know: half of each active machine's last segment, and
-    /// what waits for the weights.
+    /// Estimate of others' gradients that exist and that own probes do not know: half of each active machine's last
+    /// segment, and what waits for the weights.
     pub staleness: Option<u64>,
     /// Gradients of others that the weights lack.
     pub waiting: u64,
@@ -179,6 +184,7 @@ pub struct Machine {
     pub last_seen_seconds: Option<f64>,
     /// Why not all of it counts.
     pub revoked: Option<String>,
-    /// The latest bytes, oldest first, two hexadecimal digits each (two's complement; 80 is void). At most [`RECENT_BYTES`].
+    /// The latest bytes, oldest first, two hexadecimal digits each (two's complement; 80 is void). At most
+    /// [`RECENT_BYTES`].
     pub recent: String,
 }

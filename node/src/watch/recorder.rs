@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -26,6 +26,8 @@ pub const METRICS: &str = "metrics.jsonl";
 pub const METRICS_INTERVAL: Duration = Duration::from_secs(10);
 /// What waits for a slow disk; more is dropped.
 const WAITING_MAX: usize = 256;
+/// At the end, the thread is looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -115,12 +117,17 @@ impl Recorder {
         let _ = self.entries.try_send(Entry::Journal(line));
     }
 
-    /// Waits until all is written, for `patience` at most.
-    pub fn stop(self, patience: Duration) {
-        drop(self.entries);
-        let begun = Instant::now();
-        while !self.thread.is_finished() && begun.elapsed() < patience {
-            std::thread::sleep(Duration::from_millis(2));
+    /// Hands over the last snapshot, and waits until everything is written, however long that takes.
+    pub async fn finish(self, last: Arc<Snapshot>) {
+        let Self { entries, thread } = self;
+        let mut entry = Entry::Snapshot(last);
+        while let Err(TrySendError::Full(again)) = entries.try_send(entry) {
+            entry = again;
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        drop(entries);
+        while !thread.is_finished() {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What meshes send each other, and its size on the socket.
 
-use node::network::{
+use peer::{
     framing::{TOPIC, field, framed, gossip_protobuf},
     mesh::ID_BYTES,
 };

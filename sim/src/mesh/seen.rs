@@ -1,6 +1,6 @@
 //! Which messages were seen, for a while.
 
-use node::network::mesh::DUPLICATES_KNOWN;
+use peer::mesh::DUPLICATES_KNOWN;
 use std::collections::VecDeque;
 
 use super::Message;

@@ -1,22 +1,21 @@
-//! A real language model, trained by `node`'s own trainer.
+//! A real language model, trained by the trainer that `node` runs, too.
 
 use anyhow::{Context, Result, ensure};
-use node::{
-    commands::train::load_model,
-    dataset::Dataset,
+use engine::{
+    base::{self, BaseSettings},
+    data::Dataset,
     embedded,
-    model::{Llama, LlamaConfig, Tokenizer},
-    settings::{ModelChoice, estimator},
-    storage::{BaseSettings, StateDir, start_run},
-    trainer::{ProbeSettings, Step, Trainer},
+    estimator::{Estimator, Normalizer},
+    model::{Architecture, Checkpoint, Tokenizer},
+    objective::NextToken,
+    trainer::{Parts, ProbeSettings, Trainer},
     weights::Weights,
 };
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId, Schedule},
     replay::{Contribution, Sweep},
-    replica::{LedgerRange, Replica},
-    spsa::Spsa,
+    replica::{LedgerRange, OwnByte, Replica},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::sync::Arc;
@@ -34,7 +33,7 @@ pub struct Language {
     settings: LanguageSettings,
     manifest: Arc<Manifest>,
     run: RunId,
-    config: LlamaConfig,
+    architecture: Box<dyn Architecture>,
     tokenizer: Tokenizer,
     base: Base,
     texts: Option<(Dataset, Dataset)>,
@@ -44,33 +43,30 @@ pub struct Language {
 impl Language {
     /// Loads the model as `node` does. `authority` is the key that may revoke.
     pub fn new(settings: &LanguageSettings, authority: Option<[u8; 32]>, seed: u64) -> Result<Self> {
-        let choice = settings.model.clone().map_or(ModelChoice::Embedded, ModelChoice::Directory);
         ensure!(
             settings.model.is_none() || settings.data.is_some(),
             "a model of one's own needs a text to train on: --data <file or directory>"
         );
         let hyperparameters = hyperparameters(settings.learning_rate, settings.epsilon);
-        // The base is snapped and described by the code that starts a run, in a directory of its own.
-        let directory = tempfile::tempdir().context("no room for a temporary directory")?;
-        let state = StateDir::create_or_open(directory.path())?;
-        let base = BaseSettings {
+        let checkpoint = match &settings.model {
+            Some(directory) => Checkpoint::load(directory)?,
+            None => embedded::checkpoint()?,
+        };
+        let architecture = checkpoint.architecture()?;
+        let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, architecture.interface())?;
+        let base_settings = BaseSettings {
             hyperparameters,
             schedule: Schedule::default(),
             ledger_samples_max: LEDGER_SAMPLES_MAX,
             authority,
         };
-        let mut manifest = start_run(&state, load_model(&choice)?, base)?;
-        manifest.nonce = nonce(seed);
-        let reader = state.base(&manifest)?;
-        let config = LlamaConfig::from_json(&reader.config()?)?;
-        let tokenizer = Tokenizer::from_bytes(&reader.tokenizer()?, &config)?;
-        let chunks = (0..manifest.base_chunks()).map(|index| reader.chunk(index)).collect::<Result<Vec<_>>>()?;
-        let base = Base::new(chunks.concat());
+        let (manifest, blob) = base::start(checkpoint, base_settings, nonce(seed))?;
+        let base = Base::new(blob);
         let length = settings.sequence_length;
         let texts = settings.data.as_ref().map(|path| Dataset::load_split(path, &tokenizer, length)).transpose()?;
         let run = manifest.run_id()?;
         let settings = settings.clone();
-        Ok(Self { settings, manifest: Arc::new(manifest), run, config, tokenizer, base, texts, seed })
+        Ok(Self { settings, manifest: Arc::new(manifest), run, architecture, tokenizer, base, texts, seed })
     }
 
     fn base_tensors(&self) -> &[u8] {
@@ -110,22 +106,30 @@ impl Objective for Language {
 
     fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>> {
         let (data, held_out) = self.texts(number)?;
-        let (mut bytes, spsa) = match &resumed {
-            Some(resumed) => (resumed.weights, resumed.spsa),
-            None => (self.base_tensors(), Spsa::new(self.manifest.levels)),
+        let (mut bytes, normalizer) = match &resumed {
+            Some(resumed) => (resumed.weights, resumed.normalizer),
+            None => (self.base_tensors(), Normalizer::new(self.manifest.levels)),
         };
         let weights = Weights::read_from(&self.manifest.tensors, &mut bytes)?;
-        let model = Llama::new(&self.config, weights.tensors())?;
-        let probes = ProbeSettings {
+        let model = self.architecture.model(weights.tensors())?;
+        let settings = ProbeSettings {
             epsilon: self.manifest.hyperparameters.epsilon,
             batch_size: self.settings.batch_size,
-            estimator: estimator(self.settings.estimator, self.settings.probes)?,
+            estimator: Estimator::new(self.settings.estimator, self.settings.probes)?,
             data_seed: self.data_seed(number),
         };
-        let random = Xoshiro256PlusPlus::seed_from_u64(self.data_seed(number) ^ 0xb17e);
-        let (run, manifest) = (self.run, self.manifest.clone());
-        let trainer = Trainer::new(run, manifest, weights, model, Some(data), Some(held_out), probes, spsa, random);
-        Ok(Box::new(LanguageLearner(trainer)))
+        Ok(Box::new(LanguageLearner(Trainer::new(Parts {
+            run: self.run,
+            manifest: self.manifest.clone(),
+            weights,
+            model,
+            objective: Box::new(NextToken),
+            data: Some(data),
+            held_out: Some(held_out),
+            settings,
+            normalizer,
+            random: Xoshiro256PlusPlus::seed_from_u64(self.data_seed(number) ^ 0xb17e),
+        }))))
     }
 
     fn digest_from_base(&self, replica: &Replica) -> Result<[u8; 32]> {
@@ -174,8 +178,8 @@ impl Learner for LanguageLearner {
         Ok(())
     }
 
-    fn step(&mut self, until_sample: u64) -> Result<Step> {
-        self.0.step(until_sample)
+    fn step(&mut self, until_sample: u64) -> Result<Vec<OwnByte>> {
+        Ok(self.0.step(until_sample)?.own)
     }
 
     fn loss(&mut self) -> Result<f64> {
@@ -193,8 +197,8 @@ impl Learner for LanguageLearner {
         Ok(bytes)
     }
 
-    fn spsa(&self) -> Spsa {
-        *self.0.spsa()
+    fn normalizer(&self) -> Normalizer {
+        *self.0.normalizer()
     }
 
     fn near_edge(&self) -> bool {

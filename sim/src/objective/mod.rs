@@ -1,13 +1,12 @@
 //! What the machines learn: a quadratic for thousands of them, or a real language model for tens.
 
 use anyhow::Result;
-use node::trainer::Step;
+use engine::estimator::Normalizer;
 use protocol::{
     machine::MachineId,
     manifest::{DirectionScale, Hyperparameters, Manifest, RunId},
     replay::Contribution,
-    replica::{LedgerRange, Replica},
-    spsa::Spsa,
+    replica::{LedgerRange, OwnByte, Replica},
 };
 use std::sync::Arc;
 
@@ -47,25 +46,25 @@ pub trait Learner {
     fn replay_ledger(&mut self, replica: &Replica, range: LedgerRange) -> Result<()>;
     /// Measures the next own gradients, at least one; the weights contain them afterwards. Samples from
     /// `until_sample` on are not wanted.
-    fn step(&mut self, until_sample: u64) -> Result<Step>;
+    fn step(&mut self, until_sample: u64) -> Result<Vec<OwnByte>>;
     /// Held-out loss at the exact weights.
     fn loss(&mut self) -> Result<f64>;
     /// Digest of the exact weights, as `node digest` prints it.
     fn digest(&mut self) -> Result<[u8; 32]>;
     /// The exact weights, for a checkpoint.
     fn snapshot(&mut self) -> Result<Vec<u8>>;
-    /// State of the estimator.
-    fn spsa(&self) -> Spsa;
+    /// The scale of own gradients.
+    fn normalizer(&self) -> Normalizer;
     /// Whether some weight is so near to its range's end that probes should pause.
     fn near_edge(&self) -> bool;
 }
 
-/// Weights and estimator from a checkpoint.
+/// Weights and normaliser from a checkpoint.
 pub struct Resumed<'a> {
     /// As [`Learner::snapshot`] made it.
     pub weights: &'a [u8],
-    /// As [`Learner::spsa`] gave it.
-    pub spsa: Spsa,
+    /// As [`Learner::normalizer`] gave it.
+    pub normalizer: Normalizer,
 }
 
 /// A problem that machines work on together.

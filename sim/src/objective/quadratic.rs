@@ -4,7 +4,7 @@
 //! θ* + heterogeneity · ξ, and each batch adds a slope of its own, noise · ξ·θ, the same at both probes (ξ normal).
 
 use anyhow::{Context, Result};
-use node::trainer::Step;
+use engine::estimator::{Normalizer, projected_gradient};
 use protocol::{
     machine::MachineId,
     manifest::{
@@ -15,7 +15,6 @@ use protocol::{
     replay::{self, Contribution, Sweep, add_quanta, sweep_reference},
     replica::{LedgerRange, OwnByte, Replica},
     seed::EntrySeed,
-    spsa::{self, Spsa},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{cell::RefCell, rc::Rc, sync::Arc};
@@ -186,9 +185,9 @@ impl Objective for Quadratic {
             problem.base.iter().zip(TENSORS).map(|(values, (_, size))| own_optimum(values, size)).collect();
         let offset = (heterogeneity > 0.0).then_some(offset);
         let mut weights = problem.base.clone();
-        let mut spsa = Spsa::new(problem.manifest.levels);
+        let mut normalizer = Normalizer::new(problem.manifest.levels);
         if let Some(resumed) = resumed {
-            spsa = resumed.spsa;
+            normalizer = resumed.normalizer;
             let mut bytes = resumed.weights.as_chunks::<4>().0.iter();
             for weight in weights.iter_mut().flatten() {
                 *weight = f32::from_le_bytes(*bytes.next().context("a checkpoint of another size")?);
@@ -199,7 +198,7 @@ impl Objective for Quadratic {
             prefixes: self.prefixes.clone(),
             weights,
             offset,
-            spsa,
+            normalizer,
             random,
             machine: MachineId { key: [0; 32], incarnation: 0 },
             next_sample: 0,
@@ -229,7 +228,7 @@ struct QuadraticLearner {
     prefixes: Rc<RefCell<Prefixes>>,
     weights: Vec<Vec<f32>>,
     offset: Option<Vec<Vec<f64>>>,
-    spsa: Spsa,
+    normalizer: Normalizer,
     random: Xoshiro256PlusPlus,
     machine: MachineId,
     next_sample: u64,
@@ -303,7 +302,7 @@ impl Learner for QuadraticLearner {
         Ok(())
     }
 
-    fn step(&mut self, _until_sample: u64) -> Result<Step> {
+    fn step(&mut self, _until_sample: u64) -> Result<Vec<OwnByte>> {
         let problem = self.problem.clone();
         let seed = EntrySeed::derive(&problem.run, &self.machine, self.next_sample);
         let probe = |multiple| Sweep { probes: vec![(seed, multiple)], contributions: Vec::new() };
@@ -312,13 +311,13 @@ impl Learner for QuadraticLearner {
         let plus = problem.loss(&self.weights, self.offset.as_deref()) + slope;
         self.sweep(&probe(-2));
         let minus = problem.loss(&self.weights, self.offset.as_deref()) - slope;
-        let g = spsa::projected_gradient(plus, minus, problem.settings.epsilon);
-        let byte = self.spsa.encode(g, uniform(&mut self.random));
+        let g = projected_gradient(plus, minus, problem.settings.epsilon);
+        let byte = self.normalizer.encode(g, uniform(&mut self.random));
         let own = replay::contribution(seed, byte, self.swarm_step, &problem.manifest.schedule);
         self.sweep(&Sweep { probes: vec![(seed, 1)], contributions: vec![own] });
         let own = OwnByte { machine: self.machine, sample: self.next_sample, byte, swarm_step: self.swarm_step };
         self.next_sample += 1;
-        Ok(Step { own: vec![own], loss: (plus + minus) / 2.0 })
+        Ok(vec![own])
     }
 
     fn loss(&mut self) -> Result<f64> {
@@ -333,8 +332,8 @@ impl Learner for QuadraticLearner {
         Ok(self.weights.iter().flatten().flat_map(|weight| weight.to_le_bytes()).collect())
     }
 
-    fn spsa(&self) -> Spsa {
-        self.spsa
+    fn normalizer(&self) -> Normalizer {
+        self.normalizer
     }
 
     fn near_edge(&self) -> bool {

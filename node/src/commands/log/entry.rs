@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::tail::in_words;
 use crate::{
     cli::EntryArgs,
-    driver::hex,
+    hex::hex,
     log::{self, Log},
     watch::journal::now_ms,
 };

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     cli::{LogDiffArgs, LogExportArgs, LogImportArgs},
-    driver::hex,
+    hex::hex,
     log::{
         Log,
         diff::{MachineDifference, differences},
@@ -22,11 +22,11 @@ use crate::{
     },
     opened::{Opened, restore},
     records,
-    storage::{Record, StateDir},
+    storage::{Row, StateDir},
 };
 
 /// Records in one transaction.
-const GROUP_RECORDS: usize = 4_096;
+const GROUP_ROWS: usize = 4_096;
 
 /// `log export`.
 pub fn export(args: &LogExportArgs) -> Result<()> {
@@ -71,12 +71,12 @@ pub fn import(args: &LogImportArgs) -> Result<()> {
     let chunks = |visit: &mut dyn FnMut(&[u8]) -> Result<()>| opened.state.for_each_chunk(visit);
     restore(&mut target, opened.state.path(), opened.state.revocations()?, chunks)?;
     let before = gradients(&target);
-    let mut waiting: Vec<Record> = Vec::new();
+    let mut waiting: Vec<Row> = Vec::new();
     let reports = merge(&mut log.replica, &mut target, |records| {
         for record in &records {
-            waiting.push(records::to_storage(record)?);
+            waiting.push(records::to_row(record)?);
         }
-        if waiting.len() >= GROUP_RECORDS {
+        if waiting.len() >= GROUP_ROWS {
             opened.state.commit(&std::mem::take(&mut waiting))?;
         }
         Ok(())

@@ -1,15 +1,15 @@
 //! `log replay`: the weights as they were.
 
 use anyhow::{Result, bail, ensure};
+use engine::objective::{Evaluation, NextToken, evaluate};
 use serde_json::json;
 use std::collections::BTreeMap;
 
 use crate::{
     cli::ReplayArgs,
     commands::inspect::evaluation_text,
-    driver::hex,
+    hex::hex,
     log::{Base, Log, past::Cut},
-    model::Evaluation,
     watch::journal::Heights,
 };
 
@@ -28,7 +28,7 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
         data => {
             let (model, tokenizer) = base.model()?;
             let text = evaluation_text(&log.manifest, data.as_deref(), &tokenizer, args.sequence_length)?;
-            Some(model.evaluate(&text, BATCH, None)?)
+            Some(evaluate(&NextToken, &*model, &text, BATCH, None)?)
         }
     };
     if let Some(out) = &args.out {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::{
     cli::LogArgs,
-    driver::hex,
+    hex::hex,
     log::{Log, in_words},
     watch::journal::now_ms,
 };

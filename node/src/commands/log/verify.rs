@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::{
     cli::VerifyArgs,
-    driver::hex,
+    hex::hex,
     log::{Base, Log, replica_of},
     opened::replay,
     records,

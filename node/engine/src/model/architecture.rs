@@ -1,0 +1,159 @@
+//! From `config.json`, which may come from a peer, to the family of models that it describes.
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::Tensor;
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+use super::{Model, llama};
+
+/// Every family that can be read. A new one is a file of its own and a line here.
+const FAMILIES: [&Family; 1] = [&llama::FAMILY];
+
+/// Most layers that a config may ask for.
+pub const LAYERS_MAX: usize = 1024;
+/// Largest width of hidden states, or inside a layer.
+pub const WIDTH_MAX: usize = 1 << 18;
+/// Largest vocabulary.
+pub const VOCABULARY_MAX: usize = 1 << 22;
+/// Longest window, tokens.
+pub const POSITIONS_MAX: usize = 1 << 24;
+/// Most weights: 2^40.
+const PARAMETERS_MAX: u64 = 1 << 40;
+
+/// A family of models: what names it, and how its config is read.
+pub struct Family {
+    /// As people say it.
+    pub name: &'static str,
+    /// As `config.json` says it.
+    pub model_type: &'static str,
+    /// Its class in transformers, which names it where `model_type` is absent.
+    pub class: &'static str,
+    /// Reads and validates `config.json`. Errors name the field and the value.
+    pub read: fn(Value) -> Result<Box<dyn Architecture>>,
+}
+
+/// One model's shape, validated: sizes are plausible, and no sum of them overflows.
+pub trait Architecture {
+    /// Vocabulary and window.
+    fn interface(&self) -> &Interface;
+
+    /// Its class in transformers.
+    fn class(&self) -> &'static str;
+
+    /// Hugging Face names and shapes of all weights, in no particular order.
+    fn tensors(&self) -> Vec<(String, Vec<usize>)>;
+
+    /// Whether a checkpoint may hold a tensor of this name that is no weight: a table of constants, or a copy of a tied
+    /// weight.
+    fn is_redundant(&self, name: &str) -> bool;
+
+    /// Builds the model on clones of `tensors`, which share their storage. Errors if one of [`Architecture::tensors`]
+    /// is missing, has another shape, or is not contiguous f32 where the model computes.
+    fn model(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Box<dyn Model>>;
+}
+
+/// What a model's callers must know of it, whatever its family.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Interface {
+    /// Number of token ids.
+    pub vocabulary: usize,
+    /// Longest window, tokens.
+    pub window_max: usize,
+    /// Token that starts a text, if any. It may lie outside the vocabulary.
+    pub bos: Option<u32>,
+    /// Tokens that end a text.
+    pub eos: Vec<u32>,
+}
+
+/// The model that `config.json` describes.
+///
+/// The family is looked up before any other field is read, so that an unknown one is called by its name, not by a field
+/// it lacks.
+pub fn architecture(config: &[u8]) -> Result<Box<dyn Architecture>> {
+    let value: Value = serde_json::from_slice(config).context("config.json is not valid JSON")?;
+    let model_type = value.get("model_type").and_then(Value::as_str);
+    let class = value.pointer("/architectures/0").and_then(Value::as_str);
+    let is_named = |family: &&&Family| match model_type {
+        Some(model_type) => model_type == family.model_type,
+        None => class == Some(family.class),
+    };
+    let Some(family) = FAMILIES.iter().find(is_named) else {
+        let known = FAMILIES.map(|family| format!("{} models (model_type {:?})", family.name, family.model_type));
+        bail!(
+            "config.json: unknown architecture (model_type {}, architectures {}); this node runs {}",
+            model_type.unwrap_or("absent"),
+            class.unwrap_or("absent"),
+            known.join(", ")
+        );
+    };
+    (family.read)(value)
+}
+
+/// One id or several, as `eos_token_id` has them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub enum Ids {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl Ids {
+    /// None where the field is absent.
+    pub fn list(ids: Option<Self>) -> Vec<u32> {
+        match ids {
+            None => Vec::new(),
+            Some(Self::One(id)) => vec![id],
+            Some(Self::Many(ids)) => ids,
+        }
+    }
+}
+
+/// Errors unless field `name` is from 1 to `max`.
+pub fn bounded(name: &str, value: usize, max: usize) -> Result<()> {
+    ensure!((1..=max).contains(&value), "config.json: {name} is {value}, supported are 1 to {max}");
+    Ok(())
+}
+
+/// Errors if tensors of these shapes, of bounded dimensions, have more than 2^40 elements together.
+pub fn bounded_total(tensors: &[(String, Vec<usize>)]) -> Result<()> {
+    let elements = |shape: &[usize]| shape.iter().map(|dimension| *dimension as u64).product::<u64>();
+    let parameters: u64 = tensors.iter().map(|(_, shape)| elements(shape)).sum();
+    ensure!(parameters <= PARAMETERS_MAX, "config.json describes {parameters} weights, supported are 2^40");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn refusal(config: Value) -> String {
+        architecture(config.to_string().as_bytes()).err().expect("must be refused").to_string()
+    }
+
+    #[test]
+    fn an_unknown_family_is_refused_by_name_with_those_that_are_known() {
+        let refused = refusal(json!({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}));
+        let expected = "config.json: unknown architecture (model_type gpt2, architectures GPT2LMHeadModel); this node runs Llama \
+                        models (model_type \"llama\")";
+        assert_eq!(refused, expected);
+        assert!(refusal(json!({})).contains("model_type absent, architectures absent"));
+        assert!(refusal(json!([])).contains("model_type absent"));
+    }
+
+    #[test]
+    fn the_class_names_the_family_where_the_type_is_absent() {
+        assert!(refusal(json!({"architectures": ["LlamaForCausalLM"]})).contains("does not describe a Llama"));
+        let both = json!({"model_type": "gpt2", "architectures": ["LlamaForCausalLM"]});
+        assert!(refusal(both).contains("unknown architecture"));
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused() {
+        for broken in [&b"{"[..], &[b'['; 100_000]] {
+            assert!(architecture(broken).err().unwrap().to_string().starts_with("config.json is not valid JSON"));
+        }
+    }
+}

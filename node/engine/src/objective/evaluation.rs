@@ -1,0 +1,41 @@
+//! Held-out loss.
+
+use anyhow::{Result, ensure};
+
+use super::{LossSum, Objective};
+use crate::{data::Dataset, model::Model};
+
+/// How well a model does on a text.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Evaluation {
+    /// Mean loss, nats per token.
+    pub loss: f64,
+    /// Predicted positions.
+    pub tokens: u64,
+    /// Bytes of the whole text, of which the predicted positions may be a part.
+    pub bytes: u64,
+    /// `loss · tokens per byte / ln 2`, where tokens per byte is that of the whole text.
+    pub bits_per_byte: f64,
+}
+
+/// Evaluates on the windows of `dataset`, or on `windows_max` of them, evenly spread. `batch_size`: windows at a time.
+pub fn evaluate(
+    objective: &dyn Objective,
+    model: &dyn Model,
+    dataset: &Dataset,
+    batch_size: usize,
+    windows_max: Option<usize>,
+) -> Result<Evaluation> {
+    let windows = dataset.windows();
+    let chosen = windows_max.unwrap_or(windows).clamp(1, windows);
+    ensure!(batch_size > 0, "the batch size must be at least 1");
+    let indices: Vec<usize> = (0..chosen).map(|i| (i as u128 * windows as u128 / chosen as u128) as usize).collect();
+    let mut total = LossSum { sum: 0.0, count: 0 };
+    for indices in indices.chunks(batch_size) {
+        let LossSum { sum, count } = objective.measure(model, &dataset.batch_of(indices)?)?;
+        total = LossSum { sum: total.sum + sum, count: total.count + count };
+    }
+    let loss = total.mean();
+    let bits_per_byte = loss * dataset.tokens_per_byte() / std::f64::consts::LN_2;
+    Ok(Evaluation { loss, tokens: total.count, bytes: dataset.bytes(), bits_per_byte })
+}

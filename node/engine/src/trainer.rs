@@ -1,0 +1,234 @@
+//! The trainer: measures own gradients and keeps the weights exact. It has no thread, no network and no disk.
+
+use anyhow::{Context, Result};
+use protocol::{
+    machine::MachineId,
+    manifest::{Manifest, RunId},
+    replay::{self, Contribution, Sweep},
+    replica::OwnByte,
+    seed::EntrySeed,
+};
+use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::Rng};
+use std::sync::Arc;
+
+use crate::{
+    data::Dataset,
+    estimator::{Estimator, Measured, Normalizer, Probe},
+    model::{Batch, Model},
+    objective::{Evaluation, Objective, evaluate},
+    weights::{SweepReport, Weights},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// What a machine chooses for its own probes.
+#[derive(Clone, Debug)]
+pub struct ProbeSettings {
+    /// Size of the perturbation, as in the manifest unless chosen otherwise by the run.
+    pub epsilon: f64,
+    /// From losses to bytes.
+    pub estimator: Estimator,
+    /// Windows per batch.
+    pub batch_size: usize,
+    /// Seed of the own data order.
+    pub data_seed: u64,
+}
+
+/// What a trainer is made of.
+pub struct Parts {
+    /// The hash of `manifest`.
+    pub run: RunId,
+    /// What the run agreed on.
+    pub manifest: Arc<Manifest>,
+    /// The exact weights, which `model` shares.
+    pub weights: Weights,
+    /// Computes with `weights`.
+    pub model: Box<dyn Model>,
+    /// What is made smaller.
+    pub objective: Box<dyn Objective>,
+    /// Own text; without it the trainer only replays.
+    pub data: Option<Dataset>,
+    /// Text for [`Trainer::evaluate`].
+    pub held_out: Option<Dataset>,
+    /// How own gradients are measured.
+    pub settings: ProbeSettings,
+    /// As an earlier session left it, or new.
+    pub normalizer: Normalizer,
+    /// Draws the rounding of own bytes.
+    pub random: Xoshiro256PlusPlus,
+}
+
+/// Own model, weights and data, at work.
+pub struct Trainer {
+    parts: Parts,
+    machine: MachineId,
+    next_sample: u64,
+    swarm_step: u64,
+    /// What the weights still lack: the restore of the last probe, its own byte, and peers' entries.
+    owed: Sweep,
+    /// Entries of others in `owed`.
+    waiting: usize,
+    near_edge: Option<SweepReport>,
+}
+
+/// Own gradients that were measured together.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The bytes, in the order of their samples.
+    pub own: Vec<OwnByte>,
+    /// Mean of the losses, nats per token.
+    pub loss: f64,
+}
+
+impl Trainer {
+    /// At sample 0 of no machine: see [`Trainer::adopt`].
+    pub fn new(parts: Parts) -> Self {
+        let machine = MachineId { key: [0; 32], incarnation: 0 };
+        Self { parts, machine, next_sample: 0, swarm_step: 0, owed: Sweep::default(), waiting: 0, near_edge: None }
+    }
+
+    /// Whose samples come next, and from which number on.
+    pub fn adopt(&mut self, machine: MachineId, next_sample: u64) {
+        (self.machine, self.next_sample) = (machine, next_sample);
+    }
+
+    /// The machine and the sample that comes next.
+    pub fn position(&self) -> (MachineId, u64) {
+        (self.machine, self.next_sample)
+    }
+
+    /// The swarm step whose learning rate own bytes use.
+    pub fn set_swarm_step(&mut self, swarm_step: u64) {
+        self.swarm_step = swarm_step;
+    }
+
+    /// The normaliser, to survive a restart.
+    pub fn normalizer(&self) -> &Normalizer {
+        &self.parts.normalizer
+    }
+
+    /// The weight, if any, that is so near to its range's end that own probes should pause: its tensor, and how far it
+    /// is from zero (1 is the end).
+    pub fn near_edge(&self) -> Option<(&str, f64)> {
+        let report = self.near_edge.as_ref()?;
+        Some((&self.parts.weights.specs()[report.tensor].name, report.share()))
+    }
+
+    /// Takes entries of others; they reach the weights with the next sweep.
+    pub fn replay(&mut self, entries: Vec<Contribution>) {
+        self.waiting += entries.len();
+        self.owed.contributions.extend(entries);
+    }
+
+    /// Entries of others that wait for a sweep.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Brings the weights to exactly base + contributions.
+    pub fn settle(&mut self) -> Result<()> {
+        let owed = std::mem::take(&mut self.owed);
+        self.sweep(&owed)
+    }
+
+    fn sweep(&mut self, sweep: &Sweep) -> Result<()> {
+        if sweep.is_empty() {
+            return Ok(());
+        }
+        self.waiting = 0;
+        let report = self.parts.weights.sweep(sweep)?;
+        // Only what takes entries out can heal, wherever the weights went on the way.
+        if sweep.contributions.iter().any(|contribution| contribution.removed) {
+            self.near_edge = Some(self.parts.weights.peak()?).filter(SweepReport::near_edge);
+        } else if report.near_edge() {
+            self.near_edge = Some(report);
+        }
+        Ok(())
+    }
+
+    /// The next own gradients, at least one, none of them of `until_sample` or later. Each forward costs one sweep.
+    pub fn step(&mut self, until_sample: u64) -> Result<Step> {
+        let Parts { settings, data, .. } = &self.parts;
+        let data = data.as_ref().context("this node has no data to train on")?;
+        let (estimator, epsilon) = (settings.estimator, settings.epsilon);
+        let batch = data.batch(settings.data_seed, self.next_sample, settings.batch_size)?;
+        let samples_max = until_sample.saturating_sub(self.next_sample);
+        let measured = estimator.measure(&mut BatchProbe { trainer: self, batch: &batch }, epsilon, samples_max)?;
+        Ok(self.publish(&measured))
+    }
+
+    /// The loss at θ + `multiple` · εz, after whatever else the weights lack; the way back is owed.
+    ///
+    /// One sweep does everything at once: it restores the last probe, applies own bytes and all waiting entries, and
+    /// perturbs.
+    fn probe(&mut self, seed: EntrySeed, multiple: i32, batch: &Batch) -> Result<f64> {
+        let mut forth = std::mem::take(&mut self.owed);
+        match forth.probes.iter_mut().find(|(back, _)| *back == seed) {
+            Some((_, back)) => *back += multiple,
+            None => forth.probes.push((seed, multiple)),
+        }
+        self.sweep(&forth)?;
+        self.owed.probes.push((seed, -multiple));
+        self.loss(batch)
+    }
+
+    /// The loss at the weights as they stand.
+    fn loss(&self, batch: &Batch) -> Result<f64> {
+        Ok(self.parts.objective.measure(&*self.parts.model, batch)?.mean())
+    }
+
+    /// Own bytes for what was measured, from the next sample on; the weights will have them with the next sweep.
+    fn publish(&mut self, measured: &Measured) -> Step {
+        let mut own = Vec::with_capacity(measured.gradients.len());
+        for g in &measured.gradients {
+            let (machine, sample, swarm_step) = (self.machine, self.next_sample, self.swarm_step);
+            let byte = self.encode(*g);
+            let seed = EntrySeed::derive(&self.parts.run, &machine, sample);
+            self.owed.contributions.push(replay::contribution(seed, byte, swarm_step, &self.parts.manifest.schedule));
+            own.push(OwnByte { machine, sample, byte, swarm_step });
+            self.next_sample += 1;
+        }
+        Step { own, loss: measured.losses.iter().sum::<f64>() / measured.losses.len() as f64 }
+    }
+
+    fn encode(&mut self, g: f64) -> i8 {
+        let Parts { settings, normalizer, manifest, random, .. } = &mut self.parts;
+        let uniform = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        settings.estimator.encode(g, normalizer, manifest.levels, uniform)
+    }
+
+    /// Loss on the held-out text at the exact weights, or on its first windows if it has more than `windows_max`. None
+    /// without held-out text.
+    pub fn evaluate(&mut self, windows_max: usize) -> Result<Option<Evaluation>> {
+        self.settle()?;
+        let Parts { objective, model, held_out, settings, .. } = &self.parts;
+        let Some(held_out) = held_out else { return Ok(None) };
+        evaluate(&**objective, &**model, held_out, settings.batch_size, Some(windows_max)).map(Some)
+    }
+
+    /// The exact weights.
+    pub fn weights(&mut self) -> Result<&Weights> {
+        self.settle()?;
+        Ok(&self.parts.weights)
+    }
+}
+
+/// The trainer's weights on the way to and from the points that an estimator asks for, all on one batch.
+struct BatchProbe<'a> {
+    trainer: &'a mut Trainer,
+    batch: &'a Batch,
+}
+
+impl Probe for BatchProbe<'_> {
+    fn loss(&mut self) -> Result<f64> {
+        self.trainer.settle()?;
+        self.trainer.loss(self.batch)
+    }
+
+    fn loss_along(&mut self, index: u64, multiple: i32) -> Result<f64> {
+        let Trainer { parts, machine, next_sample, .. } = &*self.trainer;
+        let seed = EntrySeed::derive(&parts.run, machine, next_sample + index);
+        self.trainer.probe(seed, multiple, self.batch)
+    }
+}

@@ -1,0 +1,101 @@
+use super::*;
+use crate::{
+    base::{self, BaseSettings},
+    embedded, model,
+    objective::NextToken,
+};
+use protocol::{
+    codec::MULTIPLIER_ONE,
+    manifest::{DirectionScale, Hyperparameters, Schedule},
+};
+use rand_xoshiro::rand_core::SeedableRng;
+use std::num::NonZeroU32;
+
+const MACHINE: MachineId = MachineId { key: [3; 32], incarnation: 7 };
+
+/// A new run on the embedded model, and its base.
+struct Run {
+    id: RunId,
+    manifest: Arc<Manifest>,
+    tensors: Vec<u8>,
+}
+
+impl Run {
+    fn new() -> Self {
+        let hyperparameters = Hyperparameters {
+            learning_rate: 3e-4,
+            epsilon: 1e-3,
+            planned_gradients: 1_000,
+            direction_scale: DirectionScale::Rms,
+        };
+        let (schedule, authority) = (Schedule::default(), None);
+        let settings = BaseSettings { hyperparameters, schedule, ledger_samples_max: 1 << 20, authority };
+        let (manifest, blob) = base::start(embedded::checkpoint().unwrap(), settings, [5; 16]).unwrap();
+        let tensors = blob[blob.len() - 4 * manifest.parameters() as usize..].to_vec();
+        Self { id: manifest.run_id().unwrap(), manifest: Arc::new(manifest), tensors }
+    }
+
+    fn weights(&self) -> Weights {
+        Weights::read_from(&self.manifest.tensors, &mut &self.tensors[..]).unwrap()
+    }
+
+    fn trainer(&self, estimator: Estimator) -> Trainer {
+        let weights = self.weights();
+        let checkpoint = embedded::checkpoint().unwrap();
+        let (model, tokenizer) = model::load(&checkpoint.config, &checkpoint.tokenizer, weights.tensors()).unwrap();
+        let epsilon = self.manifest.hyperparameters.epsilon;
+        let mut trainer = Trainer::new(Parts {
+            run: self.id,
+            manifest: self.manifest.clone(),
+            weights,
+            model,
+            objective: Box::new(NextToken),
+            data: Some(embedded::training(1, &tokenizer, 16).unwrap()),
+            held_out: None,
+            settings: ProbeSettings { epsilon, estimator, batch_size: 1, data_seed: 1 },
+            normalizer: Normalizer::new(self.manifest.levels),
+            random: Xoshiro256PlusPlus::seed_from_u64(1),
+        });
+        trainer.adopt(MACHINE, 0);
+        trainer
+    }
+
+    fn entry(&self, own: &OwnByte) -> Contribution {
+        let seed = EntrySeed::derive(&self.id, &own.machine, own.sample);
+        replay::contribution(seed, own.byte, own.swarm_step, &self.manifest.schedule)
+    }
+}
+
+#[test]
+fn whatever_the_estimator_the_weights_hold_what_was_published_and_no_more() {
+    let run = Run::new();
+    let three = Estimator::Fzoo { probes: NonZeroU32::new(3).unwrap() };
+    for estimator in [three, Estimator::Spsa, Estimator::Mezo] {
+        let mut trainer = run.trainer(estimator);
+        let (mut own, mut entries) = (Vec::new(), Vec::new());
+        for sample in 0..3 {
+            own.extend(trainer.step(u64::MAX).unwrap().own);
+            // Another machine's gradient arrives between the steps.
+            let seed = EntrySeed([sample; 32]);
+            let other = Contribution { seed, byte: 90, multiplier: MULTIPLIER_ONE, removed: false };
+            entries.push(other);
+            trainer.replay(vec![other]);
+        }
+        assert_eq!(own.len(), if estimator == three { 9 } else { 3 }, "{estimator:?}");
+        assert!(own.iter().zip(0..).all(|(own, sample)| own.sample == sample && own.machine == MACHINE));
+        assert!(own.iter().any(|own| own.byte != 0), "{estimator:?} measured nothing");
+        let mut expected = run.weights();
+        entries.extend(own.iter().map(|own| run.entry(own)));
+        expected.sweep(&Sweep { probes: Vec::new(), contributions: entries }).unwrap();
+        assert_eq!(trainer.weights().unwrap().digest(), expected.digest(), "{estimator:?}");
+    }
+}
+
+#[test]
+fn no_sample_beyond_the_limit_is_measured() {
+    let run = Run::new();
+    let mut trainer = run.trainer(Estimator::default());
+    let lengths: Vec<usize> = (0..2).map(|_| trainer.step(20).unwrap().own.len()).collect();
+    assert_eq!(lengths, [16, 4]);
+    assert_eq!(trainer.position(), (MACHINE, 20));
+}

@@ -1,0 +1,22 @@
+//! The numbers of a model, apart from what is computed with them.
+//!
+//! | file | noun |
+//! |---|---|
+//! | `trained.rs` | the tensors that a run trains: exact, changed in place, shared with the model |
+//! | `sweep.rs` | probes and entries into all trained tensors, in one pass |
+//! | `bytes.rs` | trained tensors as bytes: checkpoints, base, digests |
+//! | `grid.rs` | whether a value is a whole number of quanta within its range |
+//!
+//! Frozen tensors, which no sweep touches, and adapters, which are trained beside a base, get files of their own here.
+
+mod bytes;
+mod grid;
+mod sweep;
+mod trained;
+
+#[cfg(test)]
+mod tests;
+
+pub use bytes::tensor_digest;
+pub use sweep::SweepReport;
+pub use trained::Weights;

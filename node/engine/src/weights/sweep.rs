@@ -1,0 +1,99 @@
+//! Sweeps: whatever changes the trained tensors, in one pass over all of them.
+
+use anyhow::{Context, Result};
+use protocol::{
+    manifest::{TensorSpec, WEIGHT_BITS},
+    perturbation::BLOCK,
+    replay::{Sweep, TensorSweep},
+};
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::Weights;
+use crate::device;
+
+/// Element·directions below which another thread costs more than it saves (about 20 µs of work).
+const TASK_WORK_MIN: usize = 1 << 17;
+
+/// What a sweep saw.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct SweepReport {
+    /// Largest |n| among the weights that were swept, also on their way: a sweep of many directions goes in rounds.
+    pub peak: u32,
+    /// Index (canonical order) of the tensor that holds it.
+    pub tensor: usize,
+}
+
+impl SweepReport {
+    /// The largest weight as a share of its range (1 is the end).
+    pub fn share(&self) -> f64 {
+        f64::from(self.peak) / f64::from(1 << WEIGHT_BITS)
+    }
+
+    /// Whether a weight is within 5% of the edge of its range, where the next moves may wrap around.
+    pub fn near_edge(&self) -> bool {
+        self.share() > 0.95
+    }
+}
+
+impl Weights {
+    /// Adds probes and contributions to all weights in one pass, over the threads of the current rayon pool.
+    ///
+    /// An error is a bug or a foreign change of a tensor; the weights must then be loaded anew.
+    pub fn sweep(&mut self, sweep: &Sweep) -> Result<SweepReport> {
+        if sweep.is_empty() {
+            return Ok(SweepReport::default());
+        }
+        let elements: u64 = self.specs.iter().map(TensorSpec::elements).sum();
+        let directions = sweep.probes.len() + sweep.contributions.len();
+        let alone = rayon::current_num_threads() == 1 || elements as usize * directions < 2 * TASK_WORK_MIN;
+        let one = |index: usize| -> Result<SweepReport> {
+            let resolved = sweep.for_tensor(index as u32, &self.specs[index]);
+            let peak = self.sweep_tensor(index, &resolved, alone)?;
+            Ok(SweepReport { peak, tensor: index })
+        };
+        let higher = |a: SweepReport, b: SweepReport| if b.peak > a.peak { b } else { a };
+        if alone {
+            return (0..self.specs.len())
+                .try_fold(SweepReport::default(), |report, index| Ok(higher(report, one(index)?)));
+        }
+        (0..self.specs.len()).into_par_iter().map(one).try_reduce(SweepReport::default, |a, b| Ok(higher(a, b)))
+    }
+
+    /// One tensor's part of a sweep; returns its largest |n|.
+    fn sweep_tensor(&self, index: usize, sweep: &TensorSweep, alone: bool) -> Result<u32> {
+        let spec = &self.specs[index];
+        let directions = sweep.wide.len() + sweep.narrow.len();
+        if directions == 0 {
+            return Ok(0);
+        }
+        let (kernel, scale) = (self.kernel(), spec.quantum());
+        let blocks = TASK_WORK_MIN.div_ceil(BLOCK * directions);
+        let peak = AtomicU32::new(0);
+        let apply = |values: &mut [f32]| {
+            if alone || values.len() <= blocks * BLOCK {
+                peak.fetch_max(kernel.sweep(values, scale, sweep, 0), Ordering::Relaxed);
+                return;
+            }
+            values.par_chunks_mut(blocks * BLOCK).enumerate().for_each(|(task, values)| {
+                peak.fetch_max(kernel.sweep(values, scale, sweep, (task * blocks) as u64), Ordering::Relaxed);
+            });
+        };
+        device::change(&self.tensors[&spec.name], &apply).with_context(|| format!("sweeping {}", spec.name))?;
+        Ok(peak.into_inner())
+    }
+
+    /// The largest weight as it stands.
+    pub fn peak(&self) -> Result<SweepReport> {
+        let mut report = SweepReport::default();
+        for (tensor, spec) in self.specs.iter().enumerate() {
+            let largest =
+                self.read(spec, |values| values.iter().fold(0f32, |largest, value| largest.max(value.abs())))?;
+            let peak = (largest / spec.quantum()) as u32;
+            if peak > report.peak {
+                report = SweepReport { peak, tensor };
+            }
+        }
+        Ok(report)
+    }
+}

@@ -1,0 +1,70 @@
+//! The tensors that a run trains, in an exact store that the model shares.
+//!
+//! They are plain candle tensors, so a model that is built on clones of them sees every sweep: perturbing and replaying
+//! need no second copy. Only [`Weights::sweep`] changes a value, and only by whole quanta.
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::Tensor;
+use protocol::manifest::TensorSpec;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+use super::grid::{check_grid, check_layout};
+use crate::{device, kernel::Kernel};
+
+/// The trained tensors of a run: f32, contiguous, every value n · quantum with −2^24 ≤ n < 2^24, zero as +0.0.
+pub struct Weights {
+    pub(super) specs: Vec<TensorSpec>,
+    pub(super) tensors: BTreeMap<String, Tensor>,
+    kernel: Kernel,
+}
+
+impl Weights {
+    /// Takes over `tensors`, which must be exactly those of `specs` (in canonical order), with values on their grids.
+    pub fn new(specs: &[TensorSpec], tensors: BTreeMap<String, Tensor>) -> Result<Self> {
+        ensure!(
+            specs.is_sorted_by(|a, b| a.name < b.name),
+            "the table of tensors is not in the order of its names; take it from a valid manifest"
+        );
+        if let Some(name) = tensors.keys().find(|name| specs.binary_search_by(|s| s.name.cmp(name)).is_err()) {
+            bail!("tensor {name} is not one of the run's {} tensors; use the run's base model", specs.len());
+        }
+        for spec in specs {
+            let tensor = tensors
+                .get(&spec.name)
+                .with_context(|| format!("tensor {} of the run is missing; use the run's base model", spec.name))?;
+            check_layout(spec, tensor)?;
+        }
+        let weights = Self { specs: specs.to_vec(), tensors, kernel: Kernel::best() };
+        weights
+            .specs
+            .par_iter()
+            .try_for_each(|spec| weights.read(spec, |values| check_grid(&spec.name, values, spec.quantum()))?)?;
+        Ok(weights)
+    }
+
+    /// Sweeps with `kernel` from now on; the bits are the same with any.
+    pub fn set_kernel(&mut self, kernel: Kernel) {
+        self.kernel = kernel;
+    }
+
+    /// The kernel that sweeps.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// The table of tensors, in canonical order.
+    pub fn specs(&self) -> &[TensorSpec] {
+        &self.specs
+    }
+
+    /// The tensors by name. Clones share the storage and see every sweep.
+    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
+        &self.tensors
+    }
+
+    /// Calls `f` on the values of one tensor.
+    pub(super) fn read<T>(&self, spec: &TensorSpec, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
+        device::read(&self.tensors[&spec.name], f).with_context(|| format!("tensor {}", spec.name))
+    }
+}

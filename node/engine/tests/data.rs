@@ -1,0 +1,176 @@
+//! Data files, windows, batches.
+
+use engine::{
+    data::Dataset,
+    embedded,
+    model::{IGNORED, Tokenizer},
+};
+use std::{collections::BTreeSet, fs, path::PathBuf};
+use tempfile::TempDir;
+
+/// The embedded tokenizer: a token is a byte, 256 ends a text.
+fn tokenizer() -> Tokenizer {
+    let checkpoint = embedded::checkpoint().unwrap();
+    Tokenizer::from_bytes(&checkpoint.tokenizer, checkpoint.architecture().unwrap().interface()).unwrap()
+}
+
+fn file(directory: &TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    let path = directory.path().join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, content).unwrap();
+    path
+}
+
+/// Inputs and targets of one window as text; what is not predicted is `_`.
+fn shown(dataset: &Dataset, window: usize) -> (String, String) {
+    let batch = dataset.batch_of(&[window]).unwrap();
+    let inputs = batch.inputs.flatten_all().unwrap().to_vec1::<u32>().unwrap();
+    let shown = |id: &u32| match *id {
+        IGNORED => '_',
+        256 => '$',
+        0 => '.',
+        id => char::from(id as u8),
+    };
+    (inputs.iter().map(shown).collect(), batch.targets.iter().map(shown).collect())
+}
+
+fn load_error(directory: &TempDir, name: &str, content: impl AsRef<[u8]>, sequence_length: usize) -> String {
+    let path = file(directory, name, content);
+    format!("{:#}", Dataset::load(&path, &tokenizer(), sequence_length).err().expect("loading should fail"))
+}
+
+#[test]
+fn text_is_one_stream_of_windows_that_predict_all_but_their_first_token() {
+    let directory = TempDir::new().unwrap();
+    let path = file(&directory, "a.txt", "abcdefghij");
+    let dataset = Dataset::load(&path, &tokenizer(), 4).unwrap();
+    assert_eq!((dataset.windows(), dataset.tokens(), dataset.bytes()), (2, 10, 10));
+    assert_eq!(shown(&dataset, 0), ("abc".into(), "bcd".into()));
+    assert_eq!(shown(&dataset, 1), ("efg".into(), "fgh".into()));
+    assert!(dataset.batch_of(&[2]).is_err());
+    assert!(dataset.batch_of(&[]).is_err());
+}
+
+#[test]
+fn the_last_tenth_of_the_bytes_is_held_out() {
+    let directory = TempDir::new().unwrap();
+    let path = file(&directory, "a.txt", (b'a'..=b'z').cycle().take(100).collect::<Vec<_>>());
+    let (train, held_out) = Dataset::load_split(&path, &tokenizer(), 5).unwrap();
+    assert_eq!((train.windows(), train.bytes(), held_out.windows(), held_out.bytes()), (18, 90, 2, 10));
+    assert_eq!(shown(&held_out, 0), ("mnop".into(), "nopq".into()));
+    let path = file(&directory, "short.txt", "abcdefghij");
+    let error = Dataset::load_split(&path, &tokenizer(), 5).err().unwrap().to_string();
+    assert!(error.contains("--eval"), "{error}");
+}
+
+#[test]
+fn a_split_does_not_cut_a_character() {
+    let directory = TempDir::new().unwrap();
+    let path = file(&directory, "a.txt", "é".repeat(51));
+    let (train, held_out) = Dataset::load_split(&path, &tokenizer(), 4).unwrap();
+    assert_eq!((train.bytes(), held_out.bytes()), (90, 12));
+}
+
+#[test]
+fn a_directory_is_read_in_order_with_its_subdirectories() {
+    let directory = TempDir::new().unwrap();
+    file(&directory, "b.md", "BBBB");
+    file(&directory, "a/z.txt", "AAAA");
+    file(&directory, "c.png", [0xff]);
+    file(&directory, "d.jsonl", "{\"text\": \"document\"}\n");
+    let dataset = Dataset::load(directory.path(), &tokenizer(), 4).unwrap();
+    let windows: Vec<String> = (0..dataset.windows()).map(|window| shown(&dataset, window).0).collect();
+    assert_eq!(windows, ["AAA", "BBB", "doc", "men"]);
+    let empty = TempDir::new().unwrap();
+    let error = Dataset::load(empty.path(), &tokenizer(), 4).err().unwrap().to_string();
+    assert!(error.contains("no files ending in"), "{error}");
+}
+
+#[test]
+fn documents_are_padded_and_their_ends_are_not_predicted() {
+    let directory = TempDir::new().unwrap();
+    let path = file(&directory, "a.jsonl", "{\"text\": \"abcdefg\"}\n\n{\"text\": \"x\"}\n{\"text\": \"yz\"}\n");
+    let dataset = Dataset::load(&path, &tokenizer(), 5).unwrap();
+    assert_eq!(dataset.windows(), 3);
+    assert_eq!(shown(&dataset, 0), ("abcd".into(), "bcde".into()));
+    assert_eq!(shown(&dataset, 1), ("f...".into(), "g___".into()));
+    assert_eq!(shown(&dataset, 2), ("y...".into(), "z___".into()));
+}
+
+#[test]
+fn only_completions_are_predicted() {
+    let directory = TempDir::new().unwrap();
+    let lines = "{\"prompt\": \"ab\", \"completion\": \"cd\"}\n{\"prompt\": \"0123456789\", \"completion\": \"xy\"}\n{\"prompt\": \"q\", \"completion\": \"0123456789\"}";
+    let path = file(&directory, "a.jsonl", lines);
+    let dataset = Dataset::load(&path, &tokenizer(), 7).unwrap();
+    assert_eq!(shown(&dataset, 0), ("abcd..".into(), "_cd$__".into()));
+    assert_eq!(shown(&dataset, 1), ("6789xy".into(), "___xy$".into()));
+    assert_eq!(shown(&dataset, 2), ("q01234".into(), "012345".into()));
+    assert_eq!(dataset.bytes(), 14);
+}
+
+#[test]
+fn each_bad_file_is_refused_with_its_place_and_a_remedy() {
+    let directory = TempDir::new().unwrap();
+    let cases = [
+        (load_error(&directory, "a.txt", "", 8), vec!["a.txt", "no text"]),
+        (load_error(&directory, "b.txt", "12345", 8), vec!["b.txt", "5 tokens", "needs 8", "--sequence-length"]),
+        (load_error(&directory, "c.txt", b"good\xff", 8), vec!["c.txt", "byte 4", "UTF-8"]),
+        (load_error(&directory, "d.jsonl", "{\"text\": \"a\"}\n{\"text\"", 8), vec!["d.jsonl", "line 2"]),
+        (
+            load_error(&directory, "e.jsonl", "\n{\"body\": \"a\"}", 8),
+            vec!["e.jsonl", "line 2", "prompt and completion"],
+        ),
+        (load_error(&directory, "f.jsonl", "{\"prompt\": \"a\"}", 8), vec!["line 1", "prompt and completion"]),
+        (load_error(&directory, "g.jsonl", "{\"prompt\": \"a\", \"completion\": \"\"}", 8), vec!["line 1", "empty"]),
+        (load_error(&directory, "h.jsonl", "{\"text\": \"a\"}", 8), vec!["1 tokens"]),
+        (load_error(&directory, "i.txt", "abc", 1), vec!["--sequence-length 1"]),
+    ];
+    for (error, parts) in cases {
+        assert!(parts.iter().all(|part| error.contains(part)), "{error} should have {parts:?}");
+    }
+    let missing = directory.path().join("missing.txt");
+    let error = format!("{:#}", Dataset::load(&missing, &tokenizer(), 8).err().unwrap());
+    assert!(error.contains("missing.txt"), "{error}");
+}
+
+#[test]
+fn an_epoch_has_every_window_once_and_a_restart_goes_on() {
+    let text: String = (0..50).map(|i| format!("{i:04}")).collect();
+    let dataset = Dataset::from_text(&text, &tokenizer(), 4).unwrap();
+    let drawn = |sample: u64| {
+        let batch = dataset.batch(9, sample, 5).unwrap();
+        let lasts = batch.targets.chunks(3).map(|row| row[2] as u8);
+        let firsts =
+            batch.inputs.to_vec2::<u32>().unwrap().into_iter().map(|row| row.iter().map(|id| *id as u8).collect());
+        firsts
+            .zip(lasts)
+            .map(|(mut row, last): (Vec<u8>, u8)| {
+                row.push(last);
+                String::from_utf8(row).unwrap()
+            })
+            .collect::<Vec<String>>()
+    };
+    let epoch: Vec<String> = (0..10).flat_map(drawn).collect();
+    let next: Vec<String> = (10..20).flat_map(drawn).collect();
+    let all: BTreeSet<String> = (0..50).map(|i| format!("{i:04}")).collect();
+    assert_eq!(epoch.iter().cloned().collect::<BTreeSet<_>>(), all);
+    assert_eq!(next.iter().cloned().collect::<BTreeSet<_>>(), all);
+    assert_ne!(epoch, next);
+    assert_eq!(drawn(7), epoch[35..40]);
+}
+
+#[test]
+fn a_long_text_is_tokenised_in_pieces_without_loss() {
+    let text: String = (0..120_000).map(|i| format!("é{i}")).collect();
+    let dataset = Dataset::from_text(&text, &tokenizer(), 128).unwrap();
+    assert_eq!(dataset.tokens(), text.len() as u64);
+    let ids: Vec<u8> = (0..dataset.windows())
+        .flat_map(|window| {
+            let batch = dataset.batch_of(&[window]).unwrap();
+            let first = batch.inputs.flatten_all().unwrap().to_vec1::<u32>().unwrap()[0];
+            std::iter::once(first as u8).chain(batch.targets.into_iter().map(|id| id as u8)).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(ids, text.as_bytes()[..ids.len()]);
+}

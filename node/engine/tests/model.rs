@@ -1,0 +1,238 @@
+//! The model against candle-transformers' Llama, and on real data where it is present.
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::llama as reference;
+use engine::{
+    data::Dataset,
+    embedded,
+    model::{
+        Architecture, Batch, Checkpoint, IGNORED, Interface, Model, Sampling, Tokenizer, architecture, generate, load,
+    },
+    objective::{NextToken, Objective, evaluate},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+};
+
+/// `relative` below the directory of real data, if it is there.
+fn data(relative: &str) -> Option<PathBuf> {
+    let root = match std::env::var_os("ONEBYTE_DATA") {
+        Some(root) => PathBuf::from(root),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
+    };
+    let path = root.join(relative);
+    if !path.exists() {
+        println!("skipped: {} is not there; set ONEBYTE_DATA", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn small_config(tied: bool) -> Value {
+    json!({
+        "model_type": "llama", "hidden_size": 48, "intermediate_size": 100, "num_hidden_layers": 2, "num_attention_heads": 6,
+        "num_key_value_heads": 2, "vocab_size": 97, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "tie_word_embeddings": tied, "eos_token_id": 2
+    })
+}
+
+fn parse(config: &Value) -> Box<dyn Architecture> {
+    architecture(config.to_string().as_bytes()).unwrap()
+}
+
+fn random_tensors(architecture: &dyn Architecture) -> BTreeMap<String, Tensor> {
+    let random = |dims: Vec<usize>| Tensor::randn(0f32, 0.3, dims, &Device::Cpu).unwrap();
+    architecture.tensors().into_iter().map(|(name, dims)| (name, random(dims))).collect()
+}
+
+fn tokens(batch: usize, length: usize, vocabulary: usize) -> Tensor {
+    let ids: Vec<u32> = (0..batch * length).map(|i| ((i * 7919 + 13) % vocabulary) as u32).collect();
+    Tensor::from_vec(ids, (batch, length), &Device::Cpu).unwrap()
+}
+
+/// Logits of all positions, [B, T, vocabulary].
+fn logits(model: &dyn Model, tokens: &Tensor) -> Tensor {
+    let (batch, length) = tokens.dims2().unwrap();
+    let rows = model.hidden(tokens).unwrap().flatten_to(1).unwrap();
+    model.logits(&rows).unwrap().reshape((batch, length, model.interface().vocabulary)).unwrap()
+}
+
+/// The embedded model, its tokenizer, and the bytes of the latter.
+fn embedded_model() -> (Box<dyn Model>, Tokenizer, Vec<u8>) {
+    let checkpoint = embedded::checkpoint().unwrap();
+    let (model, tokenizer) = load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors).unwrap();
+    (model, tokenizer, checkpoint.tokenizer)
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+/// Logits of the last position as candle-transformers computes them.
+fn reference_logits(config: &Value, tensors: &BTreeMap<String, Tensor>, tokens: &Tensor) -> Tensor {
+    let config: reference::LlamaConfig = serde_json::from_value(config.clone()).unwrap();
+    let config = config.into_config(false);
+    let tensors: HashMap<String, Tensor> = tensors.clone().into_iter().collect();
+    let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    let model = reference::Llama::load(weights, &config).unwrap();
+    let mut cache = reference::Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
+    model.forward(tokens, 0, &mut cache).unwrap()
+}
+
+#[test]
+fn last_logits_agree_with_candle_transformers() {
+    let llama3 = json!({"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32});
+    let variants = [
+        ("tied", small_config(true), Value::Null),
+        ("untied", small_config(false), json!({})),
+        ("one key head", small_config(true), json!({"num_key_value_heads": 1})),
+        ("no groups", small_config(false), json!({"num_key_value_heads": 6})),
+        ("llama3 rope", small_config(true), json!({"rope_scaling": llama3})),
+    ];
+    for (name, mut config, changes) in variants {
+        for (field, value) in changes.as_object().into_iter().flatten() {
+            config[field] = value.clone();
+        }
+        let parsed = parse(&config);
+        let tensors = random_tensors(&*parsed);
+        let tokens = tokens(3, 29, parsed.interface().vocabulary);
+        let ours = logits(&*parsed.model(&tensors).unwrap(), &tokens);
+        let ours = ours.narrow(1, 28, 1).unwrap().squeeze(1).unwrap();
+        let theirs = reference_logits(&config, &tensors, &tokens);
+        let difference = largest_difference(&ours, &theirs);
+        assert!(difference < 2e-4, "{name}: differs by {difference}");
+    }
+}
+
+#[test]
+fn earlier_positions_do_not_see_later_ones() {
+    let config = parse(&small_config(true));
+    let model = config.model(&random_tensors(&*config)).unwrap();
+    let all = logits(&*model, &tokens(1, 40, 97));
+    let first = logits(&*model, &tokens(1, 23, 97));
+    assert!(largest_difference(&all.narrow(1, 0, 23).unwrap(), &first) < 1e-4);
+}
+
+#[test]
+fn the_loss_is_that_of_the_logits_and_skips_masked_positions() {
+    let config = parse(&small_config(false));
+    let model = config.model(&random_tensors(&*config)).unwrap();
+    let inputs = tokens(2, 9, 97);
+    let targets: Vec<u32> = (0..18).map(|i| if i % 5 == 0 { IGNORED } else { i * 31 % 97 }).collect();
+    let logits = logits(&*model, &inputs).flatten_to(1).unwrap().to_vec2::<f32>().unwrap();
+    let losses = logits
+        .iter()
+        .zip(&targets)
+        .filter(|(_, t)| **t != IGNORED)
+        .map(|(row, t)| row.iter().map(|v| f64::from(*v).exp()).sum::<f64>().ln() - f64::from(row[*t as usize]));
+    let losses: Vec<f64> = losses.collect();
+    let batch = Batch { inputs, targets };
+    let loss = NextToken.measure(&*model, &batch).unwrap();
+    assert_eq!(loss.count as usize, losses.len());
+    assert!((loss.sum - losses.iter().sum::<f64>()).abs() < 1e-4);
+    assert_eq!(loss.mean(), loss.sum / loss.count as f64);
+    let masked = Batch { inputs: batch.inputs, targets: vec![IGNORED; 18] };
+    assert!(NextToken.measure(&*model, &masked).is_err());
+}
+
+#[test]
+fn the_model_sees_weights_that_change_in_place() {
+    let config = parse(&small_config(true));
+    let tensors = random_tensors(&*config);
+    let model = config.model(&tensors).unwrap();
+    let tokens = tokens(1, 8, 97);
+    let before = logits(&*model, &tokens);
+    for (name, tensor) in &tensors {
+        let change = Tensor::randn(0f32, 0.1, tensor.dims(), &Device::Cpu).unwrap();
+        tensor.slice_set(&change, 0, 0).unwrap();
+        let after = logits(&*model, &tokens);
+        assert!(largest_difference(&before, &after) > 1e-3, "{name}");
+    }
+    let fresh = config.model(&tensors).unwrap();
+    assert_eq!(largest_difference(&logits(&*fresh, &tokens), &logits(&*model, &tokens)), 0.0);
+}
+
+#[test]
+fn inputs_that_do_not_fit_the_model_are_refused() {
+    let config = parse(&small_config(true));
+    let mut tensors = random_tensors(&*config);
+    let model = config.model(&tensors).unwrap();
+    let error = model.hidden(&tokens(1, 65, 97)).unwrap_err().to_string();
+    assert!(error.contains("65") && error.contains("64"), "{error}");
+    assert!(model.hidden(&Tensor::new(&[[97u32]], &Device::Cpu).unwrap()).is_err());
+    tensors.remove("model.norm.weight");
+    let error = config.model(&tensors).err().unwrap().to_string();
+    assert!(error.contains("model.norm.weight"), "{error}");
+}
+
+#[test]
+fn stories260k_agrees_with_candle_transformers_and_starts_where_pytorch_does() {
+    let (Some(directory), Some(text)) = (data("stories260k"), data("tinyshakespeare/input.txt")) else { return };
+    let checkpoint = Checkpoint::load(&directory).unwrap();
+    let (model, tokenizer) = load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors).unwrap();
+    let tokens = tokens(2, 64, model.interface().vocabulary);
+    let ours = logits(&*model, &tokens).narrow(1, 63, 1).unwrap().squeeze(1).unwrap();
+    let json = serde_json::from_slice(&checkpoint.config).unwrap();
+    assert!(largest_difference(&ours, &reference_logits(&json, &checkpoint.tensors, &tokens)) < 1e-3);
+    let (train, held_out) = Dataset::load_split(&text, &tokenizer, 128).unwrap();
+    assert_eq!(train.bytes() + held_out.bytes(), 1_115_394);
+    let evaluation = evaluate(&NextToken, &*model, &held_out, 16, None).unwrap();
+    println!("{evaluation:?}");
+    // 4.536 in PyTorch: the same model, text, windows and formula.
+    assert!((evaluation.bits_per_byte - 4.536).abs() < 0.01, "{evaluation:?}");
+}
+
+#[test]
+fn the_embedded_model_knows_its_stories_and_not_yet_its_task() {
+    let (model, tokenizer, _) = embedded_model();
+    let measure = |text: &str| {
+        let dataset = Dataset::from_text(text, &tokenizer, 128).unwrap();
+        evaluate(&NextToken, &*model, &dataset, 16, None).unwrap().bits_per_byte
+    };
+    let stories = measure(&embedded::corpus::stories(99, 16 * 1024));
+    let task = measure(&embedded::corpus::held_out());
+    assert!(stories < 1.5 && task > 3.0, "stories {stories}, task {task}");
+}
+
+#[test]
+fn generation_follows_its_seed_and_streams_all_of_its_text() {
+    let (model, tokenizer, _) = embedded_model();
+    let write = |sampling: Sampling, prompt: &str| {
+        let mut text = String::new();
+        let written = generate(&*model, &tokenizer, prompt, &sampling, |piece| {
+            text.push_str(piece);
+            Ok(())
+        });
+        written.map(|()| text)
+    };
+    let sampling = Sampling { tokens_max: 40, seed: 5, ..Sampling::default() };
+    let text = write(sampling, "Once upon a").unwrap();
+    assert_eq!(text.len(), 40, "{text}");
+    assert_eq!(text, write(sampling, "Once upon a").unwrap());
+    assert_ne!(text, write(Sampling { seed: 6, ..sampling }, "Once upon a").unwrap());
+    // A prompt longer than the model's window is cut, not refused.
+    assert_eq!(write(sampling, &"They sang. ".repeat(40)).unwrap().len(), 40);
+    assert!(write(sampling, "").unwrap_err().to_string().contains("prompt"));
+    assert!(write(Sampling { temperature: -1.0, ..sampling }, "a").is_err());
+    assert!(write(Sampling { top_p: 0.0, ..sampling }, "a").is_err());
+}
+
+#[test]
+fn a_tokenizer_of_another_model_or_none_at_all_is_refused() {
+    let (model, tokenizer, json) = embedded_model();
+    let text = "bytes: é, 漢, \u{1F980}\n\0";
+    let ids = tokenizer.encode(text).unwrap();
+    assert_eq!(ids, text.bytes().map(u32::from).collect::<Vec<_>>());
+    assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+    assert_eq!(tokenizer.eos(), [256]);
+    let error =
+        |bytes: &[u8], interface: &Interface| format!("{:#}", Tokenizer::from_bytes(bytes, interface).err().unwrap());
+    let smaller = Interface { vocabulary: 97, ..model.interface().clone() };
+    assert!(error(&json, &smaller).contains("different models"));
+    assert!(error(b"{}", model.interface()).contains("tokenizer.json"));
+    assert!(error(b"\xff", model.interface()).contains("tokenizer.json"));
+}

@@ -1,0 +1,222 @@
+//! The disk's side of a shell: the state directory, its storage thread, and the base model on its way from peers.
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use peer::{Input, Output, Piece, exchange};
+use protocol::{message::Response, replica::Contained};
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::{
+    network::{Multiaddr, PeerId},
+    records,
+    storage::{BaseDownload, BaseReader, StateDir, StorageHandle, StorageState, checkpoint::WrittenCheckpoint},
+};
+
+/// What became of the disk since it was last looked at.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// It refuses writes, for this reason.
+    Failing(String),
+    /// It takes them again.
+    Recovered,
+}
+
+/// See the module's documentation.
+pub struct Disk {
+    /// Locked.
+    pub state: Arc<StateDir>,
+    /// A run to join was found, and is on the disk.
+    has_joined: bool,
+    storage: Option<StorageHandle>,
+    seen: StorageState,
+    base: Option<BaseReader>,
+    download: Option<(BaseDownload, ProgressBar)>,
+    /// A checkpoint file that does not count yet, and the state of the estimator that goes with it.
+    written: Option<(WrittenCheckpoint, Vec<u8>)>,
+    /// The addresses of neighbours that the disk has.
+    remembered: Vec<(PeerId, Multiaddr)>,
+}
+
+impl Disk {
+    /// A directory without a thread that writes to it.
+    pub fn new(state: Arc<StateDir>) -> Self {
+        Self {
+            state,
+            has_joined: false,
+            storage: None,
+            seen: StorageState::default(),
+            base: None,
+            download: None,
+            written: None,
+            remembered: Vec::new(),
+        }
+    }
+
+    /// From now on there is a base model to serve, and records are written by this thread.
+    pub fn run(&mut self, base: Option<BaseReader>, storage: StorageHandle) {
+        self.base = base;
+        self.storage = Some(storage);
+    }
+
+    /// Whether a run to join was found, and is on the disk.
+    pub fn has_joined(&self) -> bool {
+        self.has_joined
+    }
+
+    /// Chunks of the base are expected.
+    pub fn begin_download(&mut self, download: BaseDownload) -> Result<Input> {
+        let bar = ProgressBar::new(download.progress().0);
+        bar.set_style(ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")?);
+        let input = Input::FetchBase { digests: download.digests().to_vec(), missing: download.missing().collect() };
+        self.download = Some((download, bar));
+        Ok(input)
+    }
+
+    /// Whether the base is still on its way.
+    pub fn is_downloading(&self) -> bool {
+        self.download.is_some()
+    }
+
+    /// So much of the base is here.
+    pub fn show_progress(&self, here: u64) {
+        if let Some((_, bar)) = &self.download {
+            bar.set_position(here);
+        }
+    }
+
+    /// Returns when the storage thread has got on. Never if there is none.
+    pub async fn progress(&mut self) {
+        let Some(storage) = &mut self.storage else { return std::future::pending().await };
+        if storage.state.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// What the peer is to be told, and people, of what the storage thread did since the last look.
+    pub fn look(&mut self) -> (Vec<Input>, Option<Turn>) {
+        let Some(storage) = &mut self.storage else { return (Vec::new(), None) };
+        let now = storage.state.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.seen, now.clone());
+        let mut inputs = Vec::new();
+        if now.stored > before.stored {
+            inputs.push(Input::Stored { write: now.stored });
+        }
+        inputs.extend((before.failures..now.failures).map(|_| Input::StoreFailed));
+        inputs.extend((before.checkpoints..now.checkpoints).map(|_| Input::Committed));
+        let turn = match (before.error, now.error) {
+            (None, Some(error)) => Some(Turn::Failing(error)),
+            (Some(_), None) => Some(Turn::Recovered),
+            _ => None,
+        };
+        (inputs, turn)
+    }
+
+    /// Why the disk refuses writes, if it does.
+    pub fn error(&self) -> Option<&str> {
+        self.seen.error.as_deref()
+    }
+
+    /// Hands to the thread what it had no room for.
+    pub fn pump(&mut self) {
+        if let Some(storage) = &mut self.storage {
+            storage.pump();
+        }
+    }
+
+    /// Carries out what concerns the disk; any other output comes back. What is answered at once goes to `answers`.
+    pub fn carry_out(&mut self, output: Output, answers: &mut VecDeque<Input>) -> Result<Option<Output>> {
+        match output {
+            Output::StoreRun(run) => {
+                self.state.set_manifest(&run.bytes)?;
+                self.has_joined = true;
+            }
+            Output::StoreDigests(digests) => {
+                let (download, _) = self.download.as_mut().context("digests of a base that nobody fetches")?;
+                download.accept_digests(digests)?;
+                answers.push_back(Input::DigestsStored { missing: download.missing().collect() });
+            }
+            Output::FinishBase => {
+                let (download, bar) = self.download.take().context("the end of a base that nobody fetches")?;
+                bar.finish_and_clear();
+                download.finish().context("storing the base model")?;
+            }
+            Output::NewIncarnation => {
+                let incarnation = self.state.new_incarnation().context("opening a new incarnation")?;
+                answers.push_back(Input::Incarnation(incarnation));
+            }
+            Output::Persist { records, write } => {
+                let rows = records.iter().map(records::to_row).collect::<Result<Vec<_>>>()?;
+                self.storage
+                    .as_mut()
+                    .context("records before there is a thread to store them")?
+                    .submit(rows, Some(write));
+            }
+            Output::Commit { contents } => {
+                if let Err(error) = self.commit(&contents) {
+                    tracing::warn!("no checkpoint: {error:#}");
+                    answers.push_back(Input::Committed);
+                }
+            }
+            Output::Discard => self.written = None,
+            other => return Ok(Some(other)),
+        }
+        Ok(None)
+    }
+
+    /// Stores a chunk of the base, which is checked again: the peer saw only its digest.
+    pub fn store_chunk(&mut self, index: u64, chunk: &[u8]) -> Result<Input> {
+        let (download, _) = self.download.as_mut().context("a chunk of a base that nobody fetches")?;
+        download.accept_chunk(index, chunk)?;
+        Ok(Input::ChunkStored { index })
+    }
+
+    /// The answer to a request for a piece of the base.
+    pub fn serve(&self, piece: Piece) -> Response {
+        let Some(base) = &self.base else { return Response::Unavailable };
+        exchange::serve(piece, base.chunk_digests(), |index| {
+            let chunk = base.chunk(index);
+            if let Err(error) = &chunk {
+                tracing::debug!(index, %error, "a chunk of the base model that cannot be served");
+            }
+            chunk.ok()
+        })
+    }
+
+    /// A checkpoint file was written.
+    pub fn wrote(&mut self, written: WrittenCheckpoint, spsa: Vec<u8>) {
+        self.written = Some((written, spsa));
+    }
+
+    fn commit(&mut self, contents: &[Contained]) -> Result<()> {
+        let contents = records::encode_contents(contents)?;
+        let (written, spsa) = self.written.take().context("there is no file")?;
+        let storage = self.storage.as_mut().context("there is no thread to store it")?;
+        storage.commit_checkpoint(written, contents, spsa);
+        Ok(())
+    }
+
+    /// The digest of the weights in the file that was written last, if it does not count yet.
+    pub fn written(&self) -> Option<&[u8; 32]> {
+        self.written.as_ref().map(|(written, _)| written.digest())
+    }
+
+    /// Keeps the addresses of neighbours for the next start.
+    pub fn remember(&mut self, mut neighbours: Vec<(PeerId, Multiaddr)>) {
+        neighbours.sort();
+        if let Some(storage) = &mut self.storage
+            && !neighbours.is_empty()
+            && neighbours != self.remembered
+        {
+            storage.submit(vec![records::known_peers(&neighbours)], None);
+            self.remembered = neighbours;
+        }
+    }
+
+    /// Waits until all that was handed over is durable. Fails as soon as the disk refuses a write.
+    pub async fn drain(&mut self) -> Result<(), String> {
+        match self.storage.take() {
+            Some(storage) => storage.drain().await,
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The people's side of a shell: what they hear, see and can read later.
+
+use engine::objective::Evaluation;
+use peer::{Notice, Peer};
+use protocol::{
+    manifest::RunId,
+    replica::{Contained, LedgerRange, Replica},
+};
+
+use super::{Nodes, Wire};
+use crate::{
+    display::{Display, LineParts, LiveLine},
+    say::{self, JoinLine, Names},
+    watch::{Neighbour, Observer, Session, View},
+};
+
+/// Who is told what. Nothing is decided by it.
+pub struct People {
+    line: LiveLine,
+    /// What was measured here.
+    pub session: Session,
+    /// Once the node takes part.
+    join_line: Option<JoinLine>,
+    observer: Option<Observer>,
+    wished: Option<RunId>,
+    /// Why no run is joined.
+    refusal: Option<String>,
+}
+
+impl People {
+    /// Nothing was said yet. `wished`: what `--run` says.
+    pub fn new(display: Display, wished: Option<RunId>) -> Self {
+        let (line, session) = (LiveLine::new(display), Session::default());
+        Self { line, session, join_line: None, observer: None, wished, refusal: None }
+    }
+
+    /// Somebody looks at this node, and writes down what there is to see.
+    pub fn set_observer(&mut self, observer: Option<Observer>) {
+        self.observer = observer;
+    }
+
+    /// Others may join this run, through this node.
+    pub fn set_join_line(&mut self, run: String, peer_id: String) {
+        self.join_line = Some(JoinLine::new(run, peer_id));
+    }
+
+    /// Says a piece of news, and notes it down.
+    pub fn hear(&mut self, notice: &Notice, nodes: &Nodes, replica: Option<&Replica>) {
+        let names = Names { nodes, replica, wished: self.wished };
+        say::news(notice, &names);
+        match (notice, &self.observer) {
+            (Notice::NotTheWishedRun { node, run, is_last: true }, _) => {
+                self.refusal = Some(say::not_the_wished_run(*node, *run, &names));
+            }
+            (Notice::Report(report), Some(observer)) => observer.reported(report),
+            (Notice::Weights { digest, contents }, Some(observer)) => observer.weighed(digest, contents),
+            _ => {}
+        }
+    }
+
+    /// Why no run is joined.
+    pub fn refusal(&mut self) -> String {
+        self.refusal.take().unwrap_or_else(|| "there is no run to join".into())
+    }
+
+    /// The digest of weights with this in them.
+    pub fn weighed(&self, digest: &[u8; 32], contents: &[Contained]) {
+        if let Some(observer) = &self.observer {
+            observer.weighed(digest, contents);
+        }
+    }
+
+    /// Samples of others are on their way into the weights.
+    pub fn arrived(&mut self, ranges: &[LedgerRange]) {
+        if let Some(observer) = &mut self.observer {
+            ranges.iter().for_each(|range| observer.arrived(range));
+        }
+    }
+
+    /// The held-out loss is known.
+    pub fn evaluated(&mut self, evaluation: &Evaluation, replica: Option<&Replica>) {
+        let gradients = replica.map_or(0, Replica::swarm_step);
+        self.session.evaluated(evaluation, gradients);
+        say::evaluated(evaluation, gradients);
+    }
+
+    /// Shows how things stand, if it is time.
+    pub fn look(&mut self, peer: &Peer, wire: &mut Wire) {
+        let Some(replica) = peer.replica() else { return };
+        if let Some(join_line) = &mut self.join_line {
+            wire.take_listening().into_iter().for_each(|address| join_line.add(address));
+            join_line.say();
+        }
+        if self.line.is_due() {
+            let (facts, traffic) = (&peer.facts(), wire.traffic());
+            self.line.refresh(&LineParts { facts, replica, session: &self.session, traffic });
+        }
+        if let Some(observer) = self.observer.as_mut().filter(|observer| observer.is_due()) {
+            observer.look(&view(peer, replica, &self.session, wire));
+        }
+    }
+
+    /// Takes the live line away.
+    pub fn clear(&self) {
+        self.line.clear();
+    }
+
+    /// Says that the node has left, and waits until everything that people may read later is written.
+    pub async fn close(&mut self, peer: &Peer, wire: &Wire) {
+        let (Some(observer), Some(replica)) = (self.observer.take(), peer.replica()) else { return };
+        say::left(replica, &self.session);
+        observer.close(&view(peer, replica, &self.session, wire)).await;
+    }
+}
+
+fn view<'a>(peer: &Peer, replica: &'a Replica, session: &'a Session, wire: &Wire) -> View<'a> {
+    View { facts: peer.facts(), replica, session, traffic: wire.traffic(), neighbours: neighbours(wire) }
+}
+
+/// Connected nodes, by their names.
+fn neighbours(wire: &Wire) -> Vec<Neighbour> {
+    let Some(network) = wire.network() else { return Vec::new() };
+    let neighbours = network.neighbours().map(|(peer, address, round_trip)| Neighbour {
+        peer_id: peer.to_string(),
+        address: address.map(ToString::to_string),
+        round_trip_ms: round_trip.map(|time| time.as_secs_f64() * 1e3),
+    });
+    let mut neighbours: Vec<Neighbour> = neighbours.collect();
+    neighbours.sort_by(|a, b| a.peer_id.cmp(&b.peer_id));
+    neighbours
+}

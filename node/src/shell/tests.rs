@@ -1,0 +1,308 @@
+//! A shell between fakes: a trainer that answers at once, a disk that is slow or refuses, a network on which nobody is,
+//! and people who lose patience.
+
+use anyhow::{Result, anyhow, bail};
+use engine::trainer::Step;
+use peer::{Answer, Config, GoalSettings, Input, NodeId, Output, Peer, Run, backlog::WORKS_MAX};
+use protocol::{
+    manifest::{
+        BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, Schedule, TensorSpec,
+    },
+    replica::{OwnByte, Settings},
+    segment::Chunk,
+    signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
+};
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{Arc, Mutex, mpsc::sync_channel},
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, watch};
+
+use super::{Disk, Parts, People, Recording, Shell, Wire, create_recording};
+use crate::{
+    display::Display,
+    interrupt::{Interrupt, Wish},
+    network::NetworkConfig,
+    records,
+    storage::{self, Row, StateDir, checkpoint::WrittenCheckpoint, spawn_on},
+    trainer::{Command, Event, TrainerHandle},
+};
+
+/// Own gradients of every node here.
+const SAMPLES: u64 = 20;
+
+/// A run whose arithmetic nobody needs.
+fn run() -> Run {
+    let base = BaseModel {
+        source: "none".into(),
+        config_bytes: 1,
+        config_digest: [0; 32],
+        tokenizer_bytes: 1,
+        tokenizer_digest: [0; 32],
+        chunks_root: [0; 32],
+    };
+    let tensor = TensorSpec {
+        name: "w".into(),
+        shape: vec![4],
+        range_log2: 0,
+        epsilon: 100,
+        unit: 1 << 33,
+        shift: 0,
+        digest: [0; 32],
+    };
+    let manifest = Manifest {
+        protocol_version: PROTOCOL_VERSION,
+        nonce: [1; 16],
+        base,
+        tensors: vec![tensor],
+        hyperparameters: Hyperparameters {
+            learning_rate: 3e-4,
+            epsilon: 1e-3,
+            planned_gradients: 1000,
+            direction_scale: DirectionScale::Rms,
+        },
+        schedule: Schedule::default(),
+        levels: 32,
+        ledger_samples_max: 1 << 24,
+        membership: Membership::Open,
+        authority: None,
+    };
+    Run::decode(&manifest.encode().unwrap()).unwrap()
+}
+
+/// Does at once what it is told. Writes no checkpoints.
+fn trainer() -> TrainerHandle {
+    let (commands, received) = sync_channel(WORKS_MAX);
+    let (events, receiver) = mpsc::channel(256);
+    std::thread::spawn(move || {
+        let mut position = None;
+        let tell = |event| drop(events.blocking_send(event));
+        while let Ok(command) = received.recv() {
+            tell(Event::Took);
+            match (command, &mut position) {
+                (Command::Adopt(machine, sample), position) => {
+                    *position = Some((machine, sample));
+                    tell(Event::Adopted);
+                }
+                (Command::Train { until_sample }, Some((machine, next))) => {
+                    for sample in *next..until_sample {
+                        let own = vec![OwnByte { machine: *machine, sample, byte: 5, swarm_step: 0 }];
+                        tell(Event::Step(Step { own, loss: 1.0 }));
+                    }
+                    *next = until_sample.max(*next);
+                }
+                (Command::Checkpoint(_), _) => tell(Event::CheckpointFailed(anyhow!("no files here"))),
+                (Command::Digest(root), _) => tell(Event::Digest { root, digest: [0; 32] }),
+                (Command::Stop, _) => return,
+                _ => {}
+            }
+        }
+    });
+    TrainerHandle { commands, events: receiver }
+}
+
+/// A disk that does before each write what it is told to.
+struct Fake<F> {
+    before: F,
+    rows: Arc<Mutex<Vec<Row>>>,
+}
+
+impl<F: Fn() -> Result<()> + Send + 'static> storage::Disk for Fake<F> {
+    fn store(&self, rows: &[Row]) -> Result<()> {
+        (self.before)()?;
+        self.rows.lock().unwrap().extend_from_slice(rows);
+        Ok(())
+    }
+
+    fn commit_checkpoint(&self, _: WrittenCheckpoint, _: &[u8], _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A node, what people may wish of it, and what its disk has.
+struct Node {
+    _directory: tempfile::TempDir,
+    shell: Shell,
+    wishes: watch::Sender<Wish>,
+    rows: Arc<Mutex<Vec<Row>>>,
+}
+
+impl Node {
+    /// Alone in its run. `before`: what its disk does before each write.
+    async fn start(before: impl Fn() -> Result<()> + Send + 'static, exit_when_idle_ms: Option<u64>) -> Self {
+        Self::recorded(before, exit_when_idle_ms, None).await
+    }
+
+    async fn recorded(
+        before: impl Fn() -> Result<()> + Send + 'static,
+        exit_when_idle_ms: Option<u64>,
+        recording: Option<&Path>,
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state = Arc::new(StateDir::create_or_open(directory.path()).unwrap());
+        let config = Config {
+            key: Ed25519Signer::from_seed(&state.secret_key()).key(),
+            incarnation: state.incarnation(),
+            is_new_incarnation: true,
+            seed: 1,
+            run: None,
+            bootstrap: Vec::new(),
+            knows_others: false,
+            connections_target: 1,
+            replica: Settings::default(),
+        };
+        let recording = recording.map(|path| Recording::begin(create_recording(path).unwrap(), path, &config).unwrap());
+        let (wishes, receiver) = watch::channel(Wish::Stay);
+        let mut shell = Shell::new(Parts {
+            peer: Peer::new(config, Box::new(Ed25519Verifier)),
+            wire: Wire::default(),
+            disk: Disk::new(state.clone()),
+            people: People::new(Display::new(), None),
+            interrupt: Interrupt::of(receiver),
+            recording,
+        });
+        let rows = Arc::default();
+        shell.set_run(run()).unwrap();
+        shell.tell(Input::BaseReady).unwrap();
+        let disk = spawn_on(Fake { before, rows: Arc::clone(&rows) }).unwrap();
+        shell.equip(trainer(), disk, None, None);
+        shell.open(NetworkConfig::new(state.secret_key(), Some(run().id.0), Vec::new()), &[]).await.unwrap().unwrap();
+        let goals =
+            GoalSettings { samples: Some(SAMPLES), can_train: true, exit_when_idle_ms, ..GoalSettings::default() };
+        shell.start(goals).unwrap();
+        Self { _directory: directory, shell, wishes, rows }
+    }
+
+    /// Runs while people wish one thing after the other, after pauses in ms. Returns how it ended, after what time, and
+    /// how many own samples the disk has.
+    async fn run(self, wishes: &[(u64, Wish)]) -> (Result<()>, Duration, u64) {
+        let (Self { _directory, shell, wishes: sender, rows }, begun) = (self, Instant::now());
+        let people = async {
+            for (pause_ms, wish) in wishes {
+                tokio::time::sleep(Duration::from_millis(*pause_ms)).await;
+                sender.send(*wish).unwrap();
+            }
+            std::future::pending::<()>().await
+        };
+        let outcome = tokio::select! {
+            outcome = shell.run() => outcome,
+            () = people => unreachable!(),
+        };
+        (outcome, begun.elapsed(), samples(&rows.lock().unwrap()))
+    }
+}
+
+/// Samples in the chunks among `rows`, of which one may take the place of others.
+fn samples(rows: &[Row]) -> u64 {
+    let chunks = rows.iter().filter_map(|row| match row {
+        Row::Chunk { bytes, .. } => records::chunk(bytes).ok(),
+        _ => None,
+    });
+    chunks.map(|chunk: Chunk| chunk.end()).max().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn leaves_of_its_own_accord_once_its_goal_is_reached() {
+    let node = Node::start(|| Ok(()), Some(100)).await;
+    let (outcome, _, stored) = node.run(&[]).await;
+    outcome.unwrap();
+    assert_eq!(stored, SAMPLES);
+}
+
+#[tokio::test]
+async fn a_slow_disk_is_waited_for_on_leaving_and_nothing_is_lost() {
+    const TAKES: Duration = Duration::from_secs(3);
+    let slow = || {
+        std::thread::sleep(TAKES);
+        Ok(())
+    };
+    let (outcome, took, stored) = Node::start(slow, None).await.run(&[(200, Wish::Leave)]).await;
+    outcome.unwrap();
+    assert!(took >= TAKES && stored == SAMPLES, "left after {took:?} with {stored} samples stored");
+}
+
+#[tokio::test]
+async fn a_second_wish_cuts_the_wait_short_and_says_what_it_costs() {
+    let stuck = || {
+        std::thread::sleep(Duration::from_secs(60));
+        Ok(())
+    };
+    let wishes = [(200, Wish::Leave), (500, Wish::LeaveNow)];
+    let (outcome, took, stored) = Node::start(stuck, None).await.run(&wishes).await;
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.starts_with("left at once: 20 own gradients") && error.contains("1 writes"), "{error}");
+    assert!(took < Duration::from_secs(5) && stored == 0, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_everything_is_given_up_with_a_remedy() {
+    let (outcome, ..) = Node::start(|| bail!("no space left"), None).await.run(&[(200, Wish::Leave)]).await;
+    let error = outcome.unwrap_err().to_string();
+    for part in ["no space left", "20 own gradients", "Free some space", "start the node again"] {
+        assert!(error.contains(part), "{part:?} is missing: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_at_first_loses_nothing() {
+    let refusals = Mutex::new(2);
+    let hesitant = move || match &mut *refusals.lock().unwrap() {
+        0 => Ok(()),
+        left => {
+            *left -= 1;
+            bail!("read-only")
+        }
+    };
+    let (outcome, _, stored) = Node::start(hesitant, None).await.run(&[(200, Wish::Leave)]).await;
+    outcome.unwrap();
+    assert_eq!(stored, SAMPLES);
+}
+
+#[tokio::test]
+async fn what_is_recorded_replays_to_the_same_decisions() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("recording");
+    let node = Node::recorded(|| Ok(()), Some(100), Some(&path)).await;
+    node.run(&[]).await.0.unwrap();
+    let mut replay = peer::record::Replay::open(std::fs::File::open(&path).unwrap()).unwrap();
+    let (mut steps, mut last) = (0, None);
+    while let Some(step) = replay.next_step().unwrap() {
+        assert!(step.is_as_recorded, "step {} came out otherwise", step.number);
+        (steps, last) = (steps + 1, step.outputs.last().cloned());
+    }
+    assert!(!replay.is_cut() && steps > 20);
+    assert!(matches!(last, Some(Output::Left(_))), "{last:?}");
+    let refused = create_recording(&path).unwrap_err().to_string();
+    assert!(refused.contains("is there already") && refused.contains("another file"), "{refused}");
+}
+
+#[test]
+fn what_needs_a_network_is_answered_at_once_if_there_is_none() {
+    let (mut wire, mut answers) = (Wire::default(), VecDeque::new());
+    let node = NodeId(7);
+    for output in [
+        Output::Ask { node, question: 3, bytes: Vec::new() },
+        Output::Dial(node),
+        Output::Publish(vec![1]),
+        Output::Respond { request: 9, bytes: Vec::new() },
+        Output::Ban(node),
+        Output::Forget(node),
+    ] {
+        assert!(wire.carry_out(output, &mut answers).is_none());
+    }
+    let answers: Vec<Input> = answers.into();
+    assert!(
+        matches!(
+            &answers[..],
+            [
+                Input::Answer { question: 3, answer: Answer::None },
+                Input::DialFailed(NodeId(7)),
+                Input::Unheard(bytes)
+            ] if bytes == &[1]
+        ),
+        "{answers:?}"
+    );
+    assert!(matches!(wire.carry_out(Output::Resume(true), &mut VecDeque::new()), Some(Output::Resume(true))));
+}

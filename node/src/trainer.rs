@@ -1,0 +1,233 @@
+//! The trainer's thread: commands in, events out, both bounded.
+
+use anyhow::Result;
+use engine::{
+    objective::Evaluation,
+    trainer::{Step, Trainer},
+};
+use peer::backlog::WORKS_MAX;
+use protocol::{codec, machine::MachineId, replay::Contribution};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+use crate::storage::checkpoint::{CheckpointWriter, WrittenCheckpoint};
+
+/// Events that may wait for the shell.
+const EVENTS_MAX: usize = 256;
+/// A sweep takes no more entries than this at once, so that commands are heard.
+const ENTRIES_PER_SWEEP: usize = 8_192;
+
+/// What the shell wants of the trainer. Carried out in order, each after [`Event::Took`].
+pub enum Command {
+    /// Bring entries into the weights, or out.
+    Replay(Vec<Contribution>),
+    /// Work for this machine, from this sample on.
+    Adopt(MachineId, u64),
+    /// Use the learning rate of this swarm step.
+    SwarmStep(u64),
+    /// Measure own gradients of samples below this one, then rest.
+    Train {
+        /// Zero: rest.
+        until_sample: u64,
+    },
+    /// Measure the held-out loss on at most so many windows.
+    Evaluate(usize),
+    /// Write the weights to a file that is not yet the checkpoint; or why there can be no such file.
+    Checkpoint(Result<CheckpointWriter>),
+    /// Hash the weights, which stand at this root of the version vector.
+    Digest([u8; 32]),
+    /// End the thread.
+    Stop,
+}
+
+/// What the shell hears.
+pub enum Event {
+    /// A command was taken out of the queue.
+    Took,
+    /// Own gradients; the weights contain them.
+    Step(Step),
+    /// Held-out loss, and how long it took.
+    Evaluated(Evaluation, Duration),
+    /// The file, and the own samples that it contains.
+    Checkpoint {
+        /// The file.
+        written: WrittenCheckpoint,
+        /// The own machine.
+        machine: MachineId,
+        /// Own samples below this are in it.
+        next_sample: u64,
+        /// State of the estimator, encoded.
+        spsa: Vec<u8>,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The weights' digest, and the root that was said with the command.
+    Digest {
+        /// Of the version vector.
+        root: [u8; 32],
+        /// Of the weights.
+        digest: [u8; 32],
+    },
+    /// All steps for the machine before are told.
+    Adopted,
+    /// The file could not be written; training goes on.
+    CheckpointFailed(anyhow::Error),
+    /// Some weight is near its range's end, or no longer.
+    NearEdge(Option<(String, f64)>),
+    /// So many entries of others are in the weights now.
+    Replayed(usize),
+    /// The thread cannot go on.
+    Failed(anyhow::Error),
+}
+
+/// The shell's end.
+pub struct TrainerHandle {
+    /// Where commands go. Has room for all that a peer hands out at a time.
+    pub commands: SyncSender<Command>,
+    /// What comes back.
+    pub events: mpsc::Receiver<Event>,
+}
+
+/// Starts the thread.
+pub fn spawn(trainer: Trainer) -> Result<TrainerHandle> {
+    let (commands, command_receiver) = sync_channel(WORKS_MAX);
+    let (event_sender, events) = mpsc::channel(EVENTS_MAX);
+    std::thread::Builder::new().name("trainer".into()).spawn(move || {
+        let mut worker =
+            Worker { trainer, commands: command_receiver, events: event_sender, until_sample: 0, edge: false };
+        if let Err(error) = worker.run() {
+            let _ = worker.events.blocking_send(Event::Failed(error));
+        }
+    })?;
+    Ok(TrainerHandle { commands, events })
+}
+
+struct Worker {
+    trainer: Trainer,
+    commands: Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    until_sample: u64,
+    edge: bool,
+}
+
+impl Worker {
+    fn run(&mut self) -> Result<()> {
+        loop {
+            let busy = self.trainer.position().1 < self.until_sample && !self.edge;
+            let command = match self.commands.try_recv() {
+                Ok(command) => Some(command),
+                Err(TryRecvError::Disconnected) => return Ok(()),
+                Err(TryRecvError::Empty) if busy => None,
+                Err(TryRecvError::Empty) => {
+                    // Nothing to measure: bring in what waits, then sleep until the next command.
+                    self.sweep_in()?;
+                    let edge = self.edge;
+                    self.watch_edge();
+                    if edge != self.edge {
+                        continue;
+                    }
+                    match self.commands.recv() {
+                        Ok(command) => Some(command),
+                        Err(_) => return Ok(()),
+                    }
+                }
+            };
+            match command {
+                Some(Command::Stop) => return Ok(()),
+                Some(command) => {
+                    self.tell(Event::Took);
+                    self.obey(command)?;
+                }
+                None => {
+                    let waiting = self.trainer.waiting();
+                    let step = self.trainer.step(self.until_sample)?;
+                    warn_of_voids(&step);
+                    self.tell(Event::Step(step));
+                    if waiting > 0 {
+                        self.tell(Event::Replayed(waiting));
+                    }
+                }
+            }
+            if self.trainer.waiting() >= ENTRIES_PER_SWEEP {
+                self.sweep_in()?;
+            }
+            self.watch_edge();
+        }
+    }
+
+    fn watch_edge(&mut self) {
+        let near = self.trainer.near_edge().map(|(tensor, share)| (tensor.to_owned(), share));
+        if self.edge != near.is_some() {
+            self.edge = near.is_some();
+            self.tell(Event::NearEdge(near));
+        }
+    }
+
+    fn sweep_in(&mut self) -> Result<()> {
+        let entries = self.trainer.waiting();
+        if entries > 0 {
+            self.trainer.settle()?;
+            self.tell(Event::Replayed(entries));
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: Command) -> Result<()> {
+        if let Command::Evaluate(_) | Command::Checkpoint(_) | Command::Digest(_) = command {
+            // They settle the weights, and what is in them is to be told.
+            self.sweep_in()?;
+        }
+        match command {
+            Command::Replay(entries) => self.trainer.replay(entries),
+            Command::Adopt(machine, next_sample) => {
+                self.trainer.adopt(machine, next_sample);
+                self.tell(Event::Adopted);
+            }
+            Command::SwarmStep(step) => self.trainer.set_swarm_step(step),
+            Command::Train { until_sample } => self.until_sample = until_sample,
+            Command::Evaluate(windows_max) => {
+                let begun = Instant::now();
+                if let Some(evaluation) = self.trainer.evaluate(windows_max)? {
+                    self.tell(Event::Evaluated(evaluation, begun.elapsed()));
+                }
+            }
+            Command::Checkpoint(writer) => {
+                let begun = Instant::now();
+                let weights = self.trainer.weights()?;
+                let written = match writer.and_then(|writer| writer.write(weights)) {
+                    Ok(written) => written,
+                    Err(error) => {
+                        self.tell(Event::CheckpointFailed(error));
+                        return Ok(());
+                    }
+                };
+                let (machine, next_sample) = self.trainer.position();
+                let spsa = serde_json::to_vec(self.trainer.normalizer())?;
+                self.tell(Event::Checkpoint { written, machine, next_sample, spsa, took: begun.elapsed() });
+            }
+            Command::Digest(root) => {
+                let digest = self.trainer.weights()?.digest();
+                self.tell(Event::Digest { root, digest });
+            }
+            Command::Stop => {}
+        }
+        Ok(())
+    }
+
+    /// The shell always drains its end, so this waits only for it to come round.
+    fn tell(&self, event: Event) {
+        let _ = self.events.blocking_send(event);
+    }
+}
+
+fn warn_of_voids(step: &Step) {
+    if step.own.iter().any(|own| own.byte == codec::VOID) {
+        tracing::warn!(
+            first_sample = step.own[0].sample,
+            loss = step.loss,
+            "a loss is not finite: that sample is void. If it happens again and again, the learning rate of the run is too \
+             high for this model, or the data holds what the model cannot read"
+        );
+    }
+}

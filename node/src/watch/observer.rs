@@ -1,0 +1,278 @@
+//! Looks at a running node once a second, for people: the snapshot, and the journal of what came when.
+
+use anyhow::Result;
+use peer::{Facts, facts};
+use protocol::{
+    machine::MachineId,
+    replica::{Contained, LedgerRange, Replica, Report},
+    segment::CHUNK_SAMPLES_MAX,
+};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch::{Receiver, Sender, channel};
+
+use super::{
+    Bytes, Gradients, MACHINES_MAX, Machine, Neighbour, Phase, RECENT_BYTES, Recorder, Session, Snapshot, VERSION,
+    journal::{Heights, Line, now_ms},
+};
+use crate::{hex::hex, network::Traffic};
+
+/// Between two snapshots.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two lines of heights in the journal: what came is known to this.
+const JOURNAL_INTERVAL: Duration = Duration::from_secs(5);
+/// Rates are means over about this long.
+const RATE_INTERVAL: Duration = Duration::from_secs(5);
+/// A machine that was silent for so long is not waited for.
+const SILENT: Duration = Duration::from_secs(10);
+
+/// What one machine was seen to do in this session.
+struct Seen {
+    height: u64,
+    journaled: u64,
+    last: Option<Instant>,
+    /// Samples that came together last.
+    segment: u64,
+    per_second: f64,
+    /// Where the present rate is measured from.
+    since: (Instant, u64),
+}
+
+impl Seen {
+    fn new(height: u64) -> Self {
+        let since = (Instant::now(), height);
+        Self { height, journaled: 0, last: None, segment: 0, per_second: 0.0, since }
+    }
+
+    fn look(&mut self, height: u64) {
+        if height > self.height {
+            self.last = Some(Instant::now());
+            self.height = height;
+        }
+        let (since, from) = self.since;
+        if since.elapsed() >= RATE_INTERVAL {
+            self.per_second = height.saturating_sub(from) as f64 / since.elapsed().as_secs_f64();
+            self.since = (Instant::now(), height);
+        }
+    }
+}
+
+/// What there is to see of a node at one moment.
+pub struct View<'a> {
+    /// What the peer says of itself.
+    pub facts: Facts,
+    /// Its ledgers.
+    pub replica: &'a Replica,
+    /// What was measured here.
+    pub session: &'a Session,
+    /// What went over the sockets.
+    pub traffic: Traffic,
+    /// Who is connected.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// What was seen so far, and who is told.
+pub struct Observer {
+    /// What does not change.
+    template: Snapshot,
+    snapshots: Sender<Arc<Snapshot>>,
+    recorder: Recorder,
+    begun: Instant,
+    last: Option<Instant>,
+    journaled: Option<Instant>,
+    swarm: Option<Seen>,
+    swarm_at_start: u64,
+    machines: HashMap<MachineId, Seen>,
+}
+
+impl Observer {
+    /// `template` holds what does not change. Files go to `state`.
+    pub fn new(state: &Path, template: Snapshot) -> Result<Self> {
+        let template = Snapshot { version: VERSION, ..template };
+        Ok(Self {
+            snapshots: channel(Arc::new(template.clone())).0,
+            template,
+            recorder: Recorder::start(state)?,
+            begun: Instant::now(),
+            last: None,
+            journaled: None,
+            swarm: None,
+            swarm_at_start: 0,
+            machines: HashMap::new(),
+        })
+    }
+
+    /// Sees every snapshot from now on.
+    pub fn subscribe(&self) -> Receiver<Arc<Snapshot>> {
+        self.snapshots.subscribe()
+    }
+
+    /// Samples of another machine came.
+    pub fn arrived(&mut self, range: &LedgerRange) {
+        let is_segment = !range.removed && range.samples() <= CHUNK_SAMPLES_MAX as u64;
+        if let (true, Some(seen)) = (is_segment, self.machines.get_mut(&range.machine)) {
+            seen.segment = range.samples();
+        }
+    }
+
+    /// For the journal, if it is a matter for it.
+    pub fn reported(&self, report: &Report) {
+        let (machine, from, fork) = match report {
+            Report::Forked { machine, .. } => (machine, 0, true),
+            Report::Revoked { machine, from } => (machine, *from, false),
+            Report::HeadConfirmed | Report::Incomplete(_) => return,
+        };
+        self.recorder.journal(Line::Revoked { at_ms: now_ms(), machine: machine.to_string(), from, fork });
+    }
+
+    /// The weights' digest when they held just this.
+    pub fn weighed(&self, digest: &[u8; 32], contents: &[Contained]) {
+        let heights = contents.iter().map(|contained| (contained.machine.to_string(), contained.height)).collect();
+        self.recorder.journal(Line::Weights { at_ms: now_ms(), weights: hex(digest), heights });
+    }
+
+    /// Whether it is time for another look.
+    pub fn is_due(&self) -> bool {
+        self.last.is_none_or(|last| last.elapsed() >= INTERVAL)
+    }
+
+    /// Makes a snapshot.
+    pub fn look(&mut self, view: &View<'_>) {
+        let snapshot = self.snapshot(view, phase_of(view.facts.phase));
+        self.recorder.snapshot(snapshot.clone());
+        self.snapshots.send_replace(snapshot);
+    }
+
+    /// Makes the last snapshot, and waits until everything is written.
+    pub async fn close(mut self, view: &View<'_>) {
+        self.journaled = None;
+        let snapshot = self.snapshot(view, Phase::Left);
+        self.snapshots.send_replace(snapshot.clone());
+        self.recorder.finish(snapshot).await;
+    }
+
+    fn snapshot(&mut self, view: &View<'_>, phase: Phase) -> Arc<Snapshot> {
+        self.last = Some(Instant::now());
+        let swarm = self.look_at_ledgers(view.replica);
+        self.journal_heights();
+        let own = view.replica.own_machine();
+        let waiting = view.facts.owed;
+        Arc::new(Snapshot {
+            time_ms: now_ms(),
+            uptime_seconds: self.begun.elapsed().as_secs_f64(),
+            machine: own.to_string(),
+            phase,
+            vector: hex(&view.replica.root()),
+            swarm,
+            own: Gradients {
+                total: view.replica.own_samples_elsewhere() + view.replica.own_next_sample(),
+                session: view.session.own(),
+                per_second: self.machines.get(&own).map_or(0.0, |seen| seen.per_second),
+            },
+            training_loss: view.session.loss(),
+            held_out: view.session.held_out(),
+            staleness: Some(self.unseen(&own) + waiting),
+            waiting,
+            traffic: bytes_of(&view.traffic),
+            peers: view.neighbours.clone(),
+            machine_count: view.replica.vector().machines() as u64,
+            machines: self.machines(view.replica),
+            ..self.template.clone()
+        })
+    }
+
+    /// What came since the last look. Returns the swarm's gradients.
+    fn look_at_ledgers(&mut self, replica: &Replica) -> Gradients {
+        let (total, is_first) = (replica.swarm_step(), self.swarm.is_none());
+        for (machine, ledger, _) in replica.machines() {
+            let height = ledger.height();
+            let seen = self.machines.entry(*machine);
+            seen.or_insert_with(|| Seen::new(if is_first { height } else { 0 })).look(height);
+        }
+        if is_first {
+            self.swarm_at_start = total;
+        }
+        let seen = self.swarm.get_or_insert_with(|| Seen::new(total));
+        seen.look(total);
+        Gradients { total, session: total.saturating_sub(self.swarm_at_start), per_second: seen.per_second }
+    }
+
+    fn journal_heights(&mut self) {
+        if self.journaled.is_some_and(|last| last.elapsed() < JOURNAL_INTERVAL) {
+            return;
+        }
+        let is_first = self.journaled.replace(Instant::now()).is_none();
+        let grown = self.machines.iter_mut().filter(|(_, seen)| seen.height > seen.journaled);
+        let heights: Heights = grown
+            .map(|(machine, seen)| {
+                seen.journaled = seen.height;
+                (machine.to_string(), seen.height)
+            })
+            .collect();
+        // The first says that the node looked: what comes later was not there yet.
+        if is_first || !heights.is_empty() {
+            self.recorder.journal(Line::Heights { at_ms: now_ms(), heights });
+        }
+    }
+
+    /// Half of what each active machine sends together is made and not here, on average.
+    fn unseen(&self, own: &MachineId) -> u64 {
+        let is_active = |seen: &&Seen| seen.last.is_some_and(|last| last.elapsed() < SILENT);
+        let others = self.machines.iter().filter(|(machine, _)| *machine != own).map(|(_, seen)| seen);
+        others.filter(is_active).map(|seen| seen.segment).sum::<u64>() / 2
+    }
+
+    /// The own machine first, then by when they were last heard of, then by name.
+    fn machines(&self, replica: &Replica) -> Vec<Machine> {
+        let own = replica.own_machine();
+        let mut machines: Vec<_> = replica
+            .machines()
+            .map(|machine| (self.machines.get(machine.0).and_then(|seen| seen.last), machine))
+            .collect();
+        machines.sort_by_key(|(last, (machine, ..))| (**machine != own, std::cmp::Reverse(*last), **machine));
+        let machines = machines.into_iter().take(MACHINES_MAX);
+        machines
+            .map(|(last, (machine, ledger, revocation))| {
+                let height = ledger.height();
+                let recent = ledger.entries(height.saturating_sub(RECENT_BYTES as u64), height);
+                let recent: Vec<u8> = recent.map(|(_, byte, _)| byte as u8).collect();
+                Machine {
+                    machine: machine.to_string(),
+                    own: *machine == own,
+                    height,
+                    counted: revocation.map_or(height, |revocation| revocation.floor().min(height)),
+                    per_second: self.machines.get(machine).map_or(0.0, |seen| seen.per_second),
+                    last_seen_seconds: last.map(|last| last.elapsed().as_secs_f64()),
+                    revoked: revocation.map(crate::log::in_words),
+                    recent: hex(&recent),
+                }
+            })
+            .collect()
+    }
+}
+
+/// What people are told that the node does.
+fn phase_of(phase: facts::Phase) -> Phase {
+    match phase {
+        facts::Phase::Joining | facts::Phase::CatchingUp => Phase::CatchingUp,
+        facts::Phase::Training => Phase::Training,
+        facts::Phase::Paused => Phase::Paused,
+        facts::Phase::Serving | facts::Phase::Leaving => Phase::Serving,
+    }
+}
+
+fn bytes_of(traffic: &Traffic) -> Bytes {
+    let known = traffic.gossip_frames_in + traffic.duplicates_in + traffic.exchange_in;
+    Bytes {
+        received: traffic.socket_in,
+        sent: traffic.socket_out,
+        received_gossip: traffic.gossip_frames_in,
+        received_duplicates: traffic.duplicates_in,
+        received_exchange: traffic.exchange_in,
+        received_upkeep: traffic.socket_in.saturating_sub(known),
+    }
+}
