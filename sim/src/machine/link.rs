@@ -5,7 +5,7 @@ use peer::{Answer, Input, Piece, config::CONNECTIONS_MAX, exchange, framing};
 use protocol::{message::Response, replica::Verdict};
 use std::rc::Rc;
 
-use super::{Machine, Request, session::node_id};
+use super::{Machine, Request, identity::node_id};
 use crate::{
     event::{Event, Frame, Letter, Number, QuestionId},
     event_log::Kind,

@@ -33,15 +33,8 @@ mod frame;
 mod heartbeat;
 mod seen;
 
-pub use frame::{Frame, frame_bytes};
+pub use frame::{Frame, Machine, Message, Outbox, frame_bytes};
 use seen::{Bits, Seen};
-
-/// Number of a gossip message in the whole simulation (the caller interns them: equal content has an equal number).
-pub type Message = u32;
-/// A machine's number in the simulation.
-pub type Machine = u32;
-/// What is to be sent: to whom, what.
-pub type Outbox = Vec<(Machine, Frame)>;
 
 /// Time between heartbeats, ms.
 pub const HEARTBEAT_MS: u64 = HEARTBEAT.as_millis() as u64;
