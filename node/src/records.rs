@@ -21,7 +21,7 @@ pub fn to_storage(record: &replica::Record) -> Result<Record> {
             machine: chunk.machine,
             first: chunk.first,
             end: chunk.end(),
-            bytes: encode::<_, RECORD_BYTES_MAX>(chunk)?,
+            bytes: encode::<_, RECORD_BYTES_MAX>(&**chunk)?,
         },
         replica::Record::Revocation(revocation) => {
             let machine = revocation.machine();

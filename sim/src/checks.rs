@@ -9,7 +9,11 @@
 use anyhow::Result;
 use std::collections::BTreeMap;
 
-use crate::{disk::Contents, record::Verdict, world::World};
+use crate::{
+    disk::{Contents, Shelf},
+    record::Verdict,
+    world::World,
+};
 
 /// Machines whose weights are computed anew from the base.
 const RECOMPUTED: usize = 3;
@@ -64,9 +68,9 @@ fn digests(world: &mut World) -> Result<(Verdict, Verdict)> {
 }
 
 /// The bytes of one own ledger on a disk.
-fn on_disk(contents: &Contents, machine: &protocol::machine::MachineId) -> Vec<u8> {
+fn on_disk(contents: &Contents, shelf: &Shelf, machine: &protocol::machine::MachineId) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for (_, chunk) in contents.chunks.range((*machine, 0)..=(*machine, u64::MAX)) {
+    for chunk in contents.chunks.of(machine, shelf) {
         bytes.truncate(chunk.first as usize);
         bytes.extend_from_slice(&chunk.bytes);
     }
@@ -81,7 +85,7 @@ fn acknowledged(world: &World) -> Verdict {
         let Some(owner) = owner.filter(|owner| !owner.disk_history.lost_acknowledged) else { continue };
         let Some(contents) = owner.disk() else { continue };
         tried = true;
-        let kept = on_disk(contents, machine);
+        let kept = on_disk(contents, &world.swarm.shelf, machine);
         if kept.len() < bytes.len() || kept[..bytes.len()] != bytes[..] {
             return Verdict::Failed(format!(
                 "machine {} acknowledged {} bytes of {machine} and kept {}",

@@ -5,6 +5,7 @@ use node::network::conduct::Allowance;
 use protocol::{
     machine::MachineId,
     replica::{OwnHead, Replica, Settings},
+    segment::Chunk,
     signature::{Ed25519Signer, Signer as _},
 };
 use rand_xoshiro::rand_core::Rng;
@@ -49,7 +50,7 @@ impl Machine {
             replica = self.restored(&contents, swarm)?;
         }
         // A checkpoint that does not fit costs a replay from the base and nothing else.
-        let checkpoint = contents.checkpoint.clone().filter(|checkpoint| replica.resume(&checkpoint.contents));
+        let checkpoint = contents.checkpoint.clone().filter(|checkpoint| replica.resume(&checkpoint.claims()));
         let resumed = checkpoint.as_ref().map(|c| Resumed { weights: &c.weights, spsa: c.spsa });
         let learner = swarm.objective.learner(self.data, resumed)?;
         let starts_the_run = self.number == 0 && !contents.knows_peers;
@@ -134,8 +135,8 @@ impl Machine {
         for revocation in contents.revocations.values() {
             replica.restore_revocation(revocation.clone()).context("a revocation on a virtual disk")?;
         }
-        for chunk in contents.chunks.values() {
-            replica.restore_chunk((**chunk).clone()).context("a chunk on a virtual disk")?;
+        for chunk in contents.chunks.iter() {
+            replica.restore_chunk(Chunk::clone(chunk)).context("a chunk on a virtual disk")?;
         }
         Ok(replica)
     }

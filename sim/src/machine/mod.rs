@@ -14,7 +14,10 @@ use protocol::{
     segment::Chunk,
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+};
 
 use crate::{
     disk::{Contents, Disk},
@@ -185,7 +188,7 @@ pub struct Running {
 struct PendingCheckpoint {
     weights: Vec<u8>,
     spsa: protocol::spsa::Spsa,
-    others: Vec<Contained>,
+    others: Vec<Rc<Contained>>,
     machine: MachineId,
     next_sample: u64,
 }

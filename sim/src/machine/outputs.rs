@@ -7,6 +7,7 @@ use protocol::{
     machine::MachineId,
     message::{Gossip, Question, Request},
     replica::{LedgerRange, NodeId, Offence, Output, Record},
+    segment::Chunk,
 };
 use rand_xoshiro::rand_core::Rng;
 use std::rc::Rc;
@@ -113,7 +114,7 @@ impl Machine {
     fn persist(&mut self, records: Vec<Record>, token: Option<u64>, swarm: &mut Swarm) {
         let Some(running) = &mut self.running else { return };
         if let (Some(token), Some(Record::Chunk(chunk))) = (token, records.first()) {
-            running.unacknowledged.push_back((token, chunk.clone()));
+            running.unacknowledged.push_back((token, Chunk::clone(chunk)));
         }
         let records = records.into_iter().map(|record| swarm.shelf.share(record)).collect();
         if running.disk.submit(records, token) {

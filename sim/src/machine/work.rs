@@ -229,7 +229,7 @@ impl Machine {
                 },
             };
             let Some(pending) = running.checkpoint.take() else { return Ok(()) };
-            let contents = pending.others.into_iter().chain(own).collect();
+            let contents = [pending.others, swarm.shelf.claims(own.into_iter().collect())].concat();
             let checkpoint = Checkpoint { weights: Rc::new(pending.weights), spsa: pending.spsa, contents };
             if running.disk.submit_checkpoint(checkpoint) {
                 self.sync_later(swarm);
@@ -246,7 +246,7 @@ impl Machine {
         running.last_checkpoint = (now_ms, root);
         if root != last_root {
             let (machine, next_sample) = running.learner.position();
-            let others = running.replica.contents_of_others();
+            let others = swarm.shelf.claims(running.replica.contents_of_others());
             let (weights, spsa) = (running.learner.snapshot()?, running.learner.spsa());
             running.checkpoint = Some(PendingCheckpoint { weights, spsa, others, machine, next_sample });
         }
