@@ -241,7 +241,6 @@ impl Replica {
     pub fn restore_chunk(&mut self, chunk: Chunk) -> Result<(), InvalidChunk> {
         let machine = chunk.machine;
         let first = chunk.first;
-        self.accounts.restore(&machine, &self.run);
         if let Some(step) = self.accounts.known_step(&chunk) {
             let growth = self.accounts.take_step(&self.run, step);
             self.count(&growth);

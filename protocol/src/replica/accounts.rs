@@ -23,8 +23,6 @@ pub(super) struct Account {
     revoked: Option<Box<Revoked>>,
     /// Samples that are in the weights: `0..applied`.
     pub applied: u64,
-    /// Whether its handle is understood: that of a machine restored from disk is not.
-    is_introduced: bool,
 }
 
 struct Revoked {
@@ -153,7 +151,7 @@ impl Accounts {
 
     pub fn by_handle(&self, handle: &Handle) -> Option<&Account> {
         let slot = self.commons.roster().slot_of(handle)?;
-        self.at(slot).filter(|account| account.is_introduced)
+        self.at(slot)
     }
 
     /// All, in order of the machines.
@@ -166,13 +164,6 @@ impl Accounts {
     pub fn of_key(&self, key: [u8; 32]) -> impl Iterator<Item = &Account> {
         let slots: Vec<Slot> = self.commons.roster().of_key(key).collect();
         slots.into_iter().filter_map(|slot| self.at(slot))
-    }
-
-    /// Opens the account of a machine that comes from disk.
-    pub fn restore(&mut self, machine: &MachineId, run: &RunId) {
-        if self.get(machine).is_none() {
-            self.change(machine, run, |account| account.is_introduced = false);
-        }
     }
 
     /// Calls `visit` with what is known of each of `machines`.
@@ -232,7 +223,6 @@ impl Accounts {
     pub fn revoke(&mut self, run: &RunId, revocation: Revocation) -> u64 {
         self.change(&revocation.machine(), run, |account| {
             let was = account.effective_height();
-            account.is_introduced = true;
             account.revoked = Some(Box::new(Revoked { revocation, standing: Standing::Forked }));
             was
         })
@@ -246,7 +236,7 @@ impl Accounts {
             self.count += 1;
             let bucket = machine.handle().0[0];
             let held = Arc::new(Held { machine: *machine, bucket, ledger: Ledger::default() });
-            Account { held, revoked: None, applied: 0, is_introduced: true }
+            Account { held, revoked: None, applied: 0 }
         });
         let (stood, height) = (account.stands(), account.effective_height());
         let result = change(account);

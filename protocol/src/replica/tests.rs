@@ -296,6 +296,22 @@ fn nothing_is_signed_before_a_peer_confirms_the_own_head() {
     assert_eq!(net.nodes[0].replica.own_machine(), machine(0, 1));
 }
 
+/// Once a replica did not know the handles of the machines whose ledgers it had restored: it ignored everything that they pushed, and
+/// passed nothing of it on, so that after a restart all came by anti-entropy.
+#[test]
+fn what_a_restored_machine_pushes_is_taken() {
+    let mut node = Node::new(1, 1, &manifest(None));
+    let run = *node.replica.run();
+    let segment = |first| Segment { first, swarm_step: 0, bytes: &[5, 6] };
+    let (first, head) = Chunk::sign(&run, machine(9, 1), segment(0), [0; 32], &signer(9));
+    let (second, _) = Chunk::sign(&run, machine(9, 1), segment(2), head, &signer(9));
+    node.replica.restore_chunk(first).unwrap();
+    node.replica.start(OwnHead::Sure, 0);
+    let push = Gossip::Segment(Push::of(&second)).encode().unwrap();
+    assert_eq!(node.replica.gossip(NodeId(1), &push, 0), Verdict::Accept);
+    assert_eq!(node.replica.swarm_step(), 4);
+}
+
 /// As the replicas of a simulator verify.
 struct Sharing(Commons);
 
