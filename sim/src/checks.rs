@@ -9,7 +9,13 @@
 use anyhow::Result;
 use std::collections::BTreeMap;
 
-use crate::{disk::Contents, machine::Machine, summary::CheckResult, truth::SignedAgain, world::World};
+use crate::{
+    disk::{Contents, Shelf},
+    machine::Machine,
+    summary::CheckResult,
+    truth::SignedAgain,
+    world::World,
+};
 
 /// Machines whose weights are computed anew from the base.
 const RECOMPUTED: usize = 3;
@@ -70,9 +76,9 @@ fn digests(world: &mut World) -> Result<(CheckResult, CheckResult)> {
 }
 
 /// The bytes of one own ledger on a disk.
-fn on_disk(contents: &Contents, machine: &protocol::machine::MachineId) -> Vec<u8> {
+fn on_disk(contents: &Contents, shelf: &Shelf, machine: &protocol::machine::MachineId) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for (_, chunk) in contents.chunks.range((*machine, 0)..=(*machine, u64::MAX)) {
+    for chunk in contents.chunks.of(machine, shelf) {
         bytes.truncate(chunk.first as usize);
         bytes.extend_from_slice(&chunk.bytes);
     }
@@ -87,7 +93,7 @@ fn acknowledged(world: &World) -> CheckResult {
         let Some(owner) = owner.filter(|owner| !owner.disk_history.lost_acknowledged) else { continue };
         let Some(contents) = owner.disk() else { continue };
         tried = true;
-        let kept = on_disk(contents, machine);
+        let kept = on_disk(contents, &world.swarm.shelf, machine);
         if kept.len() < bytes.len() || kept[..bytes.len()] != bytes[..] {
             return CheckResult::Failed(format!(
                 "machine {} acknowledged {} bytes of {machine} and kept {}",
@@ -185,7 +191,7 @@ fn leavers(world: &World) -> CheckResult {
         let Some(contents) = honest(leaver.number).and_then(Machine::disk) else { continue };
         tried = true;
         let (number, made) = (leaver.number, leaver.made);
-        let kept = on_disk(contents, &leaver.machine).len() as u64;
+        let kept = on_disk(contents, &world.swarm.shelf, &leaver.machine).len() as u64;
         if kept < made {
             return CheckResult::Failed(format!("machine {number} left with {kept} of {made} gradients on its disk"));
         }

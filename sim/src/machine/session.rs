@@ -126,11 +126,11 @@ impl Machine {
         let contents = running.disk.contents();
         running.inputs.push_back(Input::BaseReady);
         let revocations = contents.revocations.values().map(|revocation| Record::Revocation(revocation.clone()));
-        let chunks = contents.chunks.values().map(|chunk| Record::Chunk((**chunk).clone()));
+        let chunks = contents.chunks.iter().map(|chunk| Record::Chunk(chunk.clone()));
         running.inputs.extend(revocations.chain(chunks).map(Input::Restored));
         match &contents.checkpoint {
             Some(checkpoint) => {
-                running.inputs.push_back(Input::Checkpoint(checkpoint.contents.clone()));
+                running.inputs.push_back(Input::Checkpoint(checkpoint.claims()));
                 Ok(())
             }
             None => self.make_ready(false, swarm),
