@@ -170,7 +170,7 @@ fn the_own_key_in_two_places_costs_a_fork_and_goes_on_under_a_new_name() {
             more: None,
         }),
         protocol::message::Question::Fetch { .. } => {
-            Some(protocol::message::Response::Found { chunks: vec![Chunk::clone(chunk)], revocations: Vec::new() })
+            Some(protocol::message::Response::Found { chunks: vec![chunk.clone()], revocations: Vec::new() })
         }
         _ => Some(protocol::message::Response::Unavailable),
     });
