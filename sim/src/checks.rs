@@ -1,10 +1,12 @@
 //! The invariants, checked after every run.
 //!
-//! Blind spots: losses and the quality of gradients are not judged; time spent computing is not either. Memory is checked as queue
-//! lengths, not bytes. Ledgers of hostile machines are compared between machines, never with an intention. A machine whose disk lost
-//! what it had acknowledged may sign a sample twice when nobody it can reach knew better: such forks are withdrawn
-//! everywhere, which is checked, and counted, but not held against the protocol. That the shared memories of the simulator (signatures, sums
-//! of ledgers) change nothing is checked for the sums only.
+//! Blind spots: losses and the quality of gradients are not judged; time spent computing is not either. Memory is
+//! checked as queue lengths, not bytes. Ledgers of adversaries are compared between machines, never with an intention.
+//! A machine whose disk lost what it had acknowledged may sign a sample twice when nobody it can reach knew better:
+//! such forks are withdrawn everywhere, which is checked, and counted, but held against it only if all its neighbours
+//! knew better. Goals are judged by what a machine knew of its earlier incarnations, not by what was true. Who leaves
+//! during a partition is judged by its disk alone, and who leaves before it may sign is not judged. That the shared
+//! memories of the simulator (signatures, sums of ledgers) change nothing is checked for the sums only.
 
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -234,8 +236,8 @@ fn bases(world: &World) -> CheckResult {
 }
 
 impl World {
-    /// Looks at samples that were just signed again: whether all honest neighbours had another byte. Then the machine should have
-    /// heard of it before.
+    /// Looks at samples that were just signed again: whether all honest neighbours had another byte. Then the machine
+    /// should have heard of it before.
     pub(crate) fn judge_signed_again(&mut self) {
         let truth = &self.swarm.truth;
         let unjudged = &truth.signed_twice_after_loss[truth.unjudged..];

@@ -1,7 +1,8 @@
 //! A virtual disk: writes take time, and what was not yet synced is lost in a crash.
 //!
-//! It stands for the state directory of `node`: a transactional database, so that of a torn write nothing remains, and a
-//! checkpoint file that replaces the one before. Records are kept decoded; their encoding is tested where it is written.
+//! It stands for the state directory of `node`: a transactional database, so that of a torn write nothing remains, and
+//! a checkpoint file that replaces the one before. Records are kept decoded; their encoding is tested where it is
+//! written.
 
 use engine::estimator::Normalizer;
 use peer::Run;

@@ -41,9 +41,9 @@ const BUCKET_LOG2: u32 = 8;
 /// Events in one block of a bucket.
 const BLOCK: usize = 32;
 
-/// Events to come: those of the next quarter of a millisecond in a heap, the others unsorted by the quarter they are in. With
-/// a million events waiting, one large heap would miss the cache at every step. Buckets are made of equal blocks, which are used
-/// again: no memory is lost to buckets that once were large.
+/// Events to come: those of the next quarter of a millisecond in a heap, the others unsorted by the quarter they are
+/// in. With a million events waiting, one large heap would miss the cache at every step. Buckets are made of equal
+/// blocks, which are used again: no memory is lost to buckets that once were large.
 pub struct Queue<E> {
     current: BinaryHeap<Scheduled<E>>,
     /// Events at or after this bucket are in `later`.

@@ -1,5 +1,5 @@
-//! Whom a machine can find, and whether a call succeeds. Whom to call, and when again, is the peer's business; a walk of the
-//! discovery opens connections of its own, as Kademlia's queries do.
+//! Whom a machine can find, and whether a call succeeds. Whom to call, and when again, is the peer's business; a walk
+//! of the discovery opens connections of its own, as Kademlia's queries do.
 
 use anyhow::Result;
 use peer::{Input, config::CONNECTIONS_TARGET};

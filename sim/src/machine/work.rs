@@ -104,8 +104,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Begins to measure a gradient, if one is wanted and none is under way. It takes its time, and the time of replaying what
-    /// came in since the last.
+    /// Begins to measure a gradient, if one is wanted and none is under way. It takes its time, and the time of
+    /// replaying what came in since the last.
     fn measure(&mut self, swarm: &mut Swarm) -> Result<()> {
         let overdone = if swarm.sabotage == Some(Sabotage::Overdo) && self.number == 1 { OVERDONE } else { 0 };
         let Some(running) = &mut self.running else { return Ok(()) };
