@@ -402,7 +402,7 @@ async fn faults_are_not_forgotten_by_reconnecting() {
             // Three faults are forgiven.
             for (time, faults) in [("before", 3), ("after", 2)] {
                 assert!(!node.has_banned(), "{time}");
-                nodes.start_with(config_of_fed(2), &[node.name.clone()]).await;
+                nodes.start_with(config_of_fed(2), std::slice::from_ref(&node.name)).await;
                 nodes.until("a connection", |_, _, event| matches!(event, Event::Connected(_)).then_some(())).await;
                 for fault in 0..faults {
                     nodes.nodes[0].request(victim, vec![0xff; 9 + fault]);
@@ -428,8 +428,8 @@ async fn a_flood_bans_its_sender_while_others_are_served() {
             let node = Beside::start(Place::new(101, Vec::new())).await;
             let (victim, _) = parse_bootstrap(&node.name).unwrap();
             let mut nodes = Nodes::default();
-            let honest = nodes.start_with(config_of_fed(2), &[node.name.clone()]).await;
-            let flooder = nodes.start_with(config_of_fed(3), &[node.name.clone()]).await;
+            let honest = nodes.start_with(config_of_fed(2), std::slice::from_ref(&node.name)).await;
+            let flooder = nodes.start_with(config_of_fed(3), std::slice::from_ref(&node.name)).await;
             let mut segments = Segments::by(3);
             nodes.publish(flooder, &segments.next()).await;
             let mut sent = 0u32;
@@ -473,7 +473,7 @@ async fn two_who_flood_within_their_allowance_do_not_get_the_one_between_banned(
             let mut nodes = Nodes::default();
             for seed in [3, 4] {
                 let config = NetworkConfig { listen: Vec::new(), connections_target: 0, ..config_of_fed(seed) };
-                nodes.start_with(config, &[between.name.clone()]).await;
+                nodes.start_with(config, std::slice::from_ref(&between.name)).await;
             }
             let mut segments = [Segments::by(3), Segments::by(4)];
             for flooder in [0, 1] {

@@ -9,64 +9,76 @@
 use anyhow::Result;
 use std::collections::BTreeMap;
 
-use crate::{disk::Contents, record::Verdict, world::World};
+use crate::{
+    disk::{Contents, Shelf},
+    machine::Machine,
+    summary::CheckResult,
+    truth::SignedAgain,
+    world::World,
+};
 
 /// Machines whose weights are computed anew from the base.
 const RECOMPUTED: usize = 3;
 /// What may wait in one machine's queues: what its disk may be behind, and some questions.
 const QUEUED_MAX: usize = 5_000;
 
-/// One verdict for each invariant.
-pub fn verdicts(world: &mut World) -> Result<BTreeMap<&'static str, Verdict>> {
+/// One result for each invariant.
+pub fn results(world: &mut World) -> Result<BTreeMap<&'static str, CheckResult>> {
     let (digests, recomputed) = digests(world)?;
-    let revoked = world.honest_up().any(|machine| {
-        machine.running.as_ref().is_some_and(|r| r.replica.machines().any(|(.., revocation)| revocation.is_some()))
+    let revoked = world.honest_up().filter_map(Machine::replica).any(|replica| {
+        let mut revocations = replica.machines().filter_map(|(.., revocation)| revocation);
+        revocations.next().is_some()
     });
     Ok(BTreeMap::from([
         ("equal sets of entries give equal digests", digests),
         ("digests follow from the base by the reference arithmetic", recomputed.clone()),
-        ("revoked machines leave no trace", if revoked { recomputed } else { Verdict::NotTried }),
+        ("revoked machines leave no trace", if revoked { recomputed } else { CheckResult::NotTried }),
         ("no acknowledged byte is lost", acknowledged(world)),
         ("no honest machine signs a sample twice", signed_twice(world)),
         ("ledgers hold what was signed", ledgers(world)),
         ("all machines become equal", converged(world)),
         ("queues stay within bounds", queues(world)),
         ("honest machines hold nothing against each other", penalties(world)),
+        ("no machine signs what its neighbours know better", signed_again(world)),
+        ("no machine makes more gradients than it should", overdone(world)),
+        ("who leaves leaves nothing behind", leavers(world)),
+        ("joiners store the run's base model", bases(world)),
     ]))
 }
 
-fn failed_if(failure: Option<String>) -> Verdict {
-    failure.map_or(Verdict::Passed, Verdict::Failed)
+fn failed_if(failure: Option<String>) -> CheckResult {
+    failure.map_or(CheckResult::Passed, CheckResult::Failed)
 }
 
 /// Equal roots, equal digests; and some of them computed anew.
-fn digests(world: &mut World) -> Result<(Verdict, Verdict)> {
+fn digests(world: &mut World) -> Result<(CheckResult, CheckResult)> {
     let (mut by_root, mut split, mut wrong) = (BTreeMap::new(), None, None);
     let mut recomputed = 0;
     for machine in world.machines.iter_mut().filter(|machine| machine.is_honest()) {
         let number = machine.number;
         let done = machine.is_done();
         let Some(running) = machine.running.as_mut().filter(|_| done) else { continue };
-        let (root, digest) = (running.replica.root(), running.learner.digest()?);
+        let (Some(replica), Some(trainer)) = (running.peer.replica(), &mut running.trainer) else { continue };
+        let (root, digest) = (replica.root(), trainer.learner.digest()?);
         let (first, known) = *by_root.entry(root).or_insert((number, digest));
         if known != digest {
             split.get_or_insert(format!("machines {first} and {number} hold the same entries and differ in weights"));
         }
         if recomputed < RECOMPUTED {
             recomputed += 1;
-            if world.swarm.objective.digest_from_base(&running.replica)? != digest {
+            if world.swarm.objective.digest_from_base(replica)? != digest {
                 wrong.get_or_insert(format!("machine {number} has weights that its ledgers do not give"));
             }
         }
     }
-    let recomputed = if recomputed == 0 { Verdict::NotTried } else { failed_if(wrong) };
+    let recomputed = if recomputed == 0 { CheckResult::NotTried } else { failed_if(wrong) };
     Ok((failed_if(split), recomputed))
 }
 
 /// The bytes of one own ledger on a disk.
-fn on_disk(contents: &Contents, machine: &protocol::machine::MachineId) -> Vec<u8> {
+fn on_disk(contents: &Contents, shelf: &Shelf, machine: &protocol::machine::MachineId) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for (_, chunk) in contents.chunks.range((*machine, 0)..=(*machine, u64::MAX)) {
+    for chunk in contents.chunks.of(machine, shelf) {
         bytes.truncate(chunk.first as usize);
         bytes.extend_from_slice(&chunk.bytes);
     }
@@ -74,16 +86,16 @@ fn on_disk(contents: &Contents, machine: &protocol::machine::MachineId) -> Vec<u
 }
 
 /// What a disk acknowledged is on it, whether the machine is up, down or gone.
-fn acknowledged(world: &World) -> Verdict {
+fn acknowledged(world: &World) -> CheckResult {
     let mut tried = false;
     for (machine, bytes) in &world.swarm.truth.acknowledged {
         let owner = world.swarm.truth.owners.get(machine).map(|number| &world.machines[*number as usize]);
         let Some(owner) = owner.filter(|owner| !owner.disk_history.lost_acknowledged) else { continue };
         let Some(contents) = owner.disk() else { continue };
         tried = true;
-        let kept = on_disk(contents, machine);
+        let kept = on_disk(contents, &world.swarm.shelf, machine);
         if kept.len() < bytes.len() || kept[..bytes.len()] != bytes[..] {
-            return Verdict::Failed(format!(
+            return CheckResult::Failed(format!(
                 "machine {} acknowledged {} bytes of {machine} and kept {}",
                 owner.number,
                 bytes.len(),
@@ -91,66 +103,159 @@ fn acknowledged(world: &World) -> Verdict {
             ));
         }
     }
-    if tried { Verdict::Passed } else { Verdict::NotTried }
+    if tried { CheckResult::Passed } else { CheckResult::NotTried }
 }
 
-fn signed_twice(world: &World) -> Verdict {
+fn signed_twice(world: &World) -> CheckResult {
     failed_if(world.swarm.truth.signed_twice.first().map(|(machine, sample)| format!("{machine} at sample {sample}")))
 }
 
 /// What the honest signed is what ledgers hold, on one machine for each root.
-fn ledgers(world: &World) -> Verdict {
-    let Some(running) = world.honest_up().find_map(|machine| machine.running.as_ref()) else {
-        return Verdict::NotTried;
-    };
-    for (machine, ledger, _) in running.replica.machines() {
+fn ledgers(world: &World) -> CheckResult {
+    let Some(replica) = world.honest_up().find_map(Machine::replica) else { return CheckResult::NotTried };
+    for (machine, ledger, _) in replica.machines() {
         let Some(signed) = world.swarm.truth.acknowledged.get(machine) else { continue };
         let twice = &world.swarm.truth.signed_twice_after_loss;
-        if twice.iter().any(|(forked, _)| forked == machine) {
+        if twice.iter().any(|again| again.machine == *machine) {
             continue;
         }
         let same = ledger
             .entries(0, ledger.height())
             .all(|(sample, byte, _)| signed.get(sample as usize).is_none_or(|signed| *signed == byte as u8));
         if !same {
-            return Verdict::Failed(format!("a ledger of {machine} holds another byte than it signed"));
+            return CheckResult::Failed(format!("a ledger of {machine} holds another byte than it signed"));
         }
     }
-    Verdict::Passed
+    CheckResult::Passed
 }
 
-fn converged(world: &mut World) -> Verdict {
+fn converged(world: &World) -> CheckResult {
     if world.are_equal() {
-        return Verdict::Passed;
+        return CheckResult::Passed;
     }
     let mut groups: BTreeMap<[u8; 32], Vec<u32>> = BTreeMap::new();
-    let mut busy = Vec::new();
-    for machine in world.machines.iter_mut().filter(|machine| machine.is_honest()) {
-        let (number, done) = (machine.number, machine.is_done());
-        let Some(running) = &mut machine.running else { continue };
-        groups.entry(running.replica.root()).or_default().push(number);
-        if !done {
-            busy.push(number);
+    let (mut joining, mut busy) = (0, Vec::new());
+    for machine in world.honest_up() {
+        match machine.replica() {
+            Some(replica) => groups.entry(replica.root()).or_default().push(machine.number),
+            None => joining += 1,
+        }
+        if !machine.is_done() {
+            busy.push(machine.number);
         }
     }
     let mut sizes: Vec<&Vec<u32>> = groups.values().collect();
     sizes.sort_by_key(|group| std::cmp::Reverse(group.len()));
     let few: Vec<u32> = sizes.iter().skip(1).flat_map(|group| group.iter().copied()).take(5).collect();
     busy.truncate(5);
-    Verdict::Failed(format!(
-        "{} version vectors among {} machines; apart: {few:?}; unfinished: {busy:?}",
+    CheckResult::Failed(format!(
+        "{} version vectors among {} machines, {joining} others not in the run; apart: {few:?}; unfinished: {busy:?}",
         groups.len(),
         groups.values().map(Vec::len).sum::<usize>()
     ))
 }
 
-fn queues(world: &World) -> Verdict {
+fn queues(world: &World) -> CheckResult {
     let most = world.swarm.metrics.queued_max;
     failed_if((most > QUEUED_MAX).then(|| format!("{most} things waited in one machine, more than {QUEUED_MAX}")))
 }
 
-fn penalties(world: &World) -> Verdict {
+fn penalties(world: &World) -> CheckResult {
     let honest = |number: u32| world.machines.get(number as usize).is_some_and(|machine| machine.is_honest());
     let unjust = world.swarm.truth.penalties.iter().find(|(by, whom, _)| honest(*by) && honest(*whom));
     failed_if(unjust.map(|(by, whom, reason)| format!("machine {by} against machine {whom}: {reason}")))
+}
+
+fn signed_again(world: &World) -> CheckResult {
+    let truth = &world.swarm.truth;
+    if let Some(again) = truth.signed_against_better_knowledge.first() {
+        let (number, sample) = (again.number, again.sample);
+        return CheckResult::Failed(format!("machine {number} signed sample {sample} of {} again", again.machine));
+    }
+    let tried = world.machines.iter().any(|machine| machine.is_honest() && machine.disk_history.lost_acknowledged);
+    if tried { CheckResult::Passed } else { CheckResult::NotTried }
+}
+
+fn overdone(world: &World) -> CheckResult {
+    failed_if(world.swarm.truth.overdone.first().map(|(number, machine, sample)| {
+        let goal = world.machines.get(*number as usize).map_or(0, |machine| machine.goal);
+        format!("machine {number} began sample {sample} of {machine}, beyond its {goal}")
+    }))
+}
+
+/// What they had made is on their disks, and in the ledgers of those who stayed.
+fn leavers(world: &World) -> CheckResult {
+    let honest = |number: u32| world.machines.get(number as usize).filter(|machine| machine.is_honest());
+    let mut tried = false;
+    for leaver in world.swarm.truth.leavers.iter().filter(|leaver| leaver.is_clean) {
+        let Some(contents) = honest(leaver.number).and_then(Machine::disk) else { continue };
+        tried = true;
+        let (number, made) = (leaver.number, leaver.made);
+        let kept = on_disk(contents, &world.swarm.shelf, &leaver.machine).len() as u64;
+        if kept < made {
+            return CheckResult::Failed(format!("machine {number} left with {kept} of {made} gradients on its disk"));
+        }
+        for stayed in world.honest_up().filter(|_| leaver.was_heard) {
+            let known = stayed.replica().and_then(|replica| replica.ledger(&leaver.machine));
+            let known = known.map_or(0, |ledger| ledger.height());
+            if known < made {
+                let stayed = stayed.number;
+                return CheckResult::Failed(format!(
+                    "machine {number} left after {made} gradients, of which machine {stayed} has {known}"
+                ));
+            }
+        }
+    }
+    if tried { CheckResult::Passed } else { CheckResult::NotTried }
+}
+
+/// Chunk by chunk.
+fn bases(world: &World) -> CheckResult {
+    let Some(base) = world.swarm.objective.base() else { return CheckResult::NotTried };
+    let mut tried = false;
+    for machine in world.machines.iter().filter(|machine| machine.is_honest()) {
+        let Some(stored) = machine.disk().map(|contents| &contents.base) else { continue };
+        if stored.is_complete && stored.chunks.is_empty() {
+            // It started the run.
+            continue;
+        }
+        for (index, digest) in &stored.chunks {
+            tried = true;
+            if base.digests().get(*index as usize) != Some(digest) {
+                let number = machine.number;
+                return CheckResult::Failed(format!("machine {number} stored another chunk {index} than the run's"));
+            }
+        }
+        if stored.is_complete && stored.chunks.len() < base.digests().len() {
+            return CheckResult::Failed(format!("machine {} took an unfinished base for the run's", machine.number));
+        }
+    }
+    if tried { CheckResult::Passed } else { CheckResult::NotTried }
+}
+
+impl World {
+    /// Looks at samples that were just signed again: whether all honest neighbours had another byte. Then the machine should have
+    /// heard of it before.
+    pub(crate) fn judge_signed_again(&mut self) {
+        let truth = &self.swarm.truth;
+        let unjudged = &truth.signed_twice_after_loss[truth.unjudged..];
+        if unjudged.is_empty() {
+            return;
+        }
+        let knew = |number: &u32, again: &SignedAgain| {
+            let machine = self.machines.get(*number as usize).filter(|machine| machine.is_honest())?;
+            let ledger = machine.replica()?.ledger(&again.machine);
+            Some(ledger.is_some_and(|ledger| ledger.height() > again.sample))
+        };
+        let knew_better = |again: &SignedAgain| {
+            let running = self.machines.get(again.number as usize).and_then(|machine| machine.running.as_ref());
+            let neighbours = running.into_iter().flat_map(|running| running.neighbours.numbers());
+            let known: Vec<bool> = neighbours.filter_map(|number| knew(&number, again)).collect();
+            !known.is_empty() && known.into_iter().all(|knew| knew)
+        };
+        let found: Vec<SignedAgain> = unjudged.iter().copied().filter(knew_better).collect();
+        let truth = &mut self.swarm.truth;
+        truth.unjudged = truth.signed_twice_after_loss.len();
+        truth.signed_against_better_knowledge.extend(found);
+    }
 }

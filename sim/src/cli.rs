@@ -28,6 +28,8 @@ pub enum Command {
     Explore(ExploreArgs),
     /// Predict a run: gradients per second, bytes per second and link, staleness, time to N gradients.
     Plan(PlanArgs),
+    /// Replay what `node --record` wrote: the same inputs must lead to the same decisions.
+    Replay(ReplayArgs),
 }
 
 impl Default for Command {
@@ -160,4 +162,14 @@ pub struct PlanArgs {
 
 fn estimator_name() -> impl TypedValueParser<Value = EstimatorName> {
     PossibleValuesParser::new(EstimatorName::ALL.map(EstimatorName::as_str)).try_map(|name| name.parse())
+}
+
+/// `sim replay`
+#[derive(Args, Clone, Debug)]
+pub struct ReplayArgs {
+    /// A recording
+    pub file: PathBuf,
+    /// Print every step with its input and its outputs
+    #[arg(long)]
+    pub outputs: bool,
 }

@@ -38,14 +38,14 @@ pub enum Kind {
     Penalized = 11,
     /// `machine` came up.
     Up = 12,
-    /// `machine` went down; `value`: 0 it left, 1 it crashed.
+    /// `machine` went down; `value`: 0 it left or was stopped, 1 it crashed.
     Down = 13,
     /// `machine` began incarnation `value`.
     Incarnated = 14,
     /// `machine` learnt of a revocation.
     Revoked = 15,
-    /// Fault number `value` of the scenario befell `machine`.
-    Befell = 16,
+    /// Fault number `value` of the schedule was injected.
+    Injected = 16,
     /// The swarm was looked at; `value`: the first 8 bytes of the weights digest of `machine`.
     Observed = 17,
     /// `machine` has manifest and base model, and starts.

@@ -2,11 +2,14 @@
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal, Write, stderr};
+use std::{
+    io::{IsTerminal, stderr},
+    time::{Duration, Instant},
+};
 
 use crate::{
     cli::ExploreArgs,
-    process::say,
+    process::{Interrupt, say, warn},
     scenario::Scenario,
     world::{Label, World},
 };
@@ -14,11 +17,11 @@ use crate::{
 /// Too slow to be run a thousand times.
 const LEFT_OUT: [&str; 2] = ["thousand", "real_model"];
 
-/// Without a terminal, how far it is is said after so many seeds.
-const SAID_EVERY: u64 = 25;
+/// Without a terminal, how far it is is said this often.
+const SAID_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs until a seed fails or all have passed. True if all have.
-pub fn explore(args: &ExploreArgs) -> Result<bool> {
+pub fn explore(args: &ExploreArgs, interrupt: &Interrupt) -> Result<bool> {
     let names: Vec<String> = match args.scenarios.is_empty() {
         true => Scenario::names().filter(|name| !LEFT_OUT.contains(name)).map(Into::into).collect(),
         false => args.scenarios.clone(),
@@ -26,31 +29,30 @@ pub fn explore(args: &ExploreArgs) -> Result<bool> {
     let scenarios = names.iter().map(|name| Scenario::load(name)).collect::<Result<Vec<_>>>()?;
     let bar = ProgressBar::new(args.seeds * scenarios.len() as u64);
     bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} runs, {elapsed}, {eta} left")?);
-    let mut after_loss = 0usize;
+    let (mut after_loss, mut said) = (0usize, Instant::now());
     for seed in args.first_seed..args.first_seed.saturating_add(args.seeds) {
         for ((name, scenario), asked) in scenarios.iter().zip(&names) {
             bar.set_message(format!("seed {seed}, {name}"));
             let reproduce = format!("sim run {asked} --seed {seed}");
             let label = Label { scenario: name.clone(), reproduce: reproduce.clone() };
-            let record = World::new(scenario.clone(), seed, None)?.run(&label, |_| true)?;
-            let Some(record) = record else { return Ok(false) };
-            after_loss += record.signed_after_loss;
-            if !record.passed() {
+            let summary = World::new(scenario.clone(), seed, None)?.run(&label, |_| !interrupt.is_pressed())?;
+            let Some(summary) = summary else { return Ok(false) };
+            after_loss += summary.signed_after_loss;
+            if !summary.passed() {
                 bar.abandon();
                 say(format!("seed {seed} breaks {name}:"))?;
-                for (check, verdict) in record.checks.iter().filter(|(_, verdict)| verdict.is_failure()) {
-                    say(format!("  {check}: {verdict}"))?;
+                for (check, result) in summary.checks.iter().filter(|(_, result)| result.is_failure()) {
+                    say(format!("  {check}: {result}"))?;
                 }
                 say(format!("reproduce it with\n  {reproduce}"))?;
                 return Ok(false);
             }
             bar.inc(1);
-        }
-        let done = seed - args.first_seed + 1;
-        if !stderr().is_terminal() && done.is_multiple_of(SAID_EVERY) && done < args.seeds {
-            let seconds = bar.elapsed().as_secs();
-            // Nobody may be reading.
-            let _ = writeln!(stderr(), "{done} of {} seeds passed, up to seed {seed}, {seconds} s", args.seeds);
+            if !stderr().is_terminal() && said.elapsed() >= SAID_EVERY {
+                said = Instant::now();
+                let (done, all, seconds) = (bar.position(), bar.length().unwrap_or_default(), bar.elapsed().as_secs());
+                warn(format_args!("{done} of {all} runs passed, up to seed {seed}, {seconds} s"));
+            }
         }
     }
     bar.finish_and_clear();

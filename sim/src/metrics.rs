@@ -3,7 +3,7 @@
 use protocol::replica::LedgerRange;
 
 use crate::{
-    record::{BytesByCause, CurvePoint, Quantiles, SpreadPoint},
+    summary::{BytesByCause, CurvePoint, Quantiles, SpreadPoint},
     truth::Truth,
 };
 

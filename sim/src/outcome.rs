@@ -9,7 +9,7 @@ use crate::{
     machine::Machine,
     process,
     queue::Micros,
-    record::{CurvePoint, Record, SpreadPoint},
+    summary::{CurvePoint, SpreadPoint, Summary},
     world::{Label, World},
 };
 
@@ -18,8 +18,9 @@ impl World {
     pub(crate) fn watch(&mut self) -> Result<bool> {
         let now = self.swarm.queue.now();
         if self.settled.is_none() {
-            let done = self.fates_open == 0 && self.rising == 0 && self.honest_up().all(Machine::is_done);
-            if done {
+            let is_leaving = |machine: &Machine| machine.running.as_ref().is_some_and(|running| running.is_leaving);
+            let is_quiet = self.schedule.is_over() && self.starting == 0;
+            if is_quiet && self.honest_up().all(|machine| machine.is_done() && !is_leaving(machine)) {
                 self.settled = Some(now);
                 self.swarm.is_over = true;
             }
@@ -34,13 +35,12 @@ impl World {
     }
 
     /// Whether all honest machines that are up have one version vector, and nothing of their own to add.
-    pub fn are_equal(&mut self) -> bool {
+    pub fn are_equal(&self) -> bool {
         let mut roots = BTreeSet::new();
-        for machine in self.machines.iter_mut().filter(|machine| machine.is_honest()) {
-            let done = machine.is_done();
-            let Some(running) = &mut machine.running else { continue };
-            roots.insert(running.replica.root());
-            if roots.len() > 1 || !done || running.replica.incomplete().next().is_some() {
+        for machine in self.honest_up() {
+            let Some(replica) = machine.replica() else { return false };
+            roots.insert(replica.root());
+            if roots.len() > 1 || !machine.is_done() || replica.incomplete().next().is_some() {
                 return false;
             }
         }
@@ -50,10 +50,9 @@ impl World {
     /// Measures loss and spread.
     pub(crate) fn observe(&mut self) -> Result<()> {
         let seconds = self.swarm.queue.now() as f64 / 1e6;
-        let held =
-            |machine: &Machine| machine.running.as_ref().map(|r| r.replica.swarm_step() + r.replica.own_waiting());
-        let joined = |machine: &&Machine| machine.running.as_ref().is_some_and(|r| r.joined);
-        let mut heights: Vec<u64> = self.honest_up().filter(joined).filter_map(held).collect();
+        let held = |machine: &Machine| machine.replica().map(|replica| replica.swarm_step() + replica.own_waiting());
+        let joined = self.honest_up().filter(|machine| machine.has_joined());
+        let mut heights: Vec<u64> = joined.filter_map(held).collect();
         heights.sort_unstable();
         if let (Some(least), Some(most)) = (heights.first(), heights.last()) {
             let (made, median) = (self.swarm.truth.made, heights[heights.len() / 2]);
@@ -64,29 +63,27 @@ impl World {
         self.swarm.metrics.queued_max = self.swarm.metrics.queued_max.max(queued.unwrap_or_default());
         let received: u64 = self.machines.iter().map(|machine| machine.bytes_in).sum();
         let bytes = received as f64 / self.machines.len().max(1) as f64;
-        let looked_at = self
-            .machines
-            .iter_mut()
-            .find(|machine| machine.is_honest() && machine.running.as_ref().is_some_and(|r| r.joined));
+        let looked_at = self.machines.iter_mut().find(|machine| machine.is_honest() && machine.has_joined());
         let Some(machine) = looked_at else { return Ok(()) };
         let (number, gradients) = (machine.number, held(machine).unwrap_or_default());
-        let Some(running) = &mut machine.running else { return Ok(()) };
-        let loss = running.learner.loss()?;
-        let digest = running.learner.digest()?;
+        let trainer = machine.running.as_mut().and_then(|running| running.trainer.as_mut());
+        let Some(trainer) = trainer else { return Ok(()) };
+        let loss = trainer.learner.loss()?;
+        let digest = trainer.learner.digest()?;
         self.swarm.metrics.curve.push(CurvePoint { seconds, gradients, bytes, loss });
         let first = u64::from_le_bytes(std::array::from_fn(|index| digest[index]));
         self.swarm.note(Kind::Observed, number, 0, first)
     }
 
     /// The run's numbers, once it is over.
-    pub(crate) fn record(mut self, label: &Label) -> Result<Record> {
-        let checks = checks::verdicts(&mut self)?;
+    pub(crate) fn summarize(mut self, label: &Label) -> Result<Summary> {
+        let checks = checks::results(&mut self)?;
         let converged = self.converged.is_some();
         let settle = |settled: Micros| self.converged.map(|at| at.saturating_sub(settled) as f64 / 1e6);
         let seconds_to_converge = self.settled.and_then(settle);
-        let (swarm, events) = (self.swarm, self.machines.len());
+        let (swarm, machines) = (self.swarm, self.machines.len());
         ensure!(swarm.log.records() > 0, "nothing happened");
-        Ok(Record {
+        Ok(Summary {
             scenario: label.scenario.clone(),
             purpose: swarm.scenario.purpose.clone(),
             seed: swarm.seed,
@@ -94,7 +91,7 @@ impl World {
             events: swarm.log.records(),
             event_log_hash: swarm.log.finish()?,
             converged,
-            machines: events,
+            machines,
             machines_at_end: swarm.up.len(),
             gradients: swarm.truth.made,
             virtual_seconds: swarm.truth.last_made_ms as f64 / 1e3,

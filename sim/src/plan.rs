@@ -4,10 +4,10 @@ use anyhow::{Result, ensure};
 
 use crate::{
     cli::PlanArgs,
-    process::say,
-    record::{Quantiles, Record},
+    process::{Interrupt, say},
     report,
     scenario::{MACHINES_MAX, Scenario},
+    summary::{Quantiles, Summary},
     world::{Label, World},
 };
 
@@ -17,7 +17,7 @@ const SECONDS: f64 = 60.0;
 const REPLAY_PER_SECOND: f64 = 30e9;
 
 /// Simulates the beginning and prints the prediction. False if even that broke an invariant.
-pub fn plan(args: &PlanArgs) -> Result<bool> {
+pub fn plan(args: &PlanArgs, interrupt: &Interrupt) -> Result<bool> {
     ensure!((1..=MACHINES_MAX).contains(&args.nodes), "--nodes {}: a run has 1 to {MACHINES_MAX} machines", args.nodes);
     let (_, mut scenario) = Scenario::load("calm")?;
     scenario.link = Default::default();
@@ -33,13 +33,14 @@ pub fn plan(args: &PlanArgs) -> Result<bool> {
     let replay_us = scenario.speed.replay_us;
     let link = scenario.link.clone();
     let label = Label { scenario: "plan".into(), reproduce: String::new() };
-    let Some(record) = World::new(scenario, 1, None)?.run(&label, |_| true)? else { return Ok(false) };
-    let per_second = pace(&record);
+    let world = World::new(scenario, 1, None)?;
+    let Some(summary) = world.run(&label, |_| !interrupt.is_pressed())? else { return Ok(false) };
+    let per_second = pace(&summary);
     let machines = args.nodes as f64;
     // Joins happen once, and the base is not that of the run that is planned.
-    let mut bytes = record.bytes;
+    let mut bytes = summary.bytes;
     bytes.joins = 0;
-    let per_gradient = |bytes: u64| bytes as f64 / record.deliveries.max(1) as f64;
+    let per_gradient = |bytes: u64| bytes as f64 / summary.deliveries.max(1) as f64;
     let each = per_gradient(bytes.total());
     let received = per_second * each * (machines - 1.0) / machines;
     let mut rows = vec![
@@ -54,11 +55,11 @@ pub fn plan(args: &PlanArgs) -> Result<bool> {
     }
     let base_mb = 4e-6 * args.parameters as f64;
     let fetching = span(8.0 * base_mb / link.up_mbps.min(link.down_mbps));
-    let Quantiles { median, p99, .. } = record.delay_ms;
+    let Quantiles { median, p99, .. } = summary.delay_ms;
     let others = 100.0 * per_second * replay_us / 1e6;
     rows.extend([
         ("from one machine's gradient to others".into(), format!("{median:.0} ms (median; {p99:.0} ms for 99 of 100)")),
-        ("gradients that a probe does not know".into(), format!("{:.0} (median)", record.staleness_gradients.median)),
+        ("gradients that a probe does not know".into(), format!("{:.0} (median)", summary.staleness_gradients.median)),
         (
             "replaying one gradient".into(),
             format!("{replay_us:.1} us; all that others make: {others:.1}% of a machine's time"),
@@ -76,19 +77,19 @@ pub fn plan(args: &PlanArgs) -> Result<bool> {
     }
     say(format!(
         "simulated: {} gradients in {:.0} virtual seconds; the rest is extrapolated",
-        record.gradients, record.virtual_seconds
+        summary.gradients, summary.virtual_seconds
     ))?;
-    Ok(record.passed())
+    Ok(summary.passed())
 }
 
 /// Gradients per second while all machines are at work: between a tenth and six tenths of the run.
-fn pace(record: &Record) -> f64 {
-    let at = |share: f64| record.spread.iter().find(|point| point.made as f64 >= share * record.gradients as f64);
+fn pace(summary: &Summary) -> f64 {
+    let at = |share: f64| summary.spread.iter().find(|point| point.made as f64 >= share * summary.gradients as f64);
     match (at(0.1), at(0.6)) {
         (Some(from), Some(to)) if to.seconds > from.seconds => {
             (to.made - from.made) as f64 / (to.seconds - from.seconds)
         }
-        _ => record.gradients_per_second(),
+        _ => summary.gradients_per_second(),
     }
 }
 

@@ -9,10 +9,10 @@ use std::{
 
 use crate::{
     cli::{Changes, RunArgs},
-    process::say,
-    record::Record,
+    process::{Interrupt, say},
     report,
     scenario::{LanguageSettings, MACHINES_MAX, Scenario},
+    summary::Summary,
     world::{Label, Progress, World},
 };
 
@@ -81,8 +81,9 @@ impl Changes {
     }
 }
 
-/// Runs, writes the report, prints the table. False if an invariant was broken, or the machines did not become equal.
-pub fn run(args: &RunArgs) -> Result<bool> {
+/// Runs, writes the report, prints the table. False if an invariant was broken, the machines did not become equal, or it was
+/// interrupted: then there is no report.
+pub fn run(args: &RunArgs, interrupt: &Interrupt) -> Result<bool> {
     let (name, mut scenario) = Scenario::load(&args.scenario)?;
     args.changes.apply(&mut scenario)?;
     let sizes = if args.nodes.is_empty() { vec![scenario.machines] } else { args.nodes.clone() };
@@ -92,7 +93,7 @@ pub fn run(args: &RunArgs) -> Result<bool> {
     let largest = sizes.iter().max().copied().unwrap_or(1) as u64;
     let total = if sizes.len() > 1 { scenario.gradients * largest } else { scenario.gradients * sizes[0] as u64 };
     fs::create_dir_all(&args.out).with_context(|| format!("{}: cannot be made", args.out.display()))?;
-    let mut records = Vec::new();
+    let mut summaries = Vec::new();
     for size in &sizes {
         let mut scenario = scenario.clone();
         scenario.machines = *size;
@@ -114,28 +115,34 @@ pub fn run(args: &RunArgs) -> Result<bool> {
             false => None,
         };
         let world = World::new(scenario, args.seed, log)?;
-        records.extend(with_progress(world, &label)?);
+        let Some(summary) = with_progress(world, &label, interrupt)? else {
+            if args.event_log {
+                fs::remove_file(&part).with_context(|| format!("{}: cannot be removed", part.display()))?;
+            }
+            return Ok(false);
+        };
+        summaries.push(summary);
         if args.event_log {
             fs::rename(&part, &events).with_context(|| format!("{}: cannot be made", events.display()))?;
         }
     }
-    let page = report::write(&args.out, &records)?;
-    say(report::table(&records))?;
+    let page = report::write(&args.out, &summaries)?;
+    say(report::table(&summaries))?;
     say(format!("report: {}", page.display()))?;
-    Ok(records.iter().all(Record::passed))
+    Ok(summaries.iter().all(Summary::passed))
 }
 
-/// Runs one world under a progress bar.
-fn with_progress(world: World, label: &Label) -> Result<Option<Record>> {
+/// Runs one world under a progress bar; None if it was interrupted.
+fn with_progress(world: World, label: &Label, interrupt: &Interrupt) -> Result<Option<Summary>> {
     let bar = ProgressBar::new(1);
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} gradients, {elapsed}")?;
     bar.set_style(style);
-    let record = world.run(label, |progress: Progress| {
+    let summary = world.run(label, |progress: Progress| {
         bar.set_length(progress.expected);
         bar.set_position(progress.made);
         bar.set_message(format!("{}: {} machines, {:.0} s", label.scenario, progress.machines, progress.seconds));
-        true
+        !interrupt.is_pressed()
     })?;
     bar.finish_and_clear();
-    Ok(record)
+    Ok(summary)
 }

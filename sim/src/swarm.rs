@@ -1,6 +1,7 @@
 //! What all machines share: clock, network, log, measurements.
 
 use anyhow::Result;
+use peer::Run;
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 
 use crate::{
@@ -36,6 +37,14 @@ pub enum Sabotage {
     Spoil,
     /// Machine 1 has another byte in its ledger than was signed.
     Forge,
+    /// Machine 1 makes more gradients than it is told.
+    Overdo,
+    /// Machines that are told to leave are gone at once, and say that they left well.
+    LeaveAtOnce,
+    /// Machine 1 stores another base model than it was sent.
+    SpoilBase,
+    /// Machine 1 signs its first samples again and again, as after a loss, though everyone knows them.
+    SignAgain,
 }
 
 /// When [`Sabotage::Deafen`] begins.
@@ -49,6 +58,10 @@ pub struct Swarm {
     pub scenario: Scenario,
     /// What is learnt.
     pub objective: Box<dyn Objective>,
+    /// The run, as every disk has it.
+    pub run: Run,
+    /// Public keys, by machine.
+    pub keys: Vec<[u8; 32]>,
     /// Events to come, and the clock.
     pub queue: Queue<Event>,
     /// Events past.
@@ -72,20 +85,27 @@ pub struct Swarm {
     /// Connections to be closed by whoever holds the machines.
     pub to_disconnect: Vec<(Number, Number)>,
     /// Machines that have just gone of their own accord.
-    pub to_bury: Vec<Number>,
-    /// Whether the honest have finished, and the hostile should rest.
+    pub to_remove: Vec<Number>,
+    /// Whether the honest have finished, and adversaries should rest.
     pub is_over: bool,
     /// For tests.
     pub sabotage: Option<Sabotage>,
+    /// A fault in the rules of every peer. For tests.
+    #[cfg(feature = "planted")]
+    pub planted: Option<peer::planted::Fault>,
 }
 
 impl Swarm {
     /// Before anything has happened.
-    pub fn new(scenario: Scenario, objective: Box<dyn Objective>, seed: u64, log: EventLog) -> Self {
-        Self {
+    pub fn new(scenario: Scenario, objective: Box<dyn Objective>, seed: u64, log: EventLog) -> Result<Self> {
+        let manifest = objective.manifest().clone();
+        let run = Run { id: objective.run(), bytes: manifest.encode()?.into(), manifest };
+        Ok(Self {
             seed,
             scenario,
             objective,
+            run,
+            keys: Vec::new(),
             queue: Queue::default(),
             log,
             messages: Messages::default(),
@@ -97,10 +117,12 @@ impl Swarm {
             up: Vec::new(),
             parts: Vec::new(),
             to_disconnect: Vec::new(),
-            to_bury: Vec::new(),
+            to_remove: Vec::new(),
             is_over: false,
             sabotage: None,
-        }
+            #[cfg(feature = "planted")]
+            planted: None,
+        })
     }
 
     /// Appends to the event log.

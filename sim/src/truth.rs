@@ -1,5 +1,6 @@
 //! What really happened, which no machine knows: for the checkers.
 
+use peer::leave::Departure;
 use protocol::{machine::MachineId, segment::Chunk};
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,6 +8,32 @@ use crate::event::Number;
 
 /// Penalties that are remembered.
 const PENALTIES_MAX: usize = 10_000;
+
+/// A machine that left of its own accord.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaver {
+    /// Its number.
+    pub number: Number,
+    /// Its last incarnation.
+    pub machine: MachineId,
+    /// Own gradients that it had made under that.
+    pub made: u64,
+    /// Whether it said that all of them are stored and told.
+    pub is_clean: bool,
+    /// Whether everyone could hear it: no partition was on.
+    pub was_heard: bool,
+}
+
+/// A sample for which a machine signed another byte than before, after its disk had lost what it acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SignedAgain {
+    /// Who.
+    pub number: Number,
+    /// Under which incarnation.
+    pub machine: MachineId,
+    /// Which sample.
+    pub sample: u64,
+}
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -24,14 +51,29 @@ pub struct Truth {
     /// Samples for which an honest machine signed two different bytes, though its disk had kept what it acknowledged.
     pub signed_twice: Vec<(MachineId, u64)>,
     /// The same, after its disk had lost what it acknowledged.
-    pub signed_twice_after_loss: Vec<(MachineId, u64)>,
+    pub signed_twice_after_loss: Vec<SignedAgain>,
+    /// Those of them that all neighbours knew better.
+    pub signed_against_better_knowledge: Vec<SignedAgain>,
+    /// Of those after a loss, the first that nobody has looked into yet.
+    pub unjudged: usize,
+    /// Who left, and what it had made.
+    pub leavers: Vec<Leaver>,
+    /// Gradients begun beyond the goal: whose, under which incarnation, which sample.
+    pub overdone: Vec<(Number, MachineId, u64)>,
+    /// Gradients made, by machine.
+    made_by: Vec<u64>,
     /// Who held what against whom.
     pub penalties: Vec<(Number, Number, String)>,
 }
 
 impl Truth {
     /// A gradient was made.
-    pub fn made_at(&mut self, machine: MachineId, sample: u64, now_ms: u64, is_honest: bool) {
+    pub fn made_at(&mut self, by: Number, machine: MachineId, sample: u64, now_ms: u64, is_honest: bool) {
+        let by = by as usize;
+        if by >= self.made_by.len() {
+            self.made_by.resize(by + 1, 0);
+        }
+        self.made_by[by] += 1;
         let births = self.births.entry(machine).or_default();
         let index = sample as usize;
         if index == births.len() {
@@ -46,6 +88,17 @@ impl Truth {
         }
     }
 
+    /// Gradients that a machine made, those included that were lost since.
+    pub fn made_by(&self, number: Number) -> u64 {
+        self.made_by.get(number as usize).copied().unwrap_or_default()
+    }
+
+    /// A machine left of its own accord.
+    pub fn left(&mut self, number: Number, machine: MachineId, departure: Departure, was_heard: bool) {
+        let made = self.births.get(&machine).map_or(0, |births| births.len() as u64);
+        self.leavers.push(Leaver { number, machine, made, is_clean: departure == Departure::Clean, was_heard });
+    }
+
     /// When the samples `from..to` were made, as far as it is known.
     pub fn births(&self, machine: &MachineId, from: u64, to: u64) -> &[u32] {
         let births = self.births.get(machine).map_or(&[][..], |births| births);
@@ -54,15 +107,18 @@ impl Truth {
     }
 
     /// A disk acknowledged a segment of its machine's own ledger.
-    pub fn acknowledged(&mut self, chunk: &Chunk, lost_before: bool) {
+    pub fn acknowledged(&mut self, number: Number, chunk: &Chunk, lost_before: bool) {
         let known = self.acknowledged.entry(chunk.machine).or_default();
         for (sample, byte) in (chunk.first..).zip(&chunk.bytes) {
             match known.get_mut(sample as usize) {
                 None => known.push(*byte),
                 Some(before) if before != byte => {
                     *before = *byte;
-                    let list = if lost_before { &mut self.signed_twice_after_loss } else { &mut self.signed_twice };
-                    list.push((chunk.machine, sample));
+                    let machine = chunk.machine;
+                    match lost_before {
+                        true => self.signed_twice_after_loss.push(SignedAgain { number, machine, sample }),
+                        false => self.signed_twice.push((machine, sample)),
+                    }
                 }
                 Some(_) => {}
             }

@@ -1,4 +1,4 @@
-//! What connections cost beside what goes over them, TCP payload bytes. Messages: `node::network::framing`.
+//! What connections cost beside what goes over them, TCP payload bytes. Messages: `peer::framing`.
 
 /// What one side of a new connection receives: encryption, multiplexing, identification, first discovery. Measured: six nodes that
 /// know each other and do nothing received 32 kB each in their first three seconds, 2 kB of it counted elsewhere.

@@ -5,15 +5,15 @@ use protocol::signature::{Ed25519Signer, Signer as _};
 use std::{io::Write, time::Instant};
 
 use crate::{
+    adversary::Adversary,
     event::{Event, Frame, Number},
     event_log::{EventLog, Kind},
-    fate::Fate,
-    hostile::Hostility,
     machine::Machine,
     objective::{Language, Objective, Quadratic},
     queue::Micros,
-    record::Record,
-    scenario::{Malice, Scenario},
+    scenario::{Scenario, Strategy},
+    schedule::Schedule,
+    summary::Summary,
     swarm::{Sabotage, Swarm},
 };
 
@@ -25,10 +25,6 @@ const LOOKS: f64 = 60.0;
 const LOOKS_AT_LANGUAGE: f64 = 16.0;
 /// A frame that takes the downlink no longer than this is received at once.
 const DOWNLINK_GRAIN: Micros = 1_000;
-/// Records that wait for the disk at which a machine stops reading from the network, as `node` does.
-const DISK_BACKLOG_MAX: usize = 4_096;
-/// It looks again after this long.
-const CONGESTED_PAUSE: Micros = 50_000;
 /// A run is given up after this many times the time that its gradients should take, and ten minutes.
 const PATIENCE: f64 = 6.0;
 
@@ -56,16 +52,14 @@ pub struct Progress {
 
 /// See the module's documentation.
 pub struct World {
-    /// Honest machines first, then the hostile, then those who join later.
+    /// Honest machines first, then adversaries, then those who join later.
     pub machines: Vec<Machine>,
     /// What they share.
     pub swarm: Swarm,
-    /// What is to befall them; grows while the run goes on.
-    pub fates: Vec<Fate>,
-    /// Fates that have not come yet.
-    pub fates_open: usize,
-    /// Machines that are to come up.
-    pub rising: usize,
+    /// Faults to come; grows while the run goes on.
+    pub schedule: Schedule,
+    /// Machines that are to start.
+    pub starting: usize,
     looks_every: Micros,
     expected_seconds: f64,
     /// When the last gradient or fault was over.
@@ -90,10 +84,9 @@ impl World {
         let looks = if scenario.language.is_some() { LOOKS_AT_LANGUAGE } else { LOOKS };
         let mut world = Self {
             machines: Vec::new(),
-            swarm: Swarm::new(scenario, objective, seed, EventLog::new(log)),
-            fates: Vec::new(),
-            fates_open: 0,
-            rising: 0,
+            swarm: Swarm::new(scenario, objective, seed, EventLog::new(log))?,
+            schedule: Schedule::default(),
+            starting: 0,
             looks_every: ((1e6 * expected_seconds / looks) as Micros).max(100_000),
             expected_seconds,
             settled: None,
@@ -101,7 +94,7 @@ impl World {
             begun,
         };
         world.populate();
-        world.foresee();
+        world.schedule_faults();
         Ok(world)
     }
 
@@ -115,46 +108,47 @@ impl World {
             };
             self.add_machine(None, at);
         }
-        for hostile in &scenario.hostile {
-            for _ in 0..hostile.machines {
-                self.add_machine(Some(hostile.malice), (1e6 * hostile.at_seconds.max(0.5)) as Micros);
+        for group in &scenario.adversaries {
+            for _ in 0..group.machines {
+                self.add_machine(Some(group.strategy), (1e6 * group.at_seconds.max(0.5)) as Micros);
             }
         }
         self.swarm.queue.schedule(WATCH_INTERVAL, Event::Watch);
         self.swarm.queue.schedule(0, Event::Observe);
     }
 
-    /// A new machine that comes up at `at`.
-    pub fn add_machine(&mut self, malice: Option<Malice>, at: Micros) -> Number {
+    /// A new machine that starts at `at`.
+    pub fn add_machine(&mut self, strategy: Option<Strategy>, at: Micros) -> Number {
         let number = self.machines.len() as Number;
         let speed = &self.swarm.scenario.speed;
         // Evenly over the log scale, in an order that looks random: the golden ratio's multiples.
         let place = 2.0 * (f64::from(number) * 0.618_033_988_749_895).fract() - 1.0;
         let step_us = 1e6 / (speed.gradients_per_second * speed.spread.powf(place));
         let mut machine = Machine::new(number, self.swarm.seed, self.swarm.scenario.gradients, step_us);
-        machine.hostility = malice.map(|malice| Hostility::new(malice, self.swarm.seed, number));
-        if machine.hostility.as_ref().is_some_and(Hostility::is_idle) {
+        machine.adversary = strategy.map(|strategy| Adversary::new(strategy, &machine.secret, self.swarm.seed, number));
+        if machine.adversary.as_ref().is_some_and(Adversary::is_idle) {
             machine.goal = 0;
         }
+        self.swarm.keys.push(machine.key());
         self.machines.push(machine);
-        self.rise_at(number, at);
+        self.boot_at(number, at);
         number
     }
 
-    /// Lets a machine come up at `at`.
-    pub fn rise_at(&mut self, number: Number, at: Micros) {
-        self.rising += 1;
-        self.swarm.queue.schedule(at, Event::Rise { machine: number });
+    /// Lets a machine start at `at`.
+    pub fn boot_at(&mut self, number: Number, at: Micros) {
+        self.starting += 1;
+        self.swarm.queue.schedule(at, Event::Boot { machine: number });
     }
 
-    /// Runs to the end, and tells how far it is now and then. `stop` ends it early, without a record.
-    pub fn run(mut self, label: &Label, mut progress: impl FnMut(Progress) -> bool) -> Result<Option<Record>> {
+    /// Runs to the end, and tells how far it is now and then. False ends it early, without a summary.
+    pub fn run(mut self, label: &Label, mut progress: impl FnMut(Progress) -> bool) -> Result<Option<Summary>> {
         let expected = self.swarm.scenario.gradients * self.machines.iter().filter(|m| m.is_honest()).count() as u64;
-        let end = (1e6 * (PATIENCE * self.expected_seconds + 600.0)) as Micros + self.fates_end();
+        let end = (1e6 * (PATIENCE * self.expected_seconds + 600.0)) as Micros + self.faults_end();
         while let Some(event) = self.swarm.queue.take() {
             let is_watch = matches!(event, Event::Watch);
-            self.happen(event)?;
-            self.tidy()?;
+            self.dispatch(event)?;
+            self.follow_up()?;
             if is_watch {
                 let up = self.swarm.up.len();
                 let seconds = self.swarm.queue.now() as f64 / 1e6;
@@ -168,27 +162,29 @@ impl World {
             }
         }
         self.observe()?;
-        self.record(label).map(Some)
+        self.summarize(label).map(Some)
     }
 
-    fn happen(&mut self, event: Event) -> Result<()> {
+    fn dispatch(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Arrived { to, from, frame, bytes } => self.arrived(to, from, frame, bytes),
             Event::Received { to, from, frame, bytes } => self.received(to, from, frame, bytes),
-            Event::Tick { machine, life } => self.with(machine, life, |m, swarm| m.tick(swarm)),
-            Event::Heartbeat { machine, life } => self.with(machine, life, |m, swarm| m.heartbeat(swarm)),
-            Event::Upkeep { machine, life } => self.with(machine, life, |m, swarm| m.upkeep(swarm)),
-            Event::Measured { machine, life } => self.with(machine, life, |m, swarm| m.measured(swarm)),
-            Event::Synced { machine, life } => self.with(machine, life, |m, swarm| m.synced(swarm)),
-            Event::Validated { machine, life, message, verdict } => {
-                self.with(machine, life, |m, swarm| m.validated(message, verdict, swarm))
+            Event::ReadOn { machine, session } => self.with(machine, session, |m, swarm| m.read_on(swarm)),
+            Event::Tick { machine, session } => self.with(machine, session, |m, swarm| m.tick(swarm)),
+            Event::Heartbeat { machine, session } => self.with(machine, session, |m, swarm| m.heartbeat(swarm)),
+            Event::Upkeep { machine, session } => self.with(machine, session, |m, swarm| m.upkeep(swarm)),
+            Event::Measured { machine, session } => self.with(machine, session, |m, swarm| m.measured(swarm)),
+            Event::Synced { machine, session } => self.with(machine, session, |m, swarm| m.synced(swarm)),
+            Event::Validated { machine, session, message, verdict } => {
+                self.with(machine, session, |m, swarm| m.validated(message, verdict, swarm))
             }
-            Event::NoAnswer { machine, life, question } => {
-                self.with(machine, life, |m, swarm| m.no_answer(question, swarm))
+            Event::TimedOut { machine, session, question } => {
+                self.with(machine, session, |m, swarm| m.timed_out(question, swarm))
             }
-            Event::Connected { caller, called } => self.connect(caller, called),
-            Event::Rise { machine } => self.rise(machine),
-            Event::Fate(index) => self.befall(index),
+            Event::Called { caller, session, called } => self.called(caller, session, called),
+            Event::Closed { machine, by } => self.closed(machine, by),
+            Event::Boot { machine } => self.boot(machine),
+            Event::Fault(number) => self.take_step(number),
             Event::Observe => {
                 self.observe()?;
                 self.swarm.queue.schedule(self.swarm.queue.now() + self.looks_every, Event::Observe);
@@ -201,14 +197,15 @@ impl World {
         }
     }
 
-    /// Does something with a machine, if it still lives the same life.
+    /// Does something with a machine, if it is still in the same session.
     fn with(
         &mut self,
         number: Number,
-        life: u32,
+        session: u32,
         f: impl FnOnce(&mut Machine, &mut Swarm) -> Result<()>,
     ) -> Result<()> {
-        match self.machines.get_mut(number as usize).filter(|machine| machine.life == life && machine.is_up()) {
+        let machine = self.machines.get_mut(number as usize);
+        match machine.filter(|machine| machine.session == session && machine.is_up()) {
             Some(machine) => f(machine, &mut self.swarm).with_context(|| format!("machine {number}")),
             None => Ok(()),
         }
@@ -228,23 +225,31 @@ impl World {
 
     fn received(&mut self, to: Number, from: Number, frame: Frame, bytes: u32) -> Result<()> {
         let Some(machine) = self.machines.get_mut(to as usize) else { return Ok(()) };
-        let congested = machine.running.as_ref().is_some_and(|r| r.disk.backlog() > DISK_BACKLOG_MAX && !r.stuck);
-        if congested {
-            let later = self.swarm.queue.now() + CONGESTED_PAUSE;
-            self.swarm.queue.schedule(later, Event::Received { to, from, frame, bytes });
-            return Ok(());
-        }
         machine.receive(from, frame, bytes, &mut self.swarm).with_context(|| format!("machine {to}"))
     }
 
-    fn connect(&mut self, caller: Number, called: Number) -> Result<()> {
+    /// A call ends.
+    fn called(&mut self, caller: Number, session: u32, called: Number) -> Result<()> {
         let takes = |a: Number, b: Number| self.machines.get(a as usize).is_some_and(|machine| machine.takes(b));
         if self.swarm.is_cut(caller, called) || !takes(caller, called) || !takes(called, caller) {
+            return self.with(caller, session, |machine, swarm| machine.not_reached(called, swarm));
+        }
+        if self.machines[caller as usize].session != session {
             return Ok(());
         }
         self.swarm.note(Kind::Connected, caller, called, 0)?;
         self.machines[caller as usize].connected(called, true, &mut self.swarm)?;
         self.machines[called as usize].connected(caller, false, &mut self.swarm)
+    }
+
+    /// The end of a connection has come through the network, and through the downlink.
+    fn closed(&mut self, number: Number, by: Number) -> Result<()> {
+        let machine = &mut self.machines[number as usize];
+        if machine.downlink_free > self.swarm.queue.now() {
+            self.swarm.queue.schedule(machine.downlink_free, Event::Closed { machine: number, by });
+            return Ok(());
+        }
+        machine.disconnected(by, &mut self.swarm).with_context(|| format!("machine {number}"))
     }
 
     /// Closes a connection, at both ends.
@@ -253,18 +258,18 @@ impl World {
         self.machines[b as usize].disconnected(a, &mut self.swarm)
     }
 
-    fn rise(&mut self, number: Number) -> Result<()> {
-        self.rising -= 1;
+    fn boot(&mut self, number: Number) -> Result<()> {
+        self.starting -= 1;
         let machine = &mut self.machines[number as usize];
         if machine.is_up() || machine.has_left {
             return Ok(());
         }
         // Its first machine may have gone meanwhile: then people give it another.
         let bootstrap_is_up = self.swarm.up.binary_search(&machine.bootstrap).is_ok();
-        if !bootstrap_is_up && machine.life == 0 {
+        if !bootstrap_is_up && machine.session == 0 {
             machine.bootstrap = self.swarm.up.first().copied().unwrap_or(number);
         }
-        machine.rise(&mut self.swarm).with_context(|| format!("machine {number}"))?;
+        machine.boot(&mut self.swarm).with_context(|| format!("machine {number}"))?;
         if self.machines[number as usize].is_up()
             && let Err(place) = self.swarm.up.binary_search(&number)
         {
@@ -273,32 +278,33 @@ impl World {
         Ok(())
     }
 
-    /// A machine goes down; its neighbours notice.
-    pub fn fall(&mut self, number: Number, crashed: bool) -> Result<()> {
+    /// Stops a machine at once; its neighbours notice.
+    pub fn stop(&mut self, number: Number, crashed: bool) -> Result<()> {
         let machine = &mut self.machines[number as usize];
         let neighbours: Vec<Number> =
             machine.running.as_ref().map(|r| r.neighbours.numbers().collect()).unwrap_or_default();
-        machine.fall(&mut self.swarm, crashed)?;
-        self.bury(number, &neighbours)
-    }
-
-    fn bury(&mut self, number: Number, neighbours: &[Number]) -> Result<()> {
-        self.swarm.up.retain(|up| *up != number);
+        machine.stop(&mut self.swarm, crashed)?;
+        self.remove(number);
         for neighbour in neighbours {
-            self.machines[*neighbour as usize].disconnected(number, &mut self.swarm)?;
+            self.machines[neighbour as usize].disconnected(number, &mut self.swarm)?;
         }
         Ok(())
     }
 
+    /// Discovery finds the machine no more.
+    fn remove(&mut self, number: Number) {
+        self.swarm.up.retain(|up| *up != number);
+    }
+
     /// What an event left to be done to other machines than its own.
-    fn tidy(&mut self) -> Result<()> {
+    fn follow_up(&mut self) -> Result<()> {
         while let Some((a, b)) = self.swarm.to_disconnect.pop() {
             self.disconnect(a, b)?;
         }
-        while let Some(number) = self.swarm.to_bury.pop() {
-            let neighbours = self.swarm.up.clone();
-            self.bury(number, &neighbours)?;
+        while let Some(number) = self.swarm.to_remove.pop() {
+            self.remove(number);
         }
+        self.judge_signed_again();
         Ok(())
     }
 
@@ -310,5 +316,11 @@ impl World {
     /// Commits a deliberate fault. For tests of the checkers.
     pub fn sabotage(&mut self, sabotage: Sabotage) {
         self.swarm.sabotage = Some(sabotage);
+    }
+
+    /// Puts a fault into the rules of every peer. For tests of the checkers.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, fault: peer::planted::Fault) {
+        self.swarm.planted = Some(fault);
     }
 }

@@ -32,17 +32,30 @@ fn entries_of(work: &Work) -> u64 {
 impl Backlog {
     /// Appends.
     pub fn push(&mut self, work: Work) {
-        self.entries += entries_of(&work);
+        self.entries = self.entries.saturating_add(entries_of(&work));
         self.works.push_back(work);
     }
 
     /// Appends samples of a ledger.
     pub fn push_range(&mut self, range: LedgerRange) {
-        self.entries += range.samples();
+        self.entries = self.entries.saturating_add(range.samples());
         match self.works.back_mut() {
             Some(Work::ReplayLedgers(ranges)) => ranges.push(range),
             _ => self.works.push_back(Work::ReplayLedgers(vec![range])),
         }
+    }
+
+    /// The trainer is to make no more own gradients, before it does anything else that waits here.
+    pub fn rest(&mut self) {
+        self.works.retain(|work| !matches!(work, Work::Train { .. }));
+        self.works.push_front(Work::Train { until_sample: 0 });
+    }
+
+    /// Takes back the wish for a checkpoint. False if the trainer has it already, or there is none.
+    pub fn take_back_checkpoint(&mut self) -> bool {
+        let before = self.works.len();
+        self.works.retain(|work| *work != Work::Checkpoint);
+        self.works.len() < before
     }
 
     /// The trainer took up a work.
@@ -61,7 +74,7 @@ impl Backlog {
         {
             self.works.push_front(Work::ReplayLedgers(rest));
         }
-        self.entries -= entries_of(&work);
+        self.entries = self.entries.saturating_sub(entries_of(&work));
         self.handed_out += 1;
         Some(work)
     }

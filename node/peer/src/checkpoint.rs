@@ -8,18 +8,22 @@ use protocol::{
     replica::{Contained, Replica},
 };
 
+use crate::planted::{Fault, Planted};
+
 /// A checkpoint is written on leaving if it is no larger, and the last one took no longer, than this.
 const LEAVING_BYTES_MAX: u64 = 128 << 20;
 const LEAVING_MS_MAX: u64 = 400;
 
-#[derive(Default)]
 enum State {
-    #[default]
     Idle,
     /// The trainer was asked for a file; what it contains of others.
     Asked(Vec<Contained>),
     /// The file is there; its own samples may still be on their way into the ledger.
-    Written { others: Vec<Contained>, machine: MachineId, next_sample: u64 },
+    Written {
+        others: Vec<Contained>,
+        machine: MachineId,
+        next_sample: u64,
+    },
     /// The disk was told.
     Committing,
 }
@@ -38,21 +42,19 @@ pub enum Next {
 }
 
 /// See the module's documentation.
-#[derive(Default)]
 pub struct Checkpoints {
     state: State,
     took_ms: u64,
     /// When the last one ended, and the revision of the version vector at which it began.
     last_ms: u64,
     last_revision: Option<u64>,
-    #[cfg(feature = "planted")]
-    pub(crate) claims_late: bool,
+    planted: Planted,
 }
 
 impl Checkpoints {
     /// The first is due an interval after `now_ms`.
-    pub fn new(now_ms: u64) -> Self {
-        Self { last_ms: now_ms, ..Self::default() }
+    pub fn new(now_ms: u64, planted: Planted) -> Self {
+        Self { state: State::Idle, took_ms: 0, last_ms: now_ms, last_revision: None, planted }
     }
 
     /// Whether one is under way.
@@ -73,7 +75,7 @@ impl Checkpoints {
 
     /// Whether one on leaving is worth its time.
     pub fn is_quick(&self, replica: &Replica) -> bool {
-        let bytes = 4 * replica.manifest().parameters();
+        let bytes = replica.manifest().parameters().saturating_mul(4);
         replica.signs() && self.took_ms <= LEAVING_MS_MAX && bytes <= LEAVING_BYTES_MAX
     }
 
@@ -89,16 +91,29 @@ impl Checkpoints {
         true
     }
 
-    /// The file is there, with own samples below `next_sample` of `machine` in it.
+    /// The file that was asked for is there, with own samples below `next_sample` of `machine` in it.
     pub fn written(&mut self, machine: MachineId, next_sample: u64, took_ms: u64) {
-        self.took_ms = took_ms;
-        if let State::Asked(others) = std::mem::take(&mut self.state) {
-            self.state = State::Written { others, machine, next_sample };
+        if let State::Asked(others) = &mut self.state {
+            self.took_ms = took_ms;
+            self.state = State::Written { others: std::mem::take(others), machine, next_sample };
         }
     }
 
-    /// The file could not be written, or the checkpoint counts, or was given up.
-    pub fn ended(&mut self, now_ms: u64) {
+    /// The file that was asked for will not come.
+    pub fn write_failed(&mut self, now_ms: u64) {
+        if matches!(self.state, State::Asked(_)) {
+            self.end(now_ms);
+        }
+    }
+
+    /// The checkpoint counts, or was given up.
+    pub fn committed(&mut self, now_ms: u64) {
+        if matches!(self.state, State::Committing) {
+            self.end(now_ms);
+        }
+    }
+
+    fn end(&mut self, now_ms: u64) {
         self.state = State::Idle;
         self.last_ms = now_ms;
     }
@@ -107,7 +122,7 @@ impl Checkpoints {
     pub fn next(&mut self, replica: &Replica, now_ms: u64) -> Next {
         let State::Written { machine, next_sample, .. } = &self.state else { return Next::Nothing };
         if *machine != replica.own_machine() {
-            self.ended(now_ms);
+            self.end(now_ms);
             return Next::Discard;
         }
         let own = match *next_sample {
@@ -120,8 +135,7 @@ impl Checkpoints {
         let State::Written { mut others, .. } = std::mem::replace(&mut self.state, State::Committing) else {
             return Next::Nothing;
         };
-        #[cfg(feature = "planted")]
-        if self.claims_late {
+        if self.planted.has(Fault::ClaimsLate) {
             others = replica.contents_of_others();
         }
         others.extend(own);

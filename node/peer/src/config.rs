@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::NodeId;
 
+/// Checkpoints are at least this far apart, ms, unless a shell chooses otherwise.
+pub const CHECKPOINT_INTERVAL_MS: u64 = 30_000;
 /// Connections that a node takes, at most.
 pub const CONNECTIONS_MAX: usize = 128;
 /// Connections below which a node calls those that it found, unless its shell chooses otherwise.
@@ -63,7 +65,7 @@ impl Default for GoalSettings {
             exit_when_idle_ms: None,
             can_train: false,
             evaluates: false,
-            checkpoint_interval_ms: crate::goals::CHECKPOINT_INTERVAL_MS,
+            checkpoint_interval_ms: CHECKPOINT_INTERVAL_MS,
         }
     }
 }

@@ -72,7 +72,7 @@ impl Dialing {
                 continue;
             }
             room = room.saturating_sub(1);
-            callable.next_call_ms = now_ms + pause_ms(callable.failures, &mut self.random);
+            callable.next_call_ms = now_ms.saturating_add(pause_ms(callable.failures, &mut self.random));
             due.push(*node);
         }
         due
@@ -83,7 +83,7 @@ impl Dialing {
         let Some(callable) = self.nodes.get_mut(&node) else { return Failed::Forgotten };
         callable.failures = callable.failures.saturating_add(1);
         let pause = pause_ms(callable.failures, &mut self.random);
-        callable.next_call_ms = now_ms + pause;
+        callable.next_call_ms = now_ms.saturating_add(pause);
         if callable.is_bootstrap {
             return Failed::BootstrapLater(pause);
         }
@@ -104,7 +104,7 @@ impl Dialing {
     /// A connection is gone: call again, soon but not at once.
     pub fn gone(&mut self, node: NodeId, now_ms: u64) {
         if let Some(callable) = self.nodes.get_mut(&node) {
-            callable.next_call_ms = now_ms + RETRY_FIRST_MS;
+            callable.next_call_ms = now_ms.saturating_add(RETRY_FIRST_MS);
         }
     }
 

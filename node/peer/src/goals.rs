@@ -2,7 +2,12 @@
 
 use protocol::replica::Replica;
 
-use crate::GoalSettings;
+use crate::{
+    GoalSettings,
+    planted::{Fault, Planted},
+};
+
+pub use crate::config::CHECKPOINT_INTERVAL_MS;
 
 /// A joiner that hears from nobody trains alone after this long, ms; what it makes is merged later.
 const CATCH_UP_PATIENCE_MS: u64 = 20_000;
@@ -12,8 +17,6 @@ const CATCH_UP_MS_MAX: u64 = 180_000;
 const OVERHEAD_PART: u64 = 20;
 /// Evaluations are at least this far apart, ms.
 const EVALUATION_INTERVAL_MS: u64 = 10_000;
-/// Checkpoints are at least this far apart, ms.
-pub const CHECKPOINT_INTERVAL_MS: u64 = 30_000;
 /// Own bytes get a new swarm step this often, ms: each begins a segment.
 const SWARM_STEP_INTERVAL_MS: u64 = 10_000;
 /// The swarm is at rest when nothing has come for this long, ms.
@@ -27,8 +30,8 @@ pub struct Goals {
     begun_ms: u64,
     last_step_ms: u64,
     has_joined: bool,
-    /// The last limit that the trainer was given.
-    allowed: Option<u64>,
+    /// The last limit that the trainer was given. It rests before the first.
+    allowed: u64,
     /// How often the version vector had changed, and since when it has not.
     revision: u64,
     quiet_since_ms: u64,
@@ -36,29 +39,28 @@ pub struct Goals {
     /// When the last evaluation ended, and at which revision it began.
     last_evaluation: Option<(u64, u64)>,
     evaluation_took_ms: u64,
+    /// The revision at which the evaluation under way began.
     evaluating: Option<u64>,
-    #[cfg(feature = "planted")]
-    pub(crate) counts_one_incarnation: bool,
+    planted: Planted,
 }
 
 impl Goals {
     /// `joins`: others are expected to hold more of the run than this disk.
-    pub fn new(settings: GoalSettings, joins: bool, now_ms: u64) -> Self {
+    pub fn new(settings: GoalSettings, joins: bool, now_ms: u64, planted: Planted) -> Self {
         Self {
             settings,
             joins,
             begun_ms: now_ms,
             last_step_ms: now_ms,
             has_joined: false,
-            allowed: None,
+            allowed: 0,
             revision: 0,
             quiet_since_ms: now_ms,
             weighed: None,
             last_evaluation: None,
             evaluation_took_ms: 0,
             evaluating: None,
-            #[cfg(feature = "planted")]
-            counts_one_incarnation: false,
+            planted,
         }
     }
 
@@ -69,7 +71,7 @@ impl Goals {
 
     /// At least so long between two checkpoints, given how long the last took, ms.
     pub fn checkpoint_pause_ms(&self, took_ms: u64) -> u64 {
-        self.settings.checkpoint_interval_ms.max(took_ms * OVERHEAD_PART)
+        self.settings.checkpoint_interval_ms.max(took_ms.saturating_mul(OVERHEAD_PART))
     }
 
     /// Looks at the version vector.
@@ -100,24 +102,25 @@ impl Goals {
         is_due
     }
 
-    /// The trainer was told to work for another machine: it has no limit any more.
+    /// The trainer was told to rest, and to work for another machine.
     pub fn adopted(&mut self) {
-        self.allowed = None;
+        self.allowed = 0;
     }
 
     /// The limit to give the trainer, if it is another than the last.
     pub fn new_limit(&mut self, replica: &Replica) -> Option<u64> {
         let may_train = self.has_joined && self.settings.can_train && replica.may_probe();
         let limit = if may_train { self.own_samples_limit(replica) } else { 0 };
-        (self.allowed.replace(limit) != Some(limit)).then_some(limit)
+        (std::mem::replace(&mut self.allowed, limit) != limit).then_some(limit)
     }
 
     /// First sample of the current incarnation that is beyond the goal.
     fn own_samples_limit(&self, replica: &Replica) -> u64 {
         let room = replica.manifest().ledger_samples_max;
-        let elsewhere = replica.own_samples_elsewhere();
-        #[cfg(feature = "planted")]
-        let elsewhere = if self.counts_one_incarnation { 0 } else { elsewhere };
+        let elsewhere = match self.planted.has(Fault::CountsOneIncarnation) {
+            true => 0,
+            false => replica.own_samples_elsewhere(),
+        };
         self.settings.samples.map_or(room, |samples| samples.saturating_sub(elsewhere).min(room))
     }
 
@@ -143,7 +146,7 @@ impl Goals {
 
     /// Whether to evaluate now; if so, an evaluation is under way.
     pub fn evaluates_now(&mut self, now_ms: u64) -> bool {
-        let pause_ms = EVALUATION_INTERVAL_MS.max(self.evaluation_took_ms * OVERHEAD_PART);
+        let pause_ms = EVALUATION_INTERVAL_MS.max(self.evaluation_took_ms.saturating_mul(OVERHEAD_PART));
         let is_due = self
             .last_evaluation
             .is_none_or(|(last_ms, revision)| now_ms.saturating_sub(last_ms) >= pause_ms && revision != self.revision);
@@ -154,11 +157,11 @@ impl Goals {
         evaluates
     }
 
-    /// An evaluation has ended.
+    /// The evaluation that was under way has ended. What came meanwhile is not in it.
     pub fn evaluated(&mut self, took_ms: u64, now_ms: u64) {
-        self.evaluating = None;
+        let Some(revision) = self.evaluating.take() else { return };
         self.evaluation_took_ms = took_ms;
-        self.last_evaluation = Some((now_ms, self.revision));
+        self.last_evaluation = Some((now_ms, revision));
     }
 
     /// Whether the swarm is at rest and people should hear the weights' digest; once for each state.

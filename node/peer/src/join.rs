@@ -2,12 +2,17 @@
 
 use protocol::{
     manifest::{BASE_CHUNK_BYTES, Manifest, RunId, combine_digests},
-    message::{Question, Response},
+    message::{BASE_DIGESTS_MAX, Question, Response},
     segment::Digest,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Answer, NodeId, Run, exchange::Purpose, limits::Severity};
+use crate::{
+    Answer, NodeId, Run,
+    exchange::Purpose,
+    limits::Severity,
+    planted::{Fault, Planted},
+};
 
 /// Questions that may be under way at one node.
 const QUESTIONS_PER_NODE: usize = 4;
@@ -45,8 +50,8 @@ pub enum Taken {
 /// A joiner's state.
 pub struct Join {
     wished: Option<RunId>,
-    bootstraps: usize,
-    /// Bootstrap nodes and others that turned out to be of another run than the one that was wished for.
+    bootstraps: BTreeSet<NodeId>,
+    /// Bootstrap nodes that turned out to be of another run than the one that was wished for.
     of_other_runs: BTreeSet<NodeId>,
     run: Option<Run>,
     fetch: Option<Fetch>,
@@ -54,8 +59,7 @@ pub struct Join {
     resting: BTreeMap<NodeId, u64>,
     /// When somebody could last be asked.
     helped_ms: u64,
-    #[cfg(feature = "planted")]
-    pub(crate) accepts_any_chunk: bool,
+    planted: Planted,
 }
 
 /// The base model on its way.
@@ -76,25 +80,32 @@ struct Fetch {
 }
 
 impl Join {
-    /// Nothing is here. `wished`: the only run to join; `bootstraps`: nodes that were named to be asked.
-    pub fn new(wished: Option<RunId>, bootstraps: usize) -> Self {
+    /// Nothing is here. `wished`: the only run to join; `bootstraps`: nodes that people named to be asked.
+    pub fn new(wished: Option<RunId>, bootstraps: &[NodeId]) -> Self {
         Self {
             wished,
-            bootstraps,
+            bootstraps: bootstraps.iter().copied().collect(),
             of_other_runs: BTreeSet::new(),
             run: None,
             fetch: None,
             resting: BTreeMap::new(),
             helped_ms: 0,
-            #[cfg(feature = "planted")]
-            accepts_any_chunk: false,
+            planted: Planted::default(),
         }
     }
 
-    /// The run is known.
+    /// Breaks a rule.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+    }
+
+    /// The run is known, and stays the one to join.
     pub fn set_run(&mut self, run: Run) {
-        self.run = Some(run);
-        self.resting.clear();
+        if self.run.is_none() {
+            self.run = Some(run);
+            self.resting.clear();
+        }
     }
 
     /// The run, once it is known.
@@ -106,40 +117,38 @@ impl Join {
     pub fn fetch(&mut self, digests: Vec<Digest>, missing: Vec<u64>, now_ms: u64) {
         let Some(run) = &self.run else { return };
         let manifest = &run.manifest;
-        let has_digests = digests.len() as u64 == manifest.base_chunks();
+        let are_all = digests.len() as u64 == manifest.base_chunks();
         self.helped_ms = now_ms;
-        self.fetch = Some(Fetch {
+        let mut fetch = Fetch {
             root: manifest.base.chunks_root,
             chunks: manifest.base_chunks(),
             bytes: manifest.base_bytes(),
             lacking: manifest.base_bytes(),
-            digests: if has_digests { digests } else { Vec::new() },
+            digests: if are_all { digests } else { Vec::new() },
             digests_from: None,
-            has_digests,
+            has_digests: false,
             missing: BTreeSet::new(),
             storing: BTreeSet::new(),
-        });
-        if has_digests {
-            self.digests_stored(missing);
-        }
+        };
+        fetch.digests_stored(missing);
+        self.fetch = Some(fetch);
     }
 
     /// The digests are on the disk, which lacks these chunks.
     pub fn digests_stored(&mut self, missing: Vec<u64>) {
         if let Some(fetch) = &mut self.fetch {
-            fetch.has_digests = true;
-            fetch.lacking = missing.iter().map(|index| fetch.extent(*index)).sum();
-            fetch.missing = missing.into_iter().collect();
+            fetch.digests_stored(missing);
         }
     }
 
-    /// A chunk is on the disk. Returns (bytes here, bytes in all).
+    /// A chunk is on the disk. Returns (bytes here, bytes in all), if it was on its way there.
     pub fn chunk_stored(&mut self, index: u64) -> Option<(u64, u64)> {
         let fetch = self.fetch.as_mut()?;
-        if fetch.storing.remove(&index) {
-            fetch.lacking -= fetch.extent(index);
+        if !fetch.storing.remove(&index) {
+            return None;
         }
-        Some((fetch.bytes - fetch.lacking, fetch.bytes))
+        fetch.lacking = fetch.lacking.saturating_sub(fetch.extent(index));
+        Some((fetch.bytes.saturating_sub(fetch.lacking), fetch.bytes))
     }
 
     /// Whether everything was fetched and stored.
@@ -162,13 +171,15 @@ impl Join {
         now_ms: u64,
     ) -> Option<(Purpose, RunId, Question)> {
         let its = open.iter().filter(|(asked, _)| *asked == node).count();
-        if its >= QUESTIONS_PER_NODE || self.resting.get(&node).is_some_and(|until| *until > now_ms) {
+        if its >= QUESTIONS_PER_NODE || self.rests(node, now_ms) {
             return None;
         }
         let is_open = |purpose: Purpose| open.iter().any(|(_, asked)| *asked == purpose);
         let Some(run) = &self.run else {
-            // All are asked: the first who answers is believed.
-            return (its == 0).then_some((Purpose::Manifest, RunId([0; 32]), Question::Manifest));
+            // The first who answers is believed. A run that was named can come from anyone; one that was not, only from nodes
+            // that were: whoever calls first could name a run of its own.
+            let is_believed = self.wished.is_some() || self.bootstraps.contains(&node);
+            return (its == 0 && is_believed).then_some((Purpose::Manifest, RunId([0; 32]), Question::Manifest));
         };
         let fetch = self.fetch.as_ref()?;
         if !fetch.has_digests {
@@ -189,19 +200,20 @@ impl Join {
             _ => Taken::Well,
         };
         match &taken {
-            Taken::Rests | Taken::NoManifest(_) | Taken::Wrong(_) => {
-                self.resting.insert(node, now_ms + REST_MS);
+            Taken::Rests | Taken::NoManifest(_) | Taken::Wrong(_) | Taken::OtherRun { .. } => {
+                self.resting.insert(node, now_ms.saturating_add(REST_MS));
                 self.forget_digests(node);
-            }
-            Taken::OtherRun { .. } => {
-                self.of_other_runs.insert(node);
             }
             Taken::Well | Taken::Manifest(_) | Taken::Digests(_) | Taken::Chunk(_) => {}
         }
         taken
     }
 
-    fn take_manifest(&self, node: NodeId, answer: Answer) -> Taken {
+    fn rests(&self, node: NodeId, now_ms: u64) -> bool {
+        self.resting.get(&node).is_some_and(|until| *until > now_ms)
+    }
+
+    fn take_manifest(&mut self, node: NodeId, answer: Answer) -> Taken {
         let bytes = match answer {
             Answer::Message(Response::Manifest(bytes)) => bytes,
             Answer::Message(Response::Unavailable) | Answer::None => return Taken::Rests,
@@ -211,18 +223,19 @@ impl Join {
         match Run::decode(&bytes) {
             Err(error) => Taken::NoManifest(error.to_string()),
             Ok(run) if self.wished.is_some_and(|wished| wished != run.id) => {
-                let others = self.of_other_runs.len() + usize::from(!self.of_other_runs.contains(&node));
-                Taken::OtherRun { run: run.id, is_last: others >= self.bootstraps }
+                let is_bootstrap = self.bootstraps.contains(&node);
+                if is_bootstrap {
+                    self.of_other_runs.insert(node);
+                }
+                let is_last = is_bootstrap && self.of_other_runs.len() >= self.bootstraps.len();
+                Taken::OtherRun { run: run.id, is_last }
             }
             Ok(run) => Taken::Manifest(run),
         }
     }
 
     fn take_piece(&mut self, node: NodeId, purpose: Purpose, answer: Answer) -> Taken {
-        #[cfg(feature = "planted")]
-        let accepts_any_chunk = self.accepts_any_chunk;
-        #[cfg(not(feature = "planted"))]
-        let accepts_any_chunk = false;
+        let accepts_any_chunk = self.planted.has(Fault::AcceptsAnyChunk);
         let Some(fetch) = &mut self.fetch else { return Taken::Well };
         match (purpose, answer) {
             (_, Answer::None | Answer::Message(Response::Unavailable)) => Taken::Rests,
@@ -257,12 +270,12 @@ impl Join {
         }
     }
 
-    /// Whether people should hear that nobody who could send the base is connected. `anybody`: whether somebody is.
-    pub fn nobody_helps(&mut self, anybody: bool, now_ms: u64) -> bool {
-        if anybody || self.fetch.is_none() {
+    /// Whether people should hear that for a while nobody was connected who could send the base.
+    pub fn nobody_helps(&mut self, neighbours: &BTreeSet<NodeId>, now_ms: u64) -> bool {
+        if self.fetch.is_none() || neighbours.iter().any(|node| !self.rests(*node, now_ms)) {
             self.helped_ms = now_ms;
         }
-        let is_due = now_ms >= self.helped_ms + NOBODY_INTERVAL_MS;
+        let is_due = now_ms.saturating_sub(self.helped_ms) >= NOBODY_INTERVAL_MS;
         if is_due {
             self.helped_ms = now_ms;
         }
@@ -273,13 +286,27 @@ impl Join {
 const ANOTHER_QUESTION: &str = "it sent an answer to another question";
 
 impl Fetch {
-    /// Takes one page of the list of digests, all of which come from one node.
+    /// The digests, all of which are here, are on the disk, which lacks these chunks. A second time changes nothing: some of the
+    /// chunks may have come since.
+    fn digests_stored(&mut self, missing: Vec<u64>) {
+        if self.has_digests || self.digests.len() as u64 != self.chunks {
+            return;
+        }
+        self.has_digests = true;
+        self.missing = missing.into_iter().filter(|index| *index < self.chunks).collect();
+        self.lacking = self.missing.iter().map(|index| self.extent(*index)).sum();
+    }
+
+    /// Takes one page of the list of digests, all of which come from one node. Pages are full but for the last: a node that
+    /// sent one digest at a time could keep a joiner waiting for days.
     fn take_digests(&mut self, node: NodeId, page: Vec<Digest>) -> Taken {
-        if self.has_digests || self.digests_from.is_some_and(|from| from != node) {
+        let here = self.digests.len() as u64;
+        if self.has_digests || here >= self.chunks || self.digests_from.is_some_and(|from| from != node) {
             return Taken::Well;
         }
-        if page.is_empty() || page.len() as u64 > self.chunks - self.digests.len() as u64 {
-            return Taken::Wrong(format!("it sent {} digests of chunks too few or too many", page.len()));
+        let expected = (self.chunks - here).min(BASE_DIGESTS_MAX as u64);
+        if page.len() as u64 != expected {
+            return Taken::Wrong(format!("it sent {} digests of chunks instead of {expected}", page.len()));
         }
         self.digests_from = Some(node);
         self.digests.extend(page);

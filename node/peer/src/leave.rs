@@ -70,8 +70,9 @@ impl Leaving {
     }
 
     /// A person does not want to wait for the neighbours.
-    pub fn hurry(&mut self) {
+    pub fn hurry(&mut self, now_ms: u64) {
         self.agreeing = None;
+        self.since_ms = now_ms;
     }
 
     /// Whether the neighbours are still being compared with.
@@ -82,7 +83,7 @@ impl Leaving {
     /// Whether to compare with all neighbours now.
     pub fn compares_now(&mut self, now_ms: u64) -> bool {
         let Some(agreeing) = &mut self.agreeing else { return false };
-        let is_due = agreeing.compared_ms.is_none_or(|last_ms| now_ms >= last_ms + COMPARE_INTERVAL_MS);
+        let is_due = agreeing.compared_ms.is_none_or(|last_ms| now_ms.saturating_sub(last_ms) >= COMPARE_INTERVAL_MS);
         if is_due {
             agreeing.compared_ms = Some(now_ms);
         }
@@ -97,7 +98,7 @@ impl Leaving {
         if revision != last_revision || neighbours > last_neighbours {
             agreeing.progress = (revision, neighbours, now_ms);
         }
-        let is_idle = now_ms >= since_ms + AGREEMENT_IDLE_MS;
+        let is_idle = now_ms.saturating_sub(since_ms) >= AGREEMENT_IDLE_MS;
         let has_ended = replica.agrees_with_all() || is_idle;
         if has_ended {
             self.agreeing = None;
@@ -108,7 +109,7 @@ impl Leaving {
 
     /// The disk refused a write.
     pub fn refused(&mut self) {
-        self.refusals += 1;
+        self.refusals = self.refusals.saturating_add(1);
     }
 
     /// The disk took a write.
@@ -128,8 +129,9 @@ impl Leaving {
 
     /// Whether people should hear now what it waits for.
     pub fn tells_now(&mut self, now_ms: u64) -> bool {
-        let due_ms = self.told_ms.map_or(self.since_ms + PATIENCE_MS, |told_ms| told_ms + REMIND_INTERVAL_MS);
-        let is_due = !self.is_agreeing() && now_ms >= due_ms;
+        let (last_ms, pause_ms) =
+            self.told_ms.map_or((self.since_ms, PATIENCE_MS), |told_ms| (told_ms, REMIND_INTERVAL_MS));
+        let is_due = !self.is_agreeing() && now_ms.saturating_sub(last_ms) >= pause_ms;
         if is_due {
             self.told_ms = Some(now_ms);
         }

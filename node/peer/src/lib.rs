@@ -5,8 +5,9 @@
 //! # Driving contract
 //!
 //! Give one [`Input`] with the time ([`Peer::handle`]), carry out every [`Output`] that [`Peer::poll_output`] has, then wait.
-//! Time is in milliseconds of any monotonic clock. Equal inputs at equal times give equal outputs, which is what [`record`]
-//! relies on. An output that expects an answer names the input that brings it.
+//! Time is in milliseconds of any clock; one that steps back only stands still meanwhile. Equal inputs at equal times give equal outputs, which is what [`record`]
+//! relies on. An output that expects an answer names the input that brings it. After [`Output::Left`] and [`Output::Damaged`]
+//! nothing more comes, whatever it is told.
 //!
 //! ```text
 //!   network, disk, key, trainer, clock, people
@@ -23,6 +24,7 @@
 
 pub mod backlog;
 pub mod checkpoint;
+mod clock;
 pub mod config;
 pub mod dialing;
 pub mod exchange;
@@ -40,6 +42,8 @@ pub mod output;
 mod peer;
 #[cfg(feature = "planted")]
 pub mod planted;
+#[cfg(not(feature = "planted"))]
+mod planted;
 pub mod record;
 pub mod run;
 mod running;

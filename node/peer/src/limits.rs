@@ -93,7 +93,7 @@ impl Reputation {
         if self.faults < FAULTS_MAX || self.banned_until_ms.is_some() {
             return false;
         }
-        self.banned_until_ms = Some(now_ms + BAN_MS);
+        self.banned_until_ms = Some(now_ms.saturating_add(BAN_MS));
         true
     }
 

@@ -89,7 +89,7 @@ impl Links {
         if now_ms < self.next_upkeep_ms {
             return;
         }
-        self.next_upkeep_ms = now_ms + UPKEEP_MS;
+        self.next_upkeep_ms = now_ms.saturating_add(UPKEEP_MS);
         for (node, was_banned) in self.limits.advance(now_ms) {
             if was_banned {
                 outputs.push_back(Output::Pardon(node));
@@ -105,12 +105,15 @@ impl Links {
         outputs.extend(self.dialing.due(neighbours.len(), skip, now_ms).into_iter().map(Output::Dial));
     }
 
-    /// Whether the node may send one more message; a flood is a fault.
+    /// Whether the node may send one more message. A flood is a fault; of one that is banned already nothing is heard.
     pub fn allow(&mut self, node: NodeId, what: Message, now_ms: u64, outputs: &mut VecDeque<Output>) -> bool {
         let (bytes, reason) = match what {
             Message::Gossip { bytes } => (bytes, "a flood of gossip"),
             Message::Question => (0, "a flood of questions"),
         };
+        if self.limits.is_banned(node) {
+            return false;
+        }
         let allowed = self.limits.allow(node, bytes, now_ms);
         if !allowed {
             self.fault(node, Severity::Fault, reason, now_ms, outputs);
@@ -139,7 +142,7 @@ impl Links {
         }
     }
 
-    /// Asks. False if the question cannot be sent.
+    /// Asks. False if the question cannot be sent, or the node is not connected, or about to be cut off.
     pub fn ask(
         &mut self,
         node: NodeId,
@@ -148,8 +151,8 @@ impl Links {
         question: Question,
         outputs: &mut VecDeque<Output>,
     ) -> bool {
-        let asked =
-            if self.neighbours.contains(&node) { self.questions.ask(node, purpose, run, question) } else { None };
+        let is_open = self.neighbours.contains(&node) && !self.limits.is_banned(node);
+        let asked = if is_open { self.questions.ask(node, purpose, run, question) } else { None };
         let is_asked = asked.is_some();
         outputs.extend(asked);
         is_asked

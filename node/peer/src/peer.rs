@@ -9,11 +9,13 @@ use std::collections::VecDeque;
 
 use crate::{
     Answer, Config, Facts, Input, NodeId, Notice, Output, Phase, Run,
+    clock::Clock,
     exchange::Purpose,
     join::{self, Join, Taken},
     leave::Departure,
     limits::Severity,
-    links::Links,
+    links::{Links, Message},
+    planted::Planted,
     running::{Context, Running},
 };
 
@@ -21,11 +23,11 @@ use crate::{
 pub struct Peer {
     config: Config,
     verifier: Option<Box<dyn Verifier>>,
+    clock: Clock,
     links: Links,
     stage: Stage,
     outputs: VecDeque<Output>,
-    #[cfg(feature = "planted")]
-    planted: Option<crate::planted::Fault>,
+    planted: Planted,
 }
 
 enum Stage {
@@ -41,22 +43,22 @@ impl Peer {
     /// Nothing is known yet but what the disk and the command line say. `verifier` checks others' signatures.
     pub fn new(config: Config, verifier: Box<dyn Verifier>) -> Self {
         Self {
+            clock: Clock::default(),
             links: Links::new(&config),
-            stage: Stage::Joining(Box::new(Join::new(config.run, config.bootstrap.len()))),
+            stage: Stage::Joining(Box::new(Join::new(config.run, &config.bootstrap))),
             verifier: Some(verifier),
             config,
             outputs: VecDeque::new(),
-            #[cfg(feature = "planted")]
-            planted: None,
+            planted: Planted::default(),
         }
     }
 
     /// Breaks a rule from now on. To be called first of all.
     #[cfg(feature = "planted")]
     pub fn plant(&mut self, fault: crate::planted::Fault) {
-        self.planted = Some(fault);
+        self.planted = fault.into();
         if let Stage::Joining(join) = &mut self.stage {
-            join.accepts_any_chunk = fault == crate::planted::Fault::AcceptsAnyChunk;
+            join.plant(self.planted);
         }
     }
 
@@ -108,6 +110,10 @@ impl Peer {
 
     /// Takes in one event. What is to be done then, [`Peer::poll_output`] says.
     pub fn handle(&mut self, input: Input, now_ms: u64) {
+        if self.is_over() {
+            return;
+        }
+        let now_ms = self.clock.advance(now_ms);
         match input {
             Input::Found(node) => self.links.found(node, now_ms, &mut self.outputs),
             Input::DialFailed(node) => self.links.dial_failed(node, now_ms, &mut self.outputs),
@@ -122,15 +128,44 @@ impl Peer {
                 }
             }
             input => {
-                match &input {
-                    Input::Connected(node) => self.links.connected(*node),
-                    Input::Disconnected(node) => self.links.disconnected(*node, now_ms, &mut self.outputs),
-                    Input::Tick => self.links.tick(now_ms, &mut self.outputs),
-                    _ => {}
+                if self.passes(&input, now_ms) {
+                    self.advance(input, now_ms);
                 }
-                self.advance(input, now_ms);
             }
         }
+    }
+
+    /// Whether everything is over: it has left, or its disk is damaged.
+    fn is_over(&self) -> bool {
+        match &self.stage {
+            Stage::Running(running) => running.has_ended(),
+            Stage::Joining(_) => false,
+            Stage::Left => true,
+        }
+    }
+
+    /// What an event means for the connections. False if it is cut there, and answered: a flood, or from who is banned.
+    fn passes(&mut self, input: &Input, now_ms: u64) -> bool {
+        let Self { links, outputs, .. } = self;
+        match input {
+            Input::Connected(node) => links.connected(*node),
+            Input::Disconnected(node) => links.disconnected(*node, now_ms, outputs),
+            Input::Tick => links.tick(now_ms, outputs),
+            _ => {}
+        }
+        let (from, what, refusal) = match input {
+            Input::Gossip { from, message, bytes } => {
+                let ignored = Output::Validate { message: *message, from: *from, verdict: Verdict::Ignore };
+                (*from, Message::Gossip { bytes: bytes.len() }, ignored)
+            }
+            Input::Request { from, request, .. } => (*from, Message::Question, Output::Drop { request: *request }),
+            _ => return true,
+        };
+        let passes = links.allow(from, what, now_ms, outputs);
+        if !passes {
+            outputs.push_back(refusal);
+        }
+        passes
     }
 
     /// Gives the event to the present stage.
@@ -179,7 +214,7 @@ impl Peer {
                 }
             }
             Input::Disconnected(node) => join.gone(node),
-            Input::Tick if join.nobody_helps(!self.links.neighbours().is_empty(), now_ms) => {
+            Input::Tick if join.nobody_helps(self.links.neighbours(), now_ms) => {
                 self.outputs.push_back(Output::Notice(Notice::NobodyHasBase));
             }
             // Nothing to judge it by yet; anti-entropy brings it later.
@@ -244,13 +279,7 @@ impl Peer {
     fn run(&mut self, run: Run) {
         let Some(verifier) = self.verifier.take() else { return };
         let machine = self.own_machine();
-        #[cfg_attr(not(feature = "planted"), allow(unused_mut))]
-        let mut running = Running::new(&self.config, machine, run, verifier);
-        #[cfg(feature = "planted")]
-        {
-            running.planted = self.planted;
-        }
-        self.stage = Stage::Running(Box::new(running));
+        self.stage = Stage::Running(Box::new(Running::new(&self.config, machine, run, verifier, self.planted)));
     }
 
     fn give_up(&mut self, departure: Departure) {

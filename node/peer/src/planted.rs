@@ -14,3 +14,31 @@ pub enum Fault {
     /// Leaving waits for nothing.
     LeavesAtOnce,
 }
+
+/// Which rule is broken: none, and the question costs nothing, without the crate's feature `planted`.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Planted {
+    #[cfg(feature = "planted")]
+    fault: Option<Fault>,
+}
+
+#[cfg(feature = "planted")]
+impl From<Fault> for Planted {
+    fn from(fault: Fault) -> Self {
+        Self { fault: Some(fault) }
+    }
+}
+
+impl Planted {
+    /// Whether `fault` is planted.
+    #[cfg(feature = "planted")]
+    pub fn has(self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    /// No fault is.
+    #[cfg(not(feature = "planted"))]
+    pub fn has(self, _: Fault) -> bool {
+        false
+    }
+}

@@ -6,11 +6,13 @@
 //!
 //! ```text
 //! file  = "onebyte recording 1\n" ‖ frame of the config ‖ frame of each step
-//! frame = length of the content (u32 LE) ‖ first 8 bytes of BLAKE3(frame number (u64 LE) ‖ content) ‖ content
+//! frame = length of the content (u32 LE) ‖ check of the length ‖ check of the content ‖ content
+//! check = first 8 bytes of BLAKE3(frame number (u64 LE) ‖ what is checked)
 //! step  = time, ms (u64) ‖ input ‖ number of outputs (u32) ‖ first 8 bytes of BLAKE3(outputs)
 //! ```
 //!
-//! Contents and outputs are encoded as messages are ([`protocol::encoding`]). A frame that a crash cut short ends the recording.
+//! Contents and outputs are encoded as messages are ([`protocol::encoding`]). A frame that a crash cut short ends the recording;
+//! that the length has a check of its own tells such an end from a length that was changed.
 
 use protocol::{encoding, signature::Ed25519Verifier};
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,8 @@ use crate::{Config, Input, Output, Peer};
 const MAGIC: &[u8] = b"onebyte recording 1\n";
 /// Largest content of a frame, and largest output that is hashed, bytes. The digests of a base of some 500 GB fit.
 const FRAME_BYTES_MAX: usize = 64 << 20;
+/// Bytes of a frame before its content.
+const HEAD_BYTES: usize = 4 + 8 + 8;
 
 type Check = [u8; 8];
 
@@ -73,16 +77,22 @@ impl<W: Write> Recorder<W> {
     }
 
     /// One input, and all outputs that it brought. False, and nothing is written, from the step on that would be too much.
+    /// After an error nothing is written any more, either: what follows a torn frame could not be read.
     pub fn step(&mut self, now_ms: u64, input: &Input, outputs: &[Output]) -> io::Result<bool> {
         if self.bytes_left == 0 {
             return Ok(false);
         }
-        self.frame(&StepOut { now_ms, input, outputs: fingerprint(outputs)? })
+        let written = fingerprint(outputs).and_then(|outputs| self.frame(&StepOut { now_ms, input, outputs }));
+        if written.is_err() {
+            self.bytes_left = 0;
+        }
+        written
     }
 
     fn frame(&mut self, content: &impl Serialize) -> io::Result<bool> {
         let content = encoding::encode::<_, FRAME_BYTES_MAX>(content).map_err(io::Error::other)?;
-        let head = [&(content.len() as u32).to_le_bytes()[..], &check(self.frames, &content)].concat();
+        let length = (content.len() as u32).to_le_bytes();
+        let head = [&length[..], &check(self.frames, &length), &check(self.frames, &content)].concat();
         let Some(left) = self.bytes_left.checked_sub((head.len() + content.len()) as u64) else {
             self.bytes_left = 0;
             self.out.flush()?;
@@ -124,6 +134,8 @@ pub struct Replay<R: Read> {
     /// Bytes read so far.
     at: u64,
     is_cut: bool,
+    /// Whether there is nothing more to read.
+    is_over: bool,
 }
 
 /// Why a recording cannot be replayed.
@@ -159,11 +171,20 @@ impl<R: Read> Replay<R> {
         let Frame::Content(content) = frame(&mut input, &mut at, &mut frames)? else { return Err(ReplayError::NotOne) };
         let config = encoding::decode::<Config, FRAME_BYTES_MAX>(&content).map_err(|_| ReplayError::NotOne)?;
         let peer = Peer::new(config, Box::new(Ed25519Verifier));
-        Ok(Self { input, peer, frames, at, is_cut: false })
+        Ok(Self { input, peer, frames, at, is_cut: false, is_over: false })
     }
 
-    /// The next step; None at the end.
+    /// The next step; None at the end, and after an error.
     pub fn next_step(&mut self) -> Result<Option<Step>, ReplayError> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let step = self.read_step();
+        self.is_over = !matches!(step, Ok(Some(_)));
+        step
+    }
+
+    fn read_step(&mut self) -> Result<Option<Step>, ReplayError> {
         let (number, at) = (self.frames - 1, self.at);
         let content = match frame(&mut self.input, &mut self.at, &mut self.frames)? {
             Frame::Content(content) => content,
@@ -210,11 +231,15 @@ fn frame(input: &mut impl Read, at: &mut u64, frames: &mut u64) -> Result<Frame,
     let damaged =
         |reason: &str| ReplayError::Damaged { step: frames.saturating_sub(1), at: *at, reason: reason.into() };
     let mut head = Vec::new();
-    input.take(12).read_to_end(&mut head)?;
-    let (Some(length), Some(expected)) = (head.first_chunk::<4>(), head.get(4..).and_then(|check| check.first_chunk()))
+    input.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    let Some((length, checks)) = head.split_first_chunk::<4>().filter(|(_, checks)| checks.len() == HEAD_BYTES - 4)
     else {
         return Ok(if head.is_empty() { Frame::End } else { Frame::Cut });
     };
+    let (of_length, of_content) = checks.split_at(size_of::<Check>());
+    if check(*frames, length) != of_length {
+        return Err(damaged("its length was changed"));
+    }
     let length = u32::from_le_bytes(*length) as usize;
     if length > FRAME_BYTES_MAX {
         return Err(damaged("its length is impossible"));
@@ -224,10 +249,10 @@ fn frame(input: &mut impl Read, at: &mut u64, frames: &mut u64) -> Result<Frame,
     if content.len() < length {
         return Ok(Frame::Cut);
     }
-    if check(*frames, &content) != *expected {
+    if check(*frames, &content) != of_content {
         return Err(damaged("its bytes were changed"));
     }
-    *at += (12 + length) as u64;
+    *at += (HEAD_BYTES + length) as u64;
     *frames += 1;
     Ok(Frame::Content(content))
 }

@@ -1,38 +1,54 @@
-//! One machine: a `Replica` with a virtual disk, a virtual network and a learner, driven as `node::driver` drives the real ones.
+//! One machine: a `peer::Peer` with a virtual disk, virtual links, a model of the gossip mesh, and a virtual trainer.
 //!
-//! - `life`: coming up from the disk, going down;
-//! - `join`: manifest and base model, from neighbours;
-//! - `outputs`: what the replica wants done;
-//! - `traffic`: frames in and out;
-//! - `work`: ticks, gradients, checkpoints.
+//! Everything that a machine decides, its peer does. A machine turns events into inputs, and carries outputs out:
+//!
+//! - `session`: from the disk to a running peer, and back to the disk;
+//! - `outputs`: what the peer wants done;
+//! - `link`: frames in and out, connections;
+//! - `calls`, `discovery`: whom a machine can find, and calls;
+//! - `attack`: the hands of an adversary;
+//! - `work`, `trainer`: gradients, replay, checkpoints, and what they take;
+//! - `identity`: keys and names;
+//! - `neighbours`: who is connected.
 
-use node::network::conduct::{Allowance, Conduct};
+use anyhow::Result;
+use peer::{Input, Peer};
 use protocol::{
-    machine::MachineId,
-    message::Gossip,
-    replica::{Contained, Replica},
-    segment::Chunk,
+    replica::Replica,
+    segment::{Chunk, Digest},
+    signature::{Ed25519Signer, Signer as _},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
-use std::collections::{BTreeMap, VecDeque};
-
-use crate::{
-    disk::{Contents, Disk},
-    event::Number,
-    hostile::Hostility,
-    mesh::Mesh,
-    objective::Learner,
-    queue::Micros,
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    rc::Rc,
 };
 
-mod join;
-mod life;
+use crate::{
+    adversary::Adversary,
+    disk::{Contents, Disk},
+    event::{Event, Frame, Letter, Number},
+    event_log::Kind,
+    mesh::{HEARTBEAT_MS, Mesh},
+    queue::Micros,
+    swarm::Swarm,
+};
+
+mod attack;
+mod calls;
+mod discovery;
+mod identity;
+mod link;
+mod neighbours;
 mod outputs;
-mod traffic;
+mod session;
+mod trainer;
 mod work;
 
-use join::Download;
-pub use life::SECRET_CONTEXT;
+use discovery::Discovery;
+pub use identity::SECRET_CONTEXT;
+pub use neighbours::Neighbours;
+pub use trainer::Trainer;
 
 /// What a fault has done to a machine's disk, beyond what a node can know.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -47,26 +63,25 @@ pub struct Machine {
     pub number: Number,
     /// Its Ed25519 seed.
     pub secret: [u8; 32],
+    signer: Ed25519Signer,
     /// Its data; a copy of a machine has other data than the original.
     pub data: u32,
-    /// How it means harm, if it does.
-    pub hostility: Option<Hostility>,
+    /// What it does against the rules, if it does.
+    pub adversary: Option<Adversary>,
     /// Own gradients in all.
     pub goal: u64,
     /// Time of one gradient, microseconds.
     pub step_us: f64,
-    /// How often it came up.
-    pub life: u32,
-    /// Whether it will never come up again.
+    /// How often it started.
+    pub session: u32,
+    /// Whether it will never start again.
     pub has_left: bool,
     /// Its disk while it is down.
-    pub left_behind: Option<Contents>,
+    pub resting_disk: Option<Contents>,
     /// What its disk went through.
     pub disk_history: DiskHistory,
-    /// The machine that it calls for ever.
+    /// The machine whose address it was given.
     pub bootstrap: Number,
-    /// Its disk as it was when the scenario wanted it remembered.
-    pub remembered: Option<Contents>,
     /// While it is up.
     pub running: Option<Running>,
     /// When what it sends is through.
@@ -78,137 +93,75 @@ pub struct Machine {
     random: Xoshiro256PlusPlus,
 }
 
-/// Connected machines, in order of their numbers, each with the time when the last frame to it arrives: a stream keeps its
-/// order.
-#[derive(Default)]
-pub struct Neighbours(Vec<(Number, Micros)>);
-
-impl Neighbours {
-    fn place(&self, number: Number) -> Result<usize, usize> {
-        self.0.binary_search_by_key(&number, |(number, _)| *number)
-    }
-
-    /// Whether it is connected.
-    pub fn contains(&self, number: Number) -> bool {
-        self.place(number).is_ok()
-    }
-
-    /// Their numbers.
-    pub fn numbers(&self) -> impl Iterator<Item = Number> {
-        self.0.iter().map(|(number, _)| *number)
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn insert(&mut self, number: Number) {
-        if let Err(place) = self.place(number) {
-            self.0.insert(place, (number, 0));
-        }
-    }
-
-    /// False if there was none.
-    fn remove(&mut self, number: Number) -> bool {
-        let place = self.place(number);
-        place.is_ok_and(|place| {
-            self.0.remove(place);
-            true
-        })
-    }
-
-    fn last_arrival(&mut self, number: Number) -> Option<&mut Micros> {
-        let place = self.place(number).ok()?;
-        self.0.get_mut(place).map(|(_, last_arrival)| last_arrival)
-    }
-}
-
 /// A machine that is up.
 pub struct Running {
-    /// Its state machine.
-    pub replica: Replica,
+    /// All that it decides.
+    pub peer: Peer,
     /// Its part of the gossip mesh.
     pub mesh: Mesh,
-    /// Its weights.
-    pub learner: Box<dyn Learner>,
+    /// Its weights, once its disk is restored.
+    pub trainer: Option<Trainer>,
     /// Its disk.
     pub disk: Disk,
     /// Connected machines.
     pub neighbours: Neighbours,
-    /// Whether it has what others had when it came.
-    pub joined: bool,
-    /// When that was, virtual milliseconds.
-    pub joined_ms: u64,
-    /// Whether it is about to leave, and since when.
-    pub leaving: Option<Micros>,
-    /// Whether disk writes that should complete never do (see `Sabotage`).
+    /// When it had what others had when it came, virtual milliseconds.
+    pub joined_ms: Option<u64>,
+    /// Whether it was told to leave.
+    pub is_leaving: bool,
+    /// Whether disk writes that should complete never do, and frames are read all the same (see `Sabotage`).
     pub stuck: bool,
-    begun: Micros,
+    /// What the peer is to be told next.
+    inputs: VecDeque<Input>,
+    began: Micros,
     clock_offset_ms: i64,
-    joins: bool,
-    /// What has to come before the replica starts.
-    download: Option<Download>,
-    /// When it started, by the machine's own clock.
-    started_ms: u64,
-    /// A gradient whose `Measured` event is on its way.
-    measuring: Option<engine::trainer::Step>,
-    /// Gradients of others that wait to be paid for with time.
-    unpaid_replays: u64,
+    /// Questions that have no answer yet, and whom they were asked.
     questions: BTreeMap<u64, Number>,
-    next_question: u64,
-    unpublished: VecDeque<Gossip>,
-    /// Own segments on their way to the disk.
+    /// Requests that the peer has not answered yet: few, and mostly none.
+    requests: Vec<Request>,
+    next_request: u64,
+    /// The chunk of the base that the last answer brought: number of the question, digest.
+    chunk: Option<(u64, Digest)>,
+    /// Own segments on their way to the disk, with the numbers of their writes.
     unacknowledged: VecDeque<(u64, Chunk)>,
-    conduct: BTreeMap<Number, Conduct>,
-    forwarding: Allowance,
-    /// Next call to the bootstrap machine, and the pause after it.
-    bootstrap_call: (Micros, Micros),
-    next_call: Micros,
-    next_walk: Micros,
+    discovery: Discovery,
+    /// Machines with which there is to be no connection.
+    banned: BTreeSet<Number>,
+    reads: bool,
+    /// Frames that wait until it reads again.
+    unread: VecDeque<(Number, Frame, u32)>,
     /// When the last gossip message is looked at.
     validated_at: Micros,
-    swarm_step: u64,
-    swarm_step_ms: u64,
-    checkpoint: Option<PendingCheckpoint>,
-    last_checkpoint: (u64, [u8; 32]),
     /// Gradients that were new in the event under way.
     fresh: u64,
 }
 
-/// A checkpoint that waits for the ledger that it contains to be durable.
-struct PendingCheckpoint {
-    weights: Vec<u8>,
-    normalizer: engine::estimator::Normalizer,
-    others: Vec<Contained>,
-    machine: MachineId,
-    next_sample: u64,
+/// A request that came.
+struct Request {
+    number: u64,
+    from: Number,
+    letter: Rc<Letter>,
 }
 
 impl Machine {
     /// Down, with an empty disk.
     pub fn new(number: Number, seed: u64, goal: u64, step_us: f64) -> Self {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed ^ u64::from(number).wrapping_mul(0x9E37_79B9));
-        let secret = life::secret(seed, number);
+        let secret = identity::secret(seed, number);
         random.jump();
         Self {
             number,
             secret,
+            signer: Ed25519Signer::from_seed(&secret),
             data: number,
-            hostility: None,
+            adversary: None,
             goal,
             step_us,
-            life: 0,
+            session: 0,
             has_left: false,
-            left_behind: Some(Contents::default()),
+            resting_disk: Some(Contents::default()),
             disk_history: DiskHistory::default(),
             bootstrap: 0,
-            remembered: None,
             running: None,
             uplink_free: 0,
             downlink_free: 0,
@@ -217,9 +170,19 @@ impl Machine {
         }
     }
 
+    /// Takes another machine's key, as a copy of its directory has it.
+    pub fn take_key(&mut self, secret: [u8; 32]) {
+        (self.secret, self.signer) = (secret, Ed25519Signer::from_seed(&secret));
+    }
+
+    /// Its public key.
+    pub fn key(&self) -> [u8; 32] {
+        self.signer.key()
+    }
+
     /// Whether it keeps the rules.
     pub fn is_honest(&self) -> bool {
-        self.hostility.is_none()
+        self.adversary.is_none()
     }
 
     /// Whether it is up.
@@ -229,14 +192,95 @@ impl Machine {
 
     /// What its disk holds, up or down.
     pub fn disk(&self) -> Option<&Contents> {
-        self.running.as_ref().map(|running| running.disk.contents()).or(self.left_behind.as_ref())
+        self.running.as_ref().map(|running| running.disk.contents()).or(self.resting_disk.as_ref())
+    }
+
+    /// Its replica, if it is up and past joining.
+    pub fn replica(&self) -> Option<&Replica> {
+        self.running.as_ref().and_then(|running| running.peer.replica())
+    }
+
+    /// Whether it is up and has what others had when it came.
+    pub fn has_joined(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.joined_ms.is_some())
+    }
+
+    /// Whether its own gradients are all made and durable; true of one that is down.
+    pub fn is_done(&self) -> bool {
+        self.running.as_ref().is_none_or(|running| {
+            let rests = running.trainer.as_ref().is_some_and(|trainer| !trainer.is_measuring());
+            running.joined_ms.is_some() && rests && running.peer.facts().own_is_done
+        })
+    }
+
+    /// Tells the peer what is the case, and does what it wants done, until there is nothing left to tell.
+    pub fn tell(&mut self, input: Input, swarm: &mut Swarm) -> Result<()> {
+        self.drain(swarm)?;
+        self.step(input, swarm)?;
+        self.drain(swarm)
+    }
+
+    /// The same with inputs that wait already.
+    fn drain(&mut self, swarm: &mut Swarm) -> Result<()> {
+        while let Some(input) = self.running.as_mut().and_then(|running| running.inputs.pop_front()) {
+            self.step(input, swarm)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, input: Input, swarm: &mut Swarm) -> Result<()> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let now_ms = running.now_ms(swarm.queue.now());
+        running.peer.handle(input, now_ms);
+        while let Some(output) = self.running.as_mut().and_then(|running| running.peer.poll_output()) {
+            self.carry_out(output, swarm)?;
+        }
+        Ok(())
+    }
+
+    /// The peer's clock ticks.
+    pub fn tick(&mut self, swarm: &mut Swarm) -> Result<()> {
+        self.tell(Input::Tick, swarm)?;
+        let now = swarm.queue.now();
+        let Some(running) = &mut self.running else { return Ok(()) };
+        if running.joined_ms.is_none() && running.peer.facts().has_joined {
+            running.joined_ms = Some(now / 1000);
+        }
+        self.look_at_goal(swarm);
+        self.attack(swarm)?;
+        swarm.queue.schedule(now + 1000 * peer::TICK_MS, Event::Tick { machine: self.number, session: self.session });
+        Ok(())
+    }
+
+    /// The gossip mesh looks after itself.
+    pub fn heartbeat(&mut self, swarm: &mut Swarm) -> Result<()> {
+        let now = swarm.queue.now();
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let mut out = Vec::new();
+        running.mesh.heartbeat(now / 1000, &mut self.random, &mut out);
+        self.send_all(out, swarm)?;
+        let (machine, session) = (self.number, self.session);
+        swarm.queue.schedule(now + HEARTBEAT_MS * 1000, Event::Heartbeat { machine, session });
+        Ok(())
+    }
+
+    /// Goes down at once. The disk keeps what was synced.
+    pub fn stop(&mut self, swarm: &mut Swarm, crashed: bool) -> Result<()> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        let neighbours: Vec<Number> = running.neighbours.numbers().collect();
+        let mut contents = running.disk.crash();
+        if !neighbours.is_empty() {
+            contents.known = neighbours;
+        }
+        self.resting_disk = Some(contents);
+        swarm.note(Kind::Down, self.number, self.session, u64::from(crashed))
     }
 }
 
 impl Running {
     /// Milliseconds since it came up, by its own clock.
-    fn now_ms(&self, now: Micros) -> u64 {
-        let elapsed = (now.saturating_sub(self.begun) / 1000) as i64;
+    pub fn now_ms(&self, now: Micros) -> u64 {
+        let elapsed = (now.saturating_sub(self.began) / 1000) as i64;
         elapsed.saturating_add(self.clock_offset_ms).max(0) as u64
     }
 
@@ -245,8 +289,9 @@ impl Running {
         self.clock_offset_ms = self.clock_offset_ms.saturating_add(by_ms);
     }
 
-    /// Messages and questions that wait for something: what must stay bounded.
+    /// Things that wait for something: what must stay bounded.
     pub fn queued(&self) -> usize {
-        self.unpublished.len() + self.questions.len() + self.disk.backlog() + self.unacknowledged.len()
+        let works = self.trainer.as_ref().map_or(0, Trainer::waiting);
+        self.questions.len() + self.requests.len() + self.disk.backlog() + self.unacknowledged.len() + works
     }
 }

@@ -1,189 +1,258 @@
-//! What the replica wants done: the simulator's half of the driving contract.
+//! What the peer wants done: the simulator's half of the driving contract.
 
-use anyhow::Result;
-use node::network::{ANSWER_MAX, Severity, framing};
-use protocol::signature::{Ed25519Signer, Signer as _};
+use anyhow::{Result, bail};
+use peer::{Input, NodeId, Notice, Output, Run, leave::Departure};
 use protocol::{
     machine::MachineId,
-    message::{Gossip, Question, Request},
-    replica::{LedgerRange, NodeId, Offence, Output, Record},
+    replica::{Contained, Record, Replica, Verdict},
+    segment::Chunk,
+    signature::Signer as _,
 };
 use rand_xoshiro::rand_core::Rng;
 use std::rc::Rc;
 
 use super::Machine;
 use crate::{
-    event::{Event, Frame, Letter, Number},
+    disk::Checkpoint,
+    event::{Event, Number},
     event_log::Kind,
+    queue::Micros,
     swarm::{Sabotage, Swarm},
 };
 
-/// Gossip that found no neighbour and waits, as in `node::driver`.
-const UNPUBLISHED_MAX: usize = 64;
+/// A disk without room is tried again after this long, as `node` does.
+const DISK_RETRY: Micros = 500_000;
+
+pub(super) fn number(node: NodeId) -> Number {
+    node.0 as Number
+}
 
 impl Machine {
-    /// Drains the replica's outputs.
-    pub(crate) fn carry_out(&mut self, swarm: &mut Swarm) -> Result<()> {
-        while let Some(output) = self.running.as_mut().and_then(|running| running.replica.poll_output()) {
-            match output {
-                Output::Ask(peer, question) => self.ask(peer, question, swarm)?,
-                Output::Publish(gossip) => self.publish(gossip, swarm)?,
-                Output::Sign { token, message } => {
-                    let signature = Ed25519Signer::from_seed(&self.secret).sign(&message);
-                    if let Some(running) = &mut self.running {
-                        let now_ms = running.now_ms(swarm.queue.now());
-                        running.replica.signed(token, signature, now_ms);
-                    }
+    pub(super) fn carry_out(&mut self, output: Output, swarm: &mut Swarm) -> Result<()> {
+        match output {
+            Output::Dial(node) => self.call(number(node), true, swarm),
+            Output::Ban(node) => self.ban(number(node), swarm),
+            Output::Pardon(node) => {
+                if let Some(running) = &mut self.running {
+                    running.banned.remove(&number(node));
                 }
-                Output::Persist(records, token) => self.persist(records, token, swarm),
-                Output::Replay(entries) => {
-                    if let Some(running) = &mut self.running {
-                        running.learner.replay(entries)?;
-                    }
+            }
+            // Numbers and addresses of machines are for ever.
+            Output::Forget(_) => {}
+            Output::Ask { node, question, bytes } => return self.ask(number(node), question, bytes, swarm),
+            Output::Respond { request, bytes } => return self.respond(request, bytes, swarm),
+            Output::Serve { request, piece } => return self.serve(request, piece, swarm),
+            Output::Drop { request } => return self.refuse(request, swarm),
+            Output::Publish(bytes) => return self.publish(bytes, swarm),
+            Output::Validate { message, verdict, .. } => self.validate(message, verdict, swarm),
+            Output::Reading(reads) => self.set_reading(reads, swarm),
+            Output::Sign { token, message } => {
+                let signature = self.signer.sign(&message);
+                self.push(Input::Signed { token, signature });
+            }
+            Output::Persist { records, write } => self.persist(records, write, swarm),
+            Output::Commit { contents } => self.commit(contents, swarm),
+            Output::Discard => {
+                if let Some(trainer) = self.running.as_mut().and_then(|running| running.trainer.as_mut()) {
+                    trainer.take_snapshot();
                 }
-                Output::ReplayLedger(range) => self.replay(range, swarm)?,
-                Output::NewIncarnation(_) => self.incarnate(swarm)?,
-                Output::Penalize(peer, offence) => self.penalize(peer.0 as Number, &offence, swarm)?,
-                Output::Report(_) => {}
+            }
+            Output::NewIncarnation => return self.renew(swarm),
+            Output::Work(work) => return self.work(work, swarm),
+            Output::Notice(notice) => return self.hear(&notice, swarm),
+            Output::Left(departure) => return self.left(departure, swarm),
+            Output::Resume(fits) => return self.make_ready(fits, swarm),
+            Output::Damaged { machine, first, reason } => {
+                bail!("on a virtual disk, the record of {machine} at sample {first} breaks a rule: {reason}")
+            }
+            Output::StoreRun(run) => return self.store_run(run, swarm),
+            Output::StoreDigests(_) | Output::StoreChunk { .. } | Output::FinishBase => {
+                return self.store_base(output, swarm);
             }
         }
         Ok(())
     }
 
-    fn ask(&mut self, peer: NodeId, question: Question, swarm: &mut Swarm) -> Result<()> {
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let request = Request { run: *running.replica.run(), question };
-        let Ok(bytes) = request.encode() else {
-            running.replica.no_answer(peer);
-            return Ok(());
-        };
-        let question = self.send_question(peer.0 as Number, false, bytes, swarm)?;
+    /// An immediate answer to an output.
+    pub(super) fn push(&mut self, input: Input) {
         if let Some(running) = &mut self.running {
-            running.questions.insert(question, peer.0 as Number);
+            running.inputs.push_back(input);
+        }
+    }
+
+    fn store_run(&mut self, run: Run, swarm: &mut Swarm) -> Result<()> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let contents = running.disk.contents_mut();
+        contents.run = Some(run);
+        if swarm.objective.base().is_some() {
+            running.fetch_base();
+            return Ok(());
+        }
+        contents.base.is_complete = true;
+        self.restore(swarm)
+    }
+
+    /// A piece of the base; the peer has checked it.
+    fn store_base(&mut self, output: Output, swarm: &mut Swarm) -> Result<()> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let base = &mut running.disk.contents_mut().base;
+        match output {
+            Output::StoreDigests(digests) => {
+                base.digests = digests;
+                let missing = base.missing();
+                running.inputs.push_back(Input::DigestsStored { missing });
+            }
+            Output::StoreChunk { question, index } => {
+                if let Some((_, mut digest)) = running.chunk.take().filter(|(brought_by, _)| *brought_by == question) {
+                    if swarm.sabotage == Some(Sabotage::SpoilBase) && self.number == 1 {
+                        digest[0] ^= 1;
+                    }
+                    base.chunks.insert(index, digest);
+                    running.inputs.push_back(Input::ChunkStored { index });
+                }
+            }
+            _ => {
+                base.is_complete = true;
+                return self.restore(swarm);
+            }
         }
         Ok(())
     }
 
-    /// Sends an encoded request; returns the question's number.
-    pub(super) fn send_question(
-        &mut self,
-        to: Number,
-        joins: bool,
-        content: Vec<u8>,
-        swarm: &mut Swarm,
-    ) -> Result<u64> {
-        let Some(running) = &mut self.running else { return Ok(0) };
-        let question = running.next_question;
-        running.next_question += 1;
-        swarm.note(Kind::Asked, self.number, to, content.len() as u64)?;
-        let timeout = swarm.queue.now() + ANSWER_MAX.as_micros() as u64;
-        swarm.queue.schedule(timeout, Event::NoAnswer { machine: self.number, life: self.life, question });
-        let size = framing::exchange(content.len());
-        self.send(to, Frame::Question(Rc::new(Letter { question, joins, content })), size, swarm)?;
-        Ok(question)
-    }
-
-    /// Puts on the run's topic, or keeps it until somebody listens.
-    pub(super) fn publish(&mut self, gossip: Gossip, swarm: &mut Swarm) -> Result<()> {
-        let Ok(bytes) = gossip.encode() else { return Ok(()) };
-        let samples = if let Gossip::Segment(push) = &gossip { push.bytes.len() as u64 } else { 0 };
-        let message = swarm.messages.intern(bytes, samples);
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let now_ms = swarm.queue.now() / 1000;
-        let mut out = Vec::new();
-        if running.mesh.publish(message, now_ms, &mut self.random, &mut out) {
-            swarm.note(Kind::Published, self.number, samples as u32, u64::from(message))?;
-        } else if running.unpublished.len() < UNPUBLISHED_MAX {
-            running.unpublished.push_back(gossip);
-        }
-        self.send_all(out, swarm)
-    }
-
-    /// One of those that found no neighbour.
-    pub(super) fn retry_publishing(&mut self, swarm: &mut Swarm) -> Result<()> {
-        let Some(running) = self.running.as_mut().filter(|running| !running.neighbours.is_empty()) else {
-            return Ok(());
-        };
-        match running.unpublished.pop_front() {
-            Some(gossip) => self.publish(gossip, swarm),
-            None => Ok(()),
-        }
-    }
-
-    fn persist(&mut self, records: Vec<Record>, token: Option<u64>, swarm: &mut Swarm) {
+    fn persist(&mut self, records: Vec<Record>, write: u64, swarm: &mut Swarm) {
         let Some(running) = &mut self.running else { return };
-        if let (Some(token), Some(Record::Chunk(chunk))) = (token, records.first()) {
-            running.unacknowledged.push_back((token, chunk.clone()));
+        if let Some(Record::Chunk(chunk)) = records.first()
+            && chunk.machine == running.peer.own_machine()
+        {
+            running.unacknowledged.push_back((write, Chunk::clone(chunk)));
         }
         let records = records.into_iter().map(|record| swarm.shelf.share(record)).collect();
-        if running.disk.submit(records, token) {
+        if running.disk.submit(records, write) {
             self.sync_later(swarm);
         }
     }
 
-    pub(super) fn sync_later(&self, swarm: &mut Swarm) {
-        let at = swarm.queue.now() + (swarm.scenario.disk.sync_ms * 1000.0) as u64;
-        swarm.queue.schedule(at, Event::Synced { machine: self.number, life: self.life });
+    fn commit(&mut self, contents: Vec<Contained>, swarm: &mut Swarm) {
+        let Some(running) = &mut self.running else { return };
+        let Some(snapshot) = running.trainer.as_mut().and_then(|trainer| trainer.take_snapshot()) else { return };
+        let contents = swarm.shelf.claims(contents);
+        let checkpoint = Checkpoint { weights: Rc::new(snapshot.weights), normalizer: snapshot.normalizer, contents };
+        if running.disk.submit_checkpoint(checkpoint) {
+            self.sync_later(swarm);
+        }
     }
 
-    fn replay(&mut self, range: LedgerRange, swarm: &mut Swarm) -> Result<()> {
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let kind = if range.removed { Kind::Withdrawn } else { Kind::Replayed };
-        swarm.log.record(swarm.queue.now(), kind, self.number, range.samples() as u32, range.to)?;
-        match swarm.sabotage {
-            Some(Sabotage::SkipReplay) if self.number == 1 && range.from > 0 => return Ok(()),
-            Some(Sabotage::KeepRevoked) if range.removed => return Ok(()),
-            _ => {}
+    fn sync_later(&self, swarm: &mut Swarm) {
+        let at = swarm.queue.now() + (swarm.scenario.disk.sync_ms * 1000.0) as u64;
+        swarm.queue.schedule(at, Event::Synced { machine: self.number, session: self.session });
+    }
+
+    /// A disk transaction ends.
+    pub fn synced(&mut self, swarm: &mut Swarm) -> Result<()> {
+        let now = swarm.queue.now();
+        let Some(running) = self.running.as_mut().filter(|running| !running.stuck) else { return Ok(()) };
+        let outcome = running.disk.complete();
+        if outcome.goes_on {
+            let pause = if outcome.is_refused { DISK_RETRY } else { (swarm.scenario.disk.sync_ms * 1000.0) as Micros };
+            swarm.queue.schedule(now + pause, Event::Synced { machine: self.number, session: self.session });
         }
-        running.learner.replay_ledger(&running.replica, range)?;
-        running.unpaid_replays += range.samples();
-        if !range.removed {
-            running.fresh += range.samples();
-            if running.joined && self.hostility.is_none() {
-                swarm.metrics.delivered(&swarm.truth, &range, running.joined_ms, swarm.queue.now() / 1000);
+        if outcome.is_refused {
+            running.inputs.push_back(Input::StoreFailed);
+        }
+        if let Some(write) = outcome.stored {
+            running.inputs.push_back(Input::Stored { write });
+            swarm.note(Kind::Stored, self.number, 0, write)?;
+            self.acknowledge(write, swarm);
+        }
+        if outcome.has_checkpoint {
+            self.push(Input::Committed);
+        }
+        self.drain(swarm)
+    }
+
+    /// Own segments up to this write are durable: the checkers remember them.
+    fn acknowledge(&mut self, write: u64, swarm: &mut Swarm) {
+        let Some(running) = &mut self.running else { return };
+        while running.unacknowledged.front().is_some_and(|(stored, _)| *stored <= write) {
+            let Some((_, mut chunk)) = running.unacknowledged.pop_front() else { break };
+            if self.adversary.is_some() {
+                continue;
+            }
+            let saboteur = swarm.sabotage.filter(|_| self.number == 1);
+            if saboteur == Some(Sabotage::Forge) {
+                chunk.bytes.iter_mut().for_each(|byte| *byte ^= 1);
+            }
+            swarm.truth.acknowledged(self.number, &chunk, self.disk_history.lost_acknowledged);
+            let again = saboteur.filter(|sabotage| matches!(sabotage, Sabotage::SignTwice | Sabotage::SignAgain));
+            if let Some(again) = again {
+                chunk.bytes.iter_mut().for_each(|byte| *byte ^= 1);
+                if again == Sabotage::SignAgain {
+                    chunk.first = 0;
+                }
+                swarm.truth.acknowledged(self.number, &chunk, again == Sabotage::SignAgain);
             }
         }
-        Ok(())
     }
 
-    fn incarnate(&mut self, swarm: &mut Swarm) -> Result<()> {
+    /// Draws a new incarnation.
+    fn renew(&mut self, swarm: &mut Swarm) -> Result<()> {
         let incarnation = self.random.next_u64().max(1);
         let Some(running) = &mut self.running else { return Ok(()) };
         running.disk.contents_mut().incarnation = incarnation;
-        let machine = MachineId { incarnation, ..running.replica.own_machine() };
+        let machine = MachineId { incarnation, ..running.peer.own_machine() };
         swarm.truth.owners.insert(machine, self.number);
-        let now_ms = running.now_ms(swarm.queue.now());
-        running.replica.adopt(machine, now_ms);
-        swarm.note(Kind::Incarnated, self.number, self.life, incarnation)?;
-        self.adopt_own();
-        Ok(())
+        running.inputs.push_back(Input::Incarnation(incarnation));
+        swarm.note(Kind::Incarnated, self.number, self.session, incarnation)
     }
 
-    fn penalize(&mut self, peer: Number, offence: &Offence, swarm: &mut Swarm) -> Result<()> {
-        let reason = match offence {
-            Offence::Malformed(reason) | Offence::Invalid(reason) => reason.clone(),
-            Offence::Unasked => "an answer to another question".into(),
-        };
-        self.hold_against(peer, Severity::Fault, &reason, swarm)
+    /// What people would hear: only what one machine holds against another is of interest to the checkers.
+    fn hear(&mut self, notice: &Notice, swarm: &mut Swarm) -> Result<()> {
+        let Notice::Fault { node, reason, .. } = notice else { return Ok(()) };
+        if self.adversary.is_none() {
+            swarm.truth.penalized(self.number, number(*node), reason);
+        }
+        swarm.note(Kind::Penalized, self.number, number(*node), 0)
     }
 
-    /// Counts a fault; enough of them end the connection.
-    pub(super) fn hold_against(
-        &mut self,
-        peer: Number,
-        severity: Severity,
-        reason: &str,
-        swarm: &mut Swarm,
-    ) -> Result<()> {
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let now_ms = running.now_ms(swarm.queue.now());
-        let conduct = running.conduct.entry(peer).or_insert_with(|| node::network::conduct::Conduct::new(now_ms));
-        if conduct.penalize(severity, now_ms) {
-            swarm.to_disconnect.push((self.number, peer));
+    /// Connections end, and there are no new ones.
+    fn ban(&mut self, other: Number, swarm: &mut Swarm) {
+        if let Some(running) = &mut self.running {
+            running.banned.insert(other);
+            swarm.to_disconnect.push((self.number, other));
         }
-        if self.hostility.is_none() {
-            swarm.truth.penalized(self.number, peer, reason);
+    }
+
+    fn validate(&mut self, message: u64, verdict: Verdict, swarm: &mut Swarm) {
+        let Some(running) = &mut self.running else { return };
+        // One at a time, behind those that came before.
+        running.validated_at =
+            running.validated_at.max(swarm.queue.now()) + (swarm.scenario.speed.validation_us) as Micros;
+        let (machine, session, message) = (self.number, self.session, message as crate::mesh::Message);
+        swarm.queue.schedule(running.validated_at, Event::Validated { machine, session, message, verdict });
+    }
+
+    fn set_reading(&mut self, reads: bool, swarm: &mut Swarm) {
+        let Some(running) = &mut self.running else { return };
+        running.reads = reads || running.stuck;
+        if running.reads && !running.unread.is_empty() {
+            let read_on = Event::ReadOn { machine: self.number, session: self.session };
+            swarm.queue.schedule(swarm.queue.now(), read_on);
         }
-        swarm.note(Kind::Penalized, self.number, peer, 0)
+    }
+
+    /// It is gone: frames that are on their way arrive, then its connections close.
+    pub(crate) fn left(&mut self, departure: Departure, swarm: &mut Swarm) -> Result<()> {
+        let now = swarm.queue.now();
+        let Some(running) = &self.running else { return Ok(()) };
+        // What may not be signed was never acknowledged.
+        if self.adversary.is_none() && running.peer.replica().is_some_and(Replica::signs) {
+            swarm.truth.left(self.number, running.peer.own_machine(), departure, swarm.parts.is_empty());
+        }
+        for (machine, last_arrival) in running.neighbours.last_arrivals() {
+            swarm.queue.schedule(last_arrival.max(now), Event::Closed { machine, by: self.number });
+        }
+        self.has_left = true;
+        swarm.to_remove.push(self.number);
+        self.stop(swarm, false)
     }
 }

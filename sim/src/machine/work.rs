@@ -1,280 +1,179 @@
-//! Ticks, gradients, the disk, checkpoints.
+//! Work for the virtual trainer: taken up in order; gradients and replay take their virtual time.
 
 use anyhow::Result;
-use node::driver::{CATCH_UP_MAX, CATCH_UP_PATIENCE, SWARM_STEP_INTERVAL};
-use protocol::{
-    segment::{Chunk, Segment},
-    signature::Ed25519Signer,
-};
-use std::rc::Rc;
+use peer::{Input, Work};
+use protocol::replica::{LedgerRange, OwnByte};
 
-use super::{Machine, PendingCheckpoint};
+use super::Machine;
 use crate::{
-    disk::Checkpoint,
     event::Event,
     event_log::Kind,
-    mesh::HEARTBEAT_MS,
     queue::Micros,
     swarm::{Sabotage, Swarm},
-    wire,
 };
 
-/// A node that leaves gives its own bytes this long to become durable and go out, as `node` does.
-const LEAVE_MAX: Micros = 700_000;
-/// A disk without room is tried again after this long, as `node` does.
-const DISK_RETRY: Micros = 500_000;
+/// Samples beyond its goal that [`Sabotage::Overdo`] makes.
+const OVERDONE: u64 = 5;
 
 impl Machine {
-    /// The replica's clock ticks; what a node does now and then, it does here.
-    pub fn tick(&mut self, swarm: &mut Swarm) -> Result<()> {
-        let now = swarm.queue.now();
-        match self.running.as_ref().is_some_and(|running| running.download.is_some()) {
-            true => self.download(swarm)?,
-            false => self.act(swarm)?,
+    /// The peer hands out work.
+    pub(super) fn work(&mut self, work: Work, swarm: &mut Swarm) -> Result<()> {
+        if let Some(trainer) = self.running.as_mut().and_then(|running| running.trainer.as_mut()) {
+            trainer.works.push_back(work);
         }
-        if self.leave_when_ready(swarm)? {
-            return Ok(());
-        }
-        let (machine, life) = (self.number, self.life);
-        swarm.queue.schedule(now + node::driver::TICK.as_micros() as u64, Event::Tick { machine, life });
-        Ok(())
+        self.take_up(swarm)
     }
 
-    fn act(&mut self, swarm: &mut Swarm) -> Result<()> {
-        let now = swarm.queue.now();
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let now_ms = running.now_ms(now);
-        running.replica.tick(now_ms);
-        self.carry_out(swarm)?;
-        self.judge_joined(swarm);
-        if let Some(running) = &mut self.running
-            && now_ms >= running.swarm_step_ms + SWARM_STEP_INTERVAL.as_millis() as u64
+    /// Takes up what there is. Work for another machine waits until the gradient that is under way is told.
+    fn take_up(&mut self, swarm: &mut Swarm) -> Result<()> {
+        while let Some(running) = &mut self.running
+            && let Some(trainer) = &mut running.trainer
         {
-            running.swarm_step_ms = now_ms;
-            self.advance_swarm_step();
-        }
-        self.checkpoint_now_and_then(swarm)?;
-        self.retry_publishing(swarm)?;
-        if self.hostility.is_some() {
-            self.harm(swarm)?;
-        }
-        self.measure(swarm)
-    }
-
-    /// The gossip mesh looks after itself.
-    pub fn heartbeat(&mut self, swarm: &mut Swarm) -> Result<()> {
-        let now = swarm.queue.now();
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let mut out = Vec::new();
-        running.mesh.heartbeat(now / 1000, &mut self.random, &mut out);
-        self.send_all(out, swarm)?;
-        let (machine, life) = (self.number, self.life);
-        swarm.queue.schedule(now + HEARTBEAT_MS * 1000, Event::Heartbeat { machine, life });
-        Ok(())
-    }
-
-    /// Connections are looked after; what keeps them alive is counted.
-    pub fn upkeep(&mut self, swarm: &mut Swarm) -> Result<()> {
-        self.look_after_connections(swarm)?;
-        let interval = node::network::UPKEEP.as_micros() as u64;
-        if let Some(running) = &self.running {
-            let seconds = interval as f64 / 1e6;
-            let rate = match running.neighbours.len() < node::network::CONNECTIONS_TARGET {
-                true => wire::SEARCHING_BYTES_PER_SECOND,
-                false => wire::IDLE_BYTES_PER_SECOND,
+            if trainer.measuring.is_some() && matches!(trainer.works.front(), Some(Work::Adopt(..))) {
+                break;
+            }
+            let Some(work) = trainer.works.pop_front() else { break };
+            running.inputs.push_back(Input::Took);
+            let answer = match work {
+                Work::Adopt(machine, next_sample) => Some(trainer.adopt(machine, next_sample)),
+                Work::SwarmStep(step) => {
+                    trainer.learner.set_swarm_step(step);
+                    None
+                }
+                Work::Train { until_sample } => {
+                    trainer.until_sample = until_sample;
+                    self.measure(swarm)?;
+                    None
+                }
+                Work::Replay(entries) => {
+                    trainer.learner.replay(entries)?;
+                    None
+                }
+                Work::ReplayLedgers(ranges) => Some(self.replay(ranges, swarm)?),
+                Work::Evaluate => Some(trainer.evaluate()?),
+                Work::Checkpoint => Some(trainer.checkpoint()?),
+                Work::Weigh(root) => Some(trainer.weigh(root)?),
             };
-            let bytes = rate * seconds * running.neighbours.len() as f64;
-            self.bytes_in += bytes as u64;
-            swarm.metrics.bytes.upkeep += bytes as u64;
+            answer.into_iter().for_each(|answer| self.push(answer));
         }
-        let (machine, life) = (self.number, self.life);
-        swarm.queue.schedule(swarm.queue.now() + interval, Event::Upkeep { machine, life });
         Ok(())
     }
 
-    fn judge_joined(&mut self, swarm: &Swarm) {
-        let now = swarm.queue.now();
-        let Some(running) = &mut self.running else { return };
-        if running.joined {
-            return;
+    /// Brings samples of ledgers into the weights, or out. Their time is paid before the next gradient.
+    fn replay(&mut self, ranges: Vec<LedgerRange>, swarm: &mut Swarm) -> Result<Input> {
+        let mut entries = 0;
+        for range in ranges {
+            entries += range.samples();
+            self.replay_range(range, swarm)?;
         }
-        let waited_ms = u128::from(running.now_ms(now).saturating_sub(running.started_ms));
-        let patient = waited_ms < CATCH_UP_PATIENCE.as_millis()
-            || !running.neighbours.is_empty() && waited_ms < CATCH_UP_MAX.as_millis();
-        if !running.joins || running.replica.is_caught_up() || !patient {
-            running.joined = true;
-            running.joined_ms = now / 1000;
-            self.advance_swarm_step();
-        }
+        self.look_at_edge(swarm)?;
+        Ok(Input::Replayed { entries })
     }
 
-    /// Own bytes use the learning rate of the swarm's present step, which never falls within a ledger.
-    pub(super) fn advance_swarm_step(&mut self) {
-        let Some(running) = &mut self.running else { return };
-        let step = running.replica.swarm_step().max(running.replica.own_swarm_step());
-        if step > running.swarm_step {
-            running.swarm_step = step;
-            running.learner.set_swarm_step(step);
-        }
-    }
-
-    /// Whether all own gradients are made: those of this incarnation, and those of earlier ones that still count.
-    fn has_made_all(&self) -> bool {
-        let Some(running) = &self.running else { return true };
-        let next_sample = running.replica.own_next_sample();
-        next_sample >= self.goal || next_sample + running.replica.own_samples_elsewhere() >= self.goal
-    }
-
-    /// Whether its own gradients are all made and durable.
-    pub fn is_done(&self) -> bool {
-        self.running.as_ref().is_none_or(|running| {
-            running.joined && running.measuring.is_none() && running.replica.own_waiting() == 0 && self.has_made_all()
-        })
-    }
-
-    /// Begins to measure a gradient, if there is one to make and nothing under way. It takes its time, and the time of
-    /// replaying what came in since the last.
-    pub(super) fn measure(&mut self, swarm: &mut Swarm) -> Result<()> {
-        let rests = self.running.as_ref().is_none_or(|r| r.measuring.is_some() || !r.joined || r.leaving.is_some());
-        if rests || self.has_made_all() {
-            return Ok(());
-        }
+    fn replay_range(&mut self, range: LedgerRange, swarm: &mut Swarm) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        if !running.replica.may_probe() || running.learner.near_edge() {
+        let (Some(trainer), Some(replica)) = (&mut running.trainer, running.peer.replica()) else { return Ok(()) };
+        let now = swarm.queue.now();
+        let kind = if range.removed { Kind::Withdrawn } else { Kind::Replayed };
+        swarm.log.record(now, kind, self.number, range.samples() as u32, range.to)?;
+        match swarm.sabotage {
+            Some(Sabotage::SkipReplay) if self.number == 1 && range.from > 0 => return Ok(()),
+            Some(Sabotage::KeepRevoked) if range.removed => return Ok(()),
+            _ => {}
+        }
+        trainer.learner.replay_ledger(replica, range)?;
+        trainer.unpaid_replays += range.samples();
+        if !range.removed {
+            running.fresh += range.samples();
+            if let Some(joined_ms) = running.joined_ms.filter(|_| self.adversary.is_none()) {
+                swarm.metrics.delivered(&swarm.truth, &range, joined_ms, now / 1000);
+            }
+        }
+        Ok(())
+    }
+
+    /// While a weight is near its edge no gradients are made; replay may bring it back.
+    fn look_at_edge(&mut self, swarm: &mut Swarm) -> Result<()> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let Some(trainer) = running.trainer.as_mut().filter(|trainer| trainer.is_near_edge) else { return Ok(()) };
+        if !trainer.learner.near_edge() {
+            trainer.is_near_edge = false;
+            running.inputs.push_back(Input::NearEdge(false));
+            self.measure(swarm)?;
+        }
+        Ok(())
+    }
+
+    /// Begins to measure a gradient, if one is wanted and none is under way. It takes its time, and the time of replaying what
+    /// came in since the last.
+    fn measure(&mut self, swarm: &mut Swarm) -> Result<()> {
+        let overdone = if swarm.sabotage == Some(Sabotage::Overdo) && self.number == 1 { OVERDONE } else { 0 };
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let (Some(trainer), Some(replica)) = (&mut running.trainer, running.peer.replica()) else { return Ok(()) };
+        let until_sample = match trainer.until_sample {
+            0 => 0,
+            until_sample => until_sample + overdone,
+        };
+        let (machine, next_sample) = trainer.learner.position();
+        if trainer.measuring.is_some() || next_sample >= until_sample {
             return Ok(());
         }
-        if self.hostility.is_none() {
-            let held = running.replica.swarm_step() + running.replica.own_waiting();
-            swarm.metrics.began(swarm.truth.made.saturating_sub(held));
+        if trainer.learner.near_edge() != trainer.is_near_edge {
+            trainer.is_near_edge = !trainer.is_near_edge;
+            running.inputs.push_back(Input::NearEdge(trainer.is_near_edge));
         }
-        let until_sample = self.goal.saturating_sub(running.replica.own_samples_elsewhere());
-        let step = running.learner.step(until_sample)?;
-        let gradients = step.own.len();
-        running.measuring = Some(step);
-        let replays_us = swarm.scenario.speed.replay_us * std::mem::take(&mut running.unpaid_replays) as f64;
-        let at = swarm.queue.now() + (gradients as f64 * self.step_us + replays_us) as Micros;
-        swarm.queue.schedule(at, Event::Measured { machine: self.number, life: self.life });
+        if trainer.is_near_edge {
+            return Ok(());
+        }
+        if self.adversary.is_none() {
+            let held = replica.swarm_step() + replica.own_waiting();
+            swarm.metrics.began(swarm.truth.made.saturating_sub(held));
+            if trainer.allowed.is_some_and(|allowed| next_sample >= allowed) {
+                swarm.truth.overdone.push((self.number, machine, next_sample));
+            }
+        }
+        let own = trainer.learner.step(until_sample)?;
+        let replays_us = swarm.scenario.speed.replay_us * std::mem::take(&mut trainer.unpaid_replays) as f64;
+        let at = swarm.queue.now() + (own.len() as f64 * self.step_us + replays_us) as Micros;
+        trainer.measuring = Some(own);
+        swarm.queue.schedule(at, Event::Measured { machine: self.number, session: self.session });
         Ok(())
     }
 
     /// Gradients are there.
     pub fn measured(&mut self, swarm: &mut Swarm) -> Result<()> {
-        let now = swarm.queue.now();
         let Some(running) = &mut self.running else { return Ok(()) };
-        let Some(mut step) = running.measuring.take() else { return Ok(()) };
-        if let Some(hostility) = &self.hostility {
-            step.own.iter_mut().for_each(|own| own.byte = hostility.byte(own.byte));
+        let Some(mut own) = running.trainer.as_mut().and_then(|trainer| trainer.measuring.take()) else {
+            return Ok(());
+        };
+        if let Some(adversary) = &self.adversary {
+            own.iter_mut().for_each(|own| own.byte = adversary.byte(own.byte));
         }
-        let now_ms = running.now_ms(now);
-        running.replica.own_bytes(&step.own, now_ms);
-        for own in &step.own {
-            swarm.truth.made_at(own.machine, own.sample, now / 1000, self.hostility.is_none());
+        self.contribute(own, swarm)?;
+        self.take_up(swarm)?;
+        self.measure(swarm)?;
+        self.drain(swarm)
+    }
+
+    /// Tells the peer of own gradients.
+    pub(super) fn contribute(&mut self, own: Vec<OwnByte>, swarm: &mut Swarm) -> Result<()> {
+        let now_ms = swarm.queue.now() / 1000;
+        for own in &own {
+            swarm.truth.made_at(self.number, own.machine, own.sample, now_ms, self.adversary.is_none());
             swarm.note(Kind::Stepped, self.number, u32::from(own.byte as u8), own.sample)?;
         }
-        self.carry_out(swarm)?;
-        self.measure(swarm)
+        self.tell(Input::Stepped(own), swarm)
     }
 
-    /// A disk transaction ends.
-    pub fn synced(&mut self, swarm: &mut Swarm) -> Result<()> {
-        let now = swarm.queue.now();
-        let Some(running) = &mut self.running else { return Ok(()) };
-        if running.stuck {
-            return Ok(());
+    /// Once a machine has made as many gradients as its goal asks, the checkers look at what it knows of its earlier
+    /// incarnations, and what is left.
+    pub(super) fn look_at_goal(&mut self, swarm: &Swarm) {
+        if self.adversary.is_some() || swarm.truth.made_by(self.number) < self.goal {
+            return;
         }
-        let (token, goes_on) = running.disk.complete();
-        if goes_on {
-            let pause = if token.is_none() { DISK_RETRY } else { (swarm.scenario.disk.sync_ms * 1000.0) as Micros };
-            swarm.queue.schedule(now + pause, Event::Synced { machine: self.number, life: self.life });
-        }
-        let Some(token) = token else { return Ok(()) };
-        swarm.note(Kind::Stored, self.number, 0, token)?;
-        while running.unacknowledged.front().is_some_and(|(stored, _)| *stored <= token) {
-            let Some((_, mut chunk)) = running.unacknowledged.pop_front() else { break };
-            if swarm.sabotage == Some(Sabotage::Forge) && self.number == 1 {
-                chunk.bytes.iter_mut().for_each(|byte| *byte ^= 1);
-            }
-            if self.hostility.is_none() {
-                swarm.truth.acknowledged(&chunk, self.disk_history.lost_acknowledged);
-            }
-            if swarm.sabotage == Some(Sabotage::SignTwice) && self.number == 1 {
-                let bytes: Vec<u8> = chunk.bytes.iter().map(|byte| byte ^ 1).collect();
-                let segment = Segment { first: chunk.first, swarm_step: 0, bytes: &bytes };
-                let signer = Ed25519Signer::from_seed(&self.secret);
-                let (second, _) = Chunk::sign(&swarm.objective.run(), chunk.machine, segment, chunk.previous, &signer);
-                swarm.truth.acknowledged(&second, self.disk_history.lost_acknowledged);
-            }
-        }
-        let now_ms = running.now_ms(now);
-        running.replica.persisted(token, now_ms);
-        self.carry_out(swarm)
-    }
-
-    fn checkpoint_now_and_then(&mut self, swarm: &mut Swarm) -> Result<()> {
-        let now = swarm.queue.now();
-        let Some(running) = &mut self.running else { return Ok(()) };
-        if let Some(pending) = &running.checkpoint {
-            if pending.machine != running.replica.own_machine() {
-                running.checkpoint = None;
-                return Ok(());
-            }
-            let own = match pending.next_sample {
-                0 => None,
-                height => match running.replica.contents_of_own(&pending.machine, height) {
-                    Some(own) => Some(own),
-                    None => {
-                        running.replica.flush();
-                        return self.carry_out(swarm);
-                    }
-                },
-            };
-            let Some(pending) = running.checkpoint.take() else { return Ok(()) };
-            let contents = pending.others.into_iter().chain(own).collect();
-            let checkpoint = Checkpoint { weights: Rc::new(pending.weights), normalizer: pending.normalizer, contents };
-            if running.disk.submit_checkpoint(checkpoint) {
-                self.sync_later(swarm);
-            }
-            return Ok(());
-        }
-        let (last_ms, last_root) = running.last_checkpoint;
-        let now_ms = running.now_ms(now);
-        let due_ms = last_ms + (swarm.scenario.disk.checkpoint_seconds * 1000.0) as u64;
-        if now_ms < due_ms || !running.replica.signs() || !running.replica.own_is_settled() {
-            return Ok(());
-        }
-        let root = running.replica.root();
-        running.last_checkpoint = (now_ms, root);
-        if root != last_root {
-            let (machine, next_sample) = running.learner.position();
-            let others = running.replica.contents_of_others();
-            let (weights, normalizer) = (running.learner.snapshot()?, running.learner.normalizer());
-            running.checkpoint = Some(PendingCheckpoint { weights, normalizer, others, machine, next_sample });
-        }
-        Ok(())
-    }
-
-    /// Signs, stores and sends what is left, then goes. True once it has gone.
-    fn leave_when_ready(&mut self, swarm: &mut Swarm) -> Result<bool> {
-        let now = swarm.queue.now();
-        let Some(running) = &mut self.running else { return Ok(true) };
-        let Some(since) = running.leaving else { return Ok(false) };
-        running.replica.flush();
-        self.carry_out(swarm)?;
-        let waits = self.running.as_ref().is_some_and(|r| r.replica.signs() && r.replica.own_waiting() > 0);
-        if waits && now < since + LEAVE_MAX {
-            return Ok(false);
-        }
-        self.has_left = true;
-        self.fall(swarm, false)?;
-        swarm.to_bury.push(self.number);
-        Ok(true)
-    }
-
-    /// A machine that loses what it acknowledged without a fault of its own (see `Sabotage`).
-    pub fn sabotage_disk(&mut self, swarm: &Swarm) {
-        if let (Some(Sabotage::LoseRecords), Some(contents)) = (&swarm.sabotage, &mut self.left_behind) {
-            contents.chunks.clear();
-            contents.checkpoint = None;
-        }
+        let goal = self.goal;
+        let Some(running) = &mut self.running else { return };
+        let (Some(trainer), Some(replica)) = (&mut running.trainer, running.peer.replica()) else { return };
+        trainer.allowed = Some(goal.saturating_sub(replica.own_samples_elsewhere()));
     }
 }

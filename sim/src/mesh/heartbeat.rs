@@ -1,6 +1,6 @@
 //! What a mesh does by the clock: degrees, announcements, forgetting.
 
-use node::network::mesh::{ANNOUNCED, DEGREE, DEGREE_HIGH, DEGREE_LOW, IDS_MAX, LAZY, LAZY_SHARE, OUTBOUND_MIN};
+use peer::mesh::{ANNOUNCED, DEGREE, DEGREE_HIGH, DEGREE_LOW, IDS_MAX, LAZY, LAZY_SHARE, OUTBOUND_MIN};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use std::rc::Rc;
 

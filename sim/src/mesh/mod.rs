@@ -1,4 +1,4 @@
-//! The gossip mesh of one machine: a model of libp2p-gossipsub 0.50.1 with one topic, set up as `node::network` sets it
+//! The gossip mesh of one machine: a model of libp2p-gossipsub 0.50.1 with one topic, set up as a node sets it
 //! up (anonymous, messages validated by the application, no peer scores).
 //!
 //! Modelled: the subscription on connection and the graft that answers it; heartbeats (graft below the low mark, prune
@@ -16,10 +16,11 @@
 //! limits, no precedence of control over messages, and an IDONTWANT does not take messages out of them (the caller
 //! may); a second connection of a neighbour does nothing.
 
-use node::network::{
+use peer::{
     framing::gossip_protobuf,
     mesh::{DEGREE, DEGREE_HIGH, DEGREE_LOW, HEARTBEAT, IDS_MAX},
 };
+use protocol::replica::Verdict;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -32,15 +33,8 @@ mod frame;
 mod heartbeat;
 mod seen;
 
-pub use frame::{Frame, frame_bytes};
+pub use frame::{Frame, Machine, Message, Outbox, frame_bytes};
 use seen::{Bits, Seen};
-
-/// Number of a gossip message in the whole simulation (the caller interns them: equal content has an equal number).
-pub type Message = u32;
-/// A machine's number in the simulation.
-pub type Machine = u32;
-/// What is to be sent: to whom, what.
-pub type Outbox = Vec<(Machine, Frame)>;
 
 /// Time between heartbeats, ms.
 pub const HEARTBEAT_MS: u64 = HEARTBEAT.as_millis() as u64;
@@ -64,17 +58,6 @@ const IDONTWANT_BYTES: usize = 1_000;
 const UNWANTED_MS: u64 = 3_000;
 /// Messages of one neighbour's IDONTWANTs that are remembered (`IDONTWANT_CAP`, behaviour.rs).
 const UNWANTED_MAX: usize = 10_000;
-
-/// What the caller found about a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// Pass it on.
-    Accept,
-    /// Drop it.
-    Ignore,
-    /// Drop it; without scores this is the same.
-    Reject,
-}
 
 struct Neighbour {
     machine: Machine,
@@ -325,7 +308,7 @@ impl Mesh {
 
     /// The verdict on a message that [`Mesh::receive`] returned. What is accepted is sent to the mesh, except to all
     /// from which it came meanwhile and to those that do not want it. A verdict that comes after the message has left
-    /// the history (five heartbeats) has no effect.
+    /// the history (five heartbeats) has no effect. Without scores, to reject is to ignore.
     pub fn validated(&mut self, message: Message, verdict: Verdict, out: &mut Outbox) {
         let Some(place) = self.unvalidated.iter().position(|(waiting, _)| *waiting == message) else { return };
         let (_, sources) = self.unvalidated.swap_remove(place);
@@ -342,8 +325,13 @@ impl Mesh {
         }
     }
 
+    /// Whether any neighbour is subscribed (else `NoPeersSubscribedToTopic`).
+    pub fn is_heard(&self) -> bool {
+        self.neighbours.iter().any(|neighbour| neighbour.subscribed)
+    }
+
     /// An own message goes to the mesh, and to others while the mesh has too few (`filter_publish_candidates`; `flood_publish` is
-    /// false). False if nobody is subscribed (`NoPeersSubscribedToTopic`); a message that was seen is not sent again.
+    /// false). False if nobody hears it; a message that was seen is not sent again.
     pub fn publish(
         &mut self,
         message: Message,
@@ -354,7 +342,7 @@ impl Mesh {
         if self.seen(message) {
             return true;
         }
-        if !self.neighbours.iter().any(|neighbour| neighbour.subscribed) {
+        if !self.is_heard() {
             return false;
         }
         self.promises.remove(&message);

@@ -1,7 +1,7 @@
 //! The model's rules one by one, and small swarms of it.
 
 use super::*;
-use node::network::mesh::{LAZY, OUTBOUND_MIN};
+use peer::mesh::{LAZY, OUTBOUND_MIN};
 use rand_xoshiro::rand_core::SeedableRng;
 
 /// Machines in a ring, each connected with the next few, whose frames arrive at once and in order.

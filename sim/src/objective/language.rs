@@ -8,14 +8,14 @@ use engine::{
     estimator::{Estimator, Normalizer},
     model::{Architecture, Checkpoint, Tokenizer},
     objective::NextToken,
-    trainer::{Parts, ProbeSettings, Step, Trainer},
+    trainer::{Parts, ProbeSettings, Trainer},
     weights::Weights,
 };
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId, Schedule},
     replay::{Contribution, Sweep},
-    replica::{LedgerRange, Replica},
+    replica::{LedgerRange, OwnByte, Replica},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::sync::Arc;
@@ -178,8 +178,8 @@ impl Learner for LanguageLearner {
         Ok(())
     }
 
-    fn step(&mut self, until_sample: u64) -> Result<Step> {
-        self.0.step(until_sample)
+    fn step(&mut self, until_sample: u64) -> Result<Vec<OwnByte>> {
+        Ok(self.0.step(until_sample)?.own)
     }
 
     fn loss(&mut self) -> Result<f64> {

@@ -1,12 +1,12 @@
 //! What the machines learn: a quadratic for thousands of them, or a real language model for tens.
 
 use anyhow::Result;
-use engine::{estimator::Normalizer, trainer::Step};
+use engine::estimator::Normalizer;
 use protocol::{
     machine::MachineId,
     manifest::{DirectionScale, Hyperparameters, Manifest, RunId},
     replay::Contribution,
-    replica::{LedgerRange, Replica},
+    replica::{LedgerRange, OwnByte, Replica},
 };
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub trait Learner {
     fn replay_ledger(&mut self, replica: &Replica, range: LedgerRange) -> Result<()>;
     /// Measures the next own gradients, at least one; the weights contain them afterwards. Samples from
     /// `until_sample` on are not wanted.
-    fn step(&mut self, until_sample: u64) -> Result<Step>;
+    fn step(&mut self, until_sample: u64) -> Result<Vec<OwnByte>>;
     /// Held-out loss at the exact weights.
     fn loss(&mut self) -> Result<f64>;
     /// Digest of the exact weights, as `node digest` prints it.

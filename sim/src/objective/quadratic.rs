@@ -4,10 +4,7 @@
 //! θ* + heterogeneity · ξ, and each batch adds a slope of its own, noise · ξ·θ, the same at both probes (ξ normal).
 
 use anyhow::{Context, Result};
-use engine::{
-    estimator::{Normalizer, projected_gradient},
-    trainer::Step,
-};
+use engine::estimator::{Normalizer, projected_gradient};
 use protocol::{
     machine::MachineId,
     manifest::{
@@ -305,7 +302,7 @@ impl Learner for QuadraticLearner {
         Ok(())
     }
 
-    fn step(&mut self, _until_sample: u64) -> Result<Step> {
+    fn step(&mut self, _until_sample: u64) -> Result<Vec<OwnByte>> {
         let problem = self.problem.clone();
         let seed = EntrySeed::derive(&problem.run, &self.machine, self.next_sample);
         let probe = |multiple| Sweep { probes: vec![(seed, multiple)], contributions: Vec::new() };
@@ -320,7 +317,7 @@ impl Learner for QuadraticLearner {
         self.sweep(&Sweep { probes: vec![(seed, 1)], contributions: vec![own] });
         let own = OwnByte { machine: self.machine, sample: self.next_sample, byte, swarm_step: self.swarm_step };
         self.next_sample += 1;
-        Ok(Step { own: vec![own], loss: (plus + minus) / 2.0 })
+        Ok(vec![own])
     }
 
     fn loss(&mut self) -> Result<f64> {

@@ -4,27 +4,28 @@ mod axis;
 mod page;
 mod plots;
 mod table;
+mod words;
 
-use crate::record::{Record, Verdict};
+use crate::summary::Summary;
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 use std::{
-    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 pub use table::table;
+pub(crate) use words::machines;
 
 /// Writes `report.html` and `report.json` into `out` (creates it); returns the path of the page.
-pub fn write(out: &Path, records: &[Record]) -> anyhow::Result<PathBuf> {
+pub fn write(out: &Path, summaries: &[Summary]) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let numbers = out.join("report.json");
-    let mut text = serde_json::to_string_pretty(&numbers_of(records)?)?;
+    let mut text = serde_json::to_string_pretty(&numbers_of(summaries)?)?;
     text.push('\n');
     replace(&numbers, &text)?;
     let page = out.join("report.html");
-    replace(&page, &page::page(records)?)?;
+    replace(&page, &page::page(summaries)?)?;
     Ok(page)
 }
 
@@ -35,10 +36,10 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     replaced.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The last record's main numbers at the top, all records below `runs`.
-fn numbers_of(records: &[Record]) -> anyhow::Result<Value> {
+/// The last summary's main numbers at the top, all summaries below `runs`.
+fn numbers_of(summaries: &[Summary]) -> anyhow::Result<Value> {
     let mut top = Map::new();
-    if let Some(last) = records.last() {
+    if let Some(last) = summaries.last() {
         top.insert("scenario".into(), json!(last.scenario));
         top.insert("seed".into(), json!(last.seed));
         top.insert("event_log_hash".into(), json!(last.event_log_hash));
@@ -50,14 +51,14 @@ fn numbers_of(records: &[Record]) -> anyhow::Result<Value> {
         top.insert("gradients_per_second".into(), json!(last.gradients_per_second()));
         top.insert("checks".into(), serde_json::to_value(&last.checks)?);
     }
-    top.insert("converged".into(), json!(!records.is_empty() && records.iter().all(|record| record.converged)));
-    top.insert("passed".into(), json!(!records.is_empty() && records.iter().all(Record::passed)));
-    let mut runs = Vec::with_capacity(records.len());
-    for record in records {
-        let mut run = serde_json::to_value(record)?;
+    top.insert("converged".into(), json!(!summaries.is_empty() && summaries.iter().all(|summary| summary.converged)));
+    top.insert("passed".into(), json!(!summaries.is_empty() && summaries.iter().all(Summary::passed)));
+    let mut runs = Vec::with_capacity(summaries.len());
+    for summary in summaries {
+        let mut run = serde_json::to_value(summary)?;
         if let Some(fields) = run.as_object_mut() {
-            fields.insert("bytes_per_gradient".into(), json!(record.bytes_per_gradient()));
-            fields.insert("gradients_per_second".into(), json!(record.gradients_per_second()));
+            fields.insert("bytes_per_gradient".into(), json!(summary.bytes_per_gradient()));
+            fields.insert("gradients_per_second".into(), json!(summary.gradients_per_second()));
         }
         runs.push(run);
     }
@@ -65,194 +66,16 @@ fn numbers_of(records: &[Record]) -> anyhow::Result<Value> {
     Ok(Value::Object(top))
 }
 
-/// A short name for each record, by what tells it from the others.
-fn labels(records: &[Record]) -> Vec<String> {
-    let differ = |values: BTreeSet<String>| values.len() > 1;
-    let scenarios = differ(records.iter().map(|record| record.scenario.clone()).collect());
-    let sizes = differ(records.iter().map(|record| record.machines.to_string()).collect());
-    let name = |record: &Record| match (scenarios, sizes) {
-        (false, _) => machines(record.machines),
-        (true, false) => record.scenario.clone(),
-        (true, true) => format!("{}, {}", record.scenario, machines(record.machines)),
-    };
-    let names: BTreeSet<String> = records.iter().map(name).collect();
-    let ambiguous = names.len() < records.len();
-    records.iter().map(|r| if ambiguous { format!("{}, seed {}", name(r), r.seed) } else { name(r) }).collect()
-}
-
-/// "1 machine", "64 machines".
-pub(crate) fn machines(count: usize) -> String {
-    if count == 1 { "1 machine".into() } else { format!("{} machines", thousands(count as u64)) }
-}
-
-/// Each check with one verdict for all records, or with those that differ, in words.
-fn verdicts(records: &[Record]) -> Vec<(&'static str, String)> {
-    let names: BTreeSet<&'static str> = records.iter().flat_map(|record| record.checks.keys().copied()).collect();
-    let labels = labels(records);
-    let together = |name| {
-        let found: Vec<&Verdict> =
-            records.iter().map(|record| record.checks.get(name).unwrap_or(&Verdict::NotTried)).collect();
-        let passed = found.iter().filter(|verdict| ***verdict == Verdict::Passed).count();
-        let failures: Vec<String> = found
-            .iter()
-            .zip(&labels)
-            .filter(|(verdict, _)| verdict.is_failure())
-            .map(|(verdict, label)| if found.len() > 1 { format!("{verdict} ({label})") } else { verdict.to_string() })
-            .collect();
-        match (failures.is_empty(), passed) {
-            (false, _) => failures.join("; "),
-            (true, 0) => Verdict::NotTried.to_string(),
-            (true, passed) if passed == found.len() => Verdict::Passed.to_string(),
-            (true, passed) => format!("passed in {passed} of {} runs, not tried in the others", found.len()),
-        }
-    };
-    names.into_iter().map(|name| (name, together(name))).collect()
-}
-
-/// One line: whether all is well, else what is not.
-fn outcome(records: &[Record]) -> String {
-    let mut wrong = Vec::new();
-    for (record, label) in records.iter().zip(labels(records)) {
-        let place = if records.len() > 1 { format!(" ({label})") } else { String::new() };
-        if !record.converged {
-            wrong.push(format!("convergence{place}"));
-        }
-        wrong.extend(record.checks.iter().filter(|(_, v)| v.is_failure()).map(|(name, _)| format!("{name}{place}")));
-    }
-    if !wrong.is_empty() {
-        return format!("Failed: {}.", wrong.join(", "));
-    }
-    let verdicts = verdicts(records);
-    let untried = verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::NotTried.to_string()).count();
-    let tried = verdicts.len() - untried;
-    match (records.is_empty(), tried, untried) {
-        (true, ..) => "No run.".into(),
-        (false, 0, _) => "The machines ended equal; no check had anything to try.".into(),
-        (false, tried, 0) => format!("All {tried} checks passed, and the machines ended equal."),
-        (false, tried, untried) => {
-            format!("All checks passed: {tried} passed, {untried} had nothing to try, and the machines ended equal.")
-        }
-    }
-}
-
-/// 1234567 as "1,234,567".
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A number at three or four significant digits, or "–" where there is none.
-fn number(value: f64) -> String {
-    let size = value.abs();
-    match size {
-        _ if !value.is_finite() => "–".into(),
-        _ if size == 0.0 => "0".into(),
-        _ if !(1e-4..1e15).contains(&size) => format!("{value:.2e}"),
-        _ if size >= 1000.0 => format!("{}{}", if value < 0.0 { "−" } else { "" }, thousands(size.round() as u64)),
-        _ => {
-            let decimals = (2 - size.log10().floor() as i32).max(0) as usize;
-            plain(format!("{value:.decimals$}"))
-        }
-    }
-}
-
-/// A loss at four significant digits.
-fn loss(value: f64) -> String {
-    if value.is_finite() && (0.01..10_000.0).contains(&value.abs()) {
-        let decimals = (3 - value.abs().log10().floor() as i32).max(0) as usize;
-        format!("{value:.decimals$}")
-    } else {
-        number(value)
-    }
-}
-
-/// Without zeros that say nothing.
-fn plain(decimal: String) -> String {
-    if decimal.contains('.') { decimal.trim_end_matches('0').trim_end_matches('.').into() } else { decimal }
-}
-
-/// The unit in which seconds up to `most` read best, and its length in seconds.
-fn time_unit(most: f64) -> (&'static str, f64) {
-    match most {
-        _ if !most.is_finite() => ("s", 1.0),
-        _ if most < 1.0 => ("ms", 1e-3),
-        _ if most < 180.0 => ("s", 1.0),
-        _ if most < 3.0 * 3600.0 => ("min", 60.0),
-        _ if most < 72.0 * 3600.0 => ("h", 3600.0),
-        _ => ("d", 86_400.0),
-    }
-}
-
-/// The unit in which bytes up to `most` read best, and its size in bytes.
-fn byte_unit(most: f64) -> (&'static str, f64) {
-    match most {
-        _ if most < 1e4 => ("B", 1.0),
-        _ if most < 1e6 => ("kB", 1e3),
-        _ if most < 1e9 => ("MB", 1e6),
-        _ => ("GB", 1e9),
-    }
-}
-
-/// A length of time with its unit.
-fn time(seconds: f64) -> String {
-    let (unit, length) = time_unit(seconds);
-    if seconds == 0.0 { "0 s".into() } else { format!("{} {unit}", number(seconds / length)) }
-}
-
-/// An amount of bytes with its unit.
-fn size(bytes: f64) -> String {
-    let (unit, one) = byte_unit(bytes);
-    format!("{} {unit}", number(bytes / one))
-}
-
-/// What the loss is. One command trains one objective; should runs of several meet on a page, all are named.
-fn loss_unit(records: &[Record]) -> String {
-    let units: BTreeSet<&str> = records.iter().map(|record| record.loss_unit).collect();
-    units.into_iter().collect::<Vec<_>>().join(" or ")
-}
-
-/// First and last loss, or "–" where none was measured.
-fn loss_from_to(record: &Record) -> String {
-    match (record.curve.first(), record.curve.last()) {
-        (Some(first), Some(last)) => format!("{} → {}", loss(first.loss), loss(last.loss)),
-        _ => "–".into(),
-    }
-}
-
-/// How long it took until all machines were equal, in words where there is no number.
-fn until_equal(record: &Record) -> String {
-    match (record.seconds_to_converge, record.converged) {
-        (Some(seconds), _) => time(seconds),
-        (None, true) => "–".into(),
-        (None, false) => "never".into(),
-    }
-}
-
-/// At most `most` characters.
-fn shortened(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
-        return text.into();
-    }
-    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::record::{BytesByCause, CurvePoint, Quantiles, SpreadPoint};
+    use super::{words::*, *};
+    use crate::summary::{BytesByCause, CheckResult, CurvePoint, Quantiles, SpreadPoint};
 
-    fn record(machines: usize) -> Record {
+    fn summary(machines: usize) -> Summary {
         let at =
             |i: u64| CurvePoint { seconds: i as f64, gradients: i * 10, bytes: i as f64 * 900.0, loss: 4.0 - i as f64 };
         let spread = |i: u64| SpreadPoint { seconds: i as f64, made: i, least: 0, median: i / 2, most: i, machines };
-        Record {
+        Summary {
             machines,
             machines_at_end: machines,
             gradients: 30,
@@ -265,13 +88,13 @@ mod tests {
             deliveries: 1000,
             curve: (0..4).map(at).collect(),
             spread: (0..4).map(spread).collect(),
-            checks: [("conservation", Verdict::Passed), ("hostile input", Verdict::NotTried)].into(),
+            checks: [("conservation", CheckResult::Passed), ("hostile input", CheckResult::NotTried)].into(),
             ..empty()
         }
     }
 
-    fn empty() -> Record {
-        Record {
+    fn empty() -> Summary {
+        Summary {
             scenario: "steady".into(),
             purpose: "To see.".into(),
             seed: 7,
@@ -300,10 +123,10 @@ mod tests {
 
     #[test]
     fn the_numbers_have_the_names_that_scripts_read() -> anyhow::Result<()> {
-        let mut first = record(4);
+        let mut first = summary(4);
         first.converged = false;
         let folder = tempfile::tempdir()?;
-        write(folder.path(), &[first, record(16)])?;
+        write(folder.path(), &[first, summary(16)])?;
         let numbers: Value = serde_json::from_slice(&fs::read(folder.path().join("report.json"))?)?;
         assert_eq!(numbers["event_log_hash"], "ab12");
         assert_eq!(numbers["converged"], false, "one run did not");
@@ -319,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_page_needs_nothing_from_elsewhere() -> anyhow::Result<()> {
-        let page = page::page(&[record(1), record(4), record(400)])?;
+        let page = page::page(&[summary(1), summary(4), summary(400)])?;
         assert!(page.contains("<polyline"));
         for reference in ["http://", "https://", "src=", "href=", "url(", "@import", "<script"] {
             assert!(!page.contains(reference), "{reference}");
@@ -329,12 +152,12 @@ mod tests {
 
     #[test]
     fn hostile_text_stays_text() -> anyhow::Result<()> {
-        let mut hostile = record(4);
+        let mut hostile = summary(4);
         let text = "<script>alert(\"1\")</script>&amp;'";
         (hostile.scenario, hostile.purpose, hostile.reproduce) = (text.into(), text.into(), text.into());
         hostile.event_log_hash = text.into();
-        hostile.checks.insert("the <b>check", Verdict::Failed(text.into()));
-        let page = page::page(&[hostile.clone(), record(4)])?;
+        hostile.checks.insert("the <b>check", CheckResult::Failed(text.into()));
+        let page = page::page(&[hostile.clone(), summary(4)])?;
         assert!(!page.contains("<script") && !page.contains("<b>check"));
         assert!(page.contains("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;amp;&#39;"));
         assert!(page.contains("Failed: the &lt;b&gt;check"));
@@ -343,12 +166,12 @@ mod tests {
 
     #[test]
     fn a_run_without_data_makes_a_page_that_says_so() -> anyhow::Result<()> {
-        let mut odd = record(2);
+        let mut odd = summary(2);
         odd.curve.push(CurvePoint { seconds: f64::NAN, gradients: 1, bytes: f64::INFINITY, loss: f64::NAN });
         odd.delay_ms.max = f64::INFINITY;
-        for records in [vec![], vec![empty()], vec![empty(), record(1)], vec![odd]] {
-            assert!(page::page(&records)?.contains("</html>"));
-            table(&records);
+        for summaries in [vec![], vec![empty()], vec![empty(), summary(1)], vec![odd]] {
+            assert!(page::page(&summaries)?.contains("</html>"));
+            table(&summaries);
         }
         assert!(page::page(&[empty()])?.contains("No data"));
         Ok(())
@@ -356,33 +179,33 @@ mod tests {
 
     #[test]
     fn what_the_loss_is_stands_beside_it() -> anyhow::Result<()> {
-        let mut other = record(4);
+        let mut other = summary(4);
         other.loss_unit = "quadratic";
-        assert!(page::page(&[record(1), record(4)])?.contains("loss (nats per token)"));
-        assert!(page::page(&[record(1), other])?.contains("loss (nats per token or quadratic)"));
-        assert!(table(&[record(1)]).contains("nats per token"));
+        assert!(page::page(&[summary(1), summary(4)])?.contains("loss (nats per token)"));
+        assert!(page::page(&[summary(1), other])?.contains("loss (nats per token or quadratic)"));
+        assert!(table(&[summary(1)]).contains("nats per token"));
         Ok(())
     }
 
     #[test]
     fn what_is_left_out_is_said() -> anyhow::Result<()> {
-        let records: Vec<Record> = (1..=5).map(record).collect();
+        let summaries: Vec<Summary> = (1..=5).map(summary).collect();
         assert!(
-            page::page(&records)?
+            page::page(&summaries)?
                 .contains("4 of the 5 runs are shown here: 1 machine, 2 machines, 3 machines and 5 machines.")
         );
-        assert!(!page::page(&records[..4])?.contains("are shown here"));
+        assert!(!page::page(&summaries[..4])?.contains("are shown here"));
         Ok(())
     }
 
     #[test]
     fn the_table_fits_a_terminal() {
-        let mut wide = record(1_000_000);
+        let mut wide = summary(1_000_000);
         wide.scenario = "a scenario with a name that nobody would type".into();
         (wide.gradients, wide.virtual_seconds, wide.delay_ms.median) = (123_456_789, 1e6, 123_456.7);
         wide.bytes.duplicates = 123_456_789_012;
-        wide.checks.insert("equality", Verdict::Failed("machine 17 holds what no one made ".repeat(9)));
-        let table = table(&[wide, record(1), record(4)]);
+        wide.checks.insert("equality", CheckResult::Failed("machine 17 holds what no one made ".repeat(9)));
+        let table = table(&[wide, summary(1), summary(4)]);
         assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
         assert!(table.contains("conservation: passed"), "{table}");
     }

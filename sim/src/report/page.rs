@@ -1,11 +1,12 @@
 //! The page: one file, without script, for a phone and a desktop, for the day and the night.
 
 use super::{
-    labels, loss_from_to, loss_unit, machines, number, outcome,
     plots::{self, Figure},
-    size, thousands, time, until_equal, verdicts,
+    words::{
+        check_results, labels, loss_from_to, loss_unit, machines, number, outcome, size, thousands, time, until_equal,
+    },
 };
-use crate::record::{Record, Verdict};
+use crate::summary::{CheckResult, Summary};
 use std::collections::BTreeSet;
 
 const STYLE: &str = r"
@@ -65,7 +66,7 @@ const DASHES: [&str; plots::COLOURS] = ["none", "14 9", "3 9", "20 8 3 8", "8 6"
 const SPREADS: &str = "Convergence of the version vectors";
 
 /// The whole page.
-pub fn page(records: &[Record]) -> anyhow::Result<String> {
+pub fn page(summaries: &[Summary]) -> anyhow::Result<String> {
     let mut style = STYLE.to_string();
     for (series, dash) in DASHES.iter().enumerate() {
         style.push_str(&format!(
@@ -73,23 +74,23 @@ pub fn page(records: &[Record]) -> anyhow::Result<String> {
              .f{series} {{ fill: var(--c{series}); }}\n"
         ));
     }
-    let title = escaped(&title(records));
-    let mut body = head(records, &title);
-    body += &keys(records);
+    let title = escaped(&title(summaries));
+    let mut body = head(summaries, &title);
+    body += &keys(summaries);
     let sections = [
-        ("Loss", plots::losses(records)?),
-        ("Staleness", plots::staleness(records)?),
-        (SPREADS, plots::spreads(records)?),
-        ("Bytes", vec![plots::causes(records)?]),
+        ("Loss", plots::losses(summaries)?),
+        ("Staleness", plots::staleness(summaries)?),
+        (SPREADS, plots::spreads(summaries)?),
+        ("Bytes", vec![plots::causes(summaries)?]),
     ];
     for (name, figures) in &sections {
         let figures: String = figures.iter().map(figure).collect();
-        let left_out = if *name == SPREADS { left_out(records) } else { String::new() };
+        let left_out = if *name == SPREADS { left_out(summaries) } else { String::new() };
         body += &format!("<h2>{name}</h2>\n{left_out}<div class=\"plots\">\n{figures}</div>\n");
     }
-    body += &format!("<h2>Checks</h2>\n{}", checks(records));
-    body += &format!("<h2>Bytes by cause</h2>\n{}", causes(records));
-    body += &format!("<h2>Runs</h2>\n{}", runs(records));
+    body += &format!("<h2>Checks</h2>\n{}", checks(summaries));
+    body += &format!("<h2>Bytes by cause</h2>\n{}", causes(summaries));
+    body += &format!("<h2>Runs</h2>\n{}", runs(summaries));
     Ok(format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
@@ -98,13 +99,13 @@ pub fn page(records: &[Record]) -> anyhow::Result<String> {
 }
 
 /// Which runs have no plot of the spread, if any has none.
-fn left_out(records: &[Record]) -> String {
-    let labels = labels(records);
-    let shown: Vec<String> = plots::spreads_shown(records.len()).map(|at| labels[at].clone()).collect();
-    if shown.len() == records.len() {
+fn left_out(summaries: &[Summary]) -> String {
+    let labels = labels(summaries);
+    let shown: Vec<String> = plots::spreads_shown(summaries.len()).map(|at| labels[at].clone()).collect();
+    if shown.len() == summaries.len() {
         return String::new();
     }
-    let (count, all) = (shown.len(), records.len());
+    let (count, all) = (shown.len(), summaries.len());
     format!("<p class=\"note\">{count} of the {all} runs are shown here: {}.</p>\n", escaped(&listed(&shown)))
 }
 
@@ -138,11 +139,11 @@ fn listed(values: &[String]) -> String {
     }
 }
 
-fn title(records: &[Record]) -> String {
-    let scenarios = distinct(records.iter().map(|record| record.scenario.clone()));
-    let sizes = distinct(records.iter().map(|record| thousands(record.machines as u64)));
-    let seeds = distinct(records.iter().map(|record| record.seed.to_string()));
-    let machines = match records {
+fn title(summaries: &[Summary]) -> String {
+    let scenarios = distinct(summaries.iter().map(|summary| summary.scenario.clone()));
+    let sizes = distinct(summaries.iter().map(|summary| thousands(summary.machines as u64)));
+    let seeds = distinct(summaries.iter().map(|summary| summary.seed.to_string()));
+    let machines = match summaries {
         [] => return "No run".into(),
         [first, ..] if sizes.len() == 1 => machines(first.machines),
         _ => format!("{} machines", listed(&sizes)),
@@ -150,14 +151,14 @@ fn title(records: &[Record]) -> String {
     format!("{}: {machines}, seed {}", listed(&scenarios), listed(&seeds))
 }
 
-fn head(records: &[Record], title: &str) -> String {
+fn head(summaries: &[Summary], title: &str) -> String {
     let mut text = format!("<h1>{title}</h1>\n");
-    for purpose in distinct(records.iter().map(|record| record.purpose.clone())) {
+    for purpose in distinct(summaries.iter().map(|summary| summary.purpose.clone())) {
         text += &format!("<p>{}</p>\n", escaped(&purpose));
     }
-    let class = if records.iter().all(Record::passed) { "verdict" } else { "verdict wrong" };
-    text += &format!("<p class=\"{class}\">{}</p>\n", escaped(&outcome(records)));
-    let commands = distinct(records.iter().map(|record| record.reproduce.clone()));
+    let class = if summaries.iter().all(Summary::passed) { "verdict" } else { "verdict wrong" };
+    text += &format!("<p class=\"{class}\">{}</p>\n", escaped(&outcome(summaries)));
+    let commands = distinct(summaries.iter().map(|summary| summary.reproduce.clone()));
     if !commands.is_empty() {
         text += &format!(
             "<p class=\"note\">To run it again:</p>\n<pre><code>{}</code></pre>\n",
@@ -167,31 +168,31 @@ fn head(records: &[Record], title: &str) -> String {
     text
 }
 
-/// Key figures of the last record.
-fn keys(records: &[Record]) -> String {
-    let Some(record) = records.last() else {
+/// Key figures of the last summary.
+fn keys(summaries: &[Summary]) -> String {
+    let Some(summary) = summaries.last() else {
         return String::new();
     };
-    let received = record.deliveries > 0;
+    let received = summary.deliveries > 0;
     let when_received = |text: String| if received { text } else { "–".into() };
-    let loss = format!("loss ({}), first → last", record.loss_unit);
+    let loss = format!("loss ({}), first → last", summary.loss_unit);
     let figures = [
-        ("machines", thousands(record.machines as u64)),
-        ("gradients", thousands(record.gradients)),
-        ("virtual time", time(record.virtual_seconds)),
-        ("gradients per virtual second", number(record.gradients_per_second())),
-        (&loss, loss_from_to(record)),
-        ("bytes per gradient", when_received(number(record.bytes_per_gradient()))),
-        ("median delay", when_received(time(record.delay_ms.median / 1000.0))),
-        ("median staleness, gradients", number(record.staleness_gradients.median)),
-        ("until all were equal", until_equal(record)),
-        ("wall time", time(record.wall_seconds)),
+        ("machines", thousands(summary.machines as u64)),
+        ("gradients", thousands(summary.gradients)),
+        ("virtual time", time(summary.virtual_seconds)),
+        ("gradients per virtual second", number(summary.gradients_per_second())),
+        (&loss, loss_from_to(summary)),
+        ("bytes per gradient", when_received(number(summary.bytes_per_gradient()))),
+        ("median delay", when_received(time(summary.delay_ms.median / 1000.0))),
+        ("median staleness, gradients", number(summary.staleness_gradients.median)),
+        ("until all were equal", until_equal(summary)),
+        ("wall time", time(summary.wall_seconds)),
     ];
     let list: String = figures
         .iter()
         .map(|(name, value)| format!("<div><dt>{name}</dt><dd>{}</dd></div>\n", escaped(value)))
         .collect();
-    let whose = match (records.len(), labels(records).last()) {
+    let whose = match (summaries.len(), labels(summaries).last()) {
         (2.., Some(label)) => format!("<p class=\"note\">Of the last run, {}:</p>\n", escaped(label)),
         _ => String::new(),
     };
@@ -223,30 +224,30 @@ fn figure(figure: &Figure) -> String {
     )
 }
 
-fn checks(records: &[Record]) -> String {
-    let equal = records.iter().filter(|record| record.converged).count();
+fn checks(summaries: &[Summary]) -> String {
+    let equal = summaries.iter().filter(|summary| summary.converged).count();
     let converged = match equal {
-        0 if records.is_empty() => Verdict::NotTried.to_string(),
-        all if all == records.len() => Verdict::Passed.to_string(),
-        some => format!("failed: the machines ended equal in {some} of {} runs", records.len()),
+        0 if summaries.is_empty() => CheckResult::NotTried.to_string(),
+        all if all == summaries.len() => CheckResult::Passed.to_string(),
+        some => format!("failed: the machines ended equal in {some} of {} runs", summaries.len()),
     };
     let mut rows = vec![vec!["all equal at the end".to_string(), converged]];
-    rows.extend(verdicts(records).into_iter().map(|(name, verdict)| vec![name.into(), verdict]));
+    rows.extend(check_results(summaries).into_iter().map(|(name, verdict)| vec![name.into(), verdict]));
     table("words", &["check", "verdict"], &rows)
 }
 
-fn causes(records: &[Record]) -> String {
+fn causes(summaries: &[Summary]) -> String {
     let mut text = String::new();
-    for (record, label) in records.iter().zip(labels(records)) {
-        let total = record.bytes.total();
-        let title = if records.len() > 1 { format!("<h3>{}</h3>\n", escaped(&label)) } else { String::new() };
+    for (summary, label) in summaries.iter().zip(labels(summaries)) {
+        let total = summary.bytes.total();
+        let title = if summaries.len() > 1 { format!("<h3>{}</h3>\n", escaped(&label)) } else { String::new() };
         let row = |(name, bytes): (&str, u64)| {
             let share = format!("{:.1} %", bytes as f64 * 100.0 / total as f64);
             let each =
-                if record.deliveries > 0 { number(bytes as f64 / record.deliveries as f64) } else { "–".into() };
+                if summary.deliveries > 0 { number(bytes as f64 / summary.deliveries as f64) } else { "–".into() };
             vec![name.to_string(), thousands(bytes), each, share]
         };
-        let mut rows: Vec<_> = record.bytes.named().into_iter().map(row).collect();
+        let mut rows: Vec<_> = summary.bytes.named().into_iter().map(row).collect();
         rows.push(row(("all", total)));
         let numbers = match total {
             0 => "<p class=\"note\">No data: no byte was received.</p>\n".into(),
@@ -258,12 +259,12 @@ fn causes(records: &[Record]) -> String {
 }
 
 /// One column per run: so it stays readable where there is one, and on a phone.
-fn runs(records: &[Record]) -> String {
-    let labels = labels(records);
-    let when_received = |r: &Record, text: String| if r.deliveries > 0 { text } else { "–".into() };
-    let of_time = |r: &Record, ms: f64| when_received(r, time(ms / 1000.0));
-    let row = |name: &str, value: &dyn Fn(&Record) -> String| -> Vec<String> {
-        [name.into()].into_iter().chain(records.iter().map(value)).collect()
+fn runs(summaries: &[Summary]) -> String {
+    let labels = labels(summaries);
+    let when_received = |r: &Summary, text: String| if r.deliveries > 0 { text } else { "–".into() };
+    let of_time = |r: &Summary, ms: f64| when_received(r, time(ms / 1000.0));
+    let row = |name: &str, value: &dyn Fn(&Summary) -> String| -> Vec<String> {
+        [name.into()].into_iter().chain(summaries.iter().map(value)).collect()
     };
     let rows = [
         row("scenario", &|r| r.scenario.clone()),
@@ -273,7 +274,7 @@ fn runs(records: &[Record]) -> String {
         row("gradients", &|r| thousands(r.gradients)),
         row("virtual time", &|r| time(r.virtual_seconds)),
         row("gradients per virtual second", &|r| number(r.gradients_per_second())),
-        row(&format!("loss ({}), first → last", loss_unit(records)), &loss_from_to),
+        row(&format!("loss ({}), first → last", loss_unit(summaries)), &loss_from_to),
         row("gradients received, all machines", &|r| thousands(r.deliveries)),
         row("bytes per gradient", &|r| when_received(r, number(r.bytes_per_gradient()))),
         row("delay, median", &|r| of_time(r, r.delay_ms.median)),
@@ -287,7 +288,8 @@ fn runs(records: &[Record]) -> String {
         row("peak memory so far", &|r| size(r.peak_memory_bytes as f64)),
     ];
     let heads: Vec<&str> = [""].into_iter().chain(labels.iter().map(String::as_str)).collect();
-    let hashes: Vec<_> = records.iter().zip(&labels).map(|(r, l)| vec![l.clone(), r.event_log_hash.clone()]).collect();
+    let hashes: Vec<_> =
+        summaries.iter().zip(&labels).map(|(r, l)| vec![l.clone(), r.event_log_hash.clone()]).collect();
     table("numbers", &heads, &rows) + &table("words hash", &["run", "BLAKE3 of the event log"], &hashes)
 }
 

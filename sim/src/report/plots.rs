@@ -1,7 +1,10 @@
 //! Plots as SVG text. Colours leave as classes, so that the page's style sheet decides them by day and by night.
 
-use super::{axis::Axis, byte_unit, labels, loss_unit, number, shortened, time_unit};
-use crate::record::{BytesByCause, CurvePoint, Quantiles, Record, SpreadPoint};
+use super::{
+    axis::Axis,
+    words::{byte_unit, labels, loss_unit, number, shortened, time_unit},
+};
+use crate::summary::{BytesByCause, CurvePoint, Quantiles, SpreadPoint, Summary};
 use anyhow::anyhow;
 use plotters::{
     prelude::*,
@@ -23,7 +26,7 @@ const POINTS_MAX: usize = 400;
 const MARKED_MAX: usize = 24;
 /// Ratio from which a logarithmic axis shows more than a linear one.
 const LOG_RATIO: f64 = 30.0;
-/// Plots of the spread; of more records the first, the last and some between are shown.
+/// Plots of the spread; of more summaries the first, the last and some between are shown.
 const SPREADS_MAX: usize = 4;
 
 /// A plot and what belongs around it.
@@ -148,40 +151,40 @@ fn far_apart(ratio: f64, values: impl Iterator<Item = f64>) -> bool {
     least > 0.0 && most / least >= ratio
 }
 
-fn legend_of(records: &[Record], shown: impl Fn(&Record) -> bool) -> Vec<(usize, String)> {
-    let labels = labels(records).into_iter().enumerate();
-    labels.zip(records).filter(|(_, record)| shown(record)).map(|(label, _)| label).collect()
+fn legend_of(summaries: &[Summary], shown: impl Fn(&Summary) -> bool) -> Vec<(usize, String)> {
+    let labels = labels(summaries).into_iter().enumerate();
+    labels.zip(summaries).filter(|(_, summary)| shown(summary)).map(|(label, _)| label).collect()
 }
 
 /// Loss against gradients, virtual time and bytes.
-pub fn losses(records: &[Record]) -> anyhow::Result<Vec<Figure>> {
+pub fn losses(summaries: &[Summary]) -> anyhow::Result<Vec<Figure>> {
     // The fastest run's unit: the slowest run's may be too long for it.
-    let ends = records.iter().flat_map(|r| r.curve.last()).map(|point| point.seconds);
+    let ends = summaries.iter().flat_map(|r| r.curve.last()).map(|point| point.seconds);
     let seconds = ends.filter(|end| *end > 0.0).fold(f64::INFINITY, f64::min);
-    let bytes = records.iter().flat_map(|r| r.curve.last()).map(|point| point.bytes).fold(0.0, f64::max);
+    let bytes = summaries.iter().flat_map(|r| r.curve.last()).map(|point| point.bytes).fold(0.0, f64::max);
     let ((time, second), (size, byte)) = (time_unit(seconds), byte_unit(bytes));
-    let several = if records.len() > 1 {
+    let several = if summaries.len() > 1 {
         "; where lines coincide, spreading the gradients over more machines costs no quality"
     } else {
         ""
     };
     Ok(vec![
         loss_against(
-            records,
+            summaries,
             "Loss against gradients",
             "gradients in the weights",
             &format!("Lower is better: the held-out loss after as many gradients of the whole swarm{several}."),
             |point| point.gradients as f64,
         )?,
         loss_against(
-            records,
+            summaries,
             "Loss against virtual time",
             &format!("virtual time ({time})"),
             "Further left is faster: how long a swarm takes to reach a loss.",
             |point| point.seconds / second,
         )?,
         loss_against(
-            records,
+            summaries,
             "Loss against bytes received",
             &format!("bytes received per machine ({size})"),
             "Further left is cheaper: what one machine must receive, all causes counted, to reach a loss; a machine \
@@ -192,27 +195,27 @@ pub fn losses(records: &[Record]) -> anyhow::Result<Vec<Figure>> {
 }
 
 fn loss_against(
-    records: &[Record],
+    summaries: &[Summary],
     title: &str,
     label: &str,
     reading: &str,
     x: impl Fn(&CurvePoint) -> f64,
 ) -> anyhow::Result<Figure> {
-    let shown = |record: &Record| record.curve.iter().any(|point| x(point).is_finite() && point.loss.is_finite());
-    let ends = records.iter().filter_map(|record| record.curve.last()).map(&x).filter(|end| *end > 0.0);
+    let shown = |summary: &Summary| summary.curve.iter().any(|point| x(point).is_finite() && point.loss.is_finite());
+    let ends = summaries.iter().filter_map(|summary| summary.curve.last()).map(&x).filter(|end| *end > 0.0);
     let log_x = far_apart(8.0, ends);
-    let log_y = far_apart(100.0, records.iter().flat_map(|record| &record.curve).map(|point| point.loss));
-    let curve = |record: &Record| record.curve.iter().map(|point| (x(point), point.loss)).collect();
-    let curves = records.iter().enumerate().map(|(series, record)| (series, curve(record))).collect();
-    let svg = lines((label, log_x), (&format!("loss ({})", loss_unit(records)), log_y), curves)?;
-    Ok(Figure { title: title.into(), svg, bars: false, legend: legend_of(records, shown), reading: reading.into() })
+    let log_y = far_apart(100.0, summaries.iter().flat_map(|summary| &summary.curve).map(|point| point.loss));
+    let curve = |summary: &Summary| summary.curve.iter().map(|point| (x(point), point.loss)).collect();
+    let curves = summaries.iter().enumerate().map(|(series, summary)| (series, curve(summary))).collect();
+    let svg = lines((label, log_x), (&format!("loss ({})", loss_unit(summaries)), log_y), curves)?;
+    Ok(Figure { title: title.into(), svg, bars: false, legend: legend_of(summaries, shown), reading: reading.into() })
 }
 
 /// Order statistics of the delay and of the staleness.
-pub fn staleness(records: &[Record]) -> anyhow::Result<Vec<Figure>> {
-    let delays = quantiles(records, "delay (ms)", |record| &record.delay_ms)?;
-    let missed = quantiles(records, "gradients missing", |record| &record.staleness_gradients)?;
-    let legend = || legend_of(records, |record| record.deliveries > 0);
+pub fn staleness(summaries: &[Summary]) -> anyhow::Result<Vec<Figure>> {
+    let delays = quantiles(summaries, "delay (ms)", |summary| &summary.delay_ms)?;
+    let missed = quantiles(summaries, "gradients missing", |summary| &summary.staleness_gradients)?;
+    let legend = || legend_of(summaries, |summary| summary.deliveries > 0);
     Ok(vec![
         Figure {
             title: "Delay of a gradient".into(),
@@ -235,19 +238,23 @@ pub fn staleness(records: &[Record]) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-fn quantiles(records: &[Record], label: &str, of: impl Fn(&Record) -> &Quantiles) -> anyhow::Result<Option<String>> {
-    let values = |record| {
-        let Quantiles { median, p90, p99, max } = *of(record);
+fn quantiles(
+    summaries: &[Summary],
+    label: &str,
+    of: impl Fn(&Summary) -> &Quantiles,
+) -> anyhow::Result<Option<String>> {
+    let values = |summary| {
+        let Quantiles { median, p90, p99, max } = *of(summary);
         [median, p90, p99, max]
     };
-    let received = || records.iter().enumerate().filter(|(_, record)| record.deliveries > 0);
-    let all = || received().flat_map(|(_, record)| values(record));
+    let received = || summaries.iter().enumerate().filter(|(_, summary)| summary.deliveries > 0);
+    let all = || received().flat_map(|(_, summary)| values(summary));
     let Some(y) = Axis::over(label, far_apart(LOG_RATIO, all()), all().chain(far_zero(&all))) else {
         return Ok(None);
     };
     let x = Axis::of_names(["median", "p90", "p99", "max"].map(String::from).into_iter());
-    let points = |record| values(record).into_iter().enumerate().map(|(at, v)| (at as f64, v)).collect();
-    let shapes: Vec<Shape> = received().flat_map(|(series, record)| line(series, points(record))).collect();
+    let points = |summary| values(summary).into_iter().enumerate().map(|(at, v)| (at as f64, v)).collect();
+    let shapes: Vec<Shape> = received().flat_map(|(series, summary)| line(series, points(summary))).collect();
     draw(&x, &y, &shapes).map(Some)
 }
 
@@ -256,10 +263,10 @@ fn far_zero<I: Iterator<Item = f64>>(all: &impl Fn() -> I) -> Option<f64> {
     (!far_apart(LOG_RATIO, all()) && all().next().is_some()).then_some(0.0)
 }
 
-/// How far the machines of a record were apart over time.
-pub fn spreads(records: &[Record]) -> anyhow::Result<Vec<Figure>> {
-    let labels = labels(records);
-    spreads_shown(records.len()).map(|at| spread(&records[at], &labels[at])).collect()
+/// How far the machines of a summary were apart over time.
+pub fn spreads(summaries: &[Summary]) -> anyhow::Result<Vec<Figure>> {
+    let labels = labels(summaries);
+    spreads_shown(summaries.len()).map(|at| spread(&summaries[at], &labels[at])).collect()
 }
 
 /// Which of so many runs [`spreads`] shows.
@@ -270,8 +277,8 @@ pub fn spreads_shown(runs: usize) -> impl Iterator<Item = usize> {
 
 type Count = fn(&SpreadPoint) -> u64;
 
-fn spread(record: &Record, label: &str) -> anyhow::Result<Figure> {
-    let (unit, second) = time_unit(record.spread.last().map_or(0.0, |point| point.seconds));
+fn spread(summary: &Summary, label: &str) -> anyhow::Result<Figure> {
+    let (unit, second) = time_unit(summary.spread.last().map_or(0.0, |point| point.seconds));
     let kinds: [(usize, &str, Count); 4] = [
         (7, "made in the swarm", |point| point.made),
         (2, "held by the machine with most", |point| point.most),
@@ -279,7 +286,7 @@ fn spread(record: &Record, label: &str) -> anyhow::Result<Figure> {
         (1, "by the one with least", |point| point.least),
     ];
     let curve = |of: Count| -> Vec<(f64, f64)> {
-        record.spread.iter().map(|point| (point.seconds / second, of(point) as f64)).collect()
+        summary.spread.iter().map(|point| (point.seconds / second, of(point) as f64)).collect()
     };
     let all = kinds.iter().map(|(series, _, of)| (*series, curve(*of))).collect();
     Ok(Figure {
@@ -294,28 +301,28 @@ fn spread(record: &Record, label: &str) -> anyhow::Result<Figure> {
 }
 
 /// Bytes per gradient by cause.
-pub fn causes(records: &[Record]) -> anyhow::Result<Figure> {
-    let labels = labels(records);
-    let received: Vec<_> = records.iter().zip(&labels).filter(|(record, _)| record.deliveries > 0).collect();
+pub fn causes(summaries: &[Summary]) -> anyhow::Result<Figure> {
+    let labels = labels(summaries);
+    let received: Vec<_> = summaries.iter().zip(&labels).filter(|(summary, _)| summary.deliveries > 0).collect();
     let title = "Bytes received per gradient".into();
     let reading = "What one machine receives for one gradient, by cause: the payload is one byte, and the rest is the \
                    price of its author, its proof and its way."
         .into();
-    let per_gradient = |record: &Record, bytes: u64| bytes as f64 / record.deliveries.max(1) as f64;
+    let per_gradient = |summary: &Summary, bytes: u64| bytes as f64 / summary.deliveries.max(1) as f64;
     let names = BytesByCause::default().named().map(|(name, _)| name);
     let (axis, shapes, legend, most) = match received.as_slice() {
         [] => return Ok(Figure { title, svg: None, bars: true, legend: Vec::new(), reading }),
-        [(record, _)] => {
-            let values = record.bytes.named().map(|(_, bytes)| per_gradient(record, bytes));
+        [(summary, _)] => {
+            let values = summary.bytes.named().map(|(_, bytes)| per_gradient(summary, bytes));
             let rows = values.iter().enumerate().flat_map(|(row, value)| bars(names.len() - 1 - row, &[*value]));
             let axis = Axis::of_names(names.iter().rev().map(|name| (*name).into()));
             (axis, rows.collect::<Vec<_>>(), Vec::new(), values.into_iter().fold(0.0, f64::max))
         }
         several => {
-            let values = |record: &Record| record.bytes.named().map(|(_, bytes)| per_gradient(record, bytes));
-            let rows = several.iter().rev().enumerate().flat_map(|(row, (record, _))| bars(row, &values(record)));
+            let values = |summary: &Summary| summary.bytes.named().map(|(_, bytes)| per_gradient(summary, bytes));
+            let rows = several.iter().rev().enumerate().flat_map(|(row, (summary, _))| bars(row, &values(summary)));
             let axis = Axis::of_names(several.iter().rev().map(|(_, label)| shortened(label, 20)));
-            let most = several.iter().map(|(record, _)| record.bytes_per_gradient()).fold(0.0, f64::max);
+            let most = several.iter().map(|(summary, _)| summary.bytes_per_gradient()).fold(0.0, f64::max);
             (axis, rows.collect(), names.into_iter().map(String::from).enumerate().collect(), most)
         }
     };

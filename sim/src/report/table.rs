@@ -1,22 +1,22 @@
 //! The table for a terminal.
 
-use super::{labels, loss_from_to, loss_unit, number, outcome, shortened, thousands, time, verdicts};
-use crate::record::Record;
+use super::words::{check_results, labels, loss_from_to, loss_unit, number, outcome, shortened, thousands, time};
+use crate::summary::Summary;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 /// Columns of the narrowest terminal that it fits.
 const WIDTH: u16 = 100;
 
 /// The table for a terminal.
-pub fn table(records: &[Record]) -> String {
-    let mut parts = vec![outcome(records), runs(records), checks(records), causes(records)];
+pub fn table(summaries: &[Summary]) -> String {
+    let mut parts = vec![outcome(summaries), runs(summaries), checks(summaries), causes(summaries)];
     parts.retain(|part| !part.is_empty());
     parts.iter().flat_map(|part| ["\n", part, "\n"]).skip(1).collect()
 }
 
-/// One row per record.
-fn runs(records: &[Record]) -> String {
-    let loss = format!("loss,\n{}", loss_unit(records));
+/// One row per summary.
+fn runs(summaries: &[Summary]) -> String {
+    let loss = format!("loss,\n{}", loss_unit(summaries));
     let heads = [
         "scenario",
         "machines",
@@ -29,27 +29,27 @@ fn runs(records: &[Record]) -> String {
         "median\nstale",
         "con-\nverged",
     ];
-    let rows = records.iter().map(|record| {
+    let rows = summaries.iter().map(|summary| {
         vec![
-            shortened(&record.scenario, 16),
-            thousands(record.machines as u64),
-            thousands(record.gradients),
-            time(record.virtual_seconds),
-            number(record.gradients_per_second()),
-            loss_from_to(record),
-            if record.deliveries == 0 { "–".into() } else { number(record.bytes_per_gradient()) },
-            if record.deliveries == 0 { "–".into() } else { time(record.delay_ms.median / 1000.0) },
-            number(record.staleness_gradients.median),
-            if record.converged { "yes".into() } else { "NO".into() },
+            shortened(&summary.scenario, 16),
+            thousands(summary.machines as u64),
+            thousands(summary.gradients),
+            time(summary.virtual_seconds),
+            number(summary.gradients_per_second()),
+            loss_from_to(summary),
+            if summary.deliveries == 0 { "–".into() } else { number(summary.bytes_per_gradient()) },
+            if summary.deliveries == 0 { "–".into() } else { time(summary.delay_ms.median / 1000.0) },
+            number(summary.staleness_gradients.median),
+            if summary.converged { "yes".into() } else { "NO".into() },
         ]
     });
     grid(&heads, rows)
 }
 
 /// One line per check.
-fn checks(records: &[Record]) -> String {
+fn checks(summaries: &[Summary]) -> String {
     let mut table = empty();
-    for (name, verdict) in verdicts(records) {
+    for (name, verdict) in check_results(summaries) {
         table.add_row([format!("{name}: {verdict}")]);
     }
     if let Some(column) = table.column_mut(0) {
@@ -58,20 +58,21 @@ fn checks(records: &[Record]) -> String {
     table.trim_fmt()
 }
 
-/// Bytes per gradient: one row per record, one column per cause.
-fn causes(records: &[Record]) -> String {
-    let received: Vec<_> = records.iter().zip(labels(records)).filter(|(record, _)| record.deliveries > 0).collect();
+/// Bytes per gradient: one row per summary, one column per cause.
+fn causes(summaries: &[Summary]) -> String {
+    let received: Vec<_> =
+        summaries.iter().zip(labels(summaries)).filter(|(summary, _)| summary.deliveries > 0).collect();
     let Some((first, _)) = received.first() else {
         return String::new();
     };
     let mut heads = vec!["bytes per gradient"];
     heads.extend(first.bytes.named().map(|(cause, _)| cause));
     heads.push("all");
-    let rows = received.iter().map(|(record, label)| {
-        let per_gradient = |bytes: u64| number(bytes as f64 / record.deliveries.max(1) as f64);
+    let rows = received.iter().map(|(summary, label)| {
+        let per_gradient = |bytes: u64| number(bytes as f64 / summary.deliveries.max(1) as f64);
         let mut row = vec![shortened(label, 20)];
-        row.extend(record.bytes.named().map(|(_, bytes)| per_gradient(bytes)));
-        row.push(per_gradient(record.bytes.total()));
+        row.extend(summary.bytes.named().map(|(_, bytes)| per_gradient(bytes)));
+        row.push(per_gradient(summary.bytes.total()));
         row
     });
     grid(&heads, rows)

@@ -1,12 +1,11 @@
-//! What befalls machines, and who means harm, as a scenario says it.
+//! Faults and adversaries, as a scenario says them.
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::MACHINES_MAX;
 
-/// Something that befalls machines, chosen by the seed among the honest ones that are up (never the one that started the run,
-/// unless they are all chosen).
+/// A fault of machines that the seed chooses among the honest ones that are up, never the one that started the run.
 // serde cannot deny unknown fields beside a flattened one; `What` does.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Fault {
@@ -101,15 +100,15 @@ pub enum What {
         /// By how much; may be negative.
         by_seconds: f64,
     },
-    /// The run's authority withdraws all that hostile machines of this kind gave.
+    /// The run's authority withdraws all that adversaries of this strategy gave.
     Revoke {
         /// Whose.
-        whose: Malice,
+        whose: Strategy,
     },
 }
 
 impl Fault {
-    /// Refuses what cannot befall anyone, in words.
+    /// Refuses what cannot be injected, in words.
     pub fn check(&self) -> Result<()> {
         let (machines, seconds): (usize, Vec<f64>) = match &self.what {
             What::Join { machines, over_seconds } => (*machines, vec![*over_seconds]),
@@ -145,12 +144,13 @@ impl Fault {
     }
 }
 
-/// Machines that mean harm.
+/// Machines that break the rules on purpose.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Hostile {
+pub struct Adversaries {
     /// How.
-    pub malice: Malice,
+    #[serde(rename = "malice")]
+    pub strategy: Strategy,
     /// How many.
     pub machines: usize,
     /// When they join.
@@ -158,10 +158,10 @@ pub struct Hostile {
     pub at_seconds: f64,
 }
 
-/// What a hostile machine does; otherwise it behaves like an honest one.
+/// What an adversary does; otherwise it behaves like an honest machine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Malice {
+pub enum Strategy {
     /// Signs two segments for the same samples and shows one to each half of its neighbours.
     ForkOverlap,
     /// Signs a segment that follows one it never showed.
@@ -184,4 +184,6 @@ pub enum Malice {
     Liar,
     /// Never shows a machine that asks the end of that machine's own ledger.
     HeadHider,
+    /// Sends joiners a base model that is not the run's.
+    WrongBase,
 }

@@ -10,9 +10,9 @@ use std::{
 
 mod fault;
 
-pub use fault::{Fault, Hostile, Malice, What};
+pub use fault::{Adversaries, Fault, Strategy, What};
 
-/// A swarm, its links, its work and what befalls it. Times are virtual seconds since the beginning.
+/// A swarm, its links, its work and its faults. Times are virtual seconds since the beginning.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
@@ -42,12 +42,12 @@ pub struct Scenario {
     pub quadratic: QuadraticSettings,
     /// A real language model instead.
     pub language: Option<LanguageSettings>,
-    /// What befalls them, in any order.
+    /// What goes wrong, in any order.
     #[serde(default, rename = "fault")]
     pub faults: Vec<Fault>,
-    /// Who means harm.
-    #[serde(default)]
-    pub hostile: Vec<Hostile>,
+    /// Who breaks the rules on purpose.
+    #[serde(default, rename = "hostile")]
+    pub adversaries: Vec<Adversaries>,
     /// After the last gradient and the last fault, machines have this long to become equal, seconds.
     #[serde(default = "Defaults::converge_seconds_max")]
     pub converge_seconds_max: f64,
@@ -131,7 +131,7 @@ pub struct DiskSettings {
 
 impl Default for DiskSettings {
     fn default() -> Self {
-        Self { sync_ms: 4.0, checkpoint_seconds: node::driver::CHECKPOINT_INTERVAL_MIN.as_secs_f64() }
+        Self { sync_ms: 4.0, checkpoint_seconds: peer::goals::CHECKPOINT_INTERVAL_MS as f64 / 1e3 }
     }
 }
 
@@ -297,7 +297,7 @@ impl Scenario {
             ("quadratic.noise", self.quadratic.noise),
             ("quadratic.heterogeneity", self.quadratic.heterogeneity),
         ];
-        let arrivals = self.hostile.iter().map(|hostile| ("hostile.at_seconds", hostile.at_seconds));
+        let arrivals = self.adversaries.iter().map(|group| ("hostile.at_seconds", group.at_seconds));
         for (name, value) in not_negative.into_iter().chain(arrivals) {
             ensure!((0.0..=1e7).contains(&value), "{name} is {value}: it must be between 0 and 10^7");
         }

@@ -87,7 +87,7 @@ pub struct SpreadPoint {
 
 /// What a checker found.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum CheckResult {
     /// The invariant held.
     Passed,
     /// It did not, and how.
@@ -96,14 +96,14 @@ pub enum Verdict {
     NotTried,
 }
 
-impl Verdict {
+impl CheckResult {
     /// Whether the run may go on.
     pub fn is_failure(&self) -> bool {
         matches!(self, Self::Failed(_))
     }
 }
 
-impl std::fmt::Display for Verdict {
+impl std::fmt::Display for CheckResult {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Passed => f.write_str("passed"),
@@ -113,7 +113,7 @@ impl std::fmt::Display for Verdict {
     }
 }
 
-impl Serialize for Verdict {
+impl Serialize for CheckResult {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -121,7 +121,7 @@ impl Serialize for Verdict {
 
 /// One run.
 #[derive(Clone, Debug, Serialize)]
-pub struct Record {
+pub struct Summary {
     /// Name of the scenario.
     pub scenario: String,
     /// What it is for, one sentence.
@@ -167,13 +167,13 @@ pub struct Record {
     /// Samples that machines signed again after their disks had lost what they acknowledged (see [`crate::checks`]).
     pub signed_after_loss: usize,
     /// Checkers by name.
-    pub checks: BTreeMap<&'static str, Verdict>,
+    pub checks: BTreeMap<&'static str, CheckResult>,
 }
 
-impl Record {
+impl Summary {
     /// Whether every checker is content and the swarm converged.
     pub fn passed(&self) -> bool {
-        self.converged && !self.checks.values().any(Verdict::is_failure)
+        self.converged && !self.checks.values().any(CheckResult::is_failure)
     }
 
     /// Bytes received per gradient received.

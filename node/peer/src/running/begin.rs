@@ -1,0 +1,95 @@
+//! From the disk's records to the first work, and on under a new incarnation.
+
+use protocol::{
+    machine::MachineId,
+    replica::{OwnHead, Record},
+};
+
+use std::sync::Arc;
+
+use super::state::{Context, Running, Stage};
+use crate::{GoalSettings, Notice, Output, Work, checkpoint::Checkpoints, goals::Goals, planted::Fault, start};
+
+impl Running {
+    /// A record from the disk. One that breaks a rule ends everything: what else there is cannot be trusted either.
+    pub(super) fn restore(&mut self, record: Record, cx: &mut Context<'_>) {
+        let (machine, first) = match &record {
+            Record::Chunk(chunk) => (chunk.machine, chunk.first),
+            Record::Revocation(revocation) => (revocation.machine(), 0),
+        };
+        let restored = match record {
+            Record::Chunk(chunk) => self.replica.restore_chunk(Arc::unwrap_or_clone(chunk)),
+            Record::Revocation(revocation) => self.replica.restore_revocation(revocation),
+        };
+        if let Err(error) = restored {
+            self.stage = Stage::Ended;
+            cx.outputs.push_back(Output::Damaged { machine, first, reason: error.to_string() });
+        }
+    }
+
+    /// All is restored.
+    pub(super) fn start(&mut self, settings: GoalSettings, cx: &mut Context<'_>) {
+        if start::needs_incarnation(&self.replica, cx.config.is_new_incarnation) {
+            self.stage = Stage::Renewing(settings);
+            return cx.outputs.push_back(Output::NewIncarnation);
+        }
+        self.begin(settings, cx);
+    }
+
+    /// The new incarnation that the start asked for is here.
+    pub(super) fn start_as(&mut self, incarnation: u64, cx: &mut Context<'_>) {
+        let Stage::Renewing(settings) = std::mem::replace(&mut self.stage, Stage::Going) else { return };
+        self.replica.set_own_machine(MachineId { key: cx.config.key, incarnation });
+        self.begin(settings, cx);
+    }
+
+    fn begin(&mut self, settings: GoalSettings, cx: &mut Context<'_>) {
+        let is_alone = cx.config.is_alone();
+        let head = match start::own_head(&self.replica, is_alone) {
+            _ if self.planted.has(Fault::TrustsItsDisk) => OwnHead::Sure,
+            head => head,
+        };
+        self.stage = Stage::Going;
+        self.goals = Goals::new(settings, !is_alone, cx.now_ms, self.planted);
+        self.checkpoints = Checkpoints::new(cx.now_ms, self.planted);
+        self.replica.start(head, cx.now_ms);
+        self.adopt_own();
+        for node in cx.links.neighbours() {
+            self.replica.peer_connected(*node, cx.now_ms);
+        }
+    }
+
+    /// A new incarnation, which the replica asked for. One that has a ledger is not new: to go on from its beginning would sign
+    /// its samples a second time.
+    pub(super) fn incarnate(&mut self, incarnation: u64, cx: &mut Context<'_>) {
+        let Some(cause) = self.renewal else { return };
+        let machine = MachineId { key: cx.config.key, incarnation };
+        if machine == self.replica.own_machine() || self.replica.ledger(&machine).is_some() {
+            return cx.outputs.push_back(Output::NewIncarnation);
+        }
+        self.renewal = None;
+        cx.outputs.push_back(Output::Notice(Notice::NewIncarnation { cause, machine }));
+        self.replica.adopt(machine, cx.now_ms);
+        self.adopt_own();
+    }
+
+    /// The trainer is to rest, then to work for the own machine from its next sample on. A limit follows with the next tick:
+    /// one that was meant for another machine would be wrong.
+    fn adopt_own(&mut self) {
+        self.goals.adopted();
+        self.adopting += 1;
+        self.backlog.rest();
+        self.backlog.push(Work::Adopt(self.replica.own_machine(), self.replica.own_next_sample()));
+        self.advance_swarm_step();
+    }
+
+    /// Own bytes use the learning rate of the swarm's present step. Steps never fall within a ledger, so neither does this one,
+    /// whatever is revoked.
+    pub(super) fn advance_swarm_step(&mut self) {
+        let step = self.replica.swarm_step().max(self.replica.own_swarm_step());
+        if step > self.swarm_step {
+            self.swarm_step = step;
+            self.backlog.push(Work::SwarmStep(step));
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What a tick brings: goals, checkpoints, digests of weights at rest.
+
+use super::state::{Context, Running};
+use crate::{Notice, Output, Work, checkpoint::Next};
+
+impl Running {
+    /// Time has passed.
+    pub(super) fn tick(&mut self, cx: &mut Context<'_>) {
+        let now_ms = cx.now_ms;
+        self.replica.tick(now_ms);
+        // A checkpoint's claims must not run ahead of what the trainer is told.
+        self.carry_out(cx);
+        self.pursue_goals(cx);
+        self.finish_checkpoint(cx);
+        if !cx.links.neighbours().is_empty()
+            && let Some(bytes) = self.unheard.pop_front()
+        {
+            cx.outputs.push_back(Output::Publish(bytes));
+        }
+        if let Some(leaving) = &mut self.leaving
+            && leaving.compares_now(now_ms)
+        {
+            self.replica.compare_with_all(now_ms);
+        }
+    }
+
+    /// Hands out what the goals ask for. Nothing more once it leaves.
+    fn pursue_goals(&mut self, cx: &mut Context<'_>) {
+        let now_ms = cx.now_ms;
+        self.goals.observe(&self.replica, now_ms);
+        if self.leaving.as_ref().is_some_and(|leaving| !leaving.is_agreeing()) {
+            return;
+        }
+        if let Some(after_ms) = self.goals.joins_now(&self.replica, !cx.links.neighbours().is_empty(), now_ms) {
+            cx.outputs.push_back(Output::Notice(Notice::CaughtUp { after_ms }));
+            // Not at the step of a swarm that nobody had told of yet.
+            self.advance_swarm_step();
+        }
+        if self.goals.step_is_due(now_ms) {
+            self.advance_swarm_step();
+        }
+        if let Some(until_sample) = self.goals.new_limit(&self.replica) {
+            self.backlog.push(Work::Train { until_sample });
+        }
+        if self.goals.evaluates_now(now_ms) {
+            self.backlog.push(Work::Evaluate);
+        }
+        let pause_ms = self.goals.checkpoint_pause_ms(self.checkpoints.took_ms());
+        if self.checkpoints.is_due(&self.replica, pause_ms, now_ms) {
+            self.begin_checkpoint();
+        }
+        if self.backlog.is_empty() && self.goals.weighs_now(&self.replica, now_ms) {
+            self.backlog.push(Work::Weigh(self.replica.root()));
+        }
+    }
+
+    /// Asks the trainer for a checkpoint file, if one may be written now. All outputs of the replica must have been taken.
+    pub(super) fn begin_checkpoint(&mut self) {
+        if self.checkpoints.begin(&self.replica, self.adopting > 0) {
+            self.backlog.push(Work::Checkpoint);
+        }
+    }
+
+    /// Looks at what was written: it may be ready to count.
+    pub(super) fn finish_checkpoint(&mut self, cx: &mut Context<'_>) {
+        match self.checkpoints.next(&self.replica, cx.now_ms) {
+            Next::Nothing => {}
+            Next::Flush => self.replica.flush(),
+            Next::Discard => cx.outputs.push_back(Output::Discard),
+            Next::Commit(contents) => cx.outputs.push_back(Output::Commit { contents }),
+        }
+    }
+
+    /// The weights were hashed, and `root` was what they stood at when that was asked for.
+    pub(super) fn weighed(&self, root: [u8; 32], digest: [u8; 32], cx: &mut Context<'_>) {
+        cx.outputs.push_back(Output::Notice(Notice::AtRest { root, digest }));
+        if root != self.replica.root() {
+            // Something came meanwhile: what the weights held then is not known here any more.
+            return;
+        }
+        let mut contents = self.replica.contents_of_others();
+        contents.extend(self.replica.contents_of_own(&self.replica.own_machine(), self.replica.own_next_sample()));
+        cx.outputs.push_back(Output::Notice(Notice::Weights { digest, contents }));
+    }
+}

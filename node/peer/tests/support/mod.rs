@@ -1,0 +1,124 @@
+//! A laboratory: peers in one thread, with virtual disks, keys, trainers and links. It checks at every step what must hold always;
+//! a test chooses what is held back, lost, refused or forged.
+
+// Each file of tests uses a part of it.
+#![allow(dead_code, unused_imports)]
+
+mod disk;
+mod lab;
+mod node;
+mod trainer;
+
+pub use disk::Disk;
+pub use lab::{CHANNELS, Channel, Frame, Lab, Tempo};
+pub use node::Node;
+
+use peer::{GoalSettings, Run};
+use protocol::{
+    machine::MachineId,
+    manifest::{
+        BASE_CHUNK_BYTES, BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, Schedule,
+        TensorSpec, combine_digests,
+    },
+    segment::{Chunk, Digest, Segment},
+    signature::{Ed25519Signer, Signer as _},
+};
+
+/// The key of node `number`.
+pub fn signer(number: usize) -> Ed25519Signer {
+    Ed25519Signer::from_seed(&secret(number))
+}
+
+/// The seed of that key.
+pub fn secret(number: usize) -> [u8; 32] {
+    *blake3::hash(format!("secret of node {number}").as_bytes()).as_bytes()
+}
+
+/// The machine of node `number` under an incarnation.
+pub fn machine(number: usize, incarnation: u64) -> MachineId {
+    MachineId { key: signer(number).key(), incarnation }
+}
+
+/// A base model of three chunks, the last one short.
+pub fn base() -> Vec<Vec<u8>> {
+    let bytes: Vec<u8> = (0..600_000u32 + 17).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    bytes.chunks(BASE_CHUNK_BYTES).map(<[u8]>::to_vec).collect()
+}
+
+/// Digests of its chunks.
+pub fn base_digests() -> Vec<Digest> {
+    base().iter().map(|chunk| *blake3::hash(chunk).as_bytes()).collect()
+}
+
+/// The manifest of a small run.
+pub fn manifest() -> Manifest {
+    let tensor = TensorSpec {
+        name: "w".into(),
+        shape: vec![4],
+        range_log2: 0,
+        epsilon: 100,
+        unit: 1 << 33,
+        shift: 0,
+        digest: [0; 32],
+    };
+    Manifest {
+        protocol_version: PROTOCOL_VERSION,
+        nonce: [1; 16],
+        base: BaseModel {
+            source: "test".into(),
+            config_bytes: 1,
+            config_digest: [0; 32],
+            tokenizer_bytes: 600_000,
+            tokenizer_digest: [0; 32],
+            chunks_root: combine_digests(base_digests()),
+        },
+        tensors: vec![tensor],
+        hyperparameters: Hyperparameters {
+            learning_rate: 3e-4,
+            epsilon: 1e-3,
+            planned_gradients: 1000,
+            direction_scale: DirectionScale::Rms,
+        },
+        schedule: Schedule::default(),
+        levels: 32,
+        ledger_samples_max: 1 << 20,
+        membership: Membership::Open,
+        authority: None,
+    }
+}
+
+/// The run of a manifest.
+pub fn run_of(manifest: &Manifest) -> Run {
+    Run::decode(&manifest.encode().unwrap()).unwrap()
+}
+
+/// The small run.
+pub fn run() -> Run {
+    run_of(&manifest())
+}
+
+/// Another run than that.
+pub fn other_run() -> Run {
+    run_of(&Manifest { nonce: [2; 16], ..manifest() })
+}
+
+/// To make so many own gradients, and to stay.
+pub fn goal(samples: u64) -> GoalSettings {
+    GoalSettings { samples: Some(samples), can_train: true, ..GoalSettings::default() }
+}
+
+/// Segments of `machine` that begin with sample 0, one for each length, each signed by node `number`.
+pub fn ledger_of(number: usize, machine: MachineId, lengths: &[usize], byte: u8) -> Vec<Chunk> {
+    let run = run().id;
+    let (mut first, mut previous) = (0, [0; 32]);
+    lengths
+        .iter()
+        .map(|length| {
+            let bytes = vec![byte; *length];
+            let segment = Segment { first, swarm_step: 0, bytes: &bytes };
+            let (chunk, digest) = Chunk::sign(&run, machine, segment, previous, &signer(number));
+            (first, previous) = (chunk.end(), digest);
+            chunk
+        })
+        .collect()
+}

@@ -1,0 +1,283 @@
+//! Faults: put on the schedule, and injected into machines, disks, clocks and links when they are due.
+
+use anyhow::{Context, Result};
+use peer::{Input, leave::Departure};
+use protocol::{revocation::Revocation, signature::Ed25519Signer};
+
+use crate::{
+    disk::{Contents, Disk, Shared},
+    event::{Event, Number},
+    event_log::Kind,
+    machine::Machine,
+    queue::Micros,
+    random::{below, sample, uniform},
+    scenario::{Strategy, What},
+    schedule::{Step, micros},
+    swarm::Sabotage,
+    world::World,
+};
+
+/// Neighbours across a partition are given up after this long.
+const KEEP_ALIVE_MAX: Micros = 20_000_000;
+/// The authority's node is stopped for so long to write a revocation.
+const REVOCATION_TAKES: Micros = 500_000;
+/// A copied directory is started after this long.
+const COPYING_TAKES: Micros = 1_000_000;
+
+impl World {
+    /// Puts the scenario's faults on the schedule, each up to a tenth earlier or later than it says.
+    pub(crate) fn schedule_faults(&mut self) {
+        for fault in self.swarm.scenario.faults.clone() {
+            let at = fault.at_seconds * (0.9 + 0.2 * uniform(&mut self.swarm.random));
+            match fault.what {
+                What::Churn { machines, times, every_seconds } => {
+                    for turn in 0..times {
+                        let at = micros(at + turn as f64 * every_seconds);
+                        let (leave, crash) = (machines / 2, machines - machines / 2);
+                        self.schedule_at(at, Step::Begin(What::Leave { machines: leave }));
+                        self.schedule_at(at, Step::Begin(What::Crash { machines: crash, back_after_seconds: None }));
+                        self.schedule_at(at, Step::Begin(What::Join { machines, over_seconds: 0.5 * every_seconds }));
+                    }
+                }
+                What::DiskRolledBack { machines, by_seconds, back_after_seconds } => {
+                    let (rolled_back_in, down_for) = (micros(by_seconds), micros(back_after_seconds));
+                    let remember = Step::RememberDisks { machines, rolled_back_in, down_for };
+                    self.schedule_at(micros((at - by_seconds).max(1.0)), remember);
+                }
+                what => self.schedule_at(micros(at), Step::Begin(what)),
+            }
+        }
+    }
+
+    fn schedule_at(&mut self, at: Micros, step: Step) {
+        let number = self.schedule.add(step);
+        self.swarm.queue.schedule(at, Event::Fault(number));
+    }
+
+    /// Takes a step after so long.
+    pub(crate) fn schedule_in(&mut self, after: Micros, step: Step) {
+        self.schedule_at(self.swarm.queue.now() + after, step);
+    }
+
+    /// When the last fault is over, as far as the scenario tells.
+    pub(crate) fn faults_end(&self) -> Micros {
+        let end = |what: &What, at: f64| match what {
+            What::Churn { times, every_seconds, .. } => at + *times as f64 * every_seconds,
+            What::Partition { lasts_seconds, .. } | What::DiskFull { lasts_seconds, .. } => at + lasts_seconds,
+            What::DiskLies { lasts_seconds, back_after_seconds, .. } => at + lasts_seconds + back_after_seconds,
+            What::Crash { back_after_seconds, .. } => at + back_after_seconds.unwrap_or_default(),
+            _ => at,
+        };
+        let faults = &self.swarm.scenario.faults;
+        micros(faults.iter().map(|fault| end(&fault.what, 1.1 * fault.at_seconds)).fold(0.0, f64::max))
+    }
+
+    /// The step of this number is due.
+    pub(crate) fn take_step(&mut self, number: usize) -> Result<()> {
+        let Some(step) = self.schedule.take(number) else { return Ok(()) };
+        self.swarm.note(Kind::Injected, 0, 0, number as u64)?;
+        self.inject(step)
+    }
+
+    pub(crate) fn inject(&mut self, step: Step) -> Result<()> {
+        match step {
+            Step::Begin(what) => return self.begin(what),
+            Step::Cut => return self.cut(),
+            Step::Heal => self.swarm.parts.clear(),
+            Step::MakeRoom(machines) => self.each_disk(&machines, |disk| disk.set_full(false)),
+            Step::PowerFails(machines, back) => return self.crash(&machines, Some(back)),
+            Step::RememberDisks { machines, rolled_back_in, down_for } => {
+                let picked = self.pick(machines);
+                let disk = |number: Number| Some((number, self.machines[number as usize].disk()?.clone()));
+                let disks = picked.into_iter().filter_map(disk).collect();
+                self.schedule_in(rolled_back_in, Step::RollBack { disks, down_for });
+            }
+            Step::RollBack { disks, down_for } => {
+                for (number, contents) in disks {
+                    self.stop(number, true)?;
+                    let machine = &mut self.machines[number as usize];
+                    machine.resting_disk = Some(contents);
+                    machine.disk_history.lost_acknowledged = true;
+                    self.boot_at(number, self.swarm.queue.now() + down_for);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Honest machines that are up, without the one that started the run.
+    fn pick(&mut self, count: usize) -> Vec<Number> {
+        let stays = |number: &Number| {
+            let machine = &self.machines[*number as usize];
+            machine.is_honest() && machine.running.as_ref().is_some_and(|r| !r.is_leaving) && *number != 0
+        };
+        let pool: Vec<Number> = self.swarm.up.iter().copied().filter(stays).collect();
+        sample(&mut self.swarm.random, &pool, count)
+    }
+
+    fn begin(&mut self, what: What) -> Result<()> {
+        let now = self.swarm.queue.now();
+        match what {
+            What::Join { machines, over_seconds } => {
+                for index in 0..machines {
+                    let at = now + micros(over_seconds * index as f64 / machines as f64);
+                    let number = self.add_machine(None, at);
+                    let place = below(&mut self.swarm.random, self.swarm.up.len());
+                    self.machines[number as usize].bootstrap = self.swarm.up.get(place).copied().unwrap_or_default();
+                }
+            }
+            What::Leave { machines } => {
+                for number in self.pick(machines) {
+                    self.leave(number)?;
+                }
+            }
+            What::Crash { machines, back_after_seconds } => {
+                let picked = self.pick(machines);
+                return self.crash(&picked, back_after_seconds.map(micros));
+            }
+            What::Partition { parts, lasts_seconds } => {
+                // Machines that join meanwhile are in the first part.
+                let drawn: Vec<u8> =
+                    self.machines.iter().map(|_| below(&mut self.swarm.random, parts.min(255)) as u8).collect();
+                self.swarm.parts = drawn;
+                let lasts = micros(lasts_seconds);
+                if lasts > KEEP_ALIVE_MAX {
+                    self.schedule_in(KEEP_ALIVE_MAX, Step::Cut);
+                }
+                self.schedule_in(lasts, Step::Heal);
+            }
+            What::ClockJump { machines, by_seconds } => {
+                for number in self.pick(machines) {
+                    if let Some(running) = &mut self.machines[number as usize].running {
+                        running.jump((1e3 * by_seconds) as i64);
+                    }
+                }
+            }
+            What::Revoke { whose } => return self.revoke(whose),
+            What::DiskFull { .. } | What::DiskLies { .. } | What::DiskLost { .. } | What::DiskCopied { .. } => {
+                return self.begin_with_disk(what);
+            }
+            // Spelled out by the schedule.
+            What::Churn { .. } | What::DiskRolledBack { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn begin_with_disk(&mut self, what: What) -> Result<()> {
+        match what {
+            What::DiskFull { machines, lasts_seconds } => {
+                let picked = self.pick(machines);
+                self.each_disk(&picked, |disk| disk.set_full(true));
+                self.schedule_in(micros(lasts_seconds), Step::MakeRoom(picked));
+            }
+            What::DiskLies { machines, lasts_seconds, back_after_seconds } => {
+                let picked = self.pick(machines);
+                self.each_disk(&picked, Disk::lie);
+                for number in &picked {
+                    self.machines[*number as usize].disk_history.lost_acknowledged = true;
+                }
+                self.schedule_in(micros(lasts_seconds), Step::PowerFails(picked, micros(back_after_seconds)));
+            }
+            What::DiskLost { machines, back_after_seconds } => {
+                let picked = self.pick(machines);
+                self.crash(&picked, Some(micros(back_after_seconds)))?;
+                for number in picked {
+                    let machine = &mut self.machines[number as usize];
+                    machine.disk_history.lost_acknowledged = true;
+                    // The key is kept, and whom it knew.
+                    machine.resting_disk = machine.resting_disk.take().map(|contents| Contents {
+                        incarnation: contents.incarnation,
+                        known: contents.known,
+                        ..Contents::default()
+                    });
+                }
+            }
+            What::DiskCopied { machines } => {
+                for original in self.pick(machines) {
+                    let copy = self.add_machine(None, self.swarm.queue.now() + COPYING_TAKES);
+                    let original = &self.machines[original as usize];
+                    let (secret, contents) = (original.secret, original.disk().cloned());
+                    let machine = &mut self.machines[copy as usize];
+                    machine.take_key(secret);
+                    self.swarm.keys[copy as usize] = machine.key();
+                    // The file system knows the copied database by another number: a new incarnation.
+                    machine.resting_disk = contents.map(|contents| Contents { incarnation: 0, ..contents });
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, number: Number) -> Result<()> {
+        let (machine, swarm) = (&mut self.machines[number as usize], &mut self.swarm);
+        if let Some(running) = &mut machine.running {
+            running.is_leaving = true;
+        }
+        match swarm.sabotage {
+            Some(Sabotage::LeaveAtOnce) => machine.left(Departure::Clean, swarm),
+            _ => machine.tell(Input::Leave, swarm),
+        }
+    }
+
+    fn crash(&mut self, machines: &[Number], back: Option<Micros>) -> Result<()> {
+        for number in machines {
+            if !self.machines[*number as usize].is_up() {
+                continue;
+            }
+            self.stop(*number, true)?;
+            let machine = &mut self.machines[*number as usize];
+            if self.swarm.sabotage == Some(Sabotage::LoseRecords)
+                && let Some(contents) = &mut machine.resting_disk
+            {
+                contents.chunks.clear();
+                contents.checkpoint = None;
+            }
+            match back {
+                Some(back) => self.boot_at(*number, self.swarm.queue.now() + back),
+                None => machine.has_left = true,
+            }
+        }
+        Ok(())
+    }
+
+    fn each_disk(&mut self, machines: &[Number], f: impl Fn(&mut Disk)) {
+        for number in machines {
+            if let Some(running) = &mut self.machines[*number as usize].running {
+                f(&mut running.disk);
+            }
+        }
+    }
+
+    /// Connections across a partition break.
+    fn cut(&mut self) -> Result<()> {
+        let up = self.swarm.up.clone();
+        for a in &up {
+            for b in up.iter().filter(|b| *b > a && self.swarm.is_cut(*a, **b)).copied().collect::<Vec<_>>() {
+                self.disconnect(*a, b)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As `node revoke` does it: the authority's node is stopped, the revocation written, the node started again.
+    fn revoke(&mut self, whose: Strategy) -> Result<()> {
+        let authority = Ed25519Signer::from_seed(&self.machines[0].secret);
+        let run = self.swarm.run.id;
+        let is_meant = |machine: &&Machine| machine.adversary.as_ref().is_some_and(|a| a.strategy() == whose);
+        let keys: Vec<[u8; 32]> = self.machines.iter().filter(is_meant).map(Machine::key).collect();
+        let known: Vec<_> = self.machines[0].replica().map_or_else(Vec::new, |replica| {
+            replica.machines().map(|(machine, ..)| *machine).filter(|m| keys.contains(&m.key)).collect()
+        });
+        self.stop(0, false)?;
+        let contents = self.machines[0].resting_disk.take().context("the authority has no disk")?;
+        let mut disk = Disk::with(contents);
+        for (write, machine) in known.into_iter().enumerate() {
+            disk.submit(vec![Shared::Revocation(Revocation::sign(&run, machine, 0, &authority))], write as u64);
+            disk.complete();
+        }
+        self.machines[0].resting_disk = Some(disk.crash());
+        self.boot_at(0, self.swarm.queue.now() + REVOCATION_TAKES);
+        Ok(())
+    }
+}
