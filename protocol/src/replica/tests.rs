@@ -1,13 +1,20 @@
 //! Replicas in one thread, joined by queues: what each knows in the end, and what its weights would hold.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use super::*;
 use crate::{
-    manifest::{BaseModel, DirectionScale, Hyperparameters, Membership, Schedule, TensorSpec},
-    message::{Push, Response},
-    segment::{Segment, VerifiedChunk},
-    signature::{Ed25519Signer, Ed25519Verifier, Signature, Signer as _},
+    machine::MachineId,
+    manifest::{BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, Schedule, TensorSpec},
+    message::{Gossip, Push, Question, Response},
+    replay::{self, Contribution},
+    revocation::Revocation,
+    seed::EntrySeed,
+    segment::{Chunk, Digest, Segment, VerifiedChunk},
+    signature::{Ed25519Signer, Ed25519Verifier, Signature, Signer as _, Verifier},
     version_vector::Standing,
 };
 
