@@ -126,17 +126,22 @@ fn probing_rests_while_a_weight_is_near_its_edge() {
 #[test]
 fn what_came_while_the_weights_were_evaluated_is_evaluated_too() {
     let mut lab = Lab::new(1);
-    lab.add_with_base(8);
-    lab.nodes[0].goals.evaluates = true;
+    for number in 0..2 {
+        lab.add_with_base(8 * number);
+        lab.nodes[number as usize].goals.evaluates = true;
+        lab.nodes[number as usize].disk.knows_others = number > 0;
+    }
     lab.boot(0);
     lab.hold(0, Channel::Trainer);
-    // The first evaluation begins, and own gradients come before it ends.
+    // The first evaluation begins, and all there will ever be comes before it ends.
     lab.pass(100);
     assert_eq!(lab.nodes[0].did(|output| matches!(output, Output::Work(Work::Evaluate))), 1);
-    lab.pass(3_000);
+    lab.boot(1);
+    lab.connect(0, 1);
+    lab.pass(10_000);
+    assert_eq!(lab.nodes[0].height(&lab.nodes[1].own()), 8);
     lab.release(0, Channel::Trainer);
     lab.pass(60_000);
-    assert_eq!(lab.nodes[0].height(&lab.nodes[0].own()), 8);
     assert_eq!(
         lab.nodes[0].did(|output| matches!(output, Output::Work(Work::Evaluate))),
         2,
