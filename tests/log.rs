@@ -235,7 +235,7 @@ fn forked_export(state: &Path, keep: u64, file: &Path) {
     assert_eq!(signer.key(), own.key);
     let mut replica = node::log::onlooker(log.run, &log.manifest).unwrap();
     let (mut first, mut previous): (u64, Digest) = (0, [0; 32]);
-    for segment in log.replica.ledger(&own).unwrap().chunks().iter().flat_map(Chunk::segments) {
+    for segment in log.replica.ledger(&own).unwrap().chunks().iter().flat_map(|chunk| chunk.segments()) {
         let bytes = if segment.first < keep { segment.bytes.to_vec() } else { vec![7; segment.bytes.len()] };
         let segment = Segment { first, swarm_step: segment.swarm_step, bytes: &bytes };
         let (chunk, digest) = Chunk::sign(&log.run, own, segment, previous, &signer);

@@ -147,28 +147,24 @@ fn resolve(modules: &Modules, from: &[String], path: &[String], depth: usize) ->
     Some(at)
 }
 
-/// A circle of files, if there is one.
-fn circle(imports: &BTreeMap<PathBuf, BTreeSet<PathBuf>>) -> Option<Vec<PathBuf>> {
-    fn visit(
-        file: &Path,
-        imports: &BTreeMap<PathBuf, BTreeSet<PathBuf>>,
-        way: &mut Vec<PathBuf>,
-        done: &mut BTreeSet<PathBuf>,
-    ) -> Option<Vec<PathBuf>> {
-        if let Some(start) = way.iter().position(|passed| passed == file) {
-            return Some(way[start..].to_vec());
+/// Files that can be reached from `file` by one import or more.
+fn reached<'a>(file: &Path, imports: &'a BTreeMap<PathBuf, BTreeSet<PathBuf>>) -> BTreeSet<&'a Path> {
+    let mut reached = BTreeSet::new();
+    let mut open: Vec<&Path> = imports.get(file).into_iter().flatten().map(PathBuf::as_path).collect();
+    while let Some(next) = open.pop() {
+        if reached.insert(next) {
+            open.extend(imports.get(next).into_iter().flatten().map(PathBuf::as_path));
         }
-        if done.contains(file) {
-            return None;
-        }
-        way.push(file.to_owned());
-        let found = imports.get(file).into_iter().flatten().find_map(|next| visit(next, imports, way, done));
-        way.pop();
-        done.insert(file.to_owned());
-        found
     }
-    let mut done = BTreeSet::new();
-    imports.keys().find_map(|file| visit(file, imports, &mut Vec::new(), &mut done))
+    reached
+}
+
+/// Groups of files that all reach each other.
+fn circles(imports: &BTreeMap<PathBuf, BTreeSet<PathBuf>>) -> BTreeSet<Vec<&Path>> {
+    let reached: BTreeMap<&Path, BTreeSet<&Path>> =
+        imports.keys().map(|file| (file.as_path(), reached(file, imports))).collect();
+    let group = |file: &Path| reached[file].iter().copied().filter(|other| reached[other].contains(file)).collect();
+    imports.keys().map(|file| group(file)).filter(|group: &Vec<&Path>| group.len() > 1).collect()
 }
 
 fn imports(modules: &Modules) -> BTreeMap<PathBuf, BTreeSet<PathBuf>> {
@@ -190,9 +186,9 @@ fn no_files_of_a_crate_import_each_other_in_a_circle() {
         read(&directory.join("lib.rs"), &directory, Vec::new(), &mut modules);
         let imports = imports(&modules);
         assert!(imports.values().map(BTreeSet::len).sum::<usize>() > 10, "{source}: the imports were not found");
-        if let Some(circle) = circle(&imports) {
+        for circle in self::circles(&imports) {
             let names = circle.iter().map(|file| file.strip_prefix(&directory).unwrap().display().to_string());
-            circles.push(format!("{source}: {}", names.collect::<Vec<_>>().join(" -> ")));
+            circles.push(format!("{source}: {}", names.collect::<Vec<_>>().join(", ")));
         }
     }
     assert!(circles.is_empty(), "circles of imports:\n{}", circles.join("\n"));
@@ -209,7 +205,7 @@ fn a_circle_is_found_through_a_re_export_and_a_path_in_an_expression() {
     let found = || {
         let mut modules = Modules::new();
         read(&directory.path().join("lib.rs"), directory.path(), Vec::new(), &mut modules);
-        circle(&imports(&modules)).map(|circle| circle.len())
+        circles(&imports(&modules)).first().map(Vec::len)
     };
     assert_eq!(found(), None);
     write("c.rs", "pub struct C; fn f() { super::a::f() }");

@@ -21,7 +21,7 @@ pub fn to_row(record: &replica::Record) -> Result<Row> {
             machine: chunk.machine,
             first: chunk.first,
             end: chunk.end(),
-            bytes: encode::<_, RECORD_BYTES_MAX>(chunk)?,
+            bytes: encode::<_, RECORD_BYTES_MAX>(&**chunk)?,
         },
         replica::Record::Revocation(revocation) => {
             let machine = revocation.machine();

@@ -142,7 +142,7 @@ fn given_up(waiting: &Waiting) -> String {
     };
     let writes = match waiting.writes {
         0 => String::new(),
-        writes => format!("; {writes} writes are not done, and what they held of others comes again from peers"),
+        writes => format!("; writes not done: {writes}, and what they hold of others comes again from peers"),
     };
     format!("{own}{writes}")
 }

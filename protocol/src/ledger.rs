@@ -1,5 +1,7 @@
 //! One machine's ledger: an append-only string of bytes, cut into signed segments.
 
+use std::sync::Arc;
+
 use crate::{
     error::InvalidChunk,
     manifest::RunId,
@@ -24,9 +26,9 @@ pub enum Placement {
 /// The cuts (*seals*) follow from the segments alone: a chunk takes segments as long as it stays within 4,096 samples and
 /// 1,024 segments. The last chunk is open. A signature is kept at every seal and at the head, and no chunk may cross a
 /// seal, so that any node can serve any part of the ledger under a signature.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Ledger {
-    chunks: Vec<Chunk>,
+    chunks: Vec<Arc<Chunk>>,
     head: Digest,
 }
 
@@ -35,10 +37,27 @@ fn seals(open: &Chunk, samples: usize) -> bool {
     open.bytes.len() + samples > CHUNK_SAMPLES_MAX || open.parts.len() + 1 > CHUNK_SEGMENTS_MAX
 }
 
+/// Lets `open` go on with `chunk`: in place, unless somebody else holds it, too.
+fn join(open: &mut Arc<Chunk>, chunk: &Chunk) {
+    match Arc::get_mut(open) {
+        Some(open) => {
+            open.parts.extend_from_slice(&chunk.parts);
+            open.bytes.extend_from_slice(&chunk.bytes);
+            open.signature = chunk.signature;
+        }
+        None => {
+            let parts = [&open.parts[..], &chunk.parts].concat();
+            let bytes = [&open.bytes[..], &chunk.bytes].concat();
+            let (machine, first, previous) = (open.machine, open.first, open.previous);
+            *open = Arc::new(Chunk { machine, first, previous, parts, bytes, signature: chunk.signature });
+        }
+    }
+}
+
 impl Ledger {
     /// Number of samples.
     pub fn height(&self) -> u64 {
-        self.chunks.last().map_or(0, Chunk::end)
+        self.chunks.last().map_or(0, |chunk| chunk.end())
     }
 
     /// Digest of the last segment, zero if empty.
@@ -47,7 +66,7 @@ impl Ledger {
     }
 
     /// The chunks in order; the last is open.
-    pub fn chunks(&self) -> &[Chunk] {
+    pub fn chunks(&self) -> &[Arc<Chunk>] {
         &self.chunks
     }
 
@@ -97,9 +116,7 @@ impl Ledger {
                 {
                     return Err(InvalidChunk::UnsignedSeal);
                 }
-                open.parts.extend_from_slice(&chunk.parts);
-                open.bytes.extend_from_slice(&chunk.bytes);
-                open.signature = chunk.signature;
+                join(open, &chunk);
                 false
             }
             last => {
@@ -122,7 +139,7 @@ impl Ledger {
         let chunk = self.chunks.iter().rev().find(|chunk| chunk.first <= from && from < chunk.end())?;
         let start = chunk.segments().take_while(|segment| segment.end() <= from).count();
         if start == 0 {
-            return Some((chunk.clone(), 0));
+            return Some((Chunk::clone(chunk), 0));
         }
         Some((chunk.tail(start, &chunk.digests(run)), chunk.parts.len()))
     }
@@ -148,7 +165,7 @@ impl Ledger {
         self.chunks[start..]
             .iter()
             .take_while(move |chunk| chunk.first < to)
-            .flat_map(Chunk::segments)
+            .flat_map(|chunk| chunk.segments())
             .flat_map(|segment| {
                 (segment.first..).zip(segment.bytes).map(move |(s, b)| (s, *b as i8, segment.swarm_step))
             })
@@ -156,7 +173,7 @@ impl Ledger {
     }
 
     /// Our chunks that overlap `first..end` or touch it.
-    pub fn chunks_near(&self, first: u64, end: u64) -> impl Iterator<Item = &Chunk> {
+    pub fn chunks_near(&self, first: u64, end: u64) -> impl Iterator<Item = &Arc<Chunk>> {
         let start = self.chunks.partition_point(|chunk| chunk.end() < first);
         self.chunks[start..].iter().take_while(move |chunk| chunk.first <= end)
     }

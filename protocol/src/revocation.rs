@@ -54,7 +54,8 @@ impl ForkProof {
         let (first, end) = (theirs.chunk().first, theirs.chunk().end());
         ledger.chunks_near(first, end).find_map(|ours| {
             let ours = VerifiedChunk::trusted(ours.clone(), ours.digests(run));
-            ours.contradicts(theirs).then(|| Self { left: ours.into_chunk(), right: theirs.chunk().clone() })
+            ours.contradicts(theirs)
+                .then(|| Self { left: Chunk::clone(ours.chunk()), right: Chunk::clone(theirs.chunk()) })
         })
     }
 }

@@ -10,6 +10,7 @@
 //! Digests chain, so the signature of a chunk's last segment covers the whole ledger up to there.
 
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 use crate::{
     error::InvalidChunk,
@@ -200,20 +201,20 @@ impl Chunk {
         if !verifier.verify(&self.machine.key, &head_message(&head), &self.signature) {
             return Err(InvalidChunk::Signature(self.machine));
         }
-        Ok(VerifiedChunk { chunk: self, digests })
+        Ok(VerifiedChunk { chunk: Arc::new(self), digests })
     }
 }
 
 /// A chunk whose shape and signature hold, with its segments' digests.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VerifiedChunk {
-    chunk: Chunk,
+    chunk: Arc<Chunk>,
     digests: Vec<Digest>,
 }
 
 impl VerifiedChunk {
     /// The chunk.
-    pub fn chunk(&self) -> &Chunk {
+    pub fn chunk(&self) -> &Arc<Chunk> {
         &self.chunk
     }
 
@@ -230,7 +231,7 @@ impl VerifiedChunk {
     /// Without its first `start` segments (at least one remains).
     pub fn tail(&self, start: usize) -> Self {
         let start = start.min(self.digests.len() - 1);
-        Self { chunk: self.chunk.tail(start, &self.digests), digests: self.digests[start..].to_vec() }
+        Self { chunk: Arc::new(self.chunk.tail(start, &self.digests)), digests: self.digests[start..].to_vec() }
     }
 
     /// Whether two signed runs of one ledger cannot both be its history: segments that overlap in a sample and differ, or
@@ -266,12 +267,12 @@ impl VerifiedChunk {
 
 impl VerifiedChunk {
     /// A chunk that was verified before it was taken into a ledger.
-    pub(crate) fn trusted(chunk: Chunk, digests: Vec<Digest>) -> Self {
+    pub(crate) fn trusted(chunk: Arc<Chunk>, digests: Vec<Digest>) -> Self {
         Self { chunk, digests }
     }
 
     /// The chunk itself.
-    pub fn into_chunk(self) -> Chunk {
+    pub fn into_chunk(self) -> Arc<Chunk> {
         self.chunk
     }
 }

@@ -11,9 +11,8 @@
 //! Machines without samples and without revocation have no entry.
 
 use serde::{Deserialize, Serialize};
-use std::{cell::OnceCell, collections::BTreeMap};
 
-use crate::{machine::MachineId, manifest::combine_digests, segment::Digest};
+use crate::{machine::MachineId, segment::Digest};
 
 /// Number of buckets.
 pub const BUCKETS: usize = 256;
@@ -51,109 +50,26 @@ impl Standing {
         }
     }
 
-    fn hash_into(&self, hasher: &mut blake3::Hasher) {
+    fn write_to(&self, bytes: &mut Vec<u8>) {
         let (kind, height, head, floor) = match self {
             Self::Live { height, head } => (0u8, *height, *head, 0),
             Self::Revoked { floor, height, head } => (1, *height, *head, *floor),
             Self::Forked => (2, 0, [0; 32], 0),
         };
-        hasher.update(&[kind]);
-        hasher.update(&height.to_le_bytes());
-        hasher.update(&head);
-        hasher.update(&floor.to_le_bytes());
+        bytes.push(kind);
+        bytes.extend_from_slice(&height.to_le_bytes());
+        bytes.extend_from_slice(&head);
+        bytes.extend_from_slice(&floor.to_le_bytes());
     }
 }
 
-/// {machine → standing}, hashed bucket by bucket. Hashes are computed when they are first asked for after a change.
-#[derive(Clone, Debug)]
-pub struct VersionVector {
-    buckets: Vec<Bucket>,
-    root: OnceCell<[u8; 32]>,
-    revision: u64,
-    samples: u64,
-    machines: usize,
-}
-
-#[derive(Clone, Default, Debug)]
-struct Bucket {
-    standings: BTreeMap<MachineId, Standing>,
-    hash: OnceCell<[u8; 32]>,
-}
-
-impl Bucket {
-    fn hash(&self) -> [u8; 32] {
-        *self.hash.get_or_init(|| {
-            if self.standings.is_empty() {
-                return [0; 32];
-            }
-            let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
-            for (machine, standing) in &self.standings {
-                hasher.update(&machine.key);
-                hasher.update(&machine.incarnation.to_le_bytes());
-                standing.hash_into(&mut hasher);
-            }
-            *hasher.finalize().as_bytes()
-        })
+/// The hash of a bucket with these entries, which must be in order.
+pub fn hash_bucket<'a>(entries: impl Iterator<Item = (&'a MachineId, Standing)>) -> Digest {
+    let mut bytes = Vec::new();
+    for (machine, standing) in entries {
+        bytes.extend_from_slice(&machine.key);
+        bytes.extend_from_slice(&machine.incarnation.to_le_bytes());
+        standing.write_to(&mut bytes);
     }
-}
-
-impl Default for VersionVector {
-    fn default() -> Self {
-        Self { buckets: vec![Bucket::default(); BUCKETS], root: OnceCell::new(), revision: 0, samples: 0, machines: 0 }
-    }
-}
-
-impl VersionVector {
-    /// Sets a machine's standing.
-    pub fn set(&mut self, machine: MachineId, standing: Standing) {
-        let bucket = &mut self.buckets[usize::from(machine.handle().0[0])];
-        let old = bucket.standings.insert(machine, standing);
-        if old != Some(standing) {
-            bucket.hash.take();
-            self.root.take();
-            self.revision += 1;
-        }
-        self.machines += usize::from(old.is_none());
-        self.samples = self.samples.saturating_sub(old.map_or(0, |old| old.height())).saturating_add(standing.height());
-    }
-
-    /// A machine's standing.
-    pub fn get(&self, machine: &MachineId) -> Option<&Standing> {
-        self.bucket(machine.handle().0[0]).get(machine)
-    }
-
-    /// How often a standing has changed: tells whether anything came, without hashing.
-    pub fn revision(&self) -> u64 {
-        self.revision
-    }
-
-    /// Sum of the heights: the swarm step.
-    pub fn samples(&self) -> u64 {
-        self.samples
-    }
-
-    /// Number of machines.
-    pub fn machines(&self) -> usize {
-        self.machines
-    }
-
-    /// Entries in bucket order.
-    pub fn entries(&self) -> impl Iterator<Item = (&MachineId, &Standing)> {
-        self.buckets.iter().flat_map(|bucket| &bucket.standings)
-    }
-
-    /// Entries of one bucket.
-    pub fn bucket(&self, bucket: u8) -> &BTreeMap<MachineId, Standing> {
-        &self.buckets[usize::from(bucket)].standings
-    }
-
-    /// The hashes of all buckets, in their order.
-    pub fn bucket_hashes(&self) -> Vec<[u8; 32]> {
-        self.buckets.iter().map(Bucket::hash).collect()
-    }
-
-    /// The vector's hash: equal for equal effective sets.
-    pub fn root(&self) -> [u8; 32] {
-        *self.root.get_or_init(|| combine_digests(self.buckets.iter().map(Bucket::hash)))
-    }
+    if bytes.is_empty() { [0; 32] } else { blake3::derive_key(CONTEXT, &bytes) }
 }

@@ -1,7 +1,7 @@
 //! Machines that break the rules on purpose. Each has an honest peer beside, and speaks with real signatures.
 //!
-//! An adversary sees a [`Scene`] and answers with [`Act`]s; it changes own bytes and answers on their way out. It has no other
-//! hold on the simulation.
+//! An adversary sees a [`Scene`] and answers with [`Act`]s; it changes own bytes and answers on their way out. It has
+//! no other hold on the simulation.
 
 use anyhow::Result;
 use protocol::{

@@ -1,15 +1,23 @@
 //! The invariants, checked after every run.
 //!
-//! Blind spots: losses and the quality of gradients are not judged; time spent computing is not either. Memory is checked as queue
-//! lengths, not bytes. Ledgers of hostile machines are compared between machines, never with an intention. A machine whose disk lost
-//! what it had acknowledged may sign a sample twice when nobody it can reach knew better: such forks are withdrawn
-//! everywhere, which is checked, and counted, but not held against the protocol. That the shared memories of the simulator (signatures, sums
-//! of ledgers) change nothing is checked for the sums only.
+//! Blind spots: losses and the quality of gradients are not judged; time spent computing is not either. Memory is
+//! checked as queue lengths, not bytes. Ledgers of adversaries are compared between machines, never with an intention.
+//! A machine whose disk lost what it had acknowledged may sign a sample twice when nobody it can reach knew better:
+//! such forks are withdrawn everywhere, which is checked, and counted, but held against it only if all its neighbours
+//! knew better. Goals are judged by what a machine knew of its earlier incarnations, not by what was true. Who leaves
+//! during a partition is judged by its disk alone, and who leaves before it may sign is not judged. That the shared
+//! memories of the simulator (signatures, sums of ledgers) change nothing is checked for the sums only.
 
 use anyhow::Result;
 use std::collections::BTreeMap;
 
-use crate::{disk::Contents, machine::Machine, summary::CheckResult, truth::SignedAgain, world::World};
+use crate::{
+    disk::{Contents, Shelf},
+    machine::Machine,
+    summary::CheckResult,
+    truth::SignedAgain,
+    world::World,
+};
 
 /// Machines whose weights are computed anew from the base.
 const RECOMPUTED: usize = 3;
@@ -70,9 +78,9 @@ fn digests(world: &mut World) -> Result<(CheckResult, CheckResult)> {
 }
 
 /// The bytes of one own ledger on a disk.
-fn on_disk(contents: &Contents, machine: &protocol::machine::MachineId) -> Vec<u8> {
+fn on_disk(contents: &Contents, shelf: &Shelf, machine: &protocol::machine::MachineId) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for (_, chunk) in contents.chunks.range((*machine, 0)..=(*machine, u64::MAX)) {
+    for chunk in contents.chunks.of(machine, shelf) {
         bytes.truncate(chunk.first as usize);
         bytes.extend_from_slice(&chunk.bytes);
     }
@@ -87,7 +95,7 @@ fn acknowledged(world: &World) -> CheckResult {
         let Some(owner) = owner.filter(|owner| !owner.disk_history.lost_acknowledged) else { continue };
         let Some(contents) = owner.disk() else { continue };
         tried = true;
-        let kept = on_disk(contents, machine);
+        let kept = on_disk(contents, &world.swarm.shelf, machine);
         if kept.len() < bytes.len() || kept[..bytes.len()] != bytes[..] {
             return CheckResult::Failed(format!(
                 "machine {} acknowledged {} bytes of {machine} and kept {}",
@@ -185,7 +193,7 @@ fn leavers(world: &World) -> CheckResult {
         let Some(contents) = honest(leaver.number).and_then(Machine::disk) else { continue };
         tried = true;
         let (number, made) = (leaver.number, leaver.made);
-        let kept = on_disk(contents, &leaver.machine).len() as u64;
+        let kept = on_disk(contents, &world.swarm.shelf, &leaver.machine).len() as u64;
         if kept < made {
             return CheckResult::Failed(format!("machine {number} left with {kept} of {made} gradients on its disk"));
         }
@@ -228,8 +236,8 @@ fn bases(world: &World) -> CheckResult {
 }
 
 impl World {
-    /// Looks at samples that were just signed again: whether all honest neighbours had another byte. Then the machine should have
-    /// heard of it before.
+    /// Looks at samples that were just signed again: whether all honest neighbours had another byte. Then the machine
+    /// should have heard of it before.
     pub(crate) fn judge_signed_again(&mut self) {
         let truth = &self.swarm.truth;
         let unjudged = &truth.signed_twice_after_loss[truth.unjudged..];

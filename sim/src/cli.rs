@@ -24,7 +24,8 @@ pub struct Cli {
 pub enum Command {
     /// Run one scenario and write a report.
     Run(RunArgs),
-    /// Run many seeds of all scenarios; stop at the first that breaks an invariant, and print the line that reproduces it.
+    /// Run many seeds of all scenarios; stop at the first that breaks an invariant, and print the line that reproduces
+    /// it.
     Explore(ExploreArgs),
     /// Predict a run: gradients per second, bytes per second and link, staleness, time to N gradients.
     Plan(PlanArgs),
@@ -41,7 +42,8 @@ impl Default for Command {
 /// What may be changed about a scenario.
 #[derive(Args, Clone, Default, Debug)]
 pub struct Changes {
-    /// Gradients that each machine makes; of several sizes, each machine of the largest swarm (the others make as many in all)
+    /// Gradients that each machine makes; of several sizes, each machine of the largest swarm (the others make as many
+    /// in all)
     #[arg(long, value_name = "N")]
     pub gradients: Option<u64>,
     /// Gradients per second of the middle machine
@@ -95,7 +97,8 @@ pub struct Changes {
 #[derive(Args, Clone, Debug)]
 #[command(allow_negative_numbers = true)]
 pub struct RunArgs {
-    /// demo, calm, home_internet, churn, partition, flash_crowd, flaky_disks, hostile, thousand, real_model, or a TOML file
+    /// demo, calm, home_internet, churn, partition, flash_crowd, flaky_disks, hostile, thousand, real_model, or a TOML
+    /// file
     #[arg(default_value = "demo")]
     pub scenario: String,
     /// Everything random follows from it

@@ -1,7 +1,8 @@
 //! A virtual disk: writes take time, and what was not yet synced is lost in a crash.
 //!
-//! It stands for the state directory of `node`: a transactional database, so that of a torn write nothing remains, and a
-//! checkpoint file that replaces the one before. Records are kept decoded; their encoding is tested where it is written.
+//! It stands for the state directory of `node`: a transactional database, so that of a torn write nothing remains, and
+//! a checkpoint file that replaces the one before. Records are kept decoded; their encoding is tested where it is
+//! written.
 
 use engine::estimator::Normalizer;
 use peer::Run;
@@ -12,8 +13,10 @@ use protocol::{
     segment::{Chunk, Digest},
 };
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
-    rc::Rc,
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    rc::{Rc, Weak},
+    sync::Arc,
 };
 
 use crate::event::Number;
@@ -25,8 +28,15 @@ pub struct Checkpoint {
     pub weights: Rc<Vec<u8>>,
     /// The scale of own gradients.
     pub normalizer: Normalizer,
-    /// What the weights contain.
-    pub contents: Vec<Contained>,
+    /// What the weights contain, each claim shared by all checkpoints that make it.
+    pub contents: Vec<Rc<Contained>>,
+}
+
+impl Checkpoint {
+    /// What the weights contain, as a replica takes it.
+    pub fn claims(&self) -> Vec<Contained> {
+        self.contents.iter().map(|claim| (**claim).clone()).collect()
+    }
 }
 
 /// The base model, as far as a joiner has it: a digest for each of its chunks.
@@ -50,8 +60,8 @@ impl StoredBase {
 /// What a crash leaves.
 #[derive(Clone, Default)]
 pub struct Contents {
-    /// Chunks by machine and first sample.
-    pub chunks: BTreeMap<(MachineId, u64), Rc<Chunk>>,
+    /// Chunks.
+    pub chunks: Chunks,
     /// Revocations by machine.
     pub revocations: BTreeMap<MachineId, Revocation>,
     /// The newest checkpoint.
@@ -69,15 +79,7 @@ pub struct Contents {
 impl Contents {
     fn store(&mut self, record: Shared) {
         match record {
-            Shared::Chunk(chunk) => {
-                let (machine, first, end) = (chunk.machine, chunk.first, chunk.end());
-                let replaced: Vec<u64> =
-                    self.chunks.range((machine, first)..(machine, end.max(first))).map(|((_, at), _)| *at).collect();
-                for at in replaced {
-                    self.chunks.remove(&(machine, at));
-                }
-                self.chunks.insert((machine, first), chunk);
-            }
+            Shared::Chunk(stored) => self.chunks.store(&stored),
             Shared::Revocation(revocation) => {
                 self.revocations.insert(revocation.machine(), revocation);
             }
@@ -85,35 +87,131 @@ impl Contents {
     }
 }
 
+/// A chunk that is on disks.
+pub struct Stored {
+    /// Number of the machine.
+    machine: usize,
+    chunk: Arc<Chunk>,
+    /// The ledgers, as they are on some disk, that end with it.
+    ends: RefCell<Vec<Weak<StoredLedger>>>,
+}
+
+/// One ledger as it is on disks: its last chunk, and what is before. Disks with equal ledgers point at one.
+struct StoredLedger {
+    before: Option<Rc<StoredLedger>>,
+    last: Rc<Stored>,
+}
+
+impl StoredLedger {
+    fn of(before: Option<Rc<Self>>, last: &Rc<Stored>) -> Rc<Self> {
+        let mut ends = last.ends.borrow_mut();
+        ends.retain(|run| run.strong_count() > 0);
+        let address = |run: &Option<Rc<Self>>| run.as_ref().map(Rc::as_ptr);
+        let known = ends.iter().filter_map(Weak::upgrade).find(|run| address(&run.before) == address(&before));
+        known.unwrap_or_else(|| {
+            let run = Rc::new(Self { before, last: last.clone() });
+            ends.push(Rc::downgrade(&run));
+            run
+        })
+    }
+}
+
+/// The chunks on one disk, at most one for each machine and first sample: a pointer for each machine.
+#[derive(Clone, Default)]
+pub struct Chunks(Vec<Option<Rc<StoredLedger>>>);
+
+impl Chunks {
+    /// Takes the place of the machine's chunks that begin within it.
+    fn store(&mut self, stored: &Rc<Stored>) {
+        if stored.machine >= self.0.len() {
+            self.0.resize_with(stored.machine + 1, || None);
+        }
+        let place = &mut self.0[stored.machine];
+        let (first, end) = (stored.chunk.first, stored.chunk.end());
+        let (mut run, mut later) = (place.take(), Vec::new());
+        while let Some(last) = run.take_if(|run| run.last.chunk.first >= first) {
+            if last.last.chunk.first >= end {
+                later.push(last.last.clone());
+            }
+            run = last.before.clone();
+        }
+        run = Some(StoredLedger::of(run, stored));
+        for last in later.iter().rev() {
+            run = Some(StoredLedger::of(run, last));
+        }
+        *place = run;
+    }
+
+    /// All, those of one machine in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Chunk>> {
+        self.0.iter().flat_map(chunks_of)
+    }
+
+    /// Those of one machine, in order.
+    pub fn of(&self, machine: &MachineId, shelf: &Shelf) -> impl Iterator<Item = &Arc<Chunk>> {
+        let number = shelf.machines.get(machine);
+        number.and_then(|number| self.0.get(*number)).into_iter().flat_map(chunks_of)
+    }
+
+    /// Loses them all.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+fn chunks_of(run: &Option<Rc<StoredLedger>>) -> impl Iterator<Item = &Arc<Chunk>> {
+    let backwards: Vec<&Rc<StoredLedger>> = std::iter::successors(run.as_ref(), |run| run.before.as_ref()).collect();
+    backwards.into_iter().rev().map(|run| &run.last.chunk)
+}
+
 /// A record, shared by all the disks that it is on.
 #[derive(Clone)]
 pub enum Shared {
     /// A chunk.
-    Chunk(Rc<Chunk>),
+    Chunk(Rc<Stored>),
     /// A revocation.
     Revocation(Revocation),
 }
 
-/// Chunks that are on disks, by signature and first sample.
+/// What is on disks, each once.
 #[derive(Default)]
-pub struct Shelf(HashMap<([u8; 64], u64), Rc<Chunk>>);
+pub struct Shelf {
+    /// By address, which stays that of the chunk as long as it is here.
+    chunks: HashMap<usize, Rc<Stored>>,
+    machines: HashMap<MachineId, usize>,
+    /// By the first bytes of the digest, and the height.
+    claims: HashMap<(u64, u64), Vec<Rc<Contained>>>,
+}
 
 impl Shelf {
     /// The record as it is shared.
     pub fn share(&mut self, record: Record) -> Shared {
         match record {
             Record::Chunk(chunk) => {
-                let known = self.0.entry((chunk.signature.0, chunk.first));
-                let chunk = match known {
-                    Entry::Occupied(known) if **known.get() == chunk => known.get().clone(),
-                    // A sealed chunk bears the signature of its last part.
-                    Entry::Occupied(_) => Rc::new(chunk),
-                    Entry::Vacant(place) => place.insert(Rc::new(chunk)).clone(),
-                };
-                Shared::Chunk(chunk)
+                let machines = &mut self.machines;
+                let stored = self.chunks.entry(Arc::as_ptr(&chunk).addr()).or_insert_with(|| {
+                    let next = machines.len();
+                    let machine = *machines.entry(chunk.machine).or_insert(next);
+                    Rc::new(Stored { machine, chunk, ends: RefCell::default() })
+                });
+                Shared::Chunk(stored.clone())
             }
             Record::Revocation(revocation) => Shared::Revocation(revocation),
         }
+    }
+
+    /// A checkpoint's claims as they are shared.
+    pub fn claims(&mut self, claims: Vec<Contained>) -> Vec<Rc<Contained>> {
+        let share = |claim: Contained| {
+            let name = u64::from_le_bytes(std::array::from_fn(|index| claim.digest[index]));
+            let alike = self.claims.entry((name, claim.height)).or_default();
+            if let Some(known) = alike.iter().find(|known| ***known == claim) {
+                return known.clone();
+            }
+            alike.push(Rc::new(claim));
+            alike[alike.len() - 1].clone()
+        };
+        claims.into_iter().map(share).collect()
     }
 }
 
@@ -248,7 +346,8 @@ mod tests {
         let signer = Ed25519Signer::from_seed(&[1; 32]);
         let machine = MachineId { key: signer.key(), incarnation: 1 };
         let segment = Segment { first, swarm_step: 0, bytes };
-        Shared::Chunk(Rc::new(Chunk::sign(&RunId([0; 32]), machine, segment, [0; 32], &signer).0))
+        let chunk = Chunk::sign(&RunId([0; 32]), machine, segment, [0; 32], &signer).0;
+        Shelf::default().share(Record::Chunk(Arc::new(chunk)))
     }
 
     #[test]
@@ -258,7 +357,7 @@ mod tests {
         assert!(!disk.submit(vec![chunk(2, &[3])], 2), "the second waits for the first");
         let outcome = disk.complete();
         assert_eq!((outcome.stored, outcome.goes_on), (Some(1), true));
-        assert_eq!(disk.crash().chunks.len(), 1);
+        assert_eq!(disk.crash().chunks.iter().count(), 1);
     }
 
     #[test]
@@ -269,7 +368,7 @@ mod tests {
             disk.complete();
         }
         disk.complete();
-        assert_eq!(disk.contents().chunks.len(), 1);
+        assert_eq!(disk.contents().chunks.iter().count(), 1);
     }
 
     #[test]
@@ -288,6 +387,6 @@ mod tests {
         disk.lie();
         disk.submit(vec![chunk(0, &[1])], 1);
         assert_eq!(disk.complete(), Outcome { stored: Some(1), ..Outcome::default() });
-        assert!(disk.crash().chunks.is_empty());
+        assert_eq!(disk.crash().chunks.iter().count(), 0);
     }
 }

@@ -21,7 +21,8 @@ pub enum Frame {
     Closed(QuestionId),
 }
 
-/// A question, named by the asker. Its sessions are told apart, so that an answer to an earlier one is not taken for a new one.
+/// A question, named by the asker. Its sessions are told apart, so that an answer to an earlier one is not taken for a
+/// new one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QuestionId {
     /// The asker's session.

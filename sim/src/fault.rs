@@ -1,4 +1,4 @@
-//! Injects faults into machines, disks, clocks and links.
+//! Faults: put on the schedule, and injected into machines, disks, clocks and links when they are due.
 
 use anyhow::{Context, Result};
 use peer::{Input, leave::Departure};
@@ -6,10 +6,11 @@ use protocol::{revocation::Revocation, signature::Ed25519Signer};
 
 use crate::{
     disk::{Contents, Disk, Shared},
-    event::Number,
+    event::{Event, Number},
+    event_log::Kind,
     machine::Machine,
     queue::Micros,
-    random::{below, sample},
+    random::{below, sample, uniform},
     scenario::{Strategy, What},
     schedule::{Step, micros},
     swarm::Sabotage,
@@ -24,6 +25,60 @@ const REVOCATION_TAKES: Micros = 500_000;
 const COPYING_TAKES: Micros = 1_000_000;
 
 impl World {
+    /// Puts the scenario's faults on the schedule, each up to a tenth earlier or later than it says.
+    pub(crate) fn schedule_faults(&mut self) {
+        for fault in self.swarm.scenario.faults.clone() {
+            let at = fault.at_seconds * (0.9 + 0.2 * uniform(&mut self.swarm.random));
+            match fault.what {
+                What::Churn { machines, times, every_seconds } => {
+                    for turn in 0..times {
+                        let at = micros(at + turn as f64 * every_seconds);
+                        let (leave, crash) = (machines / 2, machines - machines / 2);
+                        self.schedule_at(at, Step::Begin(What::Leave { machines: leave }));
+                        self.schedule_at(at, Step::Begin(What::Crash { machines: crash, back_after_seconds: None }));
+                        self.schedule_at(at, Step::Begin(What::Join { machines, over_seconds: 0.5 * every_seconds }));
+                    }
+                }
+                What::DiskRolledBack { machines, by_seconds, back_after_seconds } => {
+                    let (rolled_back_in, down_for) = (micros(by_seconds), micros(back_after_seconds));
+                    let remember = Step::RememberDisks { machines, rolled_back_in, down_for };
+                    self.schedule_at(micros((at - by_seconds).max(1.0)), remember);
+                }
+                what => self.schedule_at(micros(at), Step::Begin(what)),
+            }
+        }
+    }
+
+    fn schedule_at(&mut self, at: Micros, step: Step) {
+        let number = self.schedule.add(step);
+        self.swarm.queue.schedule(at, Event::Fault(number));
+    }
+
+    /// Takes a step after so long.
+    pub(crate) fn schedule_in(&mut self, after: Micros, step: Step) {
+        self.schedule_at(self.swarm.queue.now() + after, step);
+    }
+
+    /// When the last fault is over, as far as the scenario tells.
+    pub(crate) fn faults_end(&self) -> Micros {
+        let end = |what: &What, at: f64| match what {
+            What::Churn { times, every_seconds, .. } => at + *times as f64 * every_seconds,
+            What::Partition { lasts_seconds, .. } | What::DiskFull { lasts_seconds, .. } => at + lasts_seconds,
+            What::DiskLies { lasts_seconds, back_after_seconds, .. } => at + lasts_seconds + back_after_seconds,
+            What::Crash { back_after_seconds, .. } => at + back_after_seconds.unwrap_or_default(),
+            _ => at,
+        };
+        let faults = &self.swarm.scenario.faults;
+        micros(faults.iter().map(|fault| end(&fault.what, 1.1 * fault.at_seconds)).fold(0.0, f64::max))
+    }
+
+    /// The step of this number is due.
+    pub(crate) fn take_step(&mut self, number: usize) -> Result<()> {
+        let Some(step) = self.schedule.take(number) else { return Ok(()) };
+        self.swarm.note(Kind::Injected, 0, 0, number as u64)?;
+        self.inject(step)
+    }
+
     pub(crate) fn inject(&mut self, step: Step) -> Result<()> {
         match step {
             Step::Begin(what) => return self.begin(what),

@@ -1,5 +1,5 @@
-//! The swarm under a virtual clock and a virtual network: the nodes' own `peer::Peer` and the arithmetic of the nodes, a thousand
-//! machines, faults, adversaries, and one seed that makes it all happen again.
+//! The swarm under a virtual clock and a virtual network: the nodes' own `peer::Peer` and the arithmetic of the nodes,
+//! a thousand machines, faults, adversaries, and one seed that makes it all happen again.
 //!
 //! | module | noun |
 //! |---|---|
@@ -15,8 +15,8 @@
 //! | [`metrics`], [`summary`], [`report`] | what was measured, and how it is shown |
 //! | [`explore`], [`plan`], [`replay`] | many seeds; what a run will cost; a real node's recording |
 //!
-//! Everything happens on one thread, in the order of virtual time, and nothing asks the real clock or the system for randomness, so
-//! that equal seeds give equal event logs, byte for byte.
+//! Everything happens on one thread, in the order of virtual time, and nothing asks the real clock or the system for
+//! randomness, so that equal seeds give equal event logs, byte for byte.
 
 pub mod adversary;
 pub mod checks;

@@ -112,7 +112,7 @@ impl Metrics {
         }
     }
 
-    /// A question came, of a joiner or of anti-entropy.
+    /// A question came, of a joiner or of anti-entropy, or the end of one without an answer.
     pub fn asked(&mut self, joins: bool, bytes: u64) {
         let cause = if joins { &mut self.bytes.joins } else { &mut self.bytes.anti_entropy };
         *cause += bytes;

@@ -38,14 +38,18 @@ impl<E> Ord for Scheduled<E> {
 /// Width of a bucket, as a power of two of microseconds.
 const BUCKET_LOG2: u32 = 8;
 
-/// Events to come: those of the next quarter of a millisecond in a heap, the others unsorted by the quarter they are in. With
-/// a million events waiting, one large heap would miss the cache at every step.
+/// Events in one block of a bucket.
+const BLOCK: usize = 32;
+
+/// Events to come: those of the next quarter of a millisecond in a heap, the others unsorted by the quarter they are
+/// in. With a million events waiting, one large heap would miss the cache at every step. Buckets are made of equal
+/// blocks, which are used again: no memory is lost to buckets that once were large.
 pub struct Queue<E> {
     current: BinaryHeap<Scheduled<E>>,
     /// Events at or after this bucket are in `later`.
     bucket: u64,
-    later: BTreeMap<u64, Vec<Scheduled<E>>>,
-    /// Emptied buckets, kept for their memory.
+    later: BTreeMap<u64, Vec<Vec<Scheduled<E>>>>,
+    /// Emptied blocks.
     spare: Vec<Vec<Scheduled<E>>>,
     now: Micros,
     numbered: u64,
@@ -73,18 +77,27 @@ impl<E> Queue<E> {
         if bucket < self.bucket {
             self.current.push(scheduled);
         } else {
-            let spare = &mut self.spare;
-            self.later.entry(bucket).or_insert_with(|| spare.pop().unwrap_or_default()).push(scheduled);
+            let blocks = self.later.entry(bucket).or_default();
+            match blocks.last_mut().filter(|block| block.len() < BLOCK) {
+                Some(block) => block.push(scheduled),
+                None => {
+                    let mut block = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK));
+                    block.push(scheduled);
+                    blocks.push(block);
+                }
+            }
         }
     }
 
     /// The next event; the clock goes to its time.
     pub fn take(&mut self) -> Option<E> {
         if self.current.is_empty() {
-            let (bucket, mut events) = self.later.pop_first()?;
+            let (bucket, blocks) = self.later.pop_first()?;
             self.bucket = bucket + 1;
-            self.current.extend(events.drain(..));
-            self.spare.push(events);
+            for mut block in blocks {
+                self.current.extend(block.drain(..));
+                self.spare.push(block);
+            }
         }
         let Scheduled { at, event, .. } = self.current.pop()?;
         self.now = at;

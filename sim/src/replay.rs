@@ -1,4 +1,5 @@
-//! `sim replay`: tells a peer again what a real node was told, and compares what it wants done with what it wanted then.
+//! `sim replay`: tells a peer again what a real node was told, and compares what it wants done with what it wanted
+//! then.
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};

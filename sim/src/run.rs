@@ -81,8 +81,8 @@ impl Changes {
     }
 }
 
-/// Runs, writes the report, prints the table. False if an invariant was broken, the machines did not become equal, or it was
-/// interrupted: then there is no report.
+/// Runs, writes the report, prints the table. False if an invariant was broken, the machines did not become equal, or
+/// it was interrupted: then there is no report.
 pub fn run(args: &RunArgs, interrupt: &Interrupt) -> Result<bool> {
     let (name, mut scenario) = Scenario::load(&args.scenario)?;
     args.changes.apply(&mut scenario)?;

@@ -3,7 +3,8 @@
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
-/// Bytes that arrived, summed over all machines, by what they were for. Framing and encryption are counted with what they carry.
+/// Bytes that arrived, summed over all machines, by what they were for. Framing and encryption are counted with what
+/// they carry.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
 pub struct BytesByCause {
     /// Gradients that were new where they arrived, one byte each.

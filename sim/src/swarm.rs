@@ -148,8 +148,8 @@ impl Swarm {
             || !self.parts.is_empty() && part(a) != part(b)
     }
 
-    /// One way between two machines, milliseconds: the scenario's, times something between a half and one and a half that
-    /// belongs to the pair.
+    /// One way between two machines, milliseconds: the scenario's, times something between a half and one and a half
+    /// that belongs to the pair.
     pub fn latency_ms(&self, a: Number, b: Number) -> f64 {
         let pair = u64::from(a.min(b)) << 32 | u64::from(a.max(b));
         let mut random = Xoshiro256PlusPlus::seed_from_u64(self.seed ^ pair);

@@ -1,7 +1,7 @@
 //! Faults planted in the rules that all peers share: the scenarios of `sim explore` must find each of them.
 //!
-//! A checker that never fails proves nothing. Each fault here is one that a change of crate `peer` could make, and no test of
-//! a single machine would see.
+//! A checker that never fails proves nothing. Each fault here is one that a change of crate `peer` could make, and no
+//! test of a single machine would see.
 
 use peer::planted::Fault;
 use sim::{
@@ -21,7 +21,8 @@ fn run(name: &str, seed: u64, fault: Option<Fault>) -> Summary {
     world.run(&label, |_| true).unwrap().unwrap()
 }
 
-/// Plants `fault` in every machine and runs scenario `name` until `check` fails; without the fault, that seed must pass.
+/// Plants `fault` in every machine and runs scenario `name` until `check` fails; without the fault, that seed must
+/// pass.
 #[track_caller]
 fn is_found(fault: Fault, name: &str, check: &str) {
     let found = (1..=SEEDS).find_map(|seed| match &run(name, seed, Some(fault)).checks[check] {

@@ -318,7 +318,7 @@ fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
         28 => {
             let of = any_machine(random);
             Input::Restored(Record::Chunk(
-                ledger_of(STRANGERS + (random.next_u64() % 3) as usize, of, &[3], 1).remove(0),
+                ledger_of(STRANGERS + (random.next_u64() % 3) as usize, of, &[3], 1).remove(0).into(),
             ))
         }
         29 => {

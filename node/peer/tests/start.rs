@@ -4,6 +4,7 @@ mod support;
 
 use peer::{Input, Notice, Output};
 use protocol::replica::{IncarnationCause, Record, Report};
+use protocol::segment::Chunk;
 use support::{Channel, Lab, ledger_of, machine};
 
 fn renewals(lab: &Lab, number: usize) -> Vec<IncarnationCause> {
@@ -59,7 +60,7 @@ fn a_disk_that_was_rolled_back_begins_anew_and_forks_nothing() {
     let mut lab = restarted(2);
     lab.nodes[1].disk.chunks.clear();
     let chunks = ledger_of_disk(&lab, 12);
-    chunks.into_iter().for_each(|chunk| lab.nodes[1].disk.store(Record::Chunk(chunk)));
+    chunks.into_iter().for_each(|chunk| lab.nodes[1].disk.store(Record::Chunk(chunk.into())));
     lab.nodes[1].has_lost = true;
     lab.nodes[1].goals = support::goal(50);
     lab.boot(1);
@@ -78,7 +79,7 @@ fn ledger_of_disk(lab: &Lab, end: u64) -> Vec<protocol::segment::Chunk> {
     let own = lab.nodes[1].signed.keys().map(|(machine, _)| *machine).next().unwrap();
     let chunk = lab.nodes[0].disk.chunks.values().find(|chunk| chunk.machine == own && chunk.first == 0).unwrap();
     assert!(chunk.end() <= 30 && end < 30);
-    vec![chunk.clone()]
+    vec![Chunk::clone(chunk)]
 }
 
 #[test]
@@ -141,9 +142,9 @@ fn an_incarnation_that_has_a_ledger_is_not_new() {
 #[test]
 fn a_record_that_breaks_a_rule_ends_everything() {
     let mut lab = restarted(5);
-    let mut chunk = lab.nodes[1].disk.chunks.values().next().unwrap().clone();
+    let mut chunk = Chunk::clone(lab.nodes[1].disk.chunks.values().next().unwrap());
     chunk.bytes[0] ^= 1;
-    lab.nodes[1].disk.store(Record::Chunk(chunk));
+    lab.nodes[1].disk.store(Record::Chunk(chunk.into()));
     lab.boot(1);
     assert!(lab.nodes[1].damaged.as_ref().unwrap().contains("signature"));
     let peer = lab.nodes[1].peer.as_mut().unwrap();

@@ -310,7 +310,7 @@ impl Conversation {
             Standing::Forked => 0,
         };
         match self.replica.vector().get(machine) {
-            Some(ours) => floor(ours) <= floor(theirs) && ours.height() >= theirs.height().min(floor(ours)),
+            Some(ours) => floor(&ours) <= floor(theirs) && ours.height() >= theirs.height().min(floor(&ours)),
             None => theirs.height() == 0 && floor(theirs) == u64::MAX,
         }
     }

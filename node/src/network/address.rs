@@ -2,7 +2,7 @@
 
 use libp2p::{Multiaddr, PeerId, identity, multiaddr::Protocol};
 
-use super::StartError;
+use super::error::StartError;
 
 /// Splits an address that ends with `/p2p/` and a peer id.
 pub fn parse_bootstrap(text: &str) -> Result<(PeerId, Multiaddr), StartError> {

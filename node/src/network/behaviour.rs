@@ -10,7 +10,7 @@ use libp2p::{
 use peer::{exchange::ANSWER_MS_MAX, mesh};
 use std::{collections::HashSet, time::Duration};
 
-use super::{NetworkConfig, codec::BytesCodec, traffic::Counters};
+use super::{codec::BytesCodec, config::NetworkConfig, traffic::Counters};
 
 /// Questions and answers.
 const EXCHANGE: StreamProtocol = StreamProtocol::new("/onebyte/1");

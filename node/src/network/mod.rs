@@ -10,16 +10,19 @@ use std::{
     io,
     time::{Duration, Instant},
 };
-use thiserror::Error;
 
 mod address;
 mod behaviour;
 mod codec;
+mod config;
+mod error;
 mod events;
 mod traffic;
 mod transport;
 
 pub use address::{parse_bootstrap, parse_bootstrap_of_another, peer_id};
+pub use config::NetworkConfig;
+pub use error::{PublishError, StartError};
 pub use libp2p::{Multiaddr, PeerId, gossipsub::MessageId};
 pub use peer::{framing, mesh};
 pub use traffic::Traffic;
@@ -27,7 +30,6 @@ pub use traffic::Traffic;
 use behaviour::{Behaviour, BehaviourEvent};
 use futures::StreamExt;
 use libp2p::request_response::OutboundFailure;
-use peer::config::{CONNECTIONS_MAX, CONNECTIONS_TARGET};
 use protocol::replica::Verdict;
 use traffic::Counters;
 
@@ -43,82 +45,6 @@ const CLOSING_MAX: Duration = Duration::from_millis(300);
 pub type RequestId = OutboundRequestId;
 /// Why there is no answer.
 pub type RequestError = OutboundFailure;
-
-/// How a node takes part.
-#[derive(Clone, Debug)]
-pub struct NetworkConfig {
-    /// Ed25519 seed; the peer id is its public key.
-    pub secret_key: [u8; 32],
-    /// Gossip and discovery are of this run; without one there are only questions and answers.
-    pub run: Option<[u8; 32]>,
-    /// Where to listen; empty: nowhere.
-    pub listen: Vec<Multiaddr>,
-    /// Find peers in the local network.
-    pub mdns: bool,
-    /// Connections in all. More cost memory, fewer isolate.
-    pub connections_max: u32,
-    /// Below so many connections, more nodes are looked for (and found, not called).
-    pub connections_target: usize,
-}
-
-impl NetworkConfig {
-    /// With the usual limits and no mDNS.
-    pub fn new(secret_key: [u8; 32], run: Option<[u8; 32]>, listen: Vec<Multiaddr>) -> Self {
-        Self {
-            secret_key,
-            run,
-            listen,
-            mdns: false,
-            connections_max: CONNECTIONS_MAX as u32,
-            connections_target: CONNECTIONS_TARGET,
-        }
-    }
-}
-
-/// Why a node cannot take part.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// Somebody else listens there.
-    #[error("{0}: the port is taken by another process; choose another with --listen")]
-    Occupied(Multiaddr),
-    /// Anything else with the address.
-    #[error("{address}: cannot listen there ({error}); an example that works is /ip4/0.0.0.0/tcp/9713")]
-    Listen {
-        /// As given.
-        address: Multiaddr,
-        /// What went wrong.
-        error: String,
-    },
-    /// A bootstrap address of no use.
-    #[error("--bootstrap {address}: {error}; an example of a right one is /ip4/192.168.1.7/tcp/9713/p2p/12D3KooW…")]
-    Bootstrap {
-        /// As given.
-        address: String,
-        /// What is wrong with it.
-        error: String,
-    },
-    /// Anything else.
-    #[error("the network cannot be set up: {0}")]
-    Setup(String),
-}
-
-impl StartError {
-    /// Whether another port would do.
-    pub fn is_occupied(&self) -> bool {
-        matches!(self, Self::Occupied(_))
-    }
-}
-
-/// Why a message was not sent.
-#[derive(Debug, Error)]
-pub enum PublishError {
-    /// Nobody listens yet.
-    #[error("no peer has subscribed yet")]
-    NoPeers,
-    /// It is too large, or the queues are full.
-    #[error("{0}")]
-    Refused(String),
-}
 
 /// Where an answer goes.
 pub struct Responder(ResponseChannel<Vec<u8>>);

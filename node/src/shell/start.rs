@@ -85,7 +85,9 @@ impl Shell {
         for bytes in opened.state.revocations()? {
             self.tell(Input::Restored(Record::Revocation(records::revocation(&bytes)?)))?;
         }
-        opened.state.for_each_chunk(|bytes| self.tell(Input::Restored(Record::Chunk(records::chunk(bytes)?))))?;
+        opened
+            .state
+            .for_each_chunk(|bytes| self.tell(Input::Restored(Record::Chunk(records::chunk(bytes)?.into()))))?;
         match self.checkpoint_weights(opened) {
             Ok(Some(weights)) => return Ok(weights),
             Ok(None) => {}

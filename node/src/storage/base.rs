@@ -13,10 +13,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{StateDir, database::Database, durable, refuse_missing, sync_directory, unusable};
+use super::{
+    database::Database,
+    directory::StateDir,
+    durable,
+    paths::{BASE, refuse_missing, sync_directory, unusable},
+};
 
-/// Its file.
-pub const FILE: &str = "base";
 /// Name of the list of chunk digests in the database.
 pub(super) const DIGESTS: &str = "base digests";
 
@@ -33,6 +36,11 @@ pub fn start_run(state: &StateDir, checkpoint: Checkpoint, settings: BaseSetting
 }
 
 impl StateDir {
+    /// The base model.
+    pub fn base(&self, manifest: &Manifest) -> Result<BaseReader> {
+        BaseReader::open(&self.path, &self.database, manifest)
+    }
+
     /// Writes a model that `engine::base::check_same_base` has passed as the run's base.
     pub fn adopt_base(&self, manifest: &Manifest, checkpoint: Checkpoint) -> Result<()> {
         let base = Base::of_run(manifest, checkpoint)?;
@@ -65,7 +73,7 @@ fn write(
         file.get_ref().sync_all()?;
         durable::point();
         before_rename(&digests)?;
-        fs::rename(&temporary, state.path.join(FILE))?;
+        fs::rename(&temporary, state.path.join(BASE))?;
         sync_directory(&state.path)?;
         Ok(digests)
     };
@@ -81,7 +89,7 @@ pub struct BaseReader {
 
 impl BaseReader {
     pub(super) fn open(directory: &Path, database: &Database, manifest: &Manifest) -> Result<Self> {
-        let path = directory.join(FILE);
+        let path = directory.join(BASE);
         refuse_missing(&path)?;
         let digests = database.get(DIGESTS)?.unwrap_or_default();
         let digests: Vec<[u8; 32]> = digests.chunks_exact(32).filter_map(|digest| digest.try_into().ok()).collect();

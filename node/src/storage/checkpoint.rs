@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{StateDir, database::Database, durable, sync_directory};
+use super::{database::Database, directory::StateDir, durable, paths::sync_directory};
 
 const PREFIX: &str = "checkpoint-";
 

@@ -17,10 +17,11 @@ use std::{
 };
 
 use super::{
-    BaseReader, base, check_format,
+    base::BaseReader,
     checkpoint::{CheckpointRecord, LoadedCheckpoint},
     database::{self, Database},
-    no_run, no_state, secret_key,
+    directory::{check_format, secret_key},
+    paths::{BASE, no_run, no_state},
 };
 
 /// Longer than the steps in which file systems count time.
@@ -106,7 +107,7 @@ impl StateCopy {
 
     /// Whether the base model is there.
     pub fn has_base(&self) -> bool {
-        self.path.join(base::FILE).is_file()
+        self.path.join(BASE).is_file()
     }
 
     /// The base model: the file itself, which nobody changes once it is there.

@@ -9,7 +9,12 @@ use std::{
     path::PathBuf,
 };
 
-use super::{StateDir, base, durable, sync_directory, unusable};
+use super::{
+    base,
+    directory::StateDir,
+    durable,
+    paths::{BASE, sync_directory, unusable},
+};
 
 const PART: &str = "base.part";
 
@@ -141,7 +146,7 @@ impl BaseDownload {
         durable::point();
         self.file.sync_all()?;
         durable::point();
-        fs::rename(self.directory.join(PART), self.directory.join(base::FILE))?;
+        fs::rename(self.directory.join(PART), self.directory.join(BASE))?;
         sync_directory(&self.directory)
     }
 }

@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use super::paths::unusable;
+
 /// Held as long as it lives; the system releases it when the process ends, however it ends.
 pub struct Lock {
     _file: File,
@@ -22,7 +24,7 @@ impl Lock {
             .create(true)
             .truncate(false)
             .open(&path)
-            .with_context(|| super::unusable(directory))?;
+            .with_context(|| unusable(directory))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -12,7 +12,11 @@ use std::{
 };
 use tokio::sync::watch;
 
-use super::{Row, StateDir, checkpoint::WrittenCheckpoint, database::Database};
+use super::{
+    checkpoint::WrittenCheckpoint,
+    database::{Database, Row},
+    directory::StateDir,
+};
 
 /// Jobs that may wait in the thread's queue; more wait in the handle.
 const JOBS_MAX: usize = 256;

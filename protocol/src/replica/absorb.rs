@@ -1,13 +1,19 @@
 //! Chunks and revocations of others on their way into the ledgers.
 
-use super::{IncarnationCause, NodeId, Output, Record, Replica, Report, Verdict};
+use super::{
+    IncarnationCause, NodeId, Output, Record, Replica, Report, Verdict,
+    accounts::{Account, Growth},
+    commons::Step,
+};
 use crate::{
     error::InvalidChunk,
     ledger::{Ledger, Placement},
+    machine::MachineId,
     message::{Author, Gossip, Push},
     revocation::{ForkProof, Revocation},
     segment::{Chunk, Part, VerifiedChunk},
 };
+use std::sync::Arc;
 
 /// What became of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,8 +52,8 @@ impl Replica {
     fn pushed(&mut self, from: NodeId, push: Push, now_ms: u64) -> Result<Verdict, InvalidChunk> {
         let machine = match push.author {
             Author::Introduced(machine) => machine,
-            Author::Known(handle) => match self.handles.get(&handle) {
-                Some(machine) => *machine,
+            Author::Known(handle) => match self.accounts.by_handle(&handle) {
+                Some(account) => *account.machine(),
                 // Someone whose beginning we missed.
                 None => {
                     self.summarize_soon(from, now_ms);
@@ -61,7 +67,7 @@ impl Replica {
                 if account.is_forked() || push.first >= account.floor() {
                     return Ok(Verdict::Ignore);
                 }
-                account.ledger.digest_at(&self.run, push.first)
+                account.ledger().digest_at(&self.run, push.first)
             }
             None => (push.first == 0).then_some([0; 32]),
         };
@@ -81,7 +87,7 @@ impl Replica {
             }
         }
         // A gap, or a branch that its sender can show in full.
-        let height = self.accounts.get(&machine).map_or(0, |account| account.ledger.height());
+        let height = self.accounts.get(&machine).map_or(0, |account| account.ledger().height());
         self.fetch_soon(from, machine, first.min(height));
         self.pump(from, now_ms);
         Ok(Verdict::Ignore)
@@ -96,9 +102,12 @@ impl Replica {
         if self.accounts.get(&machine).is_some_and(|a| a.is_forked() || chunk.first >= a.floor()) {
             return Ok(Absorbed::Known);
         }
+        if let Some(step) = self.accounts.known_step(&chunk).filter(|_| machine != self.own.machine) {
+            return Ok(self.absorb_step(step));
+        }
         let chunk = chunk.verify(&self.run, self.manifest.ledger_samples_max, self.verifier.as_ref())?;
         let placement = match self.accounts.get(&machine) {
-            Some(account) => account.ledger.place(&self.run, &chunk),
+            Some(account) => account.ledger().place(&self.run, &chunk),
             None => Ledger::default().place(&self.run, &chunk),
         };
         match placement {
@@ -106,9 +115,9 @@ impl Replica {
             Placement::Gap if machine == self.own.machine => Ok(self.absorb_own_ahead()),
             Placement::Gap => Ok(Absorbed::Gap),
             Placement::Extends(_) if machine == self.own.machine => Ok(self.absorb_own_ahead()),
-            Placement::Extends(news) => self.absorb_news(*news),
+            Placement::Extends(news) => self.absorb_news(chunk.into_chunk(), *news),
             Placement::Contradicts => {
-                let ledger = self.accounts.get(&machine).map(|account| &account.ledger);
+                let ledger = self.accounts.get(&machine).map(Account::ledger);
                 let proof = ledger.and_then(|ledger| ForkProof::find(&self.run, ledger, &chunk));
                 let proof = proof.ok_or(InvalidChunk::NoContradiction)?;
                 self.revoke(Revocation::Fork(Box::new(proof)));
@@ -123,40 +132,58 @@ impl Replica {
         Absorbed::Known
     }
 
-    fn absorb_news(&mut self, news: VerifiedChunk) -> Result<Absorbed, InvalidChunk> {
-        let machine = news.chunk().machine;
-        if !self.accounts.contains_key(&machine) && self.accounts.len() >= self.settings.machines_max {
-            self.report_incomplete("the limit of machines is reached");
+    /// Takes what is new of a verified chunk, `came`.
+    fn absorb_news(&mut self, came: Arc<Chunk>, news: VerifiedChunk) -> Result<Absorbed, InvalidChunk> {
+        let machine = came.machine;
+        if !self.has_room_for(&machine) {
             return Ok(Absorbed::Full);
         }
-        if self.ledger_bytes >= self.settings.ledger_bytes_max {
-            self.report_incomplete("the memory limit for ledgers is reached");
-            return Ok(Absorbed::Full);
-        }
-        let chunk = news.chunk().clone();
-        let sealed = self.append(news)?;
-        let records = sealed.into_iter().chain([chunk]).map(Record::Chunk).collect();
-        self.outputs.push_back(Output::Persist(records, None));
-        self.settle(&machine);
+        let growth = self.accounts.append(&self.run, came, news)?;
+        self.absorbed(&machine, growth);
         Ok(Absorbed::Grown)
     }
 
-    /// Appends to the ledger. Returns the chunk that was sealed by it, if one was.
-    pub(super) fn append(&mut self, chunk: VerifiedChunk) -> Result<Option<Chunk>, InvalidChunk> {
-        let machine = chunk.chunk().machine;
-        let (samples, segments) = (chunk.chunk().bytes.len(), chunk.digests().len());
-        if !self.accounts.contains_key(&machine) {
-            self.handles.insert(machine.handle(), machine);
+    /// The same, as another replica did it.
+    fn absorb_step(&mut self, step: Step) -> Absorbed {
+        let machine = step.came.machine;
+        if !self.has_room_for(&machine) {
+            return Absorbed::Full;
         }
-        let account = self.accounts.entry(machine).or_default();
-        let chunks_before = account.ledger.chunks().len();
-        let sealed = account.ledger.append(chunk)?;
-        let chunks = account.ledger.chunks();
-        let sealed = sealed.then(|| chunks.iter().rev().nth(1).cloned()).flatten();
-        let new_chunks = chunks.len() - chunks_before;
-        self.ledger_bytes += (samples + segments * size_of::<Part>() + new_chunks * size_of::<Chunk>()) as u64;
-        self.restate(&machine);
-        Ok(sealed)
+        let growth = self.accounts.take_step(&self.run, step);
+        self.absorbed(&machine, growth);
+        Absorbed::Grown
+    }
+
+    fn has_room_for(&mut self, machine: &MachineId) -> bool {
+        if self.accounts.len() >= self.settings.machines_max && self.accounts.get(machine).is_none() {
+            self.report_incomplete("the limit of machines is reached");
+            return false;
+        }
+        if self.ledger_bytes >= self.settings.ledger_bytes_max {
+            self.report_incomplete("the memory limit for ledgers is reached");
+            return false;
+        }
+        true
+    }
+
+    fn absorbed(&mut self, machine: &MachineId, growth: Growth) {
+        self.count(&growth);
+        let records = growth.sealed.into_iter().chain([growth.news]).map(Record::Chunk).collect();
+        self.outputs.push_back(Output::Persist(records, None));
+        self.settle(machine);
+    }
+
+    /// Adds the memory that a ledger took.
+    fn count(&mut self, growth: &Growth) {
+        let (samples, segments) = (growth.news.bytes.len(), growth.news.parts.len());
+        self.ledger_bytes += (samples + segments * size_of::<Part>() + growth.new_chunks * size_of::<Chunk>()) as u64;
+    }
+
+    /// Appends to the ledger. Returns the chunk that was sealed by it, if one was.
+    pub(super) fn append(&mut self, chunk: VerifiedChunk) -> Result<Option<Arc<Chunk>>, InvalidChunk> {
+        let growth = self.accounts.append(&self.run, chunk.chunk().clone(), chunk)?;
+        self.count(&growth);
+        Ok(growth.sealed)
     }
 
     /// A revocation from anywhere. True if it is news.
@@ -169,7 +196,7 @@ impl Replica {
             return Err(InvalidChunk::NotAdmitted(machine));
         }
         revocation.verify(&self.run, &self.manifest, self.verifier.as_ref())?;
-        if !self.accounts.contains_key(&machine) && self.accounts.len() >= self.settings.machines_max {
+        if self.accounts.len() >= self.settings.machines_max && self.accounts.get(&machine).is_none() {
             self.report_incomplete("the limit of machines is reached");
             return Ok(false);
         }
@@ -179,7 +206,7 @@ impl Replica {
 
     /// A fork outweighs everything; among the authority's the lowest sample counts.
     fn revokes_more(&self, revocation: &Revocation) -> bool {
-        match self.accounts.get(&revocation.machine()).and_then(|account| account.revocation.as_deref()) {
+        match self.accounts.get(&revocation.machine()).and_then(Account::revocation) {
             None => true,
             Some(Revocation::Fork(_)) => false,
             Some(known) => revocation.is_fork() || revocation.floor() < known.floor(),
@@ -192,7 +219,7 @@ impl Replica {
         let withdrawn_from = (!revocation.is_fork()).then(|| revocation.floor());
         self.outputs.push_back(Output::Persist(vec![Record::Revocation(revocation.clone())], None));
         self.outputs.push_back(Output::Publish(Gossip::Revocation(revocation.clone())));
-        let was = self.enforce(revocation);
+        let was = self.accounts.revoke(&self.run, revocation);
         self.outputs.push_back(Output::Report(match withdrawn_from {
             None => Report::Forked { machine, was },
             Some(from) => Report::Revoked { machine, from },
@@ -201,17 +228,6 @@ impl Replica {
         if machine == self.own.machine {
             self.renew(IncarnationCause::Forked);
         }
-    }
-
-    /// Returns the samples that counted before.
-    fn enforce(&mut self, revocation: Revocation) -> u64 {
-        let machine = revocation.machine();
-        self.handles.insert(machine.handle(), machine);
-        let account = self.accounts.entry(machine).or_default();
-        let was = account.effective_height();
-        account.revocation = Some(Box::new(revocation));
-        self.restate(&machine);
-        was
     }
 
     fn report_incomplete(&mut self, reason: &'static str) {
@@ -225,13 +241,20 @@ impl Replica {
     pub fn restore_chunk(&mut self, chunk: Chunk) -> Result<(), InvalidChunk> {
         let machine = chunk.machine;
         let first = chunk.first;
+        if let Some(step) = self.accounts.known_step(&chunk) {
+            let growth = self.accounts.take_step(&self.run, step);
+            self.count(&growth);
+            return Ok(());
+        }
         let chunk = chunk.verify(&self.run, self.manifest.ledger_samples_max, self.verifier.as_ref())?;
-        let account = self.accounts.entry(machine).or_default();
-        let height = account.ledger.height();
-        match account.ledger.place(&self.run, &chunk) {
+        let empty = Ledger::default();
+        let ledger = self.accounts.get(&machine).map_or(&empty, Account::ledger);
+        let height = ledger.height();
+        match ledger.place(&self.run, &chunk) {
             Placement::Known => Ok(()),
             Placement::Extends(news) => {
-                self.append(*news)?;
+                let growth = self.accounts.append(&self.run, chunk.into_chunk(), *news)?;
+                self.count(&growth);
                 Ok(())
             }
             Placement::Gap | Placement::Contradicts => Err(InvalidChunk::NotNext { first, height }),
@@ -242,7 +265,7 @@ impl Replica {
     pub fn restore_revocation(&mut self, revocation: Revocation) -> Result<(), InvalidChunk> {
         if self.revokes_more(&revocation) {
             revocation.verify(&self.run, &self.manifest, self.verifier.as_ref())?;
-            self.enforce(revocation);
+            self.accounts.revoke(&self.run, revocation);
         }
         Ok(())
     }

@@ -6,18 +6,20 @@
 //!
 //! - `own`: own bytes, signing, the own head's confirmation after a start;
 //! - `absorb`: chunks and revocations of others on their way in;
-//! - `sync`: anti-entropy with each connected peer.
+//! - `sync`: anti-entropy with each connected peer;
+//! - `accounts`: what is known of each machine, and the version vector;
+//! - `commons`: what replicas of one process share.
 
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 use crate::{
     ledger::Ledger,
-    machine::{Handle, MachineId},
+    machine::MachineId,
     manifest::{Manifest, RunId},
     message::{Gossip, Question},
     replay::{self, Contribution},
@@ -25,13 +27,17 @@ use crate::{
     seed::EntrySeed,
     segment::{Chunk, Digest},
     signature::Verifier,
-    version_vector::{Standing, VersionVector},
 };
 
 mod absorb;
+mod accounts;
+mod commons;
 mod own;
 mod sync;
 
+pub use accounts::VersionVector;
+use accounts::{Account, Accounts};
+pub use commons::Commons;
 use own::Own;
 pub use own::{OwnByte, OwnHead};
 use sync::PeerState;
@@ -75,9 +81,26 @@ impl Default for Settings {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Record {
     /// New segments, or a sealed chunk that takes the place of its parts.
-    Chunk(Chunk),
+    #[serde(with = "pointed")]
+    Chunk(Arc<Chunk>),
     /// A revocation.
     Revocation(Revocation),
+}
+
+/// A chunk behind a pointer is written as the chunk.
+mod pointed {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::sync::Arc;
+
+    use crate::segment::Chunk;
+
+    pub fn serialize<S: Serializer>(chunk: &Arc<Chunk>, serializer: S) -> Result<S::Ok, S::Error> {
+        Chunk::serialize(chunk, serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Chunk>, D::Error> {
+        Chunk::deserialize(deserializer).map(Arc::new)
+    }
 }
 
 /// What a peer did that an honest one does not.
@@ -203,52 +226,13 @@ pub struct Contained {
     pub digest: Digest,
 }
 
-/// What is known of one machine.
-#[derive(Default)]
-struct Account {
-    ledger: Ledger,
-    /// Rare: a pointer takes less room where there is none.
-    revocation: Option<Box<Revocation>>,
-    /// Samples that are in the weights: `0..applied`.
-    applied: u64,
-}
-
-impl Account {
-    fn floor(&self) -> u64 {
-        self.revocation.as_deref().map_or(u64::MAX, Revocation::floor)
-    }
-
-    /// Samples that count.
-    fn effective_height(&self) -> u64 {
-        self.ledger.height().min(self.floor())
-    }
-
-    fn is_forked(&self) -> bool {
-        self.revocation.as_deref().is_some_and(Revocation::is_fork)
-    }
-
-    fn standing(&self, run: &RunId) -> Standing {
-        match self.revocation.as_deref() {
-            Some(Revocation::Fork(_)) => Standing::Forked,
-            Some(Revocation::Authority { from, .. }) => {
-                let height = self.ledger.height().min(*from);
-                let head = self.ledger.digest_at(run, height).unwrap_or_default();
-                Standing::Revoked { floor: *from, height, head }
-            }
-            None => Standing::Live { height: self.ledger.height(), head: self.ledger.head() },
-        }
-    }
-}
-
 /// See the module's documentation.
 pub struct Replica {
     run: RunId,
     manifest: Arc<Manifest>,
     settings: Settings,
     verifier: Box<dyn Verifier>,
-    accounts: BTreeMap<MachineId, Account>,
-    handles: HashMap<Handle, MachineId>,
-    vector: VersionVector,
+    accounts: Accounts,
     ledger_bytes: u64,
     own: Own,
     peers: BTreeMap<NodeId, PeerState>,
@@ -271,14 +255,13 @@ impl Replica {
         verifier: Box<dyn Verifier>,
         seed: u64,
     ) -> Self {
+        let accounts = Accounts::new(verifier.commons());
         Self {
             run,
             manifest,
             settings,
             verifier,
-            accounts: BTreeMap::new(),
-            handles: HashMap::new(),
-            vector: VersionVector::default(),
+            accounts,
             ledger_bytes: 0,
             own: Own::new(machine),
             peers: BTreeMap::new(),
@@ -307,28 +290,28 @@ impl Replica {
 
     /// The version vector's hash.
     pub fn root(&self) -> Digest {
-        self.vector.root()
+        self.vector().root()
     }
 
     /// The version vector.
-    pub fn vector(&self) -> &VersionVector {
-        &self.vector
+    pub fn vector(&self) -> VersionVector<'_> {
+        VersionVector(&self.accounts)
     }
 
     /// A machine's ledger.
     pub fn ledger(&self, machine: &MachineId) -> Option<&Ledger> {
-        self.accounts.get(machine).map(|account| &account.ledger)
+        self.accounts.get(machine).map(Account::ledger)
     }
 
     /// Machines with their ledgers and revocations.
     pub fn machines(&self) -> impl Iterator<Item = (&MachineId, &Ledger, Option<&Revocation>)> {
-        self.accounts.iter().map(|(machine, account)| (machine, &account.ledger, account.revocation.as_deref()))
+        self.accounts.iter().map(|account| (account.machine(), account.ledger(), account.revocation()))
     }
 
     /// All samples that count, ledger by ledger: what weights contain, besides the base, once everything is settled.
     pub fn effective_ranges(&self) -> impl Iterator<Item = LedgerRange> {
-        let range = |(machine, account): (&MachineId, &Account)| LedgerRange {
-            machine: *machine,
+        let range = |account: &Account| LedgerRange {
+            machine: *account.machine(),
             from: 0,
             to: account.effective_height(),
             removed: false,
@@ -343,25 +326,25 @@ impl Replica {
 
     /// Samples of all ledgers that count: the swarm step.
     pub fn swarm_step(&self) -> u64 {
-        self.vector.samples()
+        self.vector().samples()
     }
 
     /// What the weights contain once all outputs so far are carried out, without the current own ledger.
     pub fn contents_of_others(&self) -> Vec<Contained> {
         let own = self.own.machine;
-        let others = self.accounts.iter().filter(|(machine, account)| **machine != own && account.applied > 0);
-        others.map(|(machine, account)| self.contained(machine, account, account.applied)).collect()
+        let others = self.accounts.iter().filter(|account| *account.machine() != own && account.applied > 0);
+        others.map(|account| self.contained(account, account.applied)).collect()
     }
 
     /// The claim for the own ledger at `height`, if that much of it is durable.
     pub fn contents_of_own(&self, machine: &MachineId, height: u64) -> Option<Contained> {
         let account = self.accounts.get(machine)?;
-        (account.ledger.height() >= height && !account.is_forked()).then(|| self.contained(machine, account, height))
+        (account.ledger().height() >= height && !account.is_forked()).then(|| self.contained(account, height))
     }
 
-    fn contained(&self, machine: &MachineId, account: &Account, height: u64) -> Contained {
-        let digest = account.ledger.digest_at(&self.run, height).unwrap_or_default();
-        Contained { machine: *machine, height, digest }
+    fn contained(&self, account: &Account, height: u64) -> Contained {
+        let digest = account.ledger().digest_at(&self.run, height).unwrap_or_default();
+        Contained { machine: *account.machine(), height, digest }
     }
 
     /// Whether a checkpoint's claims fit the ledgers that were restored, and if so, takes them as applied. Otherwise
@@ -369,7 +352,7 @@ impl Replica {
     pub fn resume(&mut self, contents: &[Contained]) -> bool {
         let fits = contents.iter().all(|claim| {
             let account = self.accounts.get(&claim.machine);
-            account.and_then(|a| a.ledger.digest_at(&self.run, claim.height)) == Some(claim.digest)
+            account.and_then(|a| a.ledger().digest_at(&self.run, claim.height)) == Some(claim.digest)
         });
         if fits {
             for claim in contents {
@@ -383,7 +366,7 @@ impl Replica {
 
     /// Brings every ledger's effective samples into the weights: to be called once after the restore.
     pub fn settle_all(&mut self) {
-        let machines: Vec<MachineId> = self.accounts.keys().copied().collect();
+        let machines: Vec<MachineId> = self.accounts.iter().map(|account| *account.machine()).collect();
         for machine in machines {
             self.settle(&machine);
         }
@@ -412,14 +395,7 @@ impl Replica {
             let seed = EntrySeed::derive(&self.run, &range.machine, sample);
             Contribution { removed: range.removed, ..replay::contribution(seed, byte, step, &self.manifest.schedule) }
         };
-        account.ledger.entries(range.from, range.to).map(entry).collect()
-    }
-
-    /// Publishes a machine's standing in the version vector.
-    fn restate(&mut self, machine: &MachineId) {
-        if let Some(account) = self.accounts.get(machine) {
-            self.vector.set(*machine, account.standing(&self.run));
-        }
+        account.ledger().entries(range.from, range.to).map(entry).collect()
     }
 }
 

@@ -1,9 +1,12 @@
 //! Own bytes: from the trainer to a signed, durable, published segment; and whether the own head may be trusted.
 
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
-use super::{IncarnationCause, NodeId, Output, Record, Replica, Report};
+use super::{IncarnationCause, NodeId, Output, Record, Replica, Report, accounts::Account};
 use crate::{
     machine::MachineId,
     message::{Gossip, Push},
@@ -78,7 +81,7 @@ pub(super) struct Own {
     /// Segments whose signature was asked for, oldest first.
     unsigned: VecDeque<(u64, Chunk)>,
     /// Signed, not durable yet, oldest first.
-    unstored: VecDeque<(u64, Chunk)>,
+    unstored: VecDeque<(u64, Arc<Chunk>)>,
     next_token: u64,
     /// First sample and predecessor of the next segment.
     next: (u64, Digest),
@@ -121,9 +124,8 @@ impl Replica {
     /// Samples of the own key's other incarnations that count.
     pub fn own_samples_elsewhere(&self) -> u64 {
         let own = self.own.machine;
-        let all = MachineId { incarnation: 0, ..own }..=MachineId { incarnation: u64::MAX, ..own };
-        let others = self.accounts.range(all).filter(|(machine, _)| **machine != own);
-        others.map(|(_, account)| account.effective_height()).sum()
+        let others = self.accounts.of_key(own.key).filter(|account| *account.machine() != own);
+        others.map(Account::effective_height).sum()
     }
 
     /// Whether no segment of an incarnation given up is still on its way to the disk.
@@ -133,12 +135,12 @@ impl Replica {
 
     /// Swarm step of the last own byte that is signed.
     pub fn own_swarm_step(&self) -> u64 {
-        self.accounts.get(&self.own.machine).map_or(0, |account| account.ledger.swarm_step())
+        self.accounts.get(&self.own.machine).map_or(0, |account| account.ledger().swarm_step())
     }
 
     /// Own bytes that are not durable yet.
     pub fn own_waiting(&self) -> u64 {
-        let durable = self.accounts.get(&self.own.machine).map_or(0, |account| account.ledger.height());
+        let durable = self.accounts.get(&self.own.machine).map_or(0, |account| account.ledger().height());
         self.own_next_sample().saturating_sub(durable)
     }
 
@@ -155,9 +157,9 @@ impl Replica {
     /// Begins: to be called once, after the restore.
     pub fn start(&mut self, head: OwnHead, now_ms: u64) {
         if let Some(account) = self.accounts.get(&self.own.machine) {
-            self.own.next = (account.ledger.height(), account.ledger.head());
+            self.own.next = (account.ledger().height(), account.ledger().head());
         }
-        let revoked = self.accounts.get(&self.own.machine).is_some_and(|account| account.revocation.is_some());
+        let revoked = self.accounts.get(&self.own.machine).is_some_and(|account| account.revocation().is_some());
         self.own.signing = match head {
             OwnHead::Sure => Signing::Sure,
             OwnHead::Unconfirmed => {
@@ -217,7 +219,7 @@ impl Replica {
             return;
         }
         let Some((token, chunk)) = self.own.unsigned.pop_front() else { return };
-        let chunk = Chunk { signature, ..chunk };
+        let chunk = Arc::new(Chunk { signature, ..chunk });
         self.outputs.push_back(Output::Persist(vec![Record::Chunk(chunk.clone())], Some(token)));
         self.own.unstored.push_back((token, chunk));
         self.flush_if_due(now_ms);
@@ -256,7 +258,7 @@ impl Replica {
     /// How long own bytes wait for company.
     fn patience_ms(&self) -> u64 {
         let short = self.settings.staleness_ms.min(self.settings.staleness_ms_max);
-        let crowd = PATIENCE_MS_PER_MACHINE.saturating_mul(self.vector.machines() as u64);
+        let crowd = PATIENCE_MS_PER_MACHINE.saturating_mul(self.vector().machines() as u64);
         let long = crowd.min(self.settings.staleness_ms_max);
         let is_slow = WORTH_WAITING_BYTES * self.own.byte_interval_ms > long as f64;
         if is_slow { short } else { long.max(short) }
@@ -288,7 +290,7 @@ impl Replica {
     }
 
     /// A durable own segment enters the ledger and goes out. The weights already contain it.
-    fn append_own(&mut self, chunk: Chunk) {
+    fn append_own(&mut self, chunk: Arc<Chunk>) {
         let machine = chunk.machine;
         let push = Push::of(&chunk);
         let digests = chunk.digests(&self.run);
@@ -301,8 +303,8 @@ impl Replica {
             self.outputs.push_back(Output::Persist(vec![Record::Chunk(sealed)], None));
         }
         if let Some(account) = self.accounts.get_mut(&machine) {
-            account.applied = account.ledger.height();
-            if account.revocation.is_some() {
+            account.applied = account.ledger().height();
+            if account.revocation().is_some() {
                 return self.settle(&machine);
             }
         }
@@ -341,12 +343,13 @@ impl Replica {
             return;
         }
         // A segment that was never signed is nowhere else.
-        let mut given_up = std::mem::take(&mut self.own.unsigned);
+        let unsigned = std::mem::take(&mut self.own.unsigned);
+        let mut unstored = VecDeque::new();
         if cause == IncarnationCause::Forked {
-            given_up.append(&mut self.own.unstored);
+            std::mem::swap(&mut unstored, &mut self.own.unstored);
         }
-        let undo: Vec<Contribution> =
-            given_up.iter().flat_map(|(_, chunk)| self.chunk_contributions(chunk, true)).collect();
+        let given_up = unsigned.iter().map(|(_, chunk)| chunk).chain(unstored.iter().map(|(_, chunk)| &**chunk));
+        let undo: Vec<Contribution> = given_up.flat_map(|chunk| self.chunk_contributions(chunk, true)).collect();
         if !undo.is_empty() {
             self.outputs.push_back(Output::Replay(undo));
         }

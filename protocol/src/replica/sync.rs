@@ -5,7 +5,7 @@
 use rand_xoshiro::rand_core::Rng;
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{NodeId, Offence, Output, Replica, absorb::Absorbed, own::Signing};
+use super::{NodeId, Offence, Output, Replica, absorb::Absorbed, accounts::Account, own::Signing};
 use crate::{
     anti_entropy::{Want, want},
     error::InvalidChunk,
@@ -63,6 +63,12 @@ pub(super) struct PeerState {
     is_fruitless: bool,
 }
 
+impl PeerState {
+    fn has_something_to_ask(&self) -> bool {
+        !self.wants.is_empty() || self.listing.is_some() || self.summary_due_ms.is_some()
+    }
+}
+
 impl Replica {
     /// A connection stands.
     pub fn peer_connected(&mut self, peer: NodeId, now_ms: u64) {
@@ -92,7 +98,9 @@ impl Replica {
                 state.summary_due_ms.get_or_insert(now_ms);
             }
         }
-        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
+        let is_asking = matches!(self.own.signing, Signing::Asking { .. });
+        let may_ask = |state: &PeerState| state.waiting.is_none() && (is_asking || state.has_something_to_ask());
+        let peers: Vec<NodeId> = self.peers.iter().filter(|(_, state)| may_ask(state)).map(|(peer, _)| *peer).collect();
         for peer in peers {
             self.pump(peer, now_ms);
         }
@@ -114,7 +122,7 @@ impl Replica {
 
     /// How many connected peers agreed at the present root.
     pub fn agreeing(&self) -> usize {
-        let root = self.vector.root();
+        let root = self.vector().root();
         self.peers.values().filter(|state| state.agreed == Some(root)).count()
     }
 
@@ -186,6 +194,10 @@ impl Replica {
             }
             wants.push(want);
         }
+        if state.wants.is_empty() {
+            // After a joiner's first listings they take no room any more.
+            state.wants = VecDeque::new();
+        }
         if !wants.is_empty() {
             return Some((Asked::Fetch(wants.clone()), Question::Fetch { wants }));
         }
@@ -197,7 +209,7 @@ impl Replica {
             state.summary_due_ms = None;
             state.last_summary_ms = Some(now_ms);
             state.listed = 0;
-            let root = self.vector.root();
+            let root = self.vector().root();
             return Some((Asked::Summary(root), Question::Summary { root }));
         }
         None
@@ -207,7 +219,7 @@ impl Replica {
     pub fn answer(&mut self, peer: NodeId, question: &Question, now_ms: u64) -> Option<Response> {
         match question {
             Question::Summary { root } => {
-                let ours = self.vector.root();
+                let ours = self.vector().root();
                 if *root == ours {
                     if let Some(state) = self.peers.get_mut(&peer) {
                         state.agreed = Some(ours);
@@ -221,10 +233,10 @@ impl Replica {
                 if self.peers.get(&peer).is_some_and(rested) {
                     self.summarize_soon(peer, now_ms);
                 }
-                if self.vector.machines() <= LISTED_AT_ONCE_MAX {
+                if self.vector().machines() <= LISTED_AT_ONCE_MAX {
                     return Some(self.listing([0xff; 32], Cursor::default()));
                 }
-                Some(Response::Buckets(self.vector.bucket_hashes()))
+                Some(Response::Buckets(self.vector().bucket_hashes()))
             }
             Question::Entries { buckets, cursor } => Some(self.listing(*buckets, *cursor)),
             Question::Fetch { wants } => Some(self.found(wants)),
@@ -239,16 +251,21 @@ impl Replica {
                 continue;
             }
             let after = cursor.after.filter(|_| bucket == cursor.bucket);
-            for (machine, standing) in self.vector.bucket(bucket) {
+            let mut is_full = false;
+            self.accounts.visit_bucket(bucket, |machine, standing| {
                 if after.is_some_and(|after| *machine <= after) {
-                    continue;
+                    return true;
                 }
-                if entries.len() == ENTRIES_MAX {
-                    let after = entries.last().map(|(machine, _)| *machine);
-                    let bucket = after.map_or(bucket, |machine| machine.handle().0[0]);
-                    return Response::Entries { entries, more: Some(Cursor { bucket, after }) };
+                is_full = entries.len() == ENTRIES_MAX;
+                if !is_full {
+                    entries.push((*machine, standing));
                 }
-                entries.push((*machine, *standing));
+                !is_full
+            });
+            if is_full {
+                let after = entries.last().map(|(machine, _)| *machine);
+                let bucket = after.map_or(bucket, |machine| machine.handle().0[0]);
+                return Response::Entries { entries, more: Some(Cursor { bucket, after }) };
             }
         }
         Response::Entries { entries, more: None }
@@ -260,8 +277,7 @@ impl Replica {
         for want in wants.iter().take(WANTS_MAX) {
             match want {
                 Want::Revocation { machine } if revocations.len() < REVOCATIONS_MAX => {
-                    revocations
-                        .extend(self.accounts.get(machine).and_then(|account| account.revocation.as_deref().cloned()));
+                    revocations.extend(self.accounts.get(machine).and_then(|account| account.revocation().cloned()));
                 }
                 Want::Revocation { .. } => {}
                 Want::Samples { machine, from } => {
@@ -269,7 +285,7 @@ impl Replica {
                     let Some(account) = account.filter(|_| served.insert(*machine)) else { continue };
                     let mut from = *from;
                     while bytes < CHUNKS_BYTES_TARGET
-                        && let Some((chunk, hashed)) = account.ledger.serve(&self.run, from)
+                        && let Some((chunk, hashed)) = account.ledger().serve(&self.run, from)
                     {
                         // Work counts like bytes: a question must not cost more than its answer.
                         bytes += hashed * HASH_BYTES + size_of::<Chunk>() + chunk.bytes.len() + 12 * chunk.parts.len();
@@ -340,7 +356,7 @@ impl Replica {
             return Err(Offence::Invalid(format!("{} bucket hashes instead of {BUCKETS}", theirs.len())));
         }
         let mut buckets = [0u8; 32];
-        for (index, (ours, theirs)) in self.vector.bucket_hashes().iter().zip(theirs).enumerate() {
+        for (index, (ours, theirs)) in self.vector().bucket_hashes().iter().zip(theirs).enumerate() {
             if ours != theirs {
                 buckets[index / 8] |= 1 << (index % 8);
             }
@@ -367,18 +383,17 @@ impl Replica {
                 return Err(Offence::Invalid(format!("{} machines are listed, and no end", state.listed)));
             }
         }
-        for (machine, standing) in entries {
-            if !self.manifest.admits(machine) {
-                continue;
-            }
-            let ours = self.vector.get(machine);
-            let height = self.accounts.get(machine).map_or(0, |account| account.ledger.height());
-            let missing = want(*machine, ours, height, standing);
-            if let (Some(missing), Some(state)) = (missing, self.peers.get_mut(&peer))
-                && state.wants.len() < QUEUED_WANTS_MAX
-            {
-                state.wants.push_back(missing);
-            }
+        let mut missing = Vec::new();
+        let admitted = entries.iter().filter(|(machine, _)| self.manifest.admits(machine));
+        let mut standings = admitted.clone().map(|(_, standing)| standing);
+        self.accounts.look_up(admitted.map(|(machine, _)| machine), |machine, account| {
+            let ours = account.and_then(Account::standing);
+            let height = account.map_or(0, |account| account.ledger().height());
+            missing.extend(standings.next().and_then(|theirs| want(*machine, ours.as_ref(), height, theirs)));
+        });
+        if let Some(state) = self.peers.get_mut(&peer) {
+            missing.truncate(QUEUED_WANTS_MAX.saturating_sub(state.wants.len()));
+            state.wants.extend(missing);
         }
         if let Some(state) = self.peers.get_mut(&peer) {
             state.compared |= more.is_none();
@@ -422,7 +437,7 @@ impl Replica {
             }
         }
         for machine in grown {
-            let height = self.accounts.get(&machine).map_or(0, |account| account.ledger.height());
+            let height = self.accounts.get(&machine).map_or(0, |account| account.ledger().height());
             self.fetch_soon(peer, machine, height);
         }
         Ok(())
@@ -440,7 +455,7 @@ impl Replica {
         for revocation in revocations {
             self.absorb_revocation(revocation).map_err(invalid)?;
         }
-        let height = self.accounts.get(&own).map_or(0, |account| account.ledger.height());
+        let height = self.accounts.get(&own).map_or(0, |account| account.ledger().height());
         let mut holds_head = false;
         for chunk in chunks {
             if chunk.machine != own {

@@ -6,8 +6,9 @@ use super::*;
 use crate::{
     manifest::{BaseModel, DirectionScale, Hyperparameters, Membership, Schedule, TensorSpec},
     message::{Push, Response},
-    segment::Segment,
-    signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
+    segment::{Segment, VerifiedChunk},
+    signature::{Ed25519Signer, Ed25519Verifier, Signature, Signer as _},
+    version_vector::Standing,
 };
 
 fn manifest(authority: Option<[u8; 32]>) -> Manifest {
@@ -295,6 +296,88 @@ fn nothing_is_signed_before_a_peer_confirms_the_own_head() {
     assert_eq!(net.nodes[0].replica.own_machine(), machine(0, 1));
 }
 
+/// Once a replica did not know the handles of the machines whose ledgers it had restored: it ignored everything that they pushed, and
+/// passed nothing of it on, so that after a restart all came by anti-entropy.
+#[test]
+fn what_a_restored_machine_pushes_is_taken() {
+    let mut node = Node::new(1, 1, &manifest(None));
+    let run = *node.replica.run();
+    let segment = |first| Segment { first, swarm_step: 0, bytes: &[5, 6] };
+    let (first, head) = Chunk::sign(&run, machine(9, 1), segment(0), [0; 32], &signer(9));
+    let (second, _) = Chunk::sign(&run, machine(9, 1), segment(2), head, &signer(9));
+    node.replica.restore_chunk(first).unwrap();
+    node.replica.start(OwnHead::Sure, 0);
+    let push = Gossip::Segment(Push::of(&second)).encode().unwrap();
+    assert_eq!(node.replica.gossip(NodeId(1), &push, 0), Verdict::Accept);
+    assert_eq!(node.replica.swarm_step(), 4);
+}
+
+/// As the replicas of a simulator verify.
+struct Sharing(Commons);
+
+impl Verifier for Sharing {
+    fn verify(&self, key: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
+        Ed25519Verifier.verify(key, message, signature)
+    }
+
+    fn commons(&self) -> Commons {
+        self.0.clone()
+    }
+}
+
+#[test]
+fn replicas_that_share_hold_an_equal_ledger_once_and_agree_with_one_that_does_not() {
+    let manifest = manifest(None);
+    let commons = Commons::shared();
+    let mut net = Net::new((0..4).map(|seed| Node::new(seed, 1, &manifest)).collect());
+    for (seed, node) in (0..3).zip(&mut net.nodes) {
+        let verifier = Box::new(Sharing(commons.clone()));
+        let (run, manifest) = (*node.replica.run(), Arc::new(manifest.clone()));
+        node.replica = Replica::new(run, manifest, Settings::default(), machine(seed, 1), verifier, 0);
+    }
+    net.nodes.iter_mut().for_each(|node| node.replica.start(OwnHead::Sure, 0));
+    (0..3).for_each(|node| net.connect(node, node + 1));
+    train_all(&mut net, 30);
+    net.gossip_lost = true;
+    train_all(&mut net, 5);
+    net.assert_agreed();
+    let chunk = |node: usize, author| net.nodes[node].replica.ledger(&machine(author, 1)).unwrap().chunks()[0].clone();
+    for author in 0..4 {
+        assert!(Arc::ptr_eq(&chunk(0, author), &chunk(2, author)), "{author}: held once");
+        assert!(!Arc::ptr_eq(&chunk(0, author), &chunk(3, author)), "{author}: not by strangers");
+    }
+}
+
+#[test]
+fn a_fork_among_replicas_that_share_is_seen_by_each_of_them() {
+    let manifest = manifest(None);
+    let commons = Commons::shared();
+    let (run, author) = (manifest.run_id().unwrap(), machine(9, 1));
+    let sign = |bytes: &[u8]| {
+        let segment = Segment { first: 0, swarm_step: 0, bytes };
+        Chunk::sign(&run, author, segment, [0; 32], &signer(9)).0
+    };
+    let branches = [sign(&[1, 2]), sign(&[1, 3])];
+    let mut replicas: Vec<Replica> = (0..3)
+        .map(|seed| {
+            let (verifier, manifest) = (Box::new(Sharing(commons.clone())), Arc::new(manifest.clone()));
+            Replica::new(run, manifest, Settings::default(), machine(seed, 1), verifier, 0)
+        })
+        .collect();
+    for (index, replica) in replicas.iter_mut().enumerate() {
+        replica.restore_chunk(branches[index % 2].clone()).unwrap();
+        assert_eq!(replica.ledger(&author).unwrap().entries(1, 2).next().unwrap().1, 2 + (index % 2) as i8);
+    }
+    let mut forged = sign(&[1, 2]);
+    forged.bytes[1] = 7;
+    for (index, replica) in replicas.iter_mut().enumerate() {
+        let push = |chunk: &Chunk| Gossip::Segment(Push::of(chunk)).encode().unwrap();
+        assert_eq!(replica.gossip(NodeId(1), &push(&forged), 0), Verdict::Reject, "a signature is of its bytes");
+        assert_eq!(replica.gossip(NodeId(1), &push(&branches[1 - index % 2]), 0), Verdict::Accept);
+        assert_eq!(replica.vector().get(&author), Some(Standing::Forked));
+    }
+}
+
 fn restore(node: &mut Node, disk: &[Record]) {
     let mut chunks: BTreeMap<(MachineId, u64), Chunk> = BTreeMap::new();
     for record in disk {
@@ -303,7 +386,7 @@ fn restore(node: &mut Node, disk: &[Record]) {
                 chunks.retain(|(machine, first), _| {
                     *machine != chunk.machine || !(chunk.first..chunk.end()).contains(first)
                 });
-                chunks.insert((chunk.machine, chunk.first), chunk.clone());
+                chunks.insert((chunk.machine, chunk.first), Chunk::clone(chunk));
             }
             Record::Revocation(revocation) => node.replica.restore_revocation(revocation.clone()).unwrap(),
         }
@@ -377,7 +460,7 @@ fn push(net: &mut Net, to: usize, from: u64, chunk: &Chunk) -> Verdict {
 fn assert_forked(net: &mut Net, author: u8) {
     net.assert_agreed();
     for node in &net.nodes {
-        assert_eq!(node.replica.vector().get(&machine(author, 1)), Some(&Standing::Forked));
+        assert_eq!(node.replica.vector().get(&machine(author, 1)), Some(Standing::Forked));
         assert!(node.reports.iter().any(|report| matches!(report, Report::Forked { .. })));
     }
 }
@@ -647,8 +730,11 @@ fn a_slow_model_sends_at_once_and_a_fast_one_gathers_more_in_a_larger_swarm() {
     ];
     for (machines, interval_ms, gathered) in table {
         let replica = &mut started(1).nodes[0].replica;
-        let live = Standing::Live { height: 1, head: [1; 32] };
-        (1..machines).for_each(|other| replica.vector.set(machine(9, other), live));
+        for other in 1..machines {
+            let segment = Segment { first: 0, swarm_step: 0, bytes: &[1] };
+            let (chunk, digest) = Chunk::unsigned(&replica.run, machine(9, other), segment, [0; 32]);
+            replica.append(VerifiedChunk::trusted(Arc::new(chunk), vec![digest])).unwrap();
+        }
         let mut segments = Vec::new();
         for sample in 0..2_000 {
             let own = OwnByte { machine: replica.own_machine(), sample, byte: 1, swarm_step: 0 };

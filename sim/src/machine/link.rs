@@ -5,7 +5,7 @@ use peer::{Answer, Input, Piece, config::CONNECTIONS_MAX, exchange, framing};
 use protocol::{message::Response, replica::Verdict};
 use std::rc::Rc;
 
-use super::{Machine, Request, session::node_id};
+use super::{Machine, Request, identity::node_id};
 use crate::{
     event::{Event, Frame, Letter, Number, QuestionId},
     event_log::Kind,
@@ -18,8 +18,8 @@ use crate::{
 
 /// What one machine has in its own uplink's queue at most, microseconds of sending: beyond, gossip is dropped.
 const UPLINK_BACKLOG_MAX: Micros = 5_000_000;
-/// TCP repeats what was lost after so long. Of joiners' frames only: another way to what they lack would take until the question's
-/// time limit.
+/// TCP repeats what was lost after so long. Of joiners' frames only: another way to what they lack would take until the
+/// question's time limit.
 const REPEATED_AFTER_MS: f64 = 300.0;
 
 impl Machine {
@@ -115,7 +115,7 @@ impl Machine {
                 Ok(())
             }
             Frame::Closed(question) => {
-                swarm.metrics.fetched(0, u64::from(bytes));
+                swarm.metrics.asked(self.replica().is_none(), u64::from(bytes));
                 self.answered(question, None, swarm)
             }
         }

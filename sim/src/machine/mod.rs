@@ -5,9 +5,10 @@
 //! - `session`: from the disk to a running peer, and back to the disk;
 //! - `outputs`: what the peer wants done;
 //! - `link`: frames in and out, connections;
-//! - `discovery`: whom a machine can find, and calls;
+//! - `calls`, `discovery`: whom a machine can find, and calls;
 //! - `attack`: the hands of an adversary;
-//! - `trainer`: gradients, replay, checkpoints, and what they take;
+//! - `work`, `trainer`: gradients, replay, checkpoints, and what they take;
+//! - `identity`: keys and names;
 //! - `neighbours`: who is connected.
 
 use anyhow::Result;
@@ -34,16 +35,19 @@ use crate::{
 };
 
 mod attack;
+mod calls;
 mod discovery;
+mod identity;
 mod link;
 mod neighbours;
 mod outputs;
 mod session;
 mod trainer;
+mod work;
 
 use discovery::Discovery;
+pub use identity::SECRET_CONTEXT;
 pub use neighbours::Neighbours;
-pub use session::SECRET_CONTEXT;
 pub use trainer::Trainer;
 
 /// What a fault has done to a machine's disk, beyond what a node can know.
@@ -143,7 +147,7 @@ impl Machine {
     /// Down, with an empty disk.
     pub fn new(number: Number, seed: u64, goal: u64, step_us: f64) -> Self {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed ^ u64::from(number).wrapping_mul(0x9E37_79B9));
-        let secret = session::secret(seed, number);
+        let secret = identity::secret(seed, number);
         random.jump();
         Self {
             number,

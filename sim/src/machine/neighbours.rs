@@ -2,8 +2,8 @@
 
 use crate::{event::Number, queue::Micros};
 
-/// Connected machines, in order of their numbers, each with the time when the last frame to it arrives: a stream keeps its
-/// order.
+/// Connected machines, in order of their numbers, each with the time when the last frame to it arrives: a stream keeps
+/// its order.
 #[derive(Default)]
 pub struct Neighbours(Vec<(Number, Micros)>);
 

@@ -5,6 +5,7 @@ use peer::{Input, NodeId, Notice, Output, Run, leave::Departure};
 use protocol::{
     machine::MachineId,
     replica::{Contained, Record, Replica, Verdict},
+    segment::Chunk,
     signature::Signer as _,
 };
 use rand_xoshiro::rand_core::Rng;
@@ -123,7 +124,7 @@ impl Machine {
         if let Some(Record::Chunk(chunk)) = records.first()
             && chunk.machine == running.peer.own_machine()
         {
-            running.unacknowledged.push_back((write, chunk.clone()));
+            running.unacknowledged.push_back((write, Chunk::clone(chunk)));
         }
         let records = records.into_iter().map(|record| swarm.shelf.share(record)).collect();
         if running.disk.submit(records, write) {
@@ -134,6 +135,7 @@ impl Machine {
     fn commit(&mut self, contents: Vec<Contained>, swarm: &mut Swarm) {
         let Some(running) = &mut self.running else { return };
         let Some(snapshot) = running.trainer.as_mut().and_then(|trainer| trainer.take_snapshot()) else { return };
+        let contents = swarm.shelf.claims(contents);
         let checkpoint = Checkpoint { weights: Rc::new(snapshot.weights), normalizer: snapshot.normalizer, contents };
         if running.disk.submit_checkpoint(checkpoint) {
             self.sync_later(swarm);

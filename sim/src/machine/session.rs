@@ -1,7 +1,7 @@
 //! From what the disk holds to a running peer.
 
 use anyhow::Result;
-use peer::{Config, GoalSettings, Input, NodeId, Peer, config::CONNECTIONS_TARGET};
+use peer::{Config, GoalSettings, Input, Peer, config::CONNECTIONS_TARGET};
 use protocol::{
     machine::MachineId,
     replica::{Record, Settings},
@@ -10,27 +10,16 @@ use protocol::{
 use rand_xoshiro::rand_core::Rng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Discovery, Machine, Neighbours, Running, Trainer};
+use super::{Discovery, Machine, Neighbours, Running, Trainer, identity::node_id};
 use crate::{
     disk::{Contents, Disk},
-    event::{Event, Number},
+    event::Event,
     event_log::Kind,
     mesh::{FIRST_HEARTBEAT_MS, Mesh},
     objective::Resumed,
     random::uniform,
     swarm::{Sabotage, Swarm},
 };
-
-/// BLAKE3 derive-key context of a simulated machine's Ed25519 seed.
-pub const SECRET_CONTEXT: &str = "onebyte simulator machine";
-
-/// Everything random follows from the seed, keys too.
-pub(super) fn secret(seed: u64, number: Number) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key(SECRET_CONTEXT);
-    hasher.update(&seed.to_le_bytes());
-    hasher.update(&number.to_le_bytes());
-    *hasher.finalize().as_bytes()
-}
 
 impl Machine {
     /// Starts with what the disk holds, or on an empty disk as a joiner. Machine 0 starts the run.
@@ -137,11 +126,11 @@ impl Machine {
         let contents = running.disk.contents();
         running.inputs.push_back(Input::BaseReady);
         let revocations = contents.revocations.values().map(|revocation| Record::Revocation(revocation.clone()));
-        let chunks = contents.chunks.values().map(|chunk| Record::Chunk((**chunk).clone()));
+        let chunks = contents.chunks.iter().map(|chunk| Record::Chunk(chunk.clone()));
         running.inputs.extend(revocations.chain(chunks).map(Input::Restored));
         match &contents.checkpoint {
             Some(checkpoint) => {
-                running.inputs.push_back(Input::Checkpoint(checkpoint.contents.clone()));
+                running.inputs.push_back(Input::Checkpoint(checkpoint.claims()));
                 Ok(())
             }
             None => self.make_ready(false, swarm),
@@ -173,9 +162,4 @@ impl Running {
         let (digests, missing) = (base.digests.clone(), base.missing());
         self.inputs.push_back(Input::FetchBase { digests, missing });
     }
-}
-
-/// As peers know a machine.
-pub(super) fn node_id(number: Number) -> NodeId {
-    NodeId(u64::from(number))
 }

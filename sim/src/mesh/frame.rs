@@ -6,7 +6,12 @@ use peer::{
 };
 use std::rc::Rc;
 
-use super::Message;
+/// Number of a gossip message in the whole simulation (the caller interns them: equal content has an equal number).
+pub type Message = u32;
+/// A machine's number in the simulation.
+pub type Machine = u32;
+/// What is to be sent: to whom, what.
+pub type Outbox = Vec<(Machine, Frame)>;
 
 /// What one machine's mesh sends another's. Each is one RPC: gossipsub 0.50.1 joins none of them.
 #[derive(Clone, Debug, PartialEq, Eq)]

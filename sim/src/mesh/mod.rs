@@ -2,19 +2,19 @@
 //! up (anonymous, messages validated by the application, no peer scores).
 //!
 //! Modelled: the subscription on connection and the graft that answers it; heartbeats (graft below the low mark, prune
-//! from the high mark, enough outbound neighbours, backoff with its slack); own messages to the mesh, filled up from outside;
-//! forwarding to the mesh after validation, except to all that sent the message meanwhile; the message cache's windows,
-//! in which a message counts from its arrival and may be announced (IHAVE) and asked for (IWANT) once it is validated;
-//! the limits of both; promises; IDONTWANT; and the size of every frame. Without scores nothing looks for broken
-//! promises: what was asked for once and never came is not asked for again (`apply_iwant_penalties` does nothing), so
-//! that `iwant_followup_time` has no effect, nor has `retain_scores` (all scores are equal: the prune is a plain
-//! shuffle).
+//! from the high mark, enough outbound neighbours, backoff with its slack); own messages to the mesh, filled up from
+//! outside; forwarding to the mesh after validation, except to all that sent the message meanwhile; the message cache's
+//! windows, in which a message counts from its arrival and may be announced (IHAVE) and asked for (IWANT) once it is
+//! validated; the limits of both; promises; IDONTWANT; and the size of every frame. Without scores nothing looks for
+//! broken promises: what was asked for once and never came is not asked for again (`apply_iwant_penalties` does
+//! nothing), so that `iwant_followup_time` has no effect, nor has `retain_scores` (all scores are equal: the prune is a
+//! plain shuffle).
 //!
 //! Simplified: no scores, hence no opportunistic grafting; always subscribed, hence no fanout, no UNSUBSCRIBE and no
-//! `unsubscribe_backoff`; the duplicate cache forgets up to a quarter of a second late; of more than ten thousand unwanted
-//! messages the lowest number is forgotten instead of the oldest; the queues of a connection have no limits, no time
-//! limits, no precedence of control over messages, and an IDONTWANT does not take messages out of them (the caller
-//! may); a second connection of a neighbour does nothing.
+//! `unsubscribe_backoff`; the duplicate cache forgets up to a quarter of a second late; of more than ten thousand
+//! unwanted messages the lowest number is forgotten instead of the oldest; the queues of a connection have no limits,
+//! no time limits, no precedence of control over messages, and an IDONTWANT does not take messages out of them (the
+//! caller may); a second connection of a neighbour does nothing.
 
 use peer::{
     framing::gossip_protobuf,
@@ -33,15 +33,8 @@ mod frame;
 mod heartbeat;
 mod seen;
 
-pub use frame::{Frame, frame_bytes};
+pub use frame::{Frame, Machine, Message, Outbox, frame_bytes};
 use seen::{Bits, Seen};
-
-/// Number of a gossip message in the whole simulation (the caller interns them: equal content has an equal number).
-pub type Message = u32;
-/// A machine's number in the simulation.
-pub type Machine = u32;
-/// What is to be sent: to whom, what.
-pub type Outbox = Vec<(Machine, Frame)>;
 
 /// Time between heartbeats, ms.
 pub const HEARTBEAT_MS: u64 = HEARTBEAT.as_millis() as u64;
@@ -337,8 +330,8 @@ impl Mesh {
         self.neighbours.iter().any(|neighbour| neighbour.subscribed)
     }
 
-    /// An own message goes to the mesh, and to others while the mesh has too few (`filter_publish_candidates`; `flood_publish` is
-    /// false). False if nobody hears it; a message that was seen is not sent again.
+    /// An own message goes to the mesh, and to others while the mesh has too few (`filter_publish_candidates`;
+    /// `flood_publish` is false). False if nobody hears it; a message that was seen is not sent again.
     pub fn publish(
         &mut self,
         message: Message,

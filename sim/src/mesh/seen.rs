@@ -3,7 +3,7 @@
 use peer::mesh::DUPLICATES_KNOWN;
 use std::collections::VecDeque;
 
-use super::Message;
+use super::frame::Message;
 
 /// Duplicates are known for so long, ms.
 const DUPLICATES_MS: u64 = DUPLICATES_KNOWN.as_millis() as u64;

@@ -73,8 +73,8 @@ impl Language {
         self.base.tensors(self.manifest.parameters())
     }
 
-    /// Own and held-out text of machine `number`: the embedded task's are written by its grammar, each machine's anew; a
-    /// text that was given is everyone's, each machine in its own order.
+    /// Own and held-out text of machine `number`: the embedded task's are written by its grammar, each machine's anew;
+    /// a text that was given is everyone's, each machine in its own order.
     fn texts(&self, number: u32) -> Result<(Dataset, Dataset)> {
         let length = self.settings.sequence_length;
         match &self.texts {

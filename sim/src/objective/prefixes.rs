@@ -1,8 +1,8 @@
 //! Sums of ledgers, shared by all machines of a simulation.
 //!
-//! What samples 0..h of one ledger add to the weights is the same on every machine, so it is added up once. A machine that
-//! takes samples a..b moves its weights by sum(b) − sum(a): in a group, that is what replaying them one by one gives. That this
-//! memory is right is checked at the end of every run, from the base and without it.
+//! What samples 0..h of one ledger add to the weights is the same on every machine, so it is added up once. A machine
+//! that takes samples a..b moves its weights by sum(b) − sum(a): in a group, that is what replaying them one by one
+//! gives. That this memory is right is checked at the end of every run, from the base and without it.
 
 use protocol::{
     machine::MachineId,

@@ -3,7 +3,7 @@
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use std::ops::Range;
 
-use super::number;
+use super::words::number;
 
 /// Where values go, and what stands beside.
 pub struct Axis {

@@ -1,9 +1,10 @@
 //! The page: one file, without script, for a phone and a desktop, for the day and the night.
 
 use super::{
-    check_results, labels, loss_from_to, loss_unit, machines, number, outcome,
     plots::{self, Figure},
-    size, thousands, time, until_equal,
+    words::{
+        check_results, labels, loss_from_to, loss_unit, machines, number, outcome, size, thousands, time, until_equal,
+    },
 };
 use crate::summary::{CheckResult, Summary};
 use std::collections::BTreeSet;

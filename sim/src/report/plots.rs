@@ -1,6 +1,9 @@
 //! Plots as SVG text. Colours leave as classes, so that the page's style sheet decides them by day and by night.
 
-use super::{axis::Axis, byte_unit, labels, loss_unit, number, shortened, time_unit};
+use super::{
+    axis::Axis,
+    words::{byte_unit, labels, loss_unit, number, shortened, time_unit},
+};
 use crate::summary::{BytesByCause, CurvePoint, Quantiles, SpreadPoint, Summary};
 use anyhow::anyhow;
 use plotters::{

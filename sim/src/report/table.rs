@@ -1,6 +1,6 @@
 //! The table for a terminal.
 
-use super::{check_results, labels, loss_from_to, loss_unit, number, outcome, shortened, thousands, time};
+use super::words::{check_results, labels, loss_from_to, loss_unit, number, outcome, shortened, thousands, time};
 use crate::summary::Summary;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 

@@ -71,7 +71,8 @@ impl Defaults {
 pub struct Speed {
     /// Gradients per second of the middle machine.
     pub gradients_per_second: f64,
-    /// The fastest and the slowest machine are this factor away from the middle, the others evenly between on a log scale.
+    /// The fastest and the slowest machine are this factor away from the middle, the others evenly between on a log
+    /// scale.
     pub spread: f64,
     /// Time that replaying one gradient of another machine takes, microseconds.
     pub replay_us: f64,

@@ -6,14 +6,17 @@
 
 mod order;
 mod read;
+mod window;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::{path::Path, sync::Arc};
 
 use crate::{
     device,
     model::{Batch, IGNORED, Tokenizer},
 };
+use read::ReadTexts;
+use window::{Part, Tokens, Window, stream_windows};
 
 /// Share of the data that [`Dataset::load_split`] holds out.
 pub const HELD_OUT: f64 = 0.1;
@@ -28,65 +31,28 @@ pub struct Dataset {
     text_bytes: u64,
 }
 
-/// Consecutive tokens, at most `sequence_length`, at least two.
-#[derive(Clone, Copy, Debug)]
-struct Window {
-    start: usize,
-    tokens: u32,
-    /// Leading tokens that are given, not predicted; at least one.
-    given: u32,
-}
-
-/// Token ids, two bytes each where the vocabulary allows it.
-enum Tokens {
-    Narrow(Vec<u16>),
-    Wide(Vec<u32>),
-}
-
-impl Tokens {
-    fn for_vocabulary(vocabulary: usize) -> Self {
-        if vocabulary <= 1 << 16 { Self::Narrow(Vec::new()) } else { Self::Wide(Vec::new()) }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Narrow(ids) => ids.len(),
-            Self::Wide(ids) => ids.len(),
-        }
-    }
-
-    fn extend(&mut self, ids: &[u32]) {
-        match self {
-            // The tokenizer checked that ids are within the vocabulary.
-            Self::Narrow(narrow) => narrow.extend(ids.iter().map(|id| *id as u16)),
-            Self::Wide(wide) => wide.extend(ids),
-        }
-    }
-
-    fn get(&self, index: usize) -> u32 {
-        match self {
-            Self::Narrow(ids) => u32::from(ids[index]),
-            Self::Wide(ids) => ids[index],
-        }
-    }
-}
-
 impl Dataset {
     /// Reads a text file, a JSON Lines file (`.jsonl`, `.ndjson`), or a directory of both, in the order of their paths.
     ///
     /// Errors name the file, the line or byte, and what to do.
     pub fn load(path: &Path, tokenizer: &Tokenizer, sequence_length: usize) -> Result<Self> {
-        let (all, _) = read::load(path, tokenizer, sequence_length, 0.0)?;
-        Ok(all)
+        let ReadTexts { tokens, train, .. } = read::load(path, tokenizer, sequence_length, 0.0)?;
+        Self::of_part(Arc::new(tokens), train, sequence_length).with_context(|| format!("in {}", path.display()))
     }
 
     /// The same, split: (first 90%, last 10%), by bytes for text, by documents for JSON Lines. Both have at least one
     /// window.
     pub fn load_split(path: &Path, tokenizer: &Tokenizer, sequence_length: usize) -> Result<(Self, Self)> {
-        match read::load(path, tokenizer, sequence_length, HELD_OUT)? {
-            (train, Some(held_out)) => Ok((train, held_out)),
-            _ => bail!("{} is too short to hold out a part; give --eval a file of its own", path.display()),
-        }
+        let ReadTexts { tokens, train, held_out } = read::load(path, tokenizer, sequence_length, HELD_OUT)?;
+        let tokens = Arc::new(tokens);
+        let train =
+            Self::of_part(tokens.clone(), train, sequence_length).with_context(|| format!("in {}", path.display()))?;
+        ensure!(
+            !held_out.windows.is_empty(),
+            "{} is too short to hold out a part; give --eval a file of its own",
+            path.display()
+        );
+        Ok((train, Self::of_part(tokens, held_out, sequence_length)?))
     }
 
     /// Windows of a text in memory.
@@ -95,17 +61,12 @@ impl Dataset {
         let mut tokens = Tokens::for_vocabulary(tokenizer.vocabulary());
         read::encode_text(text, tokenizer, &mut tokens)?;
         let windows = stream_windows(0, tokens.len(), sequence_length);
-        let text_tokens = tokens.len() as u64;
-        Self::new(Arc::new(tokens), windows, sequence_length, text_tokens, text.len() as u64)
+        let part = Part { windows, tokens: tokens.len() as u64, bytes: text.len() as u64 };
+        Self::of_part(Arc::new(tokens), part, sequence_length)
     }
 
-    fn new(
-        tokens: Arc<Tokens>,
-        windows: Vec<Window>,
-        sequence_length: usize,
-        text_tokens: u64,
-        text_bytes: u64,
-    ) -> Result<Self> {
+    fn of_part(tokens: Arc<Tokens>, part: Part, sequence_length: usize) -> Result<Self> {
+        let Part { windows, tokens: text_tokens, bytes: text_bytes } = part;
         ensure!(
             !windows.is_empty(),
             "the text has {text_tokens} tokens, one window needs {sequence_length}; give more text or a shorter --sequence-length"
@@ -163,18 +124,4 @@ impl Dataset {
         }
         Ok(Batch { inputs: device::tensor(inputs, (indices.len(), width))?, targets })
     }
-}
-
-/// Whole windows of the stream from token `from` to `to`; what is left over at the end is not used.
-fn stream_windows(from: usize, to: usize, sequence_length: usize) -> Vec<Window> {
-    let starts = (from..to).step_by(sequence_length).filter(|start| start + sequence_length <= to);
-    starts.map(|start| Window { start, tokens: sequence_length as u32, given: 1 }).collect()
-}
-
-/// The windows of one document of `tokens` tokens at `start`, the last one shorter. One token alone predicts nothing.
-fn document_windows(start: usize, tokens: usize, sequence_length: usize) -> impl Iterator<Item = Window> {
-    (start..start + tokens).step_by(sequence_length).filter_map(move |from| {
-        let tokens = sequence_length.min(start + tokens - from);
-        (tokens >= 2).then_some(Window { start: from, tokens: tokens as u32, given: 1 })
-    })
 }

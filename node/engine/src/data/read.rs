@@ -6,10 +6,9 @@ use serde::Deserialize;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use super::{Dataset, Tokens, Window, document_windows, stream_windows};
+use super::window::{Part, Tokens, Window, document_windows, stream_windows};
 use crate::model::Tokenizer;
 
 /// Bytes of text that the tokenizer gets at once; larger texts are cut after a line, a space, or a character.
@@ -31,21 +30,18 @@ struct Line {
     completion: Option<String>,
 }
 
-/// Windows and size of one part of the data.
-#[derive(Default)]
-struct Part {
-    windows: Vec<Window>,
-    tokens: u64,
-    bytes: u64,
+/// What was read of a path.
+pub struct ReadTexts {
+    /// Of both parts.
+    pub tokens: Tokens,
+    /// All that is not held out.
+    pub train: Part,
+    /// Without windows if nothing is held out.
+    pub held_out: Part,
 }
 
-/// Reads `path`; the last `held_out` of it becomes the second dataset, absent if it would be empty.
-pub fn load(
-    path: &Path,
-    tokenizer: &Tokenizer,
-    sequence_length: usize,
-    held_out: f64,
-) -> Result<(Dataset, Option<Dataset>)> {
+/// Reads `path` and holds out the last `held_out` of it.
+pub fn load(path: &Path, tokenizer: &Tokenizer, sequence_length: usize, held_out: f64) -> Result<ReadTexts> {
     ensure!(sequence_length >= 2, "--sequence-length {sequence_length} is too short, a window needs 2 tokens");
     let (texts, json_lines) = find_files(path)?;
     let mut tokens = Tokens::for_vocabulary(tokenizer.vocabulary());
@@ -62,10 +58,7 @@ pub fn load(
         part.bytes += document.bytes;
     }
     ensure!(train.bytes + eval.bytes > 0, "{} has no text; give --data a file with some", path.display());
-    let tokens = Arc::new(tokens);
-    let dataset = |part: Part| Dataset::new(tokens.clone(), part.windows, sequence_length, part.tokens, part.bytes);
-    let eval = if eval.windows.is_empty() { None } else { Some(dataset(eval)?) };
-    Ok((dataset(train).with_context(|| format!("in {}", path.display()))?, eval))
+    Ok(ReadTexts { tokens, train, held_out: eval })
 }
 
 /// Text files and JSON Lines files, each in the order of their paths.

@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use super::{Measured, Probe};
+use super::probe::{Measured, Probe};
 
 /// One-sided projected gradients of probes that share a batch and a baseline (FZOO, arXiv 2506.09034): `(L(θ + εz_i) −
 /// L(θ)) / ε`, less their mean where there are at least two, since the curvature adds nearly the same to all of them. A

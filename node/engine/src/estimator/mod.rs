@@ -9,6 +9,7 @@
 mod fzoo;
 mod mezo;
 mod normalizer;
+mod probe;
 mod spsa;
 
 use anyhow::{Result, bail, ensure};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, num::NonZeroU32, str::FromStr};
 
 pub use normalizer::Normalizer;
+pub(crate) use probe::{Measured, Probe};
 pub use spsa::projected_gradient;
 
 /// Most probes on one batch: more learn little, and others' gradients wait for the last of them.
@@ -119,23 +121,6 @@ impl Estimator {
             Self::Mezo => mezo::encode(g, levels, uniform),
         }
     }
-}
-
-/// What an estimator may ask for: losses of one batch near θ.
-pub(crate) trait Probe {
-    /// At θ.
-    fn loss(&mut self) -> Result<f64>;
-
-    /// At θ + `multiple` · εz, where z is the direction of own sample `index`, counted from the next one.
-    fn loss_along(&mut self, index: u64, multiple: i32) -> Result<f64>;
-}
-
-/// What an estimator found on one batch.
-pub(crate) struct Measured {
-    /// Projected gradients of consecutive own samples, nats per ε. Not finite where a loss was not.
-    pub gradients: Vec<f64>,
-    /// Every loss that was measured.
-    pub losses: Vec<f64>,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{Measured, Probe};
+use super::probe::{Measured, Probe};
 
 /// The projected gradient, `(loss_plus − loss_minus) / 2ε` (MeZO, arXiv 2305.17333, eq. 1). Not finite if either loss
 /// is not.

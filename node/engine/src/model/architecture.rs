@@ -1,15 +1,12 @@
-//! From `config.json`, which may come from a peer, to the family of models that it describes.
+//! What a family of models is, and what every config of one must keep to: it may come from a peer.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-use super::{Model, llama};
-
-/// Every family that can be read. A new one is a file of its own and a line here.
-const FAMILIES: [&Family; 1] = [&llama::FAMILY];
+use super::Model;
 
 /// Most layers that a config may ask for.
 pub const LAYERS_MAX: usize = 1024;
@@ -67,30 +64,6 @@ pub struct Interface {
     pub eos: Vec<u32>,
 }
 
-/// The model that `config.json` describes.
-///
-/// The family is looked up before any other field is read, so that an unknown one is called by its name, not by a field
-/// it lacks.
-pub fn architecture(config: &[u8]) -> Result<Box<dyn Architecture>> {
-    let value: Value = serde_json::from_slice(config).context("config.json is not valid JSON")?;
-    let model_type = value.get("model_type").and_then(Value::as_str);
-    let class = value.pointer("/architectures/0").and_then(Value::as_str);
-    let is_named = |family: &&&Family| match model_type {
-        Some(model_type) => model_type == family.model_type,
-        None => class == Some(family.class),
-    };
-    let Some(family) = FAMILIES.iter().find(is_named) else {
-        let known = FAMILIES.map(|family| format!("{} models (model_type {:?})", family.name, family.model_type));
-        bail!(
-            "config.json: unknown architecture (model_type {}, architectures {}); this node runs {}",
-            model_type.unwrap_or("absent"),
-            class.unwrap_or("absent"),
-            known.join(", ")
-        );
-    };
-    (family.read)(value)
-}
-
 /// One id or several, as `eos_token_id` has them.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -122,38 +95,4 @@ pub fn bounded_total(tensors: &[(String, Vec<usize>)]) -> Result<()> {
     let parameters: u64 = tensors.iter().map(|(_, shape)| elements(shape)).sum();
     ensure!(parameters <= PARAMETERS_MAX, "config.json describes {parameters} weights, supported are 2^40");
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn refusal(config: Value) -> String {
-        architecture(config.to_string().as_bytes()).err().expect("must be refused").to_string()
-    }
-
-    #[test]
-    fn an_unknown_family_is_refused_by_name_with_those_that_are_known() {
-        let refused = refusal(json!({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}));
-        let expected = "config.json: unknown architecture (model_type gpt2, architectures GPT2LMHeadModel); this node runs Llama \
-                        models (model_type \"llama\")";
-        assert_eq!(refused, expected);
-        assert!(refusal(json!({})).contains("model_type absent, architectures absent"));
-        assert!(refusal(json!([])).contains("model_type absent"));
-    }
-
-    #[test]
-    fn the_class_names_the_family_where_the_type_is_absent() {
-        assert!(refusal(json!({"architectures": ["LlamaForCausalLM"]})).contains("does not describe a Llama"));
-        let both = json!({"model_type": "gpt2", "architectures": ["LlamaForCausalLM"]});
-        assert!(refusal(both).contains("unknown architecture"));
-    }
-
-    #[test]
-    fn what_is_not_json_is_refused() {
-        for broken in [&b"{"[..], &[b'['; 100_000]] {
-            assert!(architecture(broken).err().unwrap().to_string().starts_with("config.json is not valid JSON"));
-        }
-    }
 }

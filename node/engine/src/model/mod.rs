@@ -2,7 +2,7 @@
 //!
 //! A family is one file (`llama.rs` is the first). It says how its `config.json` is read ([`Architecture`]) and how
 //! hidden states flow ([`Model`]), out of linear layers, norms, attention, rotary positions and fused operations, which
-//! have files of their own. It is entered in the list of `architecture.rs`. Reading checkpoints, tokenising, exporting,
+//! have files of their own. It is entered in the list of `families.rs`. Reading checkpoints, tokenising, exporting,
 //! generating and losses know no family.
 //!
 //! Weights are plain tensors that somebody else changes in place between forwards; nothing here keeps a value derived
@@ -17,6 +17,7 @@ mod batch;
 mod checkpoint;
 mod cross_entropy;
 mod export;
+mod families;
 mod generate;
 mod linear;
 pub mod llama;
@@ -31,11 +32,12 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 
-pub use architecture::{Architecture, Interface, architecture};
+pub use architecture::{Architecture, Interface};
 pub use batch::{Batch, IGNORED};
 pub use checkpoint::Checkpoint;
 pub use cross_entropy::cross_entropy;
 pub use export::export;
+pub use families::architecture;
 pub use generate::{Sampling, generate};
 pub use rotary::{Llama3Scaling, RotaryConfig};
 pub use tokenizer::Tokenizer;

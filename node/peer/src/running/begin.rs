@@ -5,6 +5,8 @@ use protocol::{
     replica::{OwnHead, Record},
 };
 
+use std::sync::Arc;
+
 use super::state::{Context, Running, Stage};
 use crate::{GoalSettings, Notice, Output, Work, checkpoint::Checkpoints, goals::Goals, planted::Fault, start};
 
@@ -16,7 +18,7 @@ impl Running {
             Record::Revocation(revocation) => (revocation.machine(), 0),
         };
         let restored = match record {
-            Record::Chunk(chunk) => self.replica.restore_chunk(chunk),
+            Record::Chunk(chunk) => self.replica.restore_chunk(Arc::unwrap_or_clone(chunk)),
             Record::Revocation(revocation) => self.replica.restore_revocation(revocation),
         };
         if let Err(error) = restored {

@@ -7,7 +7,10 @@ use protocol::{
     revocation::Revocation,
     segment::{Chunk, Digest},
 };
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use super::trainer::Weights;
 
@@ -27,7 +30,7 @@ pub struct Disk {
     pub has_base: bool,
     pub incarnation: u64,
     pub knows_others: bool,
-    pub chunks: BTreeMap<(MachineId, u64), Chunk>,
+    pub chunks: BTreeMap<(MachineId, u64), Arc<Chunk>>,
     pub revocations: BTreeMap<MachineId, Revocation>,
     pub checkpoint: Option<(Weights, Vec<Contained>)>,
     pub waiting: VecDeque<Write>,

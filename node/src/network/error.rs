@@ -1,0 +1,49 @@
+//! Why a node cannot take part, or cannot say something.
+
+use libp2p::Multiaddr;
+use thiserror::Error;
+
+/// Why a node cannot take part.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Somebody else listens there.
+    #[error("{0}: the port is taken by another process; choose another with --listen")]
+    Occupied(Multiaddr),
+    /// Anything else with the address.
+    #[error("{address}: cannot listen there ({error}); an example that works is /ip4/0.0.0.0/tcp/9713")]
+    Listen {
+        /// As given.
+        address: Multiaddr,
+        /// What went wrong.
+        error: String,
+    },
+    /// A bootstrap address of no use.
+    #[error("--bootstrap {address}: {error}; an example of a right one is /ip4/192.168.1.7/tcp/9713/p2p/12D3KooW…")]
+    Bootstrap {
+        /// As given.
+        address: String,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// Anything else.
+    #[error("the network cannot be set up: {0}")]
+    Setup(String),
+}
+
+impl StartError {
+    /// Whether another port would do.
+    pub fn is_occupied(&self) -> bool {
+        matches!(self, Self::Occupied(_))
+    }
+}
+
+/// Why a message was not sent.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// Nobody listens yet.
+    #[error("no peer has subscribed yet")]
+    NoPeers,
+    /// It is too large, or the queues are full.
+    #[error("{0}")]
+    Refused(String),
+}

@@ -1,0 +1,204 @@
+//! One state directory, opened and locked.
+
+use anyhow::{Context, Result, ensure};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    database::{self, Database, Row},
+    lock::Lock,
+    paths::{BASE, no_state, sync_directory, unusable},
+};
+
+/// Version of the directory's layout.
+const FORMAT: u64 = 1;
+
+/// An opened, locked state directory.
+pub struct StateDir {
+    pub(super) path: PathBuf,
+    pub(super) database: Arc<Database>,
+    secret_key: [u8; 32],
+    incarnation: AtomicU64,
+    /// The incarnation was opened by this process: no segment of it can be anywhere else.
+    is_new_incarnation: AtomicBool,
+    moved: bool,
+    _lock: Lock,
+}
+
+impl StateDir {
+    /// Opens the directory, or makes it.
+    pub fn create_or_open(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path).with_context(|| unusable(path))?;
+        Self::open(path)
+    }
+
+    /// Opens a directory that a node has used.
+    pub fn open_existing(path: &Path) -> Result<Self> {
+        ensure!(path.join(database::FILE).is_file(), no_state(path));
+        Self::open(path)
+    }
+
+    fn open(path: &Path) -> Result<Self> {
+        let lock = Lock::take(path)?;
+        let file = path.join(database::FILE);
+        let database = Database::open(&file).with_context(|| unusable(path))?;
+        let home = home(&file)?;
+        let fresh = database.get("format")?.is_none();
+        if fresh {
+            initialize(&database, &home)?;
+        }
+        check_format(&database, path)?;
+        let secret_key = secret_key(&database, path)?;
+        let moved = database.get("home")?.as_deref() != Some(home.as_slice());
+        if moved {
+            // In one transaction: whoever opens this directory next must not go on with the ledger either.
+            database.put_all(&[("home", &home), ("incarnation", &random_incarnation()?.to_le_bytes())])?;
+        }
+        let incarnation = database.get_u64("incarnation")?.context("no incarnation in the database")?;
+        Ok(Self {
+            path: path.to_owned(),
+            database: Arc::new(database),
+            secret_key,
+            incarnation: AtomicU64::new(incarnation),
+            is_new_incarnation: AtomicBool::new(fresh || moved),
+            moved,
+            _lock: lock,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the directory was copied or restored since it was last open: the file system knows its database by
+    /// another number. The node it was copied from may still run, so a new incarnation was opened.
+    pub fn moved(&self) -> bool {
+        self.moved
+    }
+
+    /// Ed25519 seed of this machine.
+    pub fn secret_key(&self) -> [u8; 32] {
+        self.secret_key
+    }
+
+    /// The own ledger's incarnation.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    /// Whether the incarnation was opened by this process.
+    pub fn is_new_incarnation(&self) -> bool {
+        self.is_new_incarnation.load(Ordering::Relaxed)
+    }
+
+    /// Opens a random incarnation, durable before it is returned.
+    pub fn new_incarnation(&self) -> Result<u64> {
+        let incarnation = random_incarnation()?;
+        self.database.put("incarnation", &incarnation.to_le_bytes())?;
+        self.incarnation.store(incarnation, Ordering::Relaxed);
+        self.is_new_incarnation.store(true, Ordering::Relaxed);
+        Ok(incarnation)
+    }
+
+    /// The encoded manifest, if there is a run here.
+    pub fn manifest(&self) -> Result<Option<Vec<u8>>> {
+        self.database.get("manifest")
+    }
+
+    /// Makes this the state of a run whose base is still to come.
+    pub fn set_manifest(&self, bytes: &[u8]) -> Result<()> {
+        ensure!(self.manifest()?.is_none(), "{}: holds a run already", self.path.display());
+        // What a start that was killed left is the base of no run.
+        if self.has_base() {
+            fs::remove_file(self.path.join(BASE)).with_context(|| unusable(&self.path))?;
+            sync_directory(&self.path)?;
+        }
+        self.database.put("manifest", bytes)
+    }
+
+    /// A small private value.
+    pub fn setting(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.database.get(&format!("setting {name}"))
+    }
+
+    /// Makes rows durable, in one transaction.
+    pub fn commit(&self, rows: &[Row]) -> Result<()> {
+        self.database.commit(rows)
+    }
+
+    /// Calls `visit` with every stored chunk, by machine and sample.
+    pub fn for_each_chunk(&self, visit: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.database.for_each_chunk(visit)
+    }
+
+    /// All stored revocations.
+    pub fn revocations(&self) -> Result<Vec<Vec<u8>>> {
+        self.database.revocations()
+    }
+
+    /// (peer id, address) of earlier neighbours.
+    pub fn known_peers(&self) -> Result<Vec<(Vec<u8>, String)>> {
+        self.database.known_peers()
+    }
+
+    /// Whether the base model is here.
+    pub fn has_base(&self) -> bool {
+        self.path.join(BASE).is_file()
+    }
+}
+
+/// Format and identity of a fresh directory, in one transaction.
+fn initialize(database: &Database, home: &[u8]) -> Result<()> {
+    let mut secret_key = [0u8; 32];
+    getrandom::fill(&mut secret_key).context("no random numbers from the system")?;
+    let incarnation = random_incarnation()?;
+    database.put_all(&[
+        ("format", &FORMAT.to_le_bytes()),
+        ("secret key", &secret_key),
+        ("incarnation", &incarnation.to_le_bytes()),
+        ("home", home),
+    ])
+}
+
+pub(super) fn check_format(database: &Database, path: &Path) -> Result<()> {
+    let format = database.get_u64("format")?.unwrap_or(0);
+    ensure!(
+        format == FORMAT,
+        "{}: state of format {format}, this program reads format {FORMAT}; use a matching release, or another --state",
+        path.display()
+    );
+    Ok(())
+}
+
+pub(super) fn secret_key(database: &Database, path: &Path) -> Result<[u8; 32]> {
+    let key = database.get("secret key")?.and_then(|bytes| bytes.try_into().ok());
+    key.with_context(|| format!("{}: no identity in the database", path.display()))
+}
+
+fn random_incarnation() -> Result<u64> {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes).context("no random numbers from the system")?;
+    Ok(u64::from_le_bytes(bytes).max(1))
+}
+
+/// What the file system knows the database by.
+fn home(file: &Path) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(file).with_context(|| unusable(file))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        Ok([metadata.dev().to_le_bytes(), metadata.ino().to_le_bytes()].concat())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        Ok(file.as_os_str().as_encoded_bytes().to_vec())
+    }
+}

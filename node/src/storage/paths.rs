@@ -1,0 +1,46 @@
+//! Files of a state directory, and what to say of them.
+
+use anyhow::{Result, bail};
+use std::{fs, path::Path};
+
+use super::durable;
+
+/// The base model.
+pub const BASE: &str = "base";
+
+pub fn no_state(path: &Path) -> String {
+    format!("{}: not a state directory; `node --state {0}` would make it one", path.display())
+}
+
+/// What to say of a directory at `path` that has no run.
+pub fn no_run(path: &Path) -> String {
+    format!("{}: no run here yet; start one with node --state {0}", path.display())
+}
+
+pub fn unusable(path: &Path) -> String {
+    format!(
+        "{}: the state directory cannot be used; is the disk full or read-only? --state names another",
+        path.display()
+    )
+}
+
+/// Makes a rename in `directory` durable.
+pub fn sync_directory(directory: &Path) -> Result<()> {
+    durable::point();
+    if cfg!(unix) {
+        fs::File::open(directory)?.sync_all()?;
+    }
+    durable::point();
+    Ok(())
+}
+
+/// Fails unless `path` is inside a usable directory.
+pub fn refuse_missing(path: &Path) -> Result<()> {
+    if !path.exists() {
+        bail!(
+            "{}: is missing; the node fetches the base again if you delete the state directory and join anew",
+            path.display()
+        );
+    }
+    Ok(())
+}

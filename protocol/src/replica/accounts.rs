@@ -1,0 +1,325 @@
+//! The ledgers that one replica holds, and the version vector that follows from them.
+
+use std::{cell::OnceCell, sync::Arc};
+
+use super::commons::{Commons, Held, Roster, Slot, Step};
+use crate::{
+    error::InvalidChunk,
+    ledger::Ledger,
+    machine::{Handle, MachineId},
+    manifest::{RunId, combine_digests},
+    revocation::Revocation,
+    segment::{Chunk, Digest, VerifiedChunk},
+    version_vector::{BUCKETS, Standing, hash_bucket},
+};
+
+/// Accounts that are allocated together.
+const PAGE: usize = 64;
+
+/// What is known of one machine.
+pub(super) struct Account {
+    held: Arc<Held>,
+    /// Rare: a pointer takes less room where there is none.
+    revoked: Option<Box<Revoked>>,
+    /// Samples that are in the weights: `0..applied`.
+    pub applied: u64,
+}
+
+struct Revoked {
+    revocation: Revocation,
+    standing: Standing,
+}
+
+impl Account {
+    pub fn machine(&self) -> &MachineId {
+        &self.held.machine
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.held.ledger
+    }
+
+    pub fn revocation(&self) -> Option<&Revocation> {
+        self.revoked.as_deref().map(|revoked| &revoked.revocation)
+    }
+
+    pub fn floor(&self) -> u64 {
+        self.revocation().map_or(u64::MAX, Revocation::floor)
+    }
+
+    /// Samples that count.
+    pub fn effective_height(&self) -> u64 {
+        self.ledger().height().min(self.floor())
+    }
+
+    pub fn is_forked(&self) -> bool {
+        self.revocation().is_some_and(Revocation::is_fork)
+    }
+
+    /// None without samples and without revocation.
+    pub fn standing(&self) -> Option<Standing> {
+        match self.revoked.as_deref() {
+            Some(revoked) => Some(revoked.standing),
+            None => match self.ledger().height() {
+                0 => None,
+                height => Some(Standing::Live { height, head: self.ledger().head() }),
+            },
+        }
+    }
+
+    fn stands(&self) -> bool {
+        self.revoked.is_some() || self.ledger().height() > 0
+    }
+
+    /// Anew, after the ledger grew or the revocation changed.
+    fn restate(&mut self, run: &RunId) {
+        let Some(revoked) = &mut self.revoked else { return };
+        let ledger = &self.held.ledger;
+        revoked.standing = match &revoked.revocation {
+            Revocation::Fork(_) => Standing::Forked,
+            Revocation::Authority { from, .. } => {
+                let height = ledger.height().min(*from);
+                let head = ledger.digest_at(run, height).unwrap_or_default();
+                Standing::Revoked { floor: *from, height, head }
+            }
+        };
+    }
+}
+
+/// How a ledger grew.
+pub(super) struct Growth {
+    /// What was new.
+    pub news: Arc<Chunk>,
+    /// The chunk that was sealed by it.
+    pub sealed: Option<Arc<Chunk>>,
+    /// Chunks that began with it.
+    pub new_chunks: usize,
+}
+
+type Page = [Option<Account>; PAGE];
+
+/// See the module's documentation.
+pub(super) struct Accounts {
+    commons: Commons,
+    /// By slot.
+    pages: Vec<Option<Box<Page>>>,
+    count: usize,
+    /// Machines with a standing.
+    machines: usize,
+    /// Samples that count.
+    samples: u64,
+    /// How often a ledger or a revocation has changed.
+    revision: u64,
+    /// Hashes of the buckets and of the vector, computed when they are first asked for after a change.
+    hashes: Vec<OnceCell<Digest>>,
+    root: OnceCell<Digest>,
+}
+
+impl Accounts {
+    pub fn new(commons: Commons) -> Self {
+        Self {
+            commons,
+            pages: Vec::new(),
+            count: 0,
+            machines: 0,
+            samples: 0,
+            revision: 0,
+            hashes: vec![OnceCell::new(); BUCKETS],
+            root: OnceCell::new(),
+        }
+    }
+
+    /// Machines of which anything is known.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    fn at(&self, slot: Slot) -> Option<&Account> {
+        self.pages.get(slot / PAGE)?.as_deref()?[slot % PAGE].as_ref()
+    }
+
+    fn at_mut(&mut self, slot: Slot) -> Option<&mut Account> {
+        self.pages.get_mut(slot / PAGE)?.as_deref_mut()?[slot % PAGE].as_mut()
+    }
+
+    pub fn get(&self, machine: &MachineId) -> Option<&Account> {
+        let slot = self.commons.roster().slot(machine)?;
+        self.at(slot)
+    }
+
+    pub fn get_mut(&mut self, machine: &MachineId) -> Option<&mut Account> {
+        let slot = self.commons.roster().slot(machine)?;
+        self.at_mut(slot)
+    }
+
+    pub fn by_handle(&self, handle: &Handle) -> Option<&Account> {
+        let slot = self.commons.roster().slot_of(handle)?;
+        self.at(slot)
+    }
+
+    /// All, in order of the machines.
+    pub fn iter(&self) -> impl Iterator<Item = &Account> {
+        let slots: Vec<Slot> = self.commons.roster().in_order().map(|(_, slot)| slot).collect();
+        slots.into_iter().filter_map(|slot| self.at(slot))
+    }
+
+    /// The incarnations of one key.
+    pub fn of_key(&self, key: [u8; 32]) -> impl Iterator<Item = &Account> {
+        let slots: Vec<Slot> = self.commons.roster().of_key(key).collect();
+        slots.into_iter().filter_map(|slot| self.at(slot))
+    }
+
+    /// Calls `visit` with what is known of each of `machines`.
+    pub fn look_up<'a>(
+        &self,
+        machines: impl Iterator<Item = &'a MachineId>,
+        mut visit: impl FnMut(&'a MachineId, Option<&Account>),
+    ) {
+        let roster = self.commons.roster();
+        for machine in machines {
+            visit(machine, roster.slot(machine).and_then(|slot| self.at(slot)));
+        }
+    }
+
+    /// What another replica made of `came`, if it stood where this one stands.
+    pub fn known_step(&self, came: &Chunk) -> Option<Step> {
+        if !self.commons.shares() {
+            return None;
+        }
+        let before = self.get(&came.machine).map(|account| &account.held);
+        self.commons.step(before.filter(|held| held.ledger.height() > 0), came)
+    }
+
+    /// Takes a step that another replica took.
+    pub fn take_step(&mut self, run: &RunId, step: Step) -> Growth {
+        self.change(&step.came.machine, run, |account| {
+            let growth = growth(&account.held.ledger, &step.after.ledger, step.news);
+            account.held = step.after;
+            growth
+        })
+    }
+
+    /// Appends to a ledger. `came` is what brought it.
+    pub fn append(&mut self, run: &RunId, came: Arc<Chunk>, news: VerifiedChunk) -> Result<Growth, InvalidChunk> {
+        let commons = self.commons.clone();
+        self.change(&came.machine.clone(), run, |account| {
+            let chunk = news.chunk().clone();
+            if !commons.shares() {
+                let ledger = &mut Arc::make_mut(&mut account.held).ledger;
+                let chunks_before = ledger.chunks().len();
+                let sealed = ledger.append(news)?;
+                let new_chunks = ledger.chunks().len() - chunks_before;
+                let sealed = sealed.then(|| ledger.chunks().iter().rev().nth(1).cloned()).flatten();
+                return Ok(Growth { news: chunk, sealed, new_chunks });
+            }
+            let mut after = Held::clone(&account.held);
+            after.ledger.append(news)?;
+            let before = Some(&account.held).filter(|held| held.ledger.height() > 0);
+            let after = commons.stepped(before, came, chunk.clone(), after);
+            let growth = growth(&account.held.ledger, &after.ledger, chunk);
+            account.held = after;
+            Ok(growth)
+        })
+    }
+
+    /// Brings a revocation into force. Returns the samples that counted before.
+    pub fn revoke(&mut self, run: &RunId, revocation: Revocation) -> u64 {
+        self.change(&revocation.machine(), run, |account| {
+            let was = account.effective_height();
+            account.revoked = Some(Box::new(Revoked { revocation, standing: Standing::Forked }));
+            was
+        })
+    }
+
+    /// Changes the account of a machine, which is opened if there is none, and what follows from it.
+    fn change<T>(&mut self, machine: &MachineId, run: &RunId, change: impl FnOnce(&mut Account) -> T) -> T {
+        let slot = self.open(machine);
+        let page = self.pages[slot / PAGE].get_or_insert_with(|| Box::new([const { None }; PAGE]));
+        let account = page[slot % PAGE].get_or_insert_with(|| {
+            self.count += 1;
+            let bucket = machine.handle().0[0];
+            let held = Arc::new(Held { machine: *machine, bucket, ledger: Ledger::default() });
+            Account { held, revoked: None, applied: 0 }
+        });
+        let (stood, height) = (account.stands(), account.effective_height());
+        let result = change(account);
+        account.restate(run);
+        self.machines = self.machines + usize::from(account.stands()) - usize::from(stood);
+        self.samples = self.samples.saturating_sub(height).saturating_add(account.effective_height());
+        self.hashes[usize::from(account.held.bucket)].take();
+        self.root.take();
+        self.revision += 1;
+        result
+    }
+
+    fn open(&mut self, machine: &MachineId) -> Slot {
+        let mut roster = self.commons.roster();
+        let slot = roster.slot(machine).unwrap_or_else(|| roster.enroll(machine));
+        if slot / PAGE >= self.pages.len() {
+            self.pages.resize_with(slot / PAGE + 1, || None);
+        }
+        slot
+    }
+
+    fn bucket_in<'a>(&'a self, roster: &'a Roster, bucket: u8) -> impl Iterator<Item = (&'a MachineId, Standing)> {
+        let slots = roster.bucket(bucket).iter();
+        slots.filter_map(|(machine, slot)| Some((machine, self.at(*slot)?.standing()?)))
+    }
+
+    fn bucket_hash(&self, bucket: u8) -> Digest {
+        let hash = || hash_bucket(self.bucket_in(&self.commons.roster(), bucket));
+        *self.hashes[usize::from(bucket)].get_or_init(hash)
+    }
+
+    /// Calls `visit` with a bucket's entries in order, until it returns false.
+    pub fn visit_bucket(&self, bucket: u8, mut visit: impl FnMut(&MachineId, Standing) -> bool) {
+        let roster = self.commons.roster();
+        let mut entries = self.bucket_in(&roster, bucket);
+        while entries.next().is_some_and(|(machine, standing)| visit(machine, standing)) {}
+    }
+}
+
+/// What a ledger's growth from `before` to `after` by `news` comes to.
+fn growth(before: &Ledger, after: &Ledger, news: Arc<Chunk>) -> Growth {
+    let new_chunks = after.chunks().len() - before.chunks().len();
+    let seals = new_chunks > 0 && !before.chunks().is_empty();
+    let sealed = seals.then(|| after.chunks().iter().rev().nth(1).cloned()).flatten();
+    Growth { news, sealed, new_chunks }
+}
+
+/// {machine → standing}, as one replica knows it. See [`crate::version_vector`].
+#[derive(Clone, Copy)]
+pub struct VersionVector<'a>(pub(super) &'a Accounts);
+
+impl VersionVector<'_> {
+    /// A machine's standing.
+    pub fn get(&self, machine: &MachineId) -> Option<Standing> {
+        self.0.get(machine).and_then(Account::standing)
+    }
+
+    /// How often a standing has changed: tells whether anything came, without hashing.
+    pub fn revision(&self) -> u64 {
+        self.0.revision
+    }
+
+    /// Sum of the heights: the swarm step.
+    pub fn samples(&self) -> u64 {
+        self.0.samples
+    }
+
+    /// Number of machines.
+    pub fn machines(&self) -> usize {
+        self.0.machines
+    }
+
+    /// The hashes of all buckets, in their order.
+    pub fn bucket_hashes(&self) -> Vec<[u8; 32]> {
+        (0..=u8::MAX).map(|bucket| self.0.bucket_hash(bucket)).collect()
+    }
+
+    /// The vector's hash: equal for equal effective sets.
+    pub fn root(&self) -> [u8; 32] {
+        let hash = || combine_digests((0..=u8::MAX).map(|bucket| self.0.bucket_hash(bucket)));
+        *self.0.root.get_or_init(hash)
+    }
+}
