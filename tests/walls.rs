@@ -105,7 +105,7 @@ fn read(file: &Path, directory: &Path, path: Vec<String>, modules: &mut Modules)
                 let name = child.ident.to_string();
                 let (flat, nested) = (directory.join(format!("{name}.rs")), directory.join(&name));
                 let child_file = if flat.is_file() { flat } else { nested.join("mod.rs") };
-                read(&child_file, &nested, [&path[..], &[name.clone()]].concat(), modules);
+                read(&child_file, &nested, [&path[..], std::slice::from_ref(&name)].concat(), modules);
                 module.children.insert(name);
             }
             Item::Use(item) => {

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     accounts::{Account, Accounts, VersionVector},
+    commons::Commons,
     interface::{Contained, LedgerRange, NodeId, Output, Settings},
     own::Own,
     peers::PeerState,
@@ -52,7 +53,20 @@ impl Replica {
         verifier: Box<dyn Verifier>,
         seed: u64,
     ) -> Self {
-        let accounts = Accounts::new(verifier.commons());
+        Self::sharing(run, manifest, settings, machine, verifier, seed, Commons::default())
+    }
+
+    /// The same; with other replicas of this process that are given the same `commons` it holds equal ledgers once.
+    pub fn sharing(
+        run: RunId,
+        manifest: Arc<Manifest>,
+        settings: Settings,
+        machine: MachineId,
+        verifier: Box<dyn Verifier>,
+        seed: u64,
+        commons: Commons,
+    ) -> Self {
+        let accounts = Accounts::new(commons);
         Self {
             run,
             manifest,

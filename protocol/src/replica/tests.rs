@@ -8,13 +8,13 @@ use std::{
 use super::*;
 use crate::{
     machine::MachineId,
-    manifest::{BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, Schedule, TensorSpec},
+    manifest::{BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, RunId, Schedule, TensorSpec},
     message::{Gossip, Push, Question, Response},
     replay::{self, Contribution},
     revocation::Revocation,
     seed::EntrySeed,
     segment::{Chunk, Digest, Segment, VerifiedChunk},
-    signature::{Ed25519Signer, Ed25519Verifier, Signature, Signer as _, Verifier},
+    signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
     version_vector::Standing,
 };
 
@@ -319,17 +319,9 @@ fn what_a_restored_machine_pushes_is_taken() {
     assert_eq!(node.replica.swarm_step(), 4);
 }
 
-/// As the replicas of a simulator verify.
-struct Sharing(Commons);
-
-impl Verifier for Sharing {
-    fn verify(&self, key: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
-        Ed25519Verifier.verify(key, message, signature)
-    }
-
-    fn commons(&self) -> Commons {
-        self.0.clone()
-    }
+fn sharing(run: RunId, manifest: Arc<Manifest>, machine: MachineId, commons: &Commons) -> Replica {
+    let (settings, verifier) = (Settings::default(), Box::new(Ed25519Verifier));
+    Replica::sharing(run, manifest, settings, machine, verifier, 0, commons.clone())
 }
 
 #[test]
@@ -338,9 +330,8 @@ fn replicas_that_share_hold_an_equal_ledger_once_and_agree_with_one_that_does_no
     let commons = Commons::shared();
     let mut net = Net::new((0..4).map(|seed| Node::new(seed, 1, &manifest)).collect());
     for (seed, node) in (0..3).zip(&mut net.nodes) {
-        let verifier = Box::new(Sharing(commons.clone()));
         let (run, manifest) = (*node.replica.run(), Arc::new(manifest.clone()));
-        node.replica = Replica::new(run, manifest, Settings::default(), machine(seed, 1), verifier, 0);
+        node.replica = sharing(run, manifest, machine(seed, 1), &commons);
     }
     net.nodes.iter_mut().for_each(|node| node.replica.start(OwnHead::Sure, 0));
     (0..3).for_each(|node| net.connect(node, node + 1));
@@ -367,8 +358,8 @@ fn a_fork_among_replicas_that_share_is_seen_by_each_of_them() {
     let branches = [sign(&[1, 2]), sign(&[1, 3])];
     let mut replicas: Vec<Replica> = (0..3)
         .map(|seed| {
-            let (verifier, manifest) = (Box::new(Sharing(commons.clone())), Arc::new(manifest.clone()));
-            Replica::new(run, manifest, Settings::default(), machine(seed, 1), verifier, 0)
+            let manifest = Arc::new(manifest.clone());
+            sharing(run, manifest, machine(seed, 1), &commons)
         })
         .collect();
     for (index, replica) in replicas.iter_mut().enumerate() {

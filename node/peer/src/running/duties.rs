@@ -28,7 +28,7 @@ impl Running {
     fn pursue_goals(&mut self, cx: &mut Context<'_>) {
         let now_ms = cx.now_ms;
         self.goals.observe(&self.replica, now_ms);
-        if self.leaving.as_ref().is_some_and(|leaving| !leaving.is_agreeing()) {
+        if self.is_flushing() {
             return;
         }
         if let Some(after_ms) = self.goals.joins_now(&self.replica, !cx.links.neighbours().is_empty(), now_ms) {
