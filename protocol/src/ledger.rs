@@ -29,6 +29,7 @@ pub enum Placement {
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Ledger {
     chunks: Vec<Arc<Chunk>>,
+    height: u64,
     head: Digest,
 }
 
@@ -57,7 +58,7 @@ fn join(open: &mut Arc<Chunk>, chunk: &Chunk) {
 impl Ledger {
     /// Number of samples.
     pub fn height(&self) -> u64 {
-        self.chunks.last().map_or(0, |chunk| chunk.end())
+        self.height
     }
 
     /// Digest of the last segment, zero if empty.
@@ -108,6 +109,7 @@ impl Ledger {
         if chunk.parts.first().is_some_and(|part| part.swarm_step < self.swarm_step()) {
             return Err(InvalidChunk::SwarmStep);
         }
+        let end = chunk.end();
         let first_samples = chunk.parts.first().map_or(0, |part| usize::from(part.samples));
         let sealed = match self.chunks.last_mut() {
             Some(open) if !seals(open, first_samples) => {
@@ -130,6 +132,7 @@ impl Ledger {
             }
         };
         self.head = head;
+        self.height = end;
         Ok(sealed)
     }
 
