@@ -1,7 +1,7 @@
 //! The walls between rooms: which crate may use which, and that no files of one crate import each other in a circle.
 //!
-//! A circle is looked for between files. An item that is re-exported counts for the file that defines it, `mod` declarations and
-//! tests do not count.
+//! A circle is looked for between files. An item that is re-exported counts for the file that defines it, `mod`
+//! declarations and tests do not count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,5 +1,6 @@
-//! What `--http` shows: to programs over a plain socket, to people in a real browser (Chromium, headless, over the DevTools
-//! protocol; skipped where there is none). With `ONEBYTE_SCREENSHOTS=<dir>` pictures of the page are left there.
+//! What `--http` shows: to programs over a plain socket, to people in a real browser (Chromium, headless, over the
+//! DevTools protocol; skipped where there is none). With `ONEBYTE_SCREENSHOTS=<dir>` pictures of the page are left
+//! there.
 
 #[path = "support/browser.rs"]
 mod browser;

@@ -49,8 +49,8 @@ pub trait Signer: Send {
     fn sign(&self, message: &[u8]) -> Signature;
 }
 
-/// Ed25519 with `verify_strict`, which refuses weak keys and malleable signatures (never batched: batch verification accepts
-/// what single verification refuses, and two nodes must not disagree).
+/// Ed25519 with `verify_strict`, which refuses weak keys and malleable signatures (never batched: batch verification
+/// accepts what single verification refuses, and two nodes must not disagree).
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Ed25519Verifier;
 

@@ -21,8 +21,8 @@ mod node;
 
 pub use node::{Node, command};
 
-/// A wait for anything that a process should do ends after this long. It guards against waiting for ever and decides nothing:
-/// on a machine that is busy, with a disk that is slow, everything takes a small part of it.
+/// A wait for anything that a process should do ends after this long. It guards against waiting for ever and decides
+/// nothing: on a machine that is busy, with a disk that is slow, everything takes a small part of it.
 pub const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A directory with a model, a text and room for state directories.

@@ -81,8 +81,8 @@ impl Replica {
             match self.absorb(chunk) {
                 Ok(Absorbed::Grown | Absorbed::Forked) => return Ok(Verdict::Accept),
                 Ok(Absorbed::Known | Absorbed::Gap | Absorbed::Full) => return Ok(Verdict::Ignore),
-                // A forker can make four bytes of two branches match, to have honest neighbours penalize each other: the
-                // signature may be right for a predecessor that only the sender knows.
+                // A forker can make four bytes of two branches match, to have honest neighbours penalize each other:
+                // the signature may be right for a predecessor that only the sender knows.
                 Err(InvalidChunk::Signature(_)) if first > 0 => {}
                 Err(error) => return Err(error),
             }

@@ -1,8 +1,8 @@
 //! What the replicas of one process hold in common: who the machines are, and every ledger once.
 //!
-//! A node has one replica, and this is its index of machines. A simulator gives one [`Commons::shared`] to all its replicas
-//! ([`super::Replica::sharing`]): then replicas with equal ledgers hold one allocation, and what one of them has
-//! checked and hashed the others take over. All of them must be of one run, with one manifest.
+//! A node has one replica, and this is its index of machines. A simulator gives one [`Commons::shared`] to all its
+//! replicas ([`super::Replica::sharing`]): then replicas with equal ledgers hold one allocation, and what one of them
+//! has checked and hashed the others take over. All of them must be of one run, with one manifest.
 
 use std::{
     collections::{BTreeMap, HashMap},

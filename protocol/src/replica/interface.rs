@@ -18,12 +18,13 @@ pub struct NodeId(pub u64);
 /// What a machine chooses for itself.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Settings {
-    /// Own bytes that are signed and sent together. More is cheaper on the wire (105 bytes of envelope and signature are
-    /// shared), fewer is fresher. 1 to 4,096.
+    /// Own bytes that are signed and sent together. More is cheaper on the wire (105 bytes of envelope and signature
+    /// are shared), fewer is fresher. 1 to 4,096.
     pub flush_samples: usize,
     /// Own bytes wait no longer than this for company in a small swarm. A model slower than this never waits.
     pub staleness_ms: u64,
-    /// The same in a large swarm, where every message costs everyone: see `own`. Equal to `staleness_ms`, or less, it fixes the wait.
+    /// The same in a large swarm, where every message costs everyone: see `own`. Equal to `staleness_ms`, or less, it
+    /// fixes the wait.
     pub staleness_ms_max: u64,
     /// Pause between anti-entropy rounds, each with one neighbour. Push makes it fast, this makes it certain.
     pub anti_entropy_interval_ms: u64,
@@ -124,7 +125,8 @@ pub enum Output {
     Ask(NodeId, Question),
     /// Put on the run's topic.
     Publish(Gossip),
-    /// Sign the message with the own key; the signature comes back with [`super::Replica::signed`], in the order of the tokens.
+    /// Sign the message with the own key; the signature comes back with [`super::Replica::signed`], in the order of the
+    /// tokens.
     Sign {
         /// Names the answer.
         token: u64,

@@ -1,8 +1,8 @@
 //! The one state machine: what a node knows and decides, without IO, clocks or threads.
 //!
 //! The driving contract: give one input (a method call), then drain [`Replica::poll_output`] until it is `None`, then
-//! wait for the next input. Time is an argument, in milliseconds of any monotonic clock. Given equal inputs, two replicas
-//! make equal outputs.
+//! wait for the next input. Time is an argument, in milliseconds of any monotonic clock. Given equal inputs, two
+//! replicas make equal outputs.
 //!
 //! - `interface`: what goes in and what comes out;
 //! - `state`: what a replica holds; it knows none of those that change it;

@@ -26,8 +26,8 @@ const SETTLE_MS: u64 = 2_000;
 const ANSWER_MS_MAX: u64 = 30_000;
 /// The same, if peers did answer but none of them held the own head.
 const WEAK_ANSWER_MS_MAX: u64 = 10_000;
-/// A machine that is not slow waits so much longer for every machine of the run: 20 messages a second come to each node then, of whatever
-/// size the swarm is.
+/// A machine that is not slow waits so much longer for every machine of the run: 20 messages a second come to each node
+/// then, of whatever size the swarm is.
 const PATIENCE_MS_PER_MACHINE: u64 = 50;
 /// Who makes fewer bytes than this within that time is slow.
 const WORTH_WAITING_BYTES: f64 = 64.0;
@@ -113,8 +113,8 @@ impl Replica {
         self.tick(now_ms);
     }
 
-    /// Takes bytes that the own trainer measured together. One that belongs to an incarnation given up meanwhile, does not
-    /// follow, or has no room in the ledger, leaves the weights again.
+    /// Takes bytes that the own trainer measured together. One that belongs to an incarnation given up meanwhile, does
+    /// not follow, or has no room in the ledger, leaves the weights again.
     pub fn own_bytes(&mut self, bytes: &[OwnByte], now_ms: u64) {
         if let Some(last_ms) = self.own.last_byte_ms.replace(now_ms) {
             let interval = now_ms.saturating_sub(last_ms) as f64;
@@ -190,8 +190,8 @@ impl Replica {
         if is_slow { short } else { long.max(short) }
     }
 
-    /// Asks for a signature over the longest run of pending bytes that share a swarm step. False if there is nothing to sign,
-    /// or no right to.
+    /// Asks for a signature over the longest run of pending bytes that share a swarm step. False if there is nothing to
+    /// sign, or no right to.
     fn sign_next(&mut self) -> bool {
         if !self.signs() {
             return false;
@@ -222,7 +222,8 @@ impl Replica {
         let digests = chunk.digests(&self.run);
         let undo = self.chunk_contributions(&chunk, true);
         let Ok(sealed) = self.append(VerifiedChunk::trusted(chunk, digests)) else {
-            // Another process went on with this ledger meanwhile: peers hold its samples, the weights must not hold ours.
+            // Another process went on with this ledger meanwhile: peers hold its samples, the weights must not hold
+            // ours.
             return self.outputs.push_back(Output::Replay(undo));
         };
         if let Some(sealed) = sealed {

@@ -303,8 +303,8 @@ fn nothing_is_signed_before_a_peer_confirms_the_own_head() {
     assert_eq!(net.nodes[0].replica.own_machine(), machine(0, 1));
 }
 
-/// Once a replica did not know the handles of the machines whose ledgers it had restored: it ignored everything that they pushed, and
-/// passed nothing of it on, so that after a restart all came by anti-entropy.
+/// Once a replica did not know the handles of the machines whose ledgers it had restored: it ignored everything that
+/// they pushed, and passed nothing of it on, so that after a restart all came by anti-entropy.
 #[test]
 fn what_a_restored_machine_pushes_is_taken() {
     let mut node = Node::new(1, 1, &manifest(None));

@@ -54,7 +54,8 @@ impl Running {
         }
     }
 
-    /// Asks the trainer for a checkpoint file, if one may be written now. All outputs of the replica must have been taken.
+    /// Asks the trainer for a checkpoint file, if one may be written now. All outputs of the replica must have been
+    /// taken.
     pub(super) fn begin_checkpoint(&mut self) {
         if self.checkpoints.begin(&self.replica, self.adopting > 0) {
             self.backlog.push(Work::Checkpoint);
