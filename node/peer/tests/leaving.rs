@@ -3,6 +3,7 @@
 mod support;
 
 use peer::{GoalSettings, Input, Notice, Output, Work, leave::Departure};
+use protocol::message::{Gossip, Push};
 use support::{Channel, Lab, goal, ledger_of, machine};
 
 fn leave(lab: &mut Lab, number: usize) {
@@ -213,13 +214,25 @@ fn a_wish_cuts_the_comparing_short() {
 }
 
 #[test]
-fn the_network_is_not_read_while_what_is_left_is_stored() {
-    let mut lab = Lab::swarm(1, 2, 10_000);
+fn nothing_of_others_is_taken_while_what_is_left_is_stored() {
+    let mut lab = Lab::new(1);
+    lab.add_with_base(20);
+    let puppet = lab.add_puppet();
+    lab.boot(0);
+    lab.connect(0, puppet);
     lab.pass(2_000);
+    let send = |lab: &mut Lab, author| {
+        let chunk = &ledger_of(author, machine(author, 3), &[40], 8)[0];
+        lab.puppet_gossip(puppet, 0, Gossip::Segment(Push::of(chunk)).encode().unwrap());
+        lab.pass(100);
+    };
+    send(&mut lab, 5);
     lab.hold(0, Channel::Disk);
     leave(&mut lab, 0);
-    assert!(!lab.nodes[0].reads);
+    send(&mut lab, 6);
     lab.release(0, Channel::Disk);
     lab.pass(2_000);
     assert_eq!(lab.nodes[0].left, Some(Departure::Clean));
+    let stored = |author| lab.nodes[0].disk.height(&machine(author, 3));
+    assert_eq!((stored(5), stored(6)), (40, 0));
 }
