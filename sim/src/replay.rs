@@ -123,6 +123,9 @@ pub fn replay(args: &ReplayArgs, interrupt: &Interrupt) -> Result<bool> {
     }
     bar.finish_and_clear();
     totals.say()?;
+    if replay.is_cut() {
+        say("the recording ends within a step, as a crash leaves it")?;
+    }
     Ok(totals.differs.is_none())
 }
 
@@ -135,7 +138,73 @@ fn line(step: &Step) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peer::{Input, NodeId};
+    use peer::{Config, Input, NodeId, Peer, record::Recorder};
+    use protocol::{replica::Settings, signature::Ed25519Verifier};
+
+    /// A joiner that calls and asks two machines. Of the step at `forgets_at`, no outputs are recorded.
+    fn recording(forgets_at: Option<u64>) -> Vec<u8> {
+        let config = Config {
+            key: [1; 32],
+            incarnation: 1,
+            is_new_incarnation: true,
+            seed: 1,
+            run: None,
+            bootstrap: vec![NodeId(1)],
+            knows_others: false,
+            connections_target: 10,
+            replica: Settings::default(),
+        };
+        let mut bytes = Vec::new();
+        let mut recorder = Recorder::begin(&mut bytes, &config, 1 << 20).unwrap();
+        let mut peer = Peer::new(config, Box::new(Ed25519Verifier));
+        let inputs = [Input::Tick, Input::Connected(NodeId(1)), Input::Connected(NodeId(2)), Input::Tick];
+        for (number, input) in (0..).zip(inputs) {
+            let mut outputs = peer.step(input.clone(), 1_000 * number);
+            if Some(number) == forgets_at {
+                assert!(!outputs.is_empty(), "step {number} wants nothing done");
+                outputs.clear();
+            }
+            assert!(recorder.step(1_000 * number, &input, &outputs).unwrap());
+        }
+        recorder.flush().unwrap();
+        bytes
+    }
+
+    fn replayed(bytes: &[u8]) -> Result<bool> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("recording");
+        std::fs::write(&file, bytes).unwrap();
+        replay(&ReplayArgs { file, outputs: true }, &Interrupt::default())
+    }
+
+    #[test]
+    fn a_recording_leads_to_the_same_decisions() {
+        assert!(replayed(&recording(None)).unwrap());
+        let whole = recording(None);
+        assert!(replayed(&whole[..whole.len() - 3]).unwrap(), "a last step that was cut short is left out");
+    }
+
+    #[test]
+    fn another_decision_and_damage_are_told_apart() {
+        assert!(!replayed(&recording(Some(1))).unwrap());
+        let mut damaged = recording(None);
+        let last = damaged.len() - 1;
+        damaged[last] ^= 1;
+        let error = format!("{:#}", replayed(&damaged).unwrap_err());
+        assert!(error.contains("after 3 steps: damaged in step 3"), "{error}");
+        assert!(replayed(b"something else").is_err());
+    }
+
+    #[test]
+    fn the_first_step_that_differs_is_named() {
+        let (mut totals, bytes) = (Totals::default(), recording(Some(1)));
+        let mut replay = Replay::open(&bytes[..]).unwrap();
+        while let Some(step) = replay.next_step().unwrap() {
+            totals.add(&step);
+        }
+        assert_eq!(totals.differs.as_deref(), Some("step 1 at 1000 ms, Connected(NodeId(1))"));
+        assert_eq!((totals.steps, totals.span_ms), (4, Some((0, 3_000))));
+    }
 
     #[test]
     fn things_are_counted_by_the_name_of_their_kind() {
