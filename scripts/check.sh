@@ -15,9 +15,17 @@ fi
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
+# Comments keep to the 120 columns that rustfmt keeps for code; rows of tables cannot.
+comments_within_120_columns() {
+    ! git ls-files -z '*.rs' | LC_ALL=C.UTF-8 xargs -0 grep -nE '^.{121,}$' | grep -E ':[0-9]+: *//[/!]? [^|]'
+}
+
 step cargo fmt --all --check
+step comments_within_120_columns
 # The tests come first: they build the dependency graph that users get.
 step cargo test --release --workspace
+# Deliberate faults in the peers' rules, each of which the simulator must find.
+step cargo test --release -p sim --features planted --test planted
 # A few seeds of every scenario; `sim explore --seeds 1000` takes an hour.
 step cargo run --release -p sim -- explore --seeds 3
 # So that they stay alive; their figures mean nothing here.

@@ -1,7 +1,7 @@
 //! The walls between rooms: which crate may use which, and that no files of one crate import each other in a circle.
 //!
-//! A circle is looked for between files. An item that is re-exported counts for the file that defines it, `mod` declarations and
-//! tests do not count.
+//! A circle is looked for between files. An item that is re-exported counts for the file that defines it, `mod`
+//! declarations and tests do not count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -105,7 +105,7 @@ fn read(file: &Path, directory: &Path, path: Vec<String>, modules: &mut Modules)
                 let name = child.ident.to_string();
                 let (flat, nested) = (directory.join(format!("{name}.rs")), directory.join(&name));
                 let child_file = if flat.is_file() { flat } else { nested.join("mod.rs") };
-                read(&child_file, &nested, [&path[..], &[name.clone()]].concat(), modules);
+                read(&child_file, &nested, [&path[..], std::slice::from_ref(&name)].concat(), modules);
                 module.children.insert(name);
             }
             Item::Use(item) => {

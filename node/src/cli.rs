@@ -331,8 +331,8 @@ pub struct RunArgs {
     /// Size of the perturbation of a new run, relative to the weights' rms [default: 1e-3]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub epsilon: Option<f64>,
-    /// How own gradients are measured: `fzoo` (N bytes from N + 1 forwards), `spsa` (one from two), `mezo` (the same, on the
-    /// fixed scale of the paper) [default: fzoo]. Each machine may choose for itself
+    /// How own gradients are measured: `fzoo` (N bytes from N + 1 forwards), `spsa` (one from two), `mezo` (the same,
+    /// on the fixed scale of the paper) [default: fzoo]. Each machine may choose for itself
     #[arg(long, value_name = "NAME", value_parser = estimator_name())]
     pub estimator: Option<EstimatorName>,
     /// Bytes from one batch, with --estimator fzoo [default: 16]
@@ -350,8 +350,9 @@ pub struct RunArgs {
     /// Most own gradients that are signed and sent together [default: 256]. A message has some 140 bytes beside them
     #[arg(long, value_name = "N")]
     pub flush_samples: Option<usize>,
-    /// Own gradients wait so long for company before they are sent [default: 1000, or up to 4000 in a large swarm for who has many].
-    /// Longer costs fewer bytes, shorter keeps the others up to date. Slower models send each gradient at once
+    /// Own gradients wait so long for company before they are sent [default: 1000, or up to 4000 in a large swarm for
+    /// who has many]. Longer costs fewer bytes, shorter keeps the others up to date. Slower models send each gradient
+    /// at once
     #[arg(long, value_name = "MILLISECONDS")]
     pub staleness_ms: Option<u64>,
     /// Start a run in which this machine may withdraw others' samples (see `node revoke`)
@@ -360,8 +361,8 @@ pub struct RunArgs {
     /// Do not look for machines of the run on the local network
     #[arg(long)]
     pub no_mdns: bool,
-    /// Show the run in a browser at this address, for example 127.0.0.1:8080 [default: off]. It only reads, and asks for no
-    /// password: whoever reaches the address sees the run
+    /// Show the run in a browser at this address, for example 127.0.0.1:8080 [default: off]. It only reads, and asks
+    /// for no password: whoever reaches the address sees the run
     #[arg(long, value_name = "IP:PORT")]
     pub http: Option<SocketAddr>,
     /// Write down what this node is told and when, so that its decisions can be replayed. It holds what any node of the

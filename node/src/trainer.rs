@@ -7,11 +7,16 @@ use engine::{
 };
 use peer::backlog::WORKS_MAX;
 use protocol::{codec, machine::MachineId, replay::Contribution};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+    },
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 
-use crate::storage::checkpoint::{CheckpointWriter, WrittenCheckpoint};
+use crate::storage::{StateDir, checkpoint::WrittenCheckpoint};
 
 /// Events that may wait for the shell.
 const EVENTS_MAX: usize = 256;
@@ -33,8 +38,8 @@ pub enum Command {
     },
     /// Measure the held-out loss on at most so many windows.
     Evaluate(usize),
-    /// Write the weights to a file that is not yet the checkpoint; or why there can be no such file.
-    Checkpoint(Result<CheckpointWriter>),
+    /// Write the weights to a file of this directory that is not yet the checkpoint.
+    Checkpoint(Arc<StateDir>),
     /// Hash the weights, which stand at this root of the version vector.
     Digest([u8; 32]),
     /// End the thread.
@@ -192,7 +197,9 @@ impl Worker {
                     self.tell(Event::Evaluated(evaluation, begun.elapsed()));
                 }
             }
-            Command::Checkpoint(writer) => {
+            Command::Checkpoint(state) => {
+                // The database may be in the middle of a write: it is asked here, where nobody else has to wait for it.
+                let writer = state.checkpoint_writer();
                 let begun = Instant::now();
                 let weights = self.trainer.weights()?;
                 let written = match writer.and_then(|writer| writer.write(weights)) {

@@ -21,8 +21,8 @@ pub enum Want {
     },
 }
 
-/// What to ask a neighbour who says that `machine` stands at `theirs`, where here it stands at `ours` and its ledger has
-/// `height` samples (more than the canonical height if some are revoked).
+/// What to ask a neighbour who says that `machine` stands at `theirs`, where here it stands at `ours` and its ledger
+/// has `height` samples (more than the canonical height if some are revoked).
 ///
 /// Equal heights under different heads are a fork: fetching the last segment brings the proof.
 pub fn want(machine: MachineId, ours: Option<&Standing>, height: u64, theirs: &Standing) -> Option<Want> {

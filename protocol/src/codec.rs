@@ -1,4 +1,5 @@
-//! The byte codec: one normalised projected gradient ↔ one byte ↔ a whole number of quanta. **Normative** from byte to quanta.
+//! The byte codec: one normalised projected gradient ↔ one byte ↔ a whole number of quanta. **Normative** from byte to
+//! quanta.
 //!
 //! Encoding is the sender's business (its rounding draw is private); decoding is everybody's and exact.
 
@@ -27,8 +28,8 @@ pub fn unit_at(unit: u64, multiplier: u32) -> u64 {
 }
 
 /// Decodes `byte` to k: `(byte · unit + rounding) >> 32` in i64, arithmetic shift (towards −∞), so that rounding is
-/// stochastic and unbiased over `rounding`. 0 and [`VOID`] decode to 0. The entry moves element j by `−k · 2^shift · z_j`
-/// quanta.
+/// stochastic and unbiased over `rounding`. 0 and [`VOID`] decode to 0. The entry moves element j by `−k · 2^shift ·
+/// z_j` quanta.
 ///
 /// `unit` must satisfy [`unit_is_valid`]; then |k| ≤ [`K_MAX`].
 pub fn decode(byte: i8, unit: u64, rounding: u32) -> i32 {

@@ -1,5 +1,5 @@
-//! The one encoding of everything that travels or rests: bincode 2, standard configuration (little-endian, variable-length
-//! integers), within hard bounds.
+//! The one encoding of everything that travels or rests: bincode 2, standard configuration (little-endian,
+//! variable-length integers), within hard bounds.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -15,7 +15,8 @@ pub fn encode<T: Serialize, const LIMIT: usize>(value: &T) -> Result<Vec<u8>, Wi
     Ok(bytes)
 }
 
-/// Decodes with bincode's standard configuration; refuses more than `LIMIT` bytes, allocations beyond it, and leftovers.
+/// Decodes with bincode's standard configuration; refuses more than `LIMIT` bytes, allocations beyond it, and
+/// leftovers.
 pub fn decode<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, WireError> {
     if bytes.len() > LIMIT {
         return Err(WireError::TooLarge { bytes: bytes.len(), limit: LIMIT });

@@ -23,12 +23,13 @@ pub enum Placement {
 
 /// The bytes of one machine, held as chunks that are cut at the same places on every node.
 ///
-/// The cuts (*seals*) follow from the segments alone: a chunk takes segments as long as it stays within 4,096 samples and
-/// 1,024 segments. The last chunk is open. A signature is kept at every seal and at the head, and no chunk may cross a
-/// seal, so that any node can serve any part of the ledger under a signature.
+/// The cuts (*seals*) follow from the segments alone: a chunk takes segments as long as it stays within 4,096 samples
+/// and 1,024 segments. The last chunk is open. A signature is kept at every seal and at the head, and no chunk may
+/// cross a seal, so that any node can serve any part of the ledger under a signature.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Ledger {
     chunks: Vec<Arc<Chunk>>,
+    height: u64,
     head: Digest,
 }
 
@@ -57,7 +58,7 @@ fn join(open: &mut Arc<Chunk>, chunk: &Chunk) {
 impl Ledger {
     /// Number of samples.
     pub fn height(&self) -> u64 {
-        self.chunks.last().map_or(0, |chunk| chunk.end())
+        self.height
     }
 
     /// Digest of the last segment, zero if empty.
@@ -98,7 +99,8 @@ impl Ledger {
         Placement::Extends(Box::new(chunk.tail(known)))
     }
 
-    /// Appends what [`Ledger::place`] found to extend the ledger. Returns whether the chunk before it was sealed by this.
+    /// Appends what [`Ledger::place`] found to extend the ledger. Returns whether the chunk before it was sealed by
+    /// this.
     pub fn append(&mut self, chunk: VerifiedChunk) -> Result<bool, InvalidChunk> {
         let head = chunk.head();
         let chunk = chunk.into_chunk();
@@ -108,6 +110,7 @@ impl Ledger {
         if chunk.parts.first().is_some_and(|part| part.swarm_step < self.swarm_step()) {
             return Err(InvalidChunk::SwarmStep);
         }
+        let end = chunk.end();
         let first_samples = chunk.parts.first().map_or(0, |part| usize::from(part.samples));
         let sealed = match self.chunks.last_mut() {
             Some(open) if !seals(open, first_samples) => {
@@ -130,11 +133,12 @@ impl Ledger {
             }
         };
         self.head = head;
+        self.height = end;
         Ok(sealed)
     }
 
-    /// The chunk to serve to someone who has the samples before `from`: starts at the segment that holds `from`, ends on
-    /// a signature. None if the ledger ends before. Also returns how many segments were hashed for it.
+    /// The chunk to serve to someone who has the samples before `from`: starts at the segment that holds `from`, ends
+    /// on a signature. None if the ledger ends before. Also returns how many segments were hashed for it.
     pub fn serve(&self, run: &RunId, from: u64) -> Option<(Chunk, usize)> {
         let chunk = self.chunks.iter().rev().find(|chunk| chunk.first <= from && from < chunk.end())?;
         let start = chunk.segments().take_while(|segment| segment.end() <= from).count();
@@ -144,8 +148,8 @@ impl Ledger {
         Some((chunk.tail(start, &chunk.digests(run)), chunk.parts.len()))
     }
 
-    /// Digest of the segment that ends the ledger's first `height` samples (holds sample `height − 1`); zero for 0, None
-    /// beyond the ledger.
+    /// Digest of the segment that ends the ledger's first `height` samples (holds sample `height − 1`); zero for 0,
+    /// None beyond the ledger.
     pub fn digest_at(&self, run: &RunId, height: u64) -> Option<Digest> {
         match height {
             0 => Some([0; 32]),

@@ -1,5 +1,5 @@
-//! The pure half of onebyte: what all machines of a run must compute identically, and the one state machine that decides.
-//! No IO, no clock, no thread, no candle, no libp2p.
+//! The pure half of onebyte: what all machines of a run must compute identically, and the one state machine that
+//! decides. No IO, no clock, no thread, no candle, no libp2p.
 //!
 //! | module | noun |
 //! |---|---|

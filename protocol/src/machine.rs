@@ -15,8 +15,8 @@ pub struct MachineId {
 
 /// Sixteen bytes that stand for a machine on the wire once it has been introduced.
 ///
-/// `BLAKE3.derive_key("onebyte 1 handle", key (32) ‖ incarnation (u64 LE))`, first 16 bytes: finding two machines with one
-/// handle takes 2^64 work, and the signature inside a message names the machine in full anyway.
+/// `BLAKE3.derive_key("onebyte 1 handle", key (32) ‖ incarnation (u64 LE))`, first 16 bytes: finding two machines with
+/// one handle takes 2^64 work, and the signature inside a message names the machine in full anyway.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Handle(pub [u8; 16]);
 

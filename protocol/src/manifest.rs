@@ -136,9 +136,9 @@ pub struct TensorArithmetic {
 
 /// Chooses range, ε, unit and shift of one tensor. Run once, by the machine that starts the run.
 ///
-/// `s = rms / rms_all`, at least 0.1 (or 1 for `Uniform`). `R` is the smallest power of two that is at least 1, `2·max|B|` and
-/// `max|B| + 8·learning_rate·s·√planned`. `q = R·2^-24`, `ε = max(1, round(ε·s/q))`,
-/// `unit = learning_rate·s / (levels·q·2^shift)` in Q32.
+/// `s = rms / rms_all`, at least 0.1 (or 1 for `Uniform`). `R` is the smallest power of two that is at least 1,
+/// `2·max|B|` and `max|B| + 8·learning_rate·s·√planned`. `q = R·2^-24`, `ε = max(1, round(ε·s/q))`, `unit =
+/// learning_rate·s / (levels·q·2^shift)` in Q32.
 pub fn choose_arithmetic(
     statistics: &TensorStatistics,
     rms_all: f64,
@@ -214,9 +214,9 @@ impl Schedule {
 
 /// Where the base model's bytes come from and how they are checked.
 ///
-/// The base is one string of bytes, `config.json ‖ tokenizer.json ‖ tensors`, the tensors being the snapped values, f32 LE,
-/// in the order of the manifest's table. It is cut in chunks of [`BASE_CHUNK_BYTES`]; `chunks_root` is the BLAKE3 of their
-/// concatenated BLAKE3 digests.
+/// The base is one string of bytes, `config.json ‖ tokenizer.json ‖ tensors`, the tensors being the snapped values, f32
+/// LE, in the order of the manifest's table. It is cut in chunks of [`BASE_CHUNK_BYTES`]; `chunks_root` is the BLAKE3
+/// of their concatenated BLAKE3 digests.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BaseModel {
     /// What the starter called it, for people.

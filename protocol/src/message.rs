@@ -38,8 +38,8 @@ pub enum Author {
     Known(Handle),
 }
 
-/// A pushed segment. The digest of its predecessor is not sent: whoever holds the ledger up to `first` knows it, and who
-/// does not could not use the segment. A hint tells a gap or a fork from a bad signature.
+/// A pushed segment. The digest of its predecessor is not sent: whoever holds the ledger up to `first` knows it, and
+/// who does not could not use the segment. A hint tells a gap or a fork from a bad signature.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Push {
     /// Whose.

@@ -2,8 +2,8 @@
 //!
 //! A weight is an integer n, −2^24 ≤ n < 2^24, times its tensor's quantum 2^(range_log2 − 24), held in an f32 that
 //! represents it exactly; zero is +0.0. Moving a weight adds whole quanta in the group Z/2^25: the sum is taken modulo
-//! 2^32 (i32, wrapping) and its low 25 bits are sign-extended. Addition in a group commutes and inverts, so the weights are a
-//! function of the *set* of contributions and of nothing else.
+//! 2^32 (i32, wrapping) and its low 25 bits are sign-extended. Addition in a group commutes and inverts, so the weights
+//! are a function of the *set* of contributions and of nothing else.
 
 use serde::Serialize;
 
@@ -64,8 +64,8 @@ impl Sweep {
         self.probes.is_empty() && self.contributions.is_empty()
     }
 
-    /// Resolves the sweep for tensor number `index`. A seed that is probed and contributes (the own
-    /// entry) becomes one wide direction, so that its signs are generated once. Directions with coefficient zero are left out.
+    /// Resolves the sweep for tensor number `index`. A seed that is probed and contributes (the own entry) becomes one
+    /// wide direction, so that its signs are generated once. Directions with coefficient zero are left out.
     pub fn for_tensor(&self, index: u32, spec: &TensorSpec) -> TensorSweep {
         let mut wide: Vec<(EntrySeed, TensorKey, i32)> = self
             .probes
@@ -101,7 +101,8 @@ pub fn add_quanta(weight: f32, quanta: i32, scale: f32) -> f32 {
     ((n.wrapping_add(quanta) << 7) >> 7) as f32 * scale
 }
 
-/// Snaps a base weight to the nearest multiple of the quantum, ties to even, −0.0 to +0.0. In range by choice of the range.
+/// Snaps a base weight to the nearest multiple of the quantum, ties to even, −0.0 to +0.0. In range by choice of the
+/// range.
 pub fn snap(weight: f32, scale: f32) -> f32 {
     (weight / scale).round_ties_even() as i32 as f32 * scale
 }

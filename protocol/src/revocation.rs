@@ -1,9 +1,9 @@
 //! Revocations: how a machine's entries leave the effective set, the same for everyone.
 //!
-//! A fork proof takes a machine's whole ledger out, whichever proof came first. The run's authority, if the manifest names
-//! one, may take out the samples from a number on; the lowest wins. Neither rewinds history: honest gradients that were
-//! measured at weights that had the revoked ones in them stay. And any machine can withdraw its own history by signing a
-//! fork: open runs accept that cost.
+//! A fork proof takes a machine's whole ledger out, whichever proof came first. The run's authority, if the manifest
+//! names one, may take out the samples from a number on; the lowest wins. Neither rewinds history: honest gradients
+//! that were measured at weights that had the revoked ones in them stay. And any machine can withdraw its own history
+//! by signing a fork: open runs accept that cost.
 
 use serde::{Deserialize, Serialize};
 

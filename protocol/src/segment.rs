@@ -94,8 +94,8 @@ pub fn head_message(digest: &Digest) -> Vec<u8> {
 }
 
 impl Chunk {
-    /// The next segment of one's own ledger, its signature still zero, and its digest. The signature to come is that over
-    /// [`head_message`] of the digest.
+    /// The next segment of one's own ledger, its signature still zero, and its digest. The signature to come is that
+    /// over [`head_message`] of the digest.
     pub fn unsigned(run: &RunId, machine: MachineId, segment: Segment<'_>, previous: Digest) -> (Self, Digest) {
         let digest = segment.digest(run, &machine, &previous);
         let chunk = Self {
@@ -234,8 +234,8 @@ impl VerifiedChunk {
         Self { chunk: Arc::new(self.chunk.tail(start, &self.digests)), digests: self.digests[start..].to_vec() }
     }
 
-    /// Whether two signed runs of one ledger cannot both be its history: segments that overlap in a sample and differ, or
-    /// a segment that begins where the other ends and names another predecessor.
+    /// Whether two signed runs of one ledger cannot both be its history: segments that overlap in a sample and differ,
+    /// or a segment that begins where the other ends and names another predecessor.
     pub fn contradicts(&self, other: &Self) -> bool {
         if self.chunk.machine != other.chunk.machine {
             return false;

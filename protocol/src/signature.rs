@@ -4,8 +4,6 @@ use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-use crate::replica::Commons;
-
 /// An Ed25519 signature (64 bytes).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature(pub [u8; 64]);
@@ -37,15 +35,10 @@ impl<'de> Deserialize<'de> for Signature {
     }
 }
 
-/// Checks signatures, and says what the replicas that use it share.
+/// Checks signatures.
 pub trait Verifier: Send {
     /// Whether `signature` is `key`'s over `message`. Weak keys are refused.
     fn verify(&self, key: &[u8; 32], message: &[u8], signature: &Signature) -> bool;
-
-    /// What a replica holds in common with others of its process. By default, nothing.
-    fn commons(&self) -> Commons {
-        Commons::default()
-    }
 }
 
 /// Signs with one machine's key.
@@ -56,8 +49,8 @@ pub trait Signer: Send {
     fn sign(&self, message: &[u8]) -> Signature;
 }
 
-/// Ed25519 with `verify_strict`, which refuses weak keys and malleable signatures (never batched: batch verification accepts
-/// what single verification refuses, and two nodes must not disagree).
+/// Ed25519 with `verify_strict`, which refuses weak keys and malleable signatures (never batched: batch verification
+/// accepts what single verification refuses, and two nodes must not disagree).
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Ed25519Verifier;
 

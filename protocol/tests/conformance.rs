@@ -132,7 +132,8 @@ fn specs() -> Vec<TensorSpec> {
     ]
 }
 
-/// Weight number `element` of a base: `(element · 2654435761 mod 2^25) − 2^24` quanta, so that some entries wrap around.
+/// Weight number `element` of a base: `(element · 2654435761 mod 2^25) − 2^24` quanta, so that some entries wrap
+/// around.
 fn base(spec: &TensorSpec) -> Vec<f32> {
     let n = |element: u64| (element.wrapping_mul(2_654_435_761) % (1 << 25)) as i32 - (1 << 24);
     (0..spec.elements()).map(|element| n(element) as f32 * spec.quantum()).collect()

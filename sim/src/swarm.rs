@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use peer::Run;
+use protocol::replica::Commons;
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 
 use crate::{
@@ -72,6 +73,8 @@ pub struct Swarm {
     pub shelf: Shelf,
     /// Checks signatures.
     pub verifier: RememberingVerifier,
+    /// What the machines' replicas share.
+    pub commons: Commons,
     /// Measurements.
     pub metrics: Metrics,
     /// For the checkers.
@@ -111,6 +114,7 @@ impl Swarm {
             messages: Messages::default(),
             shelf: Shelf::default(),
             verifier: RememberingVerifier::default(),
+            commons: Commons::shared(),
             metrics: Metrics::default(),
             truth: Truth::default(),
             random: Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x006e_6574),

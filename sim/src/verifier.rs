@@ -1,9 +1,6 @@
 //! Real signatures, each checked once: all machines of a simulation share the memory of what was found.
 
-use protocol::{
-    replica::Commons,
-    signature::{Ed25519Verifier, Signature, Verifier},
-};
+use protocol::signature::{Ed25519Verifier, Signature, Verifier};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -12,18 +9,9 @@ use std::{
 /// Entries at which the memory is emptied; each takes some 80 bytes.
 const REMEMBERED_MAX: usize = 4 << 20;
 
-/// Remembers verdicts by the BLAKE3 of (key, signature, message). Replicas with this verifier share their ledgers.
-#[derive(Clone)]
-pub struct RememberingVerifier {
-    verdicts: Arc<Mutex<HashMap<[u8; 32], bool>>>,
-    commons: Commons,
-}
-
-impl Default for RememberingVerifier {
-    fn default() -> Self {
-        Self { verdicts: Arc::default(), commons: Commons::shared() }
-    }
-}
+/// Remembers verdicts by the BLAKE3 of (key, signature, message).
+#[derive(Clone, Default)]
+pub struct RememberingVerifier(Arc<Mutex<HashMap<[u8; 32], bool>>>);
 
 impl Verifier for RememberingVerifier {
     fn verify(&self, key: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
@@ -32,15 +20,11 @@ impl Verifier for RememberingVerifier {
         hasher.update(&signature.0);
         hasher.update(message);
         let name = *hasher.finalize().as_bytes();
-        let mut known = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED_MAX {
             known.clear();
         }
         *known.entry(name).or_insert_with(|| Ed25519Verifier.verify(key, message, signature))
-    }
-
-    fn commons(&self) -> Commons {
-        self.commons.clone()
     }
 }
 

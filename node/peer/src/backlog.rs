@@ -10,8 +10,8 @@ pub const WORKS_MAX: usize = 64;
 /// Entries are handed out in works of about this size.
 const ENTRIES_PER_WORK: u64 = 8_192;
 
-/// First in, first out. Ranges of ledgers are spelled out only when the trainer takes them up: taking out a ledger of a billion
-/// samples costs time, not memory.
+/// First in, first out. Ranges of ledgers are spelled out only when the trainer takes them up: taking out a ledger of a
+/// billion samples costs time, not memory.
 #[derive(Default)]
 pub struct Backlog {
     works: VecDeque<Work>,

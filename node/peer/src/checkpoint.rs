@@ -1,7 +1,8 @@
 //! The one checkpoint that may be under way, and what it may claim.
 //!
-//! A file holds what the trainer was told before it was asked for, and own samples that may not be in the ledger yet. It counts
-//! only once they are (ledger before checkpoint), and claims what had been handed out when it was asked for, no more.
+//! A file holds what the trainer was told before it was asked for, and own samples that may not be in the ledger yet.
+//! It counts only once they are (ledger before checkpoint), and claims what had been handed out when it was asked for,
+//! no more.
 
 use protocol::{
     machine::MachineId,

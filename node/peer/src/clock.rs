@@ -1,7 +1,7 @@
 //! The peer's own time.
 
-/// Counts what passes between one input and the next. So a shell's clock that steps back costs nothing: no pause begins anew,
-/// no ban lasts longer. One that leaps ahead lets all pauses end at once.
+/// Counts what passes between one input and the next. So a shell's clock that steps back costs nothing: no pause begins
+/// anew, no ban lasts longer. One that leaps ahead lets all pauses end at once.
 #[derive(Default)]
 pub struct Clock {
     now_ms: u64,

@@ -114,8 +114,8 @@ impl Dialing {
     }
 }
 
-/// Doubles with the failures, between three quarters and five quarters of that: a swarm must not call a node that comes back
-/// all at once.
+/// Doubles with the failures, between three quarters and five quarters of that: a swarm must not call a node that comes
+/// back all at once.
 fn pause_ms(failures: u32, random: &mut impl Rng) -> u64 {
     let doubled = RETRY_FIRST_MS.saturating_mul(1 << failures.min(10)).min(RETRY_LAST_MS);
     let jitter = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;

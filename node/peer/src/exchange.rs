@@ -60,8 +60,8 @@ impl Questions {
     }
 }
 
-/// Reads what came in answer to a question; `None`: nothing did. A chunk of the base model is returned apart, for the shell to
-/// hold until the peer says what to do with it.
+/// Reads what came in answer to a question; `None`: nothing did. A chunk of the base model is returned apart, for the
+/// shell to hold until the peer says what to do with it.
 pub fn read_answer(bytes: Option<&[u8]>) -> (Answer, Option<Vec<u8>>) {
     match bytes.map(Response::decode) {
         None => (Answer::None, None),
@@ -74,8 +74,8 @@ pub fn read_answer(bytes: Option<&[u8]>) -> (Answer, Option<Vec<u8>>) {
     }
 }
 
-/// The answer to a request for a piece of the base model whose chunks have these digests. `chunk` reads one, or returns None
-/// if it cannot.
+/// The answer to a request for a piece of the base model whose chunks have these digests. `chunk` reads one, or returns
+/// None if it cannot.
 pub fn serve(piece: Piece, digests: &[Digest], chunk: impl FnOnce(u64) -> Option<Vec<u8>>) -> Response {
     match piece {
         Piece::Digests { from } => {

@@ -1,5 +1,5 @@
-//! What TCP, noise and yamux carry for one message, bytes. Measured, and computed from the formats; `benches/wire.rs` compares
-//! the sums with the sockets.
+//! What TCP, noise and yamux carry for one message, bytes. Measured, and computed from the formats; `benches/wire.rs`
+//! compares the sums with the sockets.
 
 /// Characters of the topic.
 pub const TOPIC: usize = 8;
@@ -8,8 +8,8 @@ const YAMUX: usize = 12;
 const YAMUX_SPLIT: usize = 16 * 1024;
 /// Bytes that noise puts around one flush: length and tag.
 const NOISE: usize = 2 + 16;
-/// What a question or an answer costs beside its content: a yamux substream, multistream-select and "/onebyte/1" (2 x 32 bytes), the
-/// length, the end; three writes of 12 + 18 bytes each way.
+/// What a question or an answer costs beside its content: a yamux substream, multistream-select and "/onebyte/1" (2 x
+/// 32 bytes), the length, the end; three writes of 12 + 18 bytes each way.
 const EXCHANGE: usize = 126;
 
 /// Bytes of a number as a varint.

@@ -176,8 +176,8 @@ impl Join {
         }
         let is_open = |purpose: Purpose| open.iter().any(|(_, asked)| *asked == purpose);
         let Some(run) = &self.run else {
-            // The first who answers is believed. A run that was named can come from anyone; one that was not, only from nodes
-            // that were: whoever calls first could name a run of its own.
+            // The first who answers is believed. A run that was named can come from anyone; one that was not, only from
+            // nodes that were: whoever calls first could name a run of its own.
             let is_believed = self.wished.is_some() || self.bootstraps.contains(&node);
             return (its == 0 && is_believed).then_some((Purpose::Manifest, RunId([0; 32]), Question::Manifest));
         };
@@ -286,8 +286,8 @@ impl Join {
 const ANOTHER_QUESTION: &str = "it sent an answer to another question";
 
 impl Fetch {
-    /// The digests, all of which are here, are on the disk, which lacks these chunks. A second time changes nothing: some of the
-    /// chunks may have come since.
+    /// The digests, all of which are here, are on the disk, which lacks these chunks. A second time changes nothing:
+    /// some of the chunks may have come since.
     fn digests_stored(&mut self, missing: Vec<u64>) {
         if self.has_digests || self.digests.len() as u64 != self.chunks {
             return;
@@ -297,8 +297,8 @@ impl Fetch {
         self.lacking = self.missing.iter().map(|index| self.extent(*index)).sum();
     }
 
-    /// Takes one page of the list of digests, all of which come from one node. Pages are full but for the last: a node that
-    /// sent one digest at a time could keep a joiner waiting for days.
+    /// Takes one page of the list of digests, all of which come from one node. Pages are full but for the last: a node
+    /// that sent one digest at a time could keep a joiner waiting for days.
     fn take_digests(&mut self, node: NodeId, page: Vec<Digest>) -> Taken {
         let here = self.digests.len() as u64;
         if self.has_digests || here >= self.chunks || self.digests_from.is_some_and(|from| from != node) {

@@ -94,10 +94,11 @@ impl Leaving {
     pub fn agrees_now(&mut self, replica: &Replica, now_ms: u64) -> bool {
         let Some(agreeing) = &mut self.agreeing else { return false };
         let (revision, neighbours) = (replica.vector().revision(), replica.agreeing());
-        let (last_revision, last_neighbours, since_ms) = agreeing.progress;
+        let (last_revision, last_neighbours, _) = agreeing.progress;
         if revision != last_revision || neighbours > last_neighbours {
             agreeing.progress = (revision, neighbours, now_ms);
         }
+        let (.., since_ms) = agreeing.progress;
         let is_idle = now_ms.saturating_sub(since_ms) >= AGREEMENT_IDLE_MS;
         let has_ended = replica.agrees_with_all() || is_idle;
         if has_ended {

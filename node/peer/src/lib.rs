@@ -1,13 +1,13 @@
-//! What one machine of a run decides, from its first question to its last write. Pure: no clock, no thread, no IO, no libp2p,
-//! no model. A *shell* turns the world into inputs and carries outputs out: `node` one around sockets, a disk and a trainer,
-//! `sim` another around virtual ones. What stands here stands nowhere else.
+//! What one machine of a run decides, from its first question to its last write. Pure: no clock, no thread, no IO, no
+//! libp2p, no model. A *shell* turns the world into inputs and carries outputs out: `node` one around sockets, a disk
+//! and a trainer, `sim` another around virtual ones. What stands here stands nowhere else.
 //!
 //! # Driving contract
 //!
-//! Give one [`Input`] with the time ([`Peer::handle`]), carry out every [`Output`] that [`Peer::poll_output`] has, then wait.
-//! Time is in milliseconds of any clock; one that steps back only stands still meanwhile. Equal inputs at equal times give equal outputs, which is what [`record`]
-//! relies on. An output that expects an answer names the input that brings it. After [`Output::Left`] and [`Output::Damaged`]
-//! nothing more comes, whatever it is told.
+//! Give one [`Input`] with the time ([`Peer::handle`]), carry out every [`Output`] that [`Peer::poll_output`] has, then
+//! wait. Time is in milliseconds of any clock; one that steps back only stands still meanwhile. Equal inputs at equal
+//! times give equal outputs, which is what [`record`] relies on. An output that expects an answer names the input that
+//! brings it. After [`Output::Left`] and [`Output::Damaged`] nothing more comes, whatever it is told.
 //!
 //! ```text
 //!   network, disk, key, trainer, clock, people

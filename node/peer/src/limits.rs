@@ -16,8 +16,8 @@ const MESSAGES_BURST: f64 = 4_000.0;
 /// Bytes of gossip that a node may send: on average a second, and at once.
 const GOSSIP_BYTES_PER_SECOND: f64 = 4e6;
 const GOSSIP_BYTES_BURST: f64 = 16e6;
-/// Part of what a node may send that is spent on passing others' gossip on: several who flood, each within its allowance,
-/// must not make this node one who floods.
+/// Part of what a node may send that is spent on passing others' gossip on: several who flood, each within its
+/// allowance, must not make this node one who floods.
 const FORWARDED_SHARE: f64 = 0.5;
 
 /// How bad a fault was.

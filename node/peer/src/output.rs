@@ -96,8 +96,8 @@ pub enum Output {
         /// Number of the write.
         write: u64,
     },
-    /// The file that was written last is the checkpoint from now on, once all writes before this are durable. Answered by
-    /// `Committed`.
+    /// The file that was written last is the checkpoint from now on, once all writes before this are durable. Answered
+    /// by `Committed`.
     Commit {
         /// What its weights contain.
         contents: Vec<Contained>,
@@ -112,7 +112,8 @@ pub enum Output {
         /// See [`protocol::segment::head_message`].
         message: Vec<u8>,
     },
-    /// Hand to the trainer, which takes up work in order. Answered by `Took`; [`crate::backlog::WORKS_MAX`] are out at most.
+    /// Hand to the trainer, which takes up work in order. Answered by `Took`; [`crate::backlog::WORKS_MAX`] are out at
+    /// most.
     Work(Work),
 
     /// Tell people.

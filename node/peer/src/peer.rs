@@ -2,7 +2,7 @@
 
 use protocol::{
     machine::MachineId,
-    replica::{Replica, Verdict},
+    replica::{Commons, Replica, Verdict},
     signature::Verifier,
 };
 use std::collections::VecDeque;
@@ -23,6 +23,8 @@ use crate::{
 pub struct Peer {
     config: Config,
     verifier: Option<Box<dyn Verifier>>,
+    /// What its replica shares with others of this process.
+    commons: Commons,
     clock: Clock,
     links: Links,
     stage: Stage,
@@ -42,11 +44,17 @@ enum Stage {
 impl Peer {
     /// Nothing is known yet but what the disk and the command line say. `verifier` checks others' signatures.
     pub fn new(config: Config, verifier: Box<dyn Verifier>) -> Self {
+        Self::sharing(config, verifier, Commons::default())
+    }
+
+    /// The same, of whose replica equal ledgers are held once by all peers of this process with these `commons`.
+    pub fn sharing(config: Config, verifier: Box<dyn Verifier>, commons: Commons) -> Self {
         Self {
             clock: Clock::default(),
             links: Links::new(&config),
             stage: Stage::Joining(Box::new(Join::new(config.run, &config.bootstrap))),
             verifier: Some(verifier),
+            commons,
             config,
             outputs: VecDeque::new(),
             planted: Planted::default(),
@@ -278,8 +286,10 @@ impl Peer {
 
     fn run(&mut self, run: Run) {
         let Some(verifier) = self.verifier.take() else { return };
-        let machine = self.own_machine();
-        self.stage = Stage::Running(Box::new(Running::new(&self.config, machine, run, verifier, self.planted)));
+        let (machine, commons) = (self.own_machine(), self.commons.clone());
+        let Config { replica: settings, seed, .. } = self.config.clone();
+        let replica = Replica::sharing(run.id, run.manifest.clone(), settings, machine, verifier, seed, commons);
+        self.stage = Stage::Running(Box::new(Running::new(run, replica, self.planted)));
     }
 
     fn give_up(&mut self, departure: Departure) {

@@ -1,8 +1,8 @@
 //! Recordings: what a peer was told and when, so that it can be told again.
 //!
-//! A recording holds no text and no secret: neither ever reaches a peer, and chunks of the base model are named by their
-//! digests. What it does hold is what a node of the run sees anyway: the manifest, ledgers, and messages of other nodes, who
-//! are numbers in it.
+//! A recording holds no text and no secret: neither ever reaches a peer, and chunks of the base model are named by
+//! their digests. What it does hold is what a node of the run sees anyway: the manifest, ledgers, and messages of other
+//! nodes, who are numbers in it.
 //!
 //! ```text
 //! file  = "onebyte recording 1\n" ‖ frame of the config ‖ frame of each step
@@ -11,8 +11,8 @@
 //! step  = time, ms (u64) ‖ input ‖ number of outputs (u32) ‖ first 8 bytes of BLAKE3(outputs)
 //! ```
 //!
-//! Contents and outputs are encoded as messages are ([`protocol::encoding`]). A frame that a crash cut short ends the recording;
-//! that the length has a check of its own tells such an end from a length that was changed.
+//! Contents and outputs are encoded as messages are ([`protocol::encoding`]). A frame that a crash cut short ends the
+//! recording; that the length has a check of its own tells such an end from a length that was changed.
 
 use protocol::{encoding, signature::Ed25519Verifier};
 use serde::{Deserialize, Serialize};
@@ -76,8 +76,8 @@ impl<W: Write> Recorder<W> {
         Ok(recorder)
     }
 
-    /// One input, and all outputs that it brought. False, and nothing is written, from the step on that would be too much.
-    /// After an error nothing is written any more, either: what follows a torn frame could not be read.
+    /// One input, and all outputs that it brought. False, and nothing is written, from the step on that would be too
+    /// much. After an error nothing is written any more, either: what follows a torn frame could not be read.
     pub fn step(&mut self, now_ms: u64, input: &Input, outputs: &[Output]) -> io::Result<bool> {
         if self.bytes_left == 0 {
             return Ok(false);

@@ -1,4 +1,5 @@
-//! When a checkpoint is written, and what it claims. That it claims exactly what its weights hold, the laboratory checks.
+//! When a checkpoint is written, and what it claims. That it claims exactly what its weights hold, the laboratory
+//! checks.
 
 mod support;
 

@@ -1,5 +1,6 @@
-//! Random lives of a few peers: answers late, connections that come and go, crashes, full disks, clocks that jump, strangers who
-//! send anything. What must hold at every step the laboratory checks (`support/node.rs`); what must come of it is checked here.
+//! Random lives of a few peers: answers late, connections that come and go, crashes, full disks, clocks that jump,
+//! strangers who send anything. What must hold at every step the laboratory checks (`support/node.rs`); what must come
+//! of it is checked here.
 
 mod support;
 

@@ -21,8 +21,8 @@ pub struct Base {
 }
 
 impl Base {
-    /// The model in the Hugging Face directory `model`, if one is named; else the state directory's; else the embedded model,
-    /// if the run trains it. None if it is not at hand.
+    /// The model in the Hugging Face directory `model`, if one is named; else the state directory's; else the embedded
+    /// model, if the run trains it. None if it is not at hand.
     pub fn of(log: &Log, model: Option<&Path>) -> Result<Option<Self>> {
         if let Some(directory) = model {
             let checkpoint = Checkpoint::load(directory)?;

@@ -1,5 +1,5 @@
-//! What one log has and another lacks, taken over the way one node takes it from another: by anti-entropy, everything checked,
-//! contradictions becoming fork proofs.
+//! What one log has and another lacks, taken over the way one node takes it from another: by anti-entropy, everything
+//! checked, contradictions becoming fork proofs.
 
 use anyhow::{Result, bail};
 use protocol::{
@@ -12,7 +12,8 @@ const SOURCE: NodeId = NodeId(1);
 /// Between two rounds, by the clock that the replicas are shown: longer than any pause of theirs.
 const ROUND_MS: u64 = 60_000;
 
-/// Takes everything into `target` that `source`, of the same run, has beyond it. `keep` makes records durable, in order.
+/// Takes everything into `target` that `source`, of the same run, has beyond it. `keep` makes records durable, in
+/// order.
 ///
 /// Returns what people should hear of. Fails if `keep` does, or if `source` breaks a rule of the protocol.
 pub fn merge(

@@ -1,4 +1,5 @@
-//! What a node's journal says about its log: when samples came, which revocations were known, what the weights' digest was.
+//! What a node's journal says about its log: when samples came, which revocations were known, what the weights' digest
+//! was.
 
 use anyhow::Result;
 use protocol::machine::MachineId;

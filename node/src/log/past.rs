@@ -26,10 +26,11 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// Where `until` is in the history of `log`: `machine:height,...` (machines that are not named count with nothing), or a
-    /// fraction of every height, 0 to 1.
+    /// Where `until` is in the history of `log`: `machine:height,...` (machines that are not named count with nothing),
+    /// or a fraction of every height, 0 to 1.
     ///
-    /// Revocations count that were known when the heights were reached, as the node's journal has it. Without a journal, all do.
+    /// Revocations count that were known when the heights were reached, as the node's journal has it. Without a
+    /// journal, all do.
     pub fn find(log: &Log, until: &str) -> Result<Self> {
         let heights = match until.parse::<f64>() {
             Ok(fraction) => {

@@ -195,7 +195,7 @@ impl Shell {
                 Command::Replay(self.spell_out(&ranges))
             }
             Work::Evaluate => Command::Evaluate(EVALUATION_WINDOWS),
-            Work::Checkpoint => Command::Checkpoint(self.disk.state.checkpoint_writer()),
+            Work::Checkpoint => Command::Checkpoint(self.disk.state.clone()),
             Work::Weigh(root) => Command::Digest(root),
         };
         let trainer = self.trainer.as_ref().context("there is work, and no trainer")?;

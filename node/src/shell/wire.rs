@@ -5,7 +5,8 @@ use std::collections::{HashMap, VecDeque};
 
 use super::Nodes;
 use crate::network::{
-    Event, MessageId, Multiaddr, Network, NetworkConfig, PeerId, RequestId, Responder, StartError, Traffic,
+    Event, MessageId, Multiaddr, Network, NetworkConfig, PeerId, PublishError, RequestId, Responder, StartError,
+    Traffic,
 };
 
 /// At most one network at a time, and what is under way on it.
@@ -143,9 +144,12 @@ impl Wire {
                 self.requests.remove(&request);
             }
             Output::Publish(bytes) => {
-                let published = self.network.as_mut().is_some_and(|network| network.publish(bytes.clone()).is_ok());
-                if !published {
-                    answers.push_back(Input::Unheard(bytes));
+                let told = self.network.as_mut().map(|network| network.publish(bytes.clone()));
+                match told {
+                    Some(Ok(())) => {}
+                    None | Some(Err(PublishError::NoPeers)) => answers.push_back(Input::Unheard(bytes)),
+                    // Anti-entropy carries it.
+                    Some(Err(PublishError::Refused(error))) => tracing::debug!(error, "a message that is not gossiped"),
                 }
             }
             Output::Validate { message, from, verdict } => {

@@ -15,8 +15,8 @@ const INTERVAL_MS_MIN: u64 = 900;
 /// Longer lines of `metrics.jsonl` are not looked at.
 const LINE_BYTES_MAX: u64 = 16 * 1024;
 
-/// At most [`POINTS_MAX`] points over the whole time, first and last among them. The longer the time, the farther apart. Their
-/// bytes are those of all sessions together, where a line of `metrics.jsonl` has those of its session.
+/// At most [`POINTS_MAX`] points over the whole time, first and last among them. The longer the time, the farther
+/// apart. Their bytes are those of all sessions together, where a line of `metrics.jsonl` has those of its session.
 #[derive(Clone, Debug)]
 pub struct History {
     points: Vec<Metrics>,
@@ -36,8 +36,8 @@ impl Default for History {
 }
 
 impl History {
-    /// The points of a `metrics.jsonl`. No file: no points. A line that cannot be read (a crash may leave half a line) is
-    /// passed over.
+    /// The points of a `metrics.jsonl`. No file: no points. A line that cannot be read (a crash may leave half a line)
+    /// is passed over.
     pub fn read(path: &Path) -> Self {
         let mut history = Self::default();
         let Ok(file) = File::open(path) else { return history };

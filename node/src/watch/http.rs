@@ -7,12 +7,13 @@
 //! | `GET /api/history` | [points](super::Metrics) for curves, JSON array, oldest first, at most [`POINTS_MAX`](super::history::POINTS_MAX): those of `metrics.jsonl` from earlier sessions, then this one's. Bytes are summed over sessions |
 //! | `GET /metrics` | the latest snapshot for [Prometheus](super::prometheus), OpenMetrics text |
 //!
-//! `HEAD` is as `GET` without the body. Another path: 404. Another method: 405. Any answer forbids caching. One connection
-//! carries one request.
+//! `HEAD` is as `GET` without the body. Another path: 404. Another method: 405. Any answer forbids caching. One
+//! connection carries one request.
 //!
-//! *Who may read.* Whoever reaches the address: there is no password. On a loopback address the `Host` of a request must be an
-//! address of loopback or `localhost`, with any port (a tunnel has its own), else 421: a web site elsewhere that makes its
-//! name point here gets nothing. The page may load nothing from anywhere, be framed by nobody, and run no script but its own.
+//! *Who may read.* Whoever reaches the address: there is no password. On a loopback address the `Host` of a request
+//! must be an address of loopback or `localhost`, with any port (a tunnel has its own), else 421: a web site elsewhere
+//! that makes its name point here gets nothing. The page may load nothing from anywhere, be framed by nobody, and run
+//! no script but its own.
 //!
 //! *What it costs the node.* A thread and a runtime of its own; it sees the node only through a
 //! [`watch`] channel, which never makes the sender wait. At most [`CONNECTIONS_MAX`] connections at a time, others
@@ -233,7 +234,8 @@ impl Shown {
     }
 }
 
-/// Whether `host` (with or without a port) is a name that only this machine has: an address of loopback, `bound`, `localhost`.
+/// Whether `host` (with or without a port) is a name that only this machine has: an address of loopback, `bound`,
+/// `localhost`.
 fn is_local(host: &str, bound: IpAddr) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => {

@@ -1,13 +1,16 @@
 //! `journal.jsonl` in the state directory: when what came. One JSON object a line, appended, never rewritten.
 //!
 //! ```text
-//! {"kind":"heights","at_ms":1764000000000,"heights":{"8f1c22ab0d9e.51f0":384}}             ledgers that grew since the last such line
-//! {"kind":"revoked","at_ms":…,"machine":"8f1c22ab0d9e.51f0","from":120,"fork":false}       samples from 120 on no longer count
-//! {"kind":"weights","at_ms":…,"weights":"91ab…","heights":{"8f1c22ab0d9e.51f0":384,…}}     the weights' digest when they held just this
+//! {"kind":"heights","at_ms":1764000000000,"heights":{"8f1c22ab0d9e.51f0":384}}
+//!     ledgers that grew since the last such line
+//! {"kind":"revoked","at_ms":…,"machine":"8f1c22ab0d9e.51f0","from":120,"fork":false}
+//!     samples from 120 on no longer count
+//! {"kind":"weights","at_ms":…,"weights":"91ab…","heights":{"8f1c22ab0d9e.51f0":384,…}}
+//!     the weights' digest when they held just this
 //! ```
 //!
-//! Times are this machine's clock, Unix milliseconds. A program's first `heights` line names every ledger. The ledgers themselves
-//! are in the database: nothing is lost with this file but the times and the digests.
+//! Times are this machine's clock, Unix milliseconds. A program's first `heights` line names every ledger. The ledgers
+//! themselves are in the database: nothing is lost with this file but the times and the digests.
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};

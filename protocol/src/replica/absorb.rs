@@ -1,9 +1,10 @@
 //! Chunks and revocations of others on their way into the ledgers.
 
 use super::{
-    IncarnationCause, NodeId, Output, Record, Replica, Report, Verdict,
     accounts::{Account, Growth},
     commons::Step,
+    interface::{IncarnationCause, NodeId, Offence, Output, Record, Report, Verdict},
+    state::Replica,
 };
 use crate::{
     error::InvalidChunk,
@@ -35,7 +36,7 @@ impl Replica {
     pub fn gossip(&mut self, from: NodeId, bytes: &[u8], now_ms: u64) -> Verdict {
         let result = match Gossip::decode(bytes) {
             Err(error) => {
-                self.outputs.push_back(Output::Penalize(from, super::Offence::Malformed(error.to_string())));
+                self.outputs.push_back(Output::Penalize(from, Offence::Malformed(error.to_string())));
                 return Verdict::Reject;
             }
             Ok(Gossip::Segment(push)) => self.pushed(from, push, now_ms),
@@ -44,7 +45,7 @@ impl Replica {
             }
         };
         result.unwrap_or_else(|error| {
-            self.outputs.push_back(Output::Penalize(from, super::Offence::Invalid(error.to_string())));
+            self.outputs.push_back(Output::Penalize(from, Offence::Invalid(error.to_string())));
             Verdict::Reject
         })
     }
@@ -80,8 +81,8 @@ impl Replica {
             match self.absorb(chunk) {
                 Ok(Absorbed::Grown | Absorbed::Forked) => return Ok(Verdict::Accept),
                 Ok(Absorbed::Known | Absorbed::Gap | Absorbed::Full) => return Ok(Verdict::Ignore),
-                // A forker can make four bytes of two branches match, to have honest neighbours penalize each other: the
-                // signature may be right for a predecessor that only the sender knows.
+                // A forker can make four bytes of two branches match, to have honest neighbours penalize each other:
+                // the signature may be right for a predecessor that only the sender knows.
                 Err(InvalidChunk::Signature(_)) if first > 0 => {}
                 Err(error) => return Err(error),
             }

@@ -67,6 +67,12 @@ impl Account {
         }
     }
 
+    /// The first half of the head's digest.
+    fn head(&self) -> u128 {
+        let head = self.ledger().head();
+        u128::from_le_bytes(std::array::from_fn(|index| head[index]))
+    }
+
     fn stands(&self) -> bool {
         self.revoked.is_some() || self.ledger().height() > 0
     }
@@ -112,6 +118,10 @@ pub(super) struct Accounts {
     revision: u64,
     /// Hashes of the buckets and of the vector, computed when they are first asked for after a change.
     hashes: Vec<OnceCell<Digest>>,
+    /// The sum of each bucket's heads, of 16 bytes each: names what it holds, as long as nothing is revoked.
+    heads: Vec<u128>,
+    /// Accounts with a revocation.
+    revoked: usize,
     root: OnceCell<Digest>,
 }
 
@@ -125,6 +135,8 @@ impl Accounts {
             samples: 0,
             revision: 0,
             hashes: vec![OnceCell::new(); BUCKETS],
+            heads: vec![0; BUCKETS],
+            revoked: 0,
             root: OnceCell::new(),
         }
     }
@@ -242,11 +254,15 @@ impl Accounts {
             Account { held, revoked: None, applied: 0 }
         });
         let (stood, height) = (account.stands(), account.effective_height());
+        let (head, was_revoked) = (account.head(), account.revoked.is_some());
         let result = change(account);
         account.restate(run);
         self.machines = self.machines + usize::from(account.stands()) - usize::from(stood);
         self.samples = self.samples.saturating_sub(height).saturating_add(account.effective_height());
-        self.hashes[usize::from(account.held.bucket)].take();
+        self.revoked = self.revoked + usize::from(account.revoked.is_some()) - usize::from(was_revoked);
+        let bucket = usize::from(account.held.bucket);
+        self.heads[bucket] = self.heads[bucket].wrapping_sub(head).wrapping_add(account.head());
+        self.hashes[bucket].take();
         self.root.take();
         self.revision += 1;
         result
@@ -268,7 +284,10 @@ impl Accounts {
 
     fn bucket_hash(&self, bucket: u8) -> Digest {
         let hash = || hash_bucket(self.bucket_in(&self.commons.roster(), bucket));
-        *self.hashes[usize::from(bucket)].get_or_init(hash)
+        *self.hashes[usize::from(bucket)].get_or_init(|| match self.revoked {
+            0 => self.commons.bucket_hash(self.heads[usize::from(bucket)], hash),
+            _ => hash(),
+        })
     }
 
     /// Calls `visit` with a bucket's entries in order, until it returns false.

@@ -1,8 +1,8 @@
 //! What the replicas of one process hold in common: who the machines are, and every ledger once.
 //!
-//! A node has one replica, and this is its index of machines. A simulator gives one [`Commons::shared`] to all its replicas (through
-//! [`crate::signature::Verifier::commons`]): then replicas with equal ledgers hold one allocation, and what one of them has
-//! checked and hashed the others take over. All of them must be of one run, with one manifest.
+//! A node has one replica, and this is its index of machines. A simulator gives one [`Commons::shared`] to all its
+//! replicas ([`super::Replica::sharing`]): then replicas with equal ledgers hold one allocation, and what one of them
+//! has checked and hashed the others take over. All of them must be of one run, with one manifest.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,6 +18,8 @@ use crate::{
 
 /// Steps that are remembered before those that nobody can take any more are looked for.
 const STEPS_MIN: usize = 1 << 12;
+/// Hashes at which their memory is emptied, 64 bytes each.
+const HASHES_MAX: usize = 1 << 20;
 
 /// A machine's number: the same for all replicas that share a [`Commons`].
 pub(super) type Slot = usize;
@@ -56,6 +58,8 @@ struct Ledgers {
     /// By head.
     held: HashMap<Digest, Vec<Weak<Held>>>,
     steps_max: usize,
+    /// Hashes of buckets, by the sum of their heads.
+    hashes: HashMap<u128, Digest>,
 }
 
 /// The machines, by number, name and order.
@@ -195,6 +199,21 @@ impl Commons {
     /// Whether ledgers are shared, so that none may be changed in place.
     pub(super) fn shares(&self) -> bool {
         self.0.ledgers.is_some()
+    }
+
+    /// The hash of a bucket without revocations whose heads sum up to `heads`, computed by the first replica that asks.
+    pub(super) fn bucket_hash(&self, heads: u128, hash: impl FnOnce() -> Digest) -> Digest {
+        let Some(ledgers) = &self.0.ledgers else { return hash() };
+        if let Some(known) = lock(ledgers).hashes.get(&heads) {
+            return *known;
+        }
+        let digest = hash();
+        let mut ledgers = lock(ledgers);
+        if ledgers.hashes.len() >= HASHES_MAX {
+            ledgers.hashes.clear();
+        }
+        ledgers.hashes.insert(heads, digest);
+        digest
     }
 
     /// What another replica came to when it held `before` and `came` came.

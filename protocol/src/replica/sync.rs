@@ -5,7 +5,14 @@
 use rand_xoshiro::rand_core::Rng;
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{NodeId, Offence, Output, Replica, absorb::Absorbed, accounts::Account, own::Signing};
+use super::{
+    absorb::Absorbed,
+    accounts::Account,
+    interface::{NodeId, Offence, Output},
+    own::Signing,
+    peers::{Asked, PeerState},
+    state::Replica,
+};
 use crate::{
     anti_entropy::{Want, want},
     error::InvalidChunk,
@@ -31,43 +38,6 @@ const OWN_HEAD_PAUSE_MS: u64 = 2_000;
 const HASH_BYTES: usize = 256;
 /// A peer that sends a ledger has it to itself for this long; after that others are asked for it, too.
 const FETCH_ALONE_MS: u64 = 5_000;
-
-/// What a peer was asked.
-enum Asked {
-    /// With this root.
-    Summary([u8; 32]),
-    Entries {
-        buckets: [u8; 32],
-    },
-    Fetch(Vec<Want>),
-    /// Of this machine, ours at the time.
-    OwnHead(MachineId),
-}
-
-#[derive(Default)]
-pub(super) struct PeerState {
-    /// Whoever drives the replica says when no answer comes.
-    waiting: Option<Asked>,
-    wants: VecDeque<Want>,
-    listing: Option<([u8; 32], Cursor)>,
-    /// A summary is due from this time on.
-    summary_due_ms: Option<u64>,
-    last_summary_ms: Option<u64>,
-    /// The root at which this peer last agreed.
-    agreed: Option<[u8; 32]>,
-    /// It told us its standings in full at least once.
-    compared: bool,
-    /// Entries that it listed since the last summary.
-    listed: usize,
-    /// It sent nothing of what it claimed to hold when it was last asked: nobody waits for it.
-    is_fruitless: bool,
-}
-
-impl PeerState {
-    fn has_something_to_ask(&self) -> bool {
-        !self.wants.is_empty() || self.listing.is_some() || self.summary_due_ms.is_some()
-    }
-}
 
 impl Replica {
     /// A connection stands.

@@ -1,13 +1,20 @@
 //! Replicas in one thread, joined by queues: what each knows in the end, and what its weights would hold.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use super::*;
 use crate::{
-    manifest::{BaseModel, DirectionScale, Hyperparameters, Membership, Schedule, TensorSpec},
-    message::{Push, Response},
-    segment::{Segment, VerifiedChunk},
-    signature::{Ed25519Signer, Ed25519Verifier, Signature, Signer as _},
+    machine::MachineId,
+    manifest::{BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, RunId, Schedule, TensorSpec},
+    message::{Gossip, Push, Question, Response},
+    replay::{self, Contribution},
+    revocation::Revocation,
+    seed::EntrySeed,
+    segment::{Chunk, Digest, Segment, VerifiedChunk},
+    signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
     version_vector::Standing,
 };
 
@@ -296,8 +303,8 @@ fn nothing_is_signed_before_a_peer_confirms_the_own_head() {
     assert_eq!(net.nodes[0].replica.own_machine(), machine(0, 1));
 }
 
-/// Once a replica did not know the handles of the machines whose ledgers it had restored: it ignored everything that they pushed, and
-/// passed nothing of it on, so that after a restart all came by anti-entropy.
+/// Once a replica did not know the handles of the machines whose ledgers it had restored: it ignored everything that
+/// they pushed, and passed nothing of it on, so that after a restart all came by anti-entropy.
 #[test]
 fn what_a_restored_machine_pushes_is_taken() {
     let mut node = Node::new(1, 1, &manifest(None));
@@ -312,17 +319,9 @@ fn what_a_restored_machine_pushes_is_taken() {
     assert_eq!(node.replica.swarm_step(), 4);
 }
 
-/// As the replicas of a simulator verify.
-struct Sharing(Commons);
-
-impl Verifier for Sharing {
-    fn verify(&self, key: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
-        Ed25519Verifier.verify(key, message, signature)
-    }
-
-    fn commons(&self) -> Commons {
-        self.0.clone()
-    }
+fn sharing(run: RunId, manifest: Arc<Manifest>, machine: MachineId, commons: &Commons) -> Replica {
+    let (settings, verifier) = (Settings::default(), Box::new(Ed25519Verifier));
+    Replica::sharing(run, manifest, settings, machine, verifier, 0, commons.clone())
 }
 
 #[test]
@@ -331,9 +330,8 @@ fn replicas_that_share_hold_an_equal_ledger_once_and_agree_with_one_that_does_no
     let commons = Commons::shared();
     let mut net = Net::new((0..4).map(|seed| Node::new(seed, 1, &manifest)).collect());
     for (seed, node) in (0..3).zip(&mut net.nodes) {
-        let verifier = Box::new(Sharing(commons.clone()));
         let (run, manifest) = (*node.replica.run(), Arc::new(manifest.clone()));
-        node.replica = Replica::new(run, manifest, Settings::default(), machine(seed, 1), verifier, 0);
+        node.replica = sharing(run, manifest, machine(seed, 1), &commons);
     }
     net.nodes.iter_mut().for_each(|node| node.replica.start(OwnHead::Sure, 0));
     (0..3).for_each(|node| net.connect(node, node + 1));
@@ -360,8 +358,8 @@ fn a_fork_among_replicas_that_share_is_seen_by_each_of_them() {
     let branches = [sign(&[1, 2]), sign(&[1, 3])];
     let mut replicas: Vec<Replica> = (0..3)
         .map(|seed| {
-            let (verifier, manifest) = (Box::new(Sharing(commons.clone())), Arc::new(manifest.clone()));
-            Replica::new(run, manifest, Settings::default(), machine(seed, 1), verifier, 0)
+            let manifest = Arc::new(manifest.clone());
+            sharing(run, manifest, machine(seed, 1), &commons)
         })
         .collect();
     for (index, replica) in replicas.iter_mut().enumerate() {

@@ -37,7 +37,7 @@ impl Machine {
         let config = self.config(&contents, is_new_incarnation, swarm);
         let machine = MachineId { key: config.key, incarnation: config.incarnation };
         swarm.truth.owners.insert(machine, self.number);
-        let peer = Peer::new(config, Box::new(swarm.verifier.clone()));
+        let peer = Peer::sharing(config, Box::new(swarm.verifier.clone()), swarm.commons.clone());
         #[cfg(feature = "planted")]
         let peer = {
             let mut peer = peer;

@@ -3,8 +3,8 @@
 //! A direction with coefficient c moves an element with sign bit s by `c·(2s − 1)`. So all directions together move it
 //! by a constant `−Σ c` and by `Σ 2c·s`. Wide directions, and narrow ones if they are few, are added as they stand: one
 //! masked add each, of 32 or 16 bits per element. Many narrow ones are first summed in bit-sliced form: the sign bits
-//! of 512 elements are one vector, |k| has at most eight binary digits, and digit p of every k contributes its vector to
-//! column p (inverted if k < 0). A full adder on vectors takes three bits of column p to one of column p and one of
+//! of 512 elements are one vector, |k| has at most eight binary digits, and digit p of every k contributes its vector
+//! to column p (inverted if k < 0). A full adder on vectors takes three bits of column p to one of column p and one of
 //! column p + 1, two logic operations for 512 elements where AVX-512 is at hand. What is left is one vector per binary
 //! digit of the sum, added like a narrow direction.
 

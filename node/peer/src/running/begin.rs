@@ -59,8 +59,8 @@ impl Running {
         }
     }
 
-    /// A new incarnation, which the replica asked for. One that has a ledger is not new: to go on from its beginning would sign
-    /// its samples a second time.
+    /// A new incarnation, which the replica asked for. One that has a ledger is not new: to go on from its beginning
+    /// would sign its samples a second time.
     pub(super) fn incarnate(&mut self, incarnation: u64, cx: &mut Context<'_>) {
         let Some(cause) = self.renewal else { return };
         let machine = MachineId { key: cx.config.key, incarnation };
@@ -73,8 +73,8 @@ impl Running {
         self.adopt_own();
     }
 
-    /// The trainer is to rest, then to work for the own machine from its next sample on. A limit follows with the next tick:
-    /// one that was meant for another machine would be wrong.
+    /// The trainer is to rest, then to work for the own machine from its next sample on. A limit follows with the next
+    /// tick: one that was meant for another machine would be wrong.
     fn adopt_own(&mut self) {
         self.goals.adopted();
         self.adopting += 1;
@@ -83,8 +83,8 @@ impl Running {
         self.advance_swarm_step();
     }
 
-    /// Own bytes use the learning rate of the swarm's present step. Steps never fall within a ledger, so neither does this one,
-    /// whatever is revoked.
+    /// Own bytes use the learning rate of the swarm's present step. Steps never fall within a ledger, so neither does
+    /// this one, whatever is revoked.
     pub(super) fn advance_swarm_step(&mut self) {
         let step = self.replica.swarm_step().max(self.replica.own_swarm_step());
         if step > self.swarm_step {

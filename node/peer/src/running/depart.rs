@@ -24,8 +24,8 @@ impl Running {
         }
     }
 
-    /// No more gradients, and a last checkpoint if it is quick: one that would wait behind many entries is not, and not even
-    /// begun.
+    /// No more gradients, and a last checkpoint if it is quick: one that would wait behind many entries is not, and not
+    /// even begun.
     fn wind_up(&mut self, now_ms: u64) {
         self.backlog.rest();
         if self.owed <= BEHIND_ENTRIES {

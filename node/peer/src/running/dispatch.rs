@@ -50,6 +50,10 @@ impl Running {
             Input::Leave => self.wish_to_leave(cx),
             Input::Connected(node) => self.replica.peer_connected(node, now_ms),
             Input::Disconnected(node) => self.replica.peer_gone(node),
+            // What others made comes again from them: it must not keep a node from leaving.
+            Input::Gossip { from, message, .. } if self.is_flushing() => {
+                cx.outputs.push_back(Output::Validate { message, from, verdict: Verdict::Ignore });
+            }
             Input::Gossip { from, message, bytes } => self.gossip(from, message, &bytes, cx),
             Input::Request { from, request, bytes } => self.request(from, request, &bytes, cx),
             Input::Unheard(bytes) if self.unheard.len() < UNHEARD_MAX => self.unheard.push_back(bytes),
@@ -121,10 +125,14 @@ impl Running {
         }
         let is_congested =
             self.backlog.entries() > BACKLOG_ENTRIES_MAX || self.writes - self.stored > UNSTORED_WRITES_MAX;
-        let is_flushing = self.leaving.as_ref().is_some_and(|leaving| !leaving.is_agreeing());
-        let reads = !is_congested && !is_flushing;
+        let reads = !is_congested;
         if std::mem::replace(&mut self.is_reading, reads) != reads {
             cx.outputs.push_back(Output::Reading(reads));
         }
+    }
+
+    /// Whether it leaves, and only what is its own is still stored and told.
+    pub(super) fn is_flushing(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| !leaving.is_agreeing())
     }
 }

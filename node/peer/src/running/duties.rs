@@ -28,7 +28,7 @@ impl Running {
     fn pursue_goals(&mut self, cx: &mut Context<'_>) {
         let now_ms = cx.now_ms;
         self.goals.observe(&self.replica, now_ms);
-        if self.leaving.as_ref().is_some_and(|leaving| !leaving.is_agreeing()) {
+        if self.is_flushing() {
             return;
         }
         if let Some(after_ms) = self.goals.joins_now(&self.replica, !cx.links.neighbours().is_empty(), now_ms) {
@@ -54,7 +54,8 @@ impl Running {
         }
     }
 
-    /// Asks the trainer for a checkpoint file, if one may be written now. All outputs of the replica must have been taken.
+    /// Asks the trainer for a checkpoint file, if one may be written now. All outputs of the replica must have been
+    /// taken.
     pub(super) fn begin_checkpoint(&mut self) {
         if self.checkpoints.begin(&self.replica, self.adopting > 0) {
             self.backlog.push(Work::Checkpoint);

@@ -1,10 +1,6 @@
 //! What a peer with a run holds.
 
-use protocol::{
-    machine::MachineId,
-    replica::{IncarnationCause, Replica},
-    signature::Verifier,
-};
+use protocol::replica::{IncarnationCause, Replica};
 use std::collections::VecDeque;
 
 use crate::{
@@ -72,10 +68,8 @@ pub struct Context<'a> {
 }
 
 impl Running {
-    /// A peer of `run` whose base is here, and of which nothing else was restored yet.
-    pub fn new(config: &Config, machine: MachineId, run: Run, verifier: Box<dyn Verifier>, planted: Planted) -> Self {
-        let settings = config.replica.clone();
-        let replica = Replica::new(run.id, run.manifest.clone(), settings, machine, verifier, config.seed);
+    /// A peer of `run` whose base is here, and of which nothing else was restored into the `replica` yet.
+    pub fn new(run: Run, replica: Replica, planted: Planted) -> Self {
         Self {
             run,
             replica,

@@ -58,6 +58,8 @@ impl Running {
             cx.links.fault(node, Severity::Fault, "malformed response", cx.now_ms, cx.outputs);
         }
         match (purpose, answer) {
+            // See `take_in`: nothing more of others.
+            (Purpose::Replica, _) if self.is_flushing() => self.replica.no_answer(node),
             (Purpose::Replica, Answer::Message(Response::WrongRun(run))) => {
                 self.replica.no_answer(node);
                 // Its manifest tells people what differs.

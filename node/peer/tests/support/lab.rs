@@ -146,7 +146,8 @@ impl Lab {
         }
     }
 
-    /// `count` nodes that are up, each with the base and a goal of so many samples, all connected; the first began the run.
+    /// `count` nodes that are up, each with the base and a goal of so many samples, all connected; the first began the
+    /// run.
     pub fn swarm(seed: u64, count: usize, samples: u64) -> Self {
         let mut lab = Self::new(seed);
         for number in 0..count {

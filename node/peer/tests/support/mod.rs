@@ -1,5 +1,5 @@
-//! A laboratory: peers in one thread, with virtual disks, keys, trainers and links. It checks at every step what must hold always;
-//! a test chooses what is held back, lost, refused or forged.
+//! A laboratory: peers in one thread, with virtual disks, keys, trainers and links. It checks at every step what must
+//! hold always; a test chooses what is held back, lost, refused or forged.
 
 // Each file of tests uses a part of it.
 #![allow(dead_code, unused_imports)]

@@ -11,8 +11,8 @@ use crate::{
     records,
 };
 
-/// Signatures and digests are checked as the log is read; then everything is replayed from the base, if it is at hand, and
-/// compared with the state directory's checkpoint and its tail.
+/// Signatures and digests are checked as the log is read; then everything is replayed from the base, if it is at hand,
+/// and compared with the state directory's checkpoint and its tail.
 pub fn run(args: &VerifyArgs) -> Result<()> {
     let mut log = Log::open(&args.log.source)?;
     let chunks = || log.replica.machines().flat_map(|(_, ledger, _)| ledger.chunks());

@@ -1,10 +1,11 @@
 //! A log as one self-contained file, for archives and for machines that never meet.
 //!
-//! The file is a row of *sections*. Each ends with a check of its own, so that damage is found and named; the contents tell where
-//! every section begins, so that damage in one does not hide the others. Integers are little-endian.
+//! The file is a row of *sections*. Each ends with a check of its own, so that damage is found and named; the contents
+//! tell where every section begins, so that damage in one does not hide the others. Integers are little-endian.
 //!
 //! ```text
-//! check(n, bytes) = BLAKE3.derive_key("onebyte log 1 section", n as u32 ‖ bytes), first 16 bytes; n is the section's number
+//! check(n, bytes) = BLAKE3.derive_key("onebyte log 1 section", n as u32 ‖ bytes), first 16 bytes
+//!                   (n is the section's number)
 //!
 //! header, section 0, 72 bytes
 //!      0   8  "1BYTELOG"
@@ -27,22 +28,25 @@
 //!                          ‖ check
 //! chunks, sections 3…:     in the order of the contents, each: signature 64 ‖ segments u16
 //!                              ‖ column of (samples of each segment)
-//!                              ‖ swarm step of the first segment, varint ‖ column of (increase to each further segment)
+//!                              ‖ swarm step of the first segment, varint
+//!                              ‖ column of (increase to each further segment)
 //!                              ‖ one byte per sample ‖ check
 //! revocations:             each: length u32 ‖ encoding as on the wire; ‖ check
 //! end, 64 bytes:           root of the version vector 32 ‖ BLAKE3 of everything before this digest 32
 //!
 //! varint  = seven bits a byte, low ones first, the top bit says that more follow
 //! column  = nothing if there are no values, else: least value, varint ‖ k u8 ‖ codes
-//!           k = 255: all values are the least, and there are no codes; else k is 0 to 40, and each value less the least
-//!           is a code v: with u = (v >> k) + 1, of b + 1 binary digits: b zeros ‖ u ‖ the low k digits of v (exponential
-//!           Golomb code). Codes are packed from the highest bit of each byte down, the last byte is filled with zeros.
+//!           k = 255: all values are the least, and there are no codes; else k is 0 to 40, and each value less the
+//!           least is a code v: with u = (v >> k) + 1, of b + 1 binary digits: b zeros ‖ u ‖ the low k digits of v
+//!           (exponential Golomb code). Codes are packed from the highest bit of each byte down, the last byte is
+//!           filled with zeros.
 //! ```
 //!
-//! Digests and first samples are not stored: they follow. A chunk is as the ledger holds it (see `protocol::ledger`), so its
-//! signature vouches for all before it.
+//! Digests and first samples are not stored: they follow. A chunk is as the ledger holds it (see `protocol::ledger`),
+//! so its signature vouches for all before it.
 //!
-//! The header of a file with 300 bytes of manifest, one machine, one chunk of three samples, no revocations (624 bytes in all):
+//! The header of a file with 300 bytes of manifest, one machine, one chunk of three samples, no revocations (624 bytes
+//! in all):
 //!
 //! ```text
 //! 31 42 59 54 45 4c 4f 47 01 00 01 00 8c 63 98 a2 2c 01 00 00 30 00 00 00 00 00 00 00 01 00 00 00

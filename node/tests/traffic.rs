@@ -1,4 +1,5 @@
-//! The simulator's bytes against those of a real swarm: the same machines, the same gradients, real libp2p over loopback.
+//! The simulator's bytes against those of a real swarm: the same machines, the same gradients, real libp2p over
+//! loopback.
 
 #[path = "support/fed.rs"]
 mod fed;

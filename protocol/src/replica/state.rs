@@ -1,0 +1,211 @@
+//! What a replica holds, and what can be read of it.
+
+use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    accounts::{Account, Accounts, VersionVector},
+    commons::Commons,
+    interface::{Contained, LedgerRange, NodeId, Output, Settings},
+    own::Own,
+    peers::PeerState,
+};
+use crate::{
+    ledger::Ledger,
+    machine::MachineId,
+    manifest::{Manifest, RunId},
+    replay::{self, Contribution},
+    revocation::Revocation,
+    seed::EntrySeed,
+    segment::Digest,
+    signature::Verifier,
+};
+
+/// See the documentation of [`crate::replica`].
+pub struct Replica {
+    pub(super) run: RunId,
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) settings: Settings,
+    pub(super) verifier: Box<dyn Verifier>,
+    pub(super) accounts: Accounts,
+    pub(super) ledger_bytes: u64,
+    pub(super) own: Own,
+    pub(super) peers: BTreeMap<NodeId, PeerState>,
+    /// Ledgers that are being fetched, from whom and since when (ms): nobody is asked for what another is sending.
+    pub(super) fetching: BTreeMap<MachineId, (NodeId, u64)>,
+    pub(super) next_round_ms: u64,
+    pub(super) random: Xoshiro256PlusPlus,
+    pub(super) outputs: VecDeque<Output>,
+    pub(super) incomplete: BTreeSet<&'static str>,
+}
+
+impl Replica {
+    /// An empty replica of `run`. `machine` is this node's; no signature is asked for before [`Replica::start`].
+    /// `seed` only decides which neighbours are asked first.
+    pub fn new(
+        run: RunId,
+        manifest: Arc<Manifest>,
+        settings: Settings,
+        machine: MachineId,
+        verifier: Box<dyn Verifier>,
+        seed: u64,
+    ) -> Self {
+        Self::sharing(run, manifest, settings, machine, verifier, seed, Commons::default())
+    }
+
+    /// The same; with other replicas of this process that are given the same `commons` it holds equal ledgers once.
+    pub fn sharing(
+        run: RunId,
+        manifest: Arc<Manifest>,
+        settings: Settings,
+        machine: MachineId,
+        verifier: Box<dyn Verifier>,
+        seed: u64,
+        commons: Commons,
+    ) -> Self {
+        let accounts = Accounts::new(commons);
+        Self {
+            run,
+            manifest,
+            settings,
+            verifier,
+            accounts,
+            ledger_bytes: 0,
+            own: Own::new(machine),
+            peers: BTreeMap::new(),
+            fetching: BTreeMap::new(),
+            next_round_ms: 0,
+            random: Xoshiro256PlusPlus::seed_from_u64(seed),
+            outputs: VecDeque::new(),
+            incomplete: BTreeSet::new(),
+        }
+    }
+
+    /// The next thing to do, if any.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The run.
+    pub fn run(&self) -> &RunId {
+        &self.run
+    }
+
+    /// What the run agreed on.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The version vector's hash.
+    pub fn root(&self) -> Digest {
+        self.vector().root()
+    }
+
+    /// The version vector.
+    pub fn vector(&self) -> VersionVector<'_> {
+        VersionVector(&self.accounts)
+    }
+
+    /// A machine's ledger.
+    pub fn ledger(&self, machine: &MachineId) -> Option<&Ledger> {
+        self.accounts.get(machine).map(Account::ledger)
+    }
+
+    /// Machines with their ledgers and revocations.
+    pub fn machines(&self) -> impl Iterator<Item = (&MachineId, &Ledger, Option<&Revocation>)> {
+        self.accounts.iter().map(|account| (account.machine(), account.ledger(), account.revocation()))
+    }
+
+    /// All samples that count, ledger by ledger: what weights contain, besides the base, once everything is settled.
+    pub fn effective_ranges(&self) -> impl Iterator<Item = LedgerRange> {
+        let range = |account: &Account| LedgerRange {
+            machine: *account.machine(),
+            from: 0,
+            to: account.effective_height(),
+            removed: false,
+        };
+        self.accounts.iter().map(range)
+    }
+
+    /// Why this node does not hold all of the run; empty if it does.
+    pub fn incomplete(&self) -> impl Iterator<Item = &'static str> {
+        self.incomplete.iter().copied()
+    }
+
+    /// Samples of all ledgers that count: the swarm step.
+    pub fn swarm_step(&self) -> u64 {
+        self.vector().samples()
+    }
+
+    /// What the weights contain once all outputs so far are carried out, without the current own ledger.
+    pub fn contents_of_others(&self) -> Vec<Contained> {
+        let own = self.own.machine;
+        let others = self.accounts.iter().filter(|account| *account.machine() != own && account.applied > 0);
+        others.map(|account| self.contained(account, account.applied)).collect()
+    }
+
+    /// The claim for the own ledger at `height`, if that much of it is durable.
+    pub fn contents_of_own(&self, machine: &MachineId, height: u64) -> Option<Contained> {
+        let account = self.accounts.get(machine)?;
+        (account.ledger().height() >= height && !account.is_forked()).then(|| self.contained(account, height))
+    }
+
+    pub(super) fn contained(&self, account: &Account, height: u64) -> Contained {
+        let digest = account.ledger().digest_at(&self.run, height).unwrap_or_default();
+        Contained { machine: *account.machine(), height, digest }
+    }
+
+    /// Whether a checkpoint's claims fit the ledgers that were restored, and if so, takes them as applied. Otherwise
+    /// nothing changes, and the weights must start from the base.
+    pub fn resume(&mut self, contents: &[Contained]) -> bool {
+        let fits = contents.iter().all(|claim| {
+            let account = self.accounts.get(&claim.machine);
+            account.and_then(|a| a.ledger().digest_at(&self.run, claim.height)) == Some(claim.digest)
+        });
+        if fits {
+            for claim in contents {
+                if let Some(account) = self.accounts.get_mut(&claim.machine) {
+                    account.applied = claim.height;
+                }
+            }
+        }
+        fits
+    }
+
+    /// Brings every ledger's effective samples into the weights: to be called once after the restore.
+    pub fn settle_all(&mut self) {
+        let machines: Vec<MachineId> = self.accounts.iter().map(|account| *account.machine()).collect();
+        for machine in machines {
+            self.settle(&machine);
+        }
+    }
+
+    /// Emits what brings the weights from `applied` to the effective height of one machine, either way.
+    pub(super) fn settle(&mut self, machine: &MachineId) {
+        let Some(account) = self.accounts.get_mut(machine) else { return };
+        let target = account.effective_height();
+        let applied = std::mem::replace(&mut account.applied, target);
+        let range = LedgerRange {
+            machine: *machine,
+            from: applied.min(target),
+            to: applied.max(target),
+            removed: applied > target,
+        };
+        if range.samples() > 0 {
+            self.outputs.push_back(Output::ReplayLedger(range));
+        }
+    }
+
+    /// A range's entries. Ledgers never shrink, so a range can be spelled out at any time.
+    pub fn contributions(&self, range: &LedgerRange) -> Vec<Contribution> {
+        let Some(account) = self.accounts.get(&range.machine) else { return Vec::new() };
+        let entry = |(sample, byte, step)| {
+            let seed = EntrySeed::derive(&self.run, &range.machine, sample);
+            Contribution { removed: range.removed, ..replay::contribution(seed, byte, step, &self.manifest.schedule) }
+        };
+        account.ledger().entries(range.from, range.to).map(entry).collect()
+    }
+}
