@@ -4,9 +4,10 @@
 //! checked as queue lengths, not bytes. Ledgers of adversaries are compared between machines, never with an intention.
 //! A machine whose disk lost what it had acknowledged may sign a sample twice when nobody it can reach knew better:
 //! such forks are withdrawn everywhere, which is checked, and counted, but held against it only if all its neighbours
-//! knew better. Goals are judged by what a machine knew of its earlier incarnations, not by what was true. Who leaves
-//! during a partition is judged by its disk alone, and who leaves before it may sign is not judged. That the shared
-//! memories of the simulator (signatures, sums of ledgers) change nothing is checked for the sums only.
+//! knew better. Goals are judged by what a machine knew of its earlier incarnations, not by what was true. What a
+//! machine stored in its last second before it left may be on its disk alone, as all is that it stored in a partition;
+//! and who leaves before it may sign is not judged. That the shared memories of the simulator (signatures, sums of
+//! ledgers) change nothing is checked for the sums only.
 
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -200,10 +201,10 @@ fn leavers(world: &World) -> CheckResult {
         for stayed in world.honest_up().filter(|_| leaver.was_heard) {
             let known = stayed.replica().and_then(|replica| replica.ledger(&leaver.machine));
             let known = known.map_or(0, |ledger| ledger.height());
-            if known < made {
-                let stayed = stayed.number;
+            if known < leaver.told {
+                let (told, stayed) = (leaver.told, stayed.number);
                 return CheckResult::Failed(format!(
-                    "machine {number} left after {made} gradients, of which machine {stayed} has {known}"
+                    "machine {number} left after telling {told} gradients, of which machine {stayed} has {known}"
                 ));
             }
         }

@@ -197,8 +197,7 @@ mod tests {
 
     #[test]
     fn the_first_step_that_differs_is_named() {
-        let mut totals = Totals::default();
-        let bytes = recording(Some(1));
+        let (mut totals, bytes) = (Totals::default(), recording(Some(1)));
         let mut replay = Replay::open(&bytes[..]).unwrap();
         while let Some(step) = replay.next_step().unwrap() {
             totals.add(&step);

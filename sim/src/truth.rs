@@ -9,6 +9,9 @@ use crate::event::Number;
 /// Penalties that are remembered.
 const PENALTIES_MAX: usize = 10_000;
 
+/// A segment that a neighbour lost, or could not use before another, is fetched within this time, ms.
+pub const TELLING_MS: u64 = 1_000;
+
 /// A machine that left of its own accord.
 #[derive(Clone, Copy, Debug)]
 pub struct Leaver {
@@ -18,6 +21,8 @@ pub struct Leaver {
     pub machine: MachineId,
     /// Own gradients that it had made under that.
     pub made: u64,
+    /// Those of them that had been on its disk, and so on their way to others, for [`TELLING_MS`].
+    pub told: u64,
     /// Whether it said that all of them are stored and told.
     pub is_clean: bool,
     /// Whether everyone could hear it: no partition was on.
@@ -48,6 +53,8 @@ pub struct Truth {
     pub owners: BTreeMap<MachineId, Number>,
     /// What honest machines' disks acknowledged.
     pub acknowledged: BTreeMap<MachineId, Vec<u8>>,
+    /// When that was, virtual milliseconds: each time with the height of the ledger.
+    acknowledged_at: HashMap<MachineId, Vec<(u64, u64)>>,
     /// Samples for which an honest machine signed two different bytes, though its disk had kept what it acknowledged.
     pub signed_twice: Vec<(MachineId, u64)>,
     /// The same, after its disk had lost what it acknowledged.
@@ -94,9 +101,12 @@ impl Truth {
     }
 
     /// A machine left of its own accord.
-    pub fn left(&mut self, number: Number, machine: MachineId, departure: Departure, was_heard: bool) {
+    pub fn left(&mut self, number: Number, machine: MachineId, departure: Departure, was_heard: bool, now_ms: u64) {
         let made = self.births.get(&machine).map_or(0, |births| births.len() as u64);
-        self.leavers.push(Leaver { number, machine, made, is_clean: departure == Departure::Clean, was_heard });
+        let acknowledged = self.acknowledged_at.get(&machine).map_or(&[][..], Vec::as_slice);
+        let told = acknowledged.iter().rev().find(|(at_ms, _)| at_ms + TELLING_MS <= now_ms);
+        let (told, is_clean) = (told.map_or(0, |(_, height)| *height), departure == Departure::Clean);
+        self.leavers.push(Leaver { number, machine, made, told, is_clean, was_heard });
     }
 
     /// When the samples `from..to` were made, as far as it is known.
@@ -107,7 +117,8 @@ impl Truth {
     }
 
     /// A disk acknowledged a segment of its machine's own ledger.
-    pub fn acknowledged(&mut self, number: Number, chunk: &Chunk, lost_before: bool) {
+    pub fn acknowledged(&mut self, number: Number, chunk: &Chunk, lost_before: bool, now_ms: u64) {
+        self.acknowledged_at.entry(chunk.machine).or_default().push((now_ms, chunk.end()));
         let known = self.acknowledged.entry(chunk.machine).or_default();
         for (sample, byte) in (chunk.first..).zip(&chunk.bytes) {
             match known.get_mut(sample as usize) {

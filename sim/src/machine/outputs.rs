@@ -172,6 +172,7 @@ impl Machine {
 
     /// Own segments up to this write are durable: the checkers remember them.
     fn acknowledge(&mut self, write: u64, swarm: &mut Swarm) {
+        let now_ms = swarm.queue.now() / 1000;
         let Some(running) = &mut self.running else { return };
         while running.unacknowledged.front().is_some_and(|(stored, _)| *stored <= write) {
             let Some((_, mut chunk)) = running.unacknowledged.pop_front() else { break };
@@ -182,14 +183,14 @@ impl Machine {
             if saboteur == Some(Sabotage::Forge) {
                 chunk.bytes.iter_mut().for_each(|byte| *byte ^= 1);
             }
-            swarm.truth.acknowledged(self.number, &chunk, self.disk_history.lost_acknowledged);
+            swarm.truth.acknowledged(self.number, &chunk, self.disk_history.lost_acknowledged, now_ms);
             let again = saboteur.filter(|sabotage| matches!(sabotage, Sabotage::SignTwice | Sabotage::SignAgain));
             if let Some(again) = again {
                 chunk.bytes.iter_mut().for_each(|byte| *byte ^= 1);
                 if again == Sabotage::SignAgain {
                     chunk.first = 0;
                 }
-                swarm.truth.acknowledged(self.number, &chunk, again == Sabotage::SignAgain);
+                swarm.truth.acknowledged(self.number, &chunk, again == Sabotage::SignAgain, now_ms);
             }
         }
     }
@@ -246,7 +247,7 @@ impl Machine {
         let Some(running) = &self.running else { return Ok(()) };
         // What may not be signed was never acknowledged.
         if self.adversary.is_none() && running.peer.replica().is_some_and(Replica::signs) {
-            swarm.truth.left(self.number, running.peer.own_machine(), departure, swarm.parts.is_empty());
+            swarm.truth.left(self.number, running.peer.own_machine(), departure, swarm.parts.is_empty(), now / 1000);
         }
         for (machine, last_arrival) in running.neighbours.last_arrivals() {
             swarm.queue.schedule(last_arrival.max(now), Event::Closed { machine, by: self.number });
