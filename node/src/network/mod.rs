@@ -5,7 +5,6 @@ use libp2p::{
     request_response::{OutboundRequestId, ResponseChannel},
     swarm::{SwarmEvent, dial_opts::DialOpts},
 };
-use protocol::message::GOSSIP_BYTES_MAX;
 use std::{
     collections::{HashMap, VecDeque},
     io,
@@ -223,13 +222,6 @@ impl Network {
         let (Some(topic), Some(gossip)) = (&self.topic, self.swarm.behaviour_mut().gossip.as_mut()) else {
             return Err(PublishError::NoPeers);
         };
-        // The library would take a little more and lose it where it writes the frame.
-        if bytes.len() > GOSSIP_BYTES_MAX {
-            let length = bytes.len();
-            return Err(PublishError::Refused(format!(
-                "{length} bytes are more than the {GOSSIP_BYTES_MAX} of a message"
-            )));
-        }
         let length = bytes.len() as u64;
         match gossip.publish(topic.hash(), bytes) {
             Ok(_) => {
