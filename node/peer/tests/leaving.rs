@@ -184,14 +184,20 @@ fn a_second_wish_changes_nothing() {
     assert_eq!(lab.nodes[0].left, Some(Departure::Clean));
 }
 
-#[test]
-fn a_silent_neighbour_keeps_nobody_for_longer_than_twenty_seconds() {
+/// A node that is done with 20 samples and leaves when idle, connected to a puppet that answers nothing.
+fn beside_a_silent_neighbour() -> Lab {
     let mut lab = Lab::new(1);
     lab.add_with_base(20);
     lab.nodes[0].goals = GoalSettings { exit_when_idle_ms: Some(1_000), ..goal(20) };
     let puppet = lab.add_puppet();
     lab.boot(0);
     lab.connect(0, puppet);
+    lab
+}
+
+#[test]
+fn a_silent_neighbour_keeps_nobody_for_longer_than_twenty_seconds() {
+    let mut lab = beside_a_silent_neighbour();
     lab.pass(20_000);
     assert_eq!(lab.nodes[0].left, None, "it is being compared with");
     lab.pass(10_000);
@@ -200,12 +206,7 @@ fn a_silent_neighbour_keeps_nobody_for_longer_than_twenty_seconds() {
 
 #[test]
 fn a_wish_cuts_the_comparing_short() {
-    let mut lab = Lab::new(1);
-    lab.add_with_base(20);
-    lab.nodes[0].goals = GoalSettings { exit_when_idle_ms: Some(1_000), ..goal(20) };
-    let puppet = lab.add_puppet();
-    lab.boot(0);
-    lab.connect(0, puppet);
+    let mut lab = beside_a_silent_neighbour();
     lab.pass(12_000);
     assert_eq!(lab.nodes[0].left, None);
     leave(&mut lab, 0);
