@@ -1,0 +1,161 @@
+//! What all machines of a run agree on; its hash is the run id.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use crate::{
+    encoding,
+    error::{InvalidManifest, WireError},
+    machine::MachineId,
+};
+
+mod base;
+mod membership;
+mod run_id;
+mod schedule;
+mod table;
+
+pub use base::{BASE_CHUNK_BYTES, BaseModel, combine_digests};
+pub use membership::Membership;
+pub use run_id::RunId;
+pub use schedule::{Knot, SWARM_STEP_MAX, Schedule};
+pub use table::{
+    DirectionScale, Hyperparameters, TensorArithmetic, TensorSpec, TensorStatistics, WEIGHT_BITS, choose_arithmetic,
+};
+
+/// Version of everything normative. A change of any formula, vector or layout changes this number.
+pub const PROTOCOL_VERSION: u16 = 1;
+/// Largest encoded manifest, bytes.
+pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
+
+/// What all machines of a run agree on.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`PROTOCOL_VERSION`] of the starter.
+    pub protocol_version: u16,
+    /// Random, so that two runs with equal settings differ.
+    pub nonce: [u8; 16],
+    /// The base model.
+    pub base: BaseModel,
+    /// The trained tensors in canonical order, which is the order of their names as bytes.
+    pub tensors: Vec<TensorSpec>,
+    /// What the integers in `tensors` were computed from. For people, and for senders' ε.
+    pub hyperparameters: Hyperparameters,
+    /// Learning-rate schedule.
+    pub schedule: Schedule,
+    /// Byte units per standard deviation.
+    pub levels: u8,
+    /// Largest ledger of one machine, samples. A segment that crosses it is invalid whole.
+    pub ledger_samples_max: u64,
+    /// Who may contribute.
+    pub membership: Membership,
+    /// The key whose revocations count, if any.
+    pub authority: Option<[u8; 32]>,
+}
+
+impl Manifest {
+    /// Canonical bytes: bincode, standard configuration (little-endian, varint).
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        encoding::encode::<_, MANIFEST_BYTES_MAX>(self)
+    }
+
+    /// Decodes and validates; returns the run id that belongs to the bytes.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, RunId), WireError> {
+        let manifest: Self = encoding::decode::<_, MANIFEST_BYTES_MAX>(bytes)?;
+        manifest.validate()?;
+        if manifest.encode()? != bytes {
+            return Err(WireError::NotCanonical);
+        }
+        Ok((manifest, RunId(*blake3::hash(bytes).as_bytes())))
+    }
+
+    /// The run id.
+    pub fn run_id(&self) -> Result<RunId, WireError> {
+        Ok(RunId(*blake3::hash(&self.encode()?).as_bytes()))
+    }
+
+    /// Number of weights.
+    pub fn parameters(&self) -> u64 {
+        self.tensors.iter().map(TensorSpec::elements).sum()
+    }
+
+    /// Length of the base model's byte string.
+    pub fn base_bytes(&self) -> u64 {
+        self.base.config_bytes + self.base.tokenizer_bytes + 4 * self.parameters()
+    }
+
+    /// Number of chunks of the base model.
+    pub fn base_chunks(&self) -> u64 {
+        self.base_bytes().div_ceil(BASE_CHUNK_BYTES as u64)
+    }
+
+    /// BLAKE3 of the tensors' digests in canonical order: the weights digest of the untouched base.
+    pub fn base_digest(&self) -> [u8; 32] {
+        combine_digests(self.tensors.iter().map(|tensor| tensor.digest))
+    }
+
+    /// Whether `machine` may contribute.
+    pub fn admits(&self, machine: &MachineId) -> bool {
+        self.membership.admits(machine)
+    }
+
+    /// What another manifest has different, in words, most important first. Empty only for equal manifests.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        let mut differ = |name: &str, ours: &dyn fmt::Debug, theirs: &dyn fmt::Debug| {
+            let (ours, theirs) = (format!("{ours:?}"), format!("{theirs:?}"));
+            if ours != theirs {
+                differences.push(format!("{name}: here {ours}, there {theirs}"));
+            }
+        };
+        differ("protocol version", &self.protocol_version, &other.protocol_version);
+        differ("base model", &self.base.source, &other.base.source);
+        differ("parameters", &self.parameters(), &other.parameters());
+        differ("learning rate", &self.hyperparameters.learning_rate, &other.hyperparameters.learning_rate);
+        differ("epsilon", &self.hyperparameters.epsilon, &other.hyperparameters.epsilon);
+        differ("planned gradients", &self.hyperparameters.planned_gradients, &other.hyperparameters.planned_gradients);
+        differ("schedule", &self.schedule, &other.schedule);
+        differ("levels", &self.levels, &other.levels);
+        differ("ledger limit", &self.ledger_samples_max, &other.ledger_samples_max);
+        differ("membership", &self.membership, &other.membership);
+        differ("authority", &self.authority, &other.authority);
+        if self.base_digest() != other.base_digest() {
+            differences.push("base weights".into());
+        }
+        if differences.is_empty() && self != other {
+            differences.push("nothing but when they were started: they are two runs of the same settings".into());
+        }
+        differences
+    }
+
+    /// Checks every bound that later arithmetic relies on.
+    pub fn validate(&self) -> Result<(), InvalidManifest> {
+        if self.protocol_version != PROTOCOL_VERSION {
+            return Err(InvalidManifest::Version { theirs: self.protocol_version, ours: PROTOCOL_VERSION });
+        }
+        if self.levels == 0 {
+            return Err(InvalidManifest::Levels);
+        }
+        self.base.validate()?;
+        self.membership.validate()?;
+        self.schedule.validate()?;
+        if self.ledger_samples_max == 0 || self.ledger_samples_max > SWARM_STEP_MAX {
+            return Err(InvalidManifest::LedgerLimit(self.ledger_samples_max));
+        }
+        if self.tensors.is_empty() || !self.tensors.is_sorted_by(|a, b| a.name < b.name) {
+            return Err(InvalidManifest::TensorOrder);
+        }
+        let mut parameters = 0u64;
+        for tensor in &self.tensors {
+            let elements = tensor.shape.iter().try_fold(1u64, |product, d| product.checked_mul(*d));
+            parameters = match elements.and_then(|elements| parameters.checked_add(elements)) {
+                Some(sum) if elements != Some(0) && sum < 1 << 44 => sum,
+                _ => return Err(InvalidManifest::Shape(tensor.name.clone())),
+            };
+            if !tensor.is_sound() {
+                return Err(InvalidManifest::Arithmetic(tensor.name.clone()));
+            }
+        }
+        Ok(())
+    }
+}
