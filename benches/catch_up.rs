@@ -58,7 +58,7 @@ fn write_ledger(opened: &Opened, entries: u64) {
     let mut records = Vec::new();
     for first in (0..entries).step_by(SEGMENT as usize) {
         let byte = |sample: u64| (sample.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 57) as i8 - 64;
-        let own = |sample| OwnByte { machine, sample, byte: byte(sample), swarm_step: 0 };
+        let own = |sample| OwnByte { machine, sample, byte: byte(sample), swarm_step: first };
         let bytes: Vec<OwnByte> = (first..entries.min(first + SEGMENT)).map(own).collect();
         author.own_bytes(&bytes, first);
         author.flush();

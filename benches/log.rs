@@ -104,7 +104,8 @@ fn replica(run: &RunId, manifest: &Manifest, gradients: u64, segment: usize, ste
         let signer = Ed25519Signer::from_seed(&[seed; 32]);
         let machine = MachineId { key: signer.key(), incarnation: seed.into() };
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed.into());
-        let (mut first, mut previous, mut swarm_step) = (0, [0; 32], 0);
+        let (mut first, mut previous) = (0, [0; 32]);
+        let mut swarm_step = if matches!(steps, Steps::Constant) { gradients } else { 0 };
         let end = gradients / u64::from(MACHINES);
         let mut number = 0u64;
         while first < end {

@@ -62,7 +62,7 @@ pub enum InvalidChunk {
     Samples { declared: usize, carried: usize },
     #[error("the ledger would reach {end} samples, the run's limit is {limit}")]
     LedgerFull { end: u64, limit: u64 },
-    #[error("swarm steps decrease or exceed 2^40")]
+    #[error("swarm steps decrease, exceed 2^40, or are older than the ledger that they belong to")]
     SwarmStep,
     #[error("sample 0 has no predecessor, this names one")]
     Genesis,

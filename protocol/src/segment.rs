@@ -27,6 +27,17 @@ pub const CHUNK_SAMPLES_MAX: usize = 4096;
 /// Most segments that one signature vouches for on its own.
 pub const CHUNK_SEGMENTS_MAX: usize = 1024;
 
+/// Unsent own bytes at which a sender stops to measure.
+pub const PENDING_SAMPLES_MAX: usize = 4_096;
+/// Own segments that may wait for their signature or for the disk.
+pub const UNSTORED_SEGMENTS_MAX: usize = 8;
+/// A segment's swarm step is at least its first sample less this, or it is invalid: nobody measures at a step that is
+/// older than its own ledger.
+///
+/// The swarm step counts all samples that a machine holds, those of its own durable ledger among them. What it measured
+/// beyond them is pending or unstored, so a sender that keeps its step up to date never needs more.
+pub const SWARM_STEP_LAG_MAX: u64 = (PENDING_SAMPLES_MAX + UNSTORED_SEGMENTS_MAX * CHUNK_SAMPLES_MAX) as u64;
+
 const SEGMENT_CONTEXT: &str = "onebyte 1 segment";
 const HEAD_TAG: &[u8] = b"onebyte 1 head";
 
@@ -177,9 +188,10 @@ impl Chunk {
         if self.first > ledger_samples_max || self.end() > ledger_samples_max {
             return Err(InvalidChunk::LedgerFull { end: self.end(), limit: ledger_samples_max });
         }
-        if !self.parts.is_sorted_by(|a, b| a.swarm_step <= b.swarm_step)
-            || self.parts.iter().any(|part| part.swarm_step > SWARM_STEP_MAX)
-        {
+        let is_timely = |segment: Segment<'_>| {
+            segment.swarm_step <= SWARM_STEP_MAX && segment.swarm_step + SWARM_STEP_LAG_MAX >= segment.first
+        };
+        if !self.parts.is_sorted_by(|a, b| a.swarm_step <= b.swarm_step) || !self.segments().all(is_timely) {
             return Err(InvalidChunk::SwarmStep);
         }
         if self.first == 0 && self.previous != [0; 32] {
@@ -274,5 +286,35 @@ impl VerifiedChunk {
     /// The chunk itself.
     pub fn into_chunk(self) -> Arc<Chunk> {
         self.chunk
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signature::{Ed25519Signer, Ed25519Verifier};
+
+    #[test]
+    fn a_swarm_step_that_is_older_than_its_ledger_is_invalid() {
+        let (run, signer) = (RunId([1; 32]), Ed25519Signer::from_seed(&[2; 32]));
+        let machine = MachineId { key: signer.key(), incarnation: 3 };
+        let verify = |first: u64, swarm_step: u64| {
+            let previous = [u8::from(first > 0); 32];
+            let (chunk, _) =
+                Chunk::sign(&run, machine, Segment { first, swarm_step, bytes: &[1, 2] }, previous, &signer);
+            chunk.verify(&run, 1 << 40, &Ed25519Verifier).map(|_| ())
+        };
+        let lag = SWARM_STEP_LAG_MAX;
+        for (first, step) in [(0, 0), (0, SWARM_STEP_MAX), (lag, 0), (lag + 7, 7), (5, 1_000), (1 << 39, 1 << 39)] {
+            assert_eq!(verify(first, step), Ok(()), "{first} at {step}");
+        }
+        for (first, step) in [(lag + 1, 0), (lag + 8, 7), (1 << 39, 0), (0, SWARM_STEP_MAX + 1), (0, u64::MAX)] {
+            assert_eq!(verify(first, step), Err(InvalidChunk::SwarmStep), "{first} at {step}");
+        }
+        // Each segment of a chunk, not only its first.
+        let parts = vec![Part { samples: 1, swarm_step: 1 }, Part { samples: 1, swarm_step: 1 }];
+        let signature = Signature([0; 64]);
+        let chunk = Chunk { machine, first: lag + 1, previous: [1; 32], parts, bytes: vec![1, 2], signature };
+        assert_eq!(chunk.verify(&run, 1 << 40, &Ed25519Verifier), Err(InvalidChunk::SwarmStep));
     }
 }

@@ -1,6 +1,6 @@
 //! When to train, evaluate, write checkpoints, and be done.
 
-use protocol::replica::Replica;
+use protocol::{replica::Replica, segment::SWARM_STEP_LAG_MAX};
 
 use crate::{
     GoalSettings,
@@ -93,9 +93,11 @@ impl Goals {
         self.has_joined.then_some(waited_ms)
     }
 
-    /// Whether own bytes are due for a new swarm step.
-    pub fn step_is_due(&mut self, now_ms: u64) -> bool {
-        let is_due = now_ms.saturating_sub(self.last_step_ms) >= SWARM_STEP_INTERVAL_MS;
+    /// Whether own bytes are due for a newer swarm step than `step`: after a while, or when half of what others accept
+    /// is used up.
+    pub fn step_is_due(&mut self, replica: &Replica, step: u64, now_ms: u64) -> bool {
+        let is_due = now_ms.saturating_sub(self.last_step_ms) >= SWARM_STEP_INTERVAL_MS
+            || replica.own_next_sample() >= step.saturating_add(SWARM_STEP_LAG_MAX / 2);
         if is_due {
             self.last_step_ms = now_ms;
         }
@@ -107,10 +109,12 @@ impl Goals {
         self.allowed = 0;
     }
 
-    /// The limit to give the trainer, if it is another than the last.
-    pub fn new_limit(&mut self, replica: &Replica) -> Option<u64> {
+    /// The limit to give the trainer, if it is another than the last. A trainer that measures at swarm step `step` gets
+    /// no further than others accept.
+    pub fn new_limit(&mut self, replica: &Replica, step: u64) -> Option<u64> {
         let may_train = self.has_joined && self.settings.can_train && replica.may_probe();
-        let limit = if may_train { self.own_samples_limit(replica) } else { 0 };
+        let accepted = step.saturating_add(SWARM_STEP_LAG_MAX);
+        let limit = if may_train { self.own_samples_limit(replica).min(accepted) } else { 0 };
         (std::mem::replace(&mut self.allowed, limit) != limit).then_some(limit)
     }
 

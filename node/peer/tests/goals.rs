@@ -72,6 +72,47 @@ fn nobody_trains_before_what_others_had_is_here() {
     assert_eq!(lab.nodes[late].trainer.swarm_step, 400, "it trains at the swarm's step, not at its own");
 }
 
+/// A machine that is alone makes many more samples between two swarm steps than others accept.
+#[test]
+fn however_fast_a_machine_is_and_however_slow_its_disk_others_accept_its_swarm_steps() {
+    for disk in [(4, 4), (3_000, 6_000)] {
+        let mut lab = Lab::swarm(1, 1, 80_000);
+        lab.tempo.disk = disk;
+        lab.nodes[0].trainer.batch = 700;
+        lab.nodes[0].replica_settings.flush_samples = 4_096;
+        let late = lab.add_with_base(0);
+        lab.nodes[late].disk.knows_others = true;
+        lab.boot(late);
+        lab.connect(late, 0);
+        lab.pass_until(3_600_000, "both hold all", |lab| lab.nodes[late].height(&lab.nodes[0].own()) == 80_000);
+        assert!(lab.nodes[0].did(|output| matches!(output, Output::Work(Work::SwarmStep(_)))) > 2);
+        assert_eq!(lab.nodes[late].said(|notice| matches!(notice, Notice::Fault { .. })), 0);
+    }
+}
+
+/// Once restored, a ledger is as old as the step that it goes on at; a new incarnation begins with sample 0.
+#[test]
+fn restarts_and_new_incarnations_go_on_at_steps_that_others_accept() {
+    let mut lab = Lab::swarm(1, 2, 50_000);
+    for node in &mut lab.nodes {
+        node.trainer.batch = 700;
+    }
+    for round in 0..3 {
+        lab.pass(2_000);
+        lab.crash(1);
+        if round == 1 {
+            lab.nodes[1].disk.chunks.retain(|(_, first), _| *first < 8_000);
+            lab.nodes[1].has_lost = true;
+        }
+        lab.boot(1);
+        lab.nodes[1].trainer.batch = 700;
+        lab.connect(0, 1);
+    }
+    lab.pass_until(600_000, "both agree", Lab::is_at_rest);
+    assert_eq!(lab.nodes[0].peer().replica().unwrap().swarm_step(), 100_000);
+    assert!(lab.nodes.iter().all(|node| node.said(|notice| matches!(notice, Notice::Fault { .. })) == 0));
+}
+
 #[test]
 fn samples_of_earlier_incarnations_count() {
     let mut lab = Lab::swarm(1, 2, 30);

@@ -16,7 +16,9 @@ use crate::{
     message::{Gossip, Push},
     replay::{self, Contribution},
     seed::EntrySeed,
-    segment::{CHUNK_SAMPLES_MAX, Chunk, Segment, VerifiedChunk, head_message},
+    segment::{
+        CHUNK_SAMPLES_MAX, Chunk, PENDING_SAMPLES_MAX, Segment, UNSTORED_SEGMENTS_MAX, VerifiedChunk, head_message,
+    },
     signature::Signature,
 };
 
@@ -31,10 +33,6 @@ const WEAK_ANSWER_MS_MAX: u64 = 10_000;
 const PATIENCE_MS_PER_MACHINE: u64 = 50;
 /// Who makes fewer bytes than this within that time is slow.
 const WORTH_WAITING_BYTES: f64 = 64.0;
-/// Unsent own bytes at which probing pauses.
-const PENDING_SAMPLES_MAX: usize = 4_096;
-/// Own segments that may wait for their signature or for the disk.
-const UNSTORED_SEGMENTS_MAX: usize = 8;
 
 impl Replica {
     /// The machine that own bytes belong to.

@@ -36,10 +36,10 @@ impl Running {
             // Not at the step of a swarm that nobody had told of yet.
             self.advance_swarm_step();
         }
-        if self.goals.step_is_due(now_ms) {
+        if self.goals.step_is_due(&self.replica, self.swarm_step, now_ms) {
             self.advance_swarm_step();
         }
-        if let Some(until_sample) = self.goals.new_limit(&self.replica) {
+        if let Some(until_sample) = self.goals.new_limit(&self.replica, self.swarm_step) {
             self.backlog.push(Work::Train { until_sample });
         }
         if self.goals.evaluates_now(now_ms) {

@@ -5,7 +5,7 @@ use protocol::{
     machine::MachineId,
     message::{Author, Gossip, Response},
     replica::{Contained, LedgerRange, Record},
-    segment::{Chunk, Digest},
+    segment::{Chunk, Digest, SWARM_STEP_LAG_MAX},
 };
 use std::{
     cell::RefCell,
@@ -157,7 +157,10 @@ impl Node {
             Output::Persist { records, write } => {
                 assert_eq!(*write, self.last_write + 1, "writes are numbered one by one");
                 self.last_write = *write;
-                records.iter().for_each(|record| self.check_signed_once(record));
+                records.iter().for_each(|record| {
+                    self.check_signed_once(record);
+                    self.check_timely(record);
+                });
             }
             Output::Publish(bytes) => {
                 if let Ok(Gossip::Segment(push)) = Gossip::decode(bytes) {
@@ -199,6 +202,15 @@ impl Node {
         for (sample, digest) in samples_of(chunk) {
             let known = self.signed.get(&(chunk.machine, sample));
             assert!(known.is_none_or(|known| *known == digest), "sample {sample} is signed under two bodies");
+        }
+    }
+
+    /// Others accept the swarm steps that own samples were measured at.
+    fn check_timely(&self, record: &Record) {
+        let Record::Chunk(chunk) = record else { return };
+        for segment in chunk.segments().filter(|_| chunk.machine.key == self.own_key()) {
+            let (first, step) = (segment.first, segment.swarm_step);
+            assert!(first <= step + SWARM_STEP_LAG_MAX, "sample {first} was measured at step {step}");
         }
     }
 
