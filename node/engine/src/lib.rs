@@ -16,6 +16,7 @@
 //! | [`estimator`] | losses near θ → projected gradients → bytes |
 //! | [`weights`], [`kernel`] | the exact in-place store; the sweep for any processor, AVX2, AVX-512 |
 //! | [`base`] | what a run agrees on about its base model, computed from a checkpoint |
+//! | [`recipe`] | what whoever starts a run decides for it: how the learning rate falls |
 //! | [`trainer`] | own gradients: all of the above at work |
 //! | `device` | where tensors become slices of numbers, and slices tensors |
 //!
@@ -33,5 +34,6 @@ pub mod estimator;
 pub mod kernel;
 pub mod model;
 pub mod objective;
+pub mod recipe;
 pub mod trainer;
 pub mod weights;

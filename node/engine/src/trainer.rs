@@ -98,6 +98,11 @@ impl Trainer {
         (self.machine, self.next_sample)
     }
 
+    /// The run whose samples they are.
+    pub fn run(&self) -> &RunId {
+        &self.parts.run
+    }
+
     /// The swarm step whose learning rate own bytes use.
     pub fn set_swarm_step(&mut self, swarm_step: u64) {
         self.swarm_step = swarm_step;

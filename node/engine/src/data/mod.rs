@@ -79,6 +79,11 @@ impl Dataset {
         self.windows.len()
     }
 
+    /// Tokens of a window, at most.
+    pub fn sequence_length(&self) -> usize {
+        self.sequence_length
+    }
+
     /// Tokens of the whole text (of the completions, where the loss is on them only).
     pub fn tokens(&self) -> u64 {
         self.text_tokens

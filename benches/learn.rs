@@ -1,0 +1,267 @@
+//! How well one machine learns: held-out loss against forwards, backward passes, bytes and seconds.
+//!
+//! `RAYON_NUM_THREADS=1 cargo bench -p engine --bench learn -- --help`. The engine's own trainer runs in this process;
+//! there is no network and no disk. Losses of one seed differ from those of another by about 0.02 bits per byte: give
+//! several (`--seeds 1,2,3`), of which the last line shows the median.
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use engine::{
+    base::{self, BaseSettings},
+    data::Dataset,
+    embedded,
+    estimator::{Estimator, EstimatorName, Normalizer},
+    model::{self, Checkpoint, Tokenizer},
+    objective::NextToken,
+    recipe::{schedule, survey},
+    trainer::{Parts, ProbeSettings, Trainer},
+    weights::Weights,
+};
+use protocol::{
+    codec,
+    machine::MachineId,
+    manifest::{DirectionScale, Hyperparameters, Manifest, Schedule, TensorSpec},
+};
+use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
+use std::{
+    num::NonZeroU32,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Tokens of the forward in which work is counted: 8 windows of 128.
+const FORWARD_TOKENS: f64 = 1024.0;
+
+#[derive(Parser, Debug)]
+struct Options {
+    /// Hugging Face directory [default: the embedded model and its task]
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Text for --model; its last tenth is held out
+    #[arg(long, requires = "model")]
+    data: Option<PathBuf>,
+    /// Of the run
+    #[arg(long, default_value_t = 2e-4)]
+    learning_rate: f64,
+    /// Of the run
+    #[arg(long, default_value_t = 1e-3)]
+    epsilon: f64,
+    /// `constant`, `linear:LAST` over what is measured in all, or `root:GRADIENTS`
+    #[arg(long, default_value = "constant")]
+    schedule: String,
+    /// Factor on the direction scale of tensors whose names contain NAME; all that match count. Repeatable
+    #[arg(long, value_name = "NAME=FACTOR")]
+    factor: Vec<String>,
+    #[arg(long)]
+    estimator: Option<EstimatorName>,
+    #[arg(long)]
+    probes: Option<NonZeroU32>,
+    /// Windows per batch
+    #[arg(long, default_value_t = 8)]
+    batch_size: usize,
+    /// Tokens per window
+    #[arg(long, default_value_t = 128)]
+    sequence_length: usize,
+    /// How much to measure, in forwards of 8 x 128 tokens or as many tokens
+    #[arg(long, default_value_t = 4000.0)]
+    forwards: f64,
+    /// Evaluations on the way, evenly spread
+    #[arg(long, default_value_t = 4)]
+    points: u32,
+    /// Windows that are evaluated at most
+    #[arg(long, default_value_t = usize::MAX)]
+    held_out_windows: usize,
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    seeds: Vec<u64>,
+    /// Survey the base instead of training
+    #[arg(long)]
+    survey: bool,
+    /// What `cargo bench` adds
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// A short run that shows that the program works
+    #[arg(long, hide = true)]
+    test: bool,
+}
+
+impl Options {
+    fn hyperparameters(&self, planned_gradients: u64) -> Hyperparameters {
+        let (learning_rate, epsilon) = (self.learning_rate, self.epsilon);
+        Hyperparameters { learning_rate, epsilon, planned_gradients, direction_scale: DirectionScale::Rms }
+    }
+}
+
+fn main() -> Result<()> {
+    let mut options = Options::parse();
+    if !options.bench || options.test {
+        // Not under `cargo bench`: a short run that shows that the program works.
+        (options.forwards, options.points, options.held_out_windows) = (options.forwards.min(20.0), 1, 8);
+    }
+    let options = options;
+    let checkpoint = match &options.model {
+        None => embedded::checkpoint()?,
+        Some(directory) => Checkpoint::load(directory)?,
+    };
+    println!("{options:?}");
+    println!("seed forwards backward  bytes seconds   loss bits/byte");
+    if options.survey {
+        return survey(checkpoint, &options);
+    }
+    let run = Run::new(checkpoint, &options)?;
+    let ends: Result<Vec<f64>> = options.seeds.iter().map(|seed| run.learn(*seed, &options)).collect();
+    let mut ends = ends?;
+    ends.sort_by(f64::total_cmp);
+    println!("median of {} after {} forwards: {:.4} bits per byte", ends.len(), options.forwards, ends[ends.len() / 2]);
+    Ok(())
+}
+
+/// A run's manifest and base, and the estimator that measures.
+struct Run {
+    manifest: Manifest,
+    config: Vec<u8>,
+    tokenizer: Vec<u8>,
+    /// Trained tensors as bytes.
+    tensors: Vec<u8>,
+    estimator: Estimator,
+}
+
+impl Run {
+    fn new(checkpoint: Checkpoint, options: &Options) -> Result<Self> {
+        let estimator = Estimator::new(options.estimator, options.probes)?;
+        let forwards = options.forwards * FORWARD_TOKENS / (options.batch_size * options.sequence_length) as f64;
+        let gradients = (forwards / forwards_per_gradient(estimator)).round() as u64;
+        let settings = BaseSettings {
+            hyperparameters: options.hyperparameters(gradients.max(1)),
+            schedule: parse_schedule(&options.schedule, gradients)?,
+            ledger_samples_max: 1 << 32,
+            authority: None,
+        };
+        let (config, tokenizer) = (checkpoint.config.clone(), checkpoint.tokenizer.clone());
+        let (mut manifest, blob) = base::start(checkpoint, settings, [0; 16])?;
+        for text in &options.factor {
+            let parts = text.split_once('=').with_context(|| format!("--factor {text}: expected NAME=FACTOR"))?;
+            let factor: f64 = parts.1.parse().with_context(|| format!("--factor {text}"))?;
+            let named = manifest.tensors.iter_mut().filter(|spec| spec.name.contains(parts.0));
+            let count = named.map(|spec| scale(spec, factor)).count();
+            ensure!(count > 0, "--factor {text}: no tensor has {} in its name", parts.0);
+        }
+        let tensors = blob[blob.len() - 4 * manifest.parameters() as usize..].to_vec();
+        Ok(Self { manifest, config, tokenizer, tensors, estimator })
+    }
+
+    /// Trains, prints, and returns the last held-out loss, bits per byte.
+    fn learn(&self, seed: u64, options: &Options) -> Result<f64> {
+        let mut trainer = self.trainer(seed, options)?;
+        let tokens = (options.batch_size * options.sequence_length) as f64 / FORWARD_TOKENS;
+        let (mut forwards, mut bytes, mut seconds, mut last) = (0.0, 0u64, 0.0, f64::NAN);
+        for point in 0..=options.points {
+            let until = options.forwards * f64::from(point) / f64::from(options.points);
+            let begin = Instant::now();
+            while forwards < until {
+                trainer.set_swarm_step(bytes);
+                let own = trainer.step(u64::MAX)?.own.len();
+                bytes += own as u64;
+                forwards += tokens * forwards_of_step(self.estimator, own);
+            }
+            seconds += begin.elapsed().as_secs_f64();
+            let held_out = trainer.evaluate(options.held_out_windows)?.context("there is held-out text")?;
+            last = held_out.bits_per_byte;
+            println!(
+                "{seed:>4} {forwards:>8.0} {backward:>8} {bytes:>6} {seconds:>7.1} {loss:>6.4} {last:>9.4}",
+                backward = 0,
+                loss = held_out.loss,
+            );
+        }
+        Ok(last)
+    }
+
+    fn trainer(&self, seed: u64, options: &Options) -> Result<Trainer> {
+        let mut manifest = self.manifest.clone();
+        manifest.nonce[..8].copy_from_slice(&seed.to_le_bytes());
+        let weights = Weights::read_from(&manifest.tensors, &mut &self.tensors[..])?;
+        let (model, tokenizer) = model::load(&self.config, &self.tokenizer, weights.tensors())?;
+        let (data, held_out) = texts(&tokenizer, seed, options)?;
+        let mut trainer = Trainer::new(Parts {
+            run: manifest.run_id()?,
+            weights,
+            model,
+            objective: Box::new(NextToken),
+            data: Some(data),
+            held_out: Some(held_out),
+            settings: ProbeSettings {
+                epsilon: options.epsilon,
+                estimator: self.estimator,
+                batch_size: options.batch_size,
+                data_seed: seed,
+            },
+            normalizer: Normalizer::new(manifest.levels),
+            random: Xoshiro256PlusPlus::seed_from_u64(seed),
+            manifest: Arc::new(manifest),
+        });
+        trainer.adopt(MachineId { key: [1; 32], incarnation: seed }, 0);
+        Ok(trainer)
+    }
+}
+
+/// Prints what gradients at the base say, once for each seed.
+fn survey(checkpoint: Checkpoint, options: &Options) -> Result<()> {
+    let (_, tokenizer) = model::load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors)?;
+    for seed in &options.seeds {
+        let begin = Instant::now();
+        let ground = survey::Ground {
+            checkpoint: checkpoint.clone(),
+            data: &texts(&tokenizer, *seed, options)?.0,
+            hyperparameters: options.hyperparameters(1_000),
+            batch_size: options.batch_size,
+            time_max: Duration::from_secs(600),
+        };
+        println!("{:?} after {:.1} s", survey::survey(ground, &mut |_| ())?, begin.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// Own and held-out text.
+fn texts(tokenizer: &Tokenizer, seed: u64, options: &Options) -> Result<(Dataset, Dataset)> {
+    let length = options.sequence_length;
+    match &options.data {
+        Some(path) => Dataset::load_split(path, tokenizer, length),
+        None => {
+            ensure!(options.model.is_none(), "--model needs a text: --data <path>");
+            Ok((embedded::training(seed, tokenizer, length)?, embedded::held_out(tokenizer, length)?))
+        }
+    }
+}
+
+/// Multiplies how far probes and entries move a tensor.
+fn scale(spec: &mut TensorSpec, factor: f64) {
+    spec.epsilon = (f64::from(spec.epsilon) * factor).round() as u32;
+    spec.unit = (spec.unit as f64 * factor).round() as u64;
+    while !codec::unit_is_valid(spec.unit) {
+        (spec.unit, spec.shift) = (spec.unit / 2, spec.shift + 1);
+    }
+}
+
+fn parse_schedule(text: &str, gradients: u64) -> Result<Schedule> {
+    Ok(match text.split_once(':') {
+        None if text == "constant" => Schedule::default(),
+        Some(("linear", last)) => schedule::linear(gradients, last.parse().context("--schedule linear:LAST")?),
+        Some(("root", of)) => schedule::inverse_square_root(of.parse().context("--schedule root:GRADIENTS")?),
+        _ => anyhow::bail!("--schedule {text}: expected constant, linear:LAST or root:GRADIENTS"),
+    })
+}
+
+/// Forwards of one step that gave `own` bytes.
+fn forwards_of_step(estimator: Estimator, own: usize) -> f64 {
+    match estimator {
+        Estimator::Fzoo { .. } => own as f64 + 1.0,
+        Estimator::Spsa | Estimator::Mezo => 2.0,
+    }
+}
+
+fn forwards_per_gradient(estimator: Estimator) -> f64 {
+    match estimator {
+        Estimator::Fzoo { probes } => 1.0 + 1.0 / f64::from(probes.get()),
+        Estimator::Spsa | Estimator::Mezo => 2.0,
+    }
+}
