@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
-use engine::model::{Checkpoint, export, load};
+use engine::model::{Checkpoint, Layout, export, load};
 use std::path::Path;
 
 fn main() -> Result<()> {
@@ -19,8 +19,9 @@ fn main() -> Result<()> {
     if let Some(out) = out {
         export(Path::new(&out), &checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors)?;
     }
-    let hidden = model.hidden(&Tensor::new(tokens.as_slice(), &Device::Cpu)?.unsqueeze(0)?)?;
-    let logits = model.logits(&hidden.squeeze(0)?)?.to_vec2::<f32>()?;
+    let layout = Layout::of_rows([tokens.len()])?;
+    let hidden = model.hidden(&Tensor::new(tokens.as_slice(), &Device::Cpu)?, &layout)?;
+    let logits = model.logits(&hidden)?.to_vec2::<f32>()?;
     println!("{}", serde_json::json!({"text": text, "tokens": tokens, "logits": logits}));
     Ok(())
 }

@@ -63,8 +63,11 @@ fn main() -> Result<()> {
         let decay = 0.5 * (1.0 + (done * std::f64::consts::PI).cos());
         optimizer.set_learning_rate(LEARNING_RATE * warm_up * decay);
         let batch = train.batch(SEED, step, BATCH_SIZE)?;
-        let logits = forward(&config, &variables, &batch.inputs)?;
-        let targets = Tensor::new(batch.targets.as_slice(), &Device::Cpu)?;
+        // The windows are of one length, and predict all their tokens but the first.
+        let inputs = batch.tokens.reshape((BATCH_SIZE, SEQUENCE_LENGTH - 1))?;
+        let logits = forward(&config, &variables, &inputs)?;
+        let targets: Vec<u32> = batch.targets.iter().map(|target| target.token).collect();
+        let targets = Tensor::new(targets, &Device::Cpu)?;
         let loss = candle_nn::loss::cross_entropy(&logits, &targets)?;
         optimizer.backward_step(&loss)?;
         if step % 100 == 0 {

@@ -7,7 +7,8 @@ use engine::{
     data::Dataset,
     embedded,
     model::{
-        Architecture, Batch, Checkpoint, IGNORED, Interface, Model, Sampling, Tokenizer, architecture, generate, load,
+        Architecture, Batch, Checkpoint, Interface, Layout, Model, Row, Sampling, Target, Tokenizer, architecture,
+        generate, load, token_losses,
     },
     objective::{NextToken, Objective, evaluate},
 };
@@ -53,10 +54,11 @@ fn tokens(batch: usize, length: usize, vocabulary: usize) -> Tensor {
     Tensor::from_vec(ids, (batch, length), &Device::Cpu).unwrap()
 }
 
-/// Logits of all positions, [B, T, vocabulary].
+/// Logits of all positions, [B, T, vocabulary]; `tokens`: [B, T].
 fn logits(model: &dyn Model, tokens: &Tensor) -> Tensor {
     let (batch, length) = tokens.dims2().unwrap();
-    let rows = model.hidden(tokens).unwrap().flatten_to(1).unwrap();
+    let layout = Layout::of_rows(vec![length; batch]).unwrap();
+    let rows = model.hidden(&tokens.flatten_all().unwrap(), &layout).unwrap();
     model.logits(&rows).unwrap().reshape((batch, length, model.interface().vocabulary)).unwrap()
 }
 
@@ -117,26 +119,68 @@ fn earlier_positions_do_not_see_later_ones() {
     assert!(largest_difference(&all.narrow(1, 0, 23).unwrap(), &first) < 1e-4);
 }
 
+/// Rows of these lengths that predict the next of their tokens, but for every fifth one.
+fn batch_of_rows(lengths: &[usize]) -> Batch {
+    let layout = Layout::of_rows(lengths.iter().copied()).unwrap();
+    let (mut targets, mut rows) = (Vec::new(), Vec::new());
+    for span in layout.spans() {
+        let first = targets.len();
+        let positions = (span.start..span.start + span.length).filter(|position| position % 5 != 4);
+        targets.extend(positions.map(|i| Target { position: i as u32, token: (i * 31 % 97) as u32 }));
+        rows.push(Row { choices: vec![first..targets.len()], answer: 0 });
+    }
+    Batch { tokens: tokens(1, layout.tokens(), 97).squeeze(0).unwrap(), layout, targets, rows }
+}
+
 #[test]
-fn the_loss_is_that_of_the_logits_and_skips_masked_positions() {
+fn the_loss_is_that_of_the_logits_and_skips_what_is_not_predicted() {
     let config = parse(&small_config(false));
     let model = config.model(&random_tensors(&*config)).unwrap();
-    let inputs = tokens(2, 9, 97);
-    let targets: Vec<u32> = (0..18).map(|i| if i % 5 == 0 { IGNORED } else { i * 31 % 97 }).collect();
+    let batch = batch_of_rows(&[9, 9]);
+    let inputs = batch.tokens.reshape((2, 9)).unwrap();
     let logits = logits(&*model, &inputs).flatten_to(1).unwrap().to_vec2::<f32>().unwrap();
-    let losses = logits
-        .iter()
-        .zip(&targets)
-        .filter(|(_, t)| **t != IGNORED)
-        .map(|(row, t)| row.iter().map(|v| f64::from(*v).exp()).sum::<f64>().ln() - f64::from(row[*t as usize]));
+    let losses = batch.targets.iter().map(|target| {
+        let row = &logits[target.position as usize];
+        row.iter().map(|v| f64::from(*v).exp()).sum::<f64>().ln() - f64::from(row[target.token as usize])
+    });
     let losses: Vec<f64> = losses.collect();
-    let batch = Batch { inputs, targets };
     let loss = NextToken.measure(&*model, &batch).unwrap();
-    assert_eq!(loss.count as usize, losses.len());
+    assert_eq!((loss.count as usize, losses.len()), (15, 15));
     assert!((loss.sum - losses.iter().sum::<f64>()).abs() < 1e-4);
     assert_eq!(loss.mean(), loss.sum / loss.count as f64);
-    let masked = Batch { inputs: batch.inputs, targets: vec![IGNORED; 18] };
-    assert!(NextToken.measure(&*model, &masked).is_err());
+    assert!(NextToken.weights(&batch, &losses).iter().all(|weight| *weight == 1.0 / 15.0));
+    let silent = Batch { targets: Vec::new(), rows: Vec::new(), ..batch };
+    assert!(NextToken.measure(&*model, &silent).is_err());
+}
+
+#[test]
+fn a_packed_batch_has_the_losses_of_its_rows_one_by_one() {
+    for heads in [1, 2, 6] {
+        let mut config = small_config(true);
+        config["num_key_value_heads"] = json!(heads);
+        let config = parse(&config);
+        let model = config.model(&random_tensors(&*config)).unwrap();
+        let batch = batch_of_rows(&[7, 1, 40, 16, 2, 33, 64]);
+        let packed = NextToken.row_losses(&batch, &token_losses(&*model, &batch).unwrap());
+        for (span, packed) in batch.layout.spans().iter().zip(&packed) {
+            let own = |target: &&Target| (span.start..span.start + span.length).contains(&(target.position as usize));
+            let targets: Vec<Target> = batch.targets.iter().filter(own).copied().collect();
+            let alone = Batch {
+                tokens: batch.tokens.narrow(0, span.start, span.length).unwrap(),
+                layout: Layout::of_rows([span.length]).unwrap(),
+                rows: vec![Row { choices: vec![0..targets.len()], answer: 0 }],
+                targets: targets
+                    .into_iter()
+                    .map(|target| Target { position: target.position - span.start as u32, ..target })
+                    .collect(),
+            };
+            let alone = NextToken.measure(&*model, &alone).unwrap();
+            assert_eq!(alone.count, packed.count);
+            assert!((alone.sum - packed.sum).abs() < 1e-4 * alone.sum, "{span:?}: {alone:?} alone, {packed:?} packed");
+        }
+        let total = NextToken.measure(&*model, &batch).unwrap();
+        assert_eq!(total, packed.into_iter().sum());
+    }
 }
 
 #[test]
@@ -161,9 +205,16 @@ fn inputs_that_do_not_fit_the_model_are_refused() {
     let config = parse(&small_config(true));
     let mut tensors = random_tensors(&*config);
     let model = config.model(&tensors).unwrap();
-    let error = model.hidden(&tokens(1, 65, 97)).unwrap_err().to_string();
+    let hidden = |ids: Vec<u32>, lengths: &[usize]| {
+        let tokens = Tensor::new(ids, &Device::Cpu).unwrap();
+        model.hidden(&tokens, &Layout::of_rows(lengths.iter().copied()).unwrap())
+    };
+    let error = hidden(vec![1; 67], &[2, 65]).unwrap_err().to_string();
     assert!(error.contains("65") && error.contains("64"), "{error}");
-    assert!(model.hidden(&Tensor::new(&[[97u32]], &Device::Cpu).unwrap()).is_err());
+    assert!(hidden(vec![1; 67], &[64, 3]).is_ok());
+    assert!(hidden(vec![1; 67], &[64]).is_err());
+    assert!(hidden(Vec::new(), &[]).is_err());
+    assert!(hidden(vec![97], &[1]).is_err());
     tensors.remove("model.norm.weight");
     let error = config.model(&tensors).err().unwrap().to_string();
     assert!(error.contains("model.norm.weight"), "{error}");

@@ -1,34 +1,53 @@
-//! A machine's own data: files → documents → windows of tokens → batches.
+//! A machine's own data: files → documents → rows of tokens → batches.
 //!
 //! Plain text is one stream of tokens without BOS, cut into windows of `sequence_length` tokens that do not overlap; a
 //! window predicts all its tokens but the first. JSON Lines are documents: `text`, cut into windows of which the last
-//! is padded, or `prompt` and `completion`, one window each, with the loss on the completion only.
+//! is shorter; `prompt` and `completion`, one window each, with the loss on the completion only; or `prompt`, `choices`
+//! and `answer`, one row each, which holds the prompt once. A file of windows has no choices, and the other way round.
+//! A batch packs its rows one after the other, so that a short one costs what it is long.
+//!
+//! | file | noun |
+//! |---|---|
+//! | `file.rs`, `read.rs` | which files; what is trained on and what is held out |
+//! | `text.rs`, `documents.rs`, `choices.rs` | a form each |
+//! | `tokens.rs`, `window.rs`, `part.rs` | what is kept: ids, and which of them are a row |
+//! | `order.rs`, `pack.rs` | which rows come when; rows → batch |
 
+mod choices;
+mod documents;
+mod file;
 mod order;
+mod pack;
+mod part;
 mod read;
+mod text;
+mod tokens;
 mod window;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::{path::Path, sync::Arc};
 
-use crate::{
-    device,
-    model::{Batch, IGNORED, Tokenizer},
-};
+use crate::model::{Batch, Tokenizer};
+use pack::Pack;
+use part::{Part, Rows};
 use read::ReadTexts;
-use window::{Part, Tokens, Window, stream_windows};
+pub use read::are_choices;
+use tokens::Tokens;
+use window::stream_windows;
 
 /// Share of the data that [`Dataset::load_split`] holds out.
 pub const HELD_OUT: f64 = 0.1;
 
-/// Windows of a text, drawn in a seeded order.
+/// Rows of a text, drawn in a seeded order.
 #[derive(Clone)]
 pub struct Dataset {
     tokens: Arc<Tokens>,
-    windows: Vec<Window>,
+    rows: Arc<Rows>,
+    by_cost: Option<Arc<[u32]>>,
     sequence_length: usize,
     text_tokens: u64,
     text_bytes: u64,
+    cut: u64,
 }
 
 impl Dataset {
@@ -41,14 +60,14 @@ impl Dataset {
     }
 
     /// The same, split: (first 90%, last 10%), by bytes for text, by documents for JSON Lines. Both have at least one
-    /// window.
+    /// row.
     pub fn load_split(path: &Path, tokenizer: &Tokenizer, sequence_length: usize) -> Result<(Self, Self)> {
         let ReadTexts { tokens, train, held_out } = read::load(path, tokenizer, sequence_length, HELD_OUT)?;
         let tokens = Arc::new(tokens);
         let train =
             Self::of_part(tokens.clone(), train, sequence_length).with_context(|| format!("in {}", path.display()))?;
         ensure!(
-            !held_out.windows.is_empty(),
+            held_out.rows.len() > 0,
             "{} is too short to hold out a part; give --eval a file of its own",
             path.display()
         );
@@ -59,24 +78,32 @@ impl Dataset {
     pub fn from_text(text: &str, tokenizer: &Tokenizer, sequence_length: usize) -> Result<Self> {
         ensure!(sequence_length >= 2, "sequence length {sequence_length} is too short, a window needs 2 tokens");
         let mut tokens = Tokens::for_vocabulary(tokenizer.vocabulary());
-        read::encode_text(text, tokenizer, &mut tokens)?;
-        let windows = stream_windows(0, tokens.len(), sequence_length);
-        let part = Part { windows, tokens: tokens.len() as u64, bytes: text.len() as u64 };
+        text::encode_text(text, tokenizer, &mut tokens)?;
+        let rows = Rows::Windows(stream_windows(0, tokens.len(), sequence_length));
+        let part = Part { rows, tokens: tokens.len() as u64, bytes: text.len() as u64, cut: 0 };
         Self::of_part(Arc::new(tokens), part, sequence_length)
     }
 
     fn of_part(tokens: Arc<Tokens>, part: Part, sequence_length: usize) -> Result<Self> {
-        let Part { windows, tokens: text_tokens, bytes: text_bytes } = part;
+        let Part { rows, tokens: text_tokens, bytes: text_bytes, cut } = part;
         ensure!(
-            !windows.is_empty(),
+            rows.len() > 0,
             "the text has {text_tokens} tokens, one window needs {sequence_length}; give more text or a shorter --sequence-length"
         );
-        Ok(Self { tokens, windows, sequence_length, text_tokens, text_bytes })
+        Ok(Self {
+            tokens,
+            by_cost: by_cost(&rows),
+            rows: Arc::new(rows),
+            sequence_length,
+            text_tokens,
+            text_bytes,
+            cut,
+        })
     }
 
-    /// Number of windows, at least one.
+    /// Number of rows (windows, or rows with choices), at least one.
     pub fn windows(&self) -> usize {
-        self.windows.len()
+        self.rows.len()
     }
 
     /// Tokens of a window, at most.
@@ -84,7 +111,17 @@ impl Dataset {
         self.sequence_length
     }
 
-    /// Tokens of the whole text (of the completions, where the loss is on them only).
+    /// Whether rows have choices, of which one is right.
+    pub fn has_choices(&self) -> bool {
+        matches!(*self.rows, Rows::Questions(_))
+    }
+
+    /// Rows whose prompt lost its start, so that the row fits the window.
+    pub fn prompts_cut(&self) -> u64 {
+        self.cut
+    }
+
+    /// Tokens of the whole text (of the completions or choices, where the loss is on them only).
     pub fn tokens(&self) -> u64 {
         self.text_tokens
     }
@@ -99,34 +136,38 @@ impl Dataset {
         self.text_tokens as f64 / self.text_bytes.max(1) as f64
     }
 
-    /// Batch number `sample` of the order that `seed` gives: each epoch is a permutation of all windows. A pure
-    /// function, so that a restart goes on where it stopped.
+    /// Batch number `sample`, of `batch_size` rows, in the order that `seed` gives: each epoch is a permutation of all
+    /// rows, and batches have about equal numbers of tokens. A pure function, so that a restart goes on where it
+    /// stopped.
     pub fn batch(&self, seed: u64, sample: u64, batch_size: usize) -> Result<Batch> {
-        let windows = self.windows.len() as u64;
+        let rows = self.rows.len() as u64;
         let first = u128::from(sample) * batch_size as u128;
         let indices = (first..first + batch_size as u128).map(|position| {
-            let epoch = (position / u128::from(windows)) as u64;
-            order::permute(seed, epoch, windows, (position % u128::from(windows)) as u64) as usize
+            let (epoch, index) = (position / u128::from(rows), position % u128::from(rows));
+            let rank = order::stratified(seed, epoch as u64, rows, batch_size as u64, index as u64) as usize;
+            self.by_cost.as_ref().map_or(rank, |by_cost| by_cost[rank] as usize)
         });
         self.batch_of(&indices.collect::<Vec<_>>())
     }
 
-    /// The windows of these indices as one batch.
+    /// The rows of these indices as one batch.
     pub fn batch_of(&self, indices: &[usize]) -> Result<Batch> {
-        ensure!(!indices.is_empty(), "a batch needs at least one window");
-        let width = self.sequence_length - 1;
-        let mut inputs = vec![0u32; indices.len() * width];
-        let mut targets = vec![IGNORED; indices.len() * width];
-        let rows = inputs.chunks_exact_mut(width).zip(targets.chunks_exact_mut(width));
-        for (index, (inputs, targets)) in indices.iter().zip(rows) {
-            let Some(window) = self.windows.get(*index) else { bail!("window {index} of {}", self.windows.len()) };
-            for position in 0..window.tokens as usize - 1 {
-                inputs[position] = self.tokens.get(window.start + position);
-                if position + 1 >= window.given as usize {
-                    targets[position] = self.tokens.get(window.start + position + 1);
-                }
-            }
+        ensure!(!indices.is_empty(), "a batch needs at least one row");
+        let mut pack = Pack::new(&self.tokens);
+        for index in indices {
+            ensure!(*index < self.rows.len(), "row {index} of {}", self.rows.len());
+            self.rows.pack(*index, &mut pack)?;
         }
-        Ok(Batch { inputs: device::tensor(inputs, (indices.len(), width))?, targets })
+        pack.finish()
     }
+}
+
+/// Indices of the rows from the shortest to the longest; none if all have the same length, and any order will do.
+fn by_cost(rows: &Rows) -> Option<Arc<[u32]>> {
+    let differ = (1..rows.len()).any(|index| rows.cost(index) != rows.cost(0));
+    differ.then(|| {
+        let mut indices: Vec<u32> = (0..rows.len() as u32).collect();
+        indices.sort_by_key(|index| rows.cost(*index as usize));
+        indices.into()
+    })
 }

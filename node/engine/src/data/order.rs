@@ -1,11 +1,22 @@
-//! A seeded permutation that needs no table.
+//! Seeded orders that need no table.
 
 /// Rounds of the Feistel network.
 const ROUNDS: u64 = 6;
 
+/// Which of `n` rows, sorted by length, comes at `index` (below `n`) of epoch `epoch`: a permutation of 0..n whose
+/// stretches of `strata` have about equal lengths in sum. The rows are cut into `strata` parts of equal size, each in a
+/// seeded order of its own, and every stretch takes one row from each part.
+pub fn stratified(seed: u64, epoch: u64, n: u64, strata: u64, index: u64) -> u64 {
+    let (stratum, within) = (index % strata, index / strata);
+    // Rows `stratum`, `stratum + strata` and so on, as many as there are below n.
+    let size = (n - stratum).div_ceil(strata);
+    let first = stratum * (n / strata) + stratum.min(n % strata);
+    first + permute(seed ^ mix(stratum + 1), epoch, size, within)
+}
+
 /// Where permutation (`seed`, `epoch`) of 0..n sends `index`, which is below n: a Feistel network on the next even
 /// power of two, walked until it lands below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
-pub fn permute(seed: u64, epoch: u64, n: u64, index: u64) -> u64 {
+fn permute(seed: u64, epoch: u64, n: u64, index: u64) -> u64 {
     let half_bits = (u64::BITS - n.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);
     let mask = (1u64 << half_bits) - 1;
     let key = mix(seed ^ mix(epoch));
@@ -48,6 +59,24 @@ mod tests {
             assert!(n < 64 || epochs[0] != epochs[1]);
             assert!(n < 64 || epochs[0] != (0..n).map(|i| permute(8, 0, n, i)).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn each_stretch_takes_a_row_of_each_part_and_an_epoch_every_row_once() {
+        for (n, strata) in [(1u64, 8), (3, 8), (8, 8), (10, 8), (64, 8), (1000, 1), (1003, 7)] {
+            let epoch: Vec<u64> = (0..n).map(|index| stratified(5, 3, n, strata, index)).collect();
+            let mut sorted = epoch.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..n).collect::<Vec<_>>(), "{n} rows, {strata} parts");
+            let part = |row: u64| (0..strata).rfind(|part| part * (n / strata) + (*part).min(n % strata) <= row);
+            for stretch in epoch.chunks_exact(strata as usize) {
+                let parts: Vec<u64> = stretch.iter().filter_map(|row| part(*row)).collect();
+                assert_eq!(parts, (0..strata).collect::<Vec<_>>(), "{n} rows, {strata} parts");
+            }
+        }
+        let firsts = |seed| (0..20).map(|k| stratified(seed, 0, 800, 8, 8 * k)).collect::<Vec<_>>();
+        let seconds: Vec<u64> = (0..20).map(|k| stratified(5, 0, 800, 8, 8 * k + 1) - 100).collect();
+        assert!(firsts(5) != firsts(6) && firsts(5) != seconds);
     }
 
     #[test]

@@ -1,54 +1,32 @@
-//! Windows of tokens: what a batch is made of.
+//! Windows of tokens: rows of which each token predicts the next.
+
+use anyhow::Result;
+
+use super::pack::Pack;
 
 /// Consecutive tokens, at most `sequence_length`, at least two.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     pub start: usize,
     pub tokens: u32,
-    /// Leading tokens that are given, not predicted; at least one.
+    /// Leading tokens that are given, not predicted; at least one, and fewer than all.
     pub given: u32,
 }
 
-/// Token ids, two bytes each where the vocabulary allows it.
-pub enum Tokens {
-    Narrow(Vec<u16>),
-    Wide(Vec<u32>),
-}
-
-impl Tokens {
-    pub fn for_vocabulary(vocabulary: usize) -> Self {
-        if vocabulary <= 1 << 16 { Self::Narrow(Vec::new()) } else { Self::Wide(Vec::new()) }
+impl Window {
+    /// Tokens that a forward sees: all but the last, which only is predicted.
+    pub fn cost(&self) -> usize {
+        self.tokens as usize - 1
     }
 
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Narrow(ids) => ids.len(),
-            Self::Wide(ids) => ids.len(),
-        }
+    /// Adds its row.
+    pub fn pack(&self, pack: &mut Pack<'_>) -> Result<()> {
+        let (first, end, given) = (pack.len(), self.start + self.tokens as usize, self.given as usize);
+        pack.start(self.start..end - 1)?;
+        let targets = pack.predict(first + given - 1.., self.start + given..end);
+        pack.end(vec![targets], 0);
+        Ok(())
     }
-
-    pub fn extend(&mut self, ids: &[u32]) {
-        match self {
-            // The tokenizer checked that ids are within the vocabulary.
-            Self::Narrow(narrow) => narrow.extend(ids.iter().map(|id| *id as u16)),
-            Self::Wide(wide) => wide.extend(ids),
-        }
-    }
-
-    pub fn get(&self, index: usize) -> u32 {
-        match self {
-            Self::Narrow(ids) => u32::from(ids[index]),
-            Self::Wide(ids) => ids[index],
-        }
-    }
-}
-
-/// Windows and size of one part of the data.
-#[derive(Default)]
-pub struct Part {
-    pub windows: Vec<Window>,
-    pub tokens: u64,
-    pub bytes: u64,
 }
 
 /// Whole windows of the stream from token `from` to `to`; what is left over at the end is not used.

@@ -1,11 +1,12 @@
-//! Causal grouped-query attention with rotary embeddings, fused: no T × T matrix, no repeated keys, no rotated copies
-//! of queries.
+//! Causal grouped-query attention with rotary embeddings over packed rows, fused: no T × T matrix, no repeated keys, no
+//! rotated copies of queries.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::Arc;
 
 use super::{
+    layout::{self, Span},
     rotary::Rotary,
     vector::{LANES, VectorLoop, dispatch, exponential, larger, multiply_add},
 };
@@ -16,25 +17,63 @@ const TASK_ROWS: usize = 2 * LANES;
 /// Positions whose scores are computed together.
 const TILE: usize = 4;
 
-/// Attention of T positions to themselves and earlier ones, `softmax(rotate(q) · rotate(k)ᵀ / √head_dim) · v`.
+/// Attention of each token to what its [`Span`] says, `softmax(rotate(q) · rotate(k)ᵀ / √head_dim) · v`.
 ///
-/// Shapes: `q` [B, T, heads · head_dim], `k` and `v` [B, T, kv_heads · head_dim]; the result is like `q`. Query head h
-/// attends with key head h / (heads / kv_heads). Rotation pairs element i with i + head_dim / 2, as in Hugging Face.
-pub struct Attention {
+/// Shapes, N tokens as `layout` packs them: `q` [N, heads · head_dim], `k` and `v` [N, kv_heads · head_dim]; the result
+/// is like `q`. Query head h attends with key head h / (heads / kv_heads). Rotation pairs element i with
+/// i + head_dim / 2, as in Hugging Face.
+pub struct Attention<'a> {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
+    pub layout: &'a layout::Layout,
+    /// Of all positions of `layout`, or more.
     pub rotary: Arc<Rotary>,
 }
 
-impl Attention {
+impl Attention<'_> {
     /// Applies it. Forward only.
     pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         q.apply_op3_no_bwd(k, v, self)
     }
+
+    /// Elements of the rotated keys of one head of `span`.
+    fn head_keys(&self, span: &Span) -> usize {
+        span.length.next_multiple_of(TILE) * self.head_dim
+    }
+
+    /// The rotated keys of all spans, each [kv_heads][tile][dimension][key in tile].
+    fn rotated_keys(&self, k: &[f32]) -> Vec<f32> {
+        let kv_width = self.kv_heads * self.head_dim;
+        let spans = self.layout.spans();
+        let mut keys = vec![0f32; self.kv_heads * spans.iter().map(|span| self.head_keys(span)).sum::<usize>()];
+        let mut rest = &mut keys[..];
+        let mut tasks = Vec::with_capacity(spans.len() * self.kv_heads);
+        for span in spans {
+            let k = &k[span.start * kv_width..][..span.length * kv_width];
+            for head in 0..self.kv_heads {
+                let out = rest.split_off_mut(..self.head_keys(span)).unwrap_or_default();
+                tasks.push(RotateKeys { attention: self, k, head, position: span.position, out });
+            }
+        }
+        tasks.into_par_iter().for_each(dispatch);
+        keys
+    }
+
+    /// What each span's tokens see of their own span, in the order of the spans.
+    fn contexts<'k>(&self, keys: &'k [f32], v: &'k [f32]) -> Vec<Context<'k>> {
+        let kv_width = self.kv_heads * self.head_dim;
+        let mut rest = keys;
+        let contexts = self.layout.spans().iter().map(|span| {
+            let (keys, after) = rest.split_at(self.kv_heads * self.head_keys(span));
+            rest = after;
+            Context { keys, v: &v[span.start * kv_width..][..span.length * kv_width], positions: span.length }
+        });
+        contexts.collect()
+    }
 }
 
-impl CustomOp3 for Attention {
+impl CustomOp3 for Attention<'_> {
     fn name(&self) -> &'static str {
         "attention"
     }
@@ -48,51 +87,67 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         vl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (batch, length, width) = ql.shape().dims3()?;
+        let (tokens, width) = ql.shape().dims2()?;
         let kv_width = self.kv_heads * self.head_dim;
         let fits = width == self.heads * self.head_dim
-            && kl.dims() == [batch, length, kv_width]
-            && vl.dims() == [batch, length, kv_width]
-            && self.rotary.cos.len() == length * (self.head_dim / 2)
-            && self.rotary.sin.len() == self.rotary.cos.len()
+            && kl.dims() == [tokens, kv_width]
+            && vl.dims() == [tokens, kv_width]
             && self.head_dim >= 2
             && self.head_dim.is_multiple_of(2)
+            && self.rotary.cos.len() >= self.layout.longest() * (self.head_dim / 2)
+            && self.rotary.sin.len() == self.rotary.cos.len()
             && self.kv_heads > 0
             && self.heads.is_multiple_of(self.kv_heads)
-            && batch * length > 0;
+            && self.layout.tokens() == tokens
+            && tokens > 0;
         if !fits {
             bail!("attention of {:?}, {:?}, {:?}", ql.dims(), kl.dims(), vl.dims());
         }
         let (q, k, v) = (slice(q, ql)?, slice(k, kl)?, slice(v, vl)?);
-        let head_keys = length.next_multiple_of(TILE) * self.head_dim;
-        let mut keys = vec![0f32; batch * self.kv_heads * head_keys];
-        keys.par_chunks_mut(head_keys).enumerate().for_each(|(index, out)| {
-            let (element, head) = (index / self.kv_heads, index % self.kv_heads);
-            let k = &k[element * length * kv_width..][..length * kv_width];
-            dispatch(RotateKeys { attention: self, k, head, out });
-        });
+        let keys = self.rotated_keys(k);
+        let contexts = self.contexts(&keys, v);
         let mut out = vec![0f32; q.len()];
-        out.par_chunks_mut(length * width)
-            .enumerate()
-            .flat_map(|(element, rows)| {
-                let tasks = rows.par_chunks_mut(TASK_ROWS * width).enumerate();
-                tasks.map(move |(task, rows)| (element, task * TASK_ROWS, rows))
-            })
-            .for_each(|(element, first, out)| {
-                let q = &q[(element * length + first) * width..][..out.len()];
-                let keys = &keys[element * self.kv_heads * head_keys..][..self.kv_heads * head_keys];
-                let v = &v[element * length * kv_width..][..length * kv_width];
-                dispatch(Rows { attention: self, q, keys, v, first, out });
-            });
+        let (mut q_rest, mut out_rest) = (q, &mut out[..]);
+        let mut tasks = Vec::new();
+        for (span, own) in self.layout.spans().iter().zip(&contexts) {
+            let prefix = span.prefix.map_or(Context::default(), |prefix| contexts[prefix]);
+            for first in (0..span.length).step_by(TASK_ROWS) {
+                let elements = TASK_ROWS.min(span.length - first) * width;
+                let q = q_rest.split_off(..elements).unwrap_or_default();
+                let out = out_rest.split_off_mut(..elements).unwrap_or_default();
+                tasks.push(Rows { attention: self, q, prefix, own: *own, first, out });
+            }
+        }
+        tasks.into_par_iter().for_each(dispatch);
         Ok((CpuStorage::F32(out), ql.shape().clone()))
     }
 }
 
-/// Rotates the keys of one head and lays them out [tile][dimension][key in tile]. Keys past the end stay zero.
+/// Keys and values that queries attend to.
+#[derive(Clone, Copy, Default)]
+struct Context<'a> {
+    /// Rotated, [kv_heads][tile][dimension][key in tile]; keys past the end are zero.
+    keys: &'a [f32],
+    /// [positions, kv_heads · head_dim].
+    v: &'a [f32],
+    positions: usize,
+}
+
+impl<'a> Context<'a> {
+    /// The values from element `offset` of the first one on; none where there are no positions.
+    #[inline(always)]
+    fn values_from(self, offset: usize) -> &'a [f32] {
+        self.v.get(offset..).unwrap_or_default()
+    }
+}
+
+/// Rotates the keys of one head of a span whose first token is at `position`, and lays them out
+/// [tile][dimension][key in tile]. Keys past the end stay zero.
 struct RotateKeys<'a> {
-    attention: &'a Attention,
+    attention: &'a Attention<'a>,
     k: &'a [f32],
     head: usize,
+    position: usize,
     out: &'a mut [f32],
 }
 
@@ -100,26 +155,26 @@ impl VectorLoop for RotateKeys<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let &Attention { kv_heads, head_dim, .. } = self.attention;
-        for (position, row) in self.k.chunks_exact(kv_heads * head_dim).enumerate() {
+        for (index, row) in self.k.chunks_exact(kv_heads * head_dim).enumerate() {
             let (a, b) = row[self.head * head_dim..][..head_dim].split_at(head_dim / 2);
-            let tile = self.out[position / TILE * TILE * head_dim..].as_chunks_mut::<TILE>().0;
+            let tile = self.out[index / TILE * TILE * head_dim..].as_chunks_mut::<TILE>().0;
             let (tile_a, tile_b) = tile[..head_dim].split_at_mut(head_dim / 2);
-            let (cos, sin) = self.attention.rotary.at(position, head_dim / 2);
+            let (cos, sin) = self.attention.rotary.at(self.position + index, head_dim / 2);
             for i in 0..cos.len() {
-                tile_a[i][position % TILE] = a[i] * cos[i] - b[i] * sin[i];
-                tile_b[i][position % TILE] = b[i] * cos[i] + a[i] * sin[i];
+                tile_a[i][index % TILE] = a[i] * cos[i] - b[i] * sin[i];
+                tile_b[i][index % TILE] = b[i] * cos[i] + a[i] * sin[i];
             }
         }
     }
 }
 
-/// The attention of up to [`TASK_ROWS`] consecutive positions, from position `first` on, all heads. Each lane of a
-/// vector is a query: its maximum and its sum are then sums of vectors, never sums within one.
+/// The attention of up to [`TASK_ROWS`] consecutive tokens of a span, from its token `first` on, all heads. Each lane of
+/// a vector is a query: its maximum and its sum are then sums of vectors, never sums within one.
 struct Rows<'a> {
-    attention: &'a Attention,
+    attention: &'a Attention<'a>,
     q: &'a [f32],
-    keys: &'a [f32],
-    v: &'a [f32],
+    prefix: Context<'a>,
+    own: Context<'a>,
     first: usize,
     out: &'a mut [f32],
 }
@@ -132,26 +187,31 @@ impl VectorLoop for Rows<'_> {
     fn run<const FMA: bool>(self) {
         let &Attention { heads, kv_heads, head_dim, .. } = self.attention;
         let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
-        let head_keys = self.keys.len() / kv_heads;
+        let Self { prefix, own, .. } = self;
+        let (prefix_head_keys, head_keys) = (prefix.keys.len() / kv_heads, own.keys.len() / kv_heads);
         let mut queries = vec![[0f32; LANES]; head_dim];
-        let mut scores = vec![[0f32; LANES]; head_keys / head_dim];
+        let mut scores = vec![[0f32; LANES]; prefix.positions + head_keys / head_dim];
         let groups = self.out.chunks_mut(LANES * width).zip(self.q.chunks(LANES * width));
         for (first, (out, q)) in (self.first..).step_by(LANES).zip(groups) {
             let positions = first + out.len() / width;
             for head in 0..heads {
                 let kv_head = head / (heads / kv_heads);
-                self.attention.rotate_queries(q, head, first, &mut queries);
-                let keys = &self.keys[kv_head * head_keys..][..positions.next_multiple_of(TILE) * head_dim];
-                products::<FMA>(&queries, keys, &mut scores);
-                let scores = &mut scores[..positions];
-                let scale = softmax_numerators::<FMA>(scores, first).map(|sum| 1.0 / sum);
+                self.attention.rotate_queries(q, head, prefix.positions + first, &mut queries);
+                products::<FMA>(&queries, &prefix.keys[kv_head * prefix_head_keys..][..prefix_head_keys], &mut scores);
+                // Over the products with what follows the prefix's last key in its tile.
+                let keys = &own.keys[kv_head * head_keys..][..positions.next_multiple_of(TILE) * head_dim];
+                products::<FMA>(&queries, keys, &mut scores[prefix.positions..]);
+                let scores = &mut scores[..prefix.positions + positions];
+                let scale = softmax_numerators::<FMA>(scores, prefix.positions + first).map(|sum| 1.0 / sum);
+                let (given, scores) = scores.split_at(prefix.positions);
                 let mut from = 0;
                 while from < head_dim {
-                    let v = &self.v[kv_head * head_dim + from..];
+                    let offset = kv_head * head_dim + from;
+                    let parts = [(given, prefix.values_from(offset)), (scores, own.values_from(offset))];
                     let out = &mut out[head * head_dim + from..];
                     from += match head_dim - from {
-                        4.. => mix::<FMA, 4>(scores, &scale, v, kv_width, out, width),
-                        _ => mix::<FMA, 2>(scores, &scale, v, kv_width, out, width),
+                        4.. => mix::<FMA, 4>(parts, &scale, kv_width, out, width),
+                        _ => mix::<FMA, 2>(parts, &scale, kv_width, out, width),
                     };
                 }
             }
@@ -159,8 +219,8 @@ impl VectorLoop for Rows<'_> {
     }
 }
 
-impl Attention {
-    /// Rotated and scaled queries of one head, one per lane, [head_dim]. Lanes past the end keep older, finite or
+impl Attention<'_> {
+    /// Rotated and scaled queries of one head, the first at position `first`, one per lane, [head_dim]. Lanes past the end keep older, finite or
     /// unused, values.
     #[inline(always)]
     fn rotate_queries(&self, q: &[f32], head: usize, first: usize, out: &mut [Lanes]) {
@@ -227,22 +287,23 @@ fn softmax_numerators<const FMA: bool>(scores: &mut [Lanes], first: usize) -> La
     sums
 }
 
-/// `out[query][..W] = scale[query] · Σ_position scores[position][query] · v[position][..W]`, for as many queries as
-/// `out` has rows. Strides are `width` and `v_width`. Returns W.
+/// `out[query][..W] = scale[query] · Σ_position scores[position][query] · v[position][..W]`, over the positions of both
+/// `parts`, (scores, v), for as many queries as `out` has rows. Strides are `width` and `v_width`. Returns W.
 #[inline(always)]
 fn mix<const FMA: bool, const W: usize>(
-    scores: &[Lanes],
+    parts: [(&[Lanes], &[f32]); 2],
     scale: &Lanes,
-    v: &[f32],
     v_width: usize,
     out: &mut [f32],
     width: usize,
 ) -> usize {
     let mut sums = [[0f32; LANES]; W];
-    for (scores, value) in scores.iter().zip(v.chunks(v_width)) {
-        let Some(value) = value.first_chunk::<W>() else { break };
-        for d in 0..W {
-            sums[d] = accumulate::<FMA>(sums[d], value[d], scores);
+    for (scores, v) in parts {
+        for (scores, value) in scores.iter().zip(v.chunks(v_width)) {
+            let Some(value) = value.first_chunk::<W>() else { break };
+            for d in 0..W {
+                sums[d] = accumulate::<FMA>(sums[d], value[d], scores);
+            }
         }
     }
     // A copy by loops of constant length: an index that is not constant would push the sums out of the registers.
@@ -259,59 +320,4 @@ fn mix<const FMA: bool, const W: usize>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::{D, Device};
-
-    fn plain(attention: &Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let (batch, length, _) = q.dims3()?;
-        let half = attention.head_dim / 2;
-        let table = |values: &[f32]| Tensor::from_slice(values, (length, half), &Device::Cpu);
-        let (cos, sin) = (table(&attention.rotary.cos)?, table(&attention.rotary.sin)?);
-        let heads = |x: &Tensor, heads: usize| {
-            x.reshape((batch, length, heads, attention.head_dim))?.transpose(1, 2)?.contiguous()
-        };
-        let group = attention.heads / attention.kv_heads;
-        let repeat = |x: Tensor| {
-            let x = x.unsqueeze(2)?.broadcast_as((batch, attention.kv_heads, group, length, attention.head_dim))?;
-            x.reshape((batch, attention.heads, length, attention.head_dim))
-        };
-        let q = candle_nn::rotary_emb::rope_slow(&heads(q, attention.heads)?, &cos, &sin)?;
-        let k = repeat(candle_nn::rotary_emb::rope_slow(&heads(k, attention.kv_heads)?, &cos, &sin)?)?;
-        let v = repeat(heads(v, attention.kv_heads)?)?;
-        let scores = (q.matmul(&k.t()?)? / (attention.head_dim as f64).sqrt())?;
-        let mask: Vec<f32> =
-            (0..length * length).map(|i| if i % length > i / length { f32::NEG_INFINITY } else { 0.0 }).collect();
-        let scores = scores.broadcast_add(&Tensor::from_vec(mask, (length, length), &Device::Cpu)?)?;
-        candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)?.transpose(1, 2)?.flatten_from(2)
-    }
-
-    #[test]
-    fn fused_attention_agrees_with_the_plain_formula() {
-        let cases = [(1, 1, 1, 1, 2), (2, 37, 8, 4, 8), (3, 16, 6, 2, 22), (1, 130, 4, 4, 64), (2, 5, 3, 1, 26)];
-        for (batch, length, heads, kv_heads, head_dim) in cases {
-            let angles: Vec<f32> = (0..length * head_dim / 2).map(|i| i as f32 * 0.37).collect();
-            let rotary =
-                Rotary { cos: angles.iter().map(|a| a.cos()).collect(), sin: angles.iter().map(|a| a.sin()).collect() };
-            let attention = Attention { heads, kv_heads, head_dim, rotary: rotary.into() };
-            let random = |heads: usize| Tensor::randn(0f32, 1.5, (batch, length, heads * head_dim), &Device::Cpu);
-            let (q, k, v) = (random(heads).unwrap(), random(kv_heads).unwrap(), random(kv_heads).unwrap());
-            let difference = (attention.forward(&q, &k, &v).unwrap() - plain(&attention, &q, &k, &v).unwrap()).unwrap();
-            let difference = difference.abs().unwrap().flatten_all().unwrap().max(0).unwrap();
-            let difference = difference.to_scalar::<f32>().unwrap();
-            assert!(difference < 2e-5, "{batch} x {length}, {heads}/{kv_heads} x {head_dim}: {difference}");
-        }
-    }
-
-    #[test]
-    fn attention_refuses_shapes_that_do_not_fit() {
-        let rotary = Rotary { cos: vec![1.0; 12], sin: vec![0.0; 12] };
-        let attention = Attention { heads: 2, kv_heads: 1, head_dim: 8, rotary: rotary.into() };
-        let zeros = |shape: (usize, usize, usize)| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
-        let (q, k) = (zeros((1, 3, 16)), zeros((1, 3, 8)));
-        assert!(attention.forward(&q, &k, &k).is_ok());
-        assert!(attention.forward(&q, &q, &k).is_err());
-        assert!(attention.forward(&zeros((1, 4, 16)), &zeros((1, 4, 8)), &zeros((1, 4, 8))).is_err());
-        assert!(attention.forward(&q, &k, &zeros((1, 2, 8))).is_err());
-    }
-}
+mod tests;

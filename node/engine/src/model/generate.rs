@@ -7,7 +7,7 @@ use rand_xoshiro::{
     rand_core::{Rng, SeedableRng},
 };
 
-use super::{Model, Tokenizer};
+use super::{Layout, Model, Tokenizer};
 use crate::device;
 
 /// How the next token is chosen.
@@ -73,8 +73,8 @@ pub fn generate(
 
 fn next_token(model: &dyn Model, tokens: &[u32], sampling: &Sampling, random: &mut impl Rng) -> Result<u32> {
     let window = &tokens[tokens.len().saturating_sub(model.interface().window_max)..];
-    let hidden = model.hidden(&device::tensor(window.to_vec(), (1, window.len()))?)?;
-    let last = hidden.narrow(1, window.len() - 1, 1)?.squeeze(1)?;
+    let hidden = model.hidden(&device::tensor(window.to_vec(), window.len())?, &Layout::of_rows([window.len()])?)?;
+    let last = hidden.narrow(0, window.len() - 1, 1)?;
     let logits = model.logits(&last)?.squeeze(0)?;
     if sampling.temperature == 0.0 {
         return Ok(logits.argmax(D::Minus1)?.to_scalar::<u32>()?);

@@ -2,13 +2,13 @@
 //! (arXiv 2302.13971, 2307.09288, 2407.21783).
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 use super::{
-    Architecture, Interface, Model, RotaryConfig,
+    Architecture, Interface, Layout, Model, RotaryConfig,
     architecture::{Family, Ids, LAYERS_MAX, POSITIONS_MAX, VOCABULARY_MAX, WIDTH_MAX, bounded, bounded_total},
     attention::Attention,
     linear::Linear,
@@ -268,31 +268,22 @@ impl Model for Llama {
         self.layers.len()
     }
 
-    fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
-        let (batch, length) = tokens.dims2()?;
-        let x =
-            self.embedding.index_select(&tokens.flatten_all()?, 0).context("a token id is outside the vocabulary")?;
-        Ok(x.reshape((batch, length, x.dim(D::Minus1)?))?)
+    fn embed(&self, tokens: &Tensor, _layout: &Layout) -> Result<Tensor> {
+        self.embedding.index_select(tokens, 0).context("a token id is outside the vocabulary")
     }
 
-    fn layer(&self, index: usize, x: Tensor) -> Result<Tensor> {
+    fn layer(&self, index: usize, x: Tensor, layout: &Layout) -> Result<Tensor> {
         let layer = &self.layers[index];
-        let (batch, length, _) = x.dims3()?;
-        // The same storage as rows, [B · T, H]: what is added to them is added to `x`.
-        let rows = x.flatten_to(1)?;
-        let normed = layer.input_norm.forward(&rows)?;
-        let heads = |linear: &Linear| -> Result<Tensor> {
-            let y = linear.forward(&normed)?;
-            Ok(y.reshape((batch, length, y.dim(D::Minus1)?))?)
-        };
-        let Layer { heads: query_heads, kv_heads, head_dim, .. } = *layer;
-        let attention = Attention { heads: query_heads, kv_heads, head_dim, rotary: self.rotary.of_length(length) };
-        let mixed = attention.forward(&heads(&layer.q)?, &heads(&layer.k)?, &heads(&layer.v)?)?;
-        add(&rows, &layer.o.forward(&mixed.flatten_to(1)?)?)?;
-        let normed = layer.post_norm.forward(&rows)?;
+        let normed = layer.input_norm.forward(&x)?;
+        let Layer { heads, kv_heads, head_dim, .. } = *layer;
+        let attention =
+            Attention { heads, kv_heads, head_dim, layout, rotary: self.rotary.of_length(layout.longest()) };
+        let (q, k, v) = (layer.q.forward(&normed)?, layer.k.forward(&normed)?, layer.v.forward(&normed)?);
+        add(&x, &layer.o.forward(&attention.forward(&q, &k, &v)?)?)?;
+        let normed = layer.post_norm.forward(&x)?;
         let gate = layer.gate.forward(&normed)?;
         silu_multiply(&gate, &layer.up.forward(&normed)?)?;
-        add(&rows, &layer.down.forward(&gate)?)?;
+        add(&x, &layer.down.forward(&gate)?)?;
         Ok(x)
     }
 

@@ -19,6 +19,7 @@ mod cross_entropy;
 mod export;
 mod families;
 mod generate;
+mod layout;
 mod linear;
 pub mod llama;
 mod norms;
@@ -33,17 +34,18 @@ use candle_core::Tensor;
 use std::collections::BTreeMap;
 
 pub use architecture::{Architecture, Interface};
-pub use batch::{Batch, IGNORED};
+pub use batch::{Batch, Row, Target};
 pub use checkpoint::Checkpoint;
-pub use cross_entropy::cross_entropy;
+pub use cross_entropy::token_losses;
 pub use export::export;
 pub use families::architecture;
 pub use generate::{Sampling, generate};
+pub use layout::{Layout, Span};
 pub use rotary::{Llama3Scaling, RotaryConfig};
 pub use tokenizer::Tokenizer;
 
-/// A model's forward pass, in the pieces of which all decoders are made. Shapes: B windows of T tokens, hidden states
-/// of width H.
+/// A model's forward pass, in the pieces of which all decoders are made. Shapes: N tokens, which are rows packed one
+/// after the other as a [`Layout`] says; hidden states of width H.
 ///
 /// Callers run the pieces in order ([`Model::hidden`] does), or some of them anew from a hidden state that they kept.
 pub trait Model: Send {
@@ -53,31 +55,35 @@ pub trait Model: Send {
     /// Number of layers.
     fn layers(&self) -> usize;
 
-    /// The hidden states before the first layer, [B, T, H], contiguous; `tokens`: [B, T], u32. Errors if an id is
-    /// outside the vocabulary.
-    fn embed(&self, tokens: &Tensor) -> Result<Tensor>;
+    /// The hidden states before the first layer, [N, H], contiguous; `tokens`: [N], u32. `layout` says at which position
+    /// of its row each token is, for families whose embedding depends on it. Errors if an id is outside the vocabulary.
+    fn embed(&self, tokens: &Tensor, layout: &Layout) -> Result<Tensor>;
 
-    /// The hidden states after layer `index`, [B, T, H], from those before it, contiguous. They may come back in the
-    /// storage of `x`, changed: who keeps `x` needs a copy of its own.
-    fn layer(&self, index: usize, x: Tensor) -> Result<Tensor>;
+    /// The hidden states after layer `index`, [N, H], from those before it, contiguous. Each token sees what its
+    /// [`Span`] in `layout` says, nothing else. They may come back in the storage of `x`, changed: who keeps `x` needs a
+    /// copy of its own.
+    fn layer(&self, index: usize, x: Tensor, layout: &Layout) -> Result<Tensor>;
 
-    /// What the output head sees, [B, T, H], from the hidden states after the last layer.
+    /// What the output head sees, [N, H], from the hidden states after the last layer.
     fn norm(&self, x: &Tensor) -> Result<Tensor>;
 
-    /// Logits of N positions, [N, vocabulary], from rows of what [`Model::norm`] returns, [N, H].
+    /// Logits of M tokens, [M, vocabulary], from rows of what [`Model::norm`] returns, [M, H].
     fn logits(&self, rows: &Tensor) -> Result<Tensor>;
 
-    /// All but the logits, [B, T, H]; `tokens`: [B, T], u32. Errors if the window is longer than the model's.
-    fn hidden(&self, tokens: &Tensor) -> Result<Tensor> {
-        let (_, length) = tokens.dims2().context("tokens must be [batch, length]")?;
+    /// All but the logits, [N, H]; `tokens`: [N], u32. Errors if a row is longer than the model's window, or if `layout`
+    /// is not that of N tokens, at least one.
+    fn hidden(&self, tokens: &Tensor, layout: &Layout) -> Result<Tensor> {
+        let count = tokens.dims1().context("tokens must be packed, [N]")?;
+        ensure!(count == layout.tokens(), "{count} tokens, in a layout of {}", layout.tokens());
         let window_max = self.interface().window_max;
         ensure!(
-            (1..=window_max).contains(&length),
-            "a window of {length} tokens does not fit the model, whose max_position_embeddings is {window_max}"
+            (1..=window_max).contains(&layout.longest()),
+            "a row of {} tokens does not fit the model, whose max_position_embeddings is {window_max}",
+            layout.longest()
         );
-        let mut x = self.embed(tokens)?;
+        let mut x = self.embed(tokens, layout)?;
         for index in 0..self.layers() {
-            x = self.layer(index, x)?;
+            x = self.layer(index, x, layout)?;
         }
         self.norm(&x)
     }

@@ -117,7 +117,7 @@ impl Rotary {
     }
 }
 
-/// The table of a model's frequencies, made once for all layers and kept for windows of the same length.
+/// The table of a model's frequencies, made once for all layers and kept for rows that are no longer.
 pub struct RotaryTable {
     frequencies: Vec<f32>,
     last: Mutex<Arc<Rotary>>,
@@ -129,11 +129,11 @@ impl RotaryTable {
         Self { frequencies, last: Mutex::default() }
     }
 
-    /// Of positions 0..`length`.
+    /// Of positions 0..`length`, at least.
     pub fn of_length(&self, length: usize) -> Arc<Rotary> {
         // A table is replaced whole: a thread that panicked meanwhile left a sound one.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.cos.len() != length * self.frequencies.len() {
+        if last.cos.len() < length * self.frequencies.len() {
             *last = Arc::new(Rotary::new(&self.frequencies, length));
         }
         last.clone()
@@ -145,12 +145,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_is_made_anew_for_another_length_only() {
+    fn a_table_is_made_anew_for_longer_rows_only() {
         let frequencies = RotaryConfig { theta: 10_000.0, scaling: None }.frequencies(8);
         let table = RotaryTable::new(frequencies.clone());
-        let (first, again, shorter) = (table.of_length(5), table.of_length(5), table.of_length(3));
-        assert!(Arc::ptr_eq(&first, &again) && !Arc::ptr_eq(&first, &shorter));
-        assert_eq!(shorter.sin, Rotary::new(&frequencies, 3).sin);
+        let (first, shorter, longer) = (table.of_length(5), table.of_length(3), table.of_length(6));
+        assert!(Arc::ptr_eq(&first, &shorter) && !Arc::ptr_eq(&first, &longer));
+        assert_eq!(longer.sin, Rotary::new(&frequencies, 6).sin);
         assert_eq!(first.at(4, 4).0[0], 4f32.cos());
     }
 }

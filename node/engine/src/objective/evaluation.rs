@@ -30,11 +30,8 @@ pub fn evaluate(
     let chosen = windows_max.unwrap_or(windows).clamp(1, windows);
     ensure!(batch_size > 0, "the batch size must be at least 1");
     let indices: Vec<usize> = (0..chosen).map(|i| (i as u128 * windows as u128 / chosen as u128) as usize).collect();
-    let mut total = LossSum { sum: 0.0, count: 0 };
-    for indices in indices.chunks(batch_size) {
-        let LossSum { sum, count } = objective.measure(model, &dataset.batch_of(indices)?)?;
-        total = LossSum { sum: total.sum + sum, count: total.count + count };
-    }
+    let losses = indices.chunks(batch_size).map(|indices| objective.measure(model, &dataset.batch_of(indices)?));
+    let total: LossSum = losses.sum::<Result<_>>()?;
     let loss = total.mean();
     let bits_per_byte = loss * dataset.tokens_per_byte() / std::f64::consts::LN_2;
     Ok(Evaluation { loss, tokens: total.count, bytes: dataset.bytes(), bits_per_byte })

@@ -1,26 +1,25 @@
 //! Language modelling: the cross-entropy of each token that follows.
 
-use anyhow::{Result, ensure};
-use candle_core::Tensor;
-
 use super::{LossSum, Objective};
-use crate::model::{Batch, IGNORED, Model, cross_entropy};
+use crate::model::{Batch, Row};
 
-/// −log softmax(logits)\[target\] in nats, counted in predicted positions.
+/// Mean −log p of the targets, those of a row's answer only, in nats, counted in targets.
 pub struct NextToken;
 
 impl Objective for NextToken {
-    /// Errors if all targets are [`IGNORED`], or if one is outside the vocabulary.
-    fn measure(&self, model: &dyn Model, batch: &Batch) -> Result<LossSum> {
-        let hidden = model.hidden(&batch.inputs)?.flatten_to(1)?;
-        ensure!(hidden.dim(0)? == batch.targets.len(), "the batch has a target for each input");
-        let rows: Vec<u32> = (0u32..).zip(&batch.targets).filter(|(_, t)| **t != IGNORED).map(|(row, _)| row).collect();
-        ensure!(!rows.is_empty(), "the batch predicts nothing: all its targets are masked");
-        let targets: Vec<u32> = batch.targets.iter().copied().filter(|t| *t != IGNORED).collect();
-        let hidden = match rows.len() == batch.targets.len() {
-            true => hidden,
-            false => hidden.index_select(&Tensor::new(rows, hidden.device())?, 0)?,
+    fn row_losses(&self, batch: &Batch, token_losses: &[f64]) -> Vec<LossSum> {
+        let loss = |row: &Row| {
+            let losses = &token_losses[row.choices[row.answer].clone()];
+            LossSum { sum: losses.iter().sum(), count: losses.len() as u64 }
         };
-        Ok(LossSum { sum: cross_entropy(model, &hidden, &targets)?, count: targets.len() as u64 })
+        batch.rows.iter().map(loss).collect()
+    }
+
+    fn weights(&self, batch: &Batch, token_losses: &[f64]) -> Vec<f64> {
+        let answers = || batch.rows.iter().map(|row| row.choices[row.answer].clone());
+        let count: usize = answers().map(|targets| targets.len()).sum();
+        let mut weights = vec![0.0; token_losses.len()];
+        answers().for_each(|targets| weights[targets].fill(1.0 / count as f64));
+        weights
     }
 }
