@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use engine::weights::Weights;
 use protocol::{
     codec::MULTIPLIER_ONE,
-    manifest::TensorSpec,
+    manifest::{Origin, TensorSpec},
     replay::{Contribution, Sweep},
     seed::EntrySeed,
 };
@@ -20,11 +20,12 @@ fn weights(shapes: &[(usize, usize)]) -> Weights {
     let spec = |(index, (rows, columns)): (usize, &(usize, usize))| TensorSpec {
         name: format!("tensor.{index:03}"),
         shape: vec![*rows as u64, *columns as u64],
+        group: 0,
         range_log2: 0,
         epsilon: 16_777,
         unit: 1 << 32,
         shift: 0,
-        digest: [0; 32],
+        origin: Origin::Base { digest: [0; 32] },
     };
     let specs: Vec<TensorSpec> = shapes.iter().enumerate().map(spec).collect();
     let zeros =
@@ -34,11 +35,16 @@ fn weights(shapes: &[(usize, usize)]) -> Weights {
 }
 
 fn probe(seed: u8, multiple: i32) -> (EntrySeed, i32) {
-    (EntrySeed([seed; 32]), multiple)
+    (EntrySeed { bytes: [seed; 32], group: 0 }, multiple)
 }
 
 fn own(seed: u8) -> Contribution {
-    Contribution { seed: EntrySeed([seed; 32]), byte: 32, multiplier: MULTIPLIER_ONE, removed: false }
+    Contribution {
+        seed: EntrySeed { bytes: [seed; 32], group: 0 },
+        byte: 32,
+        multiplier: MULTIPLIER_ONE,
+        removed: false,
+    }
 }
 
 fn measure(name: &str, shapes: &[(usize, usize)], rounds: usize) {

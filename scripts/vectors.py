@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Recomputes tests/vectors/protocol_1.json from the documented formulas alone.
+"""Recomputes tests/vectors/protocol_2.json from the documented formulas alone.
 
 Standard library only, BLAKE3 included; shares no code with the crates. Takes a few seconds.
 """
@@ -64,10 +64,21 @@ def derive_key(context, material):
     return blake3(material, struct.unpack("<8I", blake3(context.encode(), flags=CONTEXT)), MATERIAL)
 
 
-# Seeds (protocol/src/seed.rs, machine.rs).
+# Seeds and groups (protocol/src/seed.rs, machine.rs, manifest/groups.rs).
+def of_machine(vectors, number, incarnation=None):
+    """run, key, incarnation, and the number of a sample or a round: what seeds and groups are derived from."""
+    incarnation = int(vectors["incarnation"], 16) if incarnation is None else incarnation
+    return bytes.fromhex(vectors["run"] + vectors["key"]) + struct.pack("<QQ", incarnation, number)
+
+
 def entry_seed(vectors, sample):
-    machine = bytes.fromhex(vectors["key"]) + struct.pack("<Q", int(vectors["incarnation"], 16))
-    return derive_key("onebyte 1 entry seed", bytes.fromhex(vectors["run"]) + machine + struct.pack("<Q", sample))
+    return derive_key("onebyte 2 entry seed", of_machine(vectors, sample))
+
+
+def round_group(vectors, weights, round_number, incarnation=None):
+    draw = derive_key("onebyte 2 round group", of_machine(vectors, round_number, incarnation))[:16]
+    t = int.from_bytes(draw, "little") * sum(weights) >> 128
+    return next(group for group in range(len(weights)) if sum(weights[:group + 1]) > t)
 
 
 def tensor_key(seed, tensor):
@@ -117,7 +128,26 @@ def signs(words, elements):
     return out[:elements]
 
 
-# The codec (protocol/src/codec.rs) and the schedule (protocol/src/manifest.rs); >> rounds towards minus infinity.
+# First values of an adapter, quanta (protocol/src/manifest/adapter.rs).
+def adapter(vectors, spec):
+    seed = derive_key("onebyte 2 adapter", bytes.fromhex(vectors["adapters"]["nonce"]) + spec["name"].encode())
+    words, _ = tensor_key(seed, 0)
+    return [z * spec["initial"] for z in signs(words, elements_of(spec))]
+
+
+def elements_of(spec):
+    elements = 1
+    for dimension in spec["shape"]:
+        elements *= dimension
+    return elements
+
+
+def digest_of(quanta, spec):
+    quantum = 2.0 ** (spec["range_log2"] - 24)
+    return blake3(struct.pack(f"<{len(quanta)}f", *(n * quantum for n in quanta)))
+
+
+# The codec (protocol/src/codec.rs) and the schedule (protocol/src/manifest/schedule.rs); >> rounds towards minus infinity.
 def unit_at(unit, multiplier):
     return unit * multiplier >> 24
 
@@ -135,14 +165,18 @@ def multiplier(knots, step):
     return knots[-1][1]
 
 
-# Replay (protocol/src/replay.rs): integers modulo 2^25.
+# Replay (protocol/src/replay.rs): integers modulo 2^25. An entry moves the tensors of its round's group.
 def replay(vectors):
+    weights, samples = vectors["groups"]["weights"], vectors["groups"]["round_samples"]
+
+    def moves_group(sample, spec):
+        return round_group(vectors["seeds"], weights, sample // samples) == spec["group"]
+
     digests = []
     for index, spec in enumerate(vectors["replay"]["tensors"]):
-        elements = 1
-        for dimension in spec["shape"]:
-            elements *= dimension
-        n = [e * 2654435761 % (1 << 25) - (1 << 24) for e in range(elements)]
+        n = [e * 2654435761 % (1 << 25) - (1 << 24) for e in range(elements_of(spec))]
+        if "initial" in spec:
+            n = adapter(vectors, spec)
         moves = [(sample, multiple * spec["epsilon"]) for sample, multiple in vectors["replay"]["probes"]]
         for sample, byte, step, removed in vectors["replay"]["entries"]:
             _, rounding = tensor_key(entry_seed(vectors["seeds"], sample), index)
@@ -150,21 +184,27 @@ def replay(vectors):
             k = decode(byte, unit, rounding) << spec["shift"]
             moves.append((sample, k if removed else -k))
         for sample, quanta in moves:
-            words, _ = tensor_key(entry_seed(vectors["seeds"], sample), index)
-            n = [weight + quanta * z for weight, z in zip(n, signs(words, elements))]
-        quantum = 2.0 ** (spec["range_log2"] - 24)
-        values = [((weight + (1 << 24)) % (1 << 25) - (1 << 24)) * quantum for weight in n]
-        digests.append(blake3(struct.pack(f"<{elements}f", *values)))
+            if moves_group(sample, spec):
+                words, _ = tensor_key(entry_seed(vectors["seeds"], sample), index)
+                n = [weight + quanta * z for weight, z in zip(n, signs(words, len(n)))]
+        digests.append(digest_of([(weight + (1 << 24)) % (1 << 25) - (1 << 24) for weight in n], spec))
     return digests, blake3(b"".join(digests))
 
 
 def recompute(vectors):
     """Yields (name, published, recomputed)."""
     seeds = vectors["seeds"]
-    machine = bytes.fromhex(seeds["key"]) + struct.pack("<Q", int(seeds["incarnation"], 16))
-    yield "handle", seeds["handle"], derive_key("onebyte 1 handle", machine)[:16].hex()
+    machine = of_machine(seeds, 0)[32:72]
+    yield "handle", seeds["handle"], derive_key("onebyte 2 handle", machine)[:16].hex()
     for row in seeds["seeds"]:
         yield "seed", row["seed"], entry_seed(seeds, row["sample"]).hex()
+    groups = vectors["groups"]
+    for name, incarnation in (("groups", None), ("restarted_at_7", None), ("of_incarnation", groups["incarnation"])):
+        for sample, group in groups[name]:
+            drawn = round_group(seeds, groups["weights"], sample // groups["round_samples"], incarnation)
+            yield f"group of sample {sample}, {name}", group, drawn
+    for number, group in groups["of_1024_of_weight_1048576"]:
+        yield f"one of 1,024 groups, round {number}", group, round_group(seeds, [1 << 20] * 1024, number)
     for row in vectors["tensor_keys"]:
         words, rounding = tensor_key(entry_seed(seeds, row["sample"]), row["tensor"])
         yield "tensor key", (row["words"], row["rounding"]), ([f"{word:016x}" for word in words], rounding)
@@ -183,6 +223,14 @@ def recompute(vectors):
         yield "unit_at", result, unit_at(unit, at)
     for step, result in vectors["schedule"]["multipliers"]:
         yield "multiplier", result, multiplier(vectors["schedule"]["knots"], step)
+    for row in vectors["adapters"]["values"]:
+        spec = next(spec for spec in vectors["replay"]["tensors"] if spec["name"] == row["name"])
+        quanta = adapter(vectors, spec)
+        yield f"first values of {row['name']}", row["first_quanta"], quanta[:8]
+        yield f"digest of the first values of {row['name']}", row["digest"], digest_of(quanta, spec).hex()
+    for (sample, *_), group in zip(vectors["replay"]["entries"], vectors["replay"]["entries_groups"], strict=True):
+        drawn = round_group(seeds, groups["weights"], sample // groups["round_samples"])
+        yield f"group of the entry of sample {sample}", group, drawn
     digests, digest = replay(vectors)
     for spec, recomputed in zip(vectors["replay"]["tensors"], digests):
         yield f"digest of tensor {spec['name']}", spec["digest"], recomputed.hex()
@@ -190,7 +238,7 @@ def recompute(vectors):
 
 
 def main():
-    path = pathlib.Path(__file__).parent.parent / "tests" / "vectors" / "protocol_1.json"
+    path = pathlib.Path(__file__).parent.parent / "tests" / "vectors" / "protocol_2.json"
     vectors = json.loads(path.read_text())
     checked = 0
     for name, published, recomputed in recompute(vectors):

@@ -41,6 +41,8 @@ pub struct Settings {
     pub learning_rate: Option<f64>,
     /// Of a new run, if said.
     pub epsilon: Option<f64>,
+    /// Of a new run, if said.
+    pub planned_gradients: Option<u64>,
     /// From losses to bytes.
     pub estimator: Estimator,
     /// Windows per batch.
@@ -102,6 +104,7 @@ impl Settings {
             exit_when_idle: args.exit_when_idle.or(file.exit_when_idle).map(parse_seconds).transpose()?,
             learning_rate: args.learning_rate.or(file.learning_rate),
             epsilon: args.epsilon.or(file.epsilon),
+            planned_gradients: args.planned_gradients.or(file.planned_gradients),
             estimator: Estimator::new(args.estimator.or(file.estimator), args.probes.or(file.probes))?,
             batch_size: args.batch_size.or(file.batch_size).unwrap_or(8),
             sequence_length: args.sequence_length.or(file.sequence_length).unwrap_or(128),

@@ -11,7 +11,7 @@ use protocol::{
     perturbation::{BlockSigns, sign},
     replay,
     replica::Verdict,
-    seed::EntrySeed,
+    seed::EntrySeeds,
     segment::{Chunk, Digest, Segment},
     signature::{Ed25519Signer, Signature, Signer},
     version_vector::Standing,
@@ -433,13 +433,16 @@ async fn forks_leave_the_weights_everywhere_however_they_are_shown() {
 fn bytes_that_push(manifest: &Manifest, run: &RunId, machine: &MachineId, distance: i64) -> Vec<u8> {
     let spec = &manifest.tensors[0];
     let (mut bytes, mut moved) = (Vec::new(), 0i64);
+    let mut seeds = EntrySeeds::new(run, machine, &manifest.groups);
     while moved < distance {
-        let seed = EntrySeed::derive(run, machine, bytes.len() as u64);
+        let seed = seeds.of(bytes.len() as u64);
         let key = seed.tensor_key(0);
         let up = sign(&BlockSigns::new(&key, 0).next_step(), 0);
         let byte = if up > 0 { -127i8 } else { 127 };
         let quanta = replay::contribution(seed, byte, 0, &manifest.schedule).quanta(spec, &key);
-        moved += (i64::from(quanta) << spec.shift) * i64::from(up);
+        if seed.group == spec.group {
+            moved += (i64::from(quanta) << spec.shift) * i64::from(up);
+        }
         bytes.push(byte as u8);
         assert!(bytes.len() <= 4096, "one segment does not push that far");
     }
@@ -450,9 +453,8 @@ fn bytes_that_push(manifest: &Manifest, run: &RunId, machine: &MachineId, distan
 async fn a_weight_that_is_pushed_out_of_its_range_is_reported_and_a_fork_proof_heals_it() {
     // A model that steps slowly enough for the push to arrive long before the samples are made.
     let workshop = Workshop::with_model(64, 0.2);
-    // Half of the default learning rate: at that one, 8,000 honest gradients take this model's norm near its range's
-    // end, too.
-    let a = workshop.first("a", &["--samples", "4000", "--learning-rate", "1e-4"]);
+    // Ranges with room for 2,500 of the largest bytes, all one way: one message can carry as many.
+    let a = workshop.first("a", &["--samples", "4000", "--planned-gradients", "1000"]);
     let (address, run) = a.join_line();
     let b = workshop.node("b", &["--bootstrap", &address, "--samples", "4000"]);
     b.join_line();

@@ -18,7 +18,9 @@ pub enum InvalidManifest {
     LedgerLimit(u64),
     #[error("the member keys are not sorted")]
     MembersUnsorted,
-    #[error("the schedule's knots are not increasing, or exceed one")]
+    #[error("a schedule has at most 256 knots, this has {0}")]
+    Knots(usize),
+    #[error("the schedule's knots are not increasing, lie beyond step 2^40, or exceed one")]
     Schedule,
     #[error("the tensors are missing or not in the order of their names")]
     TensorOrder,
@@ -26,6 +28,27 @@ pub enum InvalidManifest {
     Shape(String),
     #[error("tensor {0} has arithmetic outside the protocol's bounds")]
     Arithmetic(String),
+    #[error("tensor {tensor} is half of an adapter and {what}")]
+    Adapter { tensor: String, what: &'static str },
+    #[error("a run has 1 to 1024 groups of tensors, this has {0}")]
+    Groups(usize),
+    #[error("a round has 1 to 65536 samples, this has {0}")]
+    RoundSamples(u32),
+    #[error("group {group} has weight {weight} and epsilon factor {epsilon}; a weight is 1 to 2^20, a factor above 0")]
+    Group { group: usize, weight: u32, epsilon: u32 },
+    #[error("a tensor is of group {group}, the run has {count} groups")]
+    UnknownGroup { group: u16, count: usize },
+    #[error("group {0} has no tensor")]
+    EmptyGroup(usize),
+    #[error("a text of {0} bytes does not describe an objective; 1 to 4096 do")]
+    Objective(usize),
+    #[error("a shared held-out set has 1 byte to 2^30, this has {0}")]
+    HeldOut(u64),
+    #[error(
+        "{what} would be {quanta:.2} quanta, fewer than 4, because {planned} planned gradients that all point one way \
+         need a range of {range:.3e}; plan fewer gradients, or choose a lower learning rate or a larger epsilon"
+    )]
+    Coarse { what: &'static str, quanta: f64, range: f64, planned: u64 },
     #[error(
         "weights need a range of {0}, beyond 2^40: the base, the learning rate or the planned gradients are too large"
     )]

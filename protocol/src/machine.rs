@@ -15,7 +15,7 @@ pub struct MachineId {
 
 /// Sixteen bytes that stand for a machine on the wire once it has been introduced.
 ///
-/// `BLAKE3.derive_key("onebyte 1 handle", key (32) ‖ incarnation (u64 LE))`, first 16 bytes: finding two machines with
+/// `BLAKE3.derive_key("onebyte 2 handle", key (32) ‖ incarnation (u64 LE))`, first 16 bytes: finding two machines with
 /// one handle takes 2^64 work, and the signature inside a message names the machine in full anyway.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Handle(pub [u8; 16]);
@@ -23,7 +23,7 @@ pub struct Handle(pub [u8; 16]);
 impl MachineId {
     /// The short name used on the wire.
     pub fn handle(&self) -> Handle {
-        let mut hasher = blake3::Hasher::new_derive_key("onebyte 1 handle");
+        let mut hasher = blake3::Hasher::new_derive_key("onebyte 2 handle");
         hasher.update(&self.key);
         hasher.update(&self.incarnation.to_le_bytes());
         let mut handle = [0u8; 16];

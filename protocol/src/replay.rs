@@ -3,7 +3,8 @@
 //! A weight is an integer n, −2^24 ≤ n < 2^24, times its tensor's quantum 2^(range_log2 − 24), held in an f32 that
 //! represents it exactly; zero is +0.0. Moving a weight adds whole quanta in the group Z/2^25: the sum is taken modulo
 //! 2^32 (i32, wrapping) and its low 25 bits are sign-extended. Addition in a group commutes and inverts, so the weights
-//! are a function of the *set* of contributions and of nothing else.
+//! are a function of the *set* of contributions and of nothing else. An entry moves the tensors of its round's group
+//! (see [`crate::manifest::Groups`]) and no other.
 
 use serde::Serialize;
 
@@ -17,7 +18,7 @@ use crate::{
 /// One entry on its way into the weights, or out of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Contribution {
-    /// Seed of the entry.
+    /// Seed of the entry, and the group that it moves.
     pub seed: EntrySeed,
     /// The ledger byte.
     pub byte: i8,
@@ -41,7 +42,7 @@ impl Contribution {
 /// contributions of peers, and +1 of the next probe.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Sweep {
-    /// (seed, multiple): adds `multiple · ε_t · z` to every tensor.
+    /// (seed, multiple): adds `multiple · ε_t · z` to every tensor of the seed's group.
     pub probes: Vec<(EntrySeed, i32)>,
     /// Entries to apply or remove.
     pub contributions: Vec<Contribution>,
@@ -65,15 +66,17 @@ impl Sweep {
     }
 
     /// Resolves the sweep for tensor number `index`. A seed that is probed and contributes (the own entry) becomes one
-    /// wide direction, so that its signs are generated once. Directions with coefficient zero are left out.
+    /// wide direction, so that its signs are generated once. Directions of other groups, or with coefficient zero, are
+    /// left out.
     pub fn for_tensor(&self, index: u32, spec: &TensorSpec) -> TensorSweep {
         let mut wide: Vec<(EntrySeed, TensorKey, i32)> = self
             .probes
             .iter()
+            .filter(|(seed, _)| seed.group == spec.group)
             .map(|(seed, multiple)| (*seed, seed.tensor_key(index), multiple.wrapping_mul(spec.epsilon as i32)))
             .collect();
-        let mut narrow = Vec::with_capacity(self.contributions.len());
-        for contribution in &self.contributions {
+        let mut narrow = Vec::new();
+        for contribution in self.contributions.iter().filter(|contribution| contribution.seed.group == spec.group) {
             if let Some((_, key, sum)) = wide.iter_mut().find(|(seed, ..)| *seed == contribution.seed) {
                 *sum = sum.wrapping_add(contribution.quanta(spec, key) << spec.shift);
                 continue;

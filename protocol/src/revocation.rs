@@ -16,7 +16,7 @@ use crate::{
     signature::{Signature, Signer, Verifier},
 };
 
-const REVOCATION_TAG: &[u8] = b"onebyte 1 revocation";
+const REVOCATION_TAG: &[u8] = b"onebyte 2 revocation";
 
 /// Two signed chunks of one machine that contradict each other (see [`VerifiedChunk::contradicts`]).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub enum Revocation {
     /// The machine signed two histories: all of it goes.
     Fork(Box<ForkProof>),
     /// The authority withdraws the machine's samples from `from` on. Signature over
-    /// `"onebyte 1 revocation" ‖ run (32) ‖ key (32) ‖ incarnation (u64 LE) ‖ from (u64 LE)`.
+    /// `"onebyte 2 revocation" ‖ run (32) ‖ key (32) ‖ incarnation (u64 LE) ‖ from (u64 LE)`.
     Authority {
         /// Whose samples.
         machine: MachineId,

@@ -1,10 +1,10 @@
 //! Segments, the signed bodies of a ledger, and chunks, the runs of segments that travel and rest together.
 //!
 //! ```text
-//! body digest = BLAKE3.derive_key("onebyte 1 segment",
+//! body digest = BLAKE3.derive_key("onebyte 2 segment",
 //!     run (32) ‖ key (32) ‖ incarnation (u64 LE) ‖ first sample (u64 LE) ‖ swarm step (u64 LE)
 //!     ‖ digest of the previous body (32, zero for sample 0) ‖ samples (u32 LE) ‖ bytes)
-//! signed message = "onebyte 1 head" ‖ body digest
+//! signed message = "onebyte 2 head" ‖ body digest
 //! ```
 //!
 //! Digests chain, so the signature of a chunk's last segment covers the whole ledger up to there.
@@ -38,8 +38,8 @@ pub const UNSTORED_SEGMENTS_MAX: usize = 8;
 /// beyond them is pending or unstored, so a sender that keeps its step up to date never needs more.
 pub const SWARM_STEP_LAG_MAX: u64 = (PENDING_SAMPLES_MAX + UNSTORED_SEGMENTS_MAX * CHUNK_SAMPLES_MAX) as u64;
 
-const SEGMENT_CONTEXT: &str = "onebyte 1 segment";
-const HEAD_TAG: &[u8] = b"onebyte 1 head";
+const SEGMENT_CONTEXT: &str = "onebyte 2 segment";
+const HEAD_TAG: &[u8] = b"onebyte 2 head";
 
 /// One segment's place in a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! entry  = key (32) ‖ incarnation (u64 LE) ‖ kind (u8) ‖ height (u64 LE) ‖ head digest (32) ‖ floor (u64 LE)
-//! bucket = BLAKE3.derive_key("onebyte 1 version vector", entries sorted by machine), zero if empty
+//! bucket = BLAKE3.derive_key("onebyte 2 version vector", entries sorted by machine), zero if empty
 //! root   = BLAKE3 of the 256 buckets
 //! ```
 //!
@@ -16,7 +16,7 @@ use crate::{machine::MachineId, segment::Digest};
 
 /// Number of buckets.
 pub const BUCKETS: usize = 256;
-const CONTEXT: &str = "onebyte 1 version vector";
+const CONTEXT: &str = "onebyte 2 version vector";
 
 /// How a machine's ledger stands, canonically.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! The published vectors of everything normative: `tests/vectors/protocol_1.json`.
+//! The published vectors of everything normative: `tests/vectors/protocol_2.json`.
 //!
 //! `ONEBYTE_WRITE_VECTORS=1` rewrites the file, which is right only together with a new protocol version.
 //! `scripts/vectors.py` recomputes it in pure Python from the documented formulas alone.
@@ -6,12 +6,16 @@
 use protocol::{
     codec::{self, MULTIPLIER_ONE, VOID},
     machine::MachineId,
-    manifest::{Knot, PROTOCOL_VERSION, RunId, Schedule, TensorSpec, combine_digests},
+    manifest::{
+        ADAPTER_ONE, Adapter, EPSILON_ONE, Group, Groups, Half, Knot, Origin, PROTOCOL_VERSION, RunId, Schedule,
+        TensorSpec, combine_digests,
+    },
     perturbation::{BLOCK, BlockSigns, STEP, lane_states, sign},
     replay::{Contribution, Sweep, sweep_reference},
-    seed::{EntrySeed, TensorKey},
+    seed::{EntrySeed, EntrySeeds, TensorKey},
 };
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -29,16 +33,45 @@ fn machine() -> MachineId {
     MachineId { key: std::array::from_fn(|index| 32 + index as u8), incarnation: 0x0123_4567_89AB_CDEF }
 }
 
+/// Of the tensors of [`specs`].
+fn groups() -> Groups {
+    let member = |weight| Group { weight, epsilon: EPSILON_ONE };
+    Groups { members: [1, 2, 4].map(member).to_vec(), round_samples: 16 }
+}
+
 fn entry_seed(sample: u64) -> EntrySeed {
-    EntrySeed::derive(&run(), &machine(), sample)
+    EntrySeed::derive(&run(), &machine(), sample, &groups())
 }
 
 fn seeds() -> Value {
     let samples = [0, 1, (1 << 40) - 1];
-    let seeds = samples.map(|sample| json!({ "sample": sample, "seed": hex(&entry_seed(sample).0) }));
+    let seeds = samples.map(|sample| json!({ "sample": sample, "seed": hex(&entry_seed(sample).bytes) }));
     json!({
         "run": hex(&run().0), "key": hex(&machine().key), "incarnation": format!("{:016x}", machine().incarnation),
         "handle": hex(&machine().handle().0), "seeds": seeds,
+    })
+}
+
+/// Groups of samples around the ends of rounds: of a machine that measures from sample 0 on, of one that goes on at
+/// sample 7, and of another incarnation.
+fn round_groups() -> Value {
+    let groups = groups();
+    let of = |machine: MachineId, samples: &[u64]| -> Vec<Value> {
+        let run = run();
+        let mut seeds = EntrySeeds::new(&run, &machine, &groups);
+        samples.iter().map(|sample| json!([sample, seeds.of(*sample).group])).collect()
+    };
+    let samples = [0, 1, 15, 16, 17, 31, 32, 33, 47, 48, 64, 80, 96, 112, 1 << 20, (1 << 40) - 1];
+    let restarted = [7, 8, 15, 16, 17];
+    let incarnation = 1;
+    let unequal = Groups { members: vec![Group { weight: 1 << 20, epsilon: EPSILON_ONE }; 1024], ..groups.clone() };
+    let many: Vec<_> = (0..8).map(|round| json!([round, unequal.of_round(&run(), &machine(), round)])).collect();
+    json!({
+        "weights": groups.members.iter().map(|group| group.weight).collect::<Vec<_>>(),
+        "round_samples": groups.round_samples, "groups": of(machine(), &samples),
+        "restarted_at_7": of(machine(), &restarted), "incarnation": incarnation,
+        "of_incarnation": of(MachineId { incarnation, ..machine() }, &samples),
+        "of_1024_of_weight_1048576": many,
     })
 }
 
@@ -121,43 +154,75 @@ fn multipliers() -> Value {
 }
 
 fn specs() -> Vec<TensorSpec> {
-    let spec = |name: &str, shape: &[u64], range_log2, epsilon, unit, shift| {
-        let shape = shape.to_vec();
-        TensorSpec { name: name.into(), shape, range_log2, epsilon, unit, shift, digest: [0; 32] }
+    let spec = |name: &str, shape: &[u64], group, range_log2, epsilon, unit, shift| {
+        let (shape, origin) = (shape.to_vec(), Origin::Base { digest: [0; 32] });
+        TensorSpec { name: name.into(), shape, group, range_log2, epsilon, unit, shift, origin }
+    };
+    let half = |half: Half, shape: &[u64], initial| {
+        let adapter = Adapter { half, rank: 4, scaling: 2 * ADAPTER_ONE, direction_scale: ADAPTER_ONE, initial };
+        let spec = spec(&format!("d{}", half.suffix()), shape, 1, 2, 4_194, 3 << 31, 1);
+        TensorSpec { origin: Origin::Adapter(adapter), ..spec }
     };
     vec![
-        spec("a", &[3, 5], 0, 1, 0x1_2345_6789, 0),
-        spec("b", &[2, 8250], 1, 16_777, (254 << 32) / 127, 3),
-        spec("c", &[700], 40, 8_388_607, 1 << 32, 16),
+        spec("a", &[3, 5], 0, 0, 1, 0x1_2345_6789, 0),
+        spec("b", &[2, 8250], 1, 1, 16_777, (254 << 32) / 127, 3),
+        spec("c", &[700], 2, 40, 8_388_607, 1 << 32, 16),
+        half(Half::A, &[4, 300], 1 << 20),
+        half(Half::B, &[20, 4], 0),
     ]
 }
 
+/// Of the run whose adapters are in [`specs`].
+const NONCE: [u8; 16] = [0xA5; 16];
+
+/// First values of the adapter in [`specs`].
+fn adapters() -> Value {
+    let values = |spec: &TensorSpec| {
+        let values = base(spec);
+        let first: Vec<i32> = values[..8].iter().map(|value| (value / spec.quantum()) as i32).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        json!({ "name": spec.name, "first_quanta": first, "digest": hex(blake3::hash(&bytes).as_bytes()) })
+    };
+    let specs = specs();
+    let adapters = specs.iter().filter(|spec| spec.adapter().is_some());
+    json!({ "nonce": hex(&NONCE), "values": adapters.map(values).collect::<Vec<_>>() })
+}
+
 /// Weight number `element` of a base: `(element · 2654435761 mod 2^25) − 2^24` quanta, so that some entries wrap
-/// around.
+/// around; an adapter's first values are its own.
 fn base(spec: &TensorSpec) -> Vec<f32> {
+    if let Some(adapter) = spec.adapter() {
+        return adapter.initial_values(&spec.name, spec.elements() as usize, spec.quantum(), &NONCE);
+    }
     let n = |element: u64| (element.wrapping_mul(2_654_435_761) % (1 << 25)) as i32 - (1 << 24);
     (0..spec.elements()).map(|element| n(element) as f32 * spec.quantum()).collect()
 }
 
 /// [sample, byte, swarm step, removed].
-const ENTRIES: [(u64, i8, u64, bool); 8] = [
+const ENTRIES: [(u64, i8, u64, bool); 12] = [
     (0, 100, 110, false),
     (1, -100, 110, false),
-    (2, 1, 60, false),
-    (3, -1, 11, false),
-    (4, 0, 110, false),
-    (5, VOID, 110, false),
-    (6, -127, 111, true),
-    (7, 127, 1 << 40, false),
+    (7, 1, 60, false),
+    (15, -1, 11, false),
+    (16, 90, 110, false),
+    (17, -128, 110, false),
+    (32, -127, 111, true),
+    (33, 0, 110, false),
+    (48, 127, 1 << 40, false),
+    (64, 77, 110, false),
+    (80, -3, 110, false),
+    (96, -99, 110, false),
 ];
 /// [sample, multiple]: sample 0 is an own entry that contributes as well.
-const PROBES: [(u64, i32); 2] = [(0, 1), (9, -2)];
+const PROBES: [(u64, i32); 3] = [(0, 1), (18, -2), (65, 1)];
 
 fn replay() -> Value {
     let contribution = |(sample, byte, step, removed): (u64, i8, u64, bool)| Contribution {
         removed,
         ..protocol::replay::contribution(entry_seed(sample), byte, step, &schedule())
     };
+    let moved: BTreeSet<u16> = ENTRIES.iter().map(|(sample, ..)| entry_seed(*sample).group).collect();
+    assert_eq!(moved.len(), groups().members.len(), "the entries move every group");
     let sweep = Sweep {
         probes: PROBES.map(|(sample, multiple)| (entry_seed(sample), multiple)).to_vec(),
         contributions: ENTRIES.map(contribution).to_vec(),
@@ -173,22 +238,28 @@ fn replay() -> Value {
         .iter()
         .zip(&digests)
         .map(|(spec, digest)| {
-            json!({
-                "name": spec.name, "shape": spec.shape, "range_log2": spec.range_log2, "epsilon": spec.epsilon,
+            let mut row = json!({
+                "name": spec.name, "shape": spec.shape, "group": spec.group, "range_log2": spec.range_log2, "epsilon": spec.epsilon,
                 "unit": spec.unit, "shift": spec.shift, "digest": hex(digest),
-            })
+            });
+            if let Some(adapter) = spec.adapter() {
+                row["initial"] = adapter.initial.into();
+            }
+            row
         })
         .collect();
-    json!({ "entries": ENTRIES, "probes": PROBES, "tensors": table, "digest": hex(&combine_digests(digests)) })
+    let groups: Vec<_> = ENTRIES.iter().map(|(sample, ..)| entry_seed(*sample).group).collect();
+    json!({ "entries": ENTRIES, "entries_groups": groups, "probes": PROBES, "tensors": table, "digest": hex(&combine_digests(digests)) })
 }
 
 #[test]
 fn everything_normative_equals_its_published_vectors() {
     let vectors = json!({
-        "protocol_version": PROTOCOL_VERSION, "seeds": seeds(), "tensor_keys": tensor_keys(), "lane_states": lanes(),
-        "signs": signs(), "decode": decoded(), "unit_at": units(), "schedule": multipliers(), "replay": replay(),
+        "protocol_version": PROTOCOL_VERSION, "seeds": seeds(), "groups": round_groups(),
+        "tensor_keys": tensor_keys(), "lane_states": lanes(),
+        "signs": signs(), "decode": decoded(), "unit_at": units(), "schedule": multipliers(), "adapters": adapters(), "replay": replay(),
     });
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/protocol_1.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/protocol_2.json");
     if std::env::var("ONEBYTE_WRITE_VECTORS").is_ok_and(|value| value == "1") {
         std::fs::write(path, format!("{vectors:#}\n")).expect("the vectors are writable");
     }
@@ -197,5 +268,5 @@ fn everything_normative_equals_its_published_vectors() {
     for (name, section) in vectors.as_object().expect("sections") {
         assert_eq!(published.get(name), Some(section), "section {name} differs from what was published");
     }
-    assert_eq!(published.as_object().map(|sections| sections.len()), Some(9));
+    assert_eq!(published.as_object().map(|sections| sections.len()), Some(11));
 }

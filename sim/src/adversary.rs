@@ -13,7 +13,7 @@ use protocol::{
     message::{Gossip, Push, Question, Response},
     perturbation::{BlockSigns, sign},
     replica::{OwnByte, Replica},
-    seed::EntrySeed,
+    seed::EntrySeeds,
     segment::{Chunk, Segment},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
     version_vector::Standing,
@@ -242,13 +242,14 @@ impl Adversary {
     }
 }
 
-/// Bytes whose directions move element 0 of the first tensor upwards, every one.
+/// Bytes whose directions move element 0 of the first tensor upwards, every one of its group's rounds.
 fn push_weight(scene: &Scene<'_>) -> Option<Act> {
     let replica = scene.replica.filter(|replica| replica.signs() && replica.may_probe())?;
     let (machine, swarm_step) = (replica.own_machine(), replica.own_swarm_step());
     let first = replica.own_next_sample();
+    let mut seeds = EntrySeeds::new(scene.run, &machine, &replica.manifest().groups);
     let push = |sample| {
-        let key = EntrySeed::derive(scene.run, &machine, sample).tensor_key(0);
+        let key = seeds.of(sample).tensor_key(0);
         let upwards = sign(&BlockSigns::new(&key, 0).next_step(), 0);
         OwnByte { machine, sample, byte: if upwards > 0 { -127 } else { 127 }, swarm_step }
     };

@@ -6,7 +6,7 @@ use protocol::{
     manifest::{Manifest, RunId},
     replay::{self, Contribution, Sweep},
     replica::OwnByte,
-    seed::EntrySeed,
+    seed::{EntrySeed, EntrySeeds},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::Rng};
 use std::sync::Arc;
@@ -152,11 +152,15 @@ impl Trainer {
         Ok(())
     }
 
-    /// The next own gradients, at least one, none of them of `until_sample` or later. Each forward costs one sweep.
+    /// The next own gradients, at least one, none of them of `until_sample` or later, and all of one round: they move one
+    /// group of tensors. Each forward costs one sweep.
     pub fn step(&mut self, until_sample: u64) -> Result<Step> {
         let Parts { settings, data, .. } = &self.parts;
         let data = data.as_ref().context("this node has no data to train on")?;
-        let (estimator, epsilon) = (settings.estimator, settings.epsilon);
+        let groups = &self.parts.manifest.groups;
+        let group = groups.of_round(&self.parts.run, &self.machine, groups.round(self.next_sample));
+        let (estimator, epsilon) = (settings.estimator, settings.epsilon * groups.epsilon_factor(group));
+        let until_sample = until_sample.min(groups.round_end(self.next_sample));
         let batch = data.batch(settings.data_seed, self.next_sample, settings.batch_size)?;
         let samples_max = until_sample.saturating_sub(self.next_sample);
         let measured = estimator.measure(&mut BatchProbe { trainer: self, batch: &batch }, epsilon, samples_max)?;
@@ -185,12 +189,13 @@ impl Trainer {
 
     /// Own bytes for what was measured, from the next sample on; the weights will have them with the next sweep.
     fn publish(&mut self, measured: &Measured) -> Step {
+        let (run, machine, manifest) = (self.parts.run, self.machine, self.parts.manifest.clone());
+        let mut seeds = EntrySeeds::new(&run, &machine, &manifest.groups);
         let mut own = Vec::with_capacity(measured.gradients.len());
         for g in &measured.gradients {
-            let (machine, sample, swarm_step) = (self.machine, self.next_sample, self.swarm_step);
+            let (sample, swarm_step) = (self.next_sample, self.swarm_step);
             let byte = self.encode(*g);
-            let seed = EntrySeed::derive(&self.parts.run, &machine, sample);
-            self.owed.contributions.push(replay::contribution(seed, byte, swarm_step, &self.parts.manifest.schedule));
+            self.owed.contributions.push(replay::contribution(seeds.of(sample), byte, swarm_step, &manifest.schedule));
             own.push(OwnByte { machine, sample, byte, swarm_step });
             self.next_sample += 1;
         }
@@ -233,7 +238,7 @@ impl Probe for BatchProbe<'_> {
 
     fn loss_along(&mut self, index: u64, multiple: i32) -> Result<f64> {
         let Trainer { parts, machine, next_sample, .. } = &*self.trainer;
-        let seed = EntrySeed::derive(&parts.run, machine, next_sample + index);
+        let seed = EntrySeed::derive(&parts.run, machine, next_sample + index, &parts.manifest.groups);
         self.trainer.probe(seed, multiple, self.batch)
     }
 }

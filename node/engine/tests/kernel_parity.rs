@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use engine::{kernel::Kernel, weights::Weights};
 use protocol::{
     codec::MULTIPLIER_ONE,
-    manifest::TensorSpec,
+    manifest::{ADAPTER_ONE, Adapter, Half, Origin, TensorSpec},
     perturbation::BLOCK,
     replay::{Contribution, Sweep, TensorSweep, sweep_reference},
     seed::{EntrySeed, TensorKey},
@@ -115,23 +115,37 @@ fn a_narrow_coefficient_that_is_too_large_is_a_bug() {
     Kernel::best().sweep(&mut [0.0; 64], 1.0, &sweep, 0);
 }
 
-/// A model of six tensors, some tiny, one of several blocks.
+/// Groups of the model's entries.
+const GROUPS: u16 = 3;
+
+/// A model of six tensors of three groups, some tiny, one of several blocks, and an adapter whose halves are in the last
+/// group.
 fn model(random: &mut impl Rng) -> (Vec<TensorSpec>, BTreeMap<String, Vec<f32>>) {
     let shapes: [&[u64]; 6] = [&[1], &[63], &[64, 8], &[3, 171], &[130, 128], &[41, 1000]];
-    let specs: Vec<TensorSpec> = (0u8..)
+    let mut specs: Vec<TensorSpec> = (0u8..)
         .zip(shapes)
         .map(|(index, shape)| TensorSpec {
             name: format!("layer.{index}"),
             shape: shape.to_vec(),
+            group: u16::from(index) / 2,
             range_log2: index,
             epsilon: 16_777 >> index,
             unit: (1 << 32) + 987_654_321 * u64::from(index % 4),
             shift: index,
-            digest: [0; 32],
+            origin: Origin::Base { digest: [0; 32] },
         })
         .collect();
     let values = |spec: &TensorSpec, random: &mut _| random_weights(random, spec.elements() as usize, spec.quantum());
-    let values = specs.iter().map(|spec| (spec.name.clone(), values(spec, random))).collect();
+    let mut values: BTreeMap<_, _> = specs.iter().map(|spec| (spec.name.clone(), values(spec, random))).collect();
+    for (half, shape, initial) in [(Half::A, [8, 1000], 321), (Half::B, [41, 8], 0)] {
+        let one = ADAPTER_ONE;
+        let adapter = Adapter { half, rank: 8, scaling: 2 * one, direction_scale: one, initial };
+        let name = format!("layer.5{}", half.suffix());
+        let spec = TensorSpec { name, shape: shape.to_vec(), origin: Origin::Adapter(adapter), ..specs[4].clone() };
+        let elements = spec.elements() as usize;
+        values.insert(spec.name.clone(), adapter.initial_values(&spec.name, elements, spec.quantum(), &[7; 16]));
+        specs.push(spec);
+    }
     (specs, values)
 }
 
@@ -144,9 +158,13 @@ fn load(specs: &[TensorSpec], values: &BTreeMap<String, Vec<f32>>) -> Weights {
     Weights::new(specs, tensors).expect("weights on the grid")
 }
 
+fn random_seed(random: &mut impl Rng) -> EntrySeed {
+    let bytes = std::array::from_fn(|_| random.next_u64() as u8);
+    EntrySeed { bytes, group: below(random, GROUPS.into()) as u16 }
+}
+
 fn entries(random: &mut impl Rng, count: usize) -> Vec<Contribution> {
-    let mut seed = || EntrySeed(std::array::from_fn(|_| random.next_u64() as u8));
-    let seeds: Vec<EntrySeed> = (0..count).map(|_| seed()).collect();
+    let seeds: Vec<EntrySeed> = (0..count).map(|_| random_seed(random)).collect();
     let mut byte = || random.next_u64() as i8;
     let bytes: Vec<i8> = (0..count).map(|_| byte()).collect();
     let entry = |(seed, byte)| Contribution {
@@ -234,7 +252,7 @@ fn a_probe_there_across_and_back_restores_every_bit() {
         let mut weights = load(&specs, &values);
         weights.set_kernel(kernel);
         for _ in 0..20 {
-            let seed = EntrySeed(std::array::from_fn(|_| random.next_u64() as u8));
+            let seed = random_seed(&mut random);
             for (multiple, moved) in [(1, true), (-2, true), (1, false)] {
                 weights.sweep(&Sweep { probes: vec![(seed, multiple)], contributions: vec![] }).expect("a sweep");
                 assert_eq!(weights.digest() != base, moved, "{kernel}");
@@ -269,7 +287,7 @@ fn a_hostile_push_wraps_around_and_heals() {
     let (specs, values) = model(&mut random);
     let base = load(&specs, &values).digest();
     let mut weights = load(&specs, &values);
-    let seed = EntrySeed([9; 32]);
+    let seed = EntrySeed { bytes: [9; 32], group: 1 };
     let push = Sweep { probes: vec![(seed, i32::from(i16::MAX))], contributions: vec![] };
     let back = Sweep { probes: vec![(seed, -i32::from(i16::MAX))], contributions: vec![] };
     for _ in 0..10 {

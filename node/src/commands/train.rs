@@ -36,7 +36,7 @@ use crate::{
 /// Learning rate and epsilon of a new run, unless said otherwise.
 const LEARNING_RATE: f64 = 2e-4;
 const EPSILON: f64 = 1e-3;
-/// Gradients that a run's ranges leave room for.
+/// Gradients that a run's ranges leave room for, ten times over, unless it says otherwise.
 const PLANNED_GRADIENTS: u64 = 100_000;
 /// Largest ledger of one machine.
 const LEDGER_SAMPLES_MAX: u64 = 1 << 32;
@@ -261,7 +261,7 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     let hyperparameters = Hyperparameters {
         learning_rate: settings.learning_rate.unwrap_or(LEARNING_RATE),
         epsilon: settings.epsilon.unwrap_or(EPSILON),
-        planned_gradients: PLANNED_GRADIENTS,
+        planned_gradients: settings.planned_gradients.unwrap_or(PLANNED_GRADIENTS),
         direction_scale: DirectionScale::Rms,
     };
     let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());

@@ -59,7 +59,7 @@ impl Base {
     /// `checkpoint` was compared with the run's base, which put its values on their grids.
     fn of_checkpoint(log: &Log, checkpoint: Checkpoint) -> Result<Self> {
         let Checkpoint { config, tokenizer, tensors, .. } = checkpoint;
-        Ok(Self { config, tokenizer, weights: Weights::new(&log.manifest.tensors, tensors)? })
+        Ok(Self { config, tokenizer, weights: Weights::of_run(&log.manifest, tensors)? })
     }
 
     /// The model over the weights as they are, and its tokenizer.

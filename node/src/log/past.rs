@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use protocol::{
     machine::MachineId,
     replay::{self, Contribution, Sweep},
-    seed::EntrySeed,
+    seed::EntrySeeds,
 };
 
 use super::Log;
@@ -71,9 +71,9 @@ impl Cut {
         let mut contributions: Vec<Contribution> = Vec::new();
         for (machine, height) in &self.counted {
             let ledger = log.replica.ledger(machine).with_context(|| format!("{machine}: no ledger of it here"))?;
+            let mut seeds = EntrySeeds::new(&log.run, machine, &log.manifest.groups);
             for (sample, byte, step) in ledger.entries(0, *height) {
-                let seed = EntrySeed::derive(&log.run, machine, sample);
-                contributions.push(replay::contribution(seed, byte, step, &log.manifest.schedule));
+                contributions.push(replay::contribution(seeds.of(sample), byte, step, &log.manifest.schedule));
                 if contributions.len() == ENTRIES_PER_SWEEP {
                     bar.inc(contributions.len() as u64);
                     let contributions = std::mem::take(&mut contributions);

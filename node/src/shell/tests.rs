@@ -6,7 +6,8 @@ use engine::trainer::Step;
 use peer::{Answer, Config, GoalSettings, Input, NodeId, Output, Peer, Run, backlog::WORKS_MAX};
 use protocol::{
     manifest::{
-        BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, Schedule, TensorSpec,
+        BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
+        PROTOCOL_VERSION, Schedule, TensorSpec,
     },
     replica::{OwnByte, Settings},
     segment::Chunk,
@@ -46,17 +47,20 @@ fn run() -> Run {
     let tensor = TensorSpec {
         name: "w".into(),
         shape: vec![4],
+        group: 0,
         range_log2: 0,
         epsilon: 100,
         unit: 1 << 33,
         shift: 0,
-        digest: [0; 32],
+        origin: Origin::Base { digest: [0; 32] },
     };
     let manifest = Manifest {
         protocol_version: PROTOCOL_VERSION,
         nonce: [1; 16],
         base,
         tensors: vec![tensor],
+        groups: Groups::equal(1),
+        objective: ObjectiveLine::NextToken,
         hyperparameters: Hyperparameters {
             learning_rate: 3e-4,
             epsilon: 1e-3,
@@ -68,6 +72,8 @@ fn run() -> Run {
         ledger_samples_max: 1 << 24,
         membership: Membership::Open,
         authority: None,
+        held_out: None,
+        private: None,
     };
     Run::decode(&manifest.encode().unwrap()).unwrap()
 }

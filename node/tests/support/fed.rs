@@ -11,7 +11,8 @@ use peer::{Config, GoalSettings, Input, NodeId, Notice, Output, Peer, Run, Work}
 use protocol::{
     machine::MachineId,
     manifest::{
-        BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, Schedule, TensorSpec,
+        BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
+        PROTOCOL_VERSION, Schedule, TensorSpec,
     },
     replica::{LedgerRange, OwnByte, Replica, Settings},
     signature::{Ed25519Signer, Ed25519Verifier, Signer},
@@ -101,23 +102,28 @@ pub fn manifest() -> Manifest {
     let tensor = TensorSpec {
         name: "w".into(),
         shape: vec![4],
+        group: 0,
         range_log2: 0,
         epsilon: 100,
         unit: 1 << 33,
         shift: 0,
-        digest: [0; 32],
+        origin: Origin::Base { digest: [0; 32] },
     };
     Manifest {
         protocol_version: PROTOCOL_VERSION,
         nonce: [1; 16],
         base,
         tensors: vec![tensor],
+        groups: Groups::equal(1),
+        objective: ObjectiveLine::NextToken,
         hyperparameters,
         schedule: Schedule::default(),
         levels: 32,
         ledger_samples_max: 1 << 24,
         membership: Membership::Open,
         authority: None,
+        held_out: None,
+        private: None,
     }
 }
 

@@ -9,22 +9,30 @@ use crate::{
     machine::MachineId,
 };
 
+mod adapter;
+mod arithmetic;
 mod base;
+mod groups;
+mod held_out;
 mod membership;
+mod objective;
 mod run_id;
 mod schedule;
 mod table;
 
+pub use adapter::{ADAPTER_ONE, ADAPTER_RANK_MAX, Adapter, Half};
+pub use arithmetic::{DirectionScale, Hyperparameters, TensorArithmetic, choose_arithmetic};
 pub use base::{BASE_CHUNK_BYTES, BaseModel, combine_digests};
+pub use groups::{EPSILON_ONE, GROUPS_MAX, Group, Groups, ROUND_SAMPLES};
+pub use held_out::HeldOut;
 pub use membership::Membership;
+pub use objective::ObjectiveLine;
 pub use run_id::RunId;
-pub use schedule::{Knot, SWARM_STEP_MAX, Schedule};
-pub use table::{
-    DirectionScale, Hyperparameters, TensorArithmetic, TensorSpec, TensorStatistics, WEIGHT_BITS, choose_arithmetic,
-};
+pub use schedule::{KNOTS_MAX, Knot, SWARM_STEP_MAX, Schedule};
+pub use table::{Origin, TensorSpec, WEIGHT_BITS};
 
 /// Version of everything normative. A change of any formula, vector or layout changes this number.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// Largest encoded manifest, bytes.
 pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
 
@@ -39,6 +47,10 @@ pub struct Manifest {
     pub base: BaseModel,
     /// The trained tensors in canonical order, which is the order of their names as bytes.
     pub tensors: Vec<TensorSpec>,
+    /// How they are cut into groups, of which each entry moves one.
+    pub groups: Groups,
+    /// What is made smaller.
+    pub objective: ObjectiveLine,
     /// What the integers in `tensors` were computed from. For people, and for senders' ε.
     pub hyperparameters: Hyperparameters,
     /// Learning-rate schedule.
@@ -51,6 +63,10 @@ pub struct Manifest {
     pub membership: Membership,
     /// The key whose revocations count, if any.
     pub authority: Option<[u8; 32]>,
+    /// The held-out set that all machines look at, if they share one.
+    pub held_out: Option<HeldOut>,
+    /// Of a private run: a commitment to the secret that its machines share.
+    pub private: Option<[u8; 32]>,
 }
 
 impl Manifest {
@@ -81,7 +97,9 @@ impl Manifest {
 
     /// Length of the base model's byte string.
     pub fn base_bytes(&self) -> u64 {
-        self.base.config_bytes + self.base.tokenizer_bytes + 4 * self.parameters()
+        let in_base = |tensor: &&TensorSpec| tensor.adapter().is_none();
+        let parameters: u64 = self.tensors.iter().filter(in_base).map(TensorSpec::elements).sum();
+        self.base.config_bytes + self.base.tokenizer_bytes + 4 * parameters
     }
 
     /// Number of chunks of the base model.
@@ -89,9 +107,25 @@ impl Manifest {
         self.base_bytes().div_ceil(BASE_CHUNK_BYTES as u64)
     }
 
-    /// BLAKE3 of the tensors' digests in canonical order: the weights digest of the untouched base.
+    /// The weights digest of the untouched base: BLAKE3 of the tensors' digests in canonical order, an adapter's being
+    /// that of its first values.
     pub fn base_digest(&self) -> [u8; 32] {
-        combine_digests(self.tensors.iter().map(|tensor| tensor.digest))
+        combine_digests(self.tensors.iter().map(|tensor| match tensor.origin {
+            Origin::Base { digest } => digest,
+            Origin::Adapter(_) => {
+                let mut hasher = blake3::Hasher::new();
+                for value in self.initial_values(tensor).unwrap_or_default() {
+                    hasher.update(&value.to_le_bytes());
+                }
+                *hasher.finalize().as_bytes()
+            }
+        }))
+    }
+
+    /// The first values of an adapter of the table, row-major; None for a tensor of the base.
+    pub fn initial_values(&self, tensor: &TensorSpec) -> Option<Vec<f32>> {
+        let (elements, quantum) = (tensor.elements() as usize, tensor.quantum());
+        tensor.adapter().map(|adapter| adapter.initial_values(&tensor.name, elements, quantum, &self.nonce))
     }
 
     /// Whether `machine` may contribute.
@@ -117,6 +151,10 @@ impl Manifest {
         differ("schedule", &self.schedule, &other.schedule);
         differ("levels", &self.levels, &other.levels);
         differ("ledger limit", &self.ledger_samples_max, &other.ledger_samples_max);
+        differ("groups", &self.groups, &other.groups);
+        differ("objective", &self.objective, &other.objective);
+        differ("held-out set", &self.held_out, &other.held_out);
+        differ("privacy", &self.private, &other.private);
         differ("membership", &self.membership, &other.membership);
         differ("authority", &self.authority, &other.authority);
         if self.base_digest() != other.base_digest() {
@@ -142,20 +180,9 @@ impl Manifest {
         if self.ledger_samples_max == 0 || self.ledger_samples_max > SWARM_STEP_MAX {
             return Err(InvalidManifest::LedgerLimit(self.ledger_samples_max));
         }
-        if self.tensors.is_empty() || !self.tensors.is_sorted_by(|a, b| a.name < b.name) {
-            return Err(InvalidManifest::TensorOrder);
-        }
-        let mut parameters = 0u64;
-        for tensor in &self.tensors {
-            let elements = tensor.shape.iter().try_fold(1u64, |product, d| product.checked_mul(*d));
-            parameters = match elements.and_then(|elements| parameters.checked_add(elements)) {
-                Some(sum) if elements != Some(0) && sum < 1 << 44 => sum,
-                _ => return Err(InvalidManifest::Shape(tensor.name.clone())),
-            };
-            if !tensor.is_sound() {
-                return Err(InvalidManifest::Arithmetic(tensor.name.clone()));
-            }
-        }
-        Ok(())
+        table::validate(&self.tensors)?;
+        self.groups.validate(self.tensors.iter().map(|tensor| tensor.group))?;
+        self.objective.validate()?;
+        self.held_out.map_or(Ok(()), |held_out| held_out.validate())
     }
 }

@@ -6,6 +6,8 @@ use crate::{codec::MULTIPLIER_ONE, error::InvalidManifest};
 
 /// Largest swarm step that a segment may carry: 2^40.
 pub const SWARM_STEP_MAX: u64 = 1 << 40;
+/// Most knots of a schedule.
+pub const KNOTS_MAX: usize = 256;
 
 /// One knot of the learning-rate schedule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -16,7 +18,8 @@ pub struct Knot {
     pub multiplier: u32,
 }
 
-/// Piecewise linear learning-rate multiplier over the swarm step. No knots: constant one.
+/// Piecewise linear learning-rate multiplier over the swarm step, constant before the first knot and after the last. No
+/// knots: constant one.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Schedule {
     /// In strictly increasing order of step.
@@ -43,10 +46,15 @@ impl Schedule {
         self.knots.last().map_or(MULTIPLIER_ONE, |knot| knot.multiplier)
     }
 
-    /// Checks that knots increase, and that no multiplier is larger than one.
+    /// Checks that knots increase, within the steps that a segment may carry, that no multiplier is larger than one,
+    /// and that there are not too many.
     pub(super) fn validate(&self) -> Result<(), InvalidManifest> {
         let knots = &self.knots;
-        match knots.is_sorted_by(|a, b| a.step < b.step) && knots.iter().all(|k| k.multiplier <= MULTIPLIER_ONE) {
+        if knots.len() > KNOTS_MAX {
+            return Err(InvalidManifest::Knots(knots.len()));
+        }
+        let is_sound = |knot: &Knot| knot.multiplier <= MULTIPLIER_ONE && knot.step <= SWARM_STEP_MAX;
+        match knots.is_sorted_by(|a, b| a.step < b.step) && knots.iter().all(is_sound) {
             true => Ok(()),
             false => Err(InvalidManifest::Schedule),
         }

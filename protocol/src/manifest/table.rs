@@ -2,33 +2,47 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    codec::{self, LEVELS},
-    error::InvalidManifest,
-};
+use super::adapter::{ADAPTER_RANK_MAX, Adapter, Half};
+use crate::{codec, error::InvalidManifest};
 
 /// A weight n satisfies −2^24 ≤ n < 2^24.
 pub const WEIGHT_BITS: i32 = 24;
 /// Largest shift: one entry stays within the range.
-const SHIFT_MAX: u8 = 16;
+pub const SHIFT_MAX: u8 = 16;
+/// Largest log2 of a range.
+pub const RANGE_LOG2_MAX: u8 = 40;
+
+/// Where a trained tensor's first values come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Origin {
+    /// From the base model.
+    Base {
+        /// BLAKE3 of the snapped base values, f32 LE, row-major.
+        digest: [u8; 32],
+    },
+    /// From the manifest itself.
+    Adapter(Adapter),
+}
 
 /// One trained tensor: its place in the model and its integer arithmetic.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TensorSpec {
-    /// Name in the Hugging Face checkpoint.
+    /// Name in the Hugging Face checkpoint, or an adapter's.
     pub name: String,
     /// Dimensions, row-major.
     pub shape: Vec<u64>,
+    /// Number of the group whose rounds move it.
+    pub group: u16,
     /// log2 of the range R; the quantum is 2^(range_log2 − 24).
     pub range_log2: u8,
-    /// Size of the perturbation step ε, quanta.
+    /// Size of the perturbation step, quanta: ε times the tensor's scale s and its group's factor.
     pub epsilon: u32,
     /// Quanta · 2^−shift per byte unit at multiplier one, Q32.
     pub unit: u64,
     /// The smallest shift for which |k| ≤ 255.
     pub shift: u8,
-    /// BLAKE3 of the snapped base values, f32 LE, row-major.
-    pub digest: [u8; 32],
+    /// Where its first values come from.
+    pub origin: Origin,
 }
 
 impl TensorSpec {
@@ -46,94 +60,84 @@ impl TensorSpec {
     pub fn quantum(&self) -> f32 {
         2f32.powi(self.quantum_log2())
     }
+
+    /// BLAKE3 of the snapped base values; None for an adapter, which is not in the base.
+    pub fn base_digest(&self) -> Option<[u8; 32]> {
+        match self.origin {
+            Origin::Base { digest } => Some(digest),
+            Origin::Adapter(_) => None,
+        }
+    }
+
+    /// What adapter it is a half of; None for a tensor of the base.
+    pub fn adapter(&self) -> Option<Adapter> {
+        match self.origin {
+            Origin::Base { .. } => None,
+            Origin::Adapter(adapter) => Some(adapter),
+        }
+    }
+
     /// Whether replay's bounds hold for the integers.
-    pub(super) fn is_sound(&self) -> bool {
-        self.range_log2 <= 40
+    fn is_sound(&self) -> bool {
+        self.range_log2 <= RANGE_LOG2_MAX
             && self.shift <= SHIFT_MAX
             && codec::unit_is_valid(self.unit)
             && (1..1 << (WEIGHT_BITS - 1)).contains(&self.epsilon)
     }
 }
 
-/// How directions are scaled between tensors.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DirectionScale {
-    /// s_t = rms(B_t) / rms(all), at least 0.1: every tensor moves in proportion to its own size.
-    Rms,
-    /// s_t = 1.
-    Uniform,
+/// Checks the table of tensors: order, shapes, integers, and that adapters have both halves.
+pub(super) fn validate(tensors: &[TensorSpec]) -> Result<(), InvalidManifest> {
+    if tensors.is_empty() || !tensors.is_sorted_by(|a, b| a.name < b.name) {
+        return Err(InvalidManifest::TensorOrder);
+    }
+    let mut parameters = 0u64;
+    for tensor in tensors {
+        let elements = tensor.shape.iter().try_fold(1u64, |product, d| product.checked_mul(*d));
+        parameters = match elements.and_then(|elements| parameters.checked_add(elements)) {
+            Some(sum) if elements != Some(0) && sum < 1 << 44 => sum,
+            _ => return Err(InvalidManifest::Shape(tensor.name.clone())),
+        };
+        if !tensor.is_sound() {
+            return Err(InvalidManifest::Arithmetic(tensor.name.clone()));
+        }
+        if let Some(adapter) = tensor.adapter() {
+            check_adapter(tensor, adapter, tensors)
+                .map_err(|what| InvalidManifest::Adapter { tensor: tensor.name.clone(), what })?;
+        }
+    }
+    Ok(())
 }
 
-/// Real-valued choices of whoever starts a run. Only their integer consequences enter replay.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Hyperparameters {
-    /// Move of an element with s_t = 1 per standard deviation of the projected gradient.
-    pub learning_rate: f64,
-    /// Size of the perturbation of an element with s_t = 1.
-    pub epsilon: f64,
-    /// Gradients that the ranges leave room for.
-    pub planned_gradients: u64,
-    /// Scaling of directions between tensors.
-    pub direction_scale: DirectionScale,
-}
-
-/// Statistics of one base tensor, from which its arithmetic is chosen.
-#[derive(Clone, Copy, Debug)]
-pub struct TensorStatistics {
-    /// max |B|.
-    pub max_abs: f64,
-    /// Root mean square of B.
-    pub rms: f64,
-}
-
-/// The integers of one tensor: see [`choose_arithmetic`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TensorArithmetic {
-    /// As in [`TensorSpec`].
-    pub range_log2: u8,
-    /// As in [`TensorSpec`].
-    pub epsilon: u32,
-    /// As in [`TensorSpec`].
-    pub unit: u64,
-    /// As in [`TensorSpec`].
-    pub shift: u8,
-}
-
-/// Chooses range, ε, unit and shift of one tensor. Run once, by the machine that starts the run.
-///
-/// `s = rms / rms_all`, at least 0.1 (or 1 for `Uniform`). `R` is the smallest power of two that is at least 1,
-/// `2·max|B|` and `max|B| + 8·learning_rate·s·√planned`. `q = R·2^-24`, `ε = max(1, round(ε·s/q))`, `unit =
-/// learning_rate·s / (levels·q·2^shift)` in Q32.
-pub fn choose_arithmetic(
-    statistics: &TensorStatistics,
-    rms_all: f64,
-    settings: &Hyperparameters,
-) -> Result<TensorArithmetic, InvalidManifest> {
-    let scale = match settings.direction_scale {
-        DirectionScale::Uniform => 1.0,
-        DirectionScale::Rms if rms_all > 0.0 => (statistics.rms / rms_all).max(0.1),
-        DirectionScale::Rms => 1.0,
+/// Checks one half of an adapter, and that the other one is among `tensors`; says what is wrong.
+fn check_adapter(tensor: &TensorSpec, adapter: Adapter, tensors: &[TensorSpec]) -> Result<(), &'static str> {
+    let linear = adapter.linear(&tensor.name).ok_or("is not named after a linear layer and its half")?;
+    let find = |name: String| tensors.binary_search_by(|tensor| tensor.name.cmp(&name)).ok().map(|at| &tensors[at]);
+    let (inner, outer) = match (adapter.half, tensor.shape.as_slice()) {
+        (Half::A, [inner, outer]) | (Half::B, [outer, inner]) => (*inner, *outer),
+        _ => return Err("is not a matrix"),
     };
-    let learning_rate = settings.learning_rate * scale;
-    let walk = 8.0 * learning_rate * (settings.planned_gradients as f64).sqrt();
-    let needed = (2.0 * statistics.max_abs).max(statistics.max_abs + walk).max(1.0);
-    if !needed.is_finite() || needed > 2f64.powi(40) {
-        return Err(InvalidManifest::Range(needed));
+    if inner != u64::from(adapter.rank) || !(1..=ADAPTER_RANK_MAX).contains(&adapter.rank) {
+        return Err("has a shape that is not of its rank, or a rank outside 1..=4096");
     }
-    let range_log2 = (0..=40).find(|log2| 2f64.powi(*log2) >= needed).unwrap_or(40);
-    let quantum = 2f64.powi(range_log2 - WEIGHT_BITS);
-    let epsilon = (settings.epsilon * scale / quantum).round().max(1.0);
-    if !(settings.epsilon.is_finite() && settings.epsilon > 0.0) || epsilon >= 2f64.powi(WEIGHT_BITS - 1) {
-        return Err(InvalidManifest::Epsilon(settings.epsilon));
+    if adapter.scaling == 0 || adapter.direction_scale == 0 {
+        return Err("has a factor of zero");
     }
-    let quanta = learning_rate / (f64::from(LEVELS) * quantum);
-    if !(quanta.is_finite() && quanta > 0.0) {
-        return Err(InvalidManifest::LearningRate(settings.learning_rate));
+    let initial = if adapter.half == Half::A { 1..1 << WEIGHT_BITS } else { 0..1 };
+    if !initial.contains(&adapter.initial) {
+        return Err("begins outside its range, A at zero, or B at another value");
     }
-    let q32 = |shift: u8| (quanta / f64::from(1u32 << shift) * 2f64.powi(32)).round() as u64;
-    let shift = (0..=SHIFT_MAX)
-        .find(|shift| codec::unit_is_valid(q32(*shift)))
-        .ok_or(InvalidManifest::LearningRate(settings.learning_rate))?;
-    Ok(TensorArithmetic { range_log2: range_log2 as u8, epsilon: epsilon as u32, unit: q32(shift), shift })
+    let other = find(format!("{linear}{}", adapter.half.other().suffix())).ok_or("lacks its other half")?;
+    let other_adapter = other.adapter().filter(|other| other.half != adapter.half).ok_or("lacks its other half")?;
+    if (other_adapter.rank, other_adapter.scaling, other.group) != (adapter.rank, adapter.scaling, tensor.group) {
+        return Err("differs from its other half in rank, scaling or group");
+    }
+    // Only where the layer itself is trained, too, does the table know its shape.
+    let dimension = if adapter.half == Half::A { 1 } else { 0 };
+    match find(format!("{linear}.weight")) {
+        Some(layer) if layer.shape.len() != 2 || layer.shape[dimension] != outer => {
+            Err("does not fit its layer's shape")
+        }
+        _ => Ok(()),
+    }
 }

@@ -15,7 +15,7 @@ use crate::{
     machine::MachineId,
     message::{Gossip, Push},
     replay::{self, Contribution},
-    seed::EntrySeed,
+    seed::EntrySeeds,
     segment::{
         CHUNK_SAMPLES_MAX, Chunk, PENDING_SAMPLES_MAX, Segment, UNSTORED_SEGMENTS_MAX, VerifiedChunk, head_message,
     },
@@ -125,8 +125,9 @@ impl Replica {
         for own in bytes {
             let has_room = own.sample < self.manifest.ledger_samples_max;
             if own.machine != self.own.machine || own.sample != self.own_next_sample() || !has_room {
-                let undo = self.own_contribution(&own.machine, own.sample, own.byte, own.swarm_step, true);
-                self.outputs.push_back(Output::Replay(vec![undo]));
+                let entry = std::iter::once((own.sample, own.byte, own.swarm_step));
+                let undo = self.spell_out(&own.machine, entry, true);
+                self.outputs.push_back(Output::Replay(undo));
                 continue;
             }
             if self.own.pending.is_empty() {
@@ -236,16 +237,26 @@ impl Replica {
         self.outputs.push_back(Output::Publish(Gossip::Segment(push)));
     }
 
-    fn own_contribution(&self, machine: &MachineId, sample: u64, byte: i8, step: u64, removed: bool) -> Contribution {
-        let seed = EntrySeed::derive(&self.run, machine, sample);
-        Contribution { removed, ..replay::contribution(seed, byte, step, &self.manifest.schedule) }
+    /// (sample, byte, swarm step) of entries of `machine`, as what brings them into the weights, or out.
+    fn spell_out(
+        &self,
+        machine: &MachineId,
+        entries: impl Iterator<Item = (u64, i8, u64)>,
+        removed: bool,
+    ) -> Vec<Contribution> {
+        let mut seeds = EntrySeeds::new(&self.run, machine, &self.manifest.groups);
+        let contribution = |(sample, byte, step)| Contribution {
+            removed,
+            ..replay::contribution(seeds.of(sample), byte, step, &self.manifest.schedule)
+        };
+        entries.map(contribution).collect()
     }
 
     fn chunk_contributions(&self, chunk: &Chunk, removed: bool) -> Vec<Contribution> {
         let entries = chunk.segments().flat_map(|segment| {
             (segment.first..).zip(segment.bytes).map(move |(sample, byte)| (sample, *byte as i8, segment.swarm_step))
         });
-        entries.map(|(sample, byte, step)| self.own_contribution(&chunk.machine, sample, byte, step, removed)).collect()
+        self.spell_out(&chunk.machine, entries, removed)
     }
 
     /// Takes pending bytes of the current incarnation out of the weights.
@@ -253,10 +264,8 @@ impl Replica {
         let (first, _) = self.own.next;
         let pending = std::mem::take(&mut self.own.pending);
         let machine = self.own.machine;
-        let undo: Vec<Contribution> = (first..)
-            .zip(pending)
-            .map(|(sample, (byte, step))| self.own_contribution(&machine, sample, byte, step, true))
-            .collect();
+        let entries = (first..).zip(pending).map(|(sample, (byte, step))| (sample, byte, step));
+        let undo = self.spell_out(&machine, entries, true);
         if !undo.is_empty() {
             self.outputs.push_back(Output::Replay(undo));
         }

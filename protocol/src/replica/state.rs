@@ -19,7 +19,7 @@ use crate::{
     manifest::{Manifest, RunId},
     replay::{self, Contribution},
     revocation::Revocation,
-    seed::EntrySeed,
+    seed::EntrySeeds,
     segment::Digest,
     signature::Verifier,
 };
@@ -202,8 +202,9 @@ impl Replica {
     /// A range's entries. Ledgers never shrink, so a range can be spelled out at any time.
     pub fn contributions(&self, range: &LedgerRange) -> Vec<Contribution> {
         let Some(account) = self.accounts.get(&range.machine) else { return Vec::new() };
+        let mut seeds = EntrySeeds::new(&self.run, &range.machine, &self.manifest.groups);
         let entry = |(sample, byte, step)| {
-            let seed = EntrySeed::derive(&self.run, &range.machine, sample);
+            let seed = seeds.of(sample);
             Contribution { removed: range.removed, ..replay::contribution(seed, byte, step, &self.manifest.schedule) }
         };
         account.ledger().entries(range.from, range.to).map(entry).collect()

@@ -8,7 +8,10 @@ use std::{
 use super::*;
 use crate::{
     machine::MachineId,
-    manifest::{BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, RunId, Schedule, TensorSpec},
+    manifest::{
+        BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin, RunId,
+        Schedule, TensorSpec,
+    },
     message::{Gossip, Push, Question, Response},
     replay::{self, Contribution},
     revocation::Revocation,
@@ -22,11 +25,12 @@ fn manifest(authority: Option<[u8; 32]>) -> Manifest {
     let tensor = TensorSpec {
         name: "w".into(),
         shape: vec![4],
+        group: 0,
         range_log2: 0,
         epsilon: 100,
         unit: 1 << 33,
         shift: 0,
-        digest: [0; 32],
+        origin: Origin::Base { digest: [0; 32] },
     };
     Manifest {
         protocol_version: crate::manifest::PROTOCOL_VERSION,
@@ -40,6 +44,8 @@ fn manifest(authority: Option<[u8; 32]>) -> Manifest {
             chunks_root: [0; 32],
         },
         tensors: vec![tensor],
+        groups: Groups::equal(1),
+        objective: ObjectiveLine::NextToken,
         hyperparameters: Hyperparameters {
             learning_rate: 3e-4,
             epsilon: 1e-3,
@@ -51,6 +57,8 @@ fn manifest(authority: Option<[u8; 32]>) -> Manifest {
         ledger_samples_max: 1 << 20,
         membership: Membership::Open,
         authority,
+        held_out: None,
+        private: None,
     }
 }
 
@@ -96,7 +104,7 @@ impl Node {
 
     fn apply(&mut self, batch: &[Contribution]) {
         for entry in batch {
-            let count = self.weights.entry((entry.seed.0.to_vec(), entry.byte)).or_default();
+            let count = self.weights.entry((entry.seed.bytes.to_vec(), entry.byte)).or_default();
             *count += if entry.removed { -1 } else { 1 };
             assert!((0..=1).contains(count), "an entry is in the weights {count} times");
         }
@@ -106,7 +114,7 @@ impl Node {
     /// What the trainer does: moves its weights by the byte, then reports it.
     fn train(&mut self, byte: i8, now_ms: u64) {
         let (machine, sample) = (self.replica.own_machine(), self.replica.own_next_sample());
-        let seed = EntrySeed::derive(self.replica.run(), &machine, sample);
+        let seed = EntrySeed::derive(self.replica.run(), &machine, sample, &Groups::equal(1));
         self.apply(&[replay::contribution(seed, byte, 0, &Schedule::default())]);
         self.replica.own_bytes(&[OwnByte { machine, sample, byte, swarm_step: 0 }], now_ms);
     }

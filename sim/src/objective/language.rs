@@ -25,6 +25,8 @@ use crate::scenario::LanguageSettings;
 
 /// Ledger entries that are spelled out at a time.
 const ENTRIES_PER_SWEEP: u64 = 4_096;
+/// As `node` plans.
+const PLANNED_GRADIENTS: u64 = 100_000;
 /// Windows of a look at the held-out text.
 const EVALUATION_WINDOWS: usize = 128;
 
@@ -47,7 +49,7 @@ impl Language {
             settings.model.is_none() || settings.data.is_some(),
             "a model of one's own needs a text to train on: --data <file or directory>"
         );
-        let hyperparameters = hyperparameters(settings.learning_rate, settings.epsilon);
+        let hyperparameters = hyperparameters(settings.learning_rate, settings.epsilon, PLANNED_GRADIENTS);
         let checkpoint = match &settings.model {
             Some(directory) => Checkpoint::load(directory)?,
             None => embedded::checkpoint()?,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 mod base;
 mod language;
+mod low_rank;
 mod prefixes;
 mod quadratic;
 
@@ -20,8 +21,8 @@ pub use language::Language;
 pub use quadratic::Quadratic;
 
 /// What a run of the simulator chooses like every other.
-fn hyperparameters(learning_rate: f64, epsilon: f64) -> Hyperparameters {
-    Hyperparameters { learning_rate, epsilon, planned_gradients: 100_000, direction_scale: DirectionScale::Rms }
+fn hyperparameters(learning_rate: f64, epsilon: f64, planned_gradients: u64) -> Hyperparameters {
+    Hyperparameters { learning_rate, epsilon, planned_gradients, direction_scale: DirectionScale::Rms }
 }
 
 /// Tells runs of one objective apart: by the seed.

@@ -2,14 +2,17 @@
 //!
 //! `L(θ) = ½ Σ h_j (θ_j − θ*_j)²` with curvatures h_j from 1 down to 1/100. Each machine's data has its own optimum,
 //! θ* + heterogeneity · ξ, and each batch adds a slope of its own, noise · ξ·θ, the same at both probes (ξ normal).
+//!
+//! Beside them a frozen matrix has an adapter of low rank, which adds `½ Σ (scaling · (B·A)_ij − D_ij)²`, the same for
+//! everyone: it begins at the same place on every machine, without anything being fetched.
 
 use anyhow::{Context, Result};
 use engine::estimator::{Normalizer, projected_gradient};
 use protocol::{
     machine::MachineId,
     manifest::{
-        BaseModel, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, RunId, Schedule, TensorSpec,
-        TensorStatistics, WEIGHT_BITS, choose_arithmetic, combine_digests,
+        BaseModel, EPSILON_ONE, Group, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
+        PROTOCOL_VERSION, ROUND_SAMPLES, RunId, Schedule, TensorSpec, WEIGHT_BITS, choose_arithmetic, combine_digests,
     },
     perturbation::{BLOCK, BlockSigns, STEP, sign},
     replay::{self, Contribution, Sweep, add_quanta, sweep_reference},
@@ -19,7 +22,10 @@ use protocol::{
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use super::{Base, LEDGER_SAMPLES_MAX, Learner, Objective, Resumed, hyperparameters, nonce, prefixes::Prefixes};
+use super::{
+    Base, LEDGER_SAMPLES_MAX, Learner, Objective, Resumed, hyperparameters, low_rank::LowRank, nonce,
+    prefixes::Prefixes,
+};
 use crate::{
     random::{normal, uniform},
     scenario::QuadraticSettings,
@@ -27,15 +33,26 @@ use crate::{
 
 /// Two tensors whose weights differ in size, so that each has its own quantum, ε and unit.
 const TENSORS: [(&str, f64); 2] = [("body", 1.0), ("head", 0.125)];
+/// Both tensors and the adapter are each a group.
+const GROUPS: [Group; 3] = [
+    Group { weight: 3, epsilon: EPSILON_ONE },
+    Group { weight: 1, epsilon: EPSILON_ONE },
+    Group { weight: 1, epsilon: EPSILON_ONE },
+];
+
+/// Few, so that an adversary who pushes a weight reaches the end of its range.
+const PLANNED_GRADIENTS: u64 = 1_000;
 
 struct Problem {
     manifest: Arc<Manifest>,
     run: RunId,
     settings: QuadraticSettings,
-    /// By tensor, like everything that follows.
+    /// First values, by tensor of the table.
     base: Vec<Vec<f32>>,
+    /// By tensor of [`TENSORS`].
     optimum: Vec<Vec<f64>>,
     curvature: Vec<Vec<f64>>,
+    low_rank: LowRank,
     seed: u64,
 }
 
@@ -58,24 +75,17 @@ impl Quadratic {
         }
         let squares: f64 = base.iter().flatten().map(|w| f64::from(*w).powi(2)).sum();
         let rms_all = (squares / dimensions as f64).sqrt();
-        let hyperparameters = hyperparameters(settings.learning_rate, settings.epsilon);
+        let hyperparameters = hyperparameters(settings.learning_rate, settings.epsilon, PLANNED_GRADIENTS);
+        let groups = Groups { members: GROUPS.to_vec(), round_samples: ROUND_SAMPLES };
         let mut tensors = Vec::new();
-        for ((name, _), values) in TENSORS.iter().zip(&mut base) {
+        for (group, ((name, _), values)) in (0..).zip(TENSORS.iter().zip(&mut base)) {
             let max_abs = values.iter().fold(0.0f64, |max, w| max.max(f64::from(w.abs())));
             let squares: f64 = values.iter().map(|w| f64::from(*w).powi(2)).sum();
-            let statistics = TensorStatistics { max_abs, rms: (squares / values.len() as f64).sqrt() };
-            let chosen = choose_arithmetic(&statistics, rms_all, &hyperparameters)?;
-            let scale = 2f32.powi(i32::from(chosen.range_log2) - WEIGHT_BITS);
-            values.iter_mut().for_each(|w| *w = replay::snap(*w, scale));
-            tensors.push(TensorSpec {
-                name: (*name).into(),
-                shape: vec![values.len() as u64],
-                range_log2: chosen.range_log2,
-                epsilon: chosen.epsilon,
-                unit: chosen.unit,
-                shift: chosen.shift,
-                digest: digest_of(values),
-            });
+            let scale = hyperparameters.direction_scale.of((squares / values.len() as f64).sqrt(), rms_all);
+            let chosen = choose_arithmetic(max_abs, scale, &groups, group, &hyperparameters)?;
+            values.iter_mut().for_each(|w| *w = replay::snap(*w, chosen.quantum()));
+            let origin = Origin::Base { digest: digest_of(values) };
+            tensors.push(chosen.row(name, vec![values.len() as u64], group, origin));
         }
         let optimum = base
             .iter()
@@ -91,16 +101,23 @@ impl Quadratic {
         };
         let curvature = base.iter().map(|values| values.iter().map(&mut curvature).collect()).collect();
         let fetched = Base::new(base.iter().flatten().flat_map(|weight| weight.to_le_bytes()).collect());
-        let manifest = Arc::new(manifest(tensors, fetched.chunks_root(), hyperparameters, authority, seed));
+        // The names' order puts the adapter between the two tensors of the base.
+        tensors.splice(1..1, LowRank::specs(&groups, TENSORS.len() as u16, &hyperparameters)?);
+        let low_rank = LowRank::new([1, 2], &mut random);
+        let manifest = Arc::new(manifest(tensors, groups, fetched.chunks_root(), hyperparameters, authority, seed));
         manifest.validate()?;
         let run = manifest.run_id()?;
-        let problem = Problem { manifest, run, settings: settings.clone(), base, optimum, curvature, seed };
-        Ok(Self { problem: Rc::new(problem), fetched, prefixes: Rc::new(RefCell::new(Prefixes::new(dimensions))) })
+        let first = manifest.tensors[low_rank.halves[0]..=low_rank.halves[1]].iter();
+        base.splice(1..1, first.filter_map(|spec| manifest.initial_values(spec)).collect::<Vec<_>>());
+        let elements = base.iter().map(Vec::len).sum();
+        let problem = Problem { manifest, run, settings: settings.clone(), base, optimum, curvature, low_rank, seed };
+        Ok(Self { problem: Rc::new(problem), fetched, prefixes: Rc::new(RefCell::new(Prefixes::new(elements))) })
     }
 }
 
 fn manifest(
     tensors: Vec<TensorSpec>,
+    groups: Groups,
     chunks_root: [u8; 32],
     hyperparameters: Hyperparameters,
     authority: Option<[u8; 32]>,
@@ -118,12 +135,16 @@ fn manifest(
             chunks_root,
         },
         tensors,
+        groups,
+        objective: ObjectiveLine::Other("a quadratic".into()),
         hyperparameters,
         schedule: Schedule::default(),
         levels: protocol::codec::LEVELS,
         ledger_samples_max: LEDGER_SAMPLES_MAX,
         membership: Membership::Open,
         authority,
+        held_out: None,
+        private: None,
     }
 }
 
@@ -148,9 +169,15 @@ impl Problem {
         quanta
     }
 
+    /// The values of the tensors of [`TENSORS`], of those of the table.
+    fn of_base<'a>(&self, weights: &'a [Vec<f32>]) -> impl Iterator<Item = &'a Vec<f32>> {
+        let halves = self.low_rank.halves;
+        weights.iter().enumerate().filter(move |(index, _)| !halves.contains(index)).map(|(_, values)| values)
+    }
+
     fn loss(&self, weights: &[Vec<f32>], offset: Option<&[Vec<f64>]>) -> f64 {
-        let mut loss = 0.0;
-        for (index, values) in weights.iter().enumerate() {
+        let mut loss = self.low_rank.loss(weights);
+        for (index, values) in self.of_base(weights).enumerate() {
             for (element, weight) in values.iter().enumerate() {
                 let own = offset.map_or(0.0, |offset| offset[index][element]);
                 let off = f64::from(*weight) - self.optimum[index][element] - own;
@@ -182,7 +209,7 @@ impl Objective for Quadratic {
             values.iter().map(|_| heterogeneity * size * normal(&mut random)).collect()
         };
         let offset: Vec<Vec<f64>> =
-            problem.base.iter().zip(TENSORS).map(|(values, (_, size))| own_optimum(values, size)).collect();
+            problem.of_base(&problem.base).zip(TENSORS).map(|(values, (_, size))| own_optimum(values, size)).collect();
         let offset = (heterogeneity > 0.0).then_some(offset);
         let mut weights = problem.base.clone();
         let mut normalizer = Normalizer::new(problem.manifest.levels);
@@ -251,7 +278,8 @@ impl QuadraticLearner {
         }
         let epsilon = self.problem.settings.epsilon;
         let mut slope = 0.0;
-        for (index, spec) in self.problem.manifest.tensors.iter().enumerate() {
+        let moved = |(_, spec): &(usize, &TensorSpec)| spec.group == seed.group;
+        for (index, spec) in self.problem.manifest.tensors.iter().enumerate().filter(moved) {
             let key = seed.tensor_key(index as u32);
             let scale = f64::from(spec.epsilon) * f64::from(spec.quantum()) / epsilon;
             for (block, elements) in (0..).zip(self.weights[index].chunks(BLOCK)) {
@@ -304,7 +332,7 @@ impl Learner for QuadraticLearner {
 
     fn step(&mut self, _until_sample: u64) -> Result<Vec<OwnByte>> {
         let problem = self.problem.clone();
-        let seed = EntrySeed::derive(&problem.run, &self.machine, self.next_sample);
+        let seed = EntrySeed::derive(&problem.run, &self.machine, self.next_sample, &problem.manifest.groups);
         let probe = |multiple| Sweep { probes: vec![(seed, multiple)], contributions: Vec::new() };
         let slope = problem.settings.epsilon * self.batch_slope(&seed);
         self.sweep(&probe(1));

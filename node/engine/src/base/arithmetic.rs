@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use protocol::{
-    manifest::{Hyperparameters, TensorSpec, TensorStatistics, choose_arithmetic},
+    manifest::{Groups, Hyperparameters, Origin, TensorSpec, choose_arithmetic},
     perturbation::BLOCK,
     replay,
 };
@@ -12,27 +12,35 @@ use std::collections::BTreeMap;
 
 use crate::{device, weights::tensor_digest};
 
-/// The table of tensors: integers from statistics (see [`choose_arithmetic`]), tensors snapped in place.
-pub fn table(tensors: &BTreeMap<String, Tensor>, settings: &Hyperparameters) -> Result<Vec<TensorSpec>> {
+/// Statistics of one base tensor, from which its arithmetic is chosen.
+pub struct TensorStatistics {
+    /// max |B|.
+    pub max_abs: f64,
+    /// Root mean square of B.
+    pub rms: f64,
+}
+
+/// The table of tensors, each of the group that `group_of` names: integers from statistics (see [`choose_arithmetic`]),
+/// tensors snapped in place.
+pub fn table(
+    tensors: &BTreeMap<String, Tensor>,
+    groups: &Groups,
+    group_of: &BTreeMap<String, u16>,
+    settings: &Hyperparameters,
+) -> Result<Vec<TensorSpec>> {
     let statistics: Vec<_> = tensors.iter().map(|(name, tensor)| statistics(name, tensor)).collect::<Result<_>>()?;
     let elements: usize = tensors.values().map(Tensor::elem_count).sum();
     let squares: f64 =
         tensors.values().zip(&statistics).map(|(tensor, s)| s.rms * s.rms * tensor.elem_count() as f64).sum();
     let rms_all = (squares / elements.max(1) as f64).sqrt();
-    let spec = |((name, tensor), statistics): ((&String, &Tensor), _)| {
-        let chosen = choose_arithmetic(statistics, rms_all, settings).with_context(|| format!("tensor {name}"))?;
-        let mut spec = TensorSpec {
-            name: name.clone(),
-            shape: tensor.dims().iter().map(|dimension| *dimension as u64).collect(),
-            range_log2: chosen.range_log2,
-            epsilon: chosen.epsilon,
-            unit: chosen.unit,
-            shift: chosen.shift,
-            digest: [0; 32],
-        };
-        snap(tensor, spec.quantum())?;
-        spec.digest = tensor_digest(tensor)?;
-        Ok(spec)
+    let spec = |((name, tensor), statistics): ((&String, &Tensor), &TensorStatistics)| {
+        let TensorStatistics { max_abs, rms } = *statistics;
+        let (group, scale) = (group_of[name], settings.direction_scale.of(rms, rms_all));
+        let chosen =
+            choose_arithmetic(max_abs, scale, groups, group, settings).with_context(|| format!("tensor {name}"))?;
+        snap(tensor, chosen.quantum())?;
+        let shape = tensor.dims().iter().map(|dimension| *dimension as u64).collect();
+        Ok(chosen.row(name, shape, group, Origin::Base { digest: tensor_digest(tensor)? }))
     };
     tensors.iter().zip(&statistics).map(spec).collect()
 }
@@ -86,11 +94,12 @@ mod tests {
         let table = [TensorSpec {
             name: "t".into(),
             shape: vec![4],
+            group: 0,
             range_log2: 3,
             epsilon: 3,
             unit: 1 << 32,
             shift: 2,
-            digest,
+            origin: Origin::Base { digest },
         }];
         let weights = Weights::new(&table, BTreeMap::from([("t".into(), tensor)])).unwrap();
         assert_eq!(weights.digest(), combine_digests([digest]));

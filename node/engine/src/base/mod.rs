@@ -6,9 +6,12 @@
 mod arithmetic;
 mod chunks;
 mod comparison;
+mod groups;
 
 use anyhow::Result;
-use protocol::manifest::{BaseModel, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, Schedule};
+use protocol::manifest::{
+    BaseModel, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, PROTOCOL_VERSION, Schedule,
+};
 use std::io::Write;
 
 pub use chunks::{ChunkHasher, chunks_root};
@@ -38,22 +41,29 @@ pub struct Base {
     pub tokenizer: Vec<u8>,
     /// The tensors, until someone sweeps them.
     pub weights: Weights,
+    /// How they are cut into groups.
+    pub groups: Groups,
 }
 
 impl Base {
-    /// The base of a new run: chooses the table of tensors from their values, and snaps them in place.
+    /// The base of a new run: cuts the tensors into groups, chooses their table from their values, and snaps them in
+    /// place.
     ///
     /// Errors name a tensor with a value that is not finite, or whose range the table cannot express.
     pub fn of_new_run(checkpoint: Checkpoint, settings: &Hyperparameters) -> Result<Self> {
-        let specs = arithmetic::table(&checkpoint.tensors, settings)?;
+        let elements =
+            checkpoint.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.elem_count() as u64)).collect();
+        let (groups, group_of) = groups::cut(&*checkpoint.architecture()?, &elements);
+        let specs = arithmetic::table(&checkpoint.tensors, &groups, &group_of, settings)?;
         let Checkpoint { source, config, tokenizer, tensors } = checkpoint;
-        Ok(Self { source, config, tokenizer, weights: Weights::new(&specs, tensors)? })
+        Ok(Self { source, config, tokenizer, weights: Weights::new(&specs, tensors)?, groups })
     }
 
     /// The base of the run of `manifest`, from a checkpoint that [`check_same_base`] has passed, and snapped.
     pub fn of_run(manifest: &Manifest, checkpoint: Checkpoint) -> Result<Self> {
         let Checkpoint { source, config, tokenizer, tensors } = checkpoint;
-        Ok(Self { source, config, tokenizer, weights: Weights::new(&manifest.tensors, tensors)? })
+        let (weights, groups) = (Weights::new(&manifest.tensors, tensors)?, manifest.groups.clone());
+        Ok(Self { source, config, tokenizer, weights, groups })
     }
 
     /// Writes the blob.
@@ -79,12 +89,16 @@ impl Base {
                 chunks_root: chunks_root(chunk_digests),
             },
             tensors: self.weights.specs().to_vec(),
+            groups: self.groups.clone(),
+            objective: ObjectiveLine::NextToken,
             hyperparameters: settings.hyperparameters,
             schedule: settings.schedule,
             levels: protocol::codec::LEVELS,
             ledger_samples_max: settings.ledger_samples_max,
             membership: Membership::Open,
             authority: settings.authority,
+            held_out: None,
+            private: None,
         };
         manifest.validate()?;
         Ok(manifest)

@@ -4,7 +4,8 @@
 //! normaliser, the draw of the rounding) is its own business.
 //!
 //! With ±1 directions z and a probe at θ + εz, a projected gradient is the slope of the loss along z. ε is the
-//! manifest's real-valued epsilon, the same for every tensor: the per-tensor scale s_t is part of the direction.
+//! manifest's real-valued epsilon times the factor of the group that the round moves, the same for every tensor of it:
+//! the per-tensor scale s_t is part of the direction. All samples of one measurement are of one round.
 
 mod fzoo;
 mod mezo;
@@ -67,7 +68,7 @@ impl FromStr for EstimatorName {
 /// How own gradients are estimated. Nobody else needs to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Estimator {
-    /// `probes` bytes from probes + 1 forwards on one batch.
+    /// `probes` bytes from probes + 1 forwards on one batch, fewer where a round ends; a single one as `Spsa` does.
     Fzoo {
         /// Bytes that share a batch and its baseline.
         probes: NonZeroU32,
@@ -108,8 +109,11 @@ impl Estimator {
     /// Measures the gradients of the next own samples, at least one and at most `samples_max`.
     pub(crate) fn measure(self, probe: &mut dyn Probe, epsilon: f64, samples_max: u64) -> Result<Measured> {
         match self {
-            Self::Fzoo { probes } => fzoo::measure(probe, epsilon, u64::from(probes.get()).min(samples_max.max(1))),
-            Self::Spsa | Self::Mezo => spsa::measure(probe, epsilon),
+            // Alone, a probe has nobody to share the curvature's part with, and a baseline costs as much as going back.
+            Self::Fzoo { probes } if u64::from(probes.get()).min(samples_max) >= 2 => {
+                fzoo::measure(probe, epsilon, u64::from(probes.get()).min(samples_max))
+            }
+            Self::Fzoo { .. } | Self::Spsa | Self::Mezo => spsa::measure(probe, epsilon),
         }
     }
 

@@ -31,6 +31,17 @@ pub struct Family {
     pub read: fn(Value) -> Result<Box<dyn Architecture>>,
 }
 
+/// Where in the forward pass a tensor is first used: everything before it stays as it is when the tensor changes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Stage {
+    /// Before the first layer: embeddings, and what is tied to them.
+    Embedding,
+    /// In the layer of this number, or between it and the next; behind the last one, all that is small.
+    Layer(usize),
+    /// The output head, if it has weights of its own.
+    Head,
+}
+
 /// One model's shape, validated: sizes are plausible, and no sum of them overflows.
 pub trait Architecture {
     /// Vocabulary and window.
@@ -41,6 +52,9 @@ pub trait Architecture {
 
     /// Hugging Face names and shapes of all weights, in no particular order.
     fn tensors(&self) -> Vec<(String, Vec<usize>)>;
+
+    /// Where the tensor of this name, one of [`Architecture::tensors`], is first used.
+    fn stage(&self, name: &str) -> Stage;
 
     /// Whether a checkpoint may hold a tensor of this name that is no weight: a table of constants, or a copy of a tied
     /// weight.

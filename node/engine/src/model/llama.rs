@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 use super::{
-    Architecture, Interface, Layout, Model, RotaryConfig,
+    Architecture, Interface, Layout, Model, RotaryConfig, Stage,
     architecture::{Family, Ids, LAYERS_MAX, POSITIONS_MAX, VOCABULARY_MAX, WIDTH_MAX, bounded, bounded_total},
     attention::Attention,
     linear::Linear,
@@ -188,6 +188,16 @@ impl Architecture for LlamaConfig {
             }
         }
         tensors
+    }
+
+    fn stage(&self, name: &str) -> Stage {
+        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
+        match (layer, name) {
+            (Some(layer), _) => Stage::Layer(layer),
+            (None, "model.embed_tokens.weight") => Stage::Embedding,
+            (None, "model.norm.weight") => Stage::Layer(self.layers - 1),
+            (None, _) => Stage::Head,
+        }
     }
 
     fn is_redundant(&self, name: &str) -> bool {

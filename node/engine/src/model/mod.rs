@@ -33,7 +33,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 
-pub use architecture::{Architecture, Interface};
+pub use architecture::{Architecture, Interface, Stage};
 pub use batch::{Batch, Row, Target};
 pub use checkpoint::Checkpoint;
 pub use cross_entropy::token_losses;

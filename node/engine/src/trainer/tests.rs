@@ -61,7 +61,7 @@ impl Run {
     }
 
     fn entry(&self, own: &OwnByte) -> Contribution {
-        let seed = EntrySeed::derive(&self.id, &own.machine, own.sample);
+        let seed = EntrySeed::derive(&self.id, &own.machine, own.sample, &self.manifest.groups);
         replay::contribution(seed, own.byte, own.swarm_step, &self.manifest.schedule)
     }
 }
@@ -76,7 +76,7 @@ fn whatever_the_estimator_the_weights_hold_what_was_published_and_no_more() {
         for sample in 0..3 {
             own.extend(trainer.step(u64::MAX).unwrap().own);
             // Another machine's gradient arrives between the steps.
-            let seed = EntrySeed([sample; 32]);
+            let seed = EntrySeed { bytes: [sample; 32], group: u16::from(sample) };
             let other = Contribution { seed, byte: 90, multiplier: MULTIPLIER_ONE, removed: false };
             entries.push(other);
             trainer.replay(vec![other]);

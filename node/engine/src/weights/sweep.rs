@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use protocol::{
-    manifest::{TensorSpec, WEIGHT_BITS},
+    manifest::WEIGHT_BITS,
     perturbation::BLOCK,
     replay::{Sweep, TensorSweep},
 };
@@ -36,18 +36,41 @@ impl SweepReport {
     }
 }
 
+/// How many directions of a sweep are in each group.
+struct Directions(Vec<u64>);
+
+impl Directions {
+    fn of(sweep: &Sweep) -> Self {
+        let mut counts = Vec::new();
+        let probed = sweep.probes.iter().map(|(seed, _)| seed.group);
+        for group in probed.chain(sweep.contributions.iter().map(|contribution| contribution.seed.group)) {
+            let group = usize::from(group);
+            counts.resize(counts.len().max(group + 1), 0);
+            counts[group] += 1;
+        }
+        Self(counts)
+    }
+
+    fn in_group(&self, group: u16) -> u64 {
+        self.0.get(usize::from(group)).copied().unwrap_or(0)
+    }
+}
+
 impl Weights {
-    /// Adds probes and contributions to all weights in one pass, over the threads of the current rayon pool.
+    /// Adds probes and contributions to all weights of their groups in one pass, over the threads of the current rayon pool.
     ///
     /// An error is a bug or a foreign change of a tensor; the weights must then be loaded anew.
     pub fn sweep(&mut self, sweep: &Sweep) -> Result<SweepReport> {
         if sweep.is_empty() {
             return Ok(SweepReport::default());
         }
-        let elements: u64 = self.specs.iter().map(TensorSpec::elements).sum();
-        let directions = sweep.probes.len() + sweep.contributions.len();
-        let alone = rayon::current_num_threads() == 1 || elements as usize * directions < 2 * TASK_WORK_MIN;
+        let directions = Directions::of(sweep);
+        let work: u64 = self.specs.iter().map(|spec| spec.elements() * directions.in_group(spec.group)).sum();
+        let alone = rayon::current_num_threads() == 1 || work < 2 * TASK_WORK_MIN as u64;
         let one = |index: usize| -> Result<SweepReport> {
+            if directions.in_group(self.specs[index].group) == 0 {
+                return Ok(SweepReport::default());
+            }
             let resolved = sweep.for_tensor(index as u32, &self.specs[index]);
             let peak = self.sweep_tensor(index, &resolved, alone)?;
             Ok(SweepReport { peak, tensor: index })

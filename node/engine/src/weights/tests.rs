@@ -1,11 +1,23 @@
 use super::*;
 use candle_core::{DType, Device, Tensor};
-use protocol::{manifest::TensorSpec, replay::Sweep};
+use protocol::{
+    manifest::{Origin, TensorSpec},
+    replay::Sweep,
+};
 use std::collections::BTreeMap;
 
 fn spec(name: &str, shape: &[u64], range_log2: u8) -> TensorSpec {
     let shape = shape.to_vec();
-    TensorSpec { name: name.into(), shape, range_log2, epsilon: 3, unit: 1 << 32, shift: 2, digest: [0; 32] }
+    TensorSpec {
+        name: name.into(),
+        shape,
+        group: 0,
+        range_log2,
+        epsilon: 3,
+        unit: 1 << 32,
+        shift: 2,
+        origin: Origin::Base { digest: [0; 32] },
+    }
 }
 
 fn specs() -> Vec<TensorSpec> {
@@ -29,13 +41,19 @@ fn a_clone_of_a_tensor_sees_every_sweep() {
     let mut weights = Weights::new(&specs(), tensors(GOOD)).unwrap();
     let shared = weights.tensors()["a"].clone();
     let before = weights.digest();
-    let sweep = Sweep { probes: vec![(protocol::seed::EntrySeed([7; 32]), 1)], contributions: vec![] };
+    let sweep =
+        Sweep { probes: vec![(protocol::seed::EntrySeed { bytes: [7; 32], group: 0 }, 1)], contributions: vec![] };
     let report = weights.sweep(&sweep).unwrap();
     assert_eq!(report, SweepReport { peak: (1 << 24) - 3, tensor: 0 }, "-1 wraps or moves inwards by 3 quanta");
     let moved: Vec<f32> = shared.flatten_all().unwrap().to_vec1().unwrap();
     assert!(moved.iter().zip(GOOD).all(|(now, was)| (now - was).abs() == 3.0 * 2f32.powi(-24) || was == -1.0));
     assert_ne!(weights.digest(), before);
-    weights.sweep(&Sweep { probes: vec![(protocol::seed::EntrySeed([7; 32]), -1)], contributions: vec![] }).unwrap();
+    weights
+        .sweep(&Sweep {
+            probes: vec![(protocol::seed::EntrySeed { bytes: [7; 32], group: 0 }, -1)],
+            contributions: vec![],
+        })
+        .unwrap();
     assert_eq!(weights.digest(), before);
 }
 

@@ -5,11 +5,11 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
-use protocol::manifest::TensorSpec;
+use protocol::manifest::{Manifest, TensorSpec};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
-use super::grid::{check_grid, check_layout};
+use super::grid::{check_grid, check_layout, dimensions};
 use crate::{device, kernel::Kernel};
 
 /// The trained tensors of a run: f32, contiguous, every value n · quantum with −2^24 ≤ n < 2^24, zero as +0.0.
@@ -41,6 +41,17 @@ impl Weights {
             .par_iter()
             .try_for_each(|spec| weights.read(spec, |values| check_grid(&spec.name, values, spec.quantum()))?)?;
         Ok(weights)
+    }
+
+    /// What the run of `manifest` starts from: the trained tensors of its base, on their grids, and its adapters as they
+    /// begin.
+    pub fn of_run(manifest: &Manifest, mut base: BTreeMap<String, Tensor>) -> Result<Self> {
+        for spec in &manifest.tensors {
+            if let Some(values) = manifest.initial_values(spec) {
+                base.insert(spec.name.clone(), device::tensor(values, dimensions(spec)?)?);
+            }
+        }
+        Self::new(&manifest.tensors, base)
     }
 
     /// Sweeps with `kernel` from now on; the bits are the same with any.

@@ -17,8 +17,8 @@ use peer::{GoalSettings, Run};
 use protocol::{
     machine::MachineId,
     manifest::{
-        BASE_CHUNK_BYTES, BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, Schedule,
-        TensorSpec, combine_digests,
+        BASE_CHUNK_BYTES, BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine,
+        Origin, PROTOCOL_VERSION, Schedule, TensorSpec, combine_digests,
     },
     segment::{Chunk, Digest, Segment},
     signature::{Ed25519Signer, Signer as _},
@@ -55,11 +55,12 @@ pub fn manifest() -> Manifest {
     let tensor = TensorSpec {
         name: "w".into(),
         shape: vec![4],
+        group: 0,
         range_log2: 0,
         epsilon: 100,
         unit: 1 << 33,
         shift: 0,
-        digest: [0; 32],
+        origin: Origin::Base { digest: [0; 32] },
     };
     Manifest {
         protocol_version: PROTOCOL_VERSION,
@@ -73,6 +74,8 @@ pub fn manifest() -> Manifest {
             chunks_root: combine_digests(base_digests()),
         },
         tensors: vec![tensor],
+        groups: Groups::equal(1),
+        objective: ObjectiveLine::NextToken,
         hyperparameters: Hyperparameters {
             learning_rate: 3e-4,
             epsilon: 1e-3,
@@ -84,6 +87,8 @@ pub fn manifest() -> Manifest {
         ledger_samples_max: 1 << 20,
         membership: Membership::Open,
         authority: None,
+        held_out: None,
+        private: None,
     }
 }
 

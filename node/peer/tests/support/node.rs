@@ -147,7 +147,7 @@ impl Node {
     pub fn effective(&self) -> Weights {
         let replica = self.peer().replica().expect("the peer has its base");
         let all = replica.effective_ranges().flat_map(|range| replica.contributions(&range));
-        all.map(|entry| (entry.seed.0, entry.byte)).collect()
+        all.map(|entry| (entry.seed.bytes, entry.byte)).collect()
     }
 
     /// What must hold of every output, whatever happens.
@@ -233,7 +233,7 @@ impl Node {
             let range = LedgerRange { machine: claim.machine, from: 0, to: claim.height, removed: false };
             replica.contributions(&range)
         });
-        let claimed: Weights = claimed.map(|entry| (entry.seed.0, entry.byte)).collect();
+        let claimed: Weights = claimed.map(|entry| (entry.seed.bytes, entry.byte)).collect();
         let written = self.trainer.written.as_ref().expect("a file was written");
         assert!(claimed == *written, "a checkpoint claims {} entries and holds {}", claimed.len(), written.len());
     }

@@ -1,7 +1,12 @@
 //! A virtual trainer, whose weights count how often each entry is in them.
 
 use protocol::{
-    machine::MachineId, manifest::RunId, replay::Contribution, replica::OwnByte, seed::EntrySeed, segment::Digest,
+    machine::MachineId,
+    manifest::{Groups, RunId},
+    replay::Contribution,
+    replica::OwnByte,
+    seed::EntrySeed,
+    segment::Digest,
 };
 use std::collections::{BTreeSet, VecDeque};
 
@@ -54,7 +59,7 @@ impl Trainer {
     /// Moves the weights. An entry that would be in them twice, or less than never, is a fault of the peer.
     pub fn apply(&mut self, entries: &[Contribution]) {
         for entry in entries {
-            let key = (entry.seed.0, entry.byte);
+            let key = (entry.seed.bytes, entry.byte);
             match entry.removed {
                 false => assert!(self.weights.insert(key), "an entry is in the weights twice"),
                 true => assert!(self.weights.remove(&key), "an entry leaves the weights that was not in them"),
@@ -77,7 +82,7 @@ impl Trainer {
             })
             .collect();
         for own in &own {
-            let seed = EntrySeed::derive(run, &machine, own.sample);
+            let seed = EntrySeed::derive(run, &machine, own.sample, &Groups::equal(1));
             let entry = Contribution { seed, byte: own.byte, multiplier: 0, removed: false };
             self.apply(&[entry]);
         }

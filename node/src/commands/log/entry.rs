@@ -29,14 +29,14 @@ pub fn run(args: &EntryArgs) -> Result<()> {
     let floor = log.revocation(&machine).map_or(height, |revocation| revocation.floor());
     let came = log.journal.as_ref().and_then(|journal| journal.came(&machine, sample));
     let levels = log.manifest.levels;
-    let seed = EntrySeed::derive(&log.run, &machine, sample);
+    let seed = EntrySeed::derive(&log.run, &machine, sample, &log.manifest.groups);
     let multiplier = log.manifest.schedule.multiplier(segment.swarm_step);
     let rate =
         log.manifest.hyperparameters.learning_rate * f64::from(multiplier) / f64::from(protocol::codec::MULTIPLIER_ONE);
     if args.log.json {
         let json = json!({
             "machine": machine.to_string(), "key": hex(&machine.key), "incarnation": machine.incarnation, "sample": sample,
-            "seed": hex(&seed.0), "byte": byte,
+            "seed": hex(&seed.bytes), "byte": byte,
             "standard_deviations": (byte != protocol::codec::VOID).then(|| f64::from(byte) / f64::from(levels)),
             "learning_rate": rate, "counts": sample < floor,
             "segment": { "first": segment.first, "end": segment.end(), "swarm_step": segment.swarm_step, "digest": hex(&digest) },
@@ -51,7 +51,7 @@ pub fn run(args: &EntryArgs) -> Result<()> {
     if let Some(revocation) = log.revocation(&machine) {
         println!("           {}", log::in_words(revocation));
     }
-    println!("seed       {}", hex(&seed.0));
+    println!("seed       {}", hex(&seed.bytes));
     println!("byte       {byte}: {}", in_words(byte, levels));
     println!("           moves every weight by {:.3e} of its tensor's scale", movement(byte, levels, rate));
     print_segment(&segment, &digest);

@@ -3,7 +3,8 @@
 use protocol::{
     machine::MachineId,
     manifest::{
-        BaseModel, DirectionScale, Hyperparameters, Manifest, Membership, PROTOCOL_VERSION, RunId, Schedule, TensorSpec,
+        BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
+        PROTOCOL_VERSION, RunId, Schedule, TensorSpec,
     },
     replica::Replica,
     revocation::Revocation,
@@ -24,11 +25,12 @@ fn manifest() -> Manifest {
     let tensor = TensorSpec {
         name: "w".into(),
         shape: vec![4, 4],
+        group: 0,
         range_log2: 0,
         epsilon: 1,
         unit: 1 << 32,
         shift: 0,
-        digest: [7; 32],
+        origin: Origin::Base { digest: [7; 32] },
     };
     let base = BaseModel {
         source: "a test".into(),
@@ -49,12 +51,16 @@ fn manifest() -> Manifest {
         nonce: [4; 16],
         base,
         tensors: vec![tensor],
+        groups: Groups::equal(1),
+        objective: ObjectiveLine::NextToken,
         hyperparameters,
         schedule: Schedule::default(),
         levels: protocol::codec::LEVELS,
         ledger_samples_max: 1 << 32,
         membership: Membership::Open,
         authority: Some(Ed25519Signer::from_seed(&AUTHORITY).key()),
+        held_out: None,
+        private: None,
     }
 }
 
