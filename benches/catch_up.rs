@@ -15,16 +15,17 @@ use protocol::{
     replica::{Output, OwnByte, OwnHead, Replica, Settings},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
-use support::{Shape, is_test, seconds, shapes, tell};
+use support::{DEEP, Shape, is_test, is_wanted, seconds, shapes, tell};
 
 /// Own bytes that the author measures at a time: each makes a segment.
 const SEGMENT: u64 = 64;
 
 fn main() {
-    for shape in shapes() {
+    let deep = (!is_test() && is_wanted(&DEEP)).then_some(&DEEP);
+    for shape in shapes().filter(|shape| is_test() || is_wanted(shape)).chain(deep) {
         let entries = match (is_test(), shape.name) {
             (true, _) => 1_000,
-            (false, "260K") => 100_000,
+            (false, "260K" | "135M") => 100_000,
             (false, _) => 1_000,
         };
         measure(shape, entries);

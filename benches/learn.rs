@@ -11,7 +11,7 @@ use engine::{
     data::Dataset,
     embedded,
     estimator::{Estimator, EstimatorName, Normalizer},
-    model::{self, Checkpoint, Tokenizer},
+    model::{self, Checkpoint, SuffixModel, Tokenizer},
     objective::NextToken,
     recipe::{schedule, survey},
     trainer::{Parts, ProbeSettings, Trainer},
@@ -185,7 +185,7 @@ impl Run {
         let mut trainer = Trainer::new(Parts {
             run: manifest.run_id()?,
             weights,
-            model,
+            model: SuffixModel::new(model),
             objective: Box::new(NextToken),
             data: Some(data),
             held_out: Some(held_out),

@@ -110,6 +110,19 @@ pub const SHAPES: [Shape; 3] = [
     },
 ];
 
+/// A model of many layers, as small ones of today are (SmolLM2-135M): one of its groups is a small part of it.
+pub const DEEP: Shape = Shape {
+    name: "135M",
+    hidden: 576,
+    intermediate: 1536,
+    layers: 30,
+    heads: 9,
+    kv_heads: 3,
+    vocabulary: 49_152,
+    batch: 8,
+    length: 64,
+};
+
 /// The shapes that the command line names; without a name all, or as a test only the smallest.
 pub fn shapes() -> impl Iterator<Item = &'static Shape> {
     let named = SHAPES.iter().any(|shape| has_argument(shape.name));
@@ -117,6 +130,11 @@ pub fn shapes() -> impl Iterator<Item = &'static Shape> {
         true => has_argument(shape.name),
         false => !is_test() || shape.name == "260K",
     })
+}
+
+/// Whether the command line names `shape`, or none.
+pub fn is_wanted(shape: &Shape) -> bool {
+    has_argument(shape.name) || !SHAPES.iter().chain([&DEEP]).any(|shape| has_argument(shape.name))
 }
 
 impl Shape {

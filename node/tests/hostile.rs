@@ -453,8 +453,8 @@ fn bytes_that_push(manifest: &Manifest, run: &RunId, machine: &MachineId, distan
 async fn a_weight_that_is_pushed_out_of_its_range_is_reported_and_a_fork_proof_heals_it() {
     // A model that steps slowly enough for the push to arrive long before the samples are made.
     let workshop = Workshop::with_model(64, 0.2);
-    // Ranges with room for 2,500 of the largest bytes, all one way: one message can carry as many.
-    let a = workshop.first("a", &["--samples", "4000", "--planned-gradients", "1000"]);
+    // Ranges with little room: one message can carry what leaves them.
+    let a = workshop.first("a", &["--samples", "4000", "--planned-gradients", "500"]);
     let (address, run) = a.join_line();
     let b = workshop.node("b", &["--bootstrap", &address, "--samples", "4000"]);
     b.join_line();

@@ -40,6 +40,8 @@ fn ten_times_the_planned_gradients_all_one_way_stay_inside_and_the_grid_is_fine_
         let chosen = match choose_arithmetic(max_abs, scale, &groups, group, &settings) {
             Ok(chosen) => chosen,
             Err(InvalidManifest::Coarse { quanta, .. }) if quanta < 4.0 => continue,
+            // A step of a quarter of the range is more than the largest shift can express.
+            Err(InvalidManifest::LearningRate(rate)) if rate * scale / groups.share(group).sqrt() > 0.2 => continue,
             Err(error) => panic!("{error}"),
         };
         accepted += 1;

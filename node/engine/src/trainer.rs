@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::{
     data::Dataset,
     estimator::{Estimator, Measured, Normalizer, Probe},
-    model::{Batch, Model},
+    model::{Batch, Model, Stage, SuffixModel},
     objective::{Evaluation, Objective, evaluate},
     weights::{SweepReport, Weights},
 };
@@ -44,7 +44,7 @@ pub struct Parts {
     /// The exact weights, which `model` shares.
     pub weights: Weights,
     /// Computes with `weights`.
-    pub model: Box<dyn Model>,
+    pub model: SuffixModel,
     /// What is made smaller.
     pub objective: Box<dyn Objective>,
     /// Own text; without it the trainer only replays.
@@ -70,6 +70,8 @@ pub struct Trainer {
     /// Entries of others in `owed`.
     waiting: usize,
     near_edge: Option<SweepReport>,
+    /// Where each group's first tensor is used.
+    stages: Vec<Stage>,
 }
 
 /// Own gradients that were measured together.
@@ -85,7 +87,13 @@ impl Trainer {
     /// At sample 0 of no machine: see [`Trainer::adopt`].
     pub fn new(parts: Parts) -> Self {
         let machine = MachineId { key: [0; 32], incarnation: 0 };
-        Self { parts, machine, next_sample: 0, swarm_step: 0, owed: Sweep::default(), waiting: 0, near_edge: None }
+        let mut stages = vec![Stage::Head; parts.manifest.groups.members.len()];
+        for spec in &parts.manifest.tensors {
+            let first = &mut stages[usize::from(spec.group)];
+            *first = parts.model.stage(&spec.name).min(*first);
+        }
+        let owed = Sweep::default();
+        Self { parts, machine, next_sample: 0, swarm_step: 0, owed, waiting: 0, near_edge: None, stages }
     }
 
     /// Whose samples come next, and from which number on.
@@ -163,8 +171,11 @@ impl Trainer {
         let until_sample = until_sample.min(groups.round_end(self.next_sample));
         let batch = data.batch(settings.data_seed, self.next_sample, settings.batch_size)?;
         let samples_max = until_sample.saturating_sub(self.next_sample);
-        let measured = estimator.measure(&mut BatchProbe { trainer: self, batch: &batch }, epsilon, samples_max)?;
-        Ok(self.publish(&measured))
+        // Others' entries reach the weights before the first loss. From then on only this group's weights change.
+        self.parts.model.change_from(self.stages[usize::from(group)]);
+        let measured = estimator.measure(&mut BatchProbe { trainer: self, batch: &batch }, epsilon, samples_max);
+        self.parts.model.change_all();
+        Ok(self.publish(&measured?))
     }
 
     /// The loss at θ + `multiple` · εz, after whatever else the weights lack; the way back is owed.
@@ -184,7 +195,7 @@ impl Trainer {
 
     /// The loss at the weights as they stand.
     fn loss(&self, batch: &Batch) -> Result<f64> {
-        Ok(self.parts.objective.measure(&*self.parts.model, batch)?.mean())
+        Ok(self.parts.objective.measure(&self.parts.model, batch)?.mean())
     }
 
     /// Own bytes for what was measured, from the next sample on; the weights will have them with the next sweep.
@@ -214,7 +225,7 @@ impl Trainer {
         self.settle()?;
         let Parts { objective, model, held_out, settings, .. } = &self.parts;
         let Some(held_out) = held_out else { return Ok(None) };
-        evaluate(&**objective, &**model, held_out, settings.batch_size, Some(windows_max)).map(Some)
+        evaluate(&**objective, model, held_out, settings.batch_size, Some(windows_max)).map(Some)
     }
 
     /// The exact weights.

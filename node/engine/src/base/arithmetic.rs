@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use crate::{device, weights::tensor_digest};
 
 /// Statistics of one base tensor, from which its arithmetic is chosen.
+#[derive(Clone, Copy, Debug)]
 pub struct TensorStatistics {
     /// max |B|.
     pub max_abs: f64,

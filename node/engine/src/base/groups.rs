@@ -93,7 +93,7 @@ mod tests {
         assert!((16..=GROUPS_MAX).contains(&count), "{count} groups");
         let of_layers = (0..100).map(|layer| of[&format!("model.layers.{layer}.mlp.up_proj.weight")]);
         assert!(of_layers.is_sorted(), "groups are runs of neighbours");
-        let (count, of) = groups(&*llama(8, 2, 32_000, true));
-        assert_eq!(count, 1, "layers of 512 weights beside an embedding of 256,000: {of:?}");
+        let (count, of) = groups(&*llama(8, 2, 128_000, true));
+        assert_eq!(count, 1, "layers of 600 weights beside an embedding of 1,024,000: {of:?}");
     }
 }

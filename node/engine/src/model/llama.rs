@@ -191,13 +191,7 @@ impl Architecture for LlamaConfig {
     }
 
     fn stage(&self, name: &str) -> Stage {
-        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
-        match (layer, name) {
-            (Some(layer), _) => Stage::Layer(layer),
-            (None, "model.embed_tokens.weight") => Stage::Embedding,
-            (None, "model.norm.weight") => Stage::Layer(self.layers - 1),
-            (None, _) => Stage::Head,
-        }
+        stage(name, self.layers)
     }
 
     fn is_redundant(&self, name: &str) -> bool {
@@ -218,6 +212,17 @@ impl Architecture for LlamaConfig {
             norm: RmsNorm { weight: body.tensor("norm.weight")?, epsilon: self.rms_norm_epsilon },
             head: Linear { weight: head, bias: None },
         }))
+    }
+}
+
+/// Where a tensor of a Llama of so many layers is first used.
+fn stage(name: &str, layers: usize) -> Stage {
+    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
+    match (layer, name) {
+        (Some(layer), _) => Stage::Layer(layer),
+        (None, "model.embed_tokens.weight") => Stage::Embedding,
+        (None, "model.norm.weight") => Stage::Layer(layers - 1),
+        (None, _) => Stage::Head,
     }
 }
 
@@ -276,6 +281,10 @@ impl Model for Llama {
 
     fn layers(&self) -> usize {
         self.layers.len()
+    }
+
+    fn stage(&self, name: &str) -> Stage {
+        stage(name, self.layers.len())
     }
 
     fn embed(&self, tokens: &Tensor, _layout: &Layout) -> Result<Tensor> {

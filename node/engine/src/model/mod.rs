@@ -26,6 +26,7 @@ mod norms;
 mod operations;
 mod parameters;
 mod rotary;
+mod suffix;
 mod tokenizer;
 mod vector;
 
@@ -42,6 +43,7 @@ pub use families::architecture;
 pub use generate::{Sampling, generate};
 pub use layout::{Layout, Span};
 pub use rotary::{Llama3Scaling, RotaryConfig};
+pub use suffix::SuffixModel;
 pub use tokenizer::Tokenizer;
 
 /// A model's forward pass, in the pieces of which all decoders are made. Shapes: N tokens, which are rows packed one
@@ -70,9 +72,18 @@ pub trait Model: Send {
     /// Logits of M tokens, [M, vocabulary], from rows of what [`Model::norm`] returns, [M, H].
     fn logits(&self, rows: &Tensor) -> Result<Tensor>;
 
-    /// All but the logits, [N, H]; `tokens`: [N], u32. Errors if a row is longer than the model's window, or if `layout`
-    /// is not that of N tokens, at least one.
+    /// Where the trained tensor of this name is first used ([`Architecture::stage`]).
+    fn stage(&self, name: &str) -> Stage;
+
+    /// All but the logits, [N, H]; `tokens`: [N], u32. Errors as [`Model::hidden_below`] does.
     fn hidden(&self, tokens: &Tensor, layout: &Layout) -> Result<Tensor> {
+        self.hidden_from(0, self.hidden_below(0, tokens, layout)?, layout)
+    }
+
+    /// The hidden states before layer `layer` (after the last one, if there is none of that number), [N, H]; `tokens`:
+    /// [N], u32. Errors if a row is longer than the model's window, or if `layout` is not that of N tokens, at least
+    /// one.
+    fn hidden_below(&self, layer: usize, tokens: &Tensor, layout: &Layout) -> Result<Tensor> {
         let count = tokens.dims1().context("tokens must be packed, [N]")?;
         ensure!(count == layout.tokens(), "{count} tokens, in a layout of {}", layout.tokens());
         let window_max = self.interface().window_max;
@@ -82,7 +93,15 @@ pub trait Model: Send {
             layout.longest()
         );
         let mut x = self.embed(tokens, layout)?;
-        for index in 0..self.layers() {
+        for index in 0..layer {
+            x = self.layer(index, x, layout)?;
+        }
+        Ok(x)
+    }
+
+    /// What the output head sees, [N, H], from the hidden states before layer `layer`, which may be changed.
+    fn hidden_from(&self, layer: usize, mut x: Tensor, layout: &Layout) -> Result<Tensor> {
+        for index in layer..self.layers() {
             x = self.layer(index, x, layout)?;
         }
         self.norm(&x)

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use protocol::{
     codec::{self, LEVELS, MULTIPLIER_ONE},
     machine::MachineId,
-    manifest::{Hyperparameters, Knot, Schedule, TensorSpec},
+    manifest::{Hyperparameters, Knot, Manifest, Schedule, TensorSpec},
     replay::{Contribution, Sweep},
     seed::EntrySeed,
 };
@@ -22,7 +22,7 @@ use crate::{
     base::{Base, BaseSettings},
     data::Dataset,
     estimator::{Estimator, Normalizer},
-    model::{self, Checkpoint},
+    model::{self, Checkpoint, SuffixModel},
     objective::NextToken,
     trainer::{Parts, ProbeSettings, Trainer},
     weights::Weights,
@@ -80,7 +80,7 @@ struct Line<'a> {
 /// Surveys `ground`. `progress` is told what is being done.
 pub fn survey(ground: Ground<'_>, progress: &mut dyn FnMut(&str)) -> Result<Survey> {
     let windows = (LINE_TOKENS / ground.data.sequence_length()).clamp(1, ground.data.windows());
-    let (mut trainer, specs) = trainer(&ground)?;
+    let (mut trainer, manifest) = trainer(&ground)?;
     let (begin, mut own) = (Instant::now(), Vec::new());
     while (own.len() as u64) < GRADIENTS && (own.len() as u64 <= GRADIENTS_MIN || begin.elapsed() < ground.time_max) {
         progress(&format!("measuring at the base: {} of {GRADIENTS} gradients", own.len()));
@@ -88,11 +88,12 @@ pub fn survey(ground: Ground<'_>, progress: &mut dyn FnMut(&str)) -> Result<Surv
     }
     let (machine, next_sample) = trainer.position();
     let entry = |sample, byte| {
-        let seed = EntrySeed::derive(trainer.run(), &machine, sample);
+        let seed = EntrySeed::derive(trainer.run(), &machine, sample, &manifest.groups);
         Contribution { seed, byte, multiplier: MULTIPLIER_ONE, removed: false }
     };
     let sum: Vec<Contribution> = own.iter().map(|own| entry(own.sample, own.byte)).collect();
     let walk: Vec<Contribution> = (next_sample..2 * next_sample).map(|sample| entry(sample, LEVELS as i8)).collect();
+    let specs = manifest.tensors.clone();
     let mut line = Line { trainer, specs, rate: ground.hyperparameters.learning_rate, windows, progress };
     let loss = line.loss()?;
     let (greedy_rate, gain) = line.descend(&sum, loss)?;
@@ -101,7 +102,7 @@ pub fn survey(ground: Ground<'_>, progress: &mut dyn FnMut(&str)) -> Result<Surv
 }
 
 /// A trainer that stays at the base: its schedule is zero.
-fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Vec<TensorSpec>)> {
+fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Arc<Manifest>)> {
     let mut random = [0u8; 24];
     getrandom::fill(&mut random).context("no random numbers from the system")?;
     let settings = BaseSettings {
@@ -113,13 +114,12 @@ fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Vec<TensorSpec>)> {
     let base = Base::of_new_run(ground.checkpoint.clone(), &ground.hyperparameters)?;
     let (nonce, seed) = random.split_at(16);
     let (nonce, seed) = (nonce.try_into()?, u64::from_le_bytes(seed.try_into()?));
-    let manifest = base.manifest(settings, nonce, &[])?;
+    let manifest = Arc::new(base.manifest(settings, nonce, &[])?);
     let (model, _) = model::load(&base.config, &base.tokenizer, base.weights.tensors())?;
-    let specs = manifest.tensors.clone();
     let mut trainer = Trainer::new(Parts {
         run: manifest.run_id()?,
         weights: base.weights,
-        model,
+        model: SuffixModel::new(model),
         objective: Box::new(NextToken),
         data: Some(ground.data.clone()),
         held_out: Some(ground.data.clone()),
@@ -131,10 +131,10 @@ fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Vec<TensorSpec>)> {
         },
         normalizer: Normalizer::new(manifest.levels),
         random: Xoshiro256PlusPlus::seed_from_u64(seed),
-        manifest: Arc::new(manifest),
+        manifest: manifest.clone(),
     });
     trainer.adopt(MachineId { key: [0; 32], incarnation: 0 }, 0);
-    Ok((trainer, specs))
+    Ok((trainer, manifest))
 }
 
 impl Line<'_> {

@@ -48,7 +48,7 @@ impl Run {
             run: self.id,
             manifest: self.manifest.clone(),
             weights,
-            model,
+            model: SuffixModel::new(model),
             objective: Box::new(NextToken),
             data: Some(embedded::training(1, &tokenizer, 16).unwrap()),
             held_out: None,
