@@ -43,7 +43,7 @@ fn batch(shape: &Shape, lengths: &[usize], predicted: usize) -> Batch {
         let end = span.start + span.length;
         let positions = end.saturating_sub(predicted).max(span.start)..end;
         targets.extend(positions.map(|i| Target { position: i as u32, token: id(i, 1) }));
-        rows.push(Row { choices: vec![first..targets.len()], answer: 0 });
+        rows.push(Row::of_text(first..targets.len()));
     }
     Batch { tokens, layout, targets, rows }
 }

@@ -166,7 +166,7 @@ impl Run {
             }
             seconds += begin.elapsed().as_secs_f64();
             let held_out = trainer.evaluate(options.held_out_windows)?.context("there is held-out text")?;
-            last = held_out.bits_per_byte;
+            last = held_out.bits_per_byte.context("a text without choices")?;
             println!(
                 "{seed:>4} {forwards:>8.0} {backward:>8} {bytes:>6} {seconds:>7.1} {loss:>6.4} {last:>9.4}",
                 backward = 0,

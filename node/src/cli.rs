@@ -38,7 +38,7 @@ pub enum Command {
     Log(LogCommand),
     /// Print the version vector's hash and the weights' digest: equal for equal states
     Digest(StateArgs),
-    /// Print loss and bits per byte on a text
+    /// Print loss and bits per byte on a text, or accuracy on rows with choices
     Eval(EvalArgs),
     /// Write the model as a directory that Hugging Face transformers loads
     Export(ExportArgs),
@@ -152,6 +152,9 @@ pub struct ReplayArgs {
     /// Evaluate them on this text: a file, a directory, or JSON Lines
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
+    /// Divide the log-probability of each choice by its tokens
+    #[arg(long)]
+    pub normalize: bool,
     /// Tokens per window
     #[arg(long, default_value_t = 128)]
     pub sequence_length: usize,
@@ -227,7 +230,10 @@ pub struct EvalArgs {
     /// Text file, directory or JSON Lines; without it the run's embedded held-out text
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
-    /// Windows per batch
+    /// Divide the log-probability of each choice by its tokens
+    #[arg(long)]
+    pub normalize: bool,
+    /// Windows or rows per batch
     #[arg(long, default_value_t = 8)]
     pub batch_size: usize,
     /// Tokens per window
@@ -313,7 +319,8 @@ pub struct RunArgs {
     /// Hugging Face directory of a Llama-family model, or `embedded` [default: embedded; a joiner fetches the run's]
     #[arg(long, value_name = "DIR|embedded")]
     pub model: Option<String>,
-    /// Text to train on: a file, a directory, or JSON Lines with `text` or `prompt` and `completion`. It stays here
+    /// Text to train on: a file, a directory, or JSON Lines with `text`, or `prompt` and `completion`, or `prompt`,
+    /// `choices` and `answer` (the index of the right one). It stays here
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// Held-out text [default: the last tenth of --data]
@@ -341,12 +348,16 @@ pub struct RunArgs {
     /// Bytes from one batch, with --estimator fzoo [default: 16]
     #[arg(long, value_name = "N")]
     pub probes: Option<NonZeroU32>,
-    /// Windows per own batch [default: 8]. Larger is slower and less noisy
+    /// Windows of text, or rows of JSON Lines, per own batch [default: 8]. Larger is slower and less noisy; the time is
+    /// that of the tokens in the rows
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
-    /// Tokens per window [default: 128]
+    /// Tokens per window, or of the longest row [default: 128]
     #[arg(long, value_name = "N")]
     pub sequence_length: Option<usize>,
+    /// With rows that have choices: divide the log-probability of each choice by its tokens [default: do not]
+    #[arg(long)]
+    pub normalize: bool,
     /// Seed of the own data order [default: random, kept in the state directory]
     #[arg(long, value_name = "SEED")]
     pub seed: Option<u64>,

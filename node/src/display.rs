@@ -152,13 +152,13 @@ impl LiveLine {
     fn training(&self, parts: &LineParts<'_>) -> String {
         let loss = |loss: Option<f64>| loss.map_or("-".into(), |loss| format!("{loss:.4}"));
         format!(
-            "own {} ({:.1}/s)  swarm {} ({:.1}/s)  loss {}  held-out {} bits/byte",
+            "own {} ({:.1}/s)  swarm {} ({:.1}/s)  loss {}  held-out {}",
             parts.session.own(),
             self.rates.0,
             parts.replica.swarm_step(),
             self.rates.1,
             loss(parts.session.loss()),
-            loss(parts.session.held_out().map(|held_out| held_out.bits_per_byte)),
+            parts.session.held_out().map_or("-".into(), |held_out| held_out.to_string()),
         )
     }
 }

@@ -1,6 +1,6 @@
 //! All that a running node says to people: facts come in, words go out. Nothing is decided here.
 
-use engine::objective::Evaluation;
+use engine::{data::Dataset, objective::Evaluation};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use peer::{NodeId, Notice, leave::Waiting, limits::BAN_MS};
 use protocol::{
@@ -204,11 +204,30 @@ pub fn near_edge(near: Option<&(String, f64)>) {
 
 /// The held-out loss is known.
 pub fn evaluated(evaluation: &Evaluation, gradients: u64) {
-    tracing::info!(
-        "held-out loss {:.4} nats per token, {:.4} bits per byte, after {gradients} gradients",
-        evaluation.loss,
-        evaluation.bits_per_byte
-    );
+    tracing::info!("held-out {}, after {gradients} gradients", evaluation_words(evaluation));
+}
+
+/// What an evaluation says.
+pub fn evaluation_words(evaluation: &Evaluation) -> String {
+    let loss = evaluation.loss;
+    match (evaluation.accuracy(), evaluation.bits_per_byte) {
+        (Some(accuracy), _) => format!("accuracy {accuracy:.4}, loss {loss:.4} nats per row"),
+        (None, Some(bits)) => format!("loss {loss:.4} nats per token, {bits:.4} bits per byte"),
+        (None, None) => format!("loss {loss:.4} nats per token"),
+    }
+}
+
+/// Rows of `data` lost the start of their prompts.
+pub fn prompts_cut(data: &Dataset, path: &Path, sequence_length: usize) {
+    if data.prompts_cut() > 0 {
+        tracing::warn!(
+            "{}: {} of {} prompts lost their start: with what follows them they have more than {sequence_length} tokens; \
+             a longer --sequence-length keeps it",
+            path.display(),
+            data.prompts_cut(),
+            data.windows(),
+        );
+    }
 }
 
 /// The base model is about to come from peers.

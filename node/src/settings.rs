@@ -45,10 +45,12 @@ pub struct Settings {
     pub planned_gradients: Option<u64>,
     /// From losses to bytes.
     pub estimator: Estimator,
-    /// Windows per batch.
+    /// Windows or rows per batch.
     pub batch_size: usize,
     /// Tokens per window.
     pub sequence_length: usize,
+    /// Whether the log-probability of a choice is divided by its tokens.
+    pub normalize: bool,
     /// Of the data order.
     pub seed: Option<u64>,
     /// Most own gradients in one message, if said.
@@ -108,6 +110,7 @@ impl Settings {
             estimator: Estimator::new(args.estimator.or(file.estimator), args.probes.or(file.probes))?,
             batch_size: args.batch_size.or(file.batch_size).unwrap_or(8),
             sequence_length: args.sequence_length.or(file.sequence_length).unwrap_or(128),
+            normalize: args.normalize || file.normalize,
             seed: args.seed.or(file.seed),
             flush_samples: args.flush_samples.or(file.flush_samples),
             staleness_ms: args.staleness_ms.or(file.staleness_ms),

@@ -88,7 +88,8 @@ fn moment(second: u64, machines: u64) -> Snapshot {
         training_loss: Some(2.2 + 2.4 * decay + 0.1 * noise(second + 7)),
         held_out: Some(HeldOut {
             loss: 2.3 + 2.4 * decay,
-            bits_per_byte: 3.3 + 3.5 * (-((second / 60 * 60) as f64) / 400.0).exp(),
+            bits_per_byte: Some(3.3 + 3.5 * (-((second / 60 * 60) as f64) / 400.0).exp()),
+            accuracy: None,
             gradients: second / 60 * 60 * 45 * machines,
         }),
         staleness: Some((60.0 * noise(second / 5)) as u64),

@@ -29,7 +29,7 @@ pub struct ProbeSettings {
     pub epsilon: f64,
     /// From losses to bytes.
     pub estimator: Estimator,
-    /// Windows per batch.
+    /// Windows or rows per batch.
     pub batch_size: usize,
     /// Seed of the own data order.
     pub data_seed: u64,
@@ -79,7 +79,7 @@ pub struct Trainer {
 pub struct Step {
     /// The bytes, in the order of their samples.
     pub own: Vec<OwnByte>,
-    /// Mean of the losses, nats per token.
+    /// Mean of the losses, nats per token; per row, where rows have choices.
     pub loss: f64,
 }
 
@@ -219,13 +219,14 @@ impl Trainer {
         settings.estimator.encode(g, normalizer, manifest.levels, uniform)
     }
 
-    /// Loss on the held-out text at the exact weights, or on its first windows if it has more than `windows_max`. None
-    /// without held-out text.
+    /// Loss on the held-out text at the exact weights, or on rows of it, evenly spread, that cost about `windows_max`
+    /// windows of full length. None without held-out text.
     pub fn evaluate(&mut self, windows_max: usize) -> Result<Option<Evaluation>> {
         self.settle()?;
         let Parts { objective, model, held_out, settings, .. } = &self.parts;
         let Some(held_out) = held_out else { return Ok(None) };
-        evaluate(&**objective, model, held_out, settings.batch_size, Some(windows_max)).map(Some)
+        let rows_max = held_out.rows_of_windows(windows_max);
+        evaluate(&**objective, model, held_out, settings.batch_size, Some(rows_max)).map(Some)
     }
 
     /// The exact weights.

@@ -1,9 +1,9 @@
 //! Data files, windows, batches.
 
 use engine::{
-    data::Dataset,
+    data::{Dataset, are_choices},
     embedded,
-    model::{Batch, Tokenizer},
+    model::{Batch, Target, Tokenizer},
 };
 use std::{collections::BTreeSet, fs, path::PathBuf};
 use tempfile::TempDir;
@@ -31,7 +31,7 @@ fn shown(dataset: &Dataset, window: usize) -> (String, String) {
     let batch = dataset.batch_of(&[window]).unwrap();
     let inputs = tokens(&batch);
     assert_eq!((batch.layout.spans().len(), batch.layout.tokens()), (1, inputs.len()));
-    assert_eq!(batch.rows[0].choices, [0..batch.targets.len()]);
+    assert_eq!(batch.rows[0].choices.first(), Some(&(0..batch.targets.len())));
     let shown = |id: u32| if id == 256 { '$' } else { char::from(id as u8) };
     let mut targets = vec!['_'; inputs.len()];
     batch.targets.iter().for_each(|target| targets[target.position as usize] = shown(target.token));
@@ -111,6 +111,74 @@ fn only_completions_are_predicted() {
     assert_eq!(shown(&dataset, 1), ("6789xy".into(), "___xy$".into()));
     assert_eq!(shown(&dataset, 2), ("q01234".into(), "012345".into()));
     assert_eq!(dataset.bytes(), 14);
+}
+
+#[test]
+fn rows_with_choices_hold_their_prompt_once() {
+    let directory = TempDir::new().unwrap();
+    let lines = "{\"prompt\": \"ab\", \"choices\": [\"xyz\", \"q\"], \"answer\": 1}\n\
+                 {\"prompt\": \"0123456789\", \"choices\": [\"rst\", \"uvw\", \"rsu\"], \"answer\": 0, \"id\": 7}";
+    let path = file(&directory, "a.jsonl", lines);
+    let dataset = Dataset::load(&path, &tokenizer(), 7).unwrap();
+    assert!(dataset.has_choices() && are_choices(&path).unwrap());
+    // The two rows have four and ten tokens that a forward sees, a window six.
+    assert_eq!((dataset.rows_of_windows(2), dataset.rows_of_windows(35)), (1, 30));
+    // The second prompt keeps four of its ten bytes beside three of a choice.
+    assert_eq!((dataset.windows(), dataset.prompts_cut()), (2, 1));
+    let batch = dataset.batch_of(&[0, 1]).unwrap();
+    let text: String = tokens(&batch).into_iter().map(|id| char::from(id as u8)).collect();
+    assert_eq!(text, "abxy6789rsuvrs");
+    assert_eq!(batch.layout.positions().collect::<Vec<_>>(), [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 4, 5, 4, 5]);
+    let predicted = |range: std::ops::Range<usize>| {
+        let show = |target: &Target| (target.position, char::from(target.token as u8));
+        batch.targets[range].iter().map(show).collect::<Vec<_>>()
+    };
+    let [first, second] = &batch.rows[..] else { panic!("two rows") };
+    assert_eq!((first.answer, second.answer, first.choices.len(), second.choices.len()), (1, 0, 2, 3));
+    assert_eq!(predicted(first.choices[0].clone()), [(1, 'x'), (2, 'y'), (3, 'z')]);
+    assert_eq!(predicted(first.choices[1].clone()), [(1, 'q')]);
+    assert_eq!(predicted(second.choices[1].clone()), [(7, 'u'), (10, 'v'), (11, 'w')]);
+    assert!(Dataset::load_split(&path, &tokenizer(), 7).is_err(), "two rows are too few to hold one out");
+    let many = file(&directory, "c.jsonl", format!("{lines}\n").repeat(10));
+    let (train, held_out) = Dataset::load_split(&many, &tokenizer(), 7).unwrap();
+    assert_eq!((train.windows(), held_out.windows(), held_out.prompts_cut()), (18, 2, 1));
+}
+
+#[test]
+fn each_bad_row_with_choices_is_refused_with_its_line_and_a_remedy() {
+    let directory = TempDir::new().unwrap();
+    let good = r#"{"prompt": "a", "choices": ["b", "c"], "answer": 0}"#;
+    let cases = [
+        (r#"{"prompt": "a", "choices": ["b", "c"], "answer": 2}"#, "answer is 2; it must be the index"),
+        (r#"{"prompt": "a", "choices": ["b", "c"], "answer": -1}"#, "answer is -1;"),
+        (r#"{"prompt": "a", "choices": ["b", "c"], "answer": "b"}"#, "answer is \"b\";"),
+        (r#"{"prompt": "a", "choices": ["b", "c"], "answer": 0.5}"#, "0 to 1"),
+        (r#"{"prompt": "a", "choices": ["b", "c"]}"#, "prompt, choices and answer"),
+        (r#"{"choices": ["b", "c"], "answer": 0}"#, "prompt, choices and answer"),
+        (r#"{"prompt": "a", "completion": "b", "choices": ["b", "c"], "answer": 0}"#, "prompt, choices and answer"),
+        (r#"{"prompt": "a", "choices": ["b"], "answer": 0}"#, "choices has 1 of at least two; use completion"),
+        (r#"{"prompt": "a", "choices": [], "answer": 0}"#, "choices has 0"),
+        (r#"{"prompt": "a", "choices": ["b", ""], "answer": 0}"#, "choices[1] is empty"),
+        (
+            r#"{"prompt": "a", "choices": ["b", "c", "b"], "answer": 0}"#,
+            "choices[0] and choices[2], \"b\", are the same",
+        ),
+        (r#"{"prompt": "a", "choices": ["b", "12345678"], "answer": 0}"#, "choices[1] has 8 tokens"),
+        (r#"{"prompt": "", "choices": ["b", "c"], "answer": 0}"#, "the prompt is empty"),
+        (r#"{"prompt": "a", "choices": "bc", "answer": 0}"#, "malformed"),
+        (r#"{"prompt": "a", "completion": "b"}"#, "this row has no choices, those before have"),
+    ];
+    for (line, part) in cases {
+        let error = load_error(&directory, "a.jsonl", format!("{good}\n\n{line}\n"), 8);
+        assert!(error.contains("a.jsonl, line 3") && error.contains(part), "{line}: {error}");
+    }
+    let error = load_error(&directory, "b.jsonl", format!("{{\"text\": \"abc\"}}\n{good}"), 8);
+    assert!(error.contains("b.jsonl, line 2") && error.contains("this row has choices"), "{error}");
+    let mixed = TempDir::new().unwrap();
+    file(&mixed, "a.txt", "some text");
+    file(&mixed, "b.jsonl", good);
+    let error = format!("{:#}", Dataset::load(mixed.path(), &tokenizer(), 8).err().unwrap());
+    assert!(error.contains("plain texts"), "{error}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use engine::{
         Architecture, Batch, Checkpoint, Interface, Layout, Model, Row, Sampling, Target, Tokenizer, architecture,
         generate, load, token_losses,
     },
-    objective::{NextToken, Objective, evaluate},
+    objective::{self, Choices, NextToken, Objective, evaluate},
 };
 use serde_json::{Value, json};
 use std::{
@@ -127,7 +127,7 @@ fn batch_of_rows(lengths: &[usize]) -> Batch {
         let first = targets.len();
         let positions = (span.start..span.start + span.length).filter(|position| position % 5 != 4);
         targets.extend(positions.map(|i| Target { position: i as u32, token: (i * 31 % 97) as u32 }));
-        rows.push(Row { choices: vec![first..targets.len()], answer: 0 });
+        rows.push(Row::of_text(first..targets.len()));
     }
     Batch { tokens: tokens(1, layout.tokens(), 97).squeeze(0).unwrap(), layout, targets, rows }
 }
@@ -168,7 +168,7 @@ fn a_packed_batch_has_the_losses_of_its_rows_one_by_one() {
             let alone = Batch {
                 tokens: batch.tokens.narrow(0, span.start, span.length).unwrap(),
                 layout: Layout::of_rows([span.length]).unwrap(),
-                rows: vec![Row { choices: vec![0..targets.len()], answer: 0 }],
+                rows: vec![Row::of_text(0..targets.len())],
                 targets: targets
                     .into_iter()
                     .map(|target| Target { position: target.position - span.start as u32, ..target })
@@ -180,6 +180,82 @@ fn a_packed_batch_has_the_losses_of_its_rows_one_by_one() {
         }
         let total = NextToken.measure(&*model, &batch).unwrap();
         assert_eq!(total, packed.into_iter().sum());
+    }
+}
+
+/// Rows as lines of JSON, and the dataset of them.
+fn with_choices(rows: &[Value], tokenizer: &Tokenizer, sequence_length: usize) -> Dataset {
+    let file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
+    let lines = rows.iter().map(|row| format!("{row}\n"));
+    std::fs::write(file.path(), lines.collect::<String>()).unwrap();
+    Dataset::load(file.path(), tokenizer, sequence_length).unwrap()
+}
+
+/// Sum of the losses of `choice` after `prompt`, bytes both, in a row of its own.
+fn loss_alone(model: &dyn Model, prompt: &str, choice: &str) -> f64 {
+    let ids: Vec<u32> = format!("{prompt}{choice}").bytes().map(u32::from).collect();
+    let fed = ids.len() - 1;
+    let targets: Vec<Target> =
+        (prompt.len()..ids.len()).map(|at| Target { position: at as u32 - 1, token: ids[at] }).collect();
+    let batch = Batch {
+        tokens: Tensor::new(&ids[..fed], &Device::Cpu).unwrap(),
+        layout: Layout::of_rows([fed]).unwrap(),
+        rows: vec![Row::of_text(0..targets.len())],
+        targets,
+    };
+    token_losses(model, &batch).unwrap().iter().sum()
+}
+
+#[test]
+fn choices_cost_their_prompt_once_and_score_as_rows_of_their_own() {
+    let (model, tokenizer, _) = embedded_model();
+    let prompts = ["The fox ", "Once upon a time there was a small bear who ", "S", "One morning, the old owl "];
+    let choices = [" sang.", "found a very long river and a boat", "x", "slept"];
+    let rows: Vec<Value> =
+        (0..12).map(|i| json!({"prompt": prompts[i % 4], "choices": &choices[..2 + i % 3], "answer": i % 2})).collect();
+    let dataset = with_choices(&rows, &tokenizer, 128);
+    for normalize in [false, true] {
+        let objective = objective::of(&dataset, normalize).unwrap();
+        let packed = evaluate(&*objective, &*model, &dataset, 5, None).unwrap();
+        let (mut sum, mut right) = (0.0, 0);
+        for (i, row) in rows.iter().enumerate() {
+            let length = |choice: &str| if normalize { choice.len() as f64 } else { 1.0 };
+            let score = |choice: &&str| -loss_alone(&*model, prompts[i % 4], choice) / length(choice);
+            let scores: Vec<f64> = choices[..2 + i % 3].iter().map(score).collect();
+            let answer = row["answer"].as_u64().unwrap() as usize;
+            sum += scores.iter().map(|score| (score - scores[answer]).exp()).sum::<f64>().ln();
+            right += u64::from((0..scores.len()).all(|j| j == answer || scores[j] < scores[answer]));
+        }
+        assert!((packed.loss - sum / 12.0).abs() < 1e-4, "{packed:?}, {sum}");
+        assert_eq!((packed.count, packed.right, packed.bits_per_byte), (12, Some(right), None));
+        assert!(right > 0 && right < 12, "{right} right: the rows should tell");
+    }
+    let tokens = dataset.batch_of(&[0]).unwrap().layout.tokens();
+    assert_eq!(tokens, prompts[0].len() + choices[0].len() - 1 + choices[1].len() - 1);
+    assert!(objective::of(&Dataset::from_text("no choices here", &tokenizer, 4).unwrap(), true).is_err());
+}
+
+#[test]
+fn rows_of_sst2_score_alike_whatever_they_are_packed_with() {
+    let Some(file) = data("sst2/dev.tsv") else { return };
+    let (model, tokenizer, _) = embedded_model();
+    let text = std::fs::read_to_string(file).unwrap();
+    let rows: Vec<Value> = text
+        .lines()
+        .take(40)
+        .map(|line| {
+            let (sentence, label) = line.split_once('\t').unwrap();
+            let answer: usize = label.parse().unwrap();
+            json!({"prompt": format!("{sentence} It was"), "choices": [" terrible", " great"], "answer": answer})
+        })
+        .collect();
+    let dataset = with_choices(&rows, &tokenizer, 128);
+    assert!(dataset.prompts_cut() > 0 && dataset.prompts_cut() < 40, "{} cut", dataset.prompts_cut());
+    let objective = Choices { normalize: false };
+    let measured = [1, 8, 40].map(|batch_size| evaluate(&objective, &*model, &dataset, batch_size, None).unwrap());
+    for evaluation in measured {
+        assert!((evaluation.loss - measured[0].loss).abs() < 1e-5, "{measured:?}");
+        assert_eq!(evaluation.right, measured[0].right);
     }
 }
 
@@ -234,7 +310,7 @@ fn stories260k_agrees_with_candle_transformers_and_starts_where_pytorch_does() {
     let evaluation = evaluate(&NextToken, &*model, &held_out, 16, None).unwrap();
     println!("{evaluation:?}");
     // 4.536 in PyTorch: the same model, text, windows and formula.
-    assert!((evaluation.bits_per_byte - 4.536).abs() < 0.01, "{evaluation:?}");
+    assert!((evaluation.bits_per_byte.unwrap() - 4.536).abs() < 0.01, "{evaluation:?}");
 }
 
 #[test]
@@ -242,7 +318,7 @@ fn the_embedded_model_knows_its_stories_and_not_yet_its_task() {
     let (model, tokenizer, _) = embedded_model();
     let measure = |text: &str| {
         let dataset = Dataset::from_text(text, &tokenizer, 128).unwrap();
-        evaluate(&NextToken, &*model, &dataset, 16, None).unwrap().bits_per_byte
+        evaluate(&NextToken, &*model, &dataset, 16, None).unwrap().bits_per_byte.unwrap()
     };
     let stories = measure(&embedded::corpus::stories(99, 16 * 1024));
     let task = measure(&embedded::corpus::held_out());

@@ -5,7 +5,7 @@ use engine::{
     data::Dataset,
     embedded,
     model::{self, Sampling, Tokenizer},
-    objective::{Evaluation, NextToken, evaluate},
+    objective::{self, Evaluation, evaluate},
 };
 use protocol::{
     machine::MachineId,
@@ -14,6 +14,7 @@ use protocol::{
     revocation::Revocation,
     signature::{Ed25519Signer, Signer as _},
 };
+use serde_json::{Value, json};
 use std::{io::Write, path::Path};
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     hex::hex,
     opened::Opened,
     records,
+    say::{evaluation_words, prompts_cut},
 };
 
 /// One line: the version vector's hash and the weights' digest.
@@ -31,25 +33,38 @@ pub fn digest(args: &StateArgs) -> Result<()> {
     Ok(())
 }
 
-/// Loss and bits per byte.
+/// Loss and bits per byte, or accuracy.
 pub fn eval(args: &EvalArgs) -> Result<()> {
     ensure!(args.batch_size > 0, "--batch-size 0: must be at least 1");
     let opened = Opened::existing(&args.state.state)?;
     let (_, weights) = opened.current_weights()?;
     let (model, tokenizer) = opened.model(&weights)?;
     let data = evaluation_text(&opened.manifest, args.data.as_deref(), &tokenizer, args.sequence_length)?;
-    let Evaluation { loss, bits_per_byte, tokens, bytes } =
-        evaluate(&NextToken, &*model, &data, args.batch_size, None)?;
-    if args.json {
-        let json =
-            serde_json::json!({ "loss": loss, "bits_per_byte": bits_per_byte, "tokens": tokens, "bytes": bytes });
-        println!("{json}");
-    } else {
-        println!(
-            "loss {loss:.4} nats per token, {bits_per_byte:.4} bits per byte ({tokens} tokens predicted, {bytes} bytes)"
-        );
+    let objective = objective::of(&data, args.normalize)?;
+    let evaluation = evaluate(&*objective, &*model, &data, args.batch_size, None)?;
+    match args.json {
+        true => println!("{}", evaluation_json(&evaluation)),
+        false => println!("{}", evaluation_line(&evaluation)),
     }
     Ok(())
+}
+
+/// An evaluation for people: with what it is over.
+pub fn evaluation_line(evaluation: &Evaluation) -> String {
+    let (words, count) = (evaluation_words(evaluation), evaluation.count);
+    match evaluation.right {
+        Some(right) => format!("{words} ({right} of {count} rows right)"),
+        None => format!("{words} ({count} tokens predicted, {} bytes)", evaluation.bytes),
+    }
+}
+
+/// The same for programs.
+pub fn evaluation_json(evaluation: &Evaluation) -> Value {
+    let Evaluation { loss, count, bytes, bits_per_byte, .. } = *evaluation;
+    match evaluation.accuracy() {
+        Some(accuracy) => json!({ "loss": loss, "accuracy": accuracy, "rows": count }),
+        None => json!({ "loss": loss, "bits_per_byte": bits_per_byte, "tokens": count, "bytes": bytes }),
+    }
 }
 
 /// The text at `data`, or the embedded held-out text if the run trains the embedded model. `length`: tokens per window.
@@ -60,7 +75,11 @@ pub fn evaluation_text(
     length: usize,
 ) -> Result<Dataset> {
     match data {
-        Some(path) => Dataset::load(path, tokenizer, length),
+        Some(path) => {
+            let data = Dataset::load(path, tokenizer, length)?;
+            prompts_cut(&data, path, length);
+            Ok(data)
+        }
         None if manifest.base.source == embedded::SOURCE => embedded::held_out(tokenizer, length),
         None => bail!("this run does not train the embedded model: name a text with --data"),
     }

@@ -7,7 +7,7 @@ use engine::{
     embedded,
     estimator::Normalizer,
     model::{Checkpoint, SuffixModel, Tokenizer},
-    objective::NextToken,
+    objective::{self, NextToken, Objective},
     trainer::{self, ProbeSettings, Trainer},
     weights::Weights,
 };
@@ -25,7 +25,7 @@ use crate::{
     interrupt::Interrupt,
     network::{self, Multiaddr, NetworkConfig, PeerId},
     opened::Opened,
-    records,
+    records, say,
     settings::{DEFAULT_PORT, ModelChoice, Settings},
     shell::{self, Disk, People, Recording, Shell, Wire},
     storage::{self, Row, StateDir},
@@ -144,6 +144,7 @@ fn new_trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result
     let (model, tokenizer) = opened.model(&weights)?;
     let seed = data_seed(settings, opened)?;
     let (data, held_out) = texts(settings, opened, &tokenizer, seed)?;
+    let objective = objective(settings, data.as_ref(), held_out.as_ref())?;
     let goals = GoalSettings {
         samples: settings.samples,
         exit_when_idle_ms: settings.exit_when_idle.map(|idle| idle.as_millis() as u64),
@@ -157,7 +158,7 @@ fn new_trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result
         manifest: opened.manifest.clone(),
         weights,
         model: SuffixModel::new(model),
-        objective: Box::new(NextToken),
+        objective,
         data,
         held_out,
         settings: ProbeSettings {
@@ -341,6 +342,22 @@ fn data_seed(settings: &Settings, opened: &Opened) -> Result<u64> {
     Ok(seed)
 }
 
+/// What is made smaller: it follows from the form of the data.
+fn objective(settings: &Settings, data: Option<&Dataset>, held_out: Option<&Dataset>) -> Result<Box<dyn Objective>> {
+    if let (Some(data), Some(held_out)) = (data, held_out) {
+        ensure!(
+            data.has_choices() == held_out.has_choices(),
+            "--data has rows {} choices, --eval has rows {}; give both in one form",
+            if data.has_choices() { "with" } else { "without" },
+            if held_out.has_choices() { "with" } else { "without" },
+        );
+    }
+    match data.or(held_out) {
+        Some(data) => objective::of(data, settings.normalize),
+        None => Ok(Box::new(NextToken)),
+    }
+}
+
 /// Own and held-out text.
 fn texts(
     settings: &Settings,
@@ -349,12 +366,14 @@ fn texts(
     seed: u64,
 ) -> Result<(Option<Dataset>, Option<Dataset>)> {
     let length = settings.sequence_length;
-    let eval = settings.eval.as_ref().map(|path| Dataset::load(path, tokenizer, length)).transpose()?;
+    let eval = settings.eval.as_ref().map(|path| load(path, tokenizer, length)).transpose()?;
     let embedded_task = opened.manifest.base.source == embedded::SOURCE;
     Ok(match &settings.data {
-        Some(path) if eval.is_some() => (Some(Dataset::load(path, tokenizer, length)?), eval),
+        Some(path) if eval.is_some() => (Some(load(path, tokenizer, length)?), eval),
         Some(path) => {
             let (data, held_out) = Dataset::load_split(path, tokenizer, length)?;
+            say::prompts_cut(&data, path, length);
+            say::prompts_cut(&held_out, path, length);
             (Some(data), Some(held_out))
         }
         None if embedded_task => {
@@ -369,6 +388,12 @@ fn texts(
             (None, eval)
         }
     })
+}
+
+fn load(path: &Path, tokenizer: &Tokenizer, length: usize) -> Result<Dataset> {
+    let data = Dataset::load(path, tokenizer, length)?;
+    say::prompts_cut(&data, path, length);
+    Ok(data)
 }
 
 /// Listens where the user said, or on the usual port, or on any.

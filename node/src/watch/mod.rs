@@ -8,6 +8,7 @@
 //! from.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 pub mod history;
 pub mod http;
@@ -56,7 +57,7 @@ pub struct Snapshot {
     pub own: Gradients,
     /// Everyone's, own ones included.
     pub swarm: Gradients,
-    /// Mean loss of the last own batches, nats per token.
+    /// Mean loss of the last own batches, nats per token; per row, where rows have choices.
     pub training_loss: Option<f64>,
     /// The last look at the held-out text.
     pub held_out: Option<HeldOut>,
@@ -119,12 +120,26 @@ pub struct Gradients {
 /// A look at the held-out text.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct HeldOut {
-    /// Nats per token.
+    /// Nats per token; per row, where rows have choices.
     pub loss: f64,
-    /// Bits per byte of text.
-    pub bits_per_byte: f64,
+    /// The same in bits per byte of text, where rows have no choices.
+    pub bits_per_byte: Option<f64>,
+    /// Share of rows whose right choice was the likeliest, where they have choices.
+    #[serde(default)]
+    pub accuracy: Option<f64>,
     /// Of the swarm, when it was measured.
     pub gradients: u64,
+}
+
+impl fmt::Display for HeldOut {
+    /// What people ask for first, in a word or two.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.accuracy, self.bits_per_byte) {
+            (Some(accuracy), _) => write!(f, "{accuracy:.4} accuracy"),
+            (None, Some(bits)) => write!(f, "{bits:.4} bits/byte"),
+            (None, None) => write!(f, "{:.4} nats", self.loss),
+        }
+    }
 }
 
 /// Bytes on the sockets, TCP payload.

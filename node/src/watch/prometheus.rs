@@ -12,6 +12,7 @@
 //! | `onebyte_staleness_gradients` | | that exist and own probes do not know, estimated |
 //! | `onebyte_training_loss_nats_per_token` | | once known |
 //! | `onebyte_held_out_loss_nats_per_token`, `onebyte_held_out_bits_per_byte`, `onebyte_held_out_gradients` | | once known |
+//! | `onebyte_held_out_accuracy` | | once known, in place of bits per byte, where rows have choices |
 //! | `onebyte_received_bytes_total` | cause: gossip, duplicates, exchange, upkeep | since the program started |
 //! | `onebyte_sent_bytes_total` | | since the program started |
 //! | `onebyte_machines`, `onebyte_peers` | | of the run; connected |
@@ -78,9 +79,11 @@ fn learning(registry: &mut Registry, snapshot: &Snapshot) {
     let help = "Mean loss of the last own batches";
     gauge(registry, "training_loss_nats_per_token", help, None, snapshot.training_loss);
     let look = snapshot.held_out;
-    let (loss, bits) = (look.map(|look| look.loss), look.map(|look| look.bits_per_byte));
-    gauge(registry, "held_out_loss_nats_per_token", "Loss on the held-out text", None, loss);
-    gauge(registry, "held_out_bits_per_byte", "Loss on the held-out text, bits per byte of text", None, bits);
+    gauge(registry, "held_out_loss_nats_per_token", "Loss on the held-out text", None, look.map(|look| look.loss));
+    let help = "Loss on the held-out text, bits per byte of text";
+    gauge(registry, "held_out_bits_per_byte", help, None, look.and_then(|look| look.bits_per_byte));
+    let help = "Share of held-out rows whose right choice was the likeliest";
+    gauge(registry, "held_out_accuracy", help, None, look.and_then(|look| look.accuracy));
     let help = "Gradients of the swarm when the held-out text was looked at";
     count(registry, "held_out_gradients", help, look.map(|look| look.gradients));
 }
@@ -178,7 +181,7 @@ mod tests {
             phase: Phase::Training,
             own: Gradients { total: 3, session: 3, per_second: 1.5 },
             swarm: Gradients { total: 7, session: 7, per_second: 2.5 },
-            held_out: Some(HeldOut { loss: 2.0, bits_per_byte: 2.885, gradients: 4 }),
+            held_out: Some(HeldOut { loss: 2.0, bits_per_byte: Some(2.885), accuracy: None, gradients: 4 }),
             traffic: Bytes { received_gossip: 11, received_upkeep: 12, sent: 13, ..Bytes::default() },
             machines: vec![Machine { machine: "a\"b\n".into(), height: 5, ..Machine::default() }],
             peers: vec![Neighbour { peer_id: "p".into(), round_trip_ms: Some(1.5), ..Neighbour::default() }],
@@ -203,6 +206,11 @@ mod tests {
         ] {
             assert!(text.lines().any(|other| other == line), "no {line} in\n{text}");
         }
-        assert!(!text.contains("training_loss"), "what is not known is not there:\n{text}");
+        for unknown in ["training_loss", "accuracy"] {
+            assert!(!text.contains(unknown), "what is not known is not there:\n{text}");
+        }
+        let held_out = Some(HeldOut { loss: 0.5, bits_per_byte: None, accuracy: Some(0.75), gradients: 4 });
+        let text = encode(&Snapshot { held_out, ..snapshot }).unwrap();
+        assert!(text.contains("\nonebyte_held_out_accuracy 0.75\n") && !text.contains("bits_per_byte"), "{text}");
     }
 }

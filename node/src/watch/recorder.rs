@@ -38,12 +38,14 @@ pub struct Metrics {
     pub gradients: u64,
     /// This node's, since the run began.
     pub own: u64,
-    /// Nats per token, of the last own batches.
+    /// Of the last own batches, nats per token; per row, where rows have choices.
     pub training_loss: Option<f64>,
-    /// Nats per token, on the held-out text.
+    /// The same, on the held-out text.
     pub held_out_loss: Option<f64>,
-    /// The same in bits per byte.
+    /// The same in bits per byte, where rows have no choices.
     pub held_out_bits_per_byte: Option<f64>,
+    /// Share of rows whose right choice was the likeliest, where they have choices.
+    pub held_out_accuracy: Option<f64>,
     /// The swarm's gradients when that was measured.
     pub held_out_gradients: Option<u64>,
     /// Own gradients.
@@ -71,7 +73,8 @@ impl From<&Snapshot> for Metrics {
             own: snapshot.own.total,
             training_loss: snapshot.training_loss,
             held_out_loss: held_out.map(|held_out| held_out.loss),
-            held_out_bits_per_byte: held_out.map(|held_out| held_out.bits_per_byte),
+            held_out_bits_per_byte: held_out.and_then(|held_out| held_out.bits_per_byte),
+            held_out_accuracy: held_out.and_then(|held_out| held_out.accuracy),
             held_out_gradients: held_out.map(|held_out| held_out.gradients),
             own_per_second: snapshot.own.per_second,
             swarm_per_second: snapshot.swarm.per_second,

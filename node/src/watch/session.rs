@@ -29,7 +29,8 @@ impl Session {
 
     /// The held-out text was looked at when the swarm had made so many gradients.
     pub fn evaluated(&mut self, evaluation: &Evaluation, gradients: u64) {
-        self.held_out = Some(HeldOut { loss: evaluation.loss, bits_per_byte: evaluation.bits_per_byte, gradients });
+        let Evaluation { loss, bits_per_byte, .. } = *evaluation;
+        self.held_out = Some(HeldOut { loss, bits_per_byte, accuracy: evaluation.accuracy(), gradients });
     }
 
     /// Own gradients.
@@ -37,7 +38,7 @@ impl Session {
         self.own
     }
 
-    /// Running mean of the losses of own batches, nats per token.
+    /// Running mean of the losses of own batches, nats per token; per row, where rows have choices.
     pub fn loss(&self) -> Option<f64> {
         self.loss
     }

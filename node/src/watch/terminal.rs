@@ -83,14 +83,14 @@ impl View {
     pub fn line(&self) -> String {
         let shown = &self.snapshot;
         let mut line = format!(
-            "{}  gradients {} ({:.1}/s)  own {} ({:.1}/s)  loss {}  held-out {} bits/byte  machines {}  peers {}  bytes per gradient {} in {} out",
+            "{}  gradients {} ({:.1}/s)  own {} ({:.1}/s)  loss {}  held-out {}  machines {}  peers {}  bytes per gradient {} in {} out",
             shown.phase.name().replace('_', " "),
             shown.swarm.total,
             shown.swarm.per_second,
             shown.own.total,
             shown.own.per_second,
             figure(shown.training_loss),
-            figure(shown.held_out.map(|look| look.bits_per_byte)),
+            shown.held_out.map_or("-".into(), |look| look.to_string()),
             shown.machine_count,
             shown.peers.len(),
             figure(per_gradient(shown, shown.traffic.received)),
@@ -153,9 +153,16 @@ impl View {
     fn keys(&self) -> Table<'_> {
         let shown = &self.snapshot;
         let look = shown.held_out;
+        let accuracy = look.and_then(|look| look.accuracy);
         let pairs = [
-            ("held-out, bits per byte", figure(look.map(|look| look.bits_per_byte))),
-            ("training loss, nats per token", figure(shown.training_loss)),
+            match accuracy {
+                Some(accuracy) => ("held-out accuracy", format!("{accuracy:.4}")),
+                None => ("held-out, bits per byte", figure(look.and_then(|look| look.bits_per_byte))),
+            },
+            match accuracy {
+                Some(_) => ("training loss, nats per row", figure(shown.training_loss)),
+                None => ("training loss, nats per token", figure(shown.training_loss)),
+            },
             ("gradients", format!("{} (own {})", shown.swarm.total, shown.own.total)),
             ("per second", format!("{:.1} (own {:.1})", shown.swarm.per_second, shown.own.per_second)),
             ("bytes in per gradient", figure(per_gradient(shown, shown.traffic.received))),
@@ -169,13 +176,16 @@ impl View {
 
     fn curves(&self, frame: &mut Frame, area: Rect) {
         let points = || self.history.points();
-        let looks: Vec<(f64, f64)> = points()
-            .filter_map(|point| Some((point.held_out_gradients? as f64, point.held_out_bits_per_byte?)))
-            .collect();
+        let is_accuracy = points().any(|point| point.held_out_accuracy.is_some());
+        let title =
+            if is_accuracy { "held-out accuracy, over gradients" } else { "held-out bits per byte, over gradients" };
+        let shown = |point: &Metrics| if is_accuracy { point.held_out_accuracy } else { point.held_out_bits_per_byte };
+        let looks: Vec<(f64, f64)> =
+            points().filter_map(|point| Some((point.held_out_gradients? as f64, shown(point)?))).collect();
         let swarm: Vec<(f64, f64)> = points().map(|point| (point.gradients as f64, point.swarm_per_second)).collect();
         let own: Vec<(f64, f64)> = points().map(|point| (point.gradients as f64, point.own_per_second)).collect();
         let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).spacing(2).areas(area);
-        curve(frame, left, "held-out bits per byte, over gradients", &[(&looks, Color::Blue)], false);
+        curve(frame, left, title, &[(&looks, Color::Blue)], false);
         curve(
             frame,
             right,
@@ -338,7 +348,7 @@ mod tests {
             run: "ab".repeat(32),
             phase: Phase::Training,
             swarm: Gradients { total: 200, session: 100, per_second: 7.5 },
-            held_out: Some(HeldOut { loss: 2.5, bits_per_byte: 3.625, gradients: 150 }),
+            held_out: Some(HeldOut { loss: 2.5, bits_per_byte: Some(3.625), accuracy: None, gradients: 150 }),
             traffic: Bytes { received: 1_000, ..Bytes::default() },
             machine_count: 1,
             machines: vec![Machine { machine: "0123.45".into(), recent: "0180ff7f".into(), ..Machine::default() }],
@@ -373,7 +383,7 @@ mod tests {
             screen(&view, width, height);
         }
         assert!(
-            view.line().contains("gradients 200 (7.5/s)") && view.line().contains("3.625 bits/byte"),
+            view.line().contains("gradients 200 (7.5/s)") && view.line().contains("3.6250 bits/byte"),
             "{}",
             view.line()
         );

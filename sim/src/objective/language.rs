@@ -7,7 +7,7 @@ use engine::{
     embedded,
     estimator::{Estimator, Normalizer},
     model::{Architecture, Checkpoint, SuffixModel, Tokenizer},
-    objective::NextToken,
+    objective,
     trainer::{Parts, ProbeSettings, Trainer},
     weights::Weights,
 };
@@ -125,7 +125,7 @@ impl Objective for Language {
             manifest: self.manifest.clone(),
             weights,
             model: SuffixModel::new(model),
-            objective: Box::new(NextToken),
+            objective: objective::of(&data, false)?,
             data: Some(data),
             held_out: Some(held_out),
             settings,
@@ -146,7 +146,10 @@ impl Objective for Language {
     }
 
     fn loss_unit(&self) -> &'static str {
-        "nats per token"
+        match &self.texts {
+            Some((data, _)) if data.has_choices() => "nats per row",
+            _ => "nats per token",
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
 use super::pack::Pack;
-use crate::model::Tokenizer;
+use crate::model::{Row, Tokenizer};
 
 /// Tokens of a prompt and, right behind it, those of each choice.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ impl Question {
             at = tokens.end;
             choices.push(pack.predict([last].into_iter().chain(own..), tokens));
         }
-        pack.end(choices, self.answer as usize);
+        pack.end(Row { choices, answer: self.answer as usize });
         Ok(())
     }
 }

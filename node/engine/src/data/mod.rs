@@ -106,6 +106,13 @@ impl Dataset {
         self.rows.len()
     }
 
+    /// How many rows have, on average, as many tokens as `windows` windows of full length.
+    pub fn rows_of_windows(&self, windows: usize) -> usize {
+        let tokens = windows as u128 * (self.sequence_length as u128 - 1);
+        let all: u128 = (0..self.rows.len()).map(|index| self.rows.cost(index) as u128).sum();
+        (tokens * self.rows.len() as u128 / all.max(1)) as usize
+    }
+
     /// Tokens of a window, at most.
     pub fn sequence_length(&self) -> usize {
         self.sequence_length

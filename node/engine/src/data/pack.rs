@@ -51,9 +51,9 @@ impl<'a> Pack<'a> {
         first..self.targets.len()
     }
 
-    /// Ends a row whose continuations have these targets, the right one's at index `answer`.
-    pub fn end(&mut self, choices: Vec<Range<usize>>, answer: usize) {
-        self.rows.push(Row { choices, answer });
+    /// Ends a row that has these targets.
+    pub fn end(&mut self, row: Row) {
+        self.rows.push(row);
     }
 
     pub fn finish(self) -> Result<Batch> {

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::pack::Pack;
+use crate::model::Row;
 
 /// Consecutive tokens, at most `sequence_length`, at least two.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,7 @@ impl Window {
         let (first, end, given) = (pack.len(), self.start + self.tokens as usize, self.given as usize);
         pack.start(self.start..end - 1)?;
         let targets = pack.predict(first + given - 1.., self.start + given..end);
-        pack.end(vec![targets], 0);
+        pack.end(Row::of_text(targets));
         Ok(())
     }
 }

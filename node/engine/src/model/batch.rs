@@ -35,3 +35,10 @@ pub struct Row {
     /// Index of the right one.
     pub answer: usize,
 }
+
+impl Row {
+    /// A row without choices: these are its targets.
+    pub fn of_text(targets: Range<usize>) -> Self {
+        Self { choices: Vec::from([targets]), answer: 0 }
+    }
+}

@@ -8,17 +8,26 @@ use crate::{data::Dataset, model::Model};
 /// How well a model does on a text.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Evaluation {
-    /// Mean loss, nats per token.
+    /// Mean loss: nats per token, or per row where something can be right.
     pub loss: f64,
-    /// Predicted positions.
-    pub tokens: u64,
+    /// What that is over: predicted tokens, or rows.
+    pub count: u64,
+    /// Rows whose right choice was the likeliest, where there are choices.
+    pub right: Option<u64>,
     /// Bytes of the whole text, of which the predicted positions may be a part.
     pub bytes: u64,
-    /// `loss · tokens per byte / ln 2`, where tokens per byte is that of the whole text.
-    pub bits_per_byte: f64,
+    /// `loss · tokens per byte / ln 2`, where tokens per byte is that of the whole text; none where there are choices.
+    pub bits_per_byte: Option<f64>,
 }
 
-/// Evaluates on the windows of `dataset`, or on `windows_max` of them, evenly spread. `batch_size`: windows at a time.
+impl Evaluation {
+    /// Share of the rows whose right choice was the likeliest, where there are choices.
+    pub fn accuracy(&self) -> Option<f64> {
+        self.right.map(|right| right as f64 / self.count as f64)
+    }
+}
+
+/// Evaluates on the rows of `dataset`, or on `windows_max` of them, evenly spread. `batch_size`: rows at a time.
 pub fn evaluate(
     objective: &dyn Objective,
     model: &dyn Model,
@@ -34,5 +43,7 @@ pub fn evaluate(
     let total: LossSum = losses.sum::<Result<_>>()?;
     let loss = total.mean();
     let bits_per_byte = loss * dataset.tokens_per_byte() / std::f64::consts::LN_2;
-    Ok(Evaluation { loss, tokens: total.count, bytes: dataset.bytes(), bits_per_byte })
+    let LossSum { count, right, .. } = total;
+    let bits_per_byte = right.is_none().then_some(bits_per_byte);
+    Ok(Evaluation { loss, count, right, bytes: dataset.bytes(), bits_per_byte })
 }

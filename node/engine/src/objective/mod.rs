@@ -1,19 +1,24 @@
 //! What a run makes smaller: from a model and a batch to a loss.
 //!
-//! An objective is one file; `next_token.rs` is the first. It decides what the losses of a batch's targets come to, and
+//! An objective is one file, `next_token.rs` or `choices.rs`; the form of the data chooses it ([`of`]). It decides what the losses of a batch's targets come to, and
 //! says the derivative, for estimators that go backward. How a loss becomes gradients is the estimator's business, and
 //! an entry's effect follows from its byte alone: machines need not agree on the last bit of a loss.
 
+mod choices;
 mod evaluation;
 mod next_token;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::iter::Sum;
 
+pub use choices::Choices;
 pub use evaluation::{Evaluation, evaluate};
 pub use next_token::NextToken;
 
-use crate::model::{Batch, Model, token_losses};
+use crate::{
+    data::Dataset,
+    model::{Batch, Model, token_losses},
+};
 
 /// From a model and a batch to a loss, by way of the loss of each target ([`token_losses`], −log p, nats).
 pub trait Objective: Send {
@@ -30,13 +35,25 @@ pub trait Objective: Send {
     }
 }
 
+/// The objective of data of this form: [`Choices`] where rows have choices, [`NextToken`] elsewhere. `normalize`: see
+/// [`Choices::normalize`]; an error where there are none.
+pub fn of(data: &Dataset, normalize: bool) -> Result<Box<dyn Objective>> {
+    ensure!(
+        data.has_choices() || !normalize,
+        "--normalize divides the log-probabilities of choices, and this text has none; leave it away"
+    );
+    Ok(if data.has_choices() { Box::new(Choices { normalize }) } else { Box::new(NextToken) })
+}
+
 /// A loss before it is divided, so that those of several rows or batches add up.
 #[derive(Clone, Copy, PartialEq, Default, Debug)]
 pub struct LossSum {
     /// Not finite if the model's outputs are not.
     pub sum: f64,
-    /// What `sum` is over: tokens, questions, programs.
+    /// What `sum` is over: tokens, rows, programs.
     pub count: u64,
+    /// How many of them are right, where something can be.
+    pub right: Option<u64>,
 }
 
 impl LossSum {
@@ -48,6 +65,10 @@ impl LossSum {
 
 impl Sum for LossSum {
     fn sum<I: Iterator<Item = Self>>(losses: I) -> Self {
-        losses.fold(Self::default(), |a, b| Self { sum: a.sum + b.sum, count: a.count + b.count })
+        losses.fold(Self::default(), |a, b| Self {
+            sum: a.sum + b.sum,
+            count: a.count + b.count,
+            right: a.right.or(b.right).map(|_| a.right.unwrap_or(0) + b.right.unwrap_or(0)),
+        })
     }
 }

@@ -10,7 +10,7 @@ impl Objective for NextToken {
     fn row_losses(&self, batch: &Batch, token_losses: &[f64]) -> Vec<LossSum> {
         let loss = |row: &Row| {
             let losses = &token_losses[row.choices[row.answer].clone()];
-            LossSum { sum: losses.iter().sum(), count: losses.len() as u64 }
+            LossSum { sum: losses.iter().sum(), count: losses.len() as u64, right: None }
         };
         batch.rows.iter().map(loss).collect()
     }

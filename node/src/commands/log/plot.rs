@@ -80,6 +80,7 @@ fn heights(state: &Path) -> Result<Vec<(String, Points)>> {
 }
 
 fn panels(metrics: &[Metrics], heights: &[(String, Points)]) -> [Panel; 4] {
+    let has_accuracy = metrics.iter().any(|line| line.held_out_accuracy.is_some());
     let mut held_out: Vec<(&Metrics, f64)> = Vec::new();
     let (mut received, mut before, mut bytes) = (0u64, 0u64, Vec::new());
     for line in metrics {
@@ -87,13 +88,14 @@ fn panels(metrics: &[Metrics], heights: &[(String, Points)]) -> [Panel; 4] {
         received += if line.received >= before { line.received - before } else { line.received };
         before = line.received;
         let is_new = held_out.last().is_none_or(|(last, _)| last.held_out_gradients != line.held_out_gradients);
-        if let (true, Some(bits)) = (is_new, line.held_out_bits_per_byte) {
-            held_out.push((line, bits));
-            bytes.push((received as f64, bits));
+        let figure = if has_accuracy { line.held_out_accuracy } else { line.held_out_bits_per_byte };
+        if let (true, Some(figure)) = (is_new, figure) {
+            held_out.push((line, figure));
+            bytes.push((received as f64, figure));
         }
     }
     let by_gradients: Points =
-        held_out.iter().filter_map(|(line, bits)| Some((line.held_out_gradients? as f64, *bits))).collect();
+        held_out.iter().filter_map(|(line, figure)| Some((line.held_out_gradients? as f64, *figure))).collect();
     let training: Points =
         metrics.iter().filter_map(|line| Some((line.gradients as f64, line.training_loss?))).collect();
     let panel = |title, x: &str, points| Panel {
@@ -102,14 +104,17 @@ fn panels(metrics: &[Metrics], heights: &[(String, Points)]) -> [Panel; 4] {
         series: vec![(String::new(), points)],
         from_zero: false,
     };
-    let held_out = "held-out loss, bits per byte";
+    let [held_out, training_loss] = match has_accuracy {
+        true => ["held-out accuracy", "training loss, nats per row"],
+        false => ["held-out loss, bits per byte", "training loss, nats per token"],
+    };
     let (mut bytes, mut machines) = (vec![(String::new(), bytes)], heights.to_vec());
     let byte_unit = scale(&mut bytes, &[("bytes", 1.0), ("kilobytes", 1e3), ("megabytes", 1e6), ("gigabytes", 1e9)]);
     let time_unit = scale(&mut machines, &[("seconds", 1.0), ("minutes", 60.0), ("hours", 3600.0), ("days", 86400.0)]);
     [
         panel(held_out, "gradients", by_gradients),
         Panel { title: held_out, x: format!("{byte_unit} received"), series: bytes, from_zero: false },
-        panel("training loss, nats per token", "gradients", training),
+        panel(training_loss, "gradients", training),
         Panel { title: "gradients of each machine", x: time_unit.to_owned(), series: machines, from_zero: true },
     ]
 }

@@ -1,13 +1,13 @@
 //! `log replay`: the weights as they were.
 
 use anyhow::{Result, bail, ensure};
-use engine::objective::{Evaluation, NextToken, evaluate};
+use engine::objective::{self, Evaluation, evaluate};
 use serde_json::json;
 use std::collections::BTreeMap;
 
 use crate::{
     cli::ReplayArgs,
-    commands::inspect::evaluation_text,
+    commands::inspect::{evaluation_json, evaluation_line, evaluation_text},
     hex::hex,
     log::{Base, Log, past::Cut},
     watch::journal::Heights,
@@ -28,7 +28,8 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
         data => {
             let (model, tokenizer) = base.model()?;
             let text = evaluation_text(&log.manifest, data.as_deref(), &tokenizer, args.sequence_length)?;
-            Some(evaluate(&NextToken, &*model, &text, BATCH, None)?)
+            let objective = objective::of(&text, args.normalize)?;
+            Some(evaluate(&*objective, &*model, &text, BATCH, None)?)
         }
     };
     if let Some(out) = &args.out {
@@ -70,8 +71,7 @@ fn print_json(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Optio
     let names = |heights: &[(protocol::machine::MachineId, u64)]| {
         heights.iter().map(|(machine, height)| (machine.to_string(), *height)).collect::<BTreeMap<_, _>>()
     };
-    let evaluation =
-        evaluation.map(|it| json!({ "loss": it.loss, "bits_per_byte": it.bits_per_byte, "tokens": it.tokens }));
+    let evaluation = evaluation.map(evaluation_json);
     println!(
         "{:#}",
         json!({
@@ -96,7 +96,7 @@ fn print(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Option<&Ev
         Some(recorded) => println!("recorded    {recorded}"),
         None => println!("recorded    nothing: the node took no digest just there"),
     }
-    if let Some(Evaluation { loss, bits_per_byte, tokens, .. }) = evaluation {
-        println!("held out    {loss:.4} nats per token, {bits_per_byte:.4} bits per byte ({tokens} tokens predicted)");
+    if let Some(evaluation) = evaluation {
+        println!("held out    {}", evaluation_line(evaluation));
     }
 }

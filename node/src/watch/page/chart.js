@@ -53,7 +53,8 @@ class Chart {
     Object.assign(this, options);
     const figure = document.createElement('figure');
     const caption = figure.appendChild(document.createElement('figcaption'));
-    caption.append(made('span', 'title', this.title), this.legend());
+    this.heading = made('span', 'title', this.title);
+    caption.append(this.heading, this.legend());
     this.svg = figure.appendChild(svg('svg', { role: 'img' }));
     parent.append(figure);
     this.lines = this.series.map(() => []);
@@ -61,6 +62,12 @@ class Chart {
     new ResizeObserver(() => this.draw()).observe(this.svg);
     this.svg.addEventListener('pointermove', event => this.point(event.offsetX));
     this.svg.addEventListener('pointerleave', () => this.point(null));
+  }
+
+  /** From now on it shows something else. */
+  rename(title) {
+    this.title = title;
+    this.heading.textContent = title;
   }
 
   legend() {

@@ -80,11 +80,15 @@ const places = {
 function drawCurves() {
   const place = places[state.over];
   const line = read => state.points.map(point => [place(point), read(point)]).filter(point => point[1] !== null);
-  const looks = state.points.filter((point, at) => point.held_out_bits_per_byte !== null &&
+  // Lines that an older release wrote have no accuracy.
+  const accuracy = state.points.some(point => (point.held_out_accuracy ?? null) !== null);
+  const held_out = point => (accuracy ? point.held_out_accuracy : point.held_out_bits_per_byte) ?? null;
+  charts[0].rename(accuracy ? 'held-out text, accuracy' : 'held-out text, bits per byte');
+  const looks = state.points.filter((point, at) => held_out(point) !== null &&
     point.held_out_gradients !== state.points[at - 1]?.held_out_gradients);
   const when = point => state.over === 'gradients' ? point.held_out_gradients : place(point);
   const lines = [
-    [looks.map(point => [when(point), point.held_out_bits_per_byte])],
+    [looks.map(point => [when(point), held_out(point)])],
     [line(point => point.training_loss)],
     [line(point => point.swarm_per_second), line(point => point.own_per_second)],
     [line(point => point.staleness)],
@@ -100,6 +104,7 @@ function pointOf(snapshot) {
   return {
     time_ms: snapshot.time_ms, gradients: snapshot.swarm.total, training_loss: snapshot.training_loss,
     held_out_bits_per_byte: snapshot.held_out?.bits_per_byte ?? null,
+    held_out_accuracy: snapshot.held_out?.accuracy ?? null,
     held_out_gradients: snapshot.held_out?.gradients ?? null,
     own_per_second: snapshot.own.per_second, swarm_per_second: snapshot.swarm.per_second,
     received: state.before + snapshot.traffic.received, staleness: snapshot.staleness,
@@ -131,9 +136,10 @@ function drawKeys(snapshot) {
   const per = bytes => swarm.session > 0 ? figure(bytes / swarm.session) : '–';
   const share = swarm.total > 0 ? ` (${decimals(100 * own.total / swarm.total, 0)}%)` : '';
   const peers = snapshot.peers.length;
+  const accuracy = look?.accuracy ?? null;
   const entries = [
-    ['held-out, bits per byte', figure(look?.bits_per_byte), look ? `after ${whole(look.gradients)} gradients` : 'not looked at yet'],
-    ['training loss, nats per token', figure(snapshot.training_loss), look ? `held-out ${figure(look.loss)}` : ''],
+    [accuracy === null ? 'held-out, bits per byte' : 'held-out accuracy', figure(accuracy ?? look?.bits_per_byte), look ? `after ${whole(look.gradients)} gradients` : 'not looked at yet'],
+    [accuracy === null ? 'training loss, nats per token' : 'training loss, nats per row', figure(snapshot.training_loss), look ? `held-out ${figure(look.loss)}` : ''],
     ['gradients', whole(swarm.total), `own ${whole(own.total)}${share}`],
     ['gradients per second', rate(swarm.per_second), `own ${rate(own.per_second)}`],
     ['bytes received per gradient', per(traffic.received), `sent ${per(traffic.sent)}`],
@@ -327,8 +333,9 @@ function draw(snapshot) {
   drawMachines(snapshot);
   drawBytes(snapshot);
   drawPeers(snapshot);
-  const bits = snapshot.held_out?.bits_per_byte;
-  document.title = bits === undefined ? 'onebyte' : `${figure(bits)} bits/byte – onebyte`;
+  const { accuracy, bits_per_byte: bits } = snapshot.held_out ?? {};
+  const shown = accuracy ?? bits ?? null;
+  document.title = shown === null ? 'onebyte' : `${figure(shown)} ${accuracy == null ? 'bits/byte' : 'accuracy'} – onebyte`;
 }
 
 async function ask(path, patience) {
