@@ -20,7 +20,7 @@ use engine::{
 use protocol::{
     codec,
     machine::MachineId,
-    manifest::{DirectionScale, Hyperparameters, Manifest, Schedule, TensorSpec},
+    manifest::{DirectionScale, Hyperparameters, Manifest, ObjectiveLine, Schedule, TensorSpec},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{
@@ -132,6 +132,7 @@ impl Run {
         let forwards = options.forwards * FORWARD_TOKENS / (options.batch_size * options.sequence_length) as f64;
         let gradients = (forwards / forwards_per_gradient(estimator)).round() as u64;
         let settings = BaseSettings {
+            objective: ObjectiveLine::NextToken,
             hyperparameters: options.hyperparameters(gradients.max(1)),
             schedule: parse_schedule(&options.schedule, gradients)?,
             ledger_samples_max: 1 << 32,

@@ -9,7 +9,7 @@ use engine::{
     embedded,
     model::{Checkpoint, architecture},
 };
-use protocol::manifest::{DirectionScale, Hyperparameters, Schedule};
+use protocol::manifest::{DirectionScale, Hyperparameters, ObjectiveLine, Schedule};
 use std::time::Instant;
 
 /// Whether to be small and brief: always but under `cargo bench`, which passes `--bench`, or with `--test`.
@@ -174,7 +174,13 @@ pub fn settings() -> BaseSettings {
         planned_gradients: 100_000,
         direction_scale: DirectionScale::Rms,
     };
-    BaseSettings { hyperparameters, schedule: Schedule::default(), ledger_samples_max: 1 << 32, authority: None }
+    BaseSettings {
+        objective: ObjectiveLine::NextToken,
+        hyperparameters,
+        schedule: Schedule::default(),
+        ledger_samples_max: 1 << 32,
+        authority: None,
+    }
 }
 
 /// Peak resident memory of this process so far, MiB. None where the system does not tell.

@@ -152,9 +152,6 @@ pub struct ReplayArgs {
     /// Evaluate them on this text: a file, a directory, or JSON Lines
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
-    /// Divide the log-probability of each choice by its tokens
-    #[arg(long)]
-    pub normalize: bool,
     /// Tokens per window
     #[arg(long, default_value_t = 128)]
     pub sequence_length: usize,
@@ -230,9 +227,6 @@ pub struct EvalArgs {
     /// Text file, directory or JSON Lines; without it the run's embedded held-out text
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
-    /// Divide the log-probability of each choice by its tokens
-    #[arg(long)]
-    pub normalize: bool,
     /// Windows or rows per batch
     #[arg(long, default_value_t = 8)]
     pub batch_size: usize,
@@ -355,7 +349,7 @@ pub struct RunArgs {
     /// Tokens per window, or of the longest row [default: 128]
     #[arg(long, value_name = "N")]
     pub sequence_length: Option<usize>,
-    /// With rows that have choices: divide the log-probability of each choice by its tokens [default: do not]
+    /// Of a new run on rows with choices: divide the log-probability of each choice by its tokens
     #[arg(long)]
     pub normalize: bool,
     /// Seed of the own data order [default: random, kept in the state directory]

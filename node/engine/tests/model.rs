@@ -12,6 +12,7 @@ use engine::{
     },
     objective::{self, Choices, NextToken, Objective, evaluate},
 };
+use protocol::manifest::ObjectiveLine;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -215,7 +216,8 @@ fn choices_cost_their_prompt_once_and_score_as_rows_of_their_own() {
         (0..12).map(|i| json!({"prompt": prompts[i % 4], "choices": &choices[..2 + i % 3], "answer": i % 2})).collect();
     let dataset = with_choices(&rows, &tokenizer, 128);
     for normalize in [false, true] {
-        let objective = objective::of(&dataset, normalize).unwrap();
+        let line = objective::line(true, normalize).unwrap();
+        let objective = objective::of(&line, &dataset).unwrap();
         let packed = evaluate(&*objective, &*model, &dataset, 5, None).unwrap();
         let (mut sum, mut right) = (0.0, 0);
         for (i, row) in rows.iter().enumerate() {
@@ -232,7 +234,13 @@ fn choices_cost_their_prompt_once_and_score_as_rows_of_their_own() {
     }
     let tokens = dataset.batch_of(&[0]).unwrap().layout.tokens();
     assert_eq!(tokens, prompts[0].len() + choices[0].len() - 1 + choices[1].len() - 1);
-    assert!(objective::of(&Dataset::from_text("no choices here", &tokenizer, 4).unwrap(), true).is_err());
+    let text = Dataset::from_text("no choices here", &tokenizer, 4).unwrap();
+    let refused = |line: ObjectiveLine, data: &Dataset| format!("{:#}", objective::of(&line, data).err().unwrap());
+    assert!(objective::line(false, true).is_err());
+    assert!(objective::of(&ObjectiveLine::NextToken, &text).is_ok());
+    assert!(refused(ObjectiveLine::NextToken, &dataset).contains("prompt and completion"));
+    assert!(refused(ObjectiveLine::Choices { normalize: false }, &text).contains("choices and answer"));
+    assert!(refused(ObjectiveLine::Other("rhymes".into()), &text).contains("rhymes"));
 }
 
 #[test]

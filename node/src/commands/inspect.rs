@@ -40,7 +40,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let (_, weights) = opened.current_weights()?;
     let (model, tokenizer) = opened.model(&weights)?;
     let data = evaluation_text(&opened.manifest, args.data.as_deref(), &tokenizer, args.sequence_length)?;
-    let objective = objective::of(&data, args.normalize)?;
+    let objective = objective::to_evaluate(&opened.manifest.objective, &data);
     let evaluation = evaluate(&*objective, &*model, &data, args.batch_size, None)?;
     match args.json {
         true => println!("{}", evaluation_json(&evaluation)),

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use engine::{
     base::{BaseSettings, check_same_base},
-    data::Dataset,
+    data::{Dataset, are_choices},
     embedded,
     estimator::Normalizer,
     model::{Checkpoint, SuffixModel, Tokenizer},
@@ -13,7 +13,7 @@ use engine::{
 };
 use peer::{GoalSettings, Peer, Run};
 use protocol::{
-    manifest::{DirectionScale, Hyperparameters, Manifest, RunId, Schedule},
+    manifest::{DirectionScale, Hyperparameters, Manifest, ObjectiveLine, RunId, Schedule},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
@@ -144,7 +144,7 @@ fn new_trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result
     let (model, tokenizer) = opened.model(&weights)?;
     let seed = data_seed(settings, opened)?;
     let (data, held_out) = texts(settings, opened, &tokenizer, seed)?;
-    let objective = objective(settings, data.as_ref(), held_out.as_ref())?;
+    let objective = objective(&opened.manifest, data.as_ref(), held_out.as_ref())?;
     let goals = GoalSettings {
         samples: settings.samples,
         exit_when_idle_ms: settings.exit_when_idle.map(|idle| idle.as_millis() as u64),
@@ -239,6 +239,10 @@ fn show(page: http::Listener, observer: &Observer, state: &Path) -> Result<()> {
 
 /// Some flags are for those who start a run.
 fn say_what_is_settled(settings: &Settings, manifest: &Manifest) {
+    let normalizes = matches!(manifest.objective, ObjectiveLine::Choices { normalize: true });
+    if settings.normalize && !normalizes {
+        tracing::warn!("--normalize is of new runs only: this run does not");
+    }
     let run = &manifest.hyperparameters;
     for (flag, said, settled) in
         [("--learning-rate", settings.learning_rate, run.learning_rate), ("--epsilon", settings.epsilon, run.epsilon)]
@@ -266,7 +270,9 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
         direction_scale: DirectionScale::Rms,
     };
     let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());
+    let has_choices = settings.data.as_deref().map_or(Ok(false), are_choices)?;
     let base = BaseSettings {
+        objective: objective::line(has_choices, settings.normalize)?,
         hyperparameters,
         schedule: Schedule::default(),
         ledger_samples_max: LEDGER_SAMPLES_MAX,
@@ -342,20 +348,12 @@ fn data_seed(settings: &Settings, opened: &Opened) -> Result<u64> {
     Ok(seed)
 }
 
-/// What is made smaller: it follows from the form of the data.
-fn objective(settings: &Settings, data: Option<&Dataset>, held_out: Option<&Dataset>) -> Result<Box<dyn Objective>> {
-    if let (Some(data), Some(held_out)) = (data, held_out) {
-        ensure!(
-            data.has_choices() == held_out.has_choices(),
-            "--data has rows {} choices, --eval has rows {}; give both in one form",
-            if data.has_choices() { "with" } else { "without" },
-            if held_out.has_choices() { "with" } else { "without" },
-        );
-    }
-    match data.or(held_out) {
-        Some(data) => objective::of(data, settings.normalize),
-        None => Ok(Box::new(NextToken)),
-    }
+/// What is made smaller: the run states it, and own texts must have its form.
+fn objective(manifest: &Manifest, data: Option<&Dataset>, held_out: Option<&Dataset>) -> Result<Box<dyn Objective>> {
+    let of = |data: Option<&Dataset>| data.map(|data| objective::of(&manifest.objective, data)).transpose();
+    let held_out = of(held_out).context("--eval")?;
+    // Who has no text measures nothing.
+    Ok(of(data).context("--data")?.or(held_out).unwrap_or_else(|| Box::new(NextToken)))
 }
 
 /// Own and held-out text.

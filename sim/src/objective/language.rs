@@ -56,7 +56,11 @@ impl Language {
         };
         let architecture = checkpoint.architecture()?;
         let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, architecture.interface())?;
+        let length = settings.sequence_length;
+        let texts = settings.data.as_ref().map(|path| Dataset::load_split(path, &tokenizer, length)).transpose()?;
+        let has_choices = texts.as_ref().is_some_and(|(data, _)| data.has_choices());
         let base_settings = BaseSettings {
+            objective: objective::line(has_choices, false)?,
             hyperparameters,
             schedule: Schedule::default(),
             ledger_samples_max: LEDGER_SAMPLES_MAX,
@@ -64,8 +68,6 @@ impl Language {
         };
         let (manifest, blob) = base::start(checkpoint, base_settings, nonce(seed))?;
         let base = Base::new(blob);
-        let length = settings.sequence_length;
-        let texts = settings.data.as_ref().map(|path| Dataset::load_split(path, &tokenizer, length)).transpose()?;
         let run = manifest.run_id()?;
         let settings = settings.clone();
         Ok(Self { settings, manifest: Arc::new(manifest), run, architecture, tokenizer, base, texts, seed })
@@ -125,7 +127,7 @@ impl Objective for Language {
             manifest: self.manifest.clone(),
             weights,
             model: SuffixModel::new(model),
-            objective: objective::of(&data, false)?,
+            objective: objective::of(&self.manifest.objective, &data)?,
             data: Some(data),
             held_out: Some(held_out),
             settings,

@@ -21,6 +21,8 @@ use crate::{model::Checkpoint, weights::Weights};
 
 /// What the starter of a run decides beside the base.
 pub struct BaseSettings {
+    /// What is made smaller.
+    pub objective: ObjectiveLine,
     /// Learning rate, epsilon, range.
     pub hyperparameters: Hyperparameters,
     /// Learning-rate schedule.
@@ -90,7 +92,7 @@ impl Base {
             },
             tensors: self.weights.specs().to_vec(),
             groups: self.groups.clone(),
-            objective: ObjectiveLine::NextToken,
+            objective: settings.objective,
             hyperparameters: settings.hyperparameters,
             schedule: settings.schedule,
             levels: protocol::codec::LEVELS,

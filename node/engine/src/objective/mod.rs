@@ -1,6 +1,6 @@
 //! What a run makes smaller: from a model and a batch to a loss.
 //!
-//! An objective is one file, `next_token.rs` or `choices.rs`; the form of the data chooses it ([`of`]). It decides what the losses of a batch's targets come to, and
+//! An objective is one file, `next_token.rs` or `choices.rs`; the run states it ([`of`]), as the form of its starter's data has it ([`line`]). It decides what the losses of a batch's targets come to, and
 //! says the derivative, for estimators that go backward. How a loss becomes gradients is the estimator's business, and
 //! an entry's effect follows from its byte alone: machines need not agree on the last bit of a loss.
 
@@ -8,7 +8,8 @@ mod choices;
 mod evaluation;
 mod next_token;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use protocol::manifest::ObjectiveLine;
 use std::iter::Sum;
 
 pub use choices::Choices;
@@ -35,14 +36,45 @@ pub trait Objective: Send {
     }
 }
 
-/// The objective of data of this form: [`Choices`] where rows have choices, [`NextToken`] elsewhere. `normalize`: see
+/// What a run on such data states: [`Choices`] where rows have choices, [`NextToken`] elsewhere. `normalize`: see
 /// [`Choices::normalize`]; an error where there are none.
-pub fn of(data: &Dataset, normalize: bool) -> Result<Box<dyn Objective>> {
+pub fn line(has_choices: bool, normalize: bool) -> Result<ObjectiveLine> {
     ensure!(
-        data.has_choices() || !normalize,
+        has_choices || !normalize,
         "--normalize divides the log-probabilities of choices, and this text has none; leave it away"
     );
-    Ok(if data.has_choices() { Box::new(Choices { normalize }) } else { Box::new(NextToken) })
+    Ok(if has_choices { ObjectiveLine::Choices { normalize } } else { ObjectiveLine::NextToken })
+}
+
+/// The objective of a run that states `line`, on `data`. Errors if the data has another form, or if this release does
+/// not know the objective.
+pub fn of(line: &ObjectiveLine, data: &Dataset) -> Result<Box<dyn Objective>> {
+    match line {
+        ObjectiveLine::NextToken => {
+            ensure!(
+                !data.has_choices(),
+                "this run learns to write what follows; rows with choices are for a run of their own. Give it text, or \
+                 rows with prompt and completion"
+            );
+            Ok(Box::new(NextToken))
+        }
+        ObjectiveLine::Choices { normalize } => {
+            ensure!(
+                data.has_choices(),
+                "this run learns to pick among choices, and this text has none. Give it rows with prompt, choices and answer"
+            );
+            Ok(Box::new(Choices { normalize: *normalize }))
+        }
+        ObjectiveLine::Other(objective) => {
+            bail!("this run's objective, {objective:?}, is not known to this release; it can only replay and serve")
+        }
+    }
+}
+
+/// What tells most about a run that states `line`, on `data` of whatever form.
+pub fn to_evaluate(line: &ObjectiveLine, data: &Dataset) -> Box<dyn Objective> {
+    let normalize = matches!(line, ObjectiveLine::Choices { normalize: true });
+    if data.has_choices() { Box::new(Choices { normalize }) } else { Box::new(NextToken) }
 }
 
 /// A loss before it is divided, so that those of several rows or batches add up.

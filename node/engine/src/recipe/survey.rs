@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use protocol::{
     codec::{self, LEVELS, MULTIPLIER_ONE},
     machine::MachineId,
-    manifest::{Hyperparameters, Knot, Manifest, Schedule, TensorSpec},
+    manifest::{Hyperparameters, Knot, Manifest, ObjectiveLine, Schedule, TensorSpec},
     replay::{Contribution, Sweep},
     seed::EntrySeed,
 };
@@ -106,6 +106,7 @@ fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Arc<Manifest>)> {
     let mut random = [0u8; 24];
     getrandom::fill(&mut random).context("no random numbers from the system")?;
     let settings = BaseSettings {
+        objective: ObjectiveLine::NextToken,
         hyperparameters: ground.hyperparameters,
         schedule: Schedule { knots: vec![Knot { step: 0, multiplier: 0 }] },
         ledger_samples_max: 2 * GRADIENTS,

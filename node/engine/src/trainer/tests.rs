@@ -6,7 +6,7 @@ use crate::{
 };
 use protocol::{
     codec::MULTIPLIER_ONE,
-    manifest::{DirectionScale, Hyperparameters, Schedule},
+    manifest::{DirectionScale, Hyperparameters, ObjectiveLine, Schedule},
 };
 use rand_xoshiro::rand_core::SeedableRng;
 use std::num::NonZeroU32;
@@ -29,7 +29,8 @@ impl Run {
             direction_scale: DirectionScale::Rms,
         };
         let (schedule, authority) = (Schedule::default(), None);
-        let settings = BaseSettings { hyperparameters, schedule, ledger_samples_max: 1 << 20, authority };
+        let objective = ObjectiveLine::NextToken;
+        let settings = BaseSettings { objective, hyperparameters, schedule, ledger_samples_max: 1 << 20, authority };
         let (manifest, blob) = base::start(embedded::checkpoint().unwrap(), settings, [5; 16]).unwrap();
         let tensors = blob[blob.len() - 4 * manifest.parameters() as usize..].to_vec();
         Self { id: manifest.run_id().unwrap(), manifest: Arc::new(manifest), tensors }

@@ -28,7 +28,7 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
         data => {
             let (model, tokenizer) = base.model()?;
             let text = evaluation_text(&log.manifest, data.as_deref(), &tokenizer, args.sequence_length)?;
-            let objective = objective::of(&text, args.normalize)?;
+            let objective = objective::to_evaluate(&log.manifest.objective, &text);
             Some(evaluate(&*objective, &*model, &text, BATCH, None)?)
         }
     };
