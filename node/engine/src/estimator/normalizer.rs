@@ -1,6 +1,8 @@
 //! From projected gradients of any size to bytes: each over the running RMS of this machine's own.
 //!
 //! That makes one learning rate fit all machines, whatever their data. What an entry does follows from its byte alone.
+//! One RMS serves all groups of tensors: one for each made every group move as much as the others, however little it
+//! has to gain, and learnt less (ARCHITECTURE, *Decisions*).
 
 use protocol::codec;
 use serde::{Deserialize, Serialize};

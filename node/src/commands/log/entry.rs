@@ -36,7 +36,7 @@ pub fn run(args: &EntryArgs) -> Result<()> {
     if args.log.json {
         let json = json!({
             "machine": machine.to_string(), "key": hex(&machine.key), "incarnation": machine.incarnation, "sample": sample,
-            "seed": hex(&seed.bytes), "byte": byte,
+            "seed": hex(&seed.bytes), "group": seed.group, "byte": byte,
             "standard_deviations": (byte != protocol::codec::VOID).then(|| f64::from(byte) / f64::from(levels)),
             "learning_rate": rate, "counts": sample < floor,
             "segment": { "first": segment.first, "end": segment.end(), "swarm_step": segment.swarm_step, "digest": hex(&digest) },
@@ -53,7 +53,13 @@ pub fn run(args: &EntryArgs) -> Result<()> {
     }
     println!("seed       {}", hex(&seed.bytes));
     println!("byte       {byte}: {}", in_words(byte, levels));
-    println!("           moves every weight by {:.3e} of its tensor's scale", movement(byte, levels, rate));
+    let step = rate / log.manifest.groups.share(seed.group).sqrt();
+    println!(
+        "           moves every weight of group {} of {} by {:.3e} of its tensor's scale",
+        seed.group,
+        log.manifest.groups.members.len(),
+        movement(byte, levels, step)
+    );
     print_segment(&segment, &digest);
     println!("signature  {}", hex(&chunk.signature.0));
     println!(
