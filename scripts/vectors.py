@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Recomputes tests/vectors/protocol_2.json from the documented formulas alone.
+"""Recomputes tests/vectors/protocol_2.json and membership_2.json from the documented formulas alone.
 
 Standard library only, BLAKE3 included; shares no code with the crates. Takes a few seconds.
 """
@@ -237,11 +237,47 @@ def recompute(vectors):
     yield "digest", vectors["replay"]["digest"], digest.hex()
 
 
+# Members and the version vector (protocol/src/member.rs, version_vector.rs).
+def merged(sets):
+    """The lower floor of each incarnation; one that is not named has 0, and is left out."""
+    named = set.intersection(*({incarnation for incarnation, _ in floors} for floors in sets))
+    return sorted([name, min(floor for floors in sets for other, floor in floors if other == name)] for name in named)
+
+
+def floor_bytes(floors):
+    return b"".join(struct.pack("<QQ", *pair) for pair in floors)
+
+
+def bucket_digest(row):
+    members = b"".join(bytes.fromhex(key) + bytes([kind]) + bytes.fromhex(floors) for key, kind, floors in row["members"])
+    ledgers = b"".join(bytes.fromhex(key) + struct.pack("<QBQ", incarnation, kind, height) + bytes.fromhex(head)
+                       + struct.pack("<Q", floor) for key, incarnation, kind, height, head, floor in row["ledgers"])
+    return derive_key("onebyte 2 version vector", struct.pack("<I", len(row["members"])) + members + ledgers)
+
+
+def recompute_membership(vectors):
+    """Yields (name, published, recomputed)."""
+    run_and_key = bytes.fromhex(vectors["run"] + vectors["key"])
+    yield "admission", vectors["admission"], (b"onebyte 2 admission" + run_and_key).hex()
+    for row in vectors["withdrawals"]:
+        for floors, message in zip(row["floors"], row["messages"]):
+            body = b"onebyte 2 withdrawal" + run_and_key + struct.pack("<I", len(floors)) + floor_bytes(floors)
+            yield "withdrawal", message, body.hex()
+        yield "merged floors", row["merged"], merged(row["floors"])
+        yield "digest of floors", row["digest"], derive_key("onebyte 2 floors", floor_bytes(row["merged"])).hex()
+    digests = [bytes(32)] * 256
+    for row in vectors["version_vector"]["buckets"]:
+        digests[row["bucket"]] = bucket_digest(row)
+        yield "bucket", row["digest"], digests[row["bucket"]].hex()
+    yield "root", vectors["version_vector"]["root"], blake3(b"".join(digests)).hex()
+
+
 def main():
-    path = pathlib.Path(__file__).parent.parent / "tests" / "vectors" / "protocol_2.json"
-    vectors = json.loads(path.read_text())
+    directory = pathlib.Path(__file__).parent.parent / "tests" / "vectors"
+    read = lambda name: json.loads((directory / name).read_text())
+    rows = [*recompute(read("protocol_2.json")), *recompute_membership(read("membership_2.json"))]
     checked = 0
-    for name, published, recomputed in recompute(vectors):
+    for name, published, recomputed in rows:
         if published != recomputed:
             sys.exit(f"{name}: published {published}, recomputed {recomputed}")
         checked += 1

@@ -46,6 +46,10 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Withdraw a machine's samples, as the run's authority (see --authority)
     Revoke(RevokeArgs),
+    /// Let a key contribute, as the authority of a run with --members by-authority
+    Admit(AdmitArgs),
+    /// Let a key contribute no more, for good, as the run's authority (see --authority)
+    Withdraw(WithdrawArgs),
     /// Watch a running node in the terminal
     Top(TopArgs),
 }
@@ -283,6 +287,29 @@ pub struct RevokeArgs {
     pub from: u64,
 }
 
+/// Whom to admit.
+#[derive(Args, Debug)]
+pub struct AdmitArgs {
+    /// State directory of the authority: the node that started the run
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Key of the machine, 64 hexadecimal digits, as its node prints it
+    pub key: String,
+}
+
+/// Whom to withdraw.
+#[derive(Args, Debug)]
+pub struct WithdrawArgs {
+    /// State directory of the authority: the node that started the run with --authority
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Key of the machine, 64 hexadecimal digits, as `node log entry` prints it
+    pub key: String,
+    /// Let nothing of it count, not even what is known of it now
+    #[arg(long)]
+    pub nothing: bool,
+}
+
 /// What to watch.
 #[derive(Args, Debug)]
 pub struct TopArgs {
@@ -366,6 +393,10 @@ pub struct RunArgs {
     /// Start a run in which this machine may withdraw others' samples (see `node revoke`)
     #[arg(long)]
     pub authority: bool,
+    /// Who may contribute to a new run: `by-authority` (this machine, and those that `node admit` names), or a file of
+    /// keys, one a line, 64 hexadecimal digits each [default: everyone]
+    #[arg(long, value_name = "WHO")]
+    pub members: Option<String>,
     /// Do not look for machines of the run on the local network
     #[arg(long)]
     pub no_mdns: bool,

@@ -38,6 +38,8 @@ fn run(cli: Cli, display: Display) -> Result<()> {
         Some(Command::Export(args)) => commands::inspect::export(args),
         Some(Command::Generate(args)) => commands::inspect::generate(args),
         Some(Command::Revoke(args)) => commands::inspect::revoke(args),
+        Some(Command::Admit(args)) => commands::members::admit(args),
+        Some(Command::Withdraw(args)) => commands::members::withdraw(args),
         Some(Command::Top(args)) => commands::top::run(args),
     }
 }

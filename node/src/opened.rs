@@ -8,7 +8,7 @@ use engine::{
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::{
     machine::MachineId,
-    manifest::{Manifest, RunId},
+    manifest::{Manifest, PROTOCOL_VERSION, RunId},
     replay::Sweep,
     replica::{LedgerRange, Output, Replica, Settings},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
@@ -35,13 +35,24 @@ pub struct Opened {
     pub run: RunId,
 }
 
+/// Why a directory's manifest is of no use, and what can be done.
+pub fn not_usable(path: &Path, manifest: &[u8]) -> String {
+    let path = path.display();
+    match Manifest::version_of(manifest) {
+        Some(version) if version < PROTOCOL_VERSION => format!(
+            "{path}: a run of an earlier release, which speaks protocol version {version}. Keep the directory: the release that made it \
+             lists and exports it (node log show, node log export, node export); start a new run with this one in another --state"
+        ),
+        _ => format!("{path}: the run's manifest is not usable"),
+    }
+}
+
 impl Opened {
     /// The run in `state`, which must have one.
     pub fn of(state: impl Into<Arc<StateDir>>) -> Result<Self> {
         let state = state.into();
         let bytes = state.manifest()?.with_context(|| no_run(state.path()))?;
-        let (manifest, run) = Manifest::decode(&bytes)
-            .with_context(|| format!("{}: the run's manifest is not usable", state.path().display()))?;
+        let (manifest, run) = Manifest::decode(&bytes).with_context(|| not_usable(state.path(), &bytes))?;
         Ok(Self { state, manifest: Arc::new(manifest), manifest_bytes: bytes, run })
     }
 
@@ -69,7 +80,7 @@ impl Opened {
             u64::from_le_bytes(seed),
         );
         let chunks = |visit: &mut dyn FnMut(&[u8]) -> Result<()>| self.state.for_each_chunk(visit);
-        restore(&mut replica, self.state.path(), self.state.revocations()?, chunks)?;
+        restore(&mut replica, self.state.path(), self.state.statements()?, chunks)?;
         Ok(replica)
     }
 
@@ -116,11 +127,11 @@ impl Opened {
 pub fn restore(
     replica: &mut Replica,
     path: &Path,
-    revocations: Vec<Vec<u8>>,
+    statements: Vec<Vec<u8>>,
     chunks: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
 ) -> Result<()> {
-    for bytes in revocations {
-        replica.restore_revocation(records::revocation(&bytes)?)?;
+    for bytes in statements {
+        replica.restore_statement(records::statement(&bytes)?)?;
     }
     chunks(&mut |bytes| {
         let chunk = records::chunk(bytes)?;

@@ -5,13 +5,13 @@ use libp2p::{Multiaddr, PeerId};
 use protocol::{
     encoding::{decode, encode},
     replica,
-    revocation::Revocation,
     segment::Chunk,
+    statement::Statement,
 };
 
 use crate::storage::Row;
 
-/// Largest chunk or revocation on disk, bytes.
+/// Largest chunk or statement on disk, bytes.
 pub const RECORD_BYTES_MAX: usize = 64 * 1024;
 
 /// A record as the database stores it.
@@ -23,10 +23,8 @@ pub fn to_row(record: &replica::Record) -> Result<Row> {
             end: chunk.end(),
             bytes: encode::<_, RECORD_BYTES_MAX>(&**chunk)?,
         },
-        replica::Record::Revocation(revocation) => {
-            let machine = revocation.machine();
-            let key = [&machine.key[..], &machine.incarnation.to_be_bytes()].concat();
-            Row::Revocation { key, bytes: encode::<_, RECORD_BYTES_MAX>(revocation)? }
+        replica::Record::Statement(statement) => {
+            Row::Statement { name: statement.name(), bytes: encode::<_, RECORD_BYTES_MAX>(statement)? }
         }
     })
 }
@@ -36,9 +34,9 @@ pub fn chunk(bytes: &[u8]) -> Result<Chunk> {
     decode::<_, RECORD_BYTES_MAX>(bytes).context("a damaged ledger record")
 }
 
-/// A stored revocation.
-pub fn revocation(bytes: &[u8]) -> Result<Revocation> {
-    decode::<_, RECORD_BYTES_MAX>(bytes).context("a damaged revocation record")
+/// A stored statement.
+pub fn statement(bytes: &[u8]) -> Result<Statement> {
+    decode::<_, RECORD_BYTES_MAX>(bytes).context("a damaged statement record")
 }
 
 /// Addresses to try at the next start.

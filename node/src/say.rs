@@ -1,7 +1,7 @@
 //! All that a running node says to people: facts come in, words go out. Nothing is decided here.
 
 use engine::{data::Dataset, objective::Evaluation};
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use peer::{NodeId, Notice, leave::Waiting, limits::BAN_MS};
 use protocol::{
     machine::MachineId,
@@ -65,6 +65,7 @@ pub fn news(news: &Notice, names: &Names<'_>) {
             "no peer that could send the base model is connected; still trying. --model gives it from disk"
         ),
         Notice::CaughtUp { after_ms } => caught_up(*after_ms, names.replica),
+        Notice::NoMember { key } => no_member(key, names.replica),
         Notice::NewIncarnation { cause, machine } => new_incarnation(*cause, machine),
         Notice::Report(report) => of_replica(report),
         Notice::AtRest { root, digest } => {
@@ -97,6 +98,28 @@ fn caught_up(after_ms: u64, replica: Option<&Replica>) {
     );
 }
 
+/// A node of an earlier release is connected.
+pub fn older(peer: &PeerId) {
+    tracing::warn!(
+        "{peer} runs an older release, which speaks protocol version 1: it cannot be of this run, and was told so. Update it, or \
+         join its run with its own release"
+    );
+}
+
+fn no_member(key: &[u8; 32], replica: Option<&Replica>) {
+    let is_withdrawn = replica.is_some_and(|replica| replica.member(key).is_some());
+    let needs_admission = replica.is_some_and(|replica| replica.manifest().needs_admission(key));
+    let why = match () {
+        () if is_withdrawn => "the run's authority withdrew this machine's key, for good".to_owned(),
+        () if needs_admission => format!(
+            "this machine's key is not a member of the run yet; the run's authority admits it with `node admit {}`",
+            hex(key)
+        ),
+        () => format!("this machine's key is not among the run's members ({})", hex(key)),
+    };
+    tracing::warn!("{why}. So this node replays and serves, and does not train");
+}
+
 fn new_incarnation(cause: IncarnationCause, machine: &MachineId) {
     let why = match cause {
         IncarnationCause::Behind => {
@@ -120,6 +143,15 @@ fn of_replica(report: &Report) {
         ),
         Report::Revoked { machine, from } => {
             tracing::warn!("the run's authority withdrew {machine} from sample {from} on");
+        }
+        Report::Admitted => {
+            tracing::info!("the run's authority admitted this machine's key: what it makes counts from now on");
+        }
+        Report::Withdrawn { is_own: true, .. } => tracing::warn!(
+            "the run's authority withdrew this machine's key, for good: this node goes on replaying, and trains no more"
+        ),
+        Report::Withdrawn { key, is_own: false } => {
+            tracing::warn!("the run's authority withdrew the key {}: what else it makes does not count", hex(key))
         }
         Report::Incomplete(reason) => tracing::error!("this node no longer holds all of the run: {reason}"),
     }

@@ -3,10 +3,14 @@
 use anyhow::{Context, Result, bail, ensure};
 use engine::estimator::Estimator;
 use libp2p::Multiaddr;
-use protocol::{manifest::RunId, replica, segment::CHUNK_SAMPLES_MAX};
+use protocol::{
+    manifest::{Membership, RunId},
+    replica,
+    segment::CHUNK_SAMPLES_MAX,
+};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::cli::RunArgs;
+use crate::{cli::RunArgs, hex::parse_key};
 
 /// Port that a node listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 9713;
@@ -59,6 +63,8 @@ pub struct Settings {
     pub staleness_ms: Option<u64>,
     /// Whether a new run has this node as its authority.
     pub authority: bool,
+    /// Who may contribute to a new run.
+    pub members: Membership,
     /// Look around in the local network.
     pub mdns: bool,
     /// Where to show the run.
@@ -90,6 +96,7 @@ impl Settings {
             }
         };
         let list = |first: Vec<String>, second: Vec<String>| if first.is_empty() { second } else { first };
+        let members = parse_members(args.members.or(file.members).as_deref())?;
         let settings = Self {
             bootstrap: list(args.bootstrap, file.bootstrap),
             run: args.run.or(file.run).map(|id| id.parse()).transpose().map_err(anyhow::Error::msg).context("--run")?,
@@ -114,7 +121,8 @@ impl Settings {
             seed: args.seed.or(file.seed),
             flush_samples: args.flush_samples.or(file.flush_samples),
             staleness_ms: args.staleness_ms.or(file.staleness_ms),
-            authority: args.authority || file.authority,
+            authority: args.authority || file.authority || members == Membership::ByAuthority,
+            members,
             mdns: !(args.no_mdns || file.no_mdns),
             http: args.http.or(file.http),
             record: args.record.or(file.record),
@@ -164,6 +172,23 @@ fn parse_listen(text: &str) -> Result<Multiaddr> {
     text.parse().map_err(|error| {
         anyhow::anyhow!("--listen {text}: not a multiaddr ({error}); for example /ip4/0.0.0.0/tcp/{DEFAULT_PORT}")
     })
+}
+
+/// What `--members` says.
+fn parse_members(who: Option<&str>) -> Result<Membership> {
+    let path = match who {
+        None => return Ok(Membership::Open),
+        Some("by-authority") => return Ok(Membership::ByAuthority),
+        Some(path) => path,
+    };
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--members {path}: neither by-authority nor a file that can be read"))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut keys = lines.map(parse_key).collect::<Result<Vec<_>>>().with_context(|| format!("--members {path}"))?;
+    keys.sort_unstable();
+    keys.dedup();
+    ensure!(!keys.is_empty(), "--members {path}: names no key, so nobody could contribute");
+    Ok(Membership::Keys(keys))
 }
 
 fn parse_seconds(seconds: f64) -> Result<Duration> {

@@ -14,7 +14,7 @@ use protocol::{
     seed::EntrySeeds,
     segment::{Chunk, Digest, Segment},
     signature::{Ed25519Signer, Signature, Signer},
-    version_vector::Standing,
+    version_vector::{Entry, Standing, Subject},
 };
 use std::{
     path::PathBuf,
@@ -28,7 +28,7 @@ struct Attacker {
     run: RunId,
     signer: Ed25519Signer,
     /// What it says that it holds.
-    claims: Vec<(MachineId, Standing)>,
+    claims: Vec<Entry>,
     /// What it sends when asked.
     served: Vec<Chunk>,
     manifest: Vec<u8>,
@@ -85,8 +85,8 @@ impl Attacker {
 
     /// Claims to hold what it serves.
     fn serve(&mut self, chunk: Chunk, head: Digest) {
-        self.claims.retain(|(machine, _)| *machine != chunk.machine);
-        self.claims.push((chunk.machine, Standing::Live { height: chunk.end(), head }));
+        self.claims.retain(|entry| entry.subject() != Subject::Ledger(chunk.machine));
+        self.claims.push(Entry::Ledger(chunk.machine, Standing::Live { height: chunk.end(), head }));
         self.served.push(chunk);
     }
 
@@ -103,13 +103,11 @@ impl Attacker {
                         protocol::anti_entropy::Want::Samples { machine, from } => {
                             chunk.machine == *machine && chunk.end() > *from
                         }
-                        protocol::anti_entropy::Want::Revocation { .. } => false,
+                        protocol::anti_entropy::Want::Revocation { .. }
+                        | protocol::anti_entropy::Want::Member { .. } => false,
                     })
                 };
-                Response::Found {
-                    chunks: self.served.iter().filter(wanted).cloned().collect(),
-                    revocations: Vec::new(),
-                }
+                Response::Found { chunks: self.served.iter().filter(wanted).cloned().collect(), statements: Vec::new() }
             }
             Question::Manifest => Response::Manifest(self.manifest.clone()),
             Question::BaseDigests { .. } => Response::BaseDigests(self.base_digests.clone()),
@@ -186,7 +184,11 @@ impl Attacker {
         let question = Question::Entries { buckets: [0xff; 32], cursor: Default::default() };
         match self.ask(self.run, question).await {
             Response::Entries { entries, .. } => {
-                entries.into_iter().map(|(machine, standing)| (machine, standing.height())).collect()
+                let height = |entry| match entry {
+                    Entry::Ledger(machine, standing) => Some((machine, standing.height())),
+                    Entry::Member(..) => None,
+                };
+                entries.into_iter().filter_map(height).collect()
             }
             other => panic!("{other:?} instead of entries"),
         }

@@ -14,7 +14,8 @@ use protocol::{
     revocation::{ForkProof, Revocation},
     segment::{Chunk, Digest, Segment},
     signature::{Ed25519Signer, Signer},
-    version_vector::Standing,
+    statement::Statement,
+    version_vector::{Entry, Standing},
 };
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
@@ -284,7 +285,7 @@ fn damage_to_a_file_is_found_and_named_by_every_command() {
     let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
     println!("seed {seed}");
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let names = ["the header", "the manifest", "the contents", "machine ", "the revocations", "the end"];
+    let names = ["the header", "the manifest", "the contents", "machine ", "the statements", "the end"];
     for _ in 0..200 {
         let mut damaged = bytes.clone();
         let place = (random.next_u64() % bytes.len() as u64) as usize;
@@ -293,7 +294,7 @@ fn damage_to_a_file_is_found_and_named_by_every_command() {
         let error = format!("{:#}", Log::of_file(&file).err().unwrap_or_else(|| panic!("seed {seed}: byte {place}")));
         assert!(names.iter().any(|name| error.contains(name)), "seed {seed}: byte {place}: {error}");
     }
-    // A byte of the ledger itself: right before its check, the revocations', the end.
+    // A byte of the ledger itself: right before its check, the statements', the end.
     let mut damaged = bytes.clone();
     damaged[bytes.len() - 64 - 16 - 16 - 1] ^= 0x10;
     fs::write(&file, &damaged).unwrap();
@@ -392,7 +393,7 @@ fn an_address_of_no_use_is_told_within_seconds() {
 struct Fake {
     network: Network,
     manifest: Vec<u8>,
-    claims: Vec<(MachineId, Standing)>,
+    claims: Vec<Entry>,
     /// The answer to each fetch; beyond them none.
     found: Vec<Vec<Chunk>>,
     /// Answers in its place, honestly.
@@ -407,7 +408,7 @@ impl Fake {
         match question {
             Question::Manifest => Some(Response::Manifest(self.manifest.clone())),
             Question::Fetch { .. } if self.found.is_empty() => None,
-            Question::Fetch { .. } => Some(Response::Found { chunks: self.found.remove(0), revocations: Vec::new() }),
+            Question::Fetch { .. } => Some(Response::Found { chunks: self.found.remove(0), statements: Vec::new() }),
             _ => Some(Response::Entries { entries: self.claims.clone(), more: None }),
         }
     }
@@ -463,7 +464,7 @@ async fn a_peer_that_stops_or_lies_is_given_up_on_with_what_is_known() {
     let segment = |first, bytes| Segment { first, swarm_step: 0, bytes };
     let (first, head) = Chunk::sign(&log.run, machine, segment(0, &[1; 64]), [0; 32], &signer);
     let (second, _) = Chunk::sign(&log.run, machine, segment(64, &[2; 64]), head, &signer);
-    let claims = vec![(machine, Standing::Live { height: 128, head: [9; 32] })];
+    let claims = vec![Entry::Ledger(machine, Standing::Live { height: 128, head: [9; 32] })];
     let fake = async |found: Vec<Vec<Chunk>>| {
         let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
         let network = Network::start(NetworkConfig::new([8; 32], None, listen)).await.unwrap();
@@ -496,7 +497,7 @@ async fn a_peer_with_hundreds_of_machines_and_a_fork_is_read_whole() {
     for chunk in chunks {
         log.replica.restore_chunk(chunk).unwrap();
     }
-    log.replica.restore_revocation(Revocation::Fork(Box::new(proof))).unwrap();
+    log.replica.restore_statement(Statement::Revocation(Revocation::Fork(Box::new(proof)))).unwrap();
     let root: String = log.replica.root().iter().map(|byte| format!("{byte:02x}")).collect();
     let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
     let network = Network::start(NetworkConfig::new([8; 32], None, listen)).await.unwrap();

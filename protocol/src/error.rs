@@ -18,6 +18,8 @@ pub enum InvalidManifest {
     LedgerLimit(u64),
     #[error("the member keys are not sorted")]
     MembersUnsorted,
+    #[error("the run's members are its authority's to admit, and it names none")]
+    NoAuthority,
     #[error("a schedule has at most 256 knots, this has {0}")]
     Knots(usize),
     #[error("the schedule's knots are not increasing, lie beyond step 2^40, or exceed one")]
@@ -99,6 +101,10 @@ pub enum InvalidChunk {
     NoContradiction,
     #[error("the run has no authority, or this is not its key")]
     NotAuthority,
+    #[error("the run admits nobody by word of an authority")]
+    NoAdmissions,
+    #[error("a withdrawal has 1 to 33 parts, each with at most 32 incarnations, in order, none with a floor of zero")]
+    Withdrawal,
     #[error("{0} is not a member of this run")]
     NotAdmitted(MachineId),
 }

@@ -8,13 +8,14 @@
 //! | [`codec`] | normalised projected gradient → one byte → whole quanta |
 //! | [`replay`] | scalar reference: bytes into exact weights |
 //! | [`machine`], [`segment`], [`ledger`] | who, what is signed, what is kept |
-//! | [`revocation`] | fork proofs and withdrawals |
+//! | [`revocation`], [`member`] | fork proofs and revoked samples; keys admitted and withdrawn |
+//! | [`statement`] | either of these, on its way |
 //! | [`version_vector`], [`anti_entropy`] | what two nodes differ in |
 //! | [`encoding`], [`message`] | bytes within hard bounds; what travels |
 //! | [`replica`] | the state machine, and how to drive it |
 //!
 //! The normative formulas stand in the documentation of [`seed`], [`perturbation`], [`codec`], [`replay`],
-//! [`segment`] and [`version_vector`]. They are pinned by published vectors and change only with
+//! [`segment`], [`member`] and [`version_vector`]. They are pinned by published vectors and change only with
 //! [`manifest::PROTOCOL_VERSION`].
 
 pub mod anti_entropy;
@@ -24,6 +25,7 @@ pub mod error;
 pub mod ledger;
 pub mod machine;
 pub mod manifest;
+pub mod member;
 pub mod message;
 pub mod perturbation;
 pub mod replay;
@@ -32,4 +34,5 @@ pub mod revocation;
 pub mod seed;
 pub mod segment;
 pub mod signature;
+pub mod statement;
 pub mod version_vector;

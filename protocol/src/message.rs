@@ -8,10 +8,10 @@ use crate::{
     error::WireError,
     machine::{Handle, MachineId},
     manifest::RunId,
-    revocation::Revocation,
     segment::{Chunk, Part},
     signature::Signature,
-    version_vector::Standing,
+    statement::Statement,
+    version_vector::{Entry, Subject},
 };
 
 /// Largest gossip message, bytes: gossipsub's frame limit less its envelope, with room.
@@ -86,8 +86,8 @@ impl Push {
 pub enum Gossip {
     /// A new segment.
     Segment(Push),
-    /// A new revocation.
-    Revocation(Revocation),
+    /// A new statement about a machine or a key.
+    Statement(Statement),
 }
 
 impl Gossip {
@@ -102,13 +102,13 @@ impl Gossip {
     }
 }
 
-/// Where in the version vector a listing goes on: bucket, then machine (exclusive).
+/// Where in the version vector a listing goes on: bucket, then entry (exclusive).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Cursor {
     /// First bucket.
     pub bucket: u8,
-    /// Machines of that bucket after this one.
-    pub after: Option<MachineId>,
+    /// Entries of that bucket after the one about this.
+    pub after: Option<Subject>,
 }
 
 /// What one peer asks another.
@@ -181,8 +181,8 @@ pub enum Response {
     Buckets(Vec<[u8; 32]>),
     /// Entries in bucket order, and where to go on if there are more.
     Entries {
-        /// (machine, standing).
-        entries: Vec<(MachineId, Standing)>,
+        /// At most [`ENTRIES_MAX`].
+        entries: Vec<Entry>,
         /// None: that was all.
         more: Option<Cursor>,
     },
@@ -190,8 +190,8 @@ pub enum Response {
     Found {
         /// Chunks, in order within each ledger.
         chunks: Vec<Chunk>,
-        /// Revocations.
-        revocations: Vec<Revocation>,
+        /// Statements.
+        statements: Vec<Statement>,
     },
     /// The answerer is of another run.
     WrongRun(RunId),

@@ -16,7 +16,7 @@ use protocol::{
     seed::EntrySeeds,
     segment::{Chunk, Segment},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
-    version_vector::Standing,
+    version_vector::{Entry, Standing},
 };
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
@@ -221,8 +221,8 @@ impl Adversary {
                 return Some((0..100).map(|_| self.random.next_u64() as u8).collect());
             }
             (Strategy::Liar, _, Response::Entries { mut entries, more }) => {
-                for (_, standing) in entries.iter_mut().step_by(3) {
-                    if let Standing::Live { height, head } = standing {
+                for entry in entries.iter_mut().step_by(3) {
+                    if let Entry::Ledger(_, Standing::Live { height, head }) = entry {
                         *height += 1_000;
                         head[0] ^= 0xff;
                     }
@@ -230,7 +230,7 @@ impl Adversary {
                 Response::Entries { entries, more }
             }
             (Strategy::HeadHider, Question::Fetch { wants }, _) if asks_for(wants, asker_key) => {
-                Response::Found { chunks: Vec::new(), revocations: Vec::new() }
+                Response::Found { chunks: Vec::new(), statements: Vec::new() }
             }
             (Strategy::WrongBase, _, Response::BaseChunk(mut bytes)) => {
                 bytes.iter_mut().take(1).for_each(|byte| *byte ^= 1);
@@ -260,12 +260,13 @@ fn push_weight(scene: &Scene<'_>) -> Option<Act> {
 fn asks_for(wants: &[Want], key: &[u8; 32]) -> bool {
     wants.iter().any(|want| match want {
         Want::Samples { machine, .. } | Want::Revocation { machine } => machine.key == *key,
+        Want::Member { .. } => false,
     })
 }
 
 /// The honest answer, with what the asker's branch of the forked ledger has to add.
 fn with_branch(truth: Response, wants: &[Want], machine: MachineId, ledger: &Ledger, run: &RunId) -> Response {
-    let Response::Found { mut chunks, revocations } = truth else { return truth };
+    let Response::Found { mut chunks, statements } = truth else { return truth };
     for want in wants {
         if let Want::Samples { machine: wanted, from } = want
             && *wanted == machine
@@ -275,5 +276,5 @@ fn with_branch(truth: Response, wants: &[Want], machine: MachineId, ledger: &Led
             chunks.push(chunk);
         }
     }
-    Response::Found { chunks, revocations }
+    Response::Found { chunks, statements }
 }

@@ -10,11 +10,13 @@
 //! ledgers) change nothing is checked for the sums only.
 
 use anyhow::Result;
+use protocol::revocation::Revocation;
 use std::collections::BTreeMap;
 
 use crate::{
     disk::{Contents, Shelf},
     machine::Machine,
+    scenario::Members,
     summary::CheckResult,
     truth::SignedAgain,
     world::World,
@@ -36,6 +38,7 @@ pub fn results(world: &mut World) -> Result<BTreeMap<&'static str, CheckResult>>
         ("equal sets of entries give equal digests", digests),
         ("digests follow from the base by the reference arithmetic", recomputed.clone()),
         ("revoked machines leave no trace", if revoked { recomputed } else { CheckResult::NotTried }),
+        ("samples count as the authority has it", members(world)),
         ("no acknowledged byte is lost", acknowledged(world)),
         ("no honest machine signs a sample twice", signed_twice(world)),
         ("ledgers hold what was signed", ledgers(world)),
@@ -76,6 +79,44 @@ fn digests(world: &mut World) -> Result<(CheckResult, CheckResult)> {
     }
     let recomputed = if recomputed == 0 { CheckResult::NotTried } else { failed_if(wrong) };
     Ok((failed_if(split), recomputed))
+}
+
+/// On every machine, only samples of the authority and of whom it admitted count; of whom it withdrew exactly those that
+/// it left.
+fn members(world: &World) -> CheckResult {
+    if world.swarm.scenario.members == Members::Open {
+        return CheckResult::NotTried;
+    }
+    let (truth, authority) = (&world.swarm.truth, world.machines[0].key());
+    let mut tried = false;
+    for machine in world.honest_up() {
+        let (Some(replica), number) = (machine.replica(), machine.number) else { continue };
+        for (of, ledger, _) in replica.machines() {
+            let floor = match truth.withdrawn.get(&of.key) {
+                Some(floors) => floors.get(&of.incarnation).copied().unwrap_or(0),
+                None if of.key == authority || truth.admitted.contains(&of.key) => u64::MAX,
+                None => 0,
+            };
+            let is_forked = replica.revocation(of).is_some_and(Revocation::is_fork);
+            let (counted, expected) = (replica.floor(of).min(ledger.height()), floor.min(ledger.height()));
+            tried = true;
+            if counted != expected && !(is_forked && counted == 0) {
+                return CheckResult::Failed(format!(
+                    "on machine {number} {counted} samples of {of} count, and {expected} should"
+                ));
+            }
+        }
+        for key in truth.admitted.iter().filter(|key| !truth.withdrawn.contains_key(*key)) {
+            let own = world.machines.iter().find(|machine| machine.key() == *key && machine.is_honest());
+            let has_made = own.is_some_and(|own| own.is_up() && truth.made_by(own.number) > 0);
+            if has_made && !replica.effective_ranges().any(|range| range.machine.key == *key && range.samples() > 0) {
+                return CheckResult::Failed(format!(
+                    "on machine {number} nothing counts of a machine that was admitted"
+                ));
+            }
+        }
+    }
+    if tried { CheckResult::Passed } else { CheckResult::NotTried }
 }
 
 /// The bytes of one own ledger on a disk.

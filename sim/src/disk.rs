@@ -9,8 +9,8 @@ use peer::Run;
 use protocol::{
     machine::MachineId,
     replica::{Contained, Record},
-    revocation::Revocation,
     segment::{Chunk, Digest},
+    statement::Statement,
 };
 use std::{
     cell::RefCell,
@@ -62,8 +62,8 @@ impl StoredBase {
 pub struct Contents {
     /// Chunks.
     pub chunks: Chunks,
-    /// Revocations by machine.
-    pub revocations: BTreeMap<MachineId, Revocation>,
+    /// Statements by name.
+    pub statements: BTreeMap<Vec<u8>, Statement>,
     /// The newest checkpoint.
     pub checkpoint: Option<Checkpoint>,
     /// The incarnation under which own samples are made.
@@ -80,8 +80,8 @@ impl Contents {
     fn store(&mut self, record: Shared) {
         match record {
             Shared::Chunk(stored) => self.chunks.store(&stored),
-            Shared::Revocation(revocation) => {
-                self.revocations.insert(revocation.machine(), revocation);
+            Shared::Statement(statement) => {
+                self.statements.insert(statement.name(), statement);
             }
         }
     }
@@ -169,8 +169,8 @@ fn chunks_of(run: &Option<Rc<StoredLedger>>) -> impl Iterator<Item = &Arc<Chunk>
 pub enum Shared {
     /// A chunk.
     Chunk(Rc<Stored>),
-    /// A revocation.
-    Revocation(Revocation),
+    /// A statement.
+    Statement(Statement),
 }
 
 /// What is on disks, each once.
@@ -196,7 +196,7 @@ impl Shelf {
                 });
                 Shared::Chunk(stored.clone())
             }
-            Record::Revocation(revocation) => Shared::Revocation(revocation),
+            Record::Statement(statement) => Shared::Statement(statement),
         }
     }
 

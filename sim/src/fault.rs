@@ -2,7 +2,13 @@
 
 use anyhow::{Context, Result};
 use peer::{Input, leave::Departure};
-use protocol::{revocation::Revocation, signature::Ed25519Signer};
+use protocol::{
+    machine::MachineId,
+    member::{Admission, Withdrawal},
+    revocation::Revocation,
+    signature::Ed25519Signer,
+    statement::Statement,
+};
 
 use crate::{
     disk::{Contents, Disk, Shared},
@@ -19,8 +25,8 @@ use crate::{
 
 /// Neighbours across a partition are given up after this long.
 const KEEP_ALIVE_MAX: Micros = 20_000_000;
-/// The authority's node is stopped for so long to write a revocation.
-const REVOCATION_TAKES: Micros = 500_000;
+/// The authority's node is stopped for so long to write a statement.
+const STATEMENT_TAKES: Micros = 500_000;
 /// A copied directory is started after this long.
 const COPYING_TAKES: Micros = 1_000_000;
 
@@ -154,6 +160,8 @@ impl World {
                 }
             }
             What::Revoke { whose } => return self.revoke(whose),
+            What::Admit { machines } => return self.admit(machines),
+            What::Withdraw { machines } => return self.withdraw(machines),
             What::DiskFull { .. } | What::DiskLies { .. } | What::DiskLost { .. } | What::DiskCopied { .. } => {
                 return self.begin_with_disk(what);
             }
@@ -260,24 +268,69 @@ impl World {
         Ok(())
     }
 
-    /// As `node revoke` does it: the authority's node is stopped, the revocation written, the node started again.
+    /// As `node revoke` does it, for machines that the authority's own node knows.
     fn revoke(&mut self, whose: Strategy) -> Result<()> {
         let authority = Ed25519Signer::from_seed(&self.machines[0].secret);
         let run = self.swarm.run.id;
         let is_meant = |machine: &&Machine| machine.adversary.as_ref().is_some_and(|a| a.strategy() == whose);
         let keys: Vec<[u8; 32]> = self.machines.iter().filter(is_meant).map(Machine::key).collect();
-        let known: Vec<_> = self.machines[0].replica().map_or_else(Vec::new, |replica| {
-            replica.machines().map(|(machine, ..)| *machine).filter(|m| keys.contains(&m.key)).collect()
-        });
+        let known = self.known_to_authority().into_iter().filter(|(machine, _)| keys.contains(&machine.key));
+        let revoke = |(machine, _)| Statement::Revocation(Revocation::sign(&run, machine, 0, &authority));
+        self.state(known.map(revoke).collect())
+    }
+
+    /// The machines whose ledgers the authority's node holds, and the heights.
+    fn known_to_authority(&self) -> Vec<(MachineId, u64)> {
+        self.machines[0].replica().map_or_else(Vec::new, |replica| {
+            replica.machines().map(|(machine, ledger, _)| (*machine, ledger.height())).collect()
+        })
+    }
+
+    /// As `node admit` does it.
+    fn admit(&mut self, count: usize) -> Result<()> {
+        let authority = Ed25519Signer::from_seed(&self.machines[0].secret);
+        let is_new = |key: &[u8; 32]| !self.swarm.truth.admitted.contains(key);
+        let keys: Vec<[u8; 32]> = self.machines[1..].iter().map(Machine::key).filter(is_new).collect();
+        let keys = sample(&mut self.swarm.random, &keys, count);
+        let admit = |key: &[u8; 32]| Statement::Admission(Admission::sign(&self.swarm.run.id, *key, &authority));
+        let statements = keys.iter().map(admit).collect();
+        self.swarm.truth.admitted.extend(keys);
+        self.state(statements)
+    }
+
+    /// As `node withdraw` does it.
+    fn withdraw(&mut self, count: usize) -> Result<()> {
+        let authority = Ed25519Signer::from_seed(&self.machines[0].secret);
+        let truth = &self.swarm.truth;
+        let is_left = |key: &&[u8; 32]| !truth.withdrawn.contains_key(*key);
+        let keys: Vec<[u8; 32]> = truth.admitted.iter().filter(is_left).copied().collect();
+        let known = self.known_to_authority();
+        let mut statements = Vec::new();
+        for key in sample(&mut self.swarm.random, &keys, count) {
+            let of_key = known.iter().filter(|(machine, _)| machine.key == key);
+            let mut floors: Vec<(u64, u64)> =
+                of_key.map(|(machine, height)| (machine.incarnation, height / 2)).collect();
+            if floors.len() > 1 {
+                floors.pop();
+            }
+            floors.retain(|(_, floor)| *floor > 0);
+            statements.push(Statement::Withdrawal(Withdrawal::sign(&self.swarm.run.id, key, &floors, &authority)));
+            self.swarm.truth.withdrawn.insert(key, floors.into_iter().collect());
+        }
+        self.state(statements)
+    }
+
+    /// The authority's node is stopped, statements are written to its disk, and it is started again.
+    fn state(&mut self, statements: Vec<Statement>) -> Result<()> {
         self.stop(0, false)?;
         let contents = self.machines[0].resting_disk.take().context("the authority has no disk")?;
         let mut disk = Disk::with(contents);
-        for (write, machine) in known.into_iter().enumerate() {
-            disk.submit(vec![Shared::Revocation(Revocation::sign(&run, machine, 0, &authority))], write as u64);
+        for (write, statement) in statements.into_iter().enumerate() {
+            disk.submit(vec![Shared::Statement(statement)], write as u64);
             disk.complete();
         }
         self.machines[0].resting_disk = Some(disk.crash());
-        self.boot_at(0, self.swarm.queue.now() + REVOCATION_TAKES);
+        self.boot_at(0, self.swarm.queue.now() + STATEMENT_TAKES);
         Ok(())
     }
 }

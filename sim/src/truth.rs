@@ -2,7 +2,7 @@
 
 use peer::leave::Departure;
 use protocol::{machine::MachineId, segment::Chunk};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::event::Number;
 
@@ -69,6 +69,10 @@ pub struct Truth {
     pub overdone: Vec<(Number, MachineId, u64)>,
     /// Gradients made, by machine.
     made_by: Vec<u64>,
+    /// Keys that the authority admitted.
+    pub admitted: BTreeSet<[u8; 32]>,
+    /// Keys that it withdrew, and the samples of each incarnation that stay.
+    pub withdrawn: BTreeMap<[u8; 32], BTreeMap<u64, u64>>,
     /// Who held what against whom.
     pub penalties: Vec<(Number, Number, String)>,
 }

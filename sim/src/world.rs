@@ -1,7 +1,10 @@
 //! The simulation: all machines, one event after another, and when it ends.
 
 use anyhow::{Context, Result};
-use protocol::signature::{Ed25519Signer, Signer as _};
+use protocol::{
+    manifest::Membership,
+    signature::{Ed25519Signer, Signer as _},
+};
 use std::{io::Write, time::Instant};
 
 use crate::{
@@ -11,7 +14,7 @@ use crate::{
     machine::Machine,
     objective::{Language, Objective, Quadratic},
     queue::Micros,
-    scenario::{Scenario, Strategy},
+    scenario::{Members, Scenario, Strategy},
     schedule::Schedule,
     summary::Summary,
     swarm::{Sabotage, Swarm},
@@ -77,7 +80,13 @@ impl World {
         let authority = Ed25519Signer::from_seed(&Machine::new(0, seed, 0, 0.0).secret).key();
         let objective: Box<dyn Objective> = match &scenario.language {
             Some(settings) => Box::new(Language::new(settings, Some(authority), seed)?),
-            None => Box::new(Quadratic::new(&scenario.quadratic, Some(authority), seed)?),
+            None => {
+                let membership = match scenario.members {
+                    Members::Open => Membership::Open,
+                    Members::ByAuthority => Membership::ByAuthority,
+                };
+                Box::new(Quadratic::new(&scenario.quadratic, Some(authority), membership, seed)?)
+            }
         };
         let slowest = scenario.speed.gradients_per_second / scenario.speed.spread;
         let expected_seconds = scenario.joins_over_seconds + scenario.gradients as f64 / slowest;

@@ -120,7 +120,7 @@ impl Goals {
 
     /// First sample of the current incarnation that is beyond the goal.
     fn own_samples_limit(&self, replica: &Replica) -> u64 {
-        let room = replica.manifest().ledger_samples_max;
+        let room = replica.manifest().ledger_samples_max.min(replica.own_allowed());
         let elsewhere = match self.planted.has(Fault::CountsOneIncarnation) {
             true => 0,
             false => replica.own_samples_elsewhere(),

@@ -78,9 +78,9 @@ pub enum Output {
     FinishBase,
     /// A record from the disk breaks a rule: the state cannot be used.
     Damaged {
-        /// Whose ledger or revocation.
+        /// Whose ledger, or whom a statement is about.
         machine: MachineId,
-        /// First sample of the record, 0 for a revocation.
+        /// First sample of the record, 0 for a statement.
         first: u64,
         /// Which rule.
         reason: String,

@@ -142,11 +142,14 @@ fn a_file_that_was_written_before_the_machine_was_given_up_never_counts() {
     let fork = support::ledger_of(1, own, &[4], 99).remove(0);
     lab.pass_answering(puppet, 12_000, |question| match question {
         protocol::message::Question::Summary { .. } => Some(protocol::message::Response::Entries {
-            entries: vec![(own, protocol::version_vector::Standing::Live { height: 100_000, head: [9; 32] })],
+            entries: vec![protocol::version_vector::Entry::Ledger(
+                own,
+                protocol::version_vector::Standing::Live { height: 100_000, head: [9; 32] },
+            )],
             more: None,
         }),
         protocol::message::Question::Fetch { .. } => {
-            Some(protocol::message::Response::Found { chunks: vec![fork.clone()], revocations: Vec::new() })
+            Some(protocol::message::Response::Found { chunks: vec![fork.clone()], statements: Vec::new() })
         }
         _ => Some(protocol::message::Response::Unavailable),
     });

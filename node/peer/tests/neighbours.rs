@@ -207,10 +207,13 @@ fn numbers_near_the_end_of_what_can_be_counted_are_refused() {
         lab.puppet_asks(puppet, 0, question);
     }
     lab.pass_answering(puppet, 15_000, |question| match question {
-        Question::Fetch { .. } => Some(Response::Found { chunks: vec![chunk.clone()], revocations: Vec::new() }),
+        Question::Fetch { .. } => Some(Response::Found { chunks: vec![chunk.clone()], statements: Vec::new() }),
         Question::Summary { .. } => {
             let standing = protocol::version_vector::Standing::Live { height: u64::MAX, head: [1; 32] };
-            Some(Response::Entries { entries: vec![(chunk.machine, standing)], more: None })
+            Some(Response::Entries {
+                entries: vec![protocol::version_vector::Entry::Ledger(chunk.machine, standing)],
+                more: None,
+            })
         }
         _ => Some(Response::Unavailable),
     });

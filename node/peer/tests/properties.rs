@@ -8,17 +8,19 @@ use peer::{Answer, Config, GoalSettings, Input, NodeId, Peer};
 use protocol::{
     anti_entropy::Want,
     machine::MachineId,
+    member::{Admission, MemberStanding, Withdrawal},
     message::{Author, Cursor, Gossip, Push, Question, Request, Response},
     replica::{Contained, OwnByte, Record},
     signature::{Ed25519Verifier, Signature},
-    version_vector::Standing,
+    statement::Statement,
+    version_vector::{Entry, Standing, Subject},
 };
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
     rand_core::{Rng, SeedableRng},
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use support::{CHANNELS, Lab, Tempo, base_digests, goal, ledger_of, machine, other_run, run};
+use support::{CHANNELS, Lab, Tempo, base_digests, goal, ledger_of, machine, other_run, run, signer};
 
 /// The usual few; as many as `PEER_SEEDS` says; or the one that `PEER_SEED` names.
 fn seeds(usual: u64) -> std::ops::Range<u64> {
@@ -240,6 +242,11 @@ fn any_push(random: &mut Xoshiro256PlusPlus) -> Push {
     }
 }
 
+fn any_subject(random: &mut Xoshiro256PlusPlus) -> Subject {
+    let of = any_machine(random);
+    if random.next_u64().is_multiple_of(2) { Subject::Ledger(of) } else { Subject::Member(of.key) }
+}
+
 fn any_question(random: &mut Xoshiro256PlusPlus) -> Question {
     match random.next_u64() % 6 {
         0 => Question::Manifest,
@@ -247,7 +254,7 @@ fn any_question(random: &mut Xoshiro256PlusPlus) -> Question {
         2 => Question::BaseChunk { index: number(random) },
         3 => Question::Summary { root: [number(random) as u8; 32] },
         4 => {
-            let after = (random.next_u64().is_multiple_of(2)).then(|| any_machine(random));
+            let after = (random.next_u64().is_multiple_of(2)).then(|| any_subject(random));
             Question::Entries { buckets: [0xff; 32], cursor: Cursor { bucket: number(random) as u8, after } }
         }
         _ => {
@@ -272,8 +279,14 @@ fn any_response(random: &mut Xoshiro256PlusPlus) -> Response {
                 1 => Standing::Revoked { floor, height, head: [1; 32] },
                 _ => Standing::Forked,
             };
-            let more = (random.next_u64().is_multiple_of(2)).then_some(Cursor { bucket: 255, after: Some(of) });
-            Response::Entries { entries: vec![(of, standing); (random.next_u64() % 3) as usize], more }
+            let entry = match random.next_u64() % 4 {
+                0 => Entry::Member(of.key, MemberStanding::Admitted),
+                1 => Entry::Member(of.key, MemberStanding::Withdrawn([height as u8; 32])),
+                _ => Entry::Ledger(of, standing),
+            };
+            let after = Some(any_subject(random));
+            let more = (random.next_u64().is_multiple_of(2)).then_some(Cursor { bucket: 255, after });
+            Response::Entries { entries: vec![entry; (random.next_u64() % 3) as usize], more }
         }
         7 | 8 => {
             let of = any_machine(random);
@@ -283,7 +296,12 @@ fn any_response(random: &mut Xoshiro256PlusPlus) -> Response {
                 chunks[1].first = number(random);
                 chunks[0].parts[0].swarm_step = number(random);
             }
-            Response::Found { chunks, revocations: Vec::new() }
+            let forger = signer(STRANGERS);
+            let forged = match random.next_u64() % 2 {
+                0 => Statement::Admission(Admission::sign(&run().id, of.key, &forger)),
+                _ => Statement::Withdrawal(Withdrawal::sign(&run().id, of.key, &[(of.incarnation, 3)], &forger)),
+            };
+            Response::Found { chunks, statements: vec![forged; (random.next_u64() % 2) as usize] }
         }
         _ => Response::WrongRun(if random.next_u64().is_multiple_of(2) { run() } else { other_run() }.id),
     }

@@ -166,11 +166,14 @@ fn the_own_key_in_two_places_costs_a_fork_and_goes_on_under_a_new_name() {
     lab.nodes[1].has_lost = true;
     lab.pass_answering(puppet, 8_000, |question| match question {
         protocol::message::Question::Summary { .. } => Some(protocol::message::Response::Entries {
-            entries: vec![(own, protocol::version_vector::Standing::Live { height: 20, head: [9; 32] })],
+            entries: vec![protocol::version_vector::Entry::Ledger(
+                own,
+                protocol::version_vector::Standing::Live { height: 20, head: [9; 32] },
+            )],
             more: None,
         }),
         protocol::message::Question::Fetch { .. } => {
-            Some(protocol::message::Response::Found { chunks: vec![chunk.clone()], revocations: Vec::new() })
+            Some(protocol::message::Response::Found { chunks: vec![chunk.clone()], statements: Vec::new() })
         }
         _ => Some(protocol::message::Response::Unavailable),
     });

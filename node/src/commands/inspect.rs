@@ -13,6 +13,7 @@ use protocol::{
     replica::{Record, Replica, Settings},
     revocation::Revocation,
     signature::{Ed25519Signer, Signer as _},
+    statement::Statement,
 };
 use serde_json::{Value, json};
 use std::{io::Write, path::Path};
@@ -123,11 +124,9 @@ pub fn revoke(args: &RevokeArgs) -> Result<()> {
     );
     let replica = opened.replica(Settings::default())?;
     let machine = find_machine(&replica, &args.machine)?;
-    if let Some((_, _, Some(known))) = replica.machines().find(|(other, ..)| **other == machine) {
-        ensure!(!known.is_fork() && known.floor() > args.from, "{machine} is withdrawn already, as far or further");
-    }
+    ensure!(replica.floor(&machine) > args.from, "{machine} is withdrawn already, as far or further");
     let revocation = Revocation::sign(&opened.run, machine, args.from, &authority);
-    opened.state.commit(&[records::to_row(&Record::Revocation(revocation))?])?;
+    opened.state.commit(&[records::to_row(&Record::Statement(Statement::Revocation(revocation)))?])?;
     println!("{machine} is withdrawn from sample {} on; the swarm learns it when this node runs next", args.from);
     Ok(())
 }

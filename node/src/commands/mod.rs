@@ -2,5 +2,6 @@
 
 pub mod inspect;
 pub mod log;
+pub mod members;
 pub mod top;
 pub mod train;

@@ -278,7 +278,7 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
         ledger_samples_max: LEDGER_SAMPLES_MAX,
         authority,
     };
-    let manifest = storage::start_run(&state, checkpoint, base)?;
+    let manifest = storage::start_run(&state, checkpoint, base, settings.members.clone())?;
     let opened = Opened::of(state)?;
     tracing::info!("new run {} on {} ({} parameters)", opened.run, manifest.base.source, manifest.parameters());
     Ok(opened)

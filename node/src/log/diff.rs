@@ -1,10 +1,12 @@
 //! What two logs of one run differ in.
 
-use protocol::{ledger::Ledger, machine::MachineId, manifest::RunId, replica::Replica, revocation::Revocation};
+use protocol::{ledger::Ledger, machine::MachineId, manifest::RunId, replica::Replica};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
 };
+
+use super::withheld;
 
 /// One machine's ledger in two logs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,29 +20,27 @@ pub struct MachineDifference {
     /// The first sample of the first segment in which they contradict each other: the machine signed two histories.
     pub fork: Option<u64>,
     /// Why not all of it counts, where they do not agree on that: by the first log, and by the second.
-    pub revocations: Option<(Option<Revocation>, Option<Revocation>)>,
+    pub withheld: Option<(Option<String>, Option<String>)>,
 }
 
 /// Machines that the logs do not agree on, in ascending order. Both must be of one run.
 pub fn differences(first: &Replica, second: &Replica) -> Vec<MachineDifference> {
-    type Account<'a> = (&'a Ledger, Option<&'a Revocation>);
-    let accounts = |replica| -> BTreeMap<MachineId, Account<'_>> {
-        let all = Replica::machines(replica);
-        all.map(|(machine, ledger, revocation)| (*machine, (ledger, revocation))).collect()
+    let ledgers = |replica| -> BTreeMap<MachineId, &Ledger> {
+        Replica::machines(replica).map(|(machine, ledger, _)| (*machine, ledger)).collect()
     };
-    let (of_first, of_second) = (accounts(first), accounts(second));
+    let (of_first, of_second) = (ledgers(first), ledgers(second));
     let nothing = Ledger::default();
     let difference = |machine: MachineId| {
-        let (left, left_revocation) = of_first.get(&machine).copied().unwrap_or((&nothing, None));
-        let (right, right_revocation) = of_second.get(&machine).copied().unwrap_or((&nothing, None));
+        let left = of_first.get(&machine).copied().unwrap_or(&nothing);
+        let right = of_second.get(&machine).copied().unwrap_or(&nothing);
         let common = left.height().min(right.height());
-        let disagree = effect(left_revocation) != effect(right_revocation);
+        let (left_withheld, right_withheld) = (withheld(first, &machine), withheld(second, &machine));
         MachineDifference {
             machine,
             only_first: common..left.height(),
             only_second: common..right.height(),
             fork: fork(first.run(), left, right),
-            revocations: disagree.then(|| (left_revocation.cloned(), right_revocation.cloned())),
+            withheld: (left_withheld != right_withheld).then_some((left_withheld, right_withheld)),
         }
     };
     let machines: BTreeSet<MachineId> = of_first.keys().chain(of_second.keys()).copied().collect();
@@ -49,13 +49,8 @@ pub fn differences(first: &Replica, second: &Replica) -> Vec<MachineDifference> 
 
 impl MachineDifference {
     fn is_one(&self) -> bool {
-        !self.only_first.is_empty() || !self.only_second.is_empty() || self.fork.is_some() || self.revocations.is_some()
+        !self.only_first.is_empty() || !self.only_second.is_empty() || self.fork.is_some() || self.withheld.is_some()
     }
-}
-
-/// Two proofs of one fork do the same.
-fn effect(revocation: Option<&Revocation>) -> Option<(bool, u64)> {
-    revocation.map(|revocation| (revocation.is_fork(), revocation.floor()))
 }
 
 /// Where two ledgers of one machine part, if they do not merely end at different heights.

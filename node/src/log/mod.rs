@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
+    member::Member,
     replica::{Replica, Settings},
     revocation::Revocation,
     signature::Ed25519Verifier,
@@ -85,9 +86,9 @@ impl Log {
         }
     }
 
-    /// Why not all of a machine's ledger counts, if so.
-    pub fn revocation(&self, machine: &MachineId) -> Option<&Revocation> {
-        self.replica.machines().find(|(other, ..)| *other == machine).and_then(|(_, _, revocation)| revocation)
+    /// First sample of a machine that does not count, if there is one.
+    pub fn floor(&self, machine: &MachineId) -> Option<u64> {
+        Some(self.replica.floor(machine)).filter(|floor| *floor < u64::MAX)
     }
 }
 
@@ -102,10 +103,16 @@ pub fn onlooker(run: RunId, manifest: &Manifest) -> Result<Replica> {
     Ok(Replica::new(run, Arc::new(manifest.clone()), Settings::default(), machine, verifier, seed))
 }
 
-/// Why not all of a ledger counts.
-pub fn in_words(revocation: &Revocation) -> String {
-    match revocation {
-        Revocation::Fork(_) => "forked: none of it counts".into(),
-        Revocation::Authority { from, .. } => format!("withdrawn from sample {from} on"),
+/// Why not all of a machine's ledger counts, if so.
+pub fn withheld(replica: &Replica, machine: &MachineId) -> Option<String> {
+    let floor = replica.floor(machine);
+    let is_withdrawn = matches!(replica.member(&machine.key), Some(Member::Withdrawn { .. }));
+    match replica.revocation(machine) {
+        Some(Revocation::Fork(_)) => Some("forked: none of it counts".into()),
+        Some(Revocation::Authority { from, .. }) if *from == floor => Some(format!("withdrawn from sample {from} on")),
+        _ if floor == u64::MAX => None,
+        _ if is_withdrawn && floor == 0 => Some("its key is withdrawn: none of it counts".into()),
+        _ if is_withdrawn => Some(format!("its key is withdrawn: only samples below {floor} count")),
+        _ => Some("its key is not a member of the run: none of it counts".into()),
     }
 }

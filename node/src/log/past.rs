@@ -43,13 +43,13 @@ impl Cut {
         let journal = log.journal.as_ref();
         let at_ms = journal.and_then(|journal| journal.reached(&heights));
         let counts = |(machine, height): &(MachineId, u64)| {
-            let revocation = log.revocation(machine)?;
+            let floor = log.floor(machine)?;
             let revoked = journal.and_then(|journal| journal.revoked(machine));
             let was_known = match (at_ms, revoked) {
                 (Some(at), Some(revoked)) => revoked <= at,
                 _ => true,
             };
-            was_known.then(|| revocation.floor().min(*height))
+            was_known.then(|| floor.min(*height))
         };
         let counted = heights.iter().map(|cut| (cut.0, counts(cut).unwrap_or(cut.1))).collect();
         Ok(Self { heights, counted, at_ms })

@@ -10,7 +10,7 @@ use protocol::{
     manifest::{Manifest, RunId},
     message::{Question, Request, Response},
     replica::{Contained, NodeId, Offence, Output, Replica, Settings},
-    version_vector::Standing,
+    version_vector::{Entry, Standing},
 };
 use std::{
     collections::BTreeMap,
@@ -221,7 +221,7 @@ impl Conversation {
     async fn ask_on(&mut self, asker: &mut Asker) -> Result<Option<String>, String> {
         loop {
             let Some((peer, question)) = self.next_question()? else {
-                if self.is_listed && self.missing().is_none() {
+                if self.is_listed && self.replica.is_caught_up() && self.missing().is_none() {
                     return Ok(None);
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -273,8 +273,11 @@ impl Conversation {
     fn listen(&mut self, response: &Response) -> Result<(), String> {
         match response {
             Response::Entries { entries, more } => {
-                let run = self.replica.manifest();
-                self.claims.extend(entries.iter().copied().filter(|(machine, _)| run.admits(machine)));
+                let ledger = |entry: &Entry| match entry {
+                    Entry::Ledger(machine, standing) => Some((*machine, *standing)),
+                    Entry::Member(..) => None,
+                };
+                self.claims.extend(entries.iter().filter_map(ledger));
                 self.is_listed = more.is_none();
             }
             Response::Same => self.is_listed = true,
@@ -311,6 +314,8 @@ impl Conversation {
         };
         match self.replica.vector().get(machine) {
             Some(ours) => floor(&ours) <= floor(theirs) && ours.height() >= theirs.height().min(floor(&ours)),
+            // What it has of a machine that may not count is of no use.
+            None if self.replica.floor(machine) == 0 => true,
             None => theirs.height() == 0 && floor(theirs) == u64::MAX,
         }
     }

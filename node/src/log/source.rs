@@ -37,8 +37,8 @@ impl Log {
     pub fn of_state(path: &Path) -> Result<Self> {
         let state = StateCopy::of(path)?;
         let manifest_bytes = state.manifest()?.with_context(|| no_run(path))?;
-        let (manifest, run) = Manifest::decode(&manifest_bytes)
-            .with_context(|| format!("{}: the run's manifest is not usable", path.display()))?;
+        let (manifest, run) =
+            Manifest::decode(&manifest_bytes).with_context(|| opened::not_usable(path, &manifest_bytes))?;
         let replica = replica_of(&state, run, &manifest)?;
         let key = Ed25519Signer::from_seed(&state.secret_key()).key();
         Ok(Self {
@@ -83,6 +83,6 @@ impl Log {
 pub fn replica_of(state: &StateCopy, run: RunId, manifest: &Manifest) -> Result<Replica> {
     let mut replica = onlooker(run, manifest)?;
     let chunks = |visit: &mut dyn FnMut(&[u8]) -> Result<()>| state.for_each_chunk(visit);
-    opened::restore(&mut replica, state.path(), state.revocations()?, chunks)?;
+    opened::restore(&mut replica, state.path(), state.statements()?, chunks)?;
     Ok(replica)
 }

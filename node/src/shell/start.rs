@@ -82,8 +82,8 @@ impl Shell {
     /// a sound one that fits the ledgers, else of the base.
     pub fn restore(&mut self, opened: &Opened) -> Result<Weights> {
         self.tell(Input::BaseReady)?;
-        for bytes in opened.state.revocations()? {
-            self.tell(Input::Restored(Record::Revocation(records::revocation(&bytes)?)))?;
+        for bytes in opened.state.statements()? {
+            self.tell(Input::Restored(Record::Statement(records::statement(&bytes)?)))?;
         }
         opened
             .state

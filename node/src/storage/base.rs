@@ -6,7 +6,7 @@ use engine::{
     model::Checkpoint,
     weights::{Weights, tensor_digest},
 };
-use protocol::manifest::{BASE_CHUNK_BYTES, Manifest};
+use protocol::manifest::{BASE_CHUNK_BYTES, Manifest, Membership};
 use std::{
     fs::{self, File},
     io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write},
@@ -24,13 +24,19 @@ use super::{
 pub(super) const DIGESTS: &str = "base digests";
 
 /// Snaps `checkpoint` in place, writes it as the base of a new run in `state`, and makes the manifest durable.
-pub fn start_run(state: &StateDir, checkpoint: Checkpoint, settings: BaseSettings) -> Result<Manifest> {
+pub fn start_run(
+    state: &StateDir,
+    checkpoint: Checkpoint,
+    settings: BaseSettings,
+    membership: Membership,
+) -> Result<Manifest> {
     let base = Base::of_new_run(checkpoint, &settings.hyperparameters)?;
     // Until the manifest is there, the file belongs to no run.
     let digests = write(state, &base, |_| Ok(()))?;
     let mut nonce = [0u8; 16];
     getrandom::fill(&mut nonce).context("no random numbers from the system")?;
-    let manifest = base.manifest(settings, nonce, &digests)?;
+    let manifest = Manifest { membership, ..base.manifest(settings, nonce, &digests)? };
+    manifest.validate()?;
     state.database.put_all(&[(DIGESTS, &digests.concat()), ("manifest", &manifest.encode()?)])?;
     Ok(manifest)
 }

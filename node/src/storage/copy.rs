@@ -100,9 +100,9 @@ impl StateCopy {
         self.database.for_each_chunk(visit)
     }
 
-    /// All stored revocations.
-    pub fn revocations(&self) -> Result<Vec<Vec<u8>>> {
-        self.database.revocations()
+    /// All stored statements.
+    pub fn statements(&self) -> Result<Vec<Vec<u8>>> {
+        self.database.statements()
     }
 
     /// Whether the base model is there.

@@ -1,4 +1,4 @@
-//! The embedded database: small values, ledgers, revocations, peers.
+//! The embedded database: small values, ledgers, statements about machines and keys, peers.
 
 use anyhow::{Context, Result};
 use protocol::machine::MachineId;
@@ -23,7 +23,8 @@ const KNOWN_PEERS_MAX: usize = 256;
 const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("values");
 /// key (32) ‖ incarnation (u64 BE) ‖ first sample (u64 BE) → encoded chunk.
 const CHUNKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("chunks");
-const REVOCATIONS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("revocations");
+/// Name of the statement → encoded statement.
+const STATEMENTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("statements");
 const PEERS: TableDefinition<&[u8], &str> = TableDefinition::new("peers");
 
 /// What is stored durably. Opaque here, except for the order of chunks.
@@ -40,11 +41,11 @@ pub enum Row {
         /// Encoded chunk.
         bytes: Vec<u8>,
     },
-    /// One per machine, the latest counts.
-    Revocation {
-        /// Names the machine.
-        key: Vec<u8>,
-        /// Encoded revocation.
+    /// Takes the place of the one of the same name.
+    Statement {
+        /// Names what it is about.
+        name: Vec<u8>,
+        /// Encoded statement.
         bytes: Vec<u8>,
     },
     /// A small private value.
@@ -95,7 +96,7 @@ impl Database {
             let transaction = database.begin_write()?;
             transaction.open_table(VALUES)?;
             transaction.open_table(CHUNKS)?;
-            transaction.open_table(REVOCATIONS)?;
+            transaction.open_table(STATEMENTS)?;
             transaction.open_table(PEERS)?;
             durable::point();
             transaction.commit()?;
@@ -177,7 +178,7 @@ impl Database {
     pub fn commit(&self, rows: &[Row]) -> Result<()> {
         self.write(|transaction| {
             let (mut chunks, mut values) = (transaction.open_table(CHUNKS)?, transaction.open_table(VALUES)?);
-            let (mut revocations, mut peers) = (transaction.open_table(REVOCATIONS)?, transaction.open_table(PEERS)?);
+            let (mut statements, mut peers) = (transaction.open_table(STATEMENTS)?, transaction.open_table(PEERS)?);
             for row in rows {
                 match row {
                     Row::Chunk { machine, first, end, bytes } => {
@@ -185,8 +186,8 @@ impl Database {
                         chunks.retain_in(from.as_slice()..to.as_slice(), |_, _| false)?;
                         chunks.insert(from.as_slice(), bytes.as_slice())?;
                     }
-                    Row::Revocation { key, bytes } => {
-                        revocations.insert(key.as_slice(), bytes.as_slice())?;
+                    Row::Statement { name, bytes } => {
+                        statements.insert(name.as_slice(), bytes.as_slice())?;
                     }
                     Row::Setting { name, bytes } => {
                         values.insert(format!("setting {name}").as_str(), bytes.as_slice())?;
@@ -213,10 +214,10 @@ impl Database {
         })
     }
 
-    /// All revocations.
-    pub fn revocations(&self) -> Result<Vec<Vec<u8>>> {
+    /// All statements.
+    pub fn statements(&self) -> Result<Vec<Vec<u8>>> {
         self.read(|transaction| {
-            let table = transaction.open_table(REVOCATIONS)?;
+            let table = transaction.open_table(STATEMENTS)?;
             table.iter()?.map(|entry| Ok(entry?.1.value().to_vec())).collect()
         })
     }

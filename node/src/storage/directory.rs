@@ -138,9 +138,9 @@ impl StateDir {
         self.database.for_each_chunk(visit)
     }
 
-    /// All stored revocations.
-    pub fn revocations(&self) -> Result<Vec<Vec<u8>>> {
-        self.database.revocations()
+    /// All stored statements.
+    pub fn statements(&self) -> Result<Vec<Vec<u8>>> {
+        self.database.statements()
     }
 
     /// (peer id, address) of earlier neighbours.

@@ -124,7 +124,7 @@ impl Observer {
         let (machine, from, fork) = match report {
             Report::Forked { machine, .. } => (machine, 0, true),
             Report::Revoked { machine, from } => (machine, *from, false),
-            Report::HeadConfirmed | Report::Incomplete(_) => return,
+            Report::Withdrawn { .. } | Report::Admitted | Report::HeadConfirmed | Report::Incomplete(_) => return,
         };
         self.recorder.journal(Line::Revoked { at_ms: now_ms(), machine: machine.to_string(), from, fork });
     }
@@ -236,7 +236,7 @@ impl Observer {
         machines.sort_by_key(|(last, (machine, ..))| (**machine != own, std::cmp::Reverse(*last), **machine));
         let machines = machines.into_iter().take(MACHINES_MAX);
         machines
-            .map(|(last, (machine, ledger, revocation))| {
+            .map(|(last, (machine, ledger, _))| {
                 let height = ledger.height();
                 let recent = ledger.entries(height.saturating_sub(RECENT_BYTES as u64), height);
                 let recent: Vec<u8> = recent.map(|(_, byte, _)| byte as u8).collect();
@@ -244,10 +244,10 @@ impl Observer {
                     machine: machine.to_string(),
                     own: *machine == own,
                     height,
-                    counted: revocation.map_or(height, |revocation| revocation.floor().min(height)),
+                    counted: replica.floor(machine).min(height),
                     per_second: self.machines.get(machine).map_or(0.0, |seen| seen.per_second),
                     last_seen_seconds: last.map(|last| last.elapsed().as_secs_f64()),
-                    revoked: revocation.map(crate::log::in_words),
+                    revoked: crate::log::withheld(replica, machine),
                     recent: hex(&recent),
                 }
             })

@@ -61,7 +61,7 @@ pub struct Manifest {
     pub ledger_samples_max: u64,
     /// Who may contribute.
     pub membership: Membership,
-    /// The key whose revocations count, if any.
+    /// The key whose revocations, admissions and withdrawals count, if any.
     pub authority: Option<[u8; 32]>,
     /// The held-out set that all machines look at, if they share one.
     pub held_out: Option<HeldOut>,
@@ -75,8 +75,20 @@ impl Manifest {
         encoding::encode::<_, MANIFEST_BYTES_MAX>(self)
     }
 
+    /// The protocol version of an encoded manifest: it stands first in the layout of every version.
+    pub fn version_of(bytes: &[u8]) -> Option<u16> {
+        match bytes {
+            [251, low, high, ..] => Some(u16::from_le_bytes([*low, *high])),
+            [version @ 0..251, ..] => Some((*version).into()),
+            _ => None,
+        }
+    }
+
     /// Decodes and validates; returns the run id that belongs to the bytes.
     pub fn decode(bytes: &[u8]) -> Result<(Self, RunId), WireError> {
+        if let Some(theirs) = Self::version_of(bytes).filter(|version| *version != PROTOCOL_VERSION) {
+            return Err(InvalidManifest::Version { theirs, ours: PROTOCOL_VERSION }.into());
+        }
         let manifest: Self = encoding::decode::<_, MANIFEST_BYTES_MAX>(bytes)?;
         manifest.validate()?;
         if manifest.encode()? != bytes {
@@ -128,9 +140,14 @@ impl Manifest {
         tensor.adapter().map(|adapter| adapter.initial_values(&tensor.name, elements, quantum, &self.nonce))
     }
 
-    /// Whether `machine` may contribute.
+    /// Whether `machine` may contribute, if the authority has no say in it.
     pub fn admits(&self, machine: &MachineId) -> bool {
         self.membership.admits(machine)
+    }
+
+    /// Whether machines of this key may contribute only once the authority has admitted it.
+    pub fn needs_admission(&self, key: &[u8; 32]) -> bool {
+        self.membership == Membership::ByAuthority && self.authority.as_ref() != Some(key)
     }
 
     /// What another manifest has different, in words, most important first. Empty only for equal manifests.
@@ -175,7 +192,7 @@ impl Manifest {
             return Err(InvalidManifest::Levels);
         }
         self.base.validate()?;
-        self.membership.validate()?;
+        self.membership.validate(self.authority.as_ref())?;
         self.schedule.validate()?;
         if self.ledger_samples_max == 0 || self.ledger_samples_max > SWARM_STEP_MAX {
             return Err(InvalidManifest::LedgerLimit(self.ledger_samples_max));

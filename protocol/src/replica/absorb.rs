@@ -1,4 +1,4 @@
-//! Chunks and revocations of others on their way into the ledgers.
+//! Chunks of others on their way into the ledgers.
 
 use super::{
     accounts::{Account, Growth},
@@ -29,6 +29,8 @@ pub(super) enum Absorbed {
     Full,
     /// It proved a fork.
     Forked,
+    /// It is sound, and its key is not admitted yet: nothing of it is kept.
+    Unadmitted,
 }
 
 impl Replica {
@@ -40,9 +42,7 @@ impl Replica {
                 return Verdict::Reject;
             }
             Ok(Gossip::Segment(push)) => self.pushed(from, push, now_ms),
-            Ok(Gossip::Revocation(revocation)) => {
-                self.absorb_revocation(revocation).map(|news| if news { Verdict::Accept } else { Verdict::Ignore })
-            }
+            Ok(Gossip::Statement(statement)) => self.stated(from, statement, now_ms),
         };
         result.unwrap_or_else(|error| {
             self.outputs.push_back(Output::Penalize(from, Offence::Invalid(error.to_string())));
@@ -62,6 +62,10 @@ impl Replica {
                 }
             },
         };
+        if push.first > 0 && self.accounts.awaits_admission(&machine.key) {
+            self.ask_for_admission(from, machine.key, now_ms);
+            return Ok(Verdict::Ignore);
+        }
         let known = self.accounts.get(&machine);
         let previous = match known {
             Some(account) => {
@@ -81,6 +85,10 @@ impl Replica {
             match self.absorb(chunk) {
                 Ok(Absorbed::Grown | Absorbed::Forked) => return Ok(Verdict::Accept),
                 Ok(Absorbed::Known | Absorbed::Gap | Absorbed::Full) => return Ok(Verdict::Ignore),
+                Ok(Absorbed::Unadmitted) => {
+                    self.ask_for_admission(from, machine.key, now_ms);
+                    return Ok(Verdict::Ignore);
+                }
                 // A forker can make four bytes of two branches match, to have honest neighbours penalize each other:
                 // the signature may be right for a predecessor that only the sender knows.
                 Err(InvalidChunk::Signature(_)) if first > 0 => {}
@@ -100,7 +108,11 @@ impl Replica {
         if !self.manifest.admits(&machine) {
             return Err(InvalidChunk::NotAdmitted(machine));
         }
-        if self.accounts.get(&machine).is_some_and(|a| a.is_forked() || chunk.first >= a.floor()) {
+        if self.accounts.awaits_admission(&machine.key) {
+            chunk.verify(&self.run, self.manifest.ledger_samples_max, self.verifier.as_ref())?;
+            return Ok(Absorbed::Unadmitted);
+        }
+        if chunk.first >= self.floor(&machine) || self.accounts.get(&machine).is_some_and(Account::is_forked) {
             return Ok(Absorbed::Known);
         }
         if let Some(step) = self.accounts.known_step(&chunk).filter(|_| machine != self.own.machine) {
@@ -187,51 +199,7 @@ impl Replica {
         Ok(growth.sealed)
     }
 
-    /// A revocation from anywhere. True if it is news.
-    pub(super) fn absorb_revocation(&mut self, revocation: Revocation) -> Result<bool, InvalidChunk> {
-        let machine = revocation.machine();
-        if !self.revokes_more(&revocation) {
-            return Ok(false);
-        }
-        if !self.manifest.admits(&machine) {
-            return Err(InvalidChunk::NotAdmitted(machine));
-        }
-        revocation.verify(&self.run, &self.manifest, self.verifier.as_ref())?;
-        if self.accounts.len() >= self.settings.machines_max && self.accounts.get(&machine).is_none() {
-            self.report_incomplete("the limit of machines is reached");
-            return Ok(false);
-        }
-        self.revoke(revocation);
-        Ok(true)
-    }
-
-    /// A fork outweighs everything; among the authority's the lowest sample counts.
-    fn revokes_more(&self, revocation: &Revocation) -> bool {
-        match self.accounts.get(&revocation.machine()).and_then(Account::revocation) {
-            None => true,
-            Some(Revocation::Fork(_)) => false,
-            Some(known) => revocation.is_fork() || revocation.floor() < known.floor(),
-        }
-    }
-
-    /// Takes a verified revocation into force, tells the disk and the swarm.
-    fn revoke(&mut self, revocation: Revocation) {
-        let machine = revocation.machine();
-        let withdrawn_from = (!revocation.is_fork()).then(|| revocation.floor());
-        self.outputs.push_back(Output::Persist(vec![Record::Revocation(revocation.clone())], None));
-        self.outputs.push_back(Output::Publish(Gossip::Revocation(revocation.clone())));
-        let was = self.accounts.revoke(&self.run, revocation);
-        self.outputs.push_back(Output::Report(match withdrawn_from {
-            None => Report::Forked { machine, was },
-            Some(from) => Report::Revoked { machine, from },
-        }));
-        self.settle(&machine);
-        if machine == self.own.machine {
-            self.renew(IncarnationCause::Forked);
-        }
-    }
-
-    fn report_incomplete(&mut self, reason: &'static str) {
+    pub(super) fn report_incomplete(&mut self, reason: &'static str) {
         if self.incomplete.insert(reason) {
             self.outputs.push_back(Output::Report(Report::Incomplete(reason)));
         }
@@ -260,14 +228,5 @@ impl Replica {
             }
             Placement::Gap | Placement::Contradicts => Err(InvalidChunk::NotNext { first, height }),
         }
-    }
-
-    /// Restores a revocation from the own disk, checked like a peer's.
-    pub fn restore_revocation(&mut self, revocation: Revocation) -> Result<(), InvalidChunk> {
-        if self.revokes_more(&revocation) {
-            revocation.verify(&self.run, &self.manifest, self.verifier.as_ref())?;
-            self.accounts.revoke(&self.run, revocation);
-        }
-        Ok(())
     }
 }

@@ -1,16 +1,17 @@
 //! The ledgers that one replica holds, and the version vector that follows from them.
 
-use std::{cell::OnceCell, sync::Arc};
+use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
 
 use super::commons::{Commons, Held, Roster, Slot, Step};
 use crate::{
     error::InvalidChunk,
     ledger::Ledger,
     machine::{Handle, MachineId},
-    manifest::{RunId, combine_digests},
+    manifest::{Manifest, RunId, combine_digests},
+    member::Member,
     revocation::Revocation,
     segment::{Chunk, Digest, VerifiedChunk},
-    version_vector::{BUCKETS, Standing, hash_bucket},
+    version_vector::{BUCKETS, Entry, Standing, hash_bucket},
 };
 
 /// Accounts that are allocated together.
@@ -20,14 +21,17 @@ const PAGE: usize = 64;
 pub(super) struct Account {
     held: Arc<Held>,
     /// Rare: a pointer takes less room where there is none.
-    revoked: Option<Box<Revoked>>,
+    limit: Option<Box<Limit>>,
     /// Samples that are in the weights: `0..applied`.
     pub applied: u64,
 }
 
-struct Revoked {
-    revocation: Revocation,
-    standing: Standing,
+/// Why not all samples of a machine may count.
+struct Limit {
+    revocation: Option<Revocation>,
+    /// Samples below this may count, as far as membership goes.
+    allowed: u64,
+    standing: Option<Standing>,
 }
 
 impl Account {
@@ -40,11 +44,13 @@ impl Account {
     }
 
     pub fn revocation(&self) -> Option<&Revocation> {
-        self.revoked.as_deref().map(|revoked| &revoked.revocation)
+        self.limit.as_deref().and_then(|limit| limit.revocation.as_ref())
     }
 
+    /// First sample that does not count.
     pub fn floor(&self) -> u64 {
-        self.revocation().map_or(u64::MAX, Revocation::floor)
+        let floor = |limit: &Limit| limit.revocation.as_ref().map_or(u64::MAX, Revocation::floor).min(limit.allowed);
+        self.limit.as_deref().map_or(u64::MAX, floor)
     }
 
     /// Samples that count.
@@ -56,14 +62,11 @@ impl Account {
         self.revocation().is_some_and(Revocation::is_fork)
     }
 
-    /// None without samples and without revocation.
+    /// See [`crate::version_vector`] for who has none.
     pub fn standing(&self) -> Option<Standing> {
-        match self.revoked.as_deref() {
-            Some(revoked) => Some(revoked.standing),
-            None => match self.ledger().height() {
-                0 => None,
-                height => Some(Standing::Live { height, head: self.ledger().head() }),
-            },
+        match self.limit.as_deref() {
+            Some(limit) => limit.standing,
+            None => live(self.ledger()),
         }
     }
 
@@ -74,22 +77,38 @@ impl Account {
     }
 
     fn stands(&self) -> bool {
-        self.revoked.is_some() || self.ledger().height() > 0
+        self.standing().is_some()
     }
 
-    /// Anew, after the ledger grew or the revocation changed.
+    /// Changes what may count; without a limit there is none.
+    fn restrict(&mut self, change: impl FnOnce(&mut Limit)) {
+        let none = || Box::new(Limit { revocation: None, allowed: u64::MAX, standing: None });
+        let mut limit = self.limit.take().unwrap_or_else(none);
+        change(&mut limit);
+        self.limit = Some(limit).filter(|limit| limit.revocation.is_some() || limit.allowed < u64::MAX);
+    }
+
+    /// Anew, after the ledger grew or the limit changed.
     fn restate(&mut self, run: &RunId) {
-        let Some(revoked) = &mut self.revoked else { return };
+        let Some(limit) = &mut self.limit else { return };
         let ledger = &self.held.ledger;
-        revoked.standing = match &revoked.revocation {
-            Revocation::Fork(_) => Standing::Forked,
-            Revocation::Authority { from, .. } => {
-                let height = ledger.height().min(*from);
-                let head = ledger.digest_at(run, height).unwrap_or_default();
-                Standing::Revoked { floor: *from, height, head }
-            }
+        let below = |floor: u64| {
+            let height = ledger.height().min(floor);
+            Standing::Revoked { floor, height, head: ledger.digest_at(run, height).unwrap_or_default() }
+        };
+        limit.standing = match &limit.revocation {
+            _ if limit.allowed == 0 => None,
+            Some(Revocation::Fork(_)) => Some(Standing::Forked),
+            Some(Revocation::Authority { from, .. }) if *from < limit.allowed => Some(below(*from)),
+            _ if limit.allowed == u64::MAX => live(ledger),
+            _ => Some(below(limit.allowed)).filter(|standing| standing.height() > 0),
         };
     }
+}
+
+fn live(ledger: &Ledger) -> Option<Standing> {
+    let height = ledger.height();
+    (height > 0).then(|| Standing::Live { height, head: ledger.head() })
 }
 
 /// How a ledger grew.
@@ -107,6 +126,9 @@ type Page = [Option<Account>; PAGE];
 /// See the module's documentation.
 pub(super) struct Accounts {
     commons: Commons,
+    manifest: Arc<Manifest>,
+    /// Keys of which the authority said something.
+    members: BTreeMap<[u8; 32], Member>,
     /// By slot.
     pages: Vec<Option<Box<Page>>>,
     count: usize,
@@ -114,21 +136,24 @@ pub(super) struct Accounts {
     machines: usize,
     /// Samples that count.
     samples: u64,
-    /// How often a ledger or a revocation has changed.
+    /// How often a ledger, a revocation or a member has changed.
     revision: u64,
     /// Hashes of the buckets and of the vector, computed when they are first asked for after a change.
     hashes: Vec<OnceCell<Digest>>,
-    /// The sum of each bucket's heads, of 16 bytes each: names what it holds, as long as nothing is revoked.
+    /// The sum of each bucket's heads, of 16 bytes each: names what it holds, as long as all samples count and no key is
+    /// a member by word of the authority.
     heads: Vec<u128>,
-    /// Accounts with a revocation.
-    revoked: usize,
+    /// Accounts with a limit.
+    limited: usize,
     root: OnceCell<Digest>,
 }
 
 impl Accounts {
-    pub fn new(commons: Commons) -> Self {
+    pub fn new(commons: Commons, manifest: Arc<Manifest>) -> Self {
         Self {
             commons,
+            manifest,
+            members: BTreeMap::new(),
             pages: Vec::new(),
             count: 0,
             machines: 0,
@@ -136,7 +161,7 @@ impl Accounts {
             revision: 0,
             hashes: vec![OnceCell::new(); BUCKETS],
             heads: vec![0; BUCKETS],
-            revoked: 0,
+            limited: 0,
             root: OnceCell::new(),
         }
     }
@@ -179,6 +204,45 @@ impl Accounts {
     pub fn of_key(&self, key: [u8; 32]) -> impl Iterator<Item = &Account> {
         let slots: Vec<Slot> = self.commons.roster().of_key(key).collect();
         slots.into_iter().filter_map(|slot| self.at(slot))
+    }
+
+    /// What the authority said of a key.
+    pub fn member(&self, key: &[u8; 32]) -> Option<&Member> {
+        self.members.get(key)
+    }
+
+    /// Keys of which the authority said something, in order.
+    pub fn members(&self) -> &BTreeMap<[u8; 32], Member> {
+        &self.members
+    }
+
+    /// Samples of a machine below this may count, as far as membership goes.
+    pub fn allowed(&self, machine: &MachineId) -> u64 {
+        match self.members.get(&machine.key) {
+            _ if !self.manifest.admits(machine) => 0,
+            Some(member) => member.floor(machine.incarnation),
+            None if self.manifest.needs_admission(&machine.key) => 0,
+            None => u64::MAX,
+        }
+    }
+
+    /// Whether machines of this key may not contribute only because no admission of it is here.
+    pub fn awaits_admission(&self, key: &[u8; 32]) -> bool {
+        self.manifest.needs_admission(key) && !self.members.contains_key(key)
+    }
+
+    /// Takes what the authority said of a key into force. Returns the key's machines.
+    pub fn set_member(&mut self, run: &RunId, key: [u8; 32], member: Member) -> Vec<MachineId> {
+        self.members.insert(key, member);
+        let machines: Vec<MachineId> = self.of_key(key).map(|account| *account.machine()).collect();
+        for machine in &machines {
+            let allowed = self.allowed(machine);
+            self.change(machine, run, |account| account.restrict(|limit| limit.allowed = allowed));
+        }
+        self.hashes[usize::from(key[0])].take();
+        self.root.take();
+        self.revision += 1;
+        machines
     }
 
     /// Calls `visit` with what is known of each of `machines`.
@@ -238,7 +302,7 @@ impl Accounts {
     pub fn revoke(&mut self, run: &RunId, revocation: Revocation) -> u64 {
         self.change(&revocation.machine(), run, |account| {
             let was = account.effective_height();
-            account.revoked = Some(Box::new(Revoked { revocation, standing: Standing::Forked }));
+            account.restrict(|limit| limit.revocation = Some(revocation));
             was
         })
     }
@@ -246,20 +310,24 @@ impl Accounts {
     /// Changes the account of a machine, which is opened if there is none, and what follows from it.
     fn change<T>(&mut self, machine: &MachineId, run: &RunId, change: impl FnOnce(&mut Account) -> T) -> T {
         let slot = self.open(machine);
+        let allowed = self.allowed(machine);
+        let was_limited = self.at(slot).is_some_and(|account| account.limit.is_some());
         let page = self.pages[slot / PAGE].get_or_insert_with(|| Box::new([const { None }; PAGE]));
         let account = page[slot % PAGE].get_or_insert_with(|| {
             self.count += 1;
             let bucket = machine.handle().0[0];
             let held = Arc::new(Held { machine: *machine, bucket, ledger: Ledger::default() });
-            Account { held, revoked: None, applied: 0 }
+            let mut account = Account { held, limit: None, applied: 0 };
+            account.restrict(|limit| limit.allowed = allowed);
+            account
         });
         let (stood, height) = (account.stands(), account.effective_height());
-        let (head, was_revoked) = (account.head(), account.revoked.is_some());
+        let head = account.head();
         let result = change(account);
         account.restate(run);
         self.machines = self.machines + usize::from(account.stands()) - usize::from(stood);
         self.samples = self.samples.saturating_sub(height).saturating_add(account.effective_height());
-        self.revoked = self.revoked + usize::from(account.revoked.is_some()) - usize::from(was_revoked);
+        self.limited = self.limited + usize::from(account.limit.is_some()) - usize::from(was_limited);
         let bucket = usize::from(account.held.bucket);
         self.heads[bucket] = self.heads[bucket].wrapping_sub(head).wrapping_add(account.head());
         self.hashes[bucket].take();
@@ -277,24 +345,27 @@ impl Accounts {
         slot
     }
 
-    fn bucket_in<'a>(&'a self, roster: &'a Roster, bucket: u8) -> impl Iterator<Item = (&'a MachineId, Standing)> {
+    fn bucket_in<'a>(&'a self, roster: &'a Roster, bucket: u8) -> impl Iterator<Item = Entry> + 'a {
+        let (mut first, mut last) = ([0; 32], [0xff; 32]);
+        (first[0], last[0]) = (bucket, bucket);
+        let members = self.members.range(first..=last).map(|(key, member)| Entry::Member(*key, member.standing()));
         let slots = roster.bucket(bucket).iter();
-        slots.filter_map(|(machine, slot)| Some((machine, self.at(*slot)?.standing()?)))
+        members.chain(slots.filter_map(|(machine, slot)| Some(Entry::Ledger(*machine, self.at(*slot)?.standing()?))))
     }
 
     fn bucket_hash(&self, bucket: u8) -> Digest {
         let hash = || hash_bucket(self.bucket_in(&self.commons.roster(), bucket));
-        *self.hashes[usize::from(bucket)].get_or_init(|| match self.revoked {
+        *self.hashes[usize::from(bucket)].get_or_init(|| match self.limited + self.members.len() {
             0 => self.commons.bucket_hash(self.heads[usize::from(bucket)], hash),
             _ => hash(),
         })
     }
 
     /// Calls `visit` with a bucket's entries in order, until it returns false.
-    pub fn visit_bucket(&self, bucket: u8, mut visit: impl FnMut(&MachineId, Standing) -> bool) {
+    pub fn visit_bucket(&self, bucket: u8, mut visit: impl FnMut(Entry) -> bool) {
         let roster = self.commons.roster();
         let mut entries = self.bucket_in(&roster, bucket);
-        while entries.next().is_some_and(|(machine, standing)| visit(machine, standing)) {}
+        while entries.next().is_some_and(&mut visit) {}
     }
 }
 
@@ -329,6 +400,11 @@ impl VersionVector<'_> {
     /// Number of machines.
     pub fn machines(&self) -> usize {
         self.0.machines
+    }
+
+    /// Number of entries: machines, and keys of which the authority said something.
+    pub fn entries(&self) -> usize {
+        self.0.machines + self.0.members.len()
     }
 
     /// The hashes of all buckets, in their order.

@@ -7,8 +7,8 @@ use crate::{
     machine::MachineId,
     message::{Gossip, Question},
     replay::Contribution,
-    revocation::Revocation,
     segment::{Chunk, Digest},
+    statement::Statement,
 };
 
 /// Another node, numbered by whoever drives the replica: equal numbers, same node.
@@ -53,8 +53,8 @@ pub enum Record {
     /// New segments, or a sealed chunk that takes the place of its parts.
     #[serde(with = "pointed")]
     Chunk(Arc<Chunk>),
-    /// A revocation.
-    Revocation(Revocation),
+    /// A statement about a machine or a key. It takes the place of one that has the same name.
+    Statement(Statement),
 }
 
 /// A chunk behind a pointer is written as the chunk.
@@ -96,12 +96,21 @@ pub enum Report {
         /// How many samples counted before.
         was: u64,
     },
-    /// The authority withdrew samples.
+    /// The authority revoked samples.
     Revoked {
         /// Whose.
         machine: MachineId,
         /// From which on.
         from: u64,
+    },
+    /// The authority admitted the own key.
+    Admitted,
+    /// The authority withdrew a key: of its machines nothing counts but samples that it named.
+    Withdrawn {
+        /// Whose.
+        key: [u8; 32],
+        /// Whether it is the own one.
+        is_own: bool,
     },
     /// A limit of this node keeps it from holding all of the run.
     Incomplete(&'static str),

@@ -7,7 +7,7 @@
 //! - `interface`: what goes in and what comes out;
 //! - `state`: what a replica holds; it knows none of those that change it;
 //! - `signing`, `own`: own bytes, signing, the own head's confirmation after a start;
-//! - `absorb`: chunks and revocations of others on their way in;
+//! - `absorb`: chunks of others on their way in; `statements`: what is said of machines and keys;
 //! - `sync`, `peers`: anti-entropy with each connected peer;
 //! - `accounts`: what is known of each machine, and the version vector;
 //! - `commons`: what replicas of one process share.
@@ -20,6 +20,7 @@ mod own;
 mod peers;
 mod signing;
 mod state;
+mod statements;
 mod sync;
 
 pub use accounts::VersionVector;
@@ -30,5 +31,7 @@ pub use interface::{
 };
 pub use state::Replica;
 
+#[cfg(test)]
+mod membership_tests;
 #[cfg(test)]
 mod tests;

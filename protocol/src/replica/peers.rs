@@ -25,6 +25,8 @@ pub struct PeerState {
     /// A summary is due from this time on.
     pub summary_due_ms: Option<u64>,
     pub last_summary_ms: Option<u64>,
+    /// It was last asked for the admission of a key that it spread samples of.
+    pub last_admission_ms: Option<u64>,
     /// The root at which this peer last agreed.
     pub agreed: Option<[u8; 32]>,
     /// It told us its standings in full at least once.

@@ -73,6 +73,11 @@ impl Replica {
         self.own.pending.len() < PENDING_SAMPLES_MAX && !matches!(self.own.signing, Signing::Renewing)
     }
 
+    /// Own samples below this may count, as far as membership goes: none unless the own key is a member of the run.
+    pub fn own_allowed(&self) -> u64 {
+        self.accounts.allowed(&self.own.machine)
+    }
+
     /// Whether own bytes are being signed.
     pub fn signs(&self) -> bool {
         matches!(self.own.signing, Signing::Sure)
@@ -86,6 +91,8 @@ impl Replica {
         let revoked = self.accounts.get(&self.own.machine).is_some_and(|account| account.revocation().is_some());
         self.own.signing = match head {
             OwnHead::Sure => Signing::Sure,
+            // Nothing more of it will ever be signed, so nobody needs to vouch for it.
+            OwnHead::Unconfirmed if self.own_allowed() <= self.own.next.0 => Signing::Sure,
             OwnHead::Unconfirmed => {
                 Signing::Asking { since_ms: now_ms, strong_since_ms: None, weak: false, asked: BTreeMap::new() }
             }
@@ -123,7 +130,7 @@ impl Replica {
             follow(&mut self.own.byte_interval_ms, interval / bytes.len().max(1) as f64);
         }
         for own in bytes {
-            let has_room = own.sample < self.manifest.ledger_samples_max;
+            let has_room = own.sample < self.manifest.ledger_samples_max.min(self.own_allowed());
             if own.machine != self.own.machine || own.sample != self.own_next_sample() || !has_room {
                 let entry = std::iter::once((own.sample, own.byte, own.swarm_step));
                 let undo = self.spell_out(&own.machine, entry, true);
@@ -216,7 +223,7 @@ impl Replica {
 
     /// A durable own segment enters the ledger and goes out. The weights already contain it.
     fn append_own(&mut self, chunk: Arc<Chunk>) {
-        let machine = chunk.machine;
+        let (machine, first) = (chunk.machine, chunk.first);
         let push = Push::of(&chunk);
         let digests = chunk.digests(&self.run);
         let undo = self.chunk_contributions(&chunk, true);
@@ -229,9 +236,14 @@ impl Replica {
             self.outputs.push_back(Output::Persist(vec![Record::Chunk(sealed)], None));
         }
         if let Some(account) = self.accounts.get_mut(&machine) {
+            let floor = account.floor();
+            if first >= floor {
+                // What was there before has left the weights already.
+                return self.outputs.push_back(Output::Replay(undo));
+            }
             account.applied = account.ledger().height();
-            if account.revocation().is_some() {
-                return self.settle(&machine);
+            if floor < u64::MAX {
+                self.settle(&machine);
             }
         }
         self.outputs.push_back(Output::Publish(Gossip::Segment(push)));

@@ -17,11 +17,13 @@ use crate::{
     ledger::Ledger,
     machine::MachineId,
     manifest::{Manifest, RunId},
+    member::Member,
     replay::{self, Contribution},
     revocation::Revocation,
     seed::EntrySeeds,
     segment::Digest,
     signature::Verifier,
+    statement::Statement,
 };
 
 /// See the documentation of [`crate::replica`].
@@ -66,7 +68,7 @@ impl Replica {
         seed: u64,
         commons: Commons,
     ) -> Self {
-        let accounts = Accounts::new(commons);
+        let accounts = Accounts::new(commons, manifest.clone());
         Self {
             run,
             manifest,
@@ -128,6 +130,28 @@ impl Replica {
             removed: false,
         };
         self.accounts.iter().map(range)
+    }
+
+    /// First sample of a machine that does not count, whatever its ledger holds.
+    pub fn floor(&self, machine: &MachineId) -> u64 {
+        self.accounts.get(machine).map_or_else(|| self.accounts.allowed(machine), Account::floor)
+    }
+
+    /// What revoked a machine's samples.
+    pub fn revocation(&self, machine: &MachineId) -> Option<&Revocation> {
+        self.accounts.get(machine)?.revocation()
+    }
+
+    /// What the authority said of a key.
+    pub fn member(&self, key: &[u8; 32]) -> Option<&Member> {
+        self.accounts.member(key)
+    }
+
+    /// All that was said of machines and keys, and is in force.
+    pub fn statements(&self) -> impl Iterator<Item = Statement> {
+        let members = self.accounts.members().values().map(Statement::of_member);
+        let revocations = self.accounts.iter().filter_map(|account| account.revocation().cloned());
+        members.chain(revocations.map(Statement::Revocation))
     }
 
     /// Why this node does not hold all of the run; empty if it does.

@@ -1,6 +1,6 @@
 //! Anti-entropy: with each connected peer one question at a time, until the version vectors agree.
 //!
-//! Summary (roots) → the entries of the buckets that differ → the chunks and revocations that are missing.
+//! Summary (roots) → the entries of the buckets that differ → the chunks and statements that are missing.
 
 use rand_xoshiro::rand_core::Rng;
 use std::collections::{BTreeSet, VecDeque};
@@ -14,22 +14,24 @@ use super::{
     state::Replica,
 };
 use crate::{
-    anti_entropy::{Want, want},
+    anti_entropy::{Want, want, want_member},
+    encoding::encode,
     error::InvalidChunk,
     machine::MachineId,
-    message::{CHUNKS_BYTES_TARGET, Cursor, ENTRIES_MAX, Question, Response, WANTS_MAX},
-    revocation::Revocation,
+    member::Member,
+    message::{CHUNKS_BYTES_TARGET, Cursor, ENTRIES_MAX, GOSSIP_BYTES_MAX, Question, Response, WANTS_MAX},
     segment::Chunk,
-    version_vector::{BUCKETS, Standing},
+    statement::Statement,
+    version_vector::{BUCKETS, Entry},
 };
 
-/// With no more machines than this, entries are sent without asking for buckets first.
+/// With no more entries than this, they are sent without asking for buckets first.
 const LISTED_AT_ONCE_MAX: usize = 256;
 /// Two summaries to one peer are at least this far apart.
 const SUMMARY_PAUSE_MS: u64 = 500;
 /// Revocations in one answer: each may carry two chunks.
 const REVOCATIONS_MAX: usize = 16;
-/// Ledgers that one peer may make us want at a time; the next round finds the rest.
+/// Things that one peer may make us want at a time; the next round finds the rest.
 const QUEUED_WANTS_MAX: usize = 65_536;
 
 /// A peer is asked again for the own head after this long.
@@ -203,7 +205,7 @@ impl Replica {
                 if self.peers.get(&peer).is_some_and(rested) {
                     self.summarize_soon(peer, now_ms);
                 }
-                if self.vector().machines() <= LISTED_AT_ONCE_MAX {
+                if self.vector().entries() <= LISTED_AT_ONCE_MAX {
                     return Some(self.listing([0xff; 32], Cursor::default()));
                 }
                 Some(Response::Buckets(self.vector().bucket_hashes()))
@@ -215,26 +217,26 @@ impl Replica {
     }
 
     fn listing(&self, buckets: [u8; 32], cursor: Cursor) -> Response {
-        let mut entries: Vec<(MachineId, Standing)> = Vec::new();
+        let mut entries: Vec<Entry> = Vec::new();
         for bucket in cursor.bucket..=u8::MAX {
             if buckets[usize::from(bucket / 8)] >> (bucket % 8) & 1 == 0 {
                 continue;
             }
             let after = cursor.after.filter(|_| bucket == cursor.bucket);
             let mut is_full = false;
-            self.accounts.visit_bucket(bucket, |machine, standing| {
-                if after.is_some_and(|after| *machine <= after) {
+            self.accounts.visit_bucket(bucket, |entry| {
+                if after.is_some_and(|after| entry.subject() <= after) {
                     return true;
                 }
                 is_full = entries.len() == ENTRIES_MAX;
                 if !is_full {
-                    entries.push((*machine, standing));
+                    entries.push(entry);
                 }
                 !is_full
             });
             if is_full {
-                let after = entries.last().map(|(machine, _)| *machine);
-                let bucket = after.map_or(bucket, |machine| machine.handle().0[0]);
+                let after = entries.last().map(Entry::subject);
+                let bucket = after.map_or(bucket, |subject| subject.bucket());
                 return Response::Entries { entries, more: Some(Cursor { bucket, after }) };
             }
         }
@@ -242,14 +244,22 @@ impl Replica {
     }
 
     fn found(&self, wants: &[Want]) -> Response {
-        let (mut chunks, mut revocations, mut bytes) = (Vec::new(), Vec::new(), 0usize);
+        let (mut chunks, mut statements, mut revocations, mut bytes) = (Vec::new(), Vec::new(), 0, 0usize);
         let mut served = BTreeSet::new();
         for want in wants.iter().take(WANTS_MAX) {
             match want {
-                Want::Revocation { machine } if revocations.len() < REVOCATIONS_MAX => {
-                    revocations.extend(self.accounts.get(machine).and_then(|account| account.revocation().cloned()));
+                Want::Revocation { machine } if revocations < REVOCATIONS_MAX => {
+                    let revocation = self.accounts.get(machine).and_then(|account| account.revocation().cloned());
+                    revocations += usize::from(revocation.is_some());
+                    statements.extend(revocation.map(Statement::Revocation));
                 }
                 Want::Revocation { .. } => {}
+                Want::Member { key } if bytes < CHUNKS_BYTES_TARGET => {
+                    let statement = self.accounts.member(key).map(Statement::of_member);
+                    bytes += encode::<_, GOSSIP_BYTES_MAX>(&statement).map_or(0, |bytes| bytes.len());
+                    statements.extend(statement);
+                }
+                Want::Member { .. } => {}
                 Want::Samples { machine, from } => {
                     let account = self.accounts.get(machine).filter(|account| !account.is_forked());
                     let Some(account) = account.filter(|_| served.insert(*machine)) else { continue };
@@ -265,7 +275,7 @@ impl Replica {
                 }
             }
         }
-        Response::Found { chunks, revocations }
+        Response::Found { chunks, statements }
     }
 
     /// The peer failed to answer, or answered that it cannot.
@@ -301,11 +311,11 @@ impl Replica {
             (Asked::Entries { buckets }, Response::Entries { entries, more }) => {
                 self.compare_entries(peer, buckets, &entries, more)
             }
-            (Asked::Fetch(wants), Response::Found { chunks, revocations }) => {
-                self.take(peer, &wants, chunks, revocations)
+            (Asked::Fetch(wants), Response::Found { chunks, statements }) => {
+                self.take(peer, &wants, chunks, statements, now_ms)
             }
-            (Asked::OwnHead(own), Response::Found { chunks, revocations }) => {
-                self.take_own_head(own, chunks, revocations, now_ms)
+            (Asked::OwnHead(own), Response::Found { chunks, statements }) => {
+                self.take_own_head(own, chunks, statements, now_ms)
             }
             (Asked::Fetch(_), Response::Unavailable) => {
                 self.let_others_fetch(peer);
@@ -341,7 +351,7 @@ impl Replica {
         &mut self,
         peer: NodeId,
         buckets: [u8; 32],
-        entries: &[(MachineId, Standing)],
+        entries: &[Entry],
         more: Option<Cursor>,
     ) -> Result<(), Offence> {
         if entries.len() > ENTRIES_MAX || more.is_some() && entries.is_empty() {
@@ -349,17 +359,26 @@ impl Replica {
         }
         if let Some(state) = self.peers.get_mut(&peer) {
             state.listed += entries.len();
-            if state.listed > self.settings.machines_max {
-                return Err(Offence::Invalid(format!("{} machines are listed, and no end", state.listed)));
+            // Each machine may have a key of its own, of which the authority spoke.
+            if state.listed > self.settings.machines_max.saturating_mul(2) {
+                return Err(Offence::Invalid(format!("{} entries are listed, and no end", state.listed)));
             }
         }
-        let mut missing = Vec::new();
-        let admitted = entries.iter().filter(|(machine, _)| self.manifest.admits(machine));
-        let mut standings = admitted.clone().map(|(_, standing)| standing);
-        self.accounts.look_up(admitted.map(|(machine, _)| machine), |machine, account| {
-            let ours = account.and_then(Account::standing);
-            let height = account.map_or(0, |account| account.ledger().height());
-            missing.extend(standings.next().and_then(|theirs| want(*machine, ours.as_ref(), height, theirs)));
+        let mut missing: Vec<Want> = entries.iter().filter_map(|entry| self.want_member(entry)).collect();
+        let ledgers = entries.iter().filter_map(|entry| match entry {
+            Entry::Ledger(machine, standing) => Some((machine, standing)),
+            Entry::Member(..) => None,
+        });
+        let mut standings = ledgers.clone().map(|(_, standing)| standing);
+        self.accounts.look_up(ledgers.map(|(machine, _)| machine), |machine, account| {
+            let Some(theirs) = standings.next() else { return };
+            let allowed = self.accounts.allowed(machine);
+            if allowed > 0 {
+                let ours = account.and_then(Account::standing);
+                let height = account.map_or(0, |account| account.ledger().height());
+                let floor = account.map_or(allowed, Account::floor);
+                missing.extend(want(*machine, ours.as_ref(), height, floor, theirs));
+            }
         });
         if let Some(state) = self.peers.get_mut(&peer) {
             missing.truncate(QUEUED_WANTS_MAX.saturating_sub(state.wants.len()));
@@ -372,30 +391,50 @@ impl Replica {
         Ok(())
     }
 
+    fn want_member(&self, entry: &Entry) -> Option<Want> {
+        let Entry::Member(key, theirs) = entry else { return None };
+        want_member(*key, self.accounts.member(key).map(Member::standing).as_ref(), theirs)
+    }
+
+    /// What was learnt of members may make more of what the peer has worth fetching.
+    pub(super) fn compare_anew(&mut self, peer: NodeId, now_ms: u64) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            (state.compared, state.summary_due_ms) = (false, Some(now_ms));
+        }
+    }
+
     /// What was fetched. A ledger that grew is asked for again, from where it stands now.
     fn take(
         &mut self,
         peer: NodeId,
         wants: &[Want],
         chunks: Vec<Chunk>,
-        revocations: Vec<Revocation>,
+        statements: Vec<Statement>,
+        now_ms: u64,
     ) -> Result<(), Offence> {
-        let wanted: BTreeSet<MachineId> = wants
-            .iter()
-            .map(|want| match want {
-                Want::Samples { machine, .. } | Want::Revocation { machine } => *machine,
-            })
-            .collect();
+        let (mut wanted, mut members) = (BTreeSet::new(), BTreeSet::new());
+        for want in wants {
+            match want {
+                Want::Samples { machine, .. } | Want::Revocation { machine } => drop(wanted.insert(*machine)),
+                Want::Member { key } => drop(members.insert(*key)),
+            }
+        }
         self.let_others_fetch(peer);
         if let Some(state) = self.peers.get_mut(&peer) {
-            state.is_fruitless = chunks.is_empty() && revocations.is_empty();
+            state.is_fruitless = chunks.is_empty() && statements.is_empty();
         }
         let mut grown = BTreeSet::new();
-        for revocation in revocations {
-            if !wanted.contains(&revocation.machine()) {
+        for statement in statements {
+            let (is_asked, is_membership) = match &statement {
+                Statement::Revocation(revocation) => (wanted.contains(&revocation.machine()), false),
+                Statement::Admission(_) | Statement::Withdrawal(_) => (members.contains(&statement.key()), true),
+            };
+            if !is_asked {
                 return Err(Offence::Unasked);
             }
-            self.absorb_revocation(revocation).map_err(invalid)?;
+            if self.absorb_statement(statement).map_err(invalid)? && is_membership {
+                self.compare_anew(peer, now_ms);
+            }
         }
         for chunk in chunks {
             let machine = chunk.machine;
@@ -419,11 +458,11 @@ impl Replica {
         &mut self,
         own: MachineId,
         chunks: Vec<Chunk>,
-        revocations: Vec<Revocation>,
+        statements: Vec<Statement>,
         now_ms: u64,
     ) -> Result<(), Offence> {
-        for revocation in revocations {
-            self.absorb_revocation(revocation).map_err(invalid)?;
+        for statement in statements {
+            self.absorb_statement(statement).map_err(invalid)?;
         }
         let height = self.accounts.get(&own).map_or(0, |account| account.ledger().height());
         let mut holds_head = false;

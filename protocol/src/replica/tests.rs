@@ -18,10 +18,11 @@ use crate::{
     seed::EntrySeed,
     segment::{Chunk, Digest, Segment, VerifiedChunk},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
-    version_vector::Standing,
+    statement::Statement,
+    version_vector::{Entry, Standing},
 };
 
-fn manifest(authority: Option<[u8; 32]>) -> Manifest {
+pub(super) fn manifest(authority: Option<[u8; 32]>) -> Manifest {
     let tensor = TensorSpec {
         name: "w".into(),
         shape: vec![4],
@@ -62,27 +63,27 @@ fn manifest(authority: Option<[u8; 32]>) -> Manifest {
     }
 }
 
-fn signer(node: u8) -> Ed25519Signer {
+pub(super) fn signer(node: u8) -> Ed25519Signer {
     Ed25519Signer::from_seed(&[node; 32])
 }
 
-fn machine(node: u8, incarnation: u64) -> MachineId {
+pub(super) fn machine(node: u8, incarnation: u64) -> MachineId {
     MachineId { key: signer(node).key(), incarnation }
 }
 
-struct Node {
-    replica: Replica,
+pub(super) struct Node {
+    pub replica: Replica,
     /// Net times each entry is in the weights: 0 or 1 at any time, or the replica is wrong.
-    weights: BTreeMap<(Vec<u8>, i8), i32>,
-    disk: Vec<Record>,
-    reports: Vec<Report>,
-    penalties: Vec<Offence>,
+    pub weights: BTreeMap<(Vec<u8>, i8), i32>,
+    pub disk: Vec<Record>,
+    pub reports: Vec<Report>,
+    pub penalties: Vec<Offence>,
     renewals: Vec<IncarnationCause>,
     seed: u8,
 }
 
 impl Node {
-    fn new(seed: u8, incarnation: u64, manifest: &Manifest) -> Self {
+    pub fn new(seed: u8, incarnation: u64, manifest: &Manifest) -> Self {
         let replica = Replica::new(
             manifest.run_id().unwrap(),
             Arc::new(manifest.clone()),
@@ -112,7 +113,7 @@ impl Node {
     }
 
     /// What the trainer does: moves its weights by the byte, then reports it.
-    fn train(&mut self, byte: i8, now_ms: u64) {
+    pub fn train(&mut self, byte: i8, now_ms: u64) {
         let (machine, sample) = (self.replica.own_machine(), self.replica.own_next_sample());
         let seed = EntrySeed::derive(self.replica.run(), &machine, sample, &Groups::equal(1));
         self.apply(&[replay::contribution(seed, byte, 0, &Schedule::default())]);
@@ -121,26 +122,26 @@ impl Node {
 }
 
 /// Nodes and who is connected to whom.
-struct Net {
-    nodes: Vec<Node>,
+pub(super) struct Net {
+    pub nodes: Vec<Node>,
     links: BTreeSet<(usize, usize)>,
-    now_ms: u64,
-    gossip_lost: bool,
+    pub now_ms: u64,
+    pub gossip_lost: bool,
 }
 
 impl Net {
-    fn new(nodes: Vec<Node>) -> Self {
+    pub fn new(nodes: Vec<Node>) -> Self {
         Self { nodes, links: BTreeSet::new(), now_ms: 0, gossip_lost: false }
     }
 
-    fn connect(&mut self, a: usize, b: usize) {
+    pub fn connect(&mut self, a: usize, b: usize) {
         self.links.extend([(a, b), (b, a)]);
         self.nodes[a].replica.peer_connected(NodeId(b as u64), self.now_ms);
         self.nodes[b].replica.peer_connected(NodeId(a as u64), self.now_ms);
     }
 
     /// Drains all outputs; delivers at once.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         for _ in 0..100_000 {
             let Some((index, output)) =
                 (0..self.nodes.len()).find_map(|i| self.nodes[i].replica.poll_output().map(|output| (i, output)))
@@ -203,7 +204,7 @@ impl Net {
         }
     }
 
-    fn pass(&mut self, ms: u64) {
+    pub fn pass(&mut self, ms: u64) {
         let end = self.now_ms + ms;
         while self.now_ms < end {
             self.now_ms += 250;
@@ -214,7 +215,7 @@ impl Net {
         }
     }
 
-    fn assert_agreed(&mut self) {
+    pub fn assert_agreed(&mut self) {
         self.pass(60_000);
         let root = self.nodes[0].replica.root();
         let weights = self.nodes[0].weights.clone();
@@ -384,7 +385,7 @@ fn a_fork_among_replicas_that_share_is_seen_by_each_of_them() {
     }
 }
 
-fn restore(node: &mut Node, disk: &[Record]) {
+pub(super) fn restore(node: &mut Node, disk: &[Record]) {
     let mut chunks: BTreeMap<(MachineId, u64), Chunk> = BTreeMap::new();
     for record in disk {
         match record {
@@ -394,7 +395,7 @@ fn restore(node: &mut Node, disk: &[Record]) {
                 });
                 chunks.insert((chunk.machine, chunk.first), Chunk::clone(chunk));
             }
-            Record::Revocation(revocation) => node.replica.restore_revocation(revocation.clone()).unwrap(),
+            Record::Statement(statement) => node.replica.restore_statement(statement.clone()).unwrap(),
         }
     }
     for chunk in chunks.into_values() {
@@ -563,11 +564,11 @@ fn the_authority_withdraws_samples_from_a_floor_on_everywhere() {
     train_all(&mut net, 10);
     net.pass(2_000);
     let revocation = Revocation::sign(&run, machine(1, 1), 4, &authority);
-    let bytes = Gossip::Revocation(revocation).encode().unwrap();
+    let bytes = Gossip::Statement(Statement::Revocation(revocation)).encode().unwrap();
     assert_eq!(net.nodes[0].replica.gossip(NodeId(9), &bytes, net.now_ms), Verdict::Accept);
     net.settle();
     let forged = Revocation::sign(&run, machine(0, 1), 0, &signer(7));
-    let bytes = Gossip::Revocation(forged).encode().unwrap();
+    let bytes = Gossip::Statement(Statement::Revocation(forged)).encode().unwrap();
     assert_eq!(net.nodes[0].replica.gossip(NodeId(9), &bytes, net.now_ms), Verdict::Reject);
     net.connect(1, 2);
     net.assert_agreed();
@@ -701,7 +702,7 @@ fn a_peer_that_claims_everything_and_sends_nothing_holds_nobody_up() {
                 // The liar answers at once what costs nothing, and never what it claimed.
                 Output::Ask(peer, Question::Fetch { .. }) if peer == liar => ignored_since = Some(now_ms),
                 Output::Ask(peer, _) if peer == liar => {
-                    let entries = vec![(claimed, standing)];
+                    let entries = vec![Entry::Ledger(claimed, standing)];
                     joiner.replica.answered(liar, Response::Entries { entries, more: None }, now_ms);
                 }
                 Output::Ask(peer, question) => {
@@ -813,21 +814,20 @@ fn a_listing_without_end_is_an_offence() {
     for _ in 0..1_000_000 {
         match replica.poll_output() {
             Some(Output::Ask(_, Question::Fetch { .. })) => {
-                replica.answered(liar, Response::Found { chunks: Vec::new(), revocations: Vec::new() }, 0);
+                replica.answered(liar, Response::Found { chunks: Vec::new(), statements: Vec::new() }, 0);
             }
             Some(Output::Ask(..)) => {
                 let entry = |incarnation| {
-                    (MachineId { key: [9; 32], incarnation }, Standing::Live { height: 1, head: [1; 32] })
+                    Entry::Ledger(MachineId { key: [9; 32], incarnation }, Standing::Live { height: 1, head: [1; 32] })
                 };
                 let entries: Vec<_> = (machines..machines + 2_048).map(entry).collect();
                 machines += 2_048;
-                let more =
-                    Some(crate::message::Cursor { bucket: 0, after: entries.last().map(|(machine, _)| *machine) });
+                let more = Some(crate::message::Cursor { bucket: 0, after: entries.last().map(Entry::subject) });
                 replica.answered(liar, Response::Entries { entries, more }, 0);
             }
             Some(Output::Penalize(peer, _)) => {
                 assert_eq!(peer, liar);
-                assert!(machines <= 65_536 + 2_048, "only after {machines} machines");
+                assert!(machines <= 2 * 65_536 + 2_048, "only after {machines} machines");
                 return;
             }
             Some(_) => {}

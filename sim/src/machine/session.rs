@@ -125,9 +125,9 @@ impl Machine {
         let Some(running) = &mut self.running else { return Ok(()) };
         let contents = running.disk.contents();
         running.inputs.push_back(Input::BaseReady);
-        let revocations = contents.revocations.values().map(|revocation| Record::Revocation(revocation.clone()));
+        let statements = contents.statements.values().map(|statement| Record::Statement(statement.clone()));
         let chunks = contents.chunks.iter().map(|chunk| Record::Chunk(chunk.clone()));
-        running.inputs.extend(revocations.chain(chunks).map(Input::Restored));
+        running.inputs.extend(statements.chain(chunks).map(Input::Restored));
         match &contents.checkpoint {
             Some(checkpoint) => {
                 running.inputs.push_back(Input::Checkpoint(checkpoint.claims()));

@@ -64,8 +64,13 @@ pub struct Quadratic {
 }
 
 impl Quadratic {
-    /// Everything follows from `settings` and `seed`. `authority` is the key that may revoke.
-    pub fn new(settings: &QuadraticSettings, authority: Option<[u8; 32]>, seed: u64) -> Result<Self> {
+    /// Everything follows from `settings` and `seed`. `authority` is the key that may revoke, admit and withdraw.
+    pub fn new(
+        settings: &QuadraticSettings,
+        authority: Option<[u8; 32]>,
+        membership: Membership,
+        seed: u64,
+    ) -> Result<Self> {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x0b1e_c71f);
         let dimensions = settings.dimensions;
         let lengths = [dimensions - dimensions / 4, dimensions / 4];
@@ -104,7 +109,8 @@ impl Quadratic {
         // The names' order puts the adapter between the two tensors of the base.
         tensors.splice(1..1, LowRank::specs(&groups, TENSORS.len() as u16, &hyperparameters)?);
         let low_rank = LowRank::new([1, 2], &mut random);
-        let manifest = Arc::new(manifest(tensors, groups, fetched.chunks_root(), hyperparameters, authority, seed));
+        let manifest = manifest(tensors, groups, fetched.chunks_root(), hyperparameters, authority, seed);
+        let manifest = Arc::new(Manifest { membership, ..manifest });
         manifest.validate()?;
         let run = manifest.run_id()?;
         let first = manifest.tensors[low_rank.halves[0]..=low_rank.halves[1]].iter();

@@ -100,7 +100,18 @@ pub enum What {
         /// By how much; may be negative.
         by_seconds: f64,
     },
-    /// The run's authority withdraws all that adversaries of this strategy gave.
+    /// The run's authority admits machines that it has not spoken of.
+    Admit {
+        /// How many.
+        machines: usize,
+    },
+    /// The run's authority withdraws keys that it admitted: half of what it knows of each incarnation stays, and of the
+    /// last one nothing if there are several.
+    Withdraw {
+        /// How many.
+        machines: usize,
+    },
+    /// The run's authority revokes all that adversaries of this strategy gave.
     Revoke {
         /// Whose.
         whose: Strategy,
@@ -112,7 +123,10 @@ impl Fault {
     pub fn check(&self) -> Result<()> {
         let (machines, seconds): (usize, Vec<f64>) = match &self.what {
             What::Join { machines, over_seconds } => (*machines, vec![*over_seconds]),
-            What::Leave { machines } | What::DiskCopied { machines } => (*machines, vec![]),
+            What::Leave { machines }
+            | What::DiskCopied { machines }
+            | What::Admit { machines }
+            | What::Withdraw { machines } => (*machines, vec![]),
             What::Crash { machines, back_after_seconds } => (*machines, back_after_seconds.iter().copied().collect()),
             What::Churn { machines, times, every_seconds } => {
                 ensure!((1..=10_000).contains(times), "fault.times is {times}: 1 to 10,000");

@@ -25,6 +25,9 @@ pub struct Scenario {
     /// The machines join over this long.
     #[serde(default = "Defaults::joins_over_seconds")]
     pub joins_over_seconds: f64,
+    /// Who may contribute.
+    #[serde(default)]
+    pub members: Members,
     /// How fast machines measure.
     #[serde(default)]
     pub speed: Speed,
@@ -51,6 +54,17 @@ pub struct Scenario {
     /// After the last gradient and the last fault, machines have this long to become equal, seconds.
     #[serde(default = "Defaults::converge_seconds_max")]
     pub converge_seconds_max: f64,
+}
+
+/// Who may contribute.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Members {
+    /// Everyone.
+    #[default]
+    Open,
+    /// The first machine, and those that it admits.
+    ByAuthority,
 }
 
 struct Defaults;
@@ -222,12 +236,13 @@ impl Default for LanguageSettings {
 pub const MACHINES_MAX: usize = 100_000;
 
 /// The default scenario and those with a name.
-const BUILT_IN: [(&str, &str); 10] = [
+const BUILT_IN: [(&str, &str); 11] = [
     ("demo", include_str!("../../scenarios/demo.toml")),
     ("calm", include_str!("../../scenarios/calm.toml")),
     ("home_internet", include_str!("../../scenarios/home_internet.toml")),
     ("churn", include_str!("../../scenarios/churn.toml")),
     ("partition", include_str!("../../scenarios/partition.toml")),
+    ("members", include_str!("../../scenarios/members.toml")),
     ("flash_crowd", include_str!("../../scenarios/flash_crowd.toml")),
     ("flaky_disks", include_str!("../../scenarios/flaky_disks.toml")),
     ("hostile", include_str!("../../scenarios/hostile.toml")),
@@ -268,6 +283,10 @@ impl Scenario {
     /// Refuses what cannot be simulated, in words.
     pub fn check(&self) -> Result<()> {
         ensure!((1..=MACHINES_MAX).contains(&self.machines), "machines is {}: 1 to {MACHINES_MAX}", self.machines);
+        ensure!(
+            self.language.is_none() || self.members == Members::Open,
+            "members: with a language model, everyone contributes"
+        );
         ensure!(self.gradients >= 1, "gradients is 0: every machine must contribute at least one");
         ensure!(self.gradients <= 10_000_000, "gradients is {}: at most 10,000,000 each", self.gradients);
         let dimensions = self.quadratic.dimensions;

@@ -3,6 +3,7 @@
 use protocol::{
     machine::MachineId,
     replica::{OwnHead, Record},
+    statement::Statement,
 };
 
 use std::sync::Arc;
@@ -15,11 +16,12 @@ impl Running {
     pub(super) fn restore(&mut self, record: Record, cx: &mut Context<'_>) {
         let (machine, first) = match &record {
             Record::Chunk(chunk) => (chunk.machine, chunk.first),
-            Record::Revocation(revocation) => (revocation.machine(), 0),
+            Record::Statement(Statement::Revocation(revocation)) => (revocation.machine(), 0),
+            Record::Statement(statement) => (MachineId { key: statement.key(), incarnation: 0 }, 0),
         };
         let restored = match record {
             Record::Chunk(chunk) => self.replica.restore_chunk(Arc::unwrap_or_clone(chunk)),
-            Record::Revocation(revocation) => self.replica.restore_revocation(revocation),
+            Record::Statement(statement) => self.replica.restore_statement(statement),
         };
         if let Err(error) = restored {
             self.stage = Stage::Ended;

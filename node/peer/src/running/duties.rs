@@ -33,6 +33,9 @@ impl Running {
         }
         if let Some(after_ms) = self.goals.joins_now(&self.replica, !cx.links.neighbours().is_empty(), now_ms) {
             cx.outputs.push_back(Output::Notice(Notice::CaughtUp { after_ms }));
+            if self.replica.own_allowed() <= self.replica.own_next_sample() {
+                cx.outputs.push_back(Output::Notice(Notice::NoMember { key: cx.config.key }));
+            }
             // Not at the step of a swarm that nobody had told of yet.
             self.advance_swarm_step();
         }

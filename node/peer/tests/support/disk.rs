@@ -4,8 +4,8 @@ use peer::Run;
 use protocol::{
     machine::MachineId,
     replica::{Contained, Record},
-    revocation::Revocation,
     segment::{Chunk, Digest},
+    statement::Statement,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -31,7 +31,7 @@ pub struct Disk {
     pub incarnation: u64,
     pub knows_others: bool,
     pub chunks: BTreeMap<(MachineId, u64), Arc<Chunk>>,
-    pub revocations: BTreeMap<MachineId, Revocation>,
+    pub statements: BTreeMap<Vec<u8>, Statement>,
     pub checkpoint: Option<(Weights, Vec<Contained>)>,
     pub waiting: VecDeque<Write>,
     /// Refuses all writes.
@@ -47,16 +47,16 @@ impl Disk {
                 self.chunks.retain(|(of, at), _| *of != machine || !(first..end).contains(at));
                 self.chunks.insert((machine, first), chunk);
             }
-            Record::Revocation(revocation) => {
-                self.revocations.insert(revocation.machine(), revocation);
+            Record::Statement(statement) => {
+                self.statements.insert(statement.name(), statement);
             }
         }
     }
 
     /// Everything that a start is given.
     pub fn records(&self) -> Vec<Record> {
-        let revocations = self.revocations.values().cloned().map(Record::Revocation);
-        revocations.chain(self.chunks.values().cloned().map(Record::Chunk)).collect()
+        let statements = self.statements.values().cloned().map(Record::Statement);
+        statements.chain(self.chunks.values().cloned().map(Record::Chunk)).collect()
     }
 
     /// The byte of a sample, if it is durable.

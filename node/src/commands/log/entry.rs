@@ -26,7 +26,7 @@ pub fn run(args: &EntryArgs) -> Result<()> {
     let (segment, digest) =
         segments.find(|(segment, _)| sample < segment.end()).context("a chunk's segments cover its samples")?;
     let byte = segment.bytes[(sample - segment.first) as usize] as i8;
-    let floor = log.revocation(&machine).map_or(height, |revocation| revocation.floor());
+    let floor = log.floor(&machine).unwrap_or(height);
     let came = log.journal.as_ref().and_then(|journal| journal.came(&machine, sample));
     let levels = log.manifest.levels;
     let seed = EntrySeed::derive(&log.run, &machine, sample, &log.manifest.groups);
@@ -48,8 +48,8 @@ pub fn run(args: &EntryArgs) -> Result<()> {
     }
     println!("machine    {machine}  (key {}, incarnation {})", hex(&machine.key), machine.incarnation);
     println!("sample     {sample} of {height}{}", if sample < floor { "" } else { ", does not count" });
-    if let Some(revocation) = log.revocation(&machine) {
-        println!("           {}", log::in_words(revocation));
+    if let Some(withheld) = log::withheld(&log.replica, &machine) {
+        println!("           {withheld}");
     }
     println!("seed       {}", hex(&seed.bytes));
     println!("byte       {byte}: {}", in_words(byte, levels));

@@ -18,7 +18,7 @@ use crate::{
         diff::{MachineDifference, differences},
         export,
         import::merge,
-        in_words, onlooker,
+        onlooker,
     },
     opened::{Opened, restore},
     records,
@@ -69,7 +69,7 @@ pub fn import(args: &LogImportArgs) -> Result<()> {
     // Not as the directory's own machine: that one would take none of its own samples from others.
     let mut target = onlooker(opened.run, &opened.manifest)?;
     let chunks = |visit: &mut dyn FnMut(&[u8]) -> Result<()>| opened.state.for_each_chunk(visit);
-    restore(&mut target, opened.state.path(), opened.state.revocations()?, chunks)?;
+    restore(&mut target, opened.state.path(), opened.state.statements()?, chunks)?;
     let before = gradients(&target);
     let mut waiting: Vec<Row> = Vec::new();
     let reports = merge(&mut log.replica, &mut target, |records| {
@@ -133,7 +133,8 @@ fn tell(report: &Report) {
             );
         }
         Report::Revoked { machine, from } => println!("machine {machine}: withdrawn from sample {from} on"),
-        Report::HeadConfirmed | Report::Incomplete(_) => {}
+        Report::Withdrawn { key, .. } => println!("key {}: withdrawn", hex(key)),
+        Report::HeadConfirmed | Report::Admitted | Report::Incomplete(_) => {}
     }
 }
 
@@ -190,9 +191,9 @@ fn remarks(difference: &MachineDifference) -> String {
     if let Some(sample) = difference.fork {
         remarks.push(format!("two histories from sample {sample} on"));
     }
-    if let Some((first, second)) = &difference.revocations {
-        for (log, revocation) in [("A", first), ("B", second)] {
-            remarks.extend(revocation.as_ref().map(|revocation| format!("{log}: {}", in_words(revocation))));
+    if let Some((first, second)) = &difference.withheld {
+        for (log, withheld) in [("A", first), ("B", second)] {
+            remarks.extend(withheld.as_ref().map(|withheld| format!("{log}: {withheld}")));
         }
     }
     remarks.join("; ")
@@ -200,13 +201,13 @@ fn remarks(difference: &MachineDifference) -> String {
 
 fn in_json(difference: &MachineDifference) -> Value {
     let range = |samples: &Range<u64>| (!samples.is_empty()).then_some([samples.start, samples.end]);
-    let revocations = difference.revocations.as_ref();
+    let withheld = difference.withheld.as_ref();
     json!({
         "machine": difference.machine.to_string(), "key": hex(&difference.machine.key),
         "incarnation": difference.machine.incarnation,
         "only_first": range(&difference.only_first), "only_second": range(&difference.only_second),
         "fork": difference.fork,
-        "revoked_first": revocations.and_then(|(first, _)| first.as_ref()).map(in_words),
-        "revoked_second": revocations.and_then(|(_, second)| second.as_ref()).map(in_words),
+        "revoked_first": withheld.and_then(|(first, _)| first.as_ref()),
+        "revoked_second": withheld.and_then(|(_, second)| second.as_ref()),
     })
 }

@@ -2,14 +2,14 @@
 
 use anyhow::Result;
 use indicatif::HumanDuration;
-use protocol::{ledger::Ledger, machine::MachineId, revocation::Revocation};
+use protocol::{ledger::Ledger, machine::MachineId};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 use crate::{
     cli::LogArgs,
     hex::hex,
-    log::{Log, in_words},
+    log::{Log, withheld},
     watch::journal::now_ms,
 };
 
@@ -20,7 +20,8 @@ pub fn run(args: &LogArgs) -> Result<()> {
     let log = Log::open(&args.source)?;
     let (root, step) = (hex(&log.replica.root()), log.replica.swarm_step());
     if args.json {
-        let machines: Vec<_> = log.replica.machines().map(|machine| as_json(&log, machine)).collect();
+        let machines: Vec<_> =
+            log.replica.machines().map(|(machine, ledger, _)| as_json(&log, (machine, ledger))).collect();
         println!(
             "{:#}",
             json!({ "run": log.run.to_string(), "vector": root, "gradients": step, "machines": machines })
@@ -35,17 +36,17 @@ pub fn run(args: &LogArgs) -> Result<()> {
         "{:<18} {:>10} {:>6} {:>8} {:>15} {:>9}  {:<16}",
         "machine", "gradients", "share", "a second", "last seen", "segments", "head"
     );
-    for machine in log.replica.machines() {
-        print_row(&log, machine, step);
+    for (machine, ledger, _) in log.replica.machines() {
+        print_row(&log, (machine, ledger), step);
     }
     Ok(())
 }
 
-type Row<'a> = (&'a MachineId, &'a Ledger, Option<&'a Revocation>);
+type Row<'a> = (&'a MachineId, &'a Ledger);
 
 /// Gradients of a ledger that count.
-fn counted(ledger: &Ledger, revocation: Option<&Revocation>) -> u64 {
-    revocation.map_or(ledger.height(), |revocation| revocation.floor().min(ledger.height()))
+fn counted(log: &Log, machine: &MachineId, ledger: &Ledger) -> u64 {
+    log.replica.floor(machine).min(ledger.height())
 }
 
 /// (Unix ms of the last gradient's arrival, present rate), as the journal has it.
@@ -60,29 +61,29 @@ fn segments(ledger: &Ledger) -> usize {
     ledger.chunks().iter().map(|chunk| chunk.parts.len()).sum()
 }
 
-fn as_json(log: &Log, (machine, ledger, revocation): Row<'_>) -> Value {
+fn as_json(log: &Log, (machine, ledger): Row<'_>) -> Value {
     let (last_seen_ms, per_second) = seen(log, machine);
     json!({
         "machine": machine.to_string(), "key": hex(&machine.key), "incarnation": machine.incarnation,
-        "own": log.own == Some(*machine), "height": ledger.height(), "counted": counted(ledger, revocation),
+        "own": log.own == Some(*machine), "height": ledger.height(), "counted": counted(log, machine, ledger),
         "head": hex(&ledger.head()), "segments": segments(ledger), "chunks": ledger.chunks().len(),
-        "per_second": per_second, "last_seen_ms": last_seen_ms, "revoked": revocation.map(in_words),
+        "per_second": per_second, "last_seen_ms": last_seen_ms, "revoked": withheld(&log.replica, machine),
     })
 }
 
-fn print_row(log: &Log, (machine, ledger, revocation): Row<'_>, step: u64) {
+fn print_row(log: &Log, (machine, ledger): Row<'_>, step: u64) {
     let (last, rate) = seen(log, machine);
     let ago = |at: u64| format!("{} ago", HumanDuration(Duration::from_millis(now_ms().saturating_sub(at))));
     println!(
         "{:<18} {:>10} {:>5.1}% {:>8} {:>15} {:>9}  {:<16} {}{}",
         machine.to_string(),
         ledger.height(),
-        100.0 * counted(ledger, revocation) as f64 / step.max(1) as f64,
+        100.0 * counted(log, machine, ledger) as f64 / step.max(1) as f64,
         rate.map_or("-".into(), |rate| format!("{rate:.1}")),
         last.map_or("-".into(), ago),
         segments(ledger),
         &hex(&ledger.head())[..16],
         if log.own == Some(*machine) { "this node " } else { "" },
-        revocation.map(in_words).unwrap_or_default(),
+        withheld(&log.replica, machine).unwrap_or_default(),
     );
 }

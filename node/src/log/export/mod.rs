@@ -14,7 +14,7 @@
 //!     12   4  check(0, bytes 0..12), first 4 bytes: holds in every version
 //!     16   4  bytes of the manifest
 //!     20   4  bytes of the contents
-//!     24   4  bytes of the revocations
+//!     24   4  bytes of the statements
 //!     28   4  machines
 //!     32   8  chunks
 //!     40   8  gradients
@@ -31,7 +31,7 @@
 //!                              ‖ swarm step of the first segment, varint
 //!                              ‖ column of (increase to each further segment)
 //!                              ‖ one byte per sample ‖ check
-//! revocations:             each: length u32 ‖ encoding as on the wire; ‖ check
+//! statements:             each: length u32 ‖ encoding as on the wire; ‖ check
 //! end, 64 bytes:           root of the version vector 32 ‖ BLAKE3 of everything before this digest 32
 //!
 //! varint  = seven bits a byte, low ones first, the top bit says that more follow
@@ -45,7 +45,7 @@
 //! Digests and first samples are not stored: they follow. A chunk is as the ledger holds it (see `protocol::ledger`),
 //! so its signature vouches for all before it.
 //!
-//! The header of a file with 300 bytes of manifest, one machine, one chunk of three samples, no revocations (624 bytes
+//! The header of a file with 300 bytes of manifest, one machine, one chunk of three samples, no statements (624 bytes
 //! in all):
 //!
 //! ```text
@@ -110,7 +110,7 @@ fn check(number: u32, bytes: &[u8]) -> [u8; CHECK_BYTES] {
 struct Header {
     manifest_bytes: u32,
     contents_bytes: u32,
-    revocations_bytes: u32,
+    statements_bytes: u32,
     totals: Totals,
 }
 
@@ -120,7 +120,7 @@ impl Header {
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend(protocol_version.to_le_bytes());
         bytes.extend(&check(0, &bytes)[..4]);
-        for size in [self.manifest_bytes, self.contents_bytes, self.revocations_bytes, self.totals.machines as u32] {
+        for size in [self.manifest_bytes, self.contents_bytes, self.statements_bytes, self.totals.machines as u32] {
             bytes.extend(size.to_le_bytes());
         }
         for total in [self.totals.chunks, self.totals.gradients, self.totals.bytes] {
@@ -143,7 +143,7 @@ enum Section {
     Manifest,
     Contents,
     Chunk { machine: MachineId, first: u64, end: u64 },
-    Revocations,
+    Statements,
     End,
 }
 
@@ -154,7 +154,7 @@ impl fmt::Display for Section {
             Self::Manifest => write!(f, "the manifest"),
             Self::Contents => write!(f, "the contents"),
             Self::Chunk { machine, first, end } => write!(f, "machine {machine} samples {first}..{end}"),
-            Self::Revocations => write!(f, "the revocations"),
+            Self::Statements => write!(f, "the statements"),
             Self::End => write!(f, "the end"),
         }
     }

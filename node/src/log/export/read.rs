@@ -52,9 +52,9 @@ pub fn read(input: impl Read, bytes: u64, name: &str) -> Result<Content> {
         restore_chunk(&mut content.replica, machine, first, entry, &payload)
             .with_context(|| format!("{name}: {section} cannot be believed, although it is not damaged"))?;
     }
-    let revocations = sections.next(header.revocations_bytes as usize, Section::Revocations)?;
+    let statements = sections.next(header.statements_bytes as usize, Section::Statements)?;
     let root = sections.end()?;
-    let (Some(mut content), Some(revocations), Some(root), true) = (content, revocations, root, sections.is_sound())
+    let (Some(mut content), Some(statements), Some(root), true) = (content, statements, root, sections.is_sound())
     else {
         bail!(sections.verdict(&header, bytes))
     };
@@ -63,7 +63,7 @@ pub fn read(input: impl Read, bytes: u64, name: &str) -> Result<Content> {
         "{name}: {} bytes follow behind the end of its {sections_all} sections; cut them off, or export it anew",
         bytes.saturating_sub(header.totals.bytes)
     );
-    restore_revocations(&mut content.replica, &revocations).with_context(|| format!("{name}: the revocations"))?;
+    restore_statements(&mut content.replica, &statements).with_context(|| format!("{name}: the statements"))?;
     ensure!(
         content.replica.root() == root,
         "{name}: the end names another version vector than its ledgers give; export it anew"
@@ -243,12 +243,12 @@ impl<'a, R: Read> Sections<'a, R> {
 fn decode_header(rest: &[u8]) -> Result<Header> {
     let mut rest = rest;
     let mut u32 = || take_u32(&mut rest);
-    let (manifest_bytes, contents_bytes, revocations_bytes, machines) = (u32()?, u32()?, u32()?, u32()?);
+    let (manifest_bytes, contents_bytes, statements_bytes, machines) = (u32()?, u32()?, u32()?, u32()?);
     let mut u64 = || take_array(&mut rest).map(u64::from_le_bytes);
     let totals = Totals { machines: machines.into(), chunks: u64()?, gradients: u64()?, bytes: u64()? };
     ensure!(manifest_bytes as usize <= MANIFEST_BYTES_MAX, "a manifest of {manifest_bytes} bytes is no run's");
     ensure!(totals.machines <= MACHINES_MAX, "{} machines are more than {MACHINES_MAX}", totals.machines);
-    Ok(Header { manifest_bytes, contents_bytes, revocations_bytes, totals })
+    Ok(Header { manifest_bytes, contents_bytes, statements_bytes, totals })
 }
 
 fn take_array<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N]> {
@@ -353,15 +353,12 @@ pub(super) fn decode_payload(payload: &[u8], samples: usize) -> Result<(Vec<Part
     Ok((parts, signature, rest.to_vec()))
 }
 
-fn restore_revocations(replica: &mut Replica, mut bytes: &[u8]) -> Result<()> {
+fn restore_statements(replica: &mut Replica, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         let length = take_u32(&mut bytes)? as usize;
         ensure!(length <= RECORD_BYTES_MAX, "one of {length} bytes, they have at most {RECORD_BYTES_MAX}");
-        let (revocation, rest) = bytes.split_at_checked(length).context("the last one ends early")?;
-        let revocation = records::revocation(revocation)?;
-        let machine = revocation.machine();
-        ensure!(replica.manifest().admits(&machine), "machine {machine} is not a member of this run");
-        replica.restore_revocation(revocation)?;
+        let (statement, rest) = bytes.split_at_checked(length).context("the last one ends early")?;
+        replica.restore_statement(records::statement(statement)?)?;
         bytes = rest;
     }
     Ok(())

@@ -10,6 +10,7 @@ use protocol::{
     revocation::Revocation,
     segment::{CHUNK_SAMPLES_MAX, CHUNK_SEGMENTS_MAX, Chunk, Part, Segment},
     signature::{Ed25519Signer, Signature, Signer},
+    statement::Statement,
 };
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
@@ -95,7 +96,7 @@ fn log() -> (Vec<u8>, Replica) {
     let authority = Ed25519Signer::from_seed(&AUTHORITY);
     let unknown = MachineId { key: Ed25519Signer::from_seed(&[5; 32]).key(), incarnation: 1 };
     for (machine, from) in [(withdrawn, 700), (unknown, 0)] {
-        replica.restore_revocation(Revocation::sign(&run, machine, from, &authority)).unwrap();
+        replica.restore_statement(Statement::Revocation(Revocation::sign(&run, machine, from, &authority))).unwrap();
     }
     (bytes, replica)
 }
@@ -141,7 +142,7 @@ fn the_documented_bytes_are_the_written_ones() {
     assert_eq!(written[64..], hex("02 00 01 00 50 ac 02 09 ff 01 ff 80"));
     assert_eq!(decode_payload(&written, 3).unwrap(), (parts, chunk.signature, chunk.bytes));
     let totals = Totals { machines: 1, chunks: 1, gradients: 3, bytes: 72 + 316 + 64 + 92 + 16 + 64 };
-    let header = Header { manifest_bytes: 300, contents_bytes: 48, revocations_bytes: 0, totals };
+    let header = Header { manifest_bytes: 300, contents_bytes: 48, statements_bytes: 0, totals };
     let documentation = include_str!("mod.rs");
     let line =
         |start: &str| documentation.lines().find(|line| line.contains(start)).unwrap().trim_start_matches("//! ");
@@ -155,7 +156,7 @@ fn the_documented_bytes_are_the_written_ones() {
 #[test]
 fn every_flipped_bit_is_found_and_its_section_named() {
     let (bytes, _) = exported();
-    let names = ["the header", "the manifest", "the contents", "machine ", "the revocations", "the end"];
+    let names = ["the header", "the manifest", "the contents", "machine ", "the statements", "the end"];
     let mut seed = [0u8; 8];
     getrandom::fill(&mut seed).unwrap();
     let seed = u64::from_le_bytes(seed);
@@ -265,14 +266,14 @@ fn a_file_made_to_deceive_is_refused_without_harm() {
     let ledgers = replica.machines().flat_map(|(_, ledger, _)| ledger.chunks());
     let chunks: Vec<usize> = ledgers.map(|chunk| payload(chunk).len()).collect();
     let around = 72 + manifest.len() + contents + chunks.iter().sum::<usize>() + 9 * 16 + 64;
-    let revocations = bytes.len() - around;
+    let statements = bytes.len() - around;
     let header = Header {
         manifest_bytes: manifest.len() as u32,
         contents_bytes: contents as u32,
-        revocations_bytes: revocations as u32,
+        statements_bytes: statements as u32,
         totals,
     };
-    let sizes: Vec<usize> = [&[manifest.len(), contents][..], &chunks, &[revocations]].concat();
+    let sizes: Vec<usize> = [&[manifest.len(), contents][..], &chunks, &[statements]].concat();
     assert!(rechecked(&bytes, &header, &sizes, |_| ()) == bytes, "the test knows the layout");
     let mut seed = [0u8; 8];
     getrandom::fill(&mut seed).unwrap();
@@ -299,7 +300,7 @@ fn a_file_made_to_deceive_is_refused_without_harm() {
         let header = Header {
             manifest_bytes: number() as u32,
             contents_bytes: number() as u32,
-            revocations_bytes: number() as u32,
+            statements_bytes: number() as u32,
             totals,
         };
         let forged = rechecked(&bytes, &header, &sizes, |_| ());

@@ -1,9 +1,7 @@
 //! From a replica to the file.
 
 use anyhow::{Context, Result, bail};
-use protocol::{
-    encoding::encode, manifest::PROTOCOL_VERSION, replica::Replica, revocation::Revocation, segment::Chunk,
-};
+use protocol::{encoding::encode, manifest::PROTOCOL_VERSION, replica::Replica, segment::Chunk};
 use std::io::Write;
 
 use super::{CHECK_BYTES, END_BYTES, HEADER_BYTES, Header, Totals, check, columns};
@@ -11,22 +9,22 @@ use crate::records::RECORD_BYTES_MAX;
 
 /// Writes the log that `replica` holds.
 ///
-/// Fails if `out` does, or if a part of the log is too large for the format: 4 GiB of contents or of revocations.
+/// Fails if `out` does, or if a part of the log is too large for the format: 4 GiB of contents or of statements.
 pub fn write(out: &mut impl Write, manifest: &[u8], replica: &Replica) -> Result<Totals> {
     let (contents, chunks, mut totals) = ledgers(replica)?;
-    let revocations = revocations(replica)?;
-    let payloads = manifest.len() + contents.len() + revocations.len() + chunks.iter().map(Vec::len).sum::<usize>();
+    let statements = statements(replica)?;
+    let payloads = manifest.len() + contents.len() + statements.len() + chunks.iter().map(Vec::len).sum::<usize>();
     totals.bytes = (HEADER_BYTES + payloads + CHECK_BYTES * (chunks.len() + 3) + END_BYTES) as u64;
     let size = |bytes: &[u8], what: &str| u32::try_from(bytes.len()).with_context(|| format!("{what} exceed 4 GiB"));
     let header = Header {
         manifest_bytes: size(manifest, "the manifest's bytes")?,
         contents_bytes: size(&contents, "the contents")?,
-        revocations_bytes: size(&revocations, "the revocations")?,
+        statements_bytes: size(&statements, "the statements")?,
         totals,
     };
     let mut out = Hashing { out, hasher: blake3::Hasher::new() };
     out.put(&header.encode(PROTOCOL_VERSION))?;
-    let payloads = [manifest, &contents].into_iter().chain(chunks.iter().map(Vec::as_slice)).chain([&revocations[..]]);
+    let payloads = [manifest, &contents].into_iter().chain(chunks.iter().map(Vec::as_slice)).chain([&statements[..]]);
     for (number, payload) in (1u32..).zip(payloads) {
         out.put(payload)?;
         out.put(&check(number, payload))?;
@@ -87,11 +85,10 @@ pub(super) fn payload(chunk: &Chunk) -> Vec<u8> {
     payload
 }
 
-fn revocations(replica: &Replica) -> Result<Vec<u8>> {
+fn statements(replica: &Replica) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    for (_, _, revocation) in replica.machines() {
-        let Some(revocation) = revocation else { continue };
-        let encoded = encode::<Revocation, RECORD_BYTES_MAX>(revocation)?;
+    for statement in replica.statements() {
+        let encoded = encode::<_, RECORD_BYTES_MAX>(&statement)?;
         bytes.extend((encoded.len() as u32).to_le_bytes());
         bytes.extend(encoded);
     }
