@@ -10,10 +10,13 @@ use libp2p::{
 use peer::{exchange::ANSWER_MS_MAX, mesh};
 use std::{collections::HashSet, time::Duration};
 
-use super::{codec::BytesCodec, config::NetworkConfig, traffic::Counters};
+use super::{
+    codec::{BytesCodec, EXCHANGE},
+    config::NetworkConfig,
+    older::EXCHANGE_1,
+    traffic::Counters,
+};
 
-/// Questions and answers.
-const EXCHANGE: StreamProtocol = StreamProtocol::new("/onebyte/1");
 /// Streams that one peer may have open for questions.
 const STREAMS_PER_CONNECTION: usize = 8;
 
@@ -25,6 +28,8 @@ pub struct Behaviour {
     pub identify: identify::Behaviour,
     pub ping: ping::Behaviour,
     pub exchange: request_response::Behaviour<BytesCodec>,
+    /// What nodes of version 1 ask.
+    pub older: request_response::Behaviour<BytesCodec>,
     pub gossip: Toggle<gossipsub::Behaviour<Counters, WhitelistSubscriptionFilter>>,
     pub kad: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
     pub mdns: Toggle<mdns::tokio::Behaviour>,
@@ -41,7 +46,7 @@ fn prefix(run: &[u8; 32]) -> String {
 
 /// The discovery protocol of one run, so that the tables of different runs do not mix.
 pub fn kad_protocol(run: &[u8; 32]) -> Result<StreamProtocol, String> {
-    StreamProtocol::try_from_owned(format!("/onebyte/kad/{}", prefix(run))).map_err(|error| error.to_string())
+    StreamProtocol::try_from_owned(format!("/onebyte/2/kad/{}", prefix(run))).map_err(|error| error.to_string())
 }
 
 impl Behaviour {
@@ -57,7 +62,7 @@ impl Behaviour {
         let exchange = request_response::Config::default()
             .with_request_timeout(Duration::from_millis(ANSWER_MS_MAX))
             .with_max_concurrent_streams(STREAMS_PER_CONNECTION);
-        let identify = identify::Config::new("/onebyte/identify/1".into(), keypair.public())
+        let identify = identify::Config::new("/onebyte/identify/2".into(), keypair.public())
             .with_agent_version(concat!("onebyte/", env!("CARGO_PKG_VERSION")).into())
             .with_push_listen_addr_updates(true);
         let mdns = match config.mdns {
@@ -69,6 +74,7 @@ impl Behaviour {
             limits: connection_limits::Behaviour::new(limits),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
+            older: request_response::Behaviour::new([(EXCHANGE_1, ProtocolSupport::Inbound)], exchange.clone()),
             exchange: request_response::Behaviour::new([(EXCHANGE, ProtocolSupport::Full)], exchange),
             gossip: config.run.as_ref().map(|run| gossip(run, counters.clone())).transpose()?.into(),
             kad: config.run.as_ref().map(|run| discovery(own, run)).transpose()?.into(),

@@ -5,6 +5,9 @@ use libp2p::{StreamProtocol, request_response::Codec};
 use protocol::message::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
 use std::io;
 
+/// Questions and answers.
+pub const EXCHANGE: StreamProtocol = StreamProtocol::new("/onebyte/2");
+
 /// Opaque bytes.
 #[derive(Clone, Copy, Default)]
 pub struct BytesCodec;

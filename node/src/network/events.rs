@@ -9,7 +9,7 @@ use libp2p::{
 };
 use std::time::{Duration, Instant};
 
-use super::{BehaviourEvent, Event, Network, Responder, address::without_peer};
+use super::{BehaviourEvent, Event, Network, Responder, address::without_peer, older::is_older};
 
 /// Below the target number of connections, strangers are looked for this often.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
@@ -34,7 +34,11 @@ impl Network {
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 self.addresses.remove(&peer_id);
                 self.round_trips.remove(&peer_id);
-                self.events.push_back(Event::Disconnected(peer_id));
+                self.events.extend(match self.older.gone(&peer_id) {
+                    None => Some(Event::Disconnected(peer_id)),
+                    Some(true) => Some(Event::DialFailed { peer: peer_id, error: "the connection is gone".into() }),
+                    Some(false) => None,
+                });
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 self.on_dial_failed(peer, &error);
@@ -69,6 +73,15 @@ impl Network {
                 });
             }
             BehaviourEvent::Exchange(event) => self.on_exchange(event),
+            BehaviourEvent::Older(request_response::Event::Message {
+                peer,
+                message: Message::Request { request, channel, .. },
+                ..
+            }) => {
+                self.counters.exchange_received(request.len());
+                let answer = self.older.answer(peer, &request);
+                let _ = self.swarm.behaviour_mut().older.send_response(channel, answer);
+            }
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.on_identified(peer_id, &info)
             }
@@ -114,6 +127,13 @@ impl Network {
 
     /// A peer's own word on where it listens: good enough to be called there, which proves it.
     fn on_identified(&mut self, peer: PeerId, info: &identify::Info) {
+        if is_older(info) {
+            if self.swarm.is_connected(&peer) && self.older.recognise(peer) {
+                self.addresses.remove(&peer);
+                self.events.extend([Event::Older(peer), Event::Disconnected(peer)]);
+            }
+            return;
+        }
         let same_kad = |kad: &kad::Behaviour<_>| kad.protocol_names().iter().any(|name| info.protocols.contains(name));
         let shares_run = self.swarm.behaviour().kad.as_ref().is_some_and(same_kad);
         for address in info.listen_addrs.iter().take(ADDRESSES_PER_PEER_MAX) {

@@ -17,6 +17,7 @@ mod codec;
 mod config;
 mod error;
 mod events;
+mod older;
 mod traffic;
 mod transport;
 
@@ -30,6 +31,7 @@ pub use traffic::Traffic;
 use behaviour::{Behaviour, BehaviourEvent};
 use futures::StreamExt;
 use libp2p::request_response::OutboundFailure;
+use older::Older;
 use protocol::replica::Verdict;
 use traffic::Counters;
 
@@ -96,6 +98,8 @@ pub enum Event {
         /// What.
         result: Result<Vec<u8>, RequestError>,
     },
+    /// A connected peer speaks version 1: it counts as disconnected.
+    Older(PeerId),
     /// This node can be reached here.
     ListenAddress(Multiaddr),
 }
@@ -113,6 +117,7 @@ pub struct Network {
     /// The last ping of each connected peer, there and back.
     round_trips: HashMap<PeerId, Duration>,
     last_walk: Instant,
+    older: Older,
 }
 
 impl Network {
@@ -135,6 +140,7 @@ impl Network {
             addresses: HashMap::new(),
             round_trips: HashMap::new(),
             last_walk: Instant::now(),
+            older: Older::default(),
         };
         network.upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         if let (Some(topic), Some(gossip)) = (&network.topic, network.swarm.behaviour_mut().gossip.as_mut()) {
@@ -202,6 +208,9 @@ impl Network {
     /// Calls a peer, at the addresses given and those that discovery knows. [`Event::Connected`] or
     /// [`Event::DialFailed`] follows.
     pub fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        if self.older.is_connected(&peer) {
+            return self.older.call(peer);
+        }
         if let Err(error) = self.swarm.dial(DialOpts::peer_id(peer).addresses(addresses).build()) {
             self.on_dial_failed(peer, &error);
         }
@@ -269,7 +278,7 @@ impl Network {
     /// Connected peers, with the address and the last round trip as far as known.
     pub fn neighbours(&self) -> impl Iterator<Item = (&PeerId, Option<&Multiaddr>, Option<Duration>)> {
         let known = |peer| (peer, self.addresses.get(peer), self.round_trips.get(peer).copied());
-        self.swarm.connected_peers().map(known)
+        self.swarm.connected_peers().filter(|peer| !self.older.is_connected(peer)).map(known)
     }
 
     /// Bytes that went over the sockets so far.

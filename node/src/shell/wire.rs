@@ -1,12 +1,15 @@
 //! The network's side of a shell: events become inputs, outputs become calls, questions, answers and gossip.
 
 use peer::{Answer, Input, NodeId, Output, exchange};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::Nodes;
-use crate::network::{
-    Event, MessageId, Multiaddr, Network, NetworkConfig, PeerId, PublishError, RequestId, Responder, StartError,
-    Traffic,
+use crate::{
+    network::{
+        Event, MessageId, Multiaddr, Network, NetworkConfig, PeerId, PublishError, RequestId, Responder, StartError,
+        Traffic,
+    },
+    say,
 };
 
 /// At most one network at a time, and what is under way on it.
@@ -25,7 +28,12 @@ pub struct Wire {
     last: u64,
     /// Where this node can be reached, as far as the system has said it since somebody looked.
     listening: Vec<Multiaddr>,
+    /// Nodes of version 1 that people were told of.
+    older: HashSet<PeerId>,
 }
+
+/// Nodes of version 1 that people are told of.
+const OLDER_MAX: usize = 64;
 
 impl Wire {
     /// Closes the network that there is, and opens another.
@@ -105,6 +113,12 @@ impl Wire {
                 let (answer, chunk) = exchange::read_answer(result.ok().as_deref());
                 self.chunk = chunk.map(|chunk| (question, chunk));
                 Some(Input::Answer { question, answer })
+            }
+            Event::Older(peer) => {
+                if self.older.len() < OLDER_MAX && self.older.insert(peer) {
+                    say::older(&peer);
+                }
+                None
             }
             Event::ListenAddress(address) => {
                 self.listening.push(address);
