@@ -33,8 +33,13 @@ pub const STEP: usize = 64 * LANES;
 
 /// State words of the eight lanes of block `block`.
 pub fn lane_states(key: &TensorKey, block: u64) -> [[u64; 4]; LANES] {
-    let first = block.wrapping_mul(LANES as u64);
-    std::array::from_fn(|lane| std::array::from_fn(|word| split_mix(key.words[word], first.wrapping_add(lane as u64))))
+    std::array::from_fn(|lane| lane_state(key, block, lane))
+}
+
+/// State words of lane `lane` of block `block`.
+pub fn lane_state(key: &TensorKey, block: u64, lane: usize) -> [u64; 4] {
+    let index = block.wrapping_mul(LANES as u64).wrapping_add(lane as u64);
+    key.words.map(|word| split_mix(word, index))
 }
 
 /// Output number `index` (from 0) of the SplitMix64 generator seeded with `seed`.

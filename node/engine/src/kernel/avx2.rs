@@ -1,10 +1,13 @@
-//! The sweep with 256-bit vectors.
+//! Sweep and projection with 256-bit vectors.
 #![cfg(target_arch = "x86_64")]
 
-use protocol::{perturbation::LANES, replay::TensorSweep};
+use protocol::{perturbation::LANES, replay::TensorSweep, seed::TensorKey};
 use std::arch::x86_64::*;
 
-use super::vector::{Addends, Vector};
+use super::{
+    project::{Project, RUN},
+    vector::{Addends, Vector},
+};
 
 /// Lanes 0..4 and 4..8.
 #[derive(Clone, Copy)]
@@ -25,7 +28,7 @@ impl Halves {
     }
 }
 
-// SAFETY of the intrinsics: only `sweep` below gets here, and its caller has detected AVX2.
+// SAFETY of the intrinsics: only `sweep` and `project` below get here, and their callers have detected AVX2.
 impl Vector for Halves {
     #[inline(always)]
     fn splat(word: u64) -> Self {
@@ -148,4 +151,94 @@ unsafe fn add_terms(weights: &mut [[f32; 64]], scale: f32, terms: &[Halves], add
 pub(super) unsafe fn sweep(weights: &mut [f32], scale: f32, sweep: &TensorSweep, first_block: u64) -> u32 {
     // SAFETY: the caller's.
     unsafe { super::sweep::sweep::<Halves>(weights, scale, sweep, first_block) }
+}
+
+/// Elements to a table: eight patterns of signs are one register.
+const WIDTH: usize = 3;
+/// Tables to the elements of 32 signs; the last has two elements.
+const TABLES: usize = (RUN / 2).div_ceil(WIDTH);
+
+impl Project for Halves {
+    type Tables = [[__m256; TABLES]; 2];
+
+    #[inline(always)]
+    fn tables(elements: &[f32; RUN]) -> Self::Tables {
+        // SAFETY: as above.
+        unsafe { tables(elements) }
+    }
+
+    #[inline(always)]
+    fn add_products(states: &mut [[Self; 4]], tables: &[Self::Tables], sums: &mut [f64]) {
+        for (state, sums) in states.iter_mut().zip(sums.as_chunks_mut::<LANES>().0) {
+            // SAFETY: as above.
+            unsafe { add_products(state, tables, sums) }
+        }
+    }
+}
+
+/// [`Project::tables`].
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn tables(elements: &[f32; RUN]) -> [[__m256; TABLES]; 2] {
+    let signs = [
+        _mm256_setr_ps(-1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0),
+        _mm256_setr_ps(-1.0, -1.0, 1.0, 1.0, -1.0, -1.0, 1.0, 1.0),
+        _mm256_setr_ps(-1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0),
+    ];
+    std::array::from_fn(|half| {
+        let elements = &elements[RUN / 2 * half..][..RUN / 2];
+        std::array::from_fn(|run| {
+            let mut sums = _mm256_setzero_ps();
+            for (element, signs) in elements[WIDTH * run..].iter().zip(signs) {
+                sums = _mm256_add_ps(sums, _mm256_mul_ps(_mm256_set1_ps(*element), signs));
+            }
+            sums
+        })
+    })
+}
+
+/// [`Project::add_products`] of eight directions.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_products(state: &mut [Halves; 4], tables: &[[[__m256; TABLES]; 2]], sums: &mut [f64; LANES]) {
+    let mut own = *state;
+    let mut partial = [_mm256_setzero_ps(); 2];
+    for tables in tables {
+        let [a, b] = Halves::next(&mut own).0.map(|half| _mm256_castsi256_ps(half));
+        // The first 32 signs of every direction, then the others; the directions in the order of `ORDER`.
+        let mut halves = [
+            _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b)),
+            _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b)),
+        ];
+        for (first, second) in tables[0].iter().zip(&tables[1]) {
+            for (half, table) in [first, second].into_iter().enumerate() {
+                // Of the index only the last three bits are looked at.
+                let sums = _mm256_permutevar8x32_ps(*table, halves[half]);
+                partial[half] = _mm256_add_ps(partial[half], sums);
+                halves[half] = _mm256_srli_epi32::<{ WIDTH as i32 }>(halves[half]);
+            }
+        }
+    }
+    *state = own;
+    const ORDER: [usize; LANES] = [0, 1, 4, 5, 2, 3, 6, 7];
+    let mut totals = [0f32; LANES];
+    // SAFETY: eight numbers are written.
+    unsafe { _mm256_storeu_ps(totals.as_mut_ptr(), _mm256_add_ps(partial[0], partial[1])) };
+    ORDER.into_iter().zip(totals).for_each(|(direction, total)| sums[direction] += f64::from(total));
+}
+
+/// See [`super::Kernel::project`].
+///
+/// # Safety
+/// The processor has AVX2.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn project(gradient: &[f32], keys: &[TensorKey], first_block: u64, sums: &mut [f64]) {
+    // SAFETY: the caller's.
+    unsafe { super::project::project::<Halves>(gradient, keys, first_block, sums) }
 }

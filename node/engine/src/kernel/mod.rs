@@ -1,19 +1,22 @@
-//! Replay kernels: the scalar reference of `protocol::replay`, made fast.
+//! Loops over all weights and the directions' signs: replay, which adds directions to weights, and projection, which
+//! multiplies them with a gradient.
 //!
-//! One algorithm (`sweep`) over a 512-bit vector of sign bits (`vector::Vector`), compiled three times: with plain
-//! `u64` words for any processor, with AVX2, and with AVX-512. All are bit-equal to
-//! [`protocol::replay::sweep_reference`], so which one runs is nobody's business but the clock's.
+//! Each is one algorithm (`sweep`, `project`) over a 512-bit vector of sign bits (`vector::Vector`), compiled three
+//! times: with plain `u64` words for any processor, with AVX2, and with AVX-512. All sweeps are bit-equal to
+//! [`protocol::replay::sweep_reference`], so which one runs is nobody's business but the clock's. Projections agree to
+//! rounding.
 
 mod avx2;
 mod avx512;
 mod portable;
+mod project;
 mod sweep;
 mod vector;
 
-use protocol::replay::TensorSweep;
+use protocol::{replay::TensorSweep, seed::TensorKey};
 use std::fmt;
 
-/// Which vector unit sweeps the weights.
+/// Which vector unit is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kernel {
     /// Plain Rust; every processor.
@@ -71,6 +74,28 @@ impl Kernel {
             Self::Avx512 => unsafe { avx512::sweep(weights, scale, sweep, first_block) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => portable::sweep(weights, scale, sweep, first_block),
+        }
+    }
+
+    /// Adds `Σ_j z_ij · gradient_j` to `sums[i]` for the direction of each of `keys`, one a sum. `gradient`'s first
+    /// element is the first of block `first_block` of its tensor.
+    ///
+    /// Sums are floating point: kernels agree to rounding (exactly, where the values are small whole numbers). One
+    /// kernel gives equal sums for equal slices.
+    pub fn project(self, gradient: &[f32], keys: &[TensorKey], first_block: u64, sums: &mut [f64]) {
+        if !self.is_available() {
+            return portable::project(gradient, keys, first_block, sums);
+        }
+        match self {
+            Self::Portable => portable::project(gradient, keys, first_block, sums),
+            // SAFETY: the features were detected above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::project(gradient, keys, first_block, sums) },
+            // SAFETY: the features were detected above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { avx512::project(gradient, keys, first_block, sums) },
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => portable::project(gradient, keys, first_block, sums),
         }
     }
 }

@@ -1,8 +1,11 @@
-//! The sweep in plain Rust.
+//! Sweep and projection in plain Rust.
 
-use protocol::{perturbation::LANES, replay::TensorSweep};
+use protocol::{perturbation::LANES, replay::TensorSweep, seed::TensorKey};
 
-use super::vector::{Addends, Vector};
+use super::{
+    project::{Project, RUN},
+    vector::{Addends, Vector},
+};
 
 /// Eight words; the compiler finds what vector instructions the target has by itself.
 #[derive(Clone, Copy)]
@@ -122,4 +125,48 @@ fn add_narrow(sums: &mut [i16; 64], word: u64, addend: i16) {
 pub(super) fn sweep(weights: &mut [f32], scale: f32, sweep: &TensorSweep, first_block: u64) -> u32 {
     // SAFETY: the program runs, so the processor has what it was compiled for.
     unsafe { super::sweep::sweep::<Words>(weights, scale, sweep, first_block) }
+}
+
+/// Elements to a table.
+const WIDTH: usize = 4;
+
+impl Project for Words {
+    type Tables = [[f32; 1 << WIDTH]; RUN / WIDTH];
+
+    #[inline(always)]
+    fn tables(elements: &[f32; RUN]) -> Self::Tables {
+        let table = |run: usize| {
+            std::array::from_fn(|signs| {
+                let signed = |j: usize| {
+                    if (signs >> j) & 1 == 1 { elements[WIDTH * run + j] } else { -elements[WIDTH * run + j] }
+                };
+                (signed(0) + signed(1)) + (signed(2) + signed(3))
+            })
+        };
+        std::array::from_fn(table)
+    }
+
+    #[inline(always)]
+    fn add_products(states: &mut [[Self; 4]], tables: &[Self::Tables], sums: &mut [f64]) {
+        for (state, sums) in states.iter_mut().zip(sums.as_chunks_mut::<LANES>().0) {
+            let (mut own, mut partial) = (*state, [0f32; LANES]);
+            for tables in tables {
+                let mut signs = Self::next(&mut own).0;
+                for table in tables {
+                    for (signs, partial) in signs.iter_mut().zip(&mut partial) {
+                        *partial += table[(*signs & ((1 << WIDTH) - 1)) as usize];
+                        *signs >>= WIDTH;
+                    }
+                }
+            }
+            *state = own;
+            sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += f64::from(partial));
+        }
+    }
+}
+
+/// See [`super::Kernel::project`].
+pub(super) fn project(gradient: &[f32], keys: &[TensorKey], first_block: u64, sums: &mut [f64]) {
+    // SAFETY: the program runs, so the processor has what it was compiled for.
+    unsafe { super::project::project::<Words>(gradient, keys, first_block, sums) }
 }

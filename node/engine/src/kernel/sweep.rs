@@ -173,18 +173,11 @@ fn sweep_block<V: Vector>(weights: &mut [f32], scale: f32, round: &Round, block:
 /// of `signs`.
 #[inline(always)]
 fn advance<V: Vector>(state: &mut [V; 4], mask: V, signs: &mut [V], stride: usize) {
-    let [mut s0, mut s1, mut s2, mut s3] = *state;
+    let mut own = *state;
     for out in signs.iter_mut().step_by(stride) {
-        *out = s0.add(s3).rotate_left::<23>().add(s0).xor(mask);
-        let shifted = s1.shift_left::<17>();
-        s2 = s2.xor(s0);
-        s3 = s3.xor(s1);
-        s1 = s1.xor(s2);
-        s0 = s0.xor(s3);
-        s2 = s2.xor(shifted);
-        s3 = s3.rotate_left::<45>();
+        *out = V::next(&mut own).xor(mask);
     }
-    *state = [s0, s1, s2, s3];
+    *state = own;
 }
 
 /// One full adder: sum and carry of three bits, 512 times.

@@ -1,14 +1,14 @@
 //! What the sweep asks of a vector unit.
 
 use protocol::{
-    perturbation::{LANES, lane_states},
+    perturbation::{LANES, lane_state, lane_states},
     seed::TensorKey,
 };
 
 /// One 64-bit word of each of the eight lanes, or 512 sign bits in element order: 64 bytes.
 ///
 /// The methods of an implementation may use instructions that the program was not compiled for. They are reached
-/// through [`super::sweep::sweep`] only, whose caller answers for the processor.
+/// through [`super::sweep::sweep`] and [`super::project::project`] only, whose callers answer for the processor.
 pub(super) trait Vector: Copy {
     /// `word` in every lane.
     fn splat(word: u64) -> Self;
@@ -35,6 +35,22 @@ pub(super) trait Vector: Copy {
     fn lane_states(key: &TensorKey, block: u64) -> [Self; 4] {
         let lanes = lane_states(key, block);
         std::array::from_fn(|word| Self::load(&std::array::from_fn(|lane| lanes[lane][word])))
+    }
+
+    /// State words of lane `lane` of `block` of eight directions, word by word: one direction in each 64-bit word.
+    fn states_of(keys: &[TensorKey; LANES], block: u64, lane: usize) -> [Self; 4] {
+        let states = keys.map(|key| lane_state(&key, block, lane));
+        std::array::from_fn(|word| Self::load(&states.map(|state| state[word])))
+    }
+
+    /// The outputs of the eight xoshiro256++ generators at `state`, which advances.
+    #[inline(always)]
+    fn next(state: &mut [Self; 4]) -> Self {
+        let [s0, s1, s2, s3] = *state;
+        let out = s0.add(s3).rotate_left::<23>().add(s0);
+        let (crossed, mixed) = (s2.xor(s0), s3.xor(s1));
+        *state = [s0.xor(mixed), s1.xor(crossed), crossed.xor(s1.shift_left::<17>()), mixed.rotate_left::<45>()];
+        out
     }
 
     /// Adds to at most 512 weights what `addends` says about `terms`; returns the largest |n| that results.
