@@ -23,6 +23,17 @@ pub fn read<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
     Ok(f(slice(storage, layout)?))
 }
 
+/// As [`read`], of several tensors at once.
+pub fn read_all<T, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> candle_core::Result<T> {
+    let guards = tensors.map(Tensor::storage_and_layout);
+    let mut slices = [&[][..]; N];
+    for (values, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        let Storage::Cpu(storage) = &**storage else { candle_core::bail!("not on the CPU") };
+        *values = slice(storage, layout)?;
+    }
+    Ok(f(slices))
+}
+
 /// Calls `f` on the numbers of a contiguous f32 tensor, row-major, which it may change. Clones of the tensor see the
 /// change.
 pub fn change(tensor: &Tensor, f: &(dyn Fn(&mut [f32]) + Sync)) -> Result<()> {

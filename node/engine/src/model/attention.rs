@@ -6,16 +6,16 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 use super::{
+    attention_backward::{self, Heads},
     layout::{self, Span},
+    queries::{Lanes, TILE, mix, products, softmax_numerators},
     rotary::Rotary,
-    vector::{LANES, VectorLoop, dispatch, exponential, larger, multiply_add},
+    vector::{LANES, VectorLoop, dispatch},
 };
 use crate::device::slice;
 
 /// Query positions per parallel task: whole groups of [`LANES`], the queries that one vector holds.
 const TASK_ROWS: usize = 2 * LANES;
-/// Positions whose scores are computed together.
-const TILE: usize = 4;
 
 /// Attention of each token to what its [`Span`] says, `softmax(rotate(q) · rotate(k)ᵀ / √head_dim) · v`.
 ///
@@ -32,9 +32,17 @@ pub struct Attention<'a> {
 }
 
 impl Attention<'_> {
-    /// Applies it. Forward only.
+    /// Applies it.
     pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        q.apply_op3_no_bwd(k, v, self)
+        match q.track_op() || k.track_op() || v.track_op() {
+            true => q.apply_op3(k, v, self.recorded()),
+            false => q.apply_op3_no_bwd(k, v, self),
+        }
+    }
+
+    fn recorded(&self) -> Recorded {
+        let &Attention { heads, kv_heads, head_dim, layout, .. } = self;
+        Recorded { heads, kv_heads, head_dim, layout: layout.clone(), rotary: self.rotary.clone() }
     }
 
     /// Elements of the rotated keys of one head of `span`.
@@ -123,6 +131,47 @@ impl CustomOp3 for Attention<'_> {
     }
 }
 
+/// Attention in a graph, which outlives the caller's layout.
+struct Recorded {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    layout: layout::Layout,
+    rotary: Arc<Rotary>,
+}
+
+impl CustomOp3 for Recorded {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        ql: &Layout,
+        k: &CpuStorage,
+        kl: &Layout,
+        v: &CpuStorage,
+        vl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let &Self { heads, kv_heads, head_dim, ref layout, ref rotary } = self;
+        Attention { heads, kv_heads, head_dim, layout, rotary: rotary.clone() }.cpu_fwd(q, ql, k, kl, v, vl)
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let heads = Heads { queries: self.heads, keys: self.kv_heads, size: self.head_dim };
+        let [q, k, v] = attention_backward::backward(heads, &self.layout, &self.rotary, [q, k, v], gradient)?;
+        Ok((Some(q), Some(k), Some(v)))
+    }
+}
+
 /// Keys and values that queries attend to.
 #[derive(Clone, Copy, Default)]
 struct Context<'a> {
@@ -179,9 +228,6 @@ struct Rows<'a> {
     out: &'a mut [f32],
 }
 
-/// One value for each of [`LANES`] queries.
-type Lanes = [f32; LANES];
-
 impl VectorLoop for Rows<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -236,87 +282,6 @@ impl Attention<'_> {
             }
         }
     }
-}
-
-/// Dot products of the queries with whole tiles of keys.
-#[inline(always)]
-fn products<const FMA: bool>(queries: &[Lanes], keys: &[f32], scores: &mut [Lanes]) {
-    let tiles = keys.chunks_exact(TILE * queries.len()).zip(scores.as_chunks_mut::<TILE>().0);
-    for (keys, scores) in tiles {
-        let mut sums = [[0f32; LANES]; TILE];
-        for (query, keys) in queries.iter().zip(keys.as_chunks::<TILE>().0) {
-            for key in 0..TILE {
-                sums[key] = accumulate::<FMA>(sums[key], keys[key], query);
-            }
-        }
-        *scores = sums;
-    }
-}
-
-/// `sums + factor · values`. By value, so that the sums stay in registers.
-#[inline(always)]
-fn accumulate<const FMA: bool>(sums: Lanes, factor: f32, values: &Lanes) -> Lanes {
-    std::array::from_fn(|lane| multiply_add::<FMA>(factor, values[lane], sums[lane]))
-}
-
-/// Replaces scores by exp(score − max), those of positions after the query (position `first` + lane) by zero; returns
-/// the sums.
-#[inline(always)]
-fn softmax_numerators<const FMA: bool>(scores: &mut [Lanes], first: usize) -> Lanes {
-    let blank = |own: &mut [Lanes], value: f32| {
-        for (offset, scores) in own.iter_mut().enumerate() {
-            scores[..offset].fill(value);
-        }
-    };
-    blank(&mut scores[first..], f32::NEG_INFINITY);
-    let mut max = [f32::NEG_INFINITY; LANES];
-    for scores in scores.iter() {
-        for lane in 0..LANES {
-            max[lane] = larger(scores[lane], max[lane]);
-        }
-    }
-    // What was blanked adds e^-87, which is nothing next to the 1 of the largest score.
-    let mut sums = [0f32; LANES];
-    for scores in scores.iter_mut() {
-        for lane in 0..LANES {
-            scores[lane] = exponential::<FMA>(scores[lane] - max[lane]);
-            sums[lane] += scores[lane];
-        }
-    }
-    blank(&mut scores[first..], 0.0);
-    sums
-}
-
-/// `out[query][..W] = scale[query] · Σ_position scores[position][query] · v[position][..W]`, over the positions of both
-/// `parts`, (scores, v), for as many queries as `out` has rows. Strides are `width` and `v_width`. Returns W.
-#[inline(always)]
-fn mix<const FMA: bool, const W: usize>(
-    parts: [(&[Lanes], &[f32]); 2],
-    scale: &Lanes,
-    v_width: usize,
-    out: &mut [f32],
-    width: usize,
-) -> usize {
-    let mut sums = [[0f32; LANES]; W];
-    for (scores, v) in parts {
-        for (scores, value) in scores.iter().zip(v.chunks(v_width)) {
-            let Some(value) = value.first_chunk::<W>() else { break };
-            for d in 0..W {
-                sums[d] = accumulate::<FMA>(sums[d], value[d], scores);
-            }
-        }
-    }
-    // A copy by loops of constant length: an index that is not constant would push the sums out of the registers.
-    let mut mixed = [[0f32; LANES]; W];
-    for d in 0..W {
-        mixed[d] = std::array::from_fn(|lane| sums[d][lane] * scale[lane]);
-    }
-    for (lane, out) in out.chunks_mut(width).enumerate().take(LANES) {
-        if let Some(out) = out.first_chunk_mut::<W>() {
-            *out = std::array::from_fn(|d| mixed[d][lane]);
-        }
-    }
-    W
 }
 
 #[cfg(test)]

@@ -28,15 +28,14 @@ pub fn token_losses(model: &dyn Model, batch: &Batch) -> Result<Vec<f64>> {
 
 /// The same from `hidden`, [N, H], what [`Model::norm`] returns for all tokens. A position that several targets share
 /// costs its logits once.
-fn losses_of_hidden(model: &dyn Model, hidden: &Tensor, targets: &[Target]) -> Result<Vec<f64>> {
+pub(super) fn losses_of_hidden(model: &dyn Model, hidden: &Tensor, targets: &[Target]) -> Result<Vec<f64>> {
     let (tokens, vocabulary) = (hidden.dim(0)?, model.interface().vocabulary);
     ensure!(
         targets.iter().all(|target| (target.position as usize) < tokens && (target.token as usize) < vocabulary),
         "a target is outside the batch of {tokens} tokens or the vocabulary of {vocabulary}"
     );
-    let mut order: Vec<usize> = (0..targets.len()).collect();
-    order.sort_by_key(|index| targets[*index].position);
-    let by_position: Vec<&[usize]> = order.chunk_by(|a, b| targets[*a].position == targets[*b].position).collect();
+    let order = order_by_position(targets);
+    let by_position = by_position(&order, targets);
     let rows = match by_position.len() == tokens {
         true => hidden.clone(),
         false => {
@@ -59,6 +58,56 @@ fn losses_of_hidden(model: &dyn Model, hidden: &Tensor, targets: &[Target]) -> R
         })?;
     }
     Ok(losses)
+}
+
+/// Indices of the targets in the order of their positions.
+pub(super) fn order_by_position(targets: &[Target]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..targets.len()).collect();
+    order.sort_by_key(|index| targets[*index].position);
+    order
+}
+
+/// [`order_by_position`], position by position.
+pub(super) fn by_position<'a>(order: &'a [usize], targets: &[Target]) -> Vec<&'a [usize]> {
+    order.chunk_by(|a, b| targets[*a].position == targets[*b].position).collect()
+}
+
+/// The gradient to `logits`, [rows, vocabulary], of `Σ weights · loss` over the targets of each row, whose indices
+/// `by_position` has.
+pub(super) fn logit_gradients(
+    logits: &Tensor,
+    by_position: &[&[usize]],
+    targets: &[Target],
+    weights: &[f64],
+) -> Result<Tensor> {
+    let vocabulary = logits.dim(1)?;
+    let totals = log_sums(logits)?;
+    let mut gradients = device::read(logits, <[f32]>::to_vec)?;
+    let rows = totals.par_chunks(TASK_ROWS).zip(by_position.par_chunks(TASK_ROWS));
+    gradients.par_chunks_mut(TASK_ROWS * vocabulary).zip(rows).for_each(|(rows, (totals, by_position))| {
+        for ((row, total), same) in rows.chunks_exact_mut(vocabulary).zip(totals).zip(by_position) {
+            let weight: f64 = same.iter().map(|target| weights[*target]).sum();
+            dispatch(Softmax { row, log_sum: *total as f32, weight: weight as f32 });
+            for target in *same {
+                row[targets[*target].token as usize] -= weights[*target] as f32;
+            }
+        }
+    });
+    device::tensor(gradients, logits.shape())
+}
+
+/// Replaces logits by `weight` times their softmax.
+struct Softmax<'a> {
+    row: &'a mut [f32],
+    log_sum: f32,
+    weight: f32,
+}
+
+impl VectorLoop for Softmax<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        self.row.iter_mut().for_each(|logit| *logit = self.weight * exponential::<FMA>(*logit - self.log_sum));
+    }
 }
 
 /// log Σ exp(logit) of each row of `logits`, [rows, vocabulary].
@@ -118,6 +167,32 @@ mod tests {
             for (row, ours) in logits.to_vec2::<f32>().unwrap().iter().zip(ours) {
                 let plain = row.iter().map(|v| f64::from(*v).exp()).sum::<f64>().ln();
                 assert!((ours - plain).abs() < 3e-6, "{vocabulary}: {ours} and {plain}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_gradient_is_the_weighted_softmax_less_the_targets() {
+        for vocabulary in [3usize, 15, 257, 3001] {
+            let logits = Tensor::randn(0f32, 5.0, (19, vocabulary), &Device::Cpu).unwrap();
+            // Two targets a row.
+            let target = |i: usize| Target { position: i as u32 / 2, token: (i * 7919 % vocabulary) as u32 };
+            let targets: Vec<Target> = (0..38).map(target).collect();
+            let weights: Vec<f64> = (0..38).map(|i| f64::from(i) / 7.0 - 2.0).collect();
+            let order = order_by_position(&targets);
+            let ours = logit_gradients(&logits, &by_position(&order, &targets), &targets, &weights).unwrap();
+            let (logits, ours) = (logits.to_vec2::<f32>().unwrap(), ours.to_vec2::<f32>().unwrap());
+            for (row, (logits, ours)) in logits.iter().zip(&ours).enumerate() {
+                let total: f64 = logits.iter().map(|v| f64::from(*v).exp()).sum();
+                for (token, (logit, ours)) in logits.iter().zip(ours).enumerate() {
+                    let expected: f64 = (2 * row..2 * row + 2)
+                        .map(|i| {
+                            let is_target = f64::from(u8::from(targets[i].token as usize == token));
+                            weights[i] * (f64::from(*logit).exp() / total - is_target)
+                        })
+                        .sum();
+                    assert!((f64::from(*ours) - expected).abs() < 1e-5, "{vocabulary}: {ours} and {expected}");
+                }
             }
         }
     }

@@ -1,7 +1,9 @@
 //! Linear layers.
 
 use anyhow::Result;
-use candle_core::Tensor;
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, backend::BackendStorage};
+
+use super::gradients;
 
 /// `x · weightᵀ + bias`.
 pub struct Linear {
@@ -14,10 +16,70 @@ pub struct Linear {
 impl Linear {
     /// `x`: [N, in]; the result: [N, out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.matmul(&self.weight.t()?)?;
+        let y = match x.track_op() {
+            true => x.apply_op1(Product { weight: self.weight.clone() })?,
+            false => x.matmul(&self.weight.t()?)?,
+        };
         Ok(match &self.bias {
+            Some(bias) if x.track_op() => y.apply_op1(Bias { bias: bias.clone() })?,
             Some(bias) => y.broadcast_add(bias)?,
             None => y,
         })
+    }
+}
+
+/// `x · weightᵀ`, recorded.
+struct Product {
+    weight: Tensor,
+}
+
+impl CustomOp1 for Product {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (rows, inputs) = xl.shape().dims2()?;
+        let (outputs, _) = self.weight.dims2()?;
+        let (weight, wl) = self.weight.storage_and_layout();
+        let candle_core::Storage::Cpu(weight) = &*weight else { candle_core::bail!("not on the CPU") };
+        let y = x.matmul(weight, (1, rows, outputs, inputs), xl, &wl.transpose(0, 1)?)?;
+        Ok((y, (rows, outputs).into()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        if gradients::is_wanted(&self.weight) {
+            gradients::hand_in(&self.weight, gradient.t()?.matmul(&x.detach())?)?;
+        }
+        gradient.matmul(&self.weight).map(Some)
+    }
+}
+
+/// `y + bias`, recorded.
+struct Bias {
+    bias: Tensor,
+}
+
+impl CustomOp1 for Bias {
+    fn name(&self) -> &'static str {
+        "bias"
+    }
+
+    fn cpu_fwd(&self, y: &CpuStorage, yl: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let mut out = crate::device::slice(y, yl)?.to_vec();
+        let (bias, bl) = self.bias.storage_and_layout();
+        let candle_core::Storage::Cpu(bias) = &*bias else { candle_core::bail!("not on the CPU") };
+        let bias = crate::device::slice(bias, bl)?;
+        for row in out.chunks_exact_mut(bias.len()) {
+            row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+        }
+        Ok((CpuStorage::F32(out), yl.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        if gradients::is_wanted(&self.bias) {
+            gradients::hand_in(&self.bias, gradient.sum(0)?)?;
+        }
+        Ok(Some(gradient.clone()))
     }
 }

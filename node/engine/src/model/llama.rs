@@ -11,6 +11,7 @@ use super::{
     Architecture, Interface, Layout, Model, RotaryConfig, Stage,
     architecture::{Family, Ids, LAYERS_MAX, POSITIONS_MAX, VOCABULARY_MAX, WIDTH_MAX, bounded, bounded_total},
     attention::Attention,
+    embedding::Embedding,
     linear::Linear,
     norms::RmsNorm,
     operations::{add, silu_multiply},
@@ -207,7 +208,7 @@ impl Architecture for LlamaConfig {
         Ok(Box::new(Llama {
             interface: self.interface.clone(),
             rotary: RotaryTable::new(self.rotary.frequencies(self.head_dim)),
-            embedding,
+            embedding: Embedding { weight: embedding },
             layers: (0..self.layers).map(layer).collect::<Result<_>>()?,
             norm: RmsNorm { weight: body.tensor("norm.weight")?, epsilon: self.rms_norm_epsilon },
             head: Linear { weight: head, bias: None },
@@ -229,8 +230,7 @@ fn stage(name: &str, layers: usize) -> Stage {
 struct Llama {
     interface: Interface,
     rotary: RotaryTable,
-    /// [vocabulary, H].
-    embedding: Tensor,
+    embedding: Embedding,
     layers: Vec<Layer>,
     norm: RmsNorm,
     head: Linear,
@@ -288,7 +288,7 @@ impl Model for Llama {
     }
 
     fn embed(&self, tokens: &Tensor, _layout: &Layout) -> Result<Tensor> {
-        self.embedding.index_select(tokens, 0).context("a token id is outside the vocabulary")
+        self.embedding.forward(tokens)
     }
 
     fn layer(&self, index: usize, x: Tensor, layout: &Layout) -> Result<Tensor> {
@@ -298,12 +298,10 @@ impl Model for Llama {
         let attention =
             Attention { heads, kv_heads, head_dim, layout, rotary: self.rotary.of_length(layout.longest()) };
         let (q, k, v) = (layer.q.forward(&normed)?, layer.k.forward(&normed)?, layer.v.forward(&normed)?);
-        add(&x, &layer.o.forward(&attention.forward(&q, &k, &v)?)?)?;
+        let x = add(x, &layer.o.forward(&attention.forward(&q, &k, &v)?)?)?;
         let normed = layer.post_norm.forward(&x)?;
-        let gate = layer.gate.forward(&normed)?;
-        silu_multiply(&gate, &layer.up.forward(&normed)?)?;
-        add(&x, &layer.down.forward(&gate)?)?;
-        Ok(x)
+        let gated = silu_multiply(layer.gate.forward(&normed)?, &layer.up.forward(&normed)?)?;
+        Ok(add(x, &layer.down.forward(&gated)?)?)
     }
 
     fn norm(&self, x: &Tensor) -> Result<Tensor> {

@@ -13,18 +13,23 @@
 
 mod architecture;
 mod attention;
+mod attention_backward;
+mod backward;
 mod batch;
 mod checkpoint;
 mod cross_entropy;
+mod embedding;
 mod export;
 mod families;
 mod generate;
+mod gradients;
 mod layout;
 mod linear;
 pub mod llama;
 mod norms;
 mod operations;
 mod parameters;
+mod queries;
 mod rotary;
 mod suffix;
 mod tokenizer;
@@ -35,12 +40,14 @@ use candle_core::Tensor;
 use std::collections::BTreeMap;
 
 pub use architecture::{Architecture, Interface, Stage};
+pub use backward::backward;
 pub use batch::{Batch, Row, Target};
 pub use checkpoint::Checkpoint;
 pub use cross_entropy::token_losses;
 pub use export::export;
 pub use families::architecture;
 pub use generate::{Sampling, generate};
+pub use gradients::Gradient;
 pub use layout::{Layout, Span};
 pub use rotary::{Llama3Scaling, RotaryConfig};
 pub use suffix::SuffixModel;
@@ -75,15 +82,13 @@ pub trait Model: Send {
     /// Where the trained tensor of this name is first used ([`Architecture::stage`]).
     fn stage(&self, name: &str) -> Stage;
 
-    /// All but the logits, [N, H]; `tokens`: [N], u32. Errors as [`Model::hidden_below`] does.
+    /// All but the logits, [N, H]; `tokens`: [N], u32. Errors as [`Model::check`] does.
     fn hidden(&self, tokens: &Tensor, layout: &Layout) -> Result<Tensor> {
         self.hidden_from(0, self.hidden_below(0, tokens, layout)?, layout)
     }
 
-    /// The hidden states before layer `layer` (after the last one, if there is none of that number), [N, H]; `tokens`:
-    /// [N], u32. Errors if a row is longer than the model's window, or if `layout` is not that of N tokens, at least
-    /// one.
-    fn hidden_below(&self, layer: usize, tokens: &Tensor, layout: &Layout) -> Result<Tensor> {
+    /// Errors if a row is longer than the model's window, or if `layout` is not that of N tokens, at least one.
+    fn check(&self, tokens: &Tensor, layout: &Layout) -> Result<()> {
         let count = tokens.dims1().context("tokens must be packed, [N]")?;
         ensure!(count == layout.tokens(), "{count} tokens, in a layout of {}", layout.tokens());
         let window_max = self.interface().window_max;
@@ -92,6 +97,13 @@ pub trait Model: Send {
             "a row of {} tokens does not fit the model, whose max_position_embeddings is {window_max}",
             layout.longest()
         );
+        Ok(())
+    }
+
+    /// The hidden states before layer `layer` (after the last one, if there is none of that number), [N, H]; `tokens`:
+    /// [N], u32. Errors as [`Model::check`] does.
+    fn hidden_below(&self, layer: usize, tokens: &Tensor, layout: &Layout) -> Result<Tensor> {
+        self.check(tokens, layout)?;
         let mut x = self.embed(tokens, layout)?;
         for index in 0..layer {
             x = self.layer(index, x, layout)?;

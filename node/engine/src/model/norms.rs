@@ -1,10 +1,13 @@
-//! Norms, fused. Forward only: no gradients pass through them.
+//! Norms, fused.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::vector::{LANES, VectorLoop, dispatch, multiply_add, sum_lanes};
-use crate::device::slice;
+use super::{
+    gradients,
+    vector::{LANES, VectorLoop, dispatch, multiply_add, sum_lanes},
+};
+use crate::device::{self, slice};
 
 /// Elements per parallel task: large enough to be worth handing out.
 const TASK_ELEMENTS: usize = 16 * 1024;
@@ -19,7 +22,11 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// `x`: [.., H]; so is the result.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op2_no_bwd(&self.weight, &FusedRmsNorm { epsilon: self.epsilon })
+        let fused = FusedRmsNorm { epsilon: self.epsilon };
+        match x.track_op() {
+            true => x.apply_op1(RecordedRmsNorm { fused, weight: self.weight.clone() }),
+            false => x.apply_op2_no_bwd(&self.weight, &fused),
+        }
     }
 }
 
@@ -39,13 +46,18 @@ impl CustomOp2 for FusedRmsNorm {
             bail!("rms-norm of {:?} by {width} weights", xl.dims());
         }
         let mut out = vec![0f32; x.len()];
-        let task = (TASK_ELEMENTS / width).max(1) * width;
+        let task = task_elements(width);
         let epsilon = self.epsilon as f32;
         out.par_chunks_mut(task)
             .zip(x.par_chunks(task))
             .for_each(|(out, x)| dispatch(RmsNormRows { out, x, weight, epsilon }));
         Ok((CpuStorage::F32(out), xl.shape().clone()))
     }
+}
+
+/// Elements of whole rows that are one task.
+fn task_elements(width: usize) -> usize {
+    (TASK_ELEMENTS / width).max(1) * width
 }
 
 struct RmsNormRows<'a> {
@@ -60,17 +72,106 @@ impl VectorLoop for RmsNormRows<'_> {
     fn run<const FMA: bool>(self) {
         let width = self.weight.len();
         for (out, x) in self.out.chunks_exact_mut(width).zip(self.x.chunks_exact(width)) {
-            let mut sums = [0f32; LANES];
-            let (chunks, rest) = x.as_chunks::<LANES>();
-            for chunk in chunks {
-                for lane in 0..LANES {
-                    sums[lane] = multiply_add::<FMA>(chunk[lane], chunk[lane], sums[lane]);
-                }
-            }
-            let sum = sum_lanes(sums) + rest.iter().map(|v| v * v).sum::<f32>();
-            let scale = 1.0 / (sum / width as f32 + self.epsilon).sqrt();
+            let scale = 1.0 / (dot::<FMA>(x, x) / width as f32 + self.epsilon).sqrt();
             for ((out, x), weight) in out.iter_mut().zip(x).zip(self.weight) {
                 *out = x * scale * weight;
+            }
+        }
+    }
+}
+
+/// Σ a · b.
+#[inline(always)]
+fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0f32; LANES];
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] = multiply_add::<FMA>(a[lane], b[lane], sums[lane]);
+        }
+    }
+    sum_lanes(sums) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+/// The norm where a graph is recorded.
+struct RecordedRmsNorm {
+    fused: FusedRmsNorm,
+    weight: Tensor,
+}
+
+impl CustomOp1 for RecordedRmsNorm {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (weight, wl) = self.weight.storage_and_layout();
+        let candle_core::Storage::Cpu(weight) = &*weight else { bail!("not on the CPU") };
+        self.fused.cpu_fwd(x, xl, weight, wl)
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let gradient = gradient.contiguous()?;
+        let (out, sums) = device::read_all([x, &gradient, &self.weight], |[x, gradient, weight]| {
+            rms_norm_backward(x, gradient, weight, self.fused.epsilon as f32)
+        })?;
+        if gradients::is_wanted(&self.weight) {
+            gradients::hand_in(&self.weight, Tensor::from_vec(sums, self.weight.shape(), x.device())?)?;
+        }
+        Tensor::from_vec(out, x.shape(), x.device()).map(Some)
+    }
+}
+
+/// Gradients of the input and of the weights.
+fn rms_norm_backward(x: &[f32], gradient: &[f32], weight: &[f32], epsilon: f32) -> (Vec<f32>, Vec<f32>) {
+    let task = task_elements(weight.len());
+    let mut out = vec![0f32; x.len()];
+    let parts: Vec<Vec<f32>> = out
+        .par_chunks_mut(task)
+        .zip(x.par_chunks(task).zip(gradient.par_chunks(task)))
+        .map(|(out, (x, gradient))| {
+            let mut sums = vec![0f32; weight.len()];
+            dispatch(RmsNormBackward { out, sums: &mut sums, x, gradient, weight, epsilon });
+            sums
+        })
+        .collect();
+    // In order: the sums do not depend on which thread did what.
+    let mut sums = vec![0f32; weight.len()];
+    for part in parts {
+        sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
+    (out, sums)
+}
+
+/// With r = 1 / √(mean(x²) + epsilon): the gradient of x is `r · (g·w − x · r² · mean(x·g·w))`, that of w is
+/// `Σ g·x·r`.
+struct RmsNormBackward<'a> {
+    out: &'a mut [f32],
+    /// Gradient of the weights, added to.
+    sums: &'a mut [f32],
+    x: &'a [f32],
+    gradient: &'a [f32],
+    weight: &'a [f32],
+    epsilon: f32,
+}
+
+impl VectorLoop for RmsNormBackward<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let width = self.weight.len();
+        let rows = self.x.chunks_exact(width).zip(self.gradient.chunks_exact(width));
+        for (out, (x, gradient)) in self.out.chunks_exact_mut(width).zip(rows) {
+            for ((out, gradient), weight) in out.iter_mut().zip(gradient).zip(self.weight) {
+                *out = gradient * weight;
+            }
+            let scale = 1.0 / (dot::<FMA>(x, x) / width as f32 + self.epsilon).sqrt();
+            let shared = dot::<FMA>(x, out) / width as f32 * scale * scale;
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = scale * (*out - x * shared);
+            }
+            for ((sum, gradient), x) in self.sums.iter_mut().zip(gradient).zip(x) {
+                *sum += gradient * x * scale;
             }
         }
     }
@@ -91,6 +192,25 @@ mod tests {
             let difference = (RmsNorm { weight, epsilon: 1e-5 }.forward(&x).unwrap() - plain).unwrap();
             let difference = difference.abs().unwrap().flatten_all().unwrap().max(0).unwrap();
             assert!(difference.to_scalar::<f32>().unwrap() < 1e-5, "differ by {difference}");
+        }
+    }
+
+    #[test]
+    fn its_gradients_agree_with_those_of_the_plain_formula() {
+        use super::super::gradients::{
+            Collector,
+            testing::{assert_close, gradients, variable},
+        };
+        for (rows, width) in [(1, 2), (7, 15), (300, 64), (5, 172)] {
+            let (x, weight) = (variable(2.0, (rows, width)), variable(1.0, width));
+            let scale = (x.sqr().unwrap().mean_keepdim(D::Minus1).unwrap() + 1e-5).unwrap().sqrt().unwrap();
+            let plain = x.broadcast_div(&scale).unwrap().broadcast_mul(&weight).unwrap();
+            let expected = gradients(&plain, &[&x, &weight]);
+            let norm = RmsNorm { weight: weight.as_detached_tensor(), epsilon: 1e-5 };
+            let collector = Collector::open(std::slice::from_ref(&norm.weight)).unwrap();
+            let ours = gradients(&norm.forward(&x).unwrap(), &[&x]);
+            assert_close(&ours[0], &expected[0], 1e-5);
+            assert_close(&collector.take(true)[0].1, &expected[1], 1e-5);
         }
     }
 

@@ -9,6 +9,7 @@ mod evaluation;
 mod next_token;
 
 use anyhow::{Result, bail, ensure};
+use candle_core::Tensor;
 use protocol::manifest::ObjectiveLine;
 use std::iter::Sum;
 
@@ -18,7 +19,7 @@ pub use next_token::NextToken;
 
 use crate::{
     data::Dataset,
-    model::{Batch, Model, token_losses},
+    model::{Batch, Gradient, Model, backward, token_losses},
 };
 
 /// From a model and a batch to a loss, by way of the loss of each target ([`token_losses`], −log p, nats).
@@ -29,6 +30,19 @@ pub trait Objective: Send {
     /// The derivative of the batch's loss ([`LossSum::mean`] of the sum of its rows) by the loss of each target, in the
     /// batch's order: a backward pass sums the gradients of the targets' losses with these weights.
     fn weights(&self, batch: &Batch, token_losses: &[f64]) -> Vec<f64>;
+
+    /// The batch's loss, and the gradient of its mean to each of `wanted`, clones of which `model` computes with, handed
+    /// out as [`backward`] does.
+    fn differentiate(
+        &self,
+        model: &dyn Model,
+        batch: &Batch,
+        wanted: &[Tensor],
+        hand_out: &mut dyn FnMut(Vec<Gradient>) -> Result<()>,
+    ) -> Result<LossSum> {
+        let losses = backward(model, batch, &|losses| self.weights(batch, losses), wanted, hand_out)?;
+        Ok(self.row_losses(batch, &losses).into_iter().sum())
+    }
 
     /// The batch's loss, as a sum over whatever is counted. Errors as [`token_losses`] does.
     fn measure(&self, model: &dyn Model, batch: &Batch) -> Result<LossSum> {

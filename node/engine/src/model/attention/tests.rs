@@ -1,6 +1,8 @@
 use super::*;
 use candle_core::{D, Device};
 
+use super::super::gradients::testing::{assert_close, gradients, variable};
+
 /// One row after the other by the plain formula, each a row of its own, prefixes included: [N, heads · head_dim].
 fn plain(attention: &Attention<'_>, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
     let spans = attention.layout.spans();
@@ -84,6 +86,33 @@ fn continuations_see_their_prefix_and_nothing_of_each_other() {
         layout.push_row(9).unwrap();
         layout.push_continuation(0, 5).unwrap();
         assert_agrees(&layout, 4, 2, 14);
+    }
+}
+
+#[test]
+fn its_gradients_agree_with_those_of_the_plain_formula() {
+    let mut tree = layout::Layout::of_rows([6]).unwrap();
+    let prompt = tree.push_row(19).unwrap();
+    for length in [1, 2, 17, 40] {
+        tree.push_continuation(prompt, length).unwrap();
+    }
+    tree.push_continuation(0, 5).unwrap();
+    let rows = |lengths: &[usize]| layout::Layout::of_rows(lengths.iter().copied()).unwrap();
+    let cases = [
+        (rows(&[37, 37]), 8, 4, 8),
+        (rows(&[16, 1, 15]), 6, 2, 22),
+        (rows(&[130]), 4, 4, 64),
+        (rows(&[5, 33, 4, 32]), 3, 1, 26),
+        (tree, 4, 2, 14),
+    ];
+    for (layout, heads, kv_heads, head_dim) in cases {
+        let attention =
+            Attention { heads, kv_heads, head_dim, layout: &layout, rotary: rotary(layout.longest() + 3, head_dim) };
+        let random = |heads: usize| variable(1.5, (layout.tokens(), heads * head_dim));
+        let (q, k, v) = (random(heads), random(kv_heads), random(kv_heads));
+        let ours = gradients(&attention.forward(&q, &k, &v).unwrap(), &[&q, &k, &v]);
+        let expected = gradients(&plain(&attention, &q, &k, &v), &[&q, &k, &v]);
+        ours.iter().zip(&expected).for_each(|(ours, plain)| assert_close(ours, plain, 3e-5));
     }
 }
 
