@@ -14,13 +14,16 @@ use engine::{
     model::{self, Checkpoint, SuffixModel, Tokenizer},
     objective::NextToken,
     recipe::{schedule, survey},
-    trainer::{Parts, ProbeSettings, Trainer},
+    trainer::{Parts, ProbeSettings, Step, Trainer},
     weights::Weights,
 };
 use protocol::{
     codec,
     machine::MachineId,
-    manifest::{DirectionScale, Hyperparameters, Manifest, ObjectiveLine, Schedule, TensorSpec},
+    manifest::{DirectionScale, Hyperparameters, Manifest, ObjectiveLine, RunId, Schedule, TensorSpec},
+    replay::{self, Contribution},
+    replica::OwnByte,
+    seed::EntrySeed,
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{
@@ -57,13 +60,18 @@ struct Options {
     estimator: Option<EstimatorName>,
     #[arg(long)]
     probes: Option<NonZeroU32>,
+    #[arg(long)]
+    projections: Option<NonZeroU32>,
+    /// Machines that measure at the same weights, each on batches of its own, then exchange their bytes
+    #[arg(long, default_value_t = 1)]
+    machines: u64,
     /// Windows per batch
     #[arg(long, default_value_t = 8)]
     batch_size: usize,
     /// Tokens per window
     #[arg(long, default_value_t = 128)]
     sequence_length: usize,
-    /// How much to measure, in forwards of 8 x 128 tokens or as many tokens
+    /// How much each machine measures, in forwards of 8 x 128 tokens or as many tokens; a backward pass counts as four
     #[arg(long, default_value_t = 4000.0)]
     forwards: f64,
     /// Evaluations on the way, evenly spread
@@ -128,9 +136,9 @@ struct Run {
 
 impl Run {
     fn new(checkpoint: Checkpoint, options: &Options) -> Result<Self> {
-        let estimator = Estimator::new(options.estimator, options.probes)?;
+        let estimator = Estimator::new(options.estimator, options.probes, options.projections)?;
         let forwards = options.forwards * FORWARD_TOKENS / (options.batch_size * options.sequence_length) as f64;
-        let gradients = (forwards / forwards_per_gradient(estimator)).round() as u64;
+        let gradients = (forwards / forwards_per_gradient(estimator)).round() as u64 * options.machines;
         let settings = BaseSettings {
             objective: ObjectiveLine::NextToken,
             hyperparameters: options.hyperparameters(gradients.max(1)),
@@ -153,33 +161,63 @@ impl Run {
 
     /// Trains, prints, and returns the last held-out loss, bits per byte.
     fn learn(&self, seed: u64, options: &Options) -> Result<f64> {
-        let mut trainer = self.trainer(seed, options)?;
+        let trainer = |machine: u64| self.trainer(seed, machine, options);
+        let mut trainers: Vec<Trainer> = (0..options.machines).map(trainer).collect::<Result<_>>()?;
+        let run = self.manifest_of(seed).run_id()?;
+        let backwards = u64::from(matches!(self.estimator, Estimator::Projection { .. }));
         let tokens = (options.batch_size * options.sequence_length) as f64 / FORWARD_TOKENS;
-        let (mut forwards, mut bytes, mut seconds, mut last) = (0.0, 0u64, 0.0, f64::NAN);
+        let (mut forwards, mut backward, mut bytes, mut seconds, mut last) = (0.0, 0u64, 0u64, 0.0, f64::NAN);
         for point in 0..=options.points {
             let until = options.forwards * f64::from(point) / f64::from(options.points);
             let begin = Instant::now();
             while forwards < until {
-                trainer.set_swarm_step(bytes);
-                let own = trainer.step(u64::MAX)?.own.len();
-                bytes += own as u64;
+                let own = self.exchange(&mut trainers, &run, bytes)?;
+                bytes += own as u64 * options.machines;
                 forwards += tokens * forwards_of_step(self.estimator, own);
+                backward += backwards;
             }
             seconds += begin.elapsed().as_secs_f64();
-            let held_out = trainer.evaluate(options.held_out_windows)?.context("there is held-out text")?;
+            let held_out = trainers[0].evaluate(options.held_out_windows)?.context("there is held-out text")?;
             last = held_out.bits_per_byte.context("a text without choices")?;
             println!(
                 "{seed:>4} {forwards:>8.0} {backward:>8} {bytes:>6} {seconds:>7.1} {loss:>6.4} {last:>9.4}",
-                backward = 0,
                 loss = held_out.loss,
             );
         }
         Ok(last)
     }
 
-    fn trainer(&self, seed: u64, options: &Options) -> Result<Trainer> {
+    /// One step of each machine, whose bytes all then have; returns how many each made.
+    fn exchange(&self, trainers: &mut [Trainer], run: &RunId, swarm_step: u64) -> Result<usize> {
+        let steps: Result<Vec<Step>> = trainers
+            .iter_mut()
+            .map(|trainer| {
+                trainer.set_swarm_step(swarm_step);
+                trainer.step(u64::MAX)
+            })
+            .collect();
+        let steps = steps?;
+        for (own, step) in steps.iter().enumerate() {
+            let entry = |byte: &OwnByte| {
+                let seed = EntrySeed::derive(run, &byte.machine, byte.sample, &self.manifest.groups);
+                replay::contribution(seed, byte.byte, byte.swarm_step, &self.manifest.schedule)
+            };
+            let entries: Vec<Contribution> = step.own.iter().map(entry).collect();
+            let others = trainers.iter_mut().enumerate().filter(|(other, _)| *other != own);
+            others.for_each(|(_, trainer)| trainer.replay(entries.clone()));
+        }
+        Ok(steps[0].own.len())
+    }
+
+    fn manifest_of(&self, seed: u64) -> Manifest {
         let mut manifest = self.manifest.clone();
         manifest.nonce[..8].copy_from_slice(&seed.to_le_bytes());
+        manifest
+    }
+
+    fn trainer(&self, seed: u64, machine: u64, options: &Options) -> Result<Trainer> {
+        let manifest = self.manifest_of(seed);
+        let own_seed = seed + (machine << 32);
         let weights = Weights::read_from(&manifest.tensors, &mut &self.tensors[..])?;
         let (model, tokenizer) = model::load(&self.config, &self.tokenizer, weights.tensors())?;
         let (data, held_out) = texts(&tokenizer, seed, options)?;
@@ -194,13 +232,13 @@ impl Run {
                 epsilon: options.epsilon,
                 estimator: self.estimator,
                 batch_size: options.batch_size,
-                data_seed: seed,
+                data_seed: own_seed,
             },
             normalizer: Normalizer::new(manifest.levels),
-            random: Xoshiro256PlusPlus::seed_from_u64(seed),
+            random: Xoshiro256PlusPlus::seed_from_u64(own_seed),
             manifest: Arc::new(manifest),
         });
-        trainer.adopt(MachineId { key: [1; 32], incarnation: seed }, 0);
+        trainer.adopt(MachineId { key: [1 + machine as u8; 32], incarnation: seed }, 0);
         Ok(trainer)
     }
 }
@@ -257,6 +295,7 @@ fn forwards_of_step(estimator: Estimator, own: usize) -> f64 {
     match estimator {
         Estimator::Fzoo { .. } => own as f64 + 1.0,
         Estimator::Spsa | Estimator::Mezo => 2.0,
+        Estimator::Projection { .. } => 4.0,
     }
 }
 
@@ -264,5 +303,6 @@ fn forwards_per_gradient(estimator: Estimator) -> f64 {
     match estimator {
         Estimator::Fzoo { probes } => 1.0 + 1.0 / f64::from(probes.get()),
         Estimator::Spsa | Estimator::Mezo => 2.0,
+        Estimator::Projection { projections } => 4.0 / f64::from(projections.get()),
     }
 }

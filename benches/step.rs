@@ -1,5 +1,6 @@
 //! What training costs beyond its forwards: the time of a step over that of as many forwards, and peak memory over that
-//! of inference. The limit of both is 1.
+//! of inference. The limit of both is 1 for what only does forwards. Projection's backward pass is given as gradients a
+//! second over those of fzoo, and may take twice the memory.
 //!
 //! `cargo bench -p engine --bench step`; an argument is the name of the one shape to measure.
 
@@ -28,13 +29,17 @@ use support::{
 };
 
 const SEED: u64 = 1;
+/// Of whose peak memory there is a figure.
+const KINDS: [&str; 3] = ["inference", "training", "projection"];
+const PROJECTION: Estimator = Estimator::Projection { projections: Estimator::PROJECTIONS };
 
 fn main() {
     for shape in shapes() {
-        if has_argument("inference") || has_argument("training") {
-            return print_peak(shape, has_argument("training"));
+        if let Some(kind) = KINDS.into_iter().find(|kind| has_argument(kind)) {
+            return print_peak(shape, kind);
         }
         time(shape);
+        projection(shape);
         memory(shape);
     }
 }
@@ -139,6 +144,33 @@ fn time(shape: &Shape) {
     }
 }
 
+/// Gradients a second of projection over those of fzoo, each step after one of the other.
+fn projection(shape: &Shape) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let run = Run::start(shape, directory.path());
+    let (mut fzoo, mut projection) = (run.trainer(shape, Estimator::default()), run.trainer(shape, PROJECTION));
+    let rounds = if shape.name == "260K" && !is_test() { 31 } else { 3 };
+    let rate = |trainer: &mut Trainer| {
+        let mut bytes = 0;
+        let seconds = seconds(|| bytes = trainer.step(u64::MAX).expect("a step").own.len());
+        bytes as f64 / seconds
+    };
+    // The first step has no own bytes to replay.
+    rate(&mut projection);
+    let rates: Vec<(f64, f64)> = (0..rounds).map(|_| (rate(&mut fzoo), rate(&mut projection))).collect();
+    let ratio = median(rates.iter().map(|(fzoo, projection)| projection / fzoo).collect());
+    println!(
+        "{:>4}, {} x {}: {:.2} gradients a second with fzoo, {:.1} with projection of {}: {ratio:.1} times",
+        shape.name,
+        shape.batch,
+        shape.length,
+        median(rates.iter().map(|(fzoo, _)| *fzoo).collect()),
+        median(rates.iter().map(|(_, projection)| *projection).collect()),
+        Estimator::PROJECTIONS,
+    );
+    tell(&shape.figure("projection_over_fzoo"), ratio);
+}
+
 fn memory(shape: &Shape) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     drop(Run::start(shape, directory.path()));
@@ -149,19 +181,24 @@ fn memory(shape: &Shape) {
         let peaks = (0..runs).map(|_| in_a_process_of_its_own(&["--bench", shape.name, kind, path]));
         peaks.collect::<Option<Vec<f64>>>().map(median)
     };
-    let (Some(inference), Some(training)) = (peak("inference"), peak("training")) else {
+    let [Some(inference), Some(training), Some(projection)] = KINDS.map(peak) else {
         return println!("{:>4}: this system does not tell peak memory", shape.name);
     };
-    println!("{:>4}: peak memory {training:.1} MiB training, {inference:.1} MiB inference", shape.name);
+    println!(
+        "{:>4}: peak memory {training:.1} MiB training, {projection:.1} MiB projecting, {inference:.1} MiB inference",
+        shape.name
+    );
     tell(&shape.figure("training_over_inference_memory"), training / inference);
+    tell(&shape.figure("projection_over_inference_memory"), projection / inference);
 }
 
 /// In a process of its own: loads the run in the last argument, trains or infers a little, prints the peak.
-fn print_peak(shape: &Shape, training: bool) {
+fn print_peak(shape: &Shape, kind: &str) {
     let path = std::env::args().next_back().expect("a directory");
     let run = Run::open(path.as_ref());
-    if training {
-        let mut trainer = run.trainer(shape, Estimator::default());
+    if kind != "inference" {
+        let estimator = if kind == "projection" { PROJECTION } else { Estimator::default() };
+        let mut trainer = run.trainer(shape, estimator);
         for _ in 0..2 {
             trainer.step(u64::MAX).expect("a step");
         }

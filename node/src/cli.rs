@@ -363,12 +363,16 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub planned_gradients: Option<u64>,
     /// How own gradients are measured: `fzoo` (N bytes from N + 1 forwards), `spsa` (one from two), `mezo` (the same,
-    /// on the fixed scale of the paper) [default: fzoo]. Each machine may choose for itself
+    /// on the fixed scale of the paper), `projection` (N bytes from one backward pass, in up to twice the memory)
+    /// [default: fzoo]. Each machine may choose for itself
     #[arg(long, value_name = "NAME", value_parser = estimator_name())]
     pub estimator: Option<EstimatorName>,
     /// Bytes from one batch, with --estimator fzoo [default: 16]
     #[arg(long, value_name = "N")]
     pub probes: Option<NonZeroU32>,
+    /// Bytes from one backward pass, with --estimator projection [default: 1024; at most one for a hundred weights]
+    #[arg(long, value_name = "N")]
+    pub projections: Option<NonZeroU32>,
     /// Windows of text, or rows of JSON Lines, per own batch [default: 8]. Larger is slower and less noisy; the time is
     /// that of the tokens in the rows
     #[arg(long, value_name = "N")]

@@ -6,6 +6,7 @@ pub mod display;
 pub mod hex;
 pub mod interrupt;
 pub mod log;
+pub mod memory;
 pub mod network;
 pub mod opened;
 pub mod records;

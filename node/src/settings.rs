@@ -114,7 +114,11 @@ impl Settings {
             learning_rate: args.learning_rate.or(file.learning_rate),
             epsilon: args.epsilon.or(file.epsilon),
             planned_gradients: args.planned_gradients.or(file.planned_gradients),
-            estimator: Estimator::new(args.estimator.or(file.estimator), args.probes.or(file.probes))?,
+            estimator: Estimator::new(
+                args.estimator.or(file.estimator),
+                args.probes.or(file.probes),
+                args.projections.or(file.projections),
+            )?,
             batch_size: args.batch_size.or(file.batch_size).unwrap_or(8),
             sequence_length: args.sequence_length.or(file.sequence_length).unwrap_or(128),
             normalize: args.normalize || file.normalize,

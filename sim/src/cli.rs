@@ -82,6 +82,9 @@ pub struct Changes {
     /// Bytes from one batch, as with `node`
     #[arg(long, value_name = "N")]
     pub probes: Option<NonZeroU32>,
+    /// Bytes from one backward pass, as with `node`
+    #[arg(long, value_name = "N")]
+    pub projections: Option<NonZeroU32>,
     /// Weights of the quadratic
     #[arg(long, value_name = "N")]
     pub dimensions: Option<usize>,

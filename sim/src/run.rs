@@ -49,6 +49,7 @@ impl Changes {
             set(&mut language.learning_rate, &self.learning_rate);
             language.estimator = self.estimator.or(language.estimator);
             language.probes = self.probes.or(language.probes);
+            language.projections = self.projections.or(language.projections);
         }
         scenario.check().with_context(|| format!("with{}", self.flags()))
     }
@@ -74,6 +75,7 @@ impl Changes {
         say("learning-rate", self.learning_rate.map(|v| v.to_string()));
         say("estimator", self.estimator.map(|v| v.to_string()));
         say("probes", self.probes.map(|v| v.to_string()));
+        say("projections", self.projections.map(|v| v.to_string()));
         say("dimensions", self.dimensions.map(|v| v.to_string()));
         say("model", self.model.clone());
         say("data", self.data.as_ref().map(|v| v.display().to_string()));

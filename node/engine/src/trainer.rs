@@ -1,26 +1,30 @@
 //! The trainer: measures own gradients and keeps the weights exact. It has no thread, no network and no disk.
 
 use anyhow::{Context, Result};
+use candle_core::Tensor;
 use protocol::{
     machine::MachineId,
-    manifest::{Manifest, RunId},
+    manifest::{Manifest, RunId, TensorSpec},
     replay::{self, Contribution, Sweep},
     replica::OwnByte,
     seed::{EntrySeed, EntrySeeds},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::Rng};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     data::Dataset,
-    estimator::{Estimator, Measured, Normalizer, Probe},
-    model::{Batch, Model, Stage, SuffixModel},
+    estimator::{Company, Estimator, Measured, Normalizer, Probe, direction_scale},
+    model::{Batch, Gradient, Model, Stage, SuffixModel},
     objective::{Evaluation, Objective, evaluate},
     weights::{SweepReport, Weights},
 };
 
 #[cfg(test)]
 mod tests;
+
+/// At least so many weights for each direction of one batch: fewer would be near to following the gradient itself.
+const WEIGHTS_PER_PROJECTION: u64 = 100;
 
 /// What a machine chooses for its own probes.
 #[derive(Clone, Debug)]
@@ -69,6 +73,7 @@ pub struct Trainer {
     owed: Sweep,
     /// Entries of others in `owed`.
     waiting: usize,
+    company: Company,
     near_edge: Option<SweepReport>,
     /// Where each group's first tensor is used.
     stages: Vec<Stage>,
@@ -92,8 +97,17 @@ impl Trainer {
             let first = &mut stages[usize::from(spec.group)];
             *first = parts.model.stage(&spec.name).min(*first);
         }
-        let owed = Sweep::default();
-        Self { parts, machine, next_sample: 0, swarm_step: 0, owed, waiting: 0, near_edge: None, stages }
+        Self {
+            parts,
+            machine,
+            next_sample: 0,
+            swarm_step: 0,
+            owed: Sweep::default(),
+            waiting: 0,
+            company: Company::default(),
+            near_edge: None,
+            stages,
+        }
     }
 
     /// Whose samples come next, and from which number on.
@@ -131,6 +145,7 @@ impl Trainer {
     /// Takes entries of others; they reach the weights with the next sweep.
     pub fn replay(&mut self, entries: Vec<Contribution>) {
         self.waiting += entries.len();
+        self.company.came(entries.iter().filter(|entry| !entry.removed).count() as u64);
         self.owed.contributions.extend(entries);
     }
 
@@ -160,15 +175,18 @@ impl Trainer {
         Ok(())
     }
 
-    /// The next own gradients, at least one, none of them of `until_sample` or later, and all of one round: they move one
-    /// group of tensors. Each forward costs one sweep.
+    /// The next own gradients, at least one, none of them of `until_sample` or later. Measured by forwards, they are all
+    /// of one round: they move one group of tensors, and each forward costs one sweep.
     pub fn step(&mut self, until_sample: u64) -> Result<Step> {
         let Parts { settings, data, .. } = &self.parts;
         let data = data.as_ref().context("this node has no data to train on")?;
         let groups = &self.parts.manifest.groups;
         let group = groups.of_round(&self.parts.run, &self.machine, groups.round(self.next_sample));
         let (estimator, epsilon) = (settings.estimator, settings.epsilon * groups.epsilon_factor(group));
-        let until_sample = until_sample.min(groups.round_end(self.next_sample));
+        let until_sample = match estimator {
+            Estimator::Projection { .. } => until_sample,
+            _ => until_sample.min(groups.round_end(self.next_sample)),
+        };
         let batch = data.batch(settings.data_seed, self.next_sample, settings.batch_size)?;
         let samples_max = until_sample.saturating_sub(self.next_sample);
         // Others' entries reach the weights before the first loss. From then on only this group's weights change.
@@ -200,23 +218,20 @@ impl Trainer {
 
     /// Own bytes for what was measured, from the next sample on; the weights will have them with the next sweep.
     fn publish(&mut self, measured: &Measured) -> Step {
-        let (run, machine, manifest) = (self.parts.run, self.machine, self.parts.manifest.clone());
+        let (run, machine, swarm_step) = (self.parts.run, self.machine, self.swarm_step);
+        let Parts { settings, normalizer, manifest, random, .. } = &mut self.parts;
+        let uniform = || (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let (gradients, levels) = (&measured.gradients, manifest.levels);
+        let bytes = settings.estimator.encode(gradients, normalizer, levels, self.company.batch(), uniform);
         let mut seeds = EntrySeeds::new(&run, &machine, &manifest.groups);
-        let mut own = Vec::with_capacity(measured.gradients.len());
-        for g in &measured.gradients {
-            let (sample, swarm_step) = (self.next_sample, self.swarm_step);
-            let byte = self.encode(*g);
+        let mut own = Vec::with_capacity(bytes.len());
+        for byte in bytes {
+            let sample = self.next_sample;
             self.owed.contributions.push(replay::contribution(seeds.of(sample), byte, swarm_step, &manifest.schedule));
             own.push(OwnByte { machine, sample, byte, swarm_step });
             self.next_sample += 1;
         }
         Step { own, loss: measured.losses.iter().sum::<f64>() / measured.losses.len() as f64 }
-    }
-
-    fn encode(&mut self, g: f64) -> i8 {
-        let Parts { settings, normalizer, manifest, random, .. } = &mut self.parts;
-        let uniform = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        settings.estimator.encode(g, normalizer, manifest.levels, uniform)
     }
 
     /// Loss on the held-out text at the exact weights, or on rows of it, evenly spread, that cost about `windows_max`
@@ -253,4 +268,37 @@ impl Probe for BatchProbe<'_> {
         let seed = EntrySeed::derive(&parts.run, machine, next_sample + index, &parts.manifest.groups);
         self.trainer.probe(seed, multiple, self.batch)
     }
+
+    fn slopes(&mut self, count: u64) -> Result<(f64, Vec<f64>)> {
+        self.trainer.settle()?;
+        let Trainer { parts, machine, next_sample, .. } = &*self.trainer;
+        let Parts { run, manifest, weights, model, objective, .. } = parts;
+        let mut all = EntrySeeds::new(run, machine, &manifest.groups);
+        let seeds = projected((*next_sample..).map(|sample| all.of(sample)), count, &manifest.tensors);
+        let is_wanted = |spec: &&TensorSpec| seeds.iter().any(|seed| seed.group == spec.group);
+        let specs = weights.specs().iter().filter(is_wanted);
+        let wanted: Vec<Tensor> = specs.map(|spec| weights.tensors()[&spec.name].clone()).collect();
+        let mut slopes = vec![0f64; seeds.len()];
+        let scale = |spec: &TensorSpec| direction_scale(spec, manifest);
+        let mut project = |gradients: Vec<Gradient>| weights.project(&seeds, &gradients, scale, &mut slopes);
+        let loss = objective.differentiate(model, self.batch, &wanted, &mut project)?.mean();
+        // What a loss that is not finite says of directions is nothing.
+        let slope = |slope: f64| if loss.is_finite() { slope } else { f64::NAN };
+        Ok((loss, slopes.into_iter().map(slope).collect()))
+    }
+}
+
+/// The first `count` of `seeds`, or fewer: of each group no more than one for [`WEIGHTS_PER_PROJECTION`] of its weights,
+/// but at least one.
+fn projected(seeds: impl Iterator<Item = EntrySeed>, count: u64, specs: &[TensorSpec]) -> Vec<EntrySeed> {
+    let weights_of =
+        |group: u16| specs.iter().filter(|spec| spec.group == group).map(TensorSpec::elements).sum::<u64>();
+    let mut room = BTreeMap::new();
+    let has_room = |seed: &EntrySeed| {
+        let room = room.entry(seed.group).or_insert_with(|| (weights_of(seed.group) / WEIGHTS_PER_PROJECTION).max(1));
+        let has_room = *room > 0;
+        *room = room.saturating_sub(1);
+        has_room
+    };
+    seeds.take(count as usize).take_while(has_room).collect()
 }

@@ -51,6 +51,8 @@ pub struct GoalSettings {
     pub exit_when_idle_ms: Option<u64>,
     /// Whether there is a text to train on.
     pub can_train: bool,
+    /// Whether to train only while own bytes may be signed: many bytes at once are too dear to be made in vain.
+    pub waits_to_sign: bool,
     /// Whether there is a held-out text.
     pub evaluates: bool,
     /// Checkpoints are at least this far apart, ms.
@@ -64,6 +66,7 @@ impl Default for GoalSettings {
             samples: None,
             exit_when_idle_ms: None,
             can_train: false,
+            waits_to_sign: false,
             evaluates: false,
             checkpoint_interval_ms: CHECKPOINT_INTERVAL_MS,
         }

@@ -112,7 +112,8 @@ impl Goals {
     /// The limit to give the trainer, if it is another than the last. A trainer that measures at swarm step `step` gets
     /// no further than others accept.
     pub fn new_limit(&mut self, replica: &Replica, step: u64) -> Option<u64> {
-        let may_train = self.has_joined && self.settings.can_train && replica.may_probe();
+        let may_sign = !self.settings.waits_to_sign || replica.signs();
+        let may_train = self.has_joined && self.settings.can_train && may_sign && replica.may_probe();
         let accepted = step.saturating_add(SWARM_STEP_LAG_MAX);
         let limit = if may_train { self.own_samples_limit(replica).min(accepted) } else { 0 };
         (std::mem::replace(&mut self.allowed, limit) != limit).then_some(limit)

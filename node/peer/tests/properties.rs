@@ -349,6 +349,7 @@ fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
             evaluates: true,
             checkpoint_interval_ms: number(random),
             can_train: true,
+            waits_to_sign: random.next_u64().is_multiple_of(2),
         }),
         31 => Input::Incarnation(number(random)),
         32 => Input::Found(node),

@@ -2,7 +2,7 @@
 
 mod support;
 
-use peer::{Input, Notice, Output};
+use peer::{GoalSettings, Input, Notice, Output};
 use protocol::replica::{IncarnationCause, Record, Report};
 use protocol::segment::Chunk;
 use support::{Channel, Lab, ledger_of, machine};
@@ -137,6 +137,23 @@ fn an_incarnation_that_has_a_ledger_is_not_new() {
     lab.release(1, Channel::Incarnation);
     lab.connect(0, 1);
     lab.pass_until(60_000, "both agree", Lab::is_at_rest);
+}
+
+/// Whoever makes many bytes at once makes none that could be in vain.
+#[test]
+fn who_waits_to_sign_makes_nothing_before_the_own_head_is_sure() {
+    for waits_to_sign in [true, false] {
+        let mut lab = restarted(2);
+        lab.nodes[1].goals = GoalSettings { waits_to_sign, ..support::goal(50) };
+        lab.boot(1);
+        lab.connect(0, 1);
+        let made = |lab: &Lab| lab.nodes[1].trainer.next_sample.saturating_sub(30);
+        let signs = |lab: &Lab| lab.nodes[1].peer().replica().unwrap().signs();
+        lab.pass_until(60_000, "it may sign", |lab| signs(lab) || made(lab) > 0);
+        assert_eq!(signs(&lab), waits_to_sign);
+        lab.pass_until(60_000, "both agree", Lab::is_at_rest);
+        assert_eq!(made(&lab), 20);
+    }
 }
 
 #[test]

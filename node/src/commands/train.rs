@@ -5,7 +5,7 @@ use engine::{
     base::{BaseSettings, check_same_base},
     data::{Dataset, are_choices},
     embedded,
-    estimator::Normalizer,
+    estimator::{Estimator, Normalizer},
     model::{Checkpoint, SuffixModel, Tokenizer},
     objective::{self, NextToken, Objective},
     trainer::{self, ProbeSettings, Trainer},
@@ -23,6 +23,7 @@ use crate::{
     cli::RunArgs,
     display::Display,
     interrupt::Interrupt,
+    memory,
     network::{self, Multiaddr, NetworkConfig, PeerId},
     opened::Opened,
     records, say,
@@ -130,6 +131,9 @@ async fn prepare(
     let weights = shell.restore(&opened)?;
     say_what_is_settled(settings, &opened.manifest);
     let (trainer, goals) = new_trainer(settings, &opened, weights)?;
+    if goals.can_train {
+        say::memory_for_projection(settings.estimator, opened.manifest.parameters(), memory::available_bytes());
+    }
     let observer = observer(&opened, page)?;
     let storage = storage::spawn(&opened.state)?;
     let base = opened.state.base(&opened.manifest)?;
@@ -149,6 +153,7 @@ fn new_trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result
         samples: settings.samples,
         exit_when_idle_ms: settings.exit_when_idle.map(|idle| idle.as_millis() as u64),
         can_train: data.is_some(),
+        waits_to_sign: matches!(settings.estimator, Estimator::Projection { .. }),
         evaluates: held_out.is_some(),
         ..GoalSettings::default()
     };

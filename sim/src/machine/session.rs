@@ -148,6 +148,7 @@ impl Machine {
             samples: Some(self.goal),
             exit_when_idle_ms: None,
             can_train: true,
+            waits_to_sign: swarm.scenario.projects(),
             evaluates: false,
             checkpoint_interval_ms: (swarm.scenario.disk.checkpoint_seconds * 1000.0) as u64,
         }));

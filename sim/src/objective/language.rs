@@ -119,7 +119,7 @@ impl Objective for Language {
         let settings = ProbeSettings {
             epsilon: self.manifest.hyperparameters.epsilon,
             batch_size: self.settings.batch_size,
-            estimator: Estimator::new(self.settings.estimator, self.settings.probes)?,
+            estimator: Estimator::new(self.settings.estimator, self.settings.probes, self.settings.projections)?,
             data_seed: self.data_seed(number),
         };
         Ok(Box::new(LanguageLearner(Trainer::new(Parts {

@@ -195,6 +195,13 @@ impl Default for QuadraticSettings {
     }
 }
 
+impl Scenario {
+    /// Whether machines measure by backward passes.
+    pub fn projects(&self) -> bool {
+        self.language.as_ref().is_some_and(|language| language.estimator == Some(EstimatorName::Projection))
+    }
+}
+
 /// A real language model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -207,6 +214,8 @@ pub struct LanguageSettings {
     pub estimator: Option<EstimatorName>,
     /// As `node --probes` has it.
     pub probes: Option<NonZeroU32>,
+    /// As `node --projections` has it.
+    pub projections: Option<NonZeroU32>,
     /// Windows per batch.
     pub batch_size: usize,
     /// Tokens per window.
@@ -224,6 +233,7 @@ impl Default for LanguageSettings {
             data: None,
             estimator: None,
             probes: None,
+            projections: None,
             batch_size: 8,
             sequence_length: 128,
             learning_rate: 2e-4,

@@ -5,12 +5,14 @@
 //!
 //! With ±1 directions z and a probe at θ + εz, a projected gradient is the slope of the loss along z. ε is the
 //! manifest's real-valued epsilon times the factor of the group that the round moves, the same for every tensor of it:
-//! the per-tensor scale s_t is part of the direction. All samples of one measurement are of one round.
+//! the per-tensor scale s_t is part of the direction. All samples of one measurement by forwards are of one round;
+//! projection gets the slopes of any samples from one gradient.
 
 mod fzoo;
 mod mezo;
 mod normalizer;
 mod probe;
+mod projection;
 mod spsa;
 
 use anyhow::{Result, bail, ensure};
@@ -19,10 +21,14 @@ use std::{fmt, num::NonZeroU32, str::FromStr};
 
 pub use normalizer::Normalizer;
 pub(crate) use probe::{Measured, Probe};
+pub(crate) use projection::Company;
+pub use projection::{direction_scale, gain};
 pub use spsa::projected_gradient;
 
 /// Most probes on one batch: more learn little, and others' gradients wait for the last of them.
 const PROBES_MAX: u32 = 256;
+/// Most bytes of one backward pass: as many as may wait for their signature.
+const PROJECTIONS_MAX: u32 = 4_096;
 
 /// An estimator by name, as people write it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -32,11 +38,12 @@ pub enum EstimatorName {
     Fzoo,
     Spsa,
     Mezo,
+    Projection,
 }
 
 impl EstimatorName {
     /// All of them, the default first.
-    pub const ALL: [Self; 3] = [Self::Fzoo, Self::Spsa, Self::Mezo];
+    pub const ALL: [Self; 4] = [Self::Fzoo, Self::Spsa, Self::Mezo, Self::Projection];
 
     /// As people write it.
     pub fn as_str(self) -> &'static str {
@@ -44,6 +51,7 @@ impl EstimatorName {
             Self::Fzoo => "fzoo",
             Self::Spsa => "spsa",
             Self::Mezo => "mezo",
+            Self::Projection => "projection",
         }
     }
 }
@@ -77,6 +85,11 @@ pub enum Estimator {
     Spsa,
     /// One byte from two forwards, in units of the loss as the paper has it, not of the gradients' own size.
     Mezo,
+    /// Many bytes from one backward pass, which takes memory for a layer's activations and gradients.
+    Projection {
+        /// Bytes of one batch.
+        projections: NonZeroU32,
+    },
 }
 
 impl Default for Estimator {
@@ -89,8 +102,15 @@ impl Estimator {
     /// Probes that share a baseline, unless told otherwise.
     pub const PROBES: NonZeroU32 = NonZeroU32::new(16).expect("is not zero");
 
-    /// What `--estimator` and `--probes` ask for; the errors name them.
-    pub fn new(name: Option<EstimatorName>, probes: Option<NonZeroU32>) -> Result<Self> {
+    /// Bytes of one backward pass, unless told otherwise.
+    pub const PROJECTIONS: NonZeroU32 = NonZeroU32::new(1024).expect("is not zero");
+
+    /// What `--estimator`, `--probes` and `--projections` ask for; the errors name them.
+    pub fn new(
+        name: Option<EstimatorName>,
+        probes: Option<NonZeroU32>,
+        projections: Option<NonZeroU32>,
+    ) -> Result<Self> {
         let name = name.unwrap_or(EstimatorName::Fzoo);
         if let Some(probes) = probes {
             ensure!(
@@ -99,10 +119,22 @@ impl Estimator {
             );
             ensure!(probes.get() <= PROBES_MAX, "--probes {probes}: must be at most {PROBES_MAX}; 16 is usual");
         }
+        if let Some(projections) = projections {
+            ensure!(
+                name == EstimatorName::Projection,
+                "--projections {projections}: only --estimator projection takes bytes from a backward pass"
+            );
+            ensure!(
+                projections.get() <= PROJECTIONS_MAX,
+                "--projections {projections}: must be at most {PROJECTIONS_MAX}; {} is usual",
+                Self::PROJECTIONS
+            );
+        }
         Ok(match name {
             EstimatorName::Fzoo => Self::Fzoo { probes: probes.unwrap_or(Self::PROBES) },
             EstimatorName::Spsa => Self::Spsa,
             EstimatorName::Mezo => Self::Mezo,
+            EstimatorName::Projection => Self::Projection { projections: projections.unwrap_or(Self::PROJECTIONS) },
         })
     }
 
@@ -114,15 +146,28 @@ impl Estimator {
                 fzoo::measure(probe, epsilon, u64::from(probes.get()).min(samples_max))
             }
             Self::Fzoo { .. } | Self::Spsa | Self::Mezo => spsa::measure(probe, epsilon),
+            Self::Projection { projections } => {
+                projection::measure(probe, u64::from(projections.get()).min(samples_max.max(1)))
+            }
         }
     }
 
-    /// The byte for projected gradient `g`; `uniform` in [0, 1) is for the stochastic rounding. `levels`: the
-    /// manifest's.
-    pub(crate) fn encode(self, g: f64, normalizer: &mut Normalizer, levels: u8, uniform: f64) -> i8 {
+    /// The bytes for projected gradients that were measured together; `uniform` draws from [0, 1) for the stochastic
+    /// rounding. `levels`: the manifest's; `company`: bytes of others that were measured at nearly the same θ.
+    pub(crate) fn encode(
+        self,
+        gradients: &[f64],
+        normalizer: &mut Normalizer,
+        levels: u8,
+        company: f64,
+        mut uniform: impl FnMut() -> f64,
+    ) -> Vec<i8> {
         match self {
-            Self::Fzoo { .. } | Self::Spsa => normalizer.encode(g, uniform),
-            Self::Mezo => mezo::encode(g, levels, uniform),
+            Self::Fzoo { .. } | Self::Spsa => gradients.iter().map(|g| normalizer.encode(*g, uniform())).collect(),
+            Self::Mezo => gradients.iter().map(|g| mezo::encode(*g, levels, uniform())).collect(),
+            Self::Projection { .. } => {
+                normalizer.encode_batch(gradients, gain(gradients.len() as f64 + company), uniform)
+            }
         }
     }
 }
@@ -137,18 +182,25 @@ mod tests {
             assert_eq!(name.to_string().parse::<EstimatorName>().unwrap(), name);
             assert_eq!(serde_json::to_string(&name).unwrap(), format!("\"{name}\""));
         }
-        assert!("sgd".parse::<EstimatorName>().unwrap_err().to_string().contains("fzoo, spsa, mezo"));
+        assert!("sgd".parse::<EstimatorName>().unwrap_err().to_string().contains("fzoo, spsa, mezo, projection"));
     }
 
     #[test]
-    fn only_fzoo_has_probes_and_not_too_many() {
-        let probes = |n: u32| Some(NonZeroU32::new(n).unwrap());
-        assert_eq!(Estimator::new(None, None).unwrap(), Estimator::default());
-        assert_eq!(Estimator::new(None, probes(256)).unwrap(), Estimator::Fzoo { probes: probes(256).unwrap() });
-        assert!(Estimator::new(None, probes(257)).is_err());
-        for name in [EstimatorName::Spsa, EstimatorName::Mezo] {
-            assert!(Estimator::new(Some(name), None).is_ok());
-            assert!(Estimator::new(Some(name), probes(2)).is_err());
+    fn probes_and_projections_are_for_their_estimators_and_not_too_many() {
+        let count = |n: u32| Some(NonZeroU32::new(n).unwrap());
+        assert_eq!(Estimator::new(None, None, None).unwrap(), Estimator::default());
+        let fzoo = Estimator::Fzoo { probes: count(256).unwrap() };
+        assert_eq!(Estimator::new(None, count(256), None).unwrap(), fzoo);
+        assert!(Estimator::new(None, count(257), None).is_err());
+        let projection = Some(EstimatorName::Projection);
+        let most = Estimator::Projection { projections: count(4096).unwrap() };
+        assert_eq!(Estimator::new(projection, None, count(4096)).unwrap(), most);
+        assert!(Estimator::new(projection, None, count(4097)).is_err());
+        for name in EstimatorName::ALL {
+            assert!(Estimator::new(Some(name), None, None).is_ok());
+            let has_probes = name == EstimatorName::Fzoo;
+            assert_eq!(Estimator::new(Some(name), count(2), None).is_ok(), has_probes);
+            assert_eq!(Estimator::new(Some(name), None, count(2)).is_ok(), name == EstimatorName::Projection);
         }
     }
 }

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// Samples after which the normaliser forgets at its slowest.
 const MEMORY_SAMPLES: u64 = 256;
+/// Batches after which it forgets at its slowest, where it learns one value a batch.
+const MEMORY_BATCHES: u64 = 16;
 /// One sample counts for at most this many times the RMS before it.
 const OUTLIER_MAX: f64 = 4.0;
 
@@ -19,18 +21,34 @@ pub struct Normalizer {
     #[serde(rename = "normalizer")]
     scale: RunningRms,
     levels: u8,
+    /// Of slopes that come many from a batch: they are of one size, which is the batch's.
+    #[serde(default, skip_serializing_if = "RunningRms::is_new")]
+    batches: RunningRms,
 }
 
 impl Normalizer {
     /// Starts without history. `levels`: bytes to a standard deviation, the manifest's.
     pub fn new(levels: u8) -> Self {
-        Self { scale: RunningRms::default(), levels }
+        Self { scale: RunningRms::default(), levels, batches: RunningRms::default() }
     }
 
     /// The byte for projected gradient `g`, with `uniform` in [0, 1) for the stochastic rounding. [`codec::VOID`] if
     /// `g` is not finite; the history is then as before.
     pub fn encode(&mut self, g: f64, uniform: f64) -> i8 {
         codec::encode(self.scale.normalize(g), self.levels, uniform)
+    }
+
+    /// The bytes for slopes of one batch, `gain` times as large as others' bytes are; `uniform` draws from [0, 1) for
+    /// the stochastic rounding. The batch counts once, with the RMS of those that are finite; the others are
+    /// [`codec::VOID`].
+    pub fn encode_batch(&mut self, slopes: &[f64], gain: f64, mut uniform: impl FnMut() -> f64) -> Vec<i8> {
+        let squares: Vec<f64> = slopes.iter().filter(|g| g.is_finite()).map(|g| g.abs().min(1e150).powi(2)).collect();
+        if !squares.is_empty() {
+            self.batches.take_in((squares.iter().sum::<f64>() / squares.len() as f64).sqrt(), MEMORY_BATCHES);
+        }
+        let rms = self.batches.value();
+        let normalized = |g: f64| if rms > 0.0 { gain * g / rms } else { 0.0 * g };
+        slopes.iter().map(|g| codec::encode(normalized(*g), self.levels, uniform())).collect()
     }
 }
 
@@ -53,14 +71,23 @@ impl RunningRms {
         if !g.is_finite() {
             return f64::NAN;
         }
+        self.take_in(g, MEMORY_SAMPLES);
+        let rms = self.value();
+        if rms > 0.0 { g / rms } else { 0.0 }
+    }
+
+    /// Takes in a finite g; it counts for one part in `memory` at least.
+    fn take_in(&mut self, g: f64, memory: u64) {
         // A square that overflows would poison the mean for good.
         let magnitude = g.abs().min(1e150);
         let limit = if self.mean_square > 0.0 { OUTLIER_MAX * self.value() } else { magnitude };
         let square = magnitude.min(limit).powi(2);
-        self.samples = (self.samples + 1).min(MEMORY_SAMPLES);
+        self.samples = (self.samples + 1).min(memory);
         self.mean_square += (square - self.mean_square) / self.samples as f64;
-        let rms = self.value();
-        if rms > 0.0 { g / rms } else { 0.0 }
+    }
+
+    fn is_new(&self) -> bool {
+        *self == Self::default()
     }
 
     /// The RMS so far, in units of g; 0 before the first sample.
@@ -156,6 +183,37 @@ mod tests {
         let mut again: Normalizer = serde_json::from_slice(&json).unwrap();
         assert_eq!(again, normalizer);
         assert!(noise(100).iter().all(|g| again.encode(*g, 0.25) == normalizer.encode(*g, 0.25)));
+    }
+
+    #[test]
+    fn a_batch_counts_once_and_its_bytes_are_of_one_size() {
+        let mut normalizer = Normalizer::new(LEVELS);
+        let slopes = noise(1000);
+        let mut rms = |scale: f64, gain: f64| {
+            let slopes: Vec<f64> = slopes.iter().map(|g| g * scale).collect();
+            let bytes = normalizer.encode_batch(&slopes, gain, || 0.5);
+            (bytes.iter().map(|byte| f64::from(*byte).powi(2)).sum::<f64>() / 1000.0).sqrt() / 32.0
+        };
+        assert!((rms(3.0, 1.0) - 1.0).abs() < 0.02, "a new one takes the first batch as its scale");
+        assert!((rms(3.0, 0.25) - 0.25).abs() < 0.02);
+        assert!(rms(12.0, 1.0) > 1.5, "a batch of another size does not pass for an ordinary one");
+        for _ in 0..100 {
+            rms(12.0, 1.0);
+        }
+        assert!((rms(12.0, 1.0) - 1.0).abs() < 0.02, "a lasting change does");
+        assert_eq!(normalizer.encode(0.5, 0.0), 32, "single samples have a scale of their own");
+    }
+
+    #[test]
+    fn slopes_that_are_not_finite_are_void_and_a_batch_of_zeros_is_zero() {
+        let mut normalizer = Normalizer::new(LEVELS);
+        assert_eq!(normalizer.encode_batch(&[0.0, 0.0], 1.0, || 0.9), [0, 0]);
+        assert_eq!(normalizer.encode_batch(&[f64::NAN; 2], 1.0, || 0.9), [VOID; 2]);
+        assert_eq!(
+            normalizer,
+            Normalizer { batches: RunningRms { samples: 1, ..RunningRms::default() }, ..Normalizer::new(LEVELS) }
+        );
+        assert_eq!(normalizer.encode_batch(&[2.0, f64::INFINITY, -2.0], 1.0, || 0.0)[1], VOID);
     }
 
     #[test]

@@ -71,7 +71,8 @@ impl Run {
 fn whatever_the_estimator_the_weights_hold_what_was_published_and_no_more() {
     let run = Run::new();
     let three = Estimator::Fzoo { probes: NonZeroU32::new(3).unwrap() };
-    for estimator in [three, Estimator::Spsa, Estimator::Mezo] {
+    let four = Estimator::Projection { projections: NonZeroU32::new(4).unwrap() };
+    for estimator in [three, Estimator::Spsa, Estimator::Mezo, four] {
         let mut trainer = run.trainer(estimator);
         let (mut own, mut entries) = (Vec::new(), Vec::new());
         for sample in 0..3 {
@@ -82,7 +83,8 @@ fn whatever_the_estimator_the_weights_hold_what_was_published_and_no_more() {
             entries.push(other);
             trainer.replay(vec![other]);
         }
-        assert_eq!(own.len(), if estimator == three { 9 } else { 3 }, "{estimator:?}");
+        let bytes = if estimator == three { 9 } else { 3 };
+        assert_eq!(own.len(), if estimator == four { 12 } else { bytes }, "{estimator:?}");
         assert!(own.iter().zip(0..).all(|(own, sample)| own.sample == sample && own.machine == MACHINE));
         assert!(own.iter().any(|own| own.byte != 0), "{estimator:?} measured nothing");
         let mut expected = run.weights();
@@ -90,6 +92,44 @@ fn whatever_the_estimator_the_weights_hold_what_was_published_and_no_more() {
         expected.sweep(&Sweep { probes: Vec::new(), contributions: entries }).unwrap();
         assert_eq!(trainer.weights().unwrap().digest(), expected.digest(), "{estimator:?}");
     }
+}
+
+/// The scale, the stream, the groups and the order of the samples are those of probes: `⟨∇, s·z⟩` is the slope between
+/// θ + εz and θ − εz, to what the curvature and the rounding of losses make of it, times the factor by which an entry moves
+/// its group further since it moves no other.
+#[test]
+fn a_projection_is_the_slope_that_a_probe_finds() {
+    let run = Run::new();
+    let mut trainer = run.trainer(Estimator::default());
+    let (epsilon, groups) = (run.manifest.hyperparameters.epsilon, &run.manifest.groups);
+    let batch = trainer.parts.data.as_ref().unwrap().batch(1, 0, 4).unwrap();
+    let mut probe = BatchProbe { trainer: &mut trainer, batch: &batch };
+    let (loss, slopes) = probe.slopes(40).unwrap();
+    assert_eq!(slopes.len(), 40);
+    assert!((probe.loss().unwrap() - loss).abs() < 1e-5);
+    let size = (slopes.iter().map(|slope| slope.powi(2)).sum::<f64>() / 40.0).sqrt();
+    for (index, slope) in (0..).zip(&slopes) {
+        let difference = probe.loss_along(index, 1).unwrap() - probe.loss_along(index, -1).unwrap();
+        let group = groups.of_round(&run.id, &MACHINE, groups.round(index));
+        let found = difference / (2.0 * epsilon * groups.epsilon_factor(group)) / groups.share(group).sqrt();
+        assert!((found - slope).abs() < 0.03 * size, "sample {index}: {found} and {slope}, rms {size}");
+    }
+}
+
+#[test]
+fn a_batch_projects_each_group_on_at_most_a_hundredth_as_many_directions_as_it_has_weights() {
+    let run = Run::new();
+    let mut trainer = run.trainer(Estimator::Projection { projections: NonZeroU32::new(4096).unwrap() });
+    let own = trainer.step(u64::MAX).unwrap().own.len() as u64;
+    let group = |sample: u64| EntrySeed::derive(&run.id, &MACHINE, sample, &run.manifest.groups).group;
+    let in_group = |of: u16| (0..own).filter(|sample| group(*sample) == of).count() as u64;
+    let most = |of: u16| {
+        let specs = run.manifest.tensors.iter().filter(|spec| spec.group == of);
+        specs.map(TensorSpec::elements).sum::<u64>() / 100
+    };
+    assert!((0..run.manifest.groups.members.len() as u16).all(|of| in_group(of) <= most(of)));
+    assert!(own == 4096 || in_group(group(own)) == most(group(own)), "no fewer than there may be");
+    assert_eq!(trainer.step(own + 7).unwrap().own.len(), 7);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `trained.rs` | the tensors that a run trains: exact, changed in place, shared with the model |
 //! | `sweep.rs` | probes and entries into all trained tensors, in one pass |
+//! | `projection.rs` | what a gradient makes of directions |
 //! | `bytes.rs` | trained tensors as bytes: checkpoints, base, digests |
 //! | `grid.rs` | whether a value is a whole number of quanta within its range |
 //!
@@ -11,6 +12,7 @@
 
 mod bytes;
 mod grid;
+mod projection;
 mod sweep;
 mod trained;
 
