@@ -251,8 +251,10 @@ fn survey(checkpoint: Checkpoint, options: &Options) -> Result<()> {
         let ground = survey::Ground {
             checkpoint: checkpoint.clone(),
             data: &texts(&tokenizer, *seed, options)?.0,
+            objective: ObjectiveLine::NextToken,
             hyperparameters: options.hyperparameters(1_000),
             batch_size: options.batch_size,
+            seed: *seed,
             time_max: Duration::from_secs(600),
         };
         println!("{:?} after {:.1} s", survey::survey(ground, &mut |_| ())?, begin.elapsed().as_secs_f64());

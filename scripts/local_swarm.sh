@@ -56,7 +56,7 @@ gradients() { # number: own gradients so far, as its log has them
 begun=$SECONDS
 join=()
 start 1
-wait_for 1 'node --bootstrap' 60
+wait_for 1 'node --bootstrap' 300
 read -r -a join <<<"$(sed -n 's/.*another machine: node \(.*\)/\1/p' "$out/node-1.log" | head -n 1)"
 echo "run: node ${join[*]}"
 for number in $(seq 2 $((count - 1))); do start "$number"; done

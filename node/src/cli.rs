@@ -6,7 +6,7 @@ use clap::{
 };
 use engine::estimator::EstimatorName;
 use serde::Deserialize;
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr};
 
 /// Fine-tune a language model together with others, exchanging one byte per gradient.
 ///
@@ -353,13 +353,19 @@ pub struct RunArgs {
     /// Leave once own samples are done and nothing new has come for this long
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub exit_when_idle: Option<f64>,
-    /// Step size of a new run, relative to the weights' rms [default: 2e-4]. Too high diverges, too low crawls
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
-    pub learning_rate: Option<f64>,
-    /// Size of the perturbation of a new run, relative to the weights' rms [default: 1e-3]
+    /// Step size of a new run, relative to the weights' rms, or `auto`: measure what the model and the text can take,
+    /// which takes up to a minute [default: auto]. Too high diverges, too low crawls
+    #[arg(long, value_name = "RATE|auto", allow_negative_numbers = true)]
+    pub learning_rate: Option<LearningRate>,
+    /// Gradients that a new run is planned for, of all machines together: the learning rate falls over them [default:
+    /// no end, the rate falls as an inverse square root]
+    #[arg(long, value_name = "N")]
+    pub gradients: Option<u64>,
+    /// Size of the perturbation of a new run, relative to the weights' rms [default: 3e-3]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub epsilon: Option<f64>,
-    /// Gradients that a new run has room for, ten times over: more make the grid of its weights coarser [default: 100000]
+    /// Gradients that a new run has room for, ten times over: more make the grid of its weights coarser [default: --gradients, or
+    /// 100000]
     #[arg(long, value_name = "N")]
     pub planned_gradients: Option<u64>,
     /// How own gradients are measured: `fzoo` (N bytes from N + 1 forwards), `spsa` (one from two), `mezo` (the same,
@@ -373,7 +379,8 @@ pub struct RunArgs {
     /// Bytes from one backward pass, with --estimator projection [default: 1024; at most one for a hundred weights]
     #[arg(long, value_name = "N")]
     pub projections: Option<NonZeroU32>,
-    /// Windows of text, or rows of JSON Lines, per own batch [default: 8]. Larger is slower and less noisy; the time is
+    /// Windows of text, or rows of JSON Lines, per own batch [default: 2; 8 with --estimator projection]. Larger is
+    /// slower and less noisy; the time is
     /// that of the tokens in the rows
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
@@ -416,6 +423,46 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
+}
+
+/// What `--learning-rate` says.
+#[derive(Clone, Copy, PartialEq, Debug, Deserialize)]
+#[serde(try_from = "RateText")]
+pub enum LearningRate {
+    /// To be measured at the base.
+    Auto,
+    /// This rate.
+    Fixed(f64),
+}
+
+/// As a `--config` file may write it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RateText {
+    Number(f64),
+    Text(String),
+}
+
+impl TryFrom<RateText> for LearningRate {
+    type Error = String;
+
+    fn try_from(text: RateText) -> Result<Self, String> {
+        match text {
+            RateText::Number(rate) => Ok(Self::Fixed(rate)),
+            RateText::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl FromStr for LearningRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Fixed).map_err(|_| format!("{text} is neither a number nor `auto`")),
+        }
+    }
 }
 
 fn estimator_name() -> impl TypedValueParser<Value = EstimatorName> {

@@ -4,13 +4,16 @@ use anyhow::{Context, Result, bail, ensure};
 use engine::estimator::Estimator;
 use libp2p::Multiaddr;
 use protocol::{
-    manifest::{Membership, RunId},
+    manifest::{Membership, RunId, SWARM_STEP_MAX},
     replica,
     segment::CHUNK_SAMPLES_MAX,
 };
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::{cli::RunArgs, hex::parse_key};
+use crate::{
+    cli::{LearningRate, RunArgs},
+    hex::parse_key,
+};
 
 /// Port that a node listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 9713;
@@ -42,7 +45,9 @@ pub struct Settings {
     /// Leave after this much silence.
     pub exit_when_idle: Option<Duration>,
     /// Of a new run, if said.
-    pub learning_rate: Option<f64>,
+    pub learning_rate: Option<LearningRate>,
+    /// Gradients that a new run is planned for, if said.
+    pub gradients: Option<u64>,
     /// Of a new run, if said.
     pub epsilon: Option<f64>,
     /// Of a new run, if said.
@@ -97,6 +102,11 @@ impl Settings {
         };
         let list = |first: Vec<String>, second: Vec<String>| if first.is_empty() { second } else { first };
         let members = parse_members(args.members.or(file.members).as_deref())?;
+        let estimator = Estimator::new(
+            args.estimator.or(file.estimator),
+            args.probes.or(file.probes),
+            args.projections.or(file.projections),
+        )?;
         let settings = Self {
             bootstrap: list(args.bootstrap, file.bootstrap),
             run: args.run.or(file.run).map(|id| id.parse()).transpose().map_err(anyhow::Error::msg).context("--run")?,
@@ -112,14 +122,14 @@ impl Settings {
             samples: args.samples.or(file.samples),
             exit_when_idle: args.exit_when_idle.or(file.exit_when_idle).map(parse_seconds).transpose()?,
             learning_rate: args.learning_rate.or(file.learning_rate),
+            gradients: args.gradients.or(file.gradients),
             epsilon: args.epsilon.or(file.epsilon),
             planned_gradients: args.planned_gradients.or(file.planned_gradients),
-            estimator: Estimator::new(
-                args.estimator.or(file.estimator),
-                args.probes.or(file.probes),
-                args.projections.or(file.projections),
-            )?,
-            batch_size: args.batch_size.or(file.batch_size).unwrap_or(8),
+            estimator,
+            batch_size: args.batch_size.or(file.batch_size).unwrap_or(match estimator {
+                Estimator::Projection { .. } => 8,
+                _ => 2,
+            }),
             sequence_length: args.sequence_length.or(file.sequence_length).unwrap_or(128),
             normalize: args.normalize || file.normalize,
             seed: args.seed.or(file.seed),
@@ -137,8 +147,14 @@ impl Settings {
 
     fn check(&self) -> Result<()> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
-        if let Some(rate) = self.learning_rate {
-            ensure!(positive(rate), "--learning-rate {rate}: must be a positive number, 1e-4 to 1e-3 is usual");
+        if let Some(LearningRate::Fixed(rate)) = self.learning_rate {
+            ensure!(positive(rate), "--learning-rate {rate}: must be a positive number or `auto`, which measures it");
+        }
+        if let Some(gradients) = self.gradients {
+            ensure!(
+                (1..=SWARM_STEP_MAX).contains(&gradients),
+                "--gradients {gradients}: must be 1 to 2^40, of all machines together"
+            );
         }
         if let Some(size) = self.epsilon {
             ensure!(positive(size), "--epsilon {size}: must be a positive number, 1e-3 is usual");

@@ -3,5 +3,6 @@
 pub mod inspect;
 pub mod log;
 pub mod members;
+mod recipe;
 pub mod top;
 pub mod train;

@@ -8,19 +8,21 @@ use engine::{
     estimator::{Estimator, Normalizer},
     model::{Checkpoint, SuffixModel, Tokenizer},
     objective::{self, NextToken, Objective},
+    recipe::rate,
     trainer::{self, ProbeSettings, Trainer},
     weights::Weights,
 };
 use peer::{GoalSettings, Peer, Run};
 use protocol::{
-    manifest::{DirectionScale, Hyperparameters, Manifest, ObjectiveLine, RunId, Schedule},
+    manifest::{DirectionScale, Hyperparameters, Manifest, ObjectiveLine, RunId},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    cli::RunArgs,
+    cli::{LearningRate, RunArgs},
+    commands::recipe,
     display::Display,
     interrupt::Interrupt,
     memory,
@@ -34,11 +36,11 @@ use crate::{
     watch::{METRICS, Observer, Snapshot, http},
 };
 
-/// Learning rate and epsilon of a new run, unless said otherwise.
-const LEARNING_RATE: f64 = 2e-4;
-const EPSILON: f64 = 1e-3;
-/// Gradients that a run's ranges leave room for, ten times over, unless it says otherwise.
+/// Epsilon of a new run, unless said otherwise.
+const EPSILON: f64 = 3e-3;
+/// Gradients that the ranges of a run without a planned length leave room for, ten times over, and of any run at least.
 const PLANNED_GRADIENTS: u64 = 100_000;
+const PLANNED_GRADIENTS_MIN: u64 = 1_000;
 /// Largest ledger of one machine.
 const LEDGER_SAMPLES_MAX: u64 = 1 << 32;
 /// Largest base model that is fetched from peers, bytes.
@@ -249,12 +251,19 @@ fn say_what_is_settled(settings: &Settings, manifest: &Manifest) {
         tracing::warn!("--normalize is of new runs only: this run does not");
     }
     let run = &manifest.hyperparameters;
+    let learning_rate = match settings.learning_rate {
+        Some(LearningRate::Fixed(rate)) => Some(rate),
+        _ => None,
+    };
     for (flag, said, settled) in
-        [("--learning-rate", settings.learning_rate, run.learning_rate), ("--epsilon", settings.epsilon, run.epsilon)]
+        [("--learning-rate", learning_rate, run.learning_rate), ("--epsilon", settings.epsilon, run.epsilon)]
     {
         if said.is_some_and(|said| said != settled) {
             tracing::warn!("{flag} is of new runs only: this run's is {settled}");
         }
+    }
+    if settings.gradients.is_some_and(|said| manifest.schedule != rate::schedule(Some(said))) {
+        tracing::warn!("--gradients is of new runs only: this run's learning rate falls as its starter said");
     }
 }
 
@@ -263,23 +272,32 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     if let Some(run) = settings.run {
         bail!("--run {run}: a new run gets its own id; to join that one, name one of its machines with --bootstrap");
     }
-    let checkpoint = load_model(&settings.model)?;
     ensure!(
         settings.data.is_some() || matches!(settings.model, ModelChoice::Unsaid | ModelChoice::Embedded),
         "a run on one's own model needs a text to train on: --data <file or directory>"
     );
-    let hyperparameters = Hyperparameters {
-        learning_rate: settings.learning_rate.unwrap_or(LEARNING_RATE),
+    let planned = settings.gradients.map_or(PLANNED_GRADIENTS, |gradients| gradients.max(PLANNED_GRADIENTS_MIN));
+    let mut hyperparameters = Hyperparameters {
+        learning_rate: recipe::LEARNING_RATE,
         epsilon: settings.epsilon.unwrap_or(EPSILON),
-        planned_gradients: settings.planned_gradients.unwrap_or(PLANNED_GRADIENTS),
+        planned_gradients: settings.planned_gradients.unwrap_or(planned),
         direction_scale: DirectionScale::Rms,
     };
-    let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());
     let has_choices = settings.data.as_deref().map_or(Ok(false), are_choices)?;
+    let objective = objective::line(has_choices, settings.normalize)?;
+    hyperparameters.learning_rate = match settings.learning_rate {
+        Some(LearningRate::Fixed(rate)) => rate,
+        _ => {
+            let own = load_model(&settings.model)?;
+            recipe::learning_rate(settings, own, objective.clone(), random()?, hyperparameters)?
+        }
+    };
+    let checkpoint = load_model(&settings.model)?;
+    let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());
     let base = BaseSettings {
-        objective: objective::line(has_choices, settings.normalize)?,
+        objective,
         hyperparameters,
-        schedule: Schedule::default(),
+        schedule: rate::schedule(settings.gradients),
         ledger_samples_max: LEDGER_SAMPLES_MAX,
         authority,
     };

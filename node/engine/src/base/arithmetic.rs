@@ -22,11 +22,12 @@ pub struct TensorStatistics {
 }
 
 /// The table of tensors, each of the group that `group_of` names: integers from statistics (see [`choose_arithmetic`]),
-/// tensors snapped in place.
+/// tensors snapped in place. The direction scale of each is its root mean square times what `emphasis` gives its name.
 pub fn table(
     tensors: &BTreeMap<String, Tensor>,
     groups: &Groups,
     group_of: &BTreeMap<String, u16>,
+    emphasis: &dyn Fn(&str) -> f64,
     settings: &Hyperparameters,
 ) -> Result<Vec<TensorSpec>> {
     let statistics: Vec<_> = tensors.iter().map(|(name, tensor)| statistics(name, tensor)).collect::<Result<_>>()?;
@@ -36,7 +37,7 @@ pub fn table(
     let rms_all = (squares / elements.max(1) as f64).sqrt();
     let spec = |((name, tensor), statistics): ((&String, &Tensor), &TensorStatistics)| {
         let TensorStatistics { max_abs, rms } = *statistics;
-        let (group, scale) = (group_of[name], settings.direction_scale.of(rms, rms_all));
+        let (group, scale) = (group_of[name], settings.direction_scale.of(rms * emphasis(name), rms_all));
         let chosen =
             choose_arithmetic(max_abs, scale, groups, group, settings).with_context(|| format!("tensor {name}"))?;
         snap(tensor, chosen.quantum())?;

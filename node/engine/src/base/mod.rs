@@ -55,8 +55,10 @@ impl Base {
     pub fn of_new_run(checkpoint: Checkpoint, settings: &Hyperparameters) -> Result<Self> {
         let elements =
             checkpoint.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.elem_count() as u64)).collect();
-        let (groups, group_of) = groups::cut(&*checkpoint.architecture()?, &elements);
-        let specs = arithmetic::table(&checkpoint.tensors, &groups, &group_of, settings)?;
+        let architecture = checkpoint.architecture()?;
+        let (groups, group_of) = groups::cut(&*architecture, &elements);
+        let emphasis = |name: &str| architecture.emphasis(name);
+        let specs = arithmetic::table(&checkpoint.tensors, &groups, &group_of, &emphasis, settings)?;
         let Checkpoint { source, config, tokenizer, tensors } = checkpoint;
         Ok(Self { source, config, tokenizer, weights: Weights::new(&specs, tensors)?, groups })
     }

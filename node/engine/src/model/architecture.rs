@@ -56,6 +56,9 @@ pub trait Architecture {
     /// Where the tensor of this name, one of [`Architecture::tensors`], is first used.
     fn stage(&self, name: &str) -> Stage;
 
+    /// How much more, relative to its own size, a run moves the tensor of this name than others: found by measurement.
+    fn emphasis(&self, name: &str) -> f64;
+
     /// Whether a checkpoint may hold a tensor of this name that is no weight: a table of constants, or a copy of a tied
     /// weight.
     fn is_redundant(&self, name: &str) -> bool;

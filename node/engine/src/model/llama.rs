@@ -195,6 +195,17 @@ impl Architecture for LlamaConfig {
         stage(name, self.layers)
     }
 
+    fn emphasis(&self, name: &str) -> f64 {
+        let kind = |kinds: &[&str]| kinds.iter().any(|kind| name.contains(kind));
+        match () {
+            () if kind(&["embed_tokens", "lm_head"]) => 1.5,
+            () if kind(&["k_proj"]) => 0.4,
+            () if kind(&["input_layernorm"]) => 0.8,
+            () if kind(&["post_attention_layernorm", "model.norm"]) => 0.7,
+            () => 1.0,
+        }
+    }
+
     fn is_redundant(&self, name: &str) -> bool {
         name.ends_with("rotary_emb.inv_freq") || (self.tie_word_embeddings && name == "lm_head.weight")
     }

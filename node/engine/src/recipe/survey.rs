@@ -23,7 +23,7 @@ use crate::{
     data::Dataset,
     estimator::{Estimator, Normalizer},
     model::{self, Checkpoint, SuffixModel},
-    objective::NextToken,
+    objective,
     trainer::{Parts, ProbeSettings, Trainer},
     weights::Weights,
 };
@@ -32,8 +32,12 @@ use crate::{
 const GRADIENTS: u64 = 256;
 /// Fewer say nothing, however long they take.
 const GRADIENTS_MIN: u64 = 32;
-/// Predicted tokens on which the losses along a line are compared.
-const LINE_TOKENS: usize = 2_048;
+/// Tokens on which the losses along a line are compared, if there is time.
+const LINE_TOKENS: usize = 4_096;
+/// Windows on which they are compared at least.
+const LINE_WINDOWS_MIN: usize = 4;
+/// Losses that the two lines take, about.
+const LINE_LOSSES: f64 = 20.0;
 /// The rate that is tried first; others by doubling or halving.
 const RATE_FIRST: f64 = 1e-3;
 /// Doublings at most.
@@ -45,11 +49,15 @@ pub struct Ground<'a> {
     pub checkpoint: Checkpoint,
     /// Training text.
     pub data: &'a Dataset,
+    /// What is made smaller.
+    pub objective: ObjectiveLine,
     /// Of the run; its learning rate is not used.
     pub hyperparameters: Hyperparameters,
     /// Windows per batch.
     pub batch_size: usize,
-    /// Time after which no further gradient is measured.
+    /// Of the directions and of the batches.
+    pub seed: u64,
+    /// Time after which no further gradient is measured. The lines take about as long.
     pub time_max: Duration,
 }
 
@@ -68,6 +76,7 @@ pub struct Survey {
     pub walk_cost: f64,
 }
 
+/// Where losses are compared, and with what.
 struct Line<'a> {
     trainer: Trainer,
     specs: Vec<TensorSpec>,
@@ -79,13 +88,16 @@ struct Line<'a> {
 
 /// Surveys `ground`. `progress` is told what is being done.
 pub fn survey(ground: Ground<'_>, progress: &mut dyn FnMut(&str)) -> Result<Survey> {
-    let windows = (LINE_TOKENS / ground.data.sequence_length()).clamp(1, ground.data.windows());
     let (mut trainer, manifest) = trainer(&ground)?;
     let (begin, mut own) = (Instant::now(), Vec::new());
-    while (own.len() as u64) < GRADIENTS && (own.len() as u64 <= GRADIENTS_MIN || begin.elapsed() < ground.time_max) {
+    while (own.len() as u64) < GRADIENTS && ((own.len() as u64) < GRADIENTS_MIN || begin.elapsed() < ground.time_max) {
         progress(&format!("measuring at the base: {} of {GRADIENTS} gradients", own.len()));
         own.extend(trainer.step(GRADIENTS)?.own);
     }
+    // A batch of sixteen gradients takes seventeen forwards.
+    let window_seconds = begin.elapsed().as_secs_f64() / (1.0625 * own.len() as f64 * ground.batch_size as f64);
+    let affordable = (ground.time_max.as_secs_f64() / LINE_LOSSES / window_seconds) as usize;
+    let windows = affordable.min(LINE_TOKENS / ground.data.sequence_length()).max(LINE_WINDOWS_MIN);
     let (machine, next_sample) = trainer.position();
     let entry = |sample, byte| {
         let seed = EntrySeed::derive(trainer.run(), &machine, sample, &manifest.groups);
@@ -103,25 +115,23 @@ pub fn survey(ground: Ground<'_>, progress: &mut dyn FnMut(&str)) -> Result<Surv
 
 /// A trainer that stays at the base: its schedule is zero.
 fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Arc<Manifest>)> {
-    let mut random = [0u8; 24];
-    getrandom::fill(&mut random).context("no random numbers from the system")?;
     let settings = BaseSettings {
-        objective: ObjectiveLine::NextToken,
+        objective: ground.objective.clone(),
         hyperparameters: ground.hyperparameters,
         schedule: Schedule { knots: vec![Knot { step: 0, multiplier: 0 }] },
         ledger_samples_max: 2 * GRADIENTS,
         authority: None,
     };
     let base = Base::of_new_run(ground.checkpoint.clone(), &ground.hyperparameters)?;
-    let (nonce, seed) = random.split_at(16);
-    let (nonce, seed) = (nonce.try_into()?, u64::from_le_bytes(seed.try_into()?));
-    let manifest = Arc::new(base.manifest(settings, nonce, &[])?);
+    let seed = ground.seed;
+    // A run of its own, which nobody joins: its directions say nothing about those of the run to come.
+    let manifest = Arc::new(base.manifest(settings, (u128::from(seed) << 64).to_le_bytes(), &[])?);
     let (model, _) = model::load(&base.config, &base.tokenizer, base.weights.tensors())?;
     let mut trainer = Trainer::new(Parts {
         run: manifest.run_id()?,
         weights: base.weights,
         model: SuffixModel::new(model),
-        objective: Box::new(NextToken),
+        objective: objective::of(&ground.objective, ground.data)?,
         data: Some(ground.data.clone()),
         held_out: Some(ground.data.clone()),
         settings: ProbeSettings {
@@ -212,4 +222,49 @@ fn at_rate(spec: &TensorSpec, factor: f64) -> TensorSpec {
         (quanta, shift) = (quanta / 2.0, shift + 1);
     }
     TensorSpec { unit: quanta.round() as u64, shift, ..spec.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded;
+    use protocol::manifest::DirectionScale;
+
+    const HYPERPARAMETERS: Hyperparameters = Hyperparameters {
+        learning_rate: 1e-4,
+        epsilon: 3e-3,
+        planned_gradients: 1_000,
+        direction_scale: DirectionScale::Rms,
+    };
+
+    #[test]
+    fn a_survey_finds_what_can_be_gained_and_leaves_the_base_as_it_was() {
+        let checkpoint = embedded::checkpoint().unwrap();
+        let base = Base::of_new_run(checkpoint.clone(), &HYPERPARAMETERS).unwrap();
+        let digest = base.weights.digest();
+        let (_, tokenizer) = model::load(&base.config, &base.tokenizer, base.weights.tensors()).unwrap();
+        let data = embedded::training(1, &tokenizer, 32).unwrap();
+        let (hyperparameters, batch_size, time_max) = (HYPERPARAMETERS, 2, Duration::from_secs(3_600));
+        let objective = ObjectiveLine::NextToken;
+        let ground = Ground { checkpoint, data: &data, objective, hyperparameters, batch_size, seed: 1, time_max };
+        let found = survey(ground, &mut |_| ()).unwrap();
+        assert_eq!(found.gradients, GRADIENTS);
+        assert!(found.gain > 0.1 && found.gain < found.loss, "{found:?}");
+        assert!(found.greedy_rate > 0.0 && found.walk_cost > 0.0, "{found:?}");
+        assert_eq!(base.weights.digest(), digest);
+    }
+
+    #[test]
+    fn a_rate_changes_what_an_entry_does_and_nothing_else() {
+        let base = Base::of_new_run(embedded::checkpoint().unwrap(), &HYPERPARAMETERS).unwrap();
+        let spec = &base.weights.specs()[0];
+        assert_eq!(&at_rate(spec, 1.0), spec);
+        let quanta = |spec: &TensorSpec| spec.unit as f64 * 2f64.powi(i32::from(spec.shift));
+        for factor in [1e-3, 0.3, 7.0, 1e3] {
+            let other = at_rate(spec, factor);
+            assert!(codec::unit_is_valid(other.unit));
+            assert!((quanta(&other) / quanta(spec) / factor - 1.0).abs() < 1e-6);
+            assert_eq!((other.epsilon, other.range_log2), (spec.epsilon, spec.range_log2));
+        }
+    }
 }

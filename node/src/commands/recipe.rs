@@ -1,0 +1,87 @@
+//! What a starter finds out before its run begins.
+
+use anyhow::Result;
+use engine::{
+    data::Dataset,
+    embedded,
+    model::{self, Checkpoint},
+    recipe::{
+        rate,
+        survey::{Ground, Survey, survey},
+    },
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use protocol::manifest::{Hyperparameters, ObjectiveLine};
+use std::time::{Duration, Instant};
+
+use crate::settings::Settings;
+
+/// Learning rate where none can be measured.
+pub const LEARNING_RATE: f64 = 2e-4;
+/// Gradients are measured for so long at most; what follows takes about as long.
+const SURVEY_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// The learning rate that the base and the text of a new run ask for. `hyperparameters` are the run's but for the rate.
+///
+/// It needs a `checkpoint` of its own, which it snaps: the run's base must be snapped once. `seed`: of what is
+/// measured.
+pub fn learning_rate(
+    settings: &Settings,
+    checkpoint: Checkpoint,
+    objective: ObjectiveLine,
+    seed: u64,
+    hyperparameters: Hyperparameters,
+) -> Result<f64> {
+    let begin = Instant::now();
+    tracing::info!("finding the learning rate for this model and text (--learning-rate <rate> skips it)");
+    let data = training_text(settings, &checkpoint, seed)?;
+    let (batch_size, time_max) = (settings.batch_size, SURVEY_TIME_MAX);
+    let ground = Ground { checkpoint, data: &data, objective, hyperparameters, batch_size, seed, time_max };
+    let Some(survey) = look(ground) else { return Ok(LEARNING_RATE) };
+    let rate = rate::first_rate(&survey, settings.gradients);
+    let fall = match settings.gradients {
+        Some(gradients) => format!("falling to {} of it over {gradients} gradients", rate::LAST),
+        None => "falling as an inverse square root (--gradients <n> plans for n)".into(),
+    };
+    tracing::info!(
+        "learning rate {rate:.2e}, {fall}: {} gradients at the base gain {:.2} nats at {:.1e}, and a walk at random as far \
+         costs {:.2}; found in {:.0} s",
+        survey.gradients,
+        survey.gain,
+        survey.greedy_rate,
+        survey.walk_cost * survey.gradients as f64 * survey.greedy_rate.powi(2),
+        begin.elapsed().as_secs_f64(),
+    );
+    Ok(rate)
+}
+
+/// Surveys with a line that shows how far it is. None, with a warning, if the base and the text tell nothing.
+fn look(ground: Ground<'_>) -> Option<Survey> {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} learning rate: {msg}, {elapsed}") {
+        bar.set_style(style);
+    }
+    let found = survey(ground, &mut |doing| {
+        bar.set_message(doing.to_owned());
+        bar.tick();
+    });
+    bar.finish_and_clear();
+    match found {
+        Ok(survey) => Some(survey),
+        Err(error) => {
+            tracing::warn!("no learning rate could be measured ({error:#}); taking {LEARNING_RATE:e}");
+            None
+        }
+    }
+}
+
+/// The text that this machine will train on.
+fn training_text(settings: &Settings, checkpoint: &Checkpoint, seed: u64) -> Result<Dataset> {
+    let (_, tokenizer) = model::load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors)?;
+    let length = settings.sequence_length;
+    match &settings.data {
+        Some(path) if settings.eval.is_some() => Dataset::load(path, &tokenizer, length),
+        Some(path) => Ok(Dataset::load_split(path, &tokenizer, length)?.0),
+        None => embedded::training(settings.seed.unwrap_or(seed), &tokenizer, length),
+    }
+}
