@@ -227,11 +227,11 @@ fn what_is_no_export_of_this_version_is_refused_in_one_line() {
         (refused(b""), "empty; an export is made with node log export"),
         (refused(b"# Notes\nNothing of a log."), "not an export of a log"),
         (
-            with_versions(2, 1),
+            with_versions(2, PROTOCOL_VERSION),
             "an export of format 2, this program reads format 1; read it with the release that made it",
         ),
-        (with_versions(1, 0), "protocol version 0, this program speaks 1; use a matching, older release"),
-        (with_versions(1, 2), "protocol version 2, this program speaks 1; use a newer release"),
+        (with_versions(1, 1), "protocol version 1, this program speaks 2; use a matching, older release"),
+        (with_versions(1, 3), "protocol version 3, this program speaks 2; use a newer release"),
     ] {
         assert!(error.contains(expected) && error.starts_with("log.1byte: ") && !error.contains('\n'), "{error}");
     }
