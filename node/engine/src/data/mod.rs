@@ -12,8 +12,10 @@
 //! | `text.rs`, `documents.rs`, `choices.rs` | a form each |
 //! | `tokens.rs`, `window.rs`, `part.rs` | what is kept: ids, and which of them are a row |
 //! | `order.rs`, `pack.rs` | which rows come when; rows → batch |
+//! | `digest.rs` | what tells texts apart |
 
 mod choices;
+mod digest;
 mod documents;
 mod file;
 mod order;

@@ -24,6 +24,9 @@ use crate::{
 
 /// From a model and a batch to a loss, by way of the loss of each target ([`token_losses`], −log p, nats).
 pub trait Objective: Send {
+    /// What its loss is, in words: losses of other units cannot be compared with it.
+    fn unit(&self) -> &'static str;
+
     /// The loss of each row of `batch`, from the losses of its targets, both in the batch's order.
     fn row_losses(&self, batch: &Batch, token_losses: &[f64]) -> Vec<LossSum>;
 

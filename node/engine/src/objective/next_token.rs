@@ -7,6 +7,10 @@ use crate::model::{Batch, Row};
 pub struct NextToken;
 
 impl Objective for NextToken {
+    fn unit(&self) -> &'static str {
+        "nats per token"
+    }
+
     fn row_losses(&self, batch: &Batch, token_losses: &[f64]) -> Vec<LossSum> {
         let loss = |row: &Row| {
             let losses = &token_losses[row.choices[row.answer].clone()];
