@@ -237,6 +237,9 @@ pub struct EvalArgs {
     /// Tokens per window
     #[arg(long, default_value_t = 128)]
     pub sequence_length: usize,
+    /// At the best held-out point of this node's journal; it may be running
+    #[arg(long)]
+    pub best: bool,
     /// One JSON document
     #[arg(long)]
     pub json: bool,
@@ -251,6 +254,9 @@ pub struct ExportArgs {
     /// Directory to write, new or empty
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// The weights at the best held-out point of this node's journal; it may be running
+    #[arg(long)]
+    pub best: bool,
 }
 
 /// What to continue.
@@ -262,6 +268,9 @@ pub struct GenerateArgs {
     /// Text to continue
     #[arg(long)]
     pub prompt: String,
+    /// From the weights at the best held-out point of this node's journal; it may be running
+    #[arg(long)]
+    pub best: bool,
     /// Tokens to add
     #[arg(long, default_value_t = 128)]
     pub tokens: usize,
@@ -350,6 +359,10 @@ pub struct RunArgs {
     /// Own gradients to contribute in all; then only serve and replay [default: no end]
     #[arg(long, value_name = "N")]
     pub samples: Option<u64>,
+    /// End own gradients once the held-out curve is flat (a doubling of gradients would win less than 0.01); then only
+    /// serve and replay. Needs a held-out text: --eval, or a part of --data
+    #[arg(long)]
+    pub stop_when_flat: bool,
     /// Leave once own samples are done and nothing new has come for this long
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub exit_when_idle: Option<f64>,

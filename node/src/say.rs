@@ -2,7 +2,7 @@
 
 use engine::{data::Dataset, estimator::Estimator, objective::Evaluation};
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
-use peer::{NodeId, Notice, leave::Waiting, limits::BAN_MS};
+use peer::{NodeId, Notice, curve::STEP, leave::Waiting, limits::BAN_MS};
 use protocol::{
     machine::MachineId,
     manifest::RunId,
@@ -13,7 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{hex::hex, shell::Nodes, watch::Session};
+use crate::{
+    hex::hex,
+    shell::Nodes,
+    watch::{Points, Session, journal::Point},
+};
 
 /// What names need to be found.
 pub struct Names<'a> {
@@ -99,7 +103,11 @@ pub fn news(news: &Notice, names: &Names<'_>) {
         Notice::StillLeaving(waiting) => {
             tracing::info!("still leaving: waiting for {}. Once more Ctrl-C gives that up", in_words(waiting));
         }
-        Notice::Fetched { .. } | Notice::Weights { .. } => {}
+        Notice::Flat(_) => tracing::info!(
+            "the held-out curve is flat: {STEP} less of its loss would take more gradients than there are so far, or never come. No \
+             more own gradients (--stop-when-flat); this node replays and serves"
+        ),
+        Notice::Fetched { .. } | Notice::Weights { .. } | Notice::Point(_) => {}
     }
 }
 
@@ -315,6 +323,31 @@ pub fn left(replica: &Replica, session: &Session) {
         session.own_rate().map_or(String::new(), |rate| format!(" ({rate:.2} a second)")),
         hex(&replica.root())
     );
+}
+
+/// The best held-out point that a node which leaves knows, and what to do with it.
+pub fn best(points: &Points, state: &Path) {
+    let Some(point) = points.best() else { return };
+    tracing::info!(
+        "best held-out point: {}, of {} looks; to have it: node export --best --state {} --out <dir>. {CHOSEN}",
+        figures(point),
+        points.count(),
+        state.display()
+    );
+}
+
+/// What choosing a point means.
+pub const CHOSEN: &str =
+    "It was chosen on that text, so its figure there flatters it: keep another text for the final word";
+
+/// What a point measured, and after how many gradients.
+pub fn figures(point: &Point) -> String {
+    let (loss, unit, gradients) = (point.loss, &point.measure.unit, point.gradients());
+    match (point.accuracy, point.bits_per_byte) {
+        (Some(accuracy), _) => format!("accuracy {accuracy:.4} ({loss:.4} {unit}) after {gradients} gradients"),
+        (None, Some(bits)) => format!("{bits:.4} bits per byte ({loss:.4} {unit}) after {gradients} gradients"),
+        (None, None) => format!("{loss:.4} {unit} after {gradients} gradients"),
+    }
 }
 
 /// The line that another machine types, once the system has named this one's addresses.

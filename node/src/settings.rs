@@ -42,6 +42,8 @@ pub struct Settings {
     pub eval: Option<PathBuf>,
     /// Own gradients in all.
     pub samples: Option<u64>,
+    /// End own gradients once the held-out curve is flat.
+    pub stop_when_flat: bool,
     /// Leave after this much silence.
     pub exit_when_idle: Option<Duration>,
     /// Of a new run, if said.
@@ -120,6 +122,7 @@ impl Settings {
             data: args.data.or(file.data),
             eval: args.eval.or(file.eval),
             samples: args.samples.or(file.samples),
+            stop_when_flat: args.stop_when_flat || file.stop_when_flat,
             exit_when_idle: args.exit_when_idle.or(file.exit_when_idle).map(parse_seconds).transpose()?,
             learning_rate: args.learning_rate.or(file.learning_rate),
             gradients: args.gradients.or(file.gradients),

@@ -52,8 +52,19 @@ pub enum Event {
     Took,
     /// Own gradients; the weights contain them.
     Step(Step),
-    /// Held-out loss, and how long it took.
-    Evaluated(Evaluation, Duration),
+    /// The held-out loss.
+    Evaluated {
+        /// What it is.
+        evaluation: Evaluation,
+        /// Of the weights.
+        digest: [u8; 32],
+        /// The own machine.
+        machine: MachineId,
+        /// Own samples below this are in the weights.
+        next_sample: u64,
+        /// How long it took.
+        took: Duration,
+    },
     /// The file, and the own samples that it contains.
     Checkpoint {
         /// The file.
@@ -194,7 +205,9 @@ impl Worker {
             Command::Evaluate(windows_max) => {
                 let begun = Instant::now();
                 if let Some(evaluation) = self.trainer.evaluate(windows_max)? {
-                    self.tell(Event::Evaluated(evaluation, begun.elapsed()));
+                    let digest = self.trainer.weights()?.digest();
+                    let (machine, next_sample) = self.trainer.position();
+                    self.tell(Event::Evaluated { evaluation, digest, machine, next_sample, took: begun.elapsed() });
                 }
             }
             Command::Checkpoint(state) => {

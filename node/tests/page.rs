@@ -8,8 +8,8 @@ mod support;
 
 use browser::{Browser, Page};
 use node::watch::{
-    Bytes, Gradients, HeldOut, Machine, Neighbour, Phase, RECENT_BYTES, Snapshot, VERSION, http::CONNECTIONS_MAX,
-    http::Listener,
+    Bytes, Forecast, Gradients, HeldOut, Machine, Neighbour, Phase, RECENT_BYTES, Snapshot, VERSION,
+    http::CONNECTIONS_MAX, http::Listener,
 };
 use serde_json::{Value, json};
 use std::{
@@ -92,6 +92,8 @@ fn moment(second: u64, machines: u64) -> Snapshot {
             accuracy: None,
             gradients: second / 60 * 60 * 45 * machines,
         }),
+        best: Some(HeldOut { loss: 2.25, bits_per_byte: Some(3.25), accuracy: None, gradients: 123_456 }),
+        forecast: Some(Forecast { gradients_to_next: Some(4_321), ..Forecast::default() }),
         staleness: Some((60.0 * noise(second / 5)) as u64),
         waiting: 3,
         traffic: Bytes {

@@ -5,7 +5,7 @@
 //! written.
 
 use engine::estimator::Normalizer;
-use peer::Run;
+use peer::{CurvePoint, Run};
 use protocol::{
     machine::MachineId,
     replica::{Contained, Record},
@@ -66,6 +66,8 @@ pub struct Contents {
     pub statements: BTreeMap<Vec<u8>, Statement>,
     /// The newest checkpoint.
     pub checkpoint: Option<Checkpoint>,
+    /// Held-out losses that were noted down.
+    pub curve: Vec<CurvePoint>,
     /// The incarnation under which own samples are made.
     pub incarnation: u64,
     /// Machines of the run that it was connected with.

@@ -61,6 +61,22 @@ fn every_invariant_holds_in_every_scenario_for_a_few_seeds() {
 }
 
 #[test]
+fn machines_stop_when_their_held_out_curve_is_flat_and_agree() {
+    let mut scenario = small(8_000);
+    scenario.speed.gradients_per_second = 20.0;
+    scenario.faults =
+        vec![Fault { at_seconds: 90.0, what: What::Crash { machines: 2, back_after_seconds: Some(2.0) } }];
+    scenario.stop_when_flat = true;
+    let run = |scenario: &Scenario| {
+        World::new(scenario.clone(), 1, None).unwrap().run(&label("flat"), |_| true).unwrap().unwrap()
+    };
+    let (summary, again) = (run(&scenario), run(&scenario));
+    assert!(summary.passed(), "{:?}", summary.checks);
+    assert!((1_000..20_000).contains(&summary.gradients), "{} of 40,000 gradients", summary.gradients);
+    assert_eq!(summary.event_log_hash, again.event_log_hash);
+}
+
+#[test]
 fn a_crowd_that_joins_at_once_becomes_one_with_the_swarm() {
     let (_, mut scenario) = Scenario::load("flash_crowd").unwrap();
     scenario.gradients = 20;

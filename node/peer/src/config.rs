@@ -55,6 +55,8 @@ pub struct GoalSettings {
     pub waits_to_sign: bool,
     /// Whether there is a held-out text.
     pub evaluates: bool,
+    /// Whether own samples end once the held-out curve is flat.
+    pub stops_when_flat: bool,
     /// Checkpoints are at least this far apart, ms.
     pub checkpoint_interval_ms: u64,
 }
@@ -68,6 +70,7 @@ impl Default for GoalSettings {
             can_train: false,
             waits_to_sign: false,
             evaluates: false,
+            stops_when_flat: false,
             checkpoint_interval_ms: CHECKPOINT_INTERVAL_MS,
         }
     }

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::Forecast;
+
 /// What a peer is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub enum Phase {
@@ -36,4 +38,8 @@ pub struct Facts {
     pub unstored: u64,
     /// Whether own gradients are all made and durable.
     pub own_is_done: bool,
+    /// What the held-out curve says.
+    pub forecast: Option<Forecast>,
+    /// Whether own gradients ended because that curve is flat.
+    pub stopped_flat: bool,
 }

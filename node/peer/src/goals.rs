@@ -3,7 +3,7 @@
 use protocol::{replica::Replica, segment::SWARM_STEP_LAG_MAX};
 
 use crate::{
-    GoalSettings,
+    Forecast, GoalSettings,
     planted::{Fault, Planted},
 };
 
@@ -41,6 +41,8 @@ pub struct Goals {
     evaluation_took_ms: u64,
     /// The revision at which the evaluation under way began.
     evaluating: Option<u64>,
+    /// Whether own samples ended because the held-out curve is flat.
+    has_stopped_flat: bool,
     planted: Planted,
 }
 
@@ -60,6 +62,7 @@ impl Goals {
             last_evaluation: None,
             evaluation_took_ms: 0,
             evaluating: None,
+            has_stopped_flat: false,
             planted,
         }
     }
@@ -121,6 +124,9 @@ impl Goals {
 
     /// First sample of the current incarnation that is beyond the goal.
     fn own_samples_limit(&self, replica: &Replica) -> u64 {
+        if self.has_stopped_flat {
+            return 0;
+        }
         let room = replica.manifest().ledger_samples_max.min(replica.own_allowed());
         let elsewhere = match self.planted.has(Fault::CountsOneIncarnation) {
             true => 0,
@@ -139,22 +145,40 @@ impl Goals {
         self.has_made_all(replica) && replica.own_waiting() == 0
     }
 
-    /// Whether to leave of one's own accord, given that nothing waits for the trainer.
+    /// Whether own samples end now because the held-out curve is flat; once. They do not begin again in this session:
+    /// after a restart the curve is asked anew.
+    pub fn stops_now(&mut self, forecast: Forecast) -> bool {
+        let stops = self.settings.stops_when_flat && self.settings.can_train && forecast.is_flat;
+        stops && !std::mem::replace(&mut self.has_stopped_flat, stops)
+    }
+
+    /// Whether own samples ended because the held-out curve is flat.
+    pub fn has_stopped_flat(&self) -> bool {
+        self.has_stopped_flat
+    }
+
+    /// Whether to leave of one's own accord, given that nothing waits for the trainer. What is left is evaluated first.
     pub fn is_done(&self, replica: &Replica, now_ms: u64) -> bool {
+        self.is_idle(replica, now_ms) && self.evaluating.is_none() && !(self.settings.evaluates && self.has_news())
+    }
+
+    /// Whether all is made, and nothing came for as long as a machine stays that leaves when idle.
+    fn is_idle(&self, replica: &Replica, now_ms: u64) -> bool {
         self.settings.exit_when_idle_ms.is_some_and(|idle_ms| {
-            self.has_joined
-                && self.own_is_done(replica)
-                && now_ms.saturating_sub(self.quiet_since_ms) >= idle_ms
-                && self.evaluating.is_none()
+            self.has_joined && self.own_is_done(replica) && now_ms.saturating_sub(self.quiet_since_ms) >= idle_ms
         })
     }
 
-    /// Whether to evaluate now; if so, an evaluation is under way.
-    pub fn evaluates_now(&mut self, now_ms: u64) -> bool {
+    /// Whether anything came since the last evaluation began.
+    fn has_news(&self) -> bool {
+        self.last_evaluation.is_none_or(|(_, revision)| revision != self.revision)
+    }
+
+    /// Whether to evaluate now; if so, an evaluation is under way. The last one, before leaving, does not wait.
+    pub fn evaluates_now(&mut self, replica: &Replica, now_ms: u64) -> bool {
         let pause_ms = EVALUATION_INTERVAL_MS.max(self.evaluation_took_ms.saturating_mul(OVERHEAD_PART));
-        let is_due = self
-            .last_evaluation
-            .is_none_or(|(last_ms, revision)| now_ms.saturating_sub(last_ms) >= pause_ms && revision != self.revision);
+        let is_over = self.last_evaluation.is_none_or(|(last_ms, _)| now_ms.saturating_sub(last_ms) >= pause_ms);
+        let is_due = self.has_news() && (is_over || self.is_idle(replica, now_ms));
         let evaluates = self.settings.evaluates && self.has_joined && self.evaluating.is_none() && is_due;
         if evaluates {
             self.evaluating = Some(self.revision);

@@ -8,7 +8,7 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{GoalSettings, NodeId, Run};
+use crate::{CurvePoint, GoalSettings, Look, NodeId, Run};
 use protocol::machine::MachineId;
 
 /// One event.
@@ -45,6 +45,8 @@ pub enum Input {
     Restored(Record),
     /// There is a sound checkpoint file with this in it. Answered by [`crate::Output::Resume`].
     Checkpoint(Vec<Contained>),
+    /// Held-out losses of earlier sessions on the text that is held out now, oldest first.
+    Curve(Vec<CurvePoint>),
     /// All of the disk was restored, and the trainer stands ready.
     Start(GoalSettings),
     /// A random incarnation, on the disk. Answers [`crate::Output::NewIncarnation`].
@@ -119,10 +121,7 @@ pub enum Input {
     /// Whether a weight is so near its range's end that probes must rest.
     NearEdge(bool),
     /// The held-out loss is known. Answers [`crate::Work::Evaluate`].
-    Evaluated {
-        /// How long it took, ms.
-        took_ms: u64,
-    },
+    Evaluated(Look),
     /// A checkpoint file is on the disk. It does not count yet. Answers [`crate::Work::Checkpoint`].
     Written {
         /// The own machine at that point.

@@ -18,6 +18,7 @@
 //!   │ exchange  questions and answers     join      manifest and base, from whom  │
 //!   │ start     incarnation, own head     goals     train, evaluate, be done      │
 //!   │ checkpoint  what a file may claim   backlog   work for the trainer          │
+//!   │ points    held-out looks            curve     whether they still fall       │
 //!   │ leave     nothing acknowledged is lost                                      │
 //!   └──────────────────────── around one `protocol::Replica` ─────────────────────┘
 //! ```
@@ -26,6 +27,7 @@ pub mod backlog;
 pub mod checkpoint;
 mod clock;
 pub mod config;
+pub mod curve;
 pub mod dialing;
 pub mod exchange;
 pub mod facts;
@@ -44,17 +46,20 @@ mod peer;
 pub mod planted;
 #[cfg(not(feature = "planted"))]
 mod planted;
+pub mod points;
 pub mod record;
 pub mod run;
 mod running;
 pub mod start;
 
 pub use config::{Config, GoalSettings};
+pub use curve::{CurvePoint, Forecast};
 pub use facts::{Facts, Phase};
 pub use input::{Answer, Input};
 pub use notice::Notice;
 pub use output::{Output, Piece, Work};
 pub use peer::Peer;
+pub use points::{Look, Point};
 pub use protocol::replica::NodeId;
 pub use run::Run;
 

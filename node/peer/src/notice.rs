@@ -8,7 +8,7 @@ use protocol::{
 };
 use serde::Serialize;
 
-use crate::NodeId;
+use crate::{Forecast, NodeId, Point};
 
 /// One piece of news.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -102,6 +102,10 @@ pub enum Notice {
         /// What was in them.
         contents: Vec<Contained>,
     },
+    /// A look at the held-out text of which all is in ledgers now.
+    Point(Point),
+    /// The held-out curve is flat: no more own gradients are made.
+    Flat(Forecast),
     /// Leaving has begun.
     Leaving,
     /// Leaving takes a while: what it waits for.

@@ -112,6 +112,8 @@ impl Peer {
                 owed_most: 0,
                 unstored: 0,
                 own_is_done: false,
+                forecast: None,
+                stopped_flat: false,
             },
         }
     }

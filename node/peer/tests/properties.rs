@@ -4,7 +4,7 @@
 
 mod support;
 
-use peer::{Answer, Config, GoalSettings, Input, NodeId, Peer};
+use peer::{Answer, Config, CurvePoint, GoalSettings, Input, Look, NodeId, Peer};
 use protocol::{
     anti_entropy::Want,
     machine::MachineId,
@@ -57,7 +57,7 @@ fn lab(seed: u64) -> Lab {
             false => lab.add(),
         };
         let node = &mut lab.nodes[number];
-        node.goals = GoalSettings { evaluates: true, checkpoint_interval_ms: 1_500, ..goal(60) };
+        node.goals = GoalSettings { evaluates: true, stops_when_flat: true, checkpoint_interval_ms: 1_500, ..goal(60) };
         node.disk.knows_others = number > 0;
         node.bootstrap = if number > 0 { vec![0] } else { Vec::new() };
         node.replica_settings.flush_samples = 8;
@@ -116,7 +116,7 @@ fn repeat(lab: &mut Lab, number: usize) {
         7 => Input::ChunkStored { index: u64::MAX },
         8 => Input::Answer { question: u64::MAX, answer: Answer::None },
         9 => Input::DialFailed(NodeId(77)),
-        10 => Input::Evaluated { took_ms: u64::MAX },
+        10 => Input::Evaluated(any_look(&mut lab.random, u64::MAX)),
         _ => Input::Found(NodeId(lab.draw((0, PEERS as u64 - 1)))),
     };
     // Nothing of this is said before there is a run: then it would be believed.
@@ -200,6 +200,12 @@ fn number(random: &mut Xoshiro256PlusPlus) -> u64 {
         3 => i64::MAX as u64,
         _ => random.next_u64() % 4,
     }
+}
+
+/// A look that nobody asked for.
+fn any_look(random: &mut Xoshiro256PlusPlus, took_ms: u64) -> Look {
+    let loss = f64::from_bits(random.next_u64());
+    Look { loss, digest: [3; 32], machine: machine(STRANGERS, 1), next_sample: number(random).max(1), took_ms }
 }
 
 fn any_machine(random: &mut Xoshiro256PlusPlus) -> MachineId {
@@ -350,6 +356,7 @@ fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
             checkpoint_interval_ms: number(random),
             can_train: true,
             waits_to_sign: random.next_u64().is_multiple_of(2),
+            stops_when_flat: true,
         }),
         31 => Input::Incarnation(number(random)),
         32 => Input::Found(node),
@@ -367,12 +374,19 @@ fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
             Input::Took,
             Input::Adopted,
             Input::NearEdge(true),
-            Input::Evaluated { took_ms: number(random) },
+            Input::Evaluated({
+                let took_ms = number(random);
+                any_look(random, took_ms)
+            }),
+            Input::Curve(vec![
+                CurvePoint { gradients: number(random), loss: f64::NAN },
+                CurvePoint { gradients: 1, loss: 1e300 },
+            ]),
             Input::Replayed { entries: number(random) },
             Input::NetworkOpened,
             Input::Unheard(vec![1]),
             Input::Weighed { root: [0; 32], digest: [1; 32] },
-        ][(random.next_u64() % 8) as usize]
+        ][(random.next_u64() % 9) as usize]
             .clone(),
         38 => Input::Written { machine: machine(STRANGERS, 1), next_sample: number(random), took_ms: number(random) },
         _ if random.next_u64().is_multiple_of(20) => Input::Leave,

@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use engine::{
     data::Dataset,
     embedded,
-    model::{self, Sampling, Tokenizer},
+    model::{self, Model, Sampling, Tokenizer},
     objective::{self, Evaluation, evaluate},
 };
 use protocol::{
@@ -16,14 +16,15 @@ use protocol::{
     statement::Statement,
 };
 use serde_json::{Value, json};
-use std::{io::Write, path::Path};
+use std::{io::Write, path::Path, sync::Arc};
 
 use crate::{
     cli::{EvalArgs, ExportArgs, GenerateArgs, RevokeArgs, StateArgs},
     hex::hex,
+    log::{Base, Log, best::Best},
     opened::Opened,
     records,
-    say::{evaluation_words, prompts_cut},
+    say::{self, evaluation_words, prompts_cut},
 };
 
 /// One line: the version vector's hash and the weights' digest.
@@ -34,14 +35,62 @@ pub fn digest(args: &StateArgs) -> Result<()> {
     Ok(())
 }
 
+/// A model to look at.
+struct Inspected {
+    model: Box<dyn Model>,
+    tokenizer: Tokenizer,
+    manifest: Arc<Manifest>,
+}
+
+impl Inspected {
+    /// Of the state directory `state`: with all that its ledgers hold, or at its best held-out point.
+    fn of(state: &Path, best: bool) -> Result<Self> {
+        if best {
+            let (_, log, base) = at_best(state)?;
+            let (model, tokenizer) = base.model()?;
+            return Ok(Self { model, tokenizer, manifest: log.manifest });
+        }
+        let opened = Opened::existing(state)?;
+        let (_, weights) = opened.current_weights()?;
+        let (model, tokenizer) = opened.model(&weights)?;
+        Ok(Self { model, tokenizer, manifest: opened.manifest })
+    }
+}
+
+/// The base of the run in `state`, brought to the best held-out point, and that point. A node may be running there.
+fn at_best(state: &Path) -> Result<(Best, Log, Base)> {
+    let log = Log::of_state(state)?;
+    let best = Best::find(&log)?;
+    chosen(&best);
+    let mut base = Base::needed(&log, None)?;
+    best.replay(&log, &mut base)?;
+    Ok((best, log, base))
+}
+
+/// Which point a command takes as the best, and why no better one.
+fn chosen(best: &Best) {
+    for passed in &best.passed_over {
+        tracing::warn!(
+            "passed over: {}. Of {}, {} samples were in its weights, and {} count now: it holds what was withdrawn since",
+            say::figures(&passed.point),
+            passed.machine,
+            passed.held,
+            passed.counted
+        );
+    }
+    let others = match best.incomparable {
+        0 => String::new(),
+        others => format!(" ({others} more were measured on another text, or another part of it)"),
+    };
+    tracing::info!("best of {} held-out points{others}: {}. {}", best.compared, say::figures(&best.point), say::CHOSEN);
+}
+
 /// Loss and bits per byte, or accuracy.
 pub fn eval(args: &EvalArgs) -> Result<()> {
     ensure!(args.batch_size > 0, "--batch-size 0: must be at least 1");
-    let opened = Opened::existing(&args.state.state)?;
-    let (_, weights) = opened.current_weights()?;
-    let (model, tokenizer) = opened.model(&weights)?;
-    let data = evaluation_text(&opened.manifest, args.data.as_deref(), &tokenizer, args.sequence_length)?;
-    let objective = objective::to_evaluate(&opened.manifest.objective, &data);
+    let Inspected { model, tokenizer, manifest } = Inspected::of(&args.state.state, args.best)?;
+    let data = evaluation_text(&manifest, args.data.as_deref(), &tokenizer, args.sequence_length)?;
+    let objective = objective::to_evaluate(&manifest.objective, &data);
     let evaluation = evaluate(&*objective, &*model, &data, args.batch_size, None)?;
     match args.json {
         true => println!("{}", evaluation_json(&evaluation)),
@@ -88,6 +137,16 @@ pub fn evaluation_text(
 
 /// A Hugging Face directory.
 pub fn export(args: &ExportArgs) -> Result<()> {
+    if args.best {
+        let (best, _, base) = at_best(&args.state.state)?;
+        base.export(&args.out)?;
+        println!(
+            "{}: the model at its best held-out point, after {} gradients",
+            args.out.display(),
+            best.point.gradients()
+        );
+        return Ok(());
+    }
     let opened = Opened::existing(&args.state.state)?;
     let (replica, weights) = opened.current_weights()?;
     let base = opened.state.base(&opened.manifest)?;
@@ -98,9 +157,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 
 /// A continuation, as it comes.
 pub fn generate(args: &GenerateArgs) -> Result<()> {
-    let opened = Opened::existing(&args.state.state)?;
-    let (_, weights) = opened.current_weights()?;
-    let (model, tokenizer) = opened.model(&weights)?;
+    let Inspected { model, tokenizer, .. } = Inspected::of(&args.state.state, args.best)?;
     let sampling =
         Sampling { temperature: args.temperature, seed: args.seed, tokens_max: args.tokens, ..Sampling::default() };
     let mut out = std::io::stdout().lock();

@@ -24,6 +24,7 @@ use crate::{
     cli::{LearningRate, RunArgs},
     commands::recipe,
     display::Display,
+    hex::hex,
     interrupt::Interrupt,
     memory,
     network::{self, Multiaddr, NetworkConfig, PeerId},
@@ -33,7 +34,7 @@ use crate::{
     shell::{self, Disk, People, Recording, Shell, Wire},
     storage::{self, Row, StateDir},
     trainer as trainer_thread,
-    watch::{METRICS, Observer, Snapshot, http},
+    watch::{METRICS, Observer, Points, Snapshot, http, journal::Measure},
 };
 
 /// Epsilon of a new run, unless said otherwise.
@@ -132,10 +133,11 @@ async fn prepare(
     }
     let weights = shell.restore(&opened)?;
     say_what_is_settled(settings, &opened.manifest);
-    let (trainer, goals) = new_trainer(settings, &opened, weights)?;
+    let (trainer, goals, points) = new_trainer(settings, &opened, weights)?;
     if goals.can_train {
         say::memory_for_projection(settings.estimator, opened.manifest.parameters(), memory::available_bytes());
     }
+    shell.recall(points)?;
     let observer = observer(&opened, page)?;
     let storage = storage::spawn(&opened.state)?;
     let base = opened.state.base(&opened.manifest)?;
@@ -145,18 +147,24 @@ async fn prepare(
     Ok(true)
 }
 
-/// What trains, and for how long.
-fn new_trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result<(Trainer, GoalSettings)> {
+/// What trains, for how long, and the held-out points so far.
+fn new_trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result<(Trainer, GoalSettings, Points)> {
     let (model, tokenizer) = opened.model(&weights)?;
     let seed = data_seed(settings, opened)?;
     let (data, held_out) = texts(settings, opened, &tokenizer, seed)?;
+    if settings.stop_when_flat {
+        ensure!(data.is_some(), "--stop-when-flat ends own gradients, and without --data this node makes none");
+        ensure!(held_out.is_some(), "--stop-when-flat needs a held-out text: give --eval <file or directory>");
+    }
     let objective = objective(&opened.manifest, data.as_ref(), held_out.as_ref())?;
+    let points = held_out.as_ref().map(|text| points(opened, text, &*objective)).transpose()?.unwrap_or_default();
     let goals = GoalSettings {
         samples: settings.samples,
         exit_when_idle_ms: settings.exit_when_idle.map(|idle| idle.as_millis() as u64),
         can_train: data.is_some(),
         waits_to_sign: matches!(settings.estimator, Estimator::Projection { .. }),
         evaluates: held_out.is_some(),
+        stops_when_flat: settings.stop_when_flat,
         ..GoalSettings::default()
     };
     let kept = opened.state.setting("spsa")?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -177,7 +185,14 @@ fn new_trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result
         normalizer: kept.unwrap_or_else(|| Normalizer::new(opened.manifest.levels)),
         random: Xoshiro256PlusPlus::seed_from_u64(random()?),
     });
-    Ok((trainer, goals))
+    Ok((trainer, goals, points))
+}
+
+/// Held-out points of earlier sessions that can be compared with those to come.
+fn points(opened: &Opened, text: &Dataset, objective: &dyn Objective) -> Result<Points> {
+    let windows = shell::EVALUATION_WINDOWS.min(text.windows()) as u64;
+    let measure = Measure { text: hex(&text.digest()?), unit: objective.unit().to_owned(), windows };
+    Ok(Points::of(opened.state.path(), measure))
 }
 
 /// Who looks at this node, and shows it at `page`.

@@ -5,7 +5,7 @@ use anyhow::Result;
 use protocol::machine::MachineId;
 use std::{collections::HashMap, path::Path};
 
-use crate::watch::journal::{self, Heights, Line};
+use crate::watch::journal::{self, Heights, Line, Point};
 
 /// Over which time a machine's present rate is taken.
 const RATE_MS: u64 = 60_000;
@@ -21,6 +21,7 @@ pub struct Journal {
     revoked: Vec<(String, u64)>,
     /// Unix ms, weights' digest (hexadecimal), what they held.
     weights: Vec<(u64, String, Heights)>,
+    points: Vec<Point>,
     /// Lines that could not be read: what a crash cut off.
     pub unreadable: usize,
 }
@@ -40,6 +41,10 @@ impl Journal {
                 }
                 Line::Revoked { at_ms, machine, .. } => journal.revoked.push((machine, at_ms)),
                 Line::Weights { at_ms, weights, heights } => journal.weights.push((at_ms, weights, heights)),
+                Line::Point(point) => {
+                    journal.weights.push((point.at_ms, point.weights.clone(), point.heights.clone()));
+                    journal.points.push(point);
+                }
             }
         }
         Ok(Some(journal))
@@ -88,5 +93,10 @@ impl Journal {
     /// (Unix ms, weights' digest, what they held), in order.
     pub fn weights(&self) -> &[(u64, String, Heights)] {
         &self.weights
+    }
+
+    /// Looks at the held-out text, in order.
+    pub fn points(&self) -> &[Point] {
+        &self.points
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::{cli::SourceArgs, storage::StateCopy};
 
 mod base;
+pub mod best;
 pub mod diff;
 pub mod export;
 pub mod import;

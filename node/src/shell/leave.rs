@@ -49,7 +49,7 @@ impl Shell {
         if let Some(recording) = &mut self.recording {
             recording.finish();
         }
-        self.people.close(&self.peer, &self.wire).await;
+        self.people.close(&self.peer, &self.wire, self.disk.state.path()).await;
         if let Some(trainer) = &self.trainer {
             let _ = trainer.commands.try_send(Command::Stop);
         }

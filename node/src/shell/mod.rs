@@ -11,7 +11,7 @@
 //! ```
 
 use anyhow::{Context, Result, bail};
-use peer::{Input, Notice, Output, Peer, Work, leave::Departure};
+use peer::{Input, Look, Notice, Output, Peer, Work, leave::Departure};
 use protocol::{
     machine::MachineId,
     replay::Contribution,
@@ -50,7 +50,7 @@ pub use wire::Wire;
 /// Peers' addresses go to the disk this often if they changed: a node that is killed must find its swarm again.
 const REMEMBER_INTERVAL: Duration = Duration::from_secs(5);
 /// Windows of a passing look at the held-out text.
-const EVALUATION_WINDOWS: usize = 128;
+pub const EVALUATION_WINDOWS: usize = 128;
 
 /// See the module's documentation.
 pub struct Shell {
@@ -253,9 +253,9 @@ impl Shell {
                 say::near_edge(near.as_ref());
                 Input::NearEdge(near.is_some())
             }
-            Event::Evaluated(evaluation, took) => {
-                self.people.evaluated(&evaluation, self.peer.replica());
-                Input::Evaluated { took_ms: ms(took) }
+            Event::Evaluated { evaluation, digest, machine, next_sample, took } => {
+                self.people.evaluated(&evaluation, digest, self.peer.replica());
+                Input::Evaluated(Look { loss: evaluation.loss, digest, machine, next_sample, took_ms: ms(took) })
             }
             Event::Checkpoint { written, machine, next_sample, spsa, took } => {
                 self.disk.wrote(written, spsa);

@@ -5,13 +5,15 @@ use peer::{Notice, Peer};
 use protocol::{
     manifest::RunId,
     replica::{Contained, LedgerRange, Replica},
+    segment::Digest,
 };
+use std::path::Path;
 
 use super::{Nodes, Wire};
 use crate::{
     display::{Display, LineParts, LiveLine},
     say::{self, JoinLine, Names},
-    watch::{Neighbour, Observer, Session, View},
+    watch::{Neighbour, Observer, Points, Session, View},
 };
 
 /// Who is told what. Nothing is decided by it.
@@ -19,6 +21,8 @@ pub struct People {
     line: LiveLine,
     /// What was measured here.
     pub session: Session,
+    /// Held-out points.
+    points: Points,
     /// Once the node takes part.
     join_line: Option<JoinLine>,
     observer: Option<Observer>,
@@ -31,12 +35,17 @@ impl People {
     /// Nothing was said yet. `wished`: what `--run` says.
     pub fn new(display: Display, wished: Option<RunId>) -> Self {
         let (line, session) = (LiveLine::new(display), Session::default());
-        Self { line, session, join_line: None, observer: None, wished, refusal: None }
+        Self { line, session, points: Points::default(), join_line: None, observer: None, wished, refusal: None }
     }
 
     /// Somebody looks at this node, and writes down what there is to see.
     pub fn set_observer(&mut self, observer: Option<Observer>) {
         self.observer = observer;
+    }
+
+    /// Points of earlier sessions, and what those of this one measure.
+    pub fn set_points(&mut self, points: Points) {
+        self.points = points;
     }
 
     /// Others may join this run, through this node.
@@ -53,8 +62,16 @@ impl People {
                 self.refusal = Some(say::not_the_wished_run(*node, *run, &names));
             }
             (Notice::Report(report), Some(observer)) => observer.reported(report),
+            (Notice::Point(point), observer) => {
+                if let (Some(point), Some(observer)) = (self.points.add(point), observer) {
+                    observer.measured(point);
+                }
+            }
             (Notice::Weights { digest, contents }, Some(observer)) => observer.weighed(digest, contents),
             _ => {}
+        }
+        if let (Notice::Report(_) | Notice::Point(_) | Notice::CaughtUp { .. }, Some(replica)) = (notice, replica) {
+            self.points.compare(replica);
         }
     }
 
@@ -77,10 +94,11 @@ impl People {
         }
     }
 
-    /// The held-out loss is known.
-    pub fn evaluated(&mut self, evaluation: &Evaluation, replica: Option<&Replica>) {
+    /// The held-out loss at weights of this digest is known.
+    pub fn evaluated(&mut self, evaluation: &Evaluation, digest: Digest, replica: Option<&Replica>) {
         let gradients = replica.map_or(0, Replica::swarm_step);
         self.session.evaluated(evaluation, gradients);
+        self.points.looked(digest, *evaluation);
         say::evaluated(evaluation, gradients);
     }
 
@@ -96,7 +114,7 @@ impl People {
             self.line.refresh(&LineParts { facts, replica, session: &self.session, traffic });
         }
         if let Some(observer) = self.observer.as_mut().filter(|observer| observer.is_due()) {
-            observer.look(&view(peer, replica, &self.session, wire));
+            observer.look(&view(peer, replica, &self.session, &self.points, wire));
         }
     }
 
@@ -106,15 +124,16 @@ impl People {
     }
 
     /// Says that the node has left, and waits until everything that people may read later is written.
-    pub async fn close(&mut self, peer: &Peer, wire: &Wire) {
+    pub async fn close(&mut self, peer: &Peer, wire: &Wire, state: &Path) {
         let (Some(observer), Some(replica)) = (self.observer.take(), peer.replica()) else { return };
         say::left(replica, &self.session);
-        observer.close(&view(peer, replica, &self.session, wire)).await;
+        say::best(&self.points, state);
+        observer.close(&view(peer, replica, &self.session, &self.points, wire)).await;
     }
 }
 
-fn view<'a>(peer: &Peer, replica: &'a Replica, session: &'a Session, wire: &Wire) -> View<'a> {
-    View { facts: peer.facts(), replica, session, traffic: wire.traffic(), neighbours: neighbours(wire) }
+fn view<'a>(peer: &Peer, replica: &'a Replica, session: &'a Session, points: &'a Points, wire: &Wire) -> View<'a> {
+    View { facts: peer.facts(), replica, session, points, traffic: wire.traffic(), neighbours: neighbours(wire) }
 }
 
 /// Connected nodes, by their names.

@@ -13,7 +13,7 @@ use crate::{
     records, say,
     storage::{BaseDownload, BaseReader, StorageHandle},
     trainer::TrainerHandle,
-    watch::Observer,
+    watch::{Observer, Points},
 };
 
 impl Shell {
@@ -101,6 +101,13 @@ impl Shell {
         self.tell(Input::Checkpoint(records::contents(&checkpoint.contents)?))?;
         ensure!(self.resumes == Some(true), "it holds samples that the ledgers do not");
         Ok(Some(checkpoint.weights))
+    }
+
+    /// Held-out points of earlier sessions are known. To be told before the start.
+    pub fn recall(&mut self, mut points: Points) -> Result<()> {
+        let earlier = points.take_earlier();
+        self.people.set_points(points);
+        self.tell(Input::Curve(earlier))
     }
 
     /// There are threads that train and store, a base to serve, and people who watch.

@@ -7,12 +7,16 @@
 //!     samples from 120 on no longer count
 //! {"kind":"weights","at_ms":…,"weights":"91ab…","heights":{"8f1c22ab0d9e.51f0":384,…}}
 //!     the weights' digest when they held just this
+//! {"kind":"point","at_ms":…,"weights":"91ab…","heights":{"8f1c22ab0d9e.51f0":384,…},"root":"7d02…","revoked":{},
+//!  "measure":{"text":"c01d…","unit":"nats per token","windows":128},"loss":2.31,"bits_per_byte":3.12}
+//!     the same, and what the weights came to on the held-out text; written once all of the samples are in the ledgers
 //! ```
 //!
 //! Times are this machine's clock, Unix milliseconds. A program's first `heights` line names every ledger. The ledgers
 //! themselves are in the database: nothing is lost with this file but the times and the digests.
 
 use anyhow::{Context, Result};
+use protocol::replica::Replica;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -29,7 +33,7 @@ pub const FILE: &str = "journal.jsonl";
 pub type Heights = BTreeMap<String, u64>;
 
 /// One line.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Line {
     /// Ledgers that grew.
@@ -59,6 +63,64 @@ pub enum Line {
         /// Samples of each machine that the weights held.
         heights: Heights,
     },
+    /// A look at the held-out text.
+    Point(Point),
+}
+
+/// A look at the held-out text, and the weights that it was at: anyone with the ledgers can replay them.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Point {
+    /// Unix time, milliseconds.
+    pub at_ms: u64,
+    /// BLAKE3 of the weights, hexadecimal, as `node digest` prints it.
+    pub weights: String,
+    /// Samples of each machine in the weights, all of them signed.
+    pub heights: Heights,
+    /// The version vector's root when the look began, hexadecimal. Own samples may have been signed since.
+    pub root: String,
+    /// Machines that were revoked then, and the first of their samples that did not count.
+    pub revoked: Heights,
+    /// What was measured. Only points of one measure can be compared.
+    pub measure: Measure,
+    /// Held-out loss, in the measure's unit.
+    pub loss: f64,
+    /// The same in bits per byte of text; none where rows have choices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_byte: Option<f64>,
+    /// Share of rows whose right choice was the likeliest, where rows have choices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+}
+
+/// What a held-out loss is of.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Measure {
+    /// BLAKE3 of the held-out text as it is cut into windows, hexadecimal.
+    pub text: String,
+    /// Unit of the loss.
+    pub unit: String,
+    /// Windows of the text that are looked at.
+    pub windows: u64,
+}
+
+impl Point {
+    /// Gradients in the weights.
+    pub fn gradients(&self) -> u64 {
+        self.heights.values().fold(0, |sum, height| sum.saturating_add(*height))
+    }
+
+    /// The first machine of which fewer samples count now than the weights held, and how many do. Whoever holds the
+    /// point's weights then holds what the run has withdrawn. `counted`: samples of each machine that count.
+    pub fn touched<'a>(&'a self, counted: &Heights) -> Option<(&'a str, u64)> {
+        let count = |machine: &str| counted.get(machine).copied().unwrap_or(0);
+        let less = self.heights.iter().map(|(machine, height)| (machine.as_str(), *height, count(machine)));
+        less.filter(|(_, height, counted)| counted < height).map(|(machine, _, counted)| (machine, counted)).next()
+    }
+}
+
+/// Samples of each machine that count in `replica`.
+pub fn counted(replica: &Replica) -> Heights {
+    replica.effective_ranges().map(|range| (range.machine.to_string(), range.to)).collect()
 }
 
 /// Unix time, milliseconds.

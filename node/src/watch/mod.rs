@@ -14,12 +14,14 @@ pub mod history;
 pub mod http;
 pub mod journal;
 mod observer;
+mod points;
 pub mod prometheus;
 mod recorder;
 mod session;
 pub mod terminal;
 
 pub use observer::{Observer, View};
+pub use points::Points;
 pub use recorder::{METRICS, METRICS_INTERVAL, Metrics, Recorder, STATUS};
 pub use session::Session;
 
@@ -61,6 +63,10 @@ pub struct Snapshot {
     pub training_loss: Option<f64>,
     /// The last look at the held-out text.
     pub held_out: Option<HeldOut>,
+    /// The best one so far of which everything still counts: what `node export --best` writes.
+    pub best: Option<HeldOut>,
+    /// What the held-out curve says; none while it says nothing.
+    pub forecast: Option<Forecast>,
     /// Estimate of others' gradients that exist and that own probes do not know: half of each active machine's last
     /// segment, and what waits for the weights.
     pub staleness: Option<u64>,
@@ -138,6 +144,29 @@ impl fmt::Display for HeldOut {
             (Some(accuracy), _) => write!(f, "{accuracy:.4} accuracy"),
             (None, Some(bits)) => write!(f, "{bits:.4} bits/byte"),
             (None, None) => write!(f, "{:.4} nats", self.loss),
+        }
+    }
+}
+
+/// What a fit of the held-out loss over the last doubling of gradients says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Gradients until the loss is 0.01 lower; none if it does not fall, or hardly.
+    pub gradients_to_next: Option<u64>,
+    /// Whether the curve is flat.
+    pub is_flat: bool,
+    /// Whether own gradients ended for that reason (`--stop-when-flat`).
+    pub has_stopped: bool,
+}
+
+impl Forecast {
+    /// In a few words.
+    pub fn in_words(&self) -> String {
+        let stopped = if self.has_stopped { ", so own gradients have ended" } else { "" };
+        match (self.is_flat, self.gradients_to_next) {
+            (true, _) => format!("flat{stopped}"),
+            (false, Some(gradients)) => format!("the next 0.01 takes {gradients} gradients"),
+            (false, None) => format!("not falling{stopped}"),
         }
     }
 }

@@ -16,8 +16,9 @@ use std::{
 use tokio::sync::watch::{Receiver, Sender, channel};
 
 use super::{
-    Bytes, Gradients, MACHINES_MAX, Machine, Neighbour, Phase, RECENT_BYTES, Recorder, Session, Snapshot, VERSION,
-    journal::{Heights, Line, now_ms},
+    Bytes, Forecast, Gradients, MACHINES_MAX, Machine, Neighbour, Phase, Points, RECENT_BYTES, Recorder, Session,
+    Snapshot, VERSION,
+    journal::{Heights, Line, Point, now_ms},
 };
 use crate::{hex::hex, network::Traffic};
 
@@ -69,6 +70,8 @@ pub struct View<'a> {
     pub replica: &'a Replica,
     /// What was measured here.
     pub session: &'a Session,
+    /// Held-out points.
+    pub points: &'a Points,
     /// What went over the sockets.
     pub traffic: Traffic,
     /// Who is connected.
@@ -135,6 +138,11 @@ impl Observer {
         self.recorder.journal(Line::Weights { at_ms: now_ms(), weights: hex(digest), heights });
     }
 
+    /// A held-out point.
+    pub fn measured(&self, point: Point) {
+        self.recorder.journal(Line::Point(point));
+    }
+
     /// Whether it is time for another look.
     pub fn is_due(&self) -> bool {
         self.last.is_none_or(|last| last.elapsed() >= INTERVAL)
@@ -175,6 +183,8 @@ impl Observer {
             },
             training_loss: view.session.loss(),
             held_out: view.session.held_out(),
+            best: view.points.best_look(),
+            forecast: forecast_of(&view.facts),
             staleness: Some(self.unseen(&own) + waiting),
             waiting,
             traffic: bytes_of(&view.traffic),
@@ -263,6 +273,11 @@ fn phase_of(phase: facts::Phase) -> Phase {
         facts::Phase::Paused => Phase::Paused,
         facts::Phase::Serving | facts::Phase::Leaving => Phase::Serving,
     }
+}
+
+fn forecast_of(facts: &Facts) -> Option<Forecast> {
+    let peer::Forecast { gradients_to_next, is_flat } = facts.forecast?;
+    Some(Forecast { gradients_to_next, is_flat, has_stopped: facts.stopped_flat })
 }
 
 fn bytes_of(traffic: &Traffic) -> Bytes {

@@ -13,6 +13,8 @@
 //! | `onebyte_training_loss_nats_per_token` | | once known |
 //! | `onebyte_held_out_loss_nats_per_token`, `onebyte_held_out_bits_per_byte`, `onebyte_held_out_gradients` | | once known |
 //! | `onebyte_held_out_accuracy` | | once known, in place of bits per byte, where rows have choices |
+//! | `onebyte_best_held_out_bits_per_byte`, `onebyte_best_held_out_gradients` | | of the best point, once known |
+//! | `onebyte_best_held_out_accuracy` | | of the best point, in place of bits per byte, where rows have choices |
 //! | `onebyte_received_bytes_total` | cause: gossip, duplicates, exchange, upkeep | since the program started |
 //! | `onebyte_sent_bytes_total` | | since the program started |
 //! | `onebyte_machines`, `onebyte_peers` | | of the run; connected |
@@ -86,6 +88,12 @@ fn learning(registry: &mut Registry, snapshot: &Snapshot) {
     gauge(registry, "held_out_accuracy", help, None, look.and_then(|look| look.accuracy));
     let help = "Gradients of the swarm when the held-out text was looked at";
     count(registry, "held_out_gradients", help, look.map(|look| look.gradients));
+    let help = "Loss of the best held-out point so far, bits per byte of text";
+    gauge(registry, "best_held_out_bits_per_byte", help, None, snapshot.best.and_then(|best| best.bits_per_byte));
+    let help = "Accuracy at the best held-out point so far, the one of the lowest loss";
+    gauge(registry, "best_held_out_accuracy", help, None, snapshot.best.and_then(|best| best.accuracy));
+    let help = "Gradients in the weights of the best held-out point so far";
+    count(registry, "best_held_out_gradients", help, snapshot.best.map(|best| best.gradients));
 }
 
 fn traffic(registry: &mut Registry, snapshot: &Snapshot) {

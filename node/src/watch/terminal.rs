@@ -11,7 +11,7 @@ use ratatui::{
 use std::{path::Path, time::Duration};
 
 use super::{
-    Machine, Metrics, Phase, Snapshot,
+    HeldOut, Machine, Metrics, Phase, Snapshot,
     history::History,
     journal::now_ms,
     recorder::{METRICS, STATUS},
@@ -96,6 +96,12 @@ impl View {
             figure(per_gradient(shown, shown.traffic.received)),
             figure(per_gradient(shown, shown.traffic.sent)),
         );
+        if let Some(best) = shown.best {
+            line.push_str(&format!("  best held-out {}", best_in_words(best)));
+        }
+        if let Some(forecast) = shown.forecast {
+            line.push_str(&format!("  held-out loss: {}", forecast.in_words()));
+        }
         if let Some(notice) = self.notice() {
             line.push_str(&format!("  ({notice})"));
         }
@@ -108,7 +114,7 @@ impl View {
         let peers = self.snapshot.peers.len().clamp(1, 4) as u16;
         let [head, keys, curves, machines, below, foot] = Layout::vertical([
             Constraint::Length(3),
-            Constraint::Length(4),
+            Constraint::Length(5),
             Constraint::Length(if with_curves { CURVES_ROWS } else { 0 }),
             Constraint::Fill(1),
             Constraint::Length(2 + peers),
@@ -167,6 +173,8 @@ impl View {
             ("per second", format!("{:.1} (own {:.1})", shown.swarm.per_second, shown.own.per_second)),
             ("bytes in per gradient", figure(per_gradient(shown, shown.traffic.received))),
             ("staleness, gradients", shown.staleness.map_or("-".into(), |staleness| staleness.to_string())),
+            ("best so far, bits per byte", shown.best.map_or("-".into(), best_in_words)),
+            ("held-out loss", shown.forecast.map_or("-".into(), |forecast| forecast.in_words())),
         ];
         let cells = |(name, value): &(&'static str, String)| [Cell::from(name.dim()), Cell::from(value.clone().bold())];
         let rows = pairs.chunks(2).map(|pair| Row::new(pair.iter().flat_map(cells)));
@@ -314,6 +322,10 @@ fn bounds(lines: &[Points], from_zero: bool) -> Option<([f64; 2], [f64; 2])> {
     Some(([x0, x1.max(x0 + 1.0)], [y0, if y1 > y0 { y1 } else { y0 + 0.1 }]))
 }
 
+fn best_in_words(best: HeldOut) -> String {
+    format!("{} at {}", figure(best.accuracy.or(best.bits_per_byte)), best.gradients)
+}
+
 fn per_gradient(shown: &Snapshot, bytes: u64) -> Option<f64> {
     (shown.swarm.session > 0).then(|| bytes as f64 / shown.swarm.session as f64)
 }
@@ -338,7 +350,7 @@ fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::{Bytes, Gradients, HeldOut, Neighbour, VERSION};
+    use crate::watch::{Bytes, Forecast, Gradients, Neighbour, VERSION};
     use ratatui::{Terminal, backend::TestBackend};
 
     fn snapshot(time_ms: u64) -> Snapshot {
@@ -349,6 +361,8 @@ mod tests {
             phase: Phase::Training,
             swarm: Gradients { total: 200, session: 100, per_second: 7.5 },
             held_out: Some(HeldOut { loss: 2.5, bits_per_byte: Some(3.625), accuracy: None, gradients: 150 }),
+            best: Some(HeldOut { loss: 2.4, bits_per_byte: Some(3.5), accuracy: None, gradients: 120 }),
+            forecast: Some(Forecast { gradients_to_next: Some(77), ..Forecast::default() }),
             traffic: Bytes { received: 1_000, ..Bytes::default() },
             machine_count: 1,
             machines: vec![Machine { machine: "0123.45".into(), recent: "0180ff7f".into(), ..Machine::default() }],
@@ -375,7 +389,8 @@ mod tests {
         let mut view = View::open(state.path()).unwrap();
         view.refresh(state.path()).unwrap();
         let text = screen(&view, 120, 40);
-        for part in ["training", "3.625", "200", "0123.45", "7.5", "▁×▁█", "12D3"] {
+        for part in ["training", "3.625", "200", "0123.45", "7.5", "▁×▁█", "12D3", "3.500 at 120", "next 0.01 takes 77"]
+        {
             assert!(text.contains(part), "no {part} in\n{text}");
         }
         assert!(!text.contains("no status"), "{text}");
@@ -383,7 +398,14 @@ mod tests {
             screen(&view, width, height);
         }
         assert!(
-            view.line().contains("gradients 200 (7.5/s)") && view.line().contains("3.6250 bits/byte"),
+            [
+                "gradients 200 (7.5/s)",
+                "3.625 bits/byte",
+                "best held-out 3.500 at 120",
+                "the next 0.01 takes 77 gradients"
+            ]
+            .iter()
+            .all(|part| view.line().contains(part)),
             "{}",
             view.line()
         );

@@ -1,7 +1,7 @@
 //! What the peer wants done: the simulator's half of the driving contract.
 
 use anyhow::{Result, bail};
-use peer::{Input, NodeId, Notice, Output, Run, leave::Departure};
+use peer::{CurvePoint, Input, NodeId, Notice, Output, Run, leave::Departure};
 use protocol::{
     machine::MachineId,
     replica::{Contained, Record, Replica, Verdict},
@@ -206,8 +206,13 @@ impl Machine {
         swarm.note(Kind::Incarnated, self.number, self.session, incarnation)
     }
 
-    /// What people would hear: only what one machine holds against another is of interest to the checkers.
+    /// What people would hear. Held-out looks are noted down; the checkers want to know only what one machine holds
+    /// against another.
     fn hear(&mut self, notice: &Notice, swarm: &mut Swarm) -> Result<()> {
+        if let (Notice::Point(point), Some(running)) = (notice, &mut self.running) {
+            let point = CurvePoint { gradients: point.gradients, loss: point.loss };
+            running.disk.contents_mut().curve.push(point);
+        }
         let Notice::Fault { node, reason, .. } = notice else { return Ok(()) };
         if self.adversary.is_none() {
             swarm.truth.penalized(self.number, number(*node), reason);

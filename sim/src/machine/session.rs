@@ -144,12 +144,14 @@ impl Machine {
         let resumed =
             checkpoint.map(|checkpoint| Resumed { weights: &checkpoint.weights, normalizer: checkpoint.normalizer });
         running.trainer = Some(Trainer::new(swarm.objective.learner(self.data, resumed)?));
+        running.inputs.push_back(Input::Curve(running.disk.contents().curve.clone()));
         running.inputs.push_back(Input::Start(GoalSettings {
             samples: Some(self.goal),
             exit_when_idle_ms: None,
             can_train: true,
             waits_to_sign: swarm.scenario.projects(),
-            evaluates: false,
+            evaluates: swarm.scenario.stop_when_flat,
+            stops_when_flat: swarm.scenario.stop_when_flat,
             checkpoint_interval_ms: (swarm.scenario.disk.checkpoint_seconds * 1000.0) as u64,
         }));
         swarm.note(Kind::Started, self.number, self.session, 0)

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use engine::estimator::Normalizer;
-use peer::{Input, Work};
+use peer::{Input, Look, Work};
 use protocol::{machine::MachineId, replica::OwnByte, segment::Digest};
 use std::collections::VecDeque;
 
@@ -77,7 +77,8 @@ impl Trainer {
     }
 
     pub(super) fn evaluate(&mut self) -> Result<Input> {
-        self.learner.loss()?;
-        Ok(Input::Evaluated { took_ms: 0 })
+        let (loss, digest) = (self.learner.loss()?, self.learner.digest()?);
+        let (machine, next_sample) = self.learner.position();
+        Ok(Input::Evaluated(Look { loss, digest, machine, next_sample, took_ms: 0 }))
     }
 }

@@ -22,6 +22,9 @@ pub struct Scenario {
     pub machines: usize,
     /// Gradients that each machine contributes in all.
     pub gradients: u64,
+    /// Whether machines look at their held-out loss, and make no more once its curve is flat.
+    #[serde(default)]
+    pub stop_when_flat: bool,
     /// The machines join over this long.
     #[serde(default = "Defaults::joins_over_seconds")]
     pub joins_over_seconds: f64,

@@ -26,6 +26,10 @@ impl Choices {
 }
 
 impl Objective for Choices {
+    fn unit(&self) -> &'static str {
+        if self.normalize { "nats per row, scores per token" } else { "nats per row" }
+    }
+
     fn row_losses(&self, batch: &Batch, token_losses: &[f64]) -> Vec<LossSum> {
         let loss = |row: &Row| {
             let scores = self.scores(row, token_losses);

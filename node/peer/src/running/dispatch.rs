@@ -22,6 +22,7 @@ impl Running {
                 let fits = self.replica.resume(&contents);
                 return cx.outputs.push_back(Output::Resume(fits));
             }
+            (Stage::Restoring, Input::Curve(points)) => return self.points.restore(points),
             (Stage::Restoring, Input::Start(settings)) => self.start(settings, cx),
             (Stage::Renewing(_), Input::Incarnation(incarnation)) => self.start_as(incarnation, cx),
             (Stage::Restoring | Stage::Renewing(_), input) => return self.not_yet(input, cx),
@@ -82,7 +83,10 @@ impl Running {
             }
             Input::Adopted => self.adopting = self.adopting.saturating_sub(1),
             Input::NearEdge(is_near) => self.is_near_edge = is_near,
-            Input::Evaluated { took_ms } => self.goals.evaluated(took_ms, now_ms),
+            Input::Evaluated(look) => {
+                self.goals.evaluated(look.took_ms, now_ms);
+                self.points.looked(look);
+            }
             Input::Written { machine, next_sample, took_ms } => {
                 self.checkpoints.written(machine, next_sample, took_ms);
                 self.finish_checkpoint(cx);
@@ -115,6 +119,7 @@ impl Running {
     pub(super) fn move_on(&mut self, cx: &mut Context<'_>) {
         if self.is_going() {
             self.goals.observe(&self.replica, cx.now_ms);
+            self.finish_points(cx);
             self.leave_if_due(cx);
         }
         if !self.is_going() {

@@ -45,7 +45,8 @@ impl Running {
         if let Some(until_sample) = self.goals.new_limit(&self.replica, self.swarm_step) {
             self.backlog.push(Work::Train { until_sample });
         }
-        if self.goals.evaluates_now(now_ms) {
+        if self.goals.evaluates_now(&self.replica, now_ms) {
+            self.points.begin(&self.replica, self.adopting == 0 && self.renewal.is_none());
             self.backlog.push(Work::Evaluate);
         }
         let pause_ms = self.goals.checkpoint_pause_ms(self.checkpoints.took_ms());
@@ -72,6 +73,18 @@ impl Running {
             Next::Flush => self.replica.flush(),
             Next::Discard => cx.outputs.push_back(Output::Discard),
             Next::Commit(contents) => cx.outputs.push_back(Output::Commit { contents }),
+        }
+    }
+
+    /// Tells of looks of which all is in ledgers now, and stops own gradients if they say so.
+    pub(super) fn finish_points(&mut self, cx: &mut Context<'_>) {
+        while let Some(point) = self.points.next(&self.replica) {
+            cx.outputs.push_back(Output::Notice(Notice::Point(point)));
+        }
+        if let Some(forecast) = self.points.curve().forecast()
+            && self.goals.stops_now(forecast)
+        {
+            cx.outputs.push_back(Output::Notice(Notice::Flat(forecast)));
         }
     }
 

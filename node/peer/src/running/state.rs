@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::{
     Config, Facts, GoalSettings, Output, Phase, Run, backlog::Backlog, checkpoint::Checkpoints, goals::Goals,
-    leave::Leaving, links::Links, planted::Planted,
+    leave::Leaving, links::Links, planted::Planted, points::Points,
 };
 
 /// With more entries waiting than a swarm's ordinary delay brings, people are told that the weights are behind.
@@ -30,6 +30,7 @@ pub struct Running {
     pub(super) stage: Stage,
     pub(super) goals: Goals,
     pub(super) checkpoints: Checkpoints,
+    pub(super) points: Points,
     pub(super) backlog: Backlog,
     /// Adoptions that the trainer has not confirmed: until then own samples of the old machine may be on their way.
     pub(super) adopting: usize,
@@ -76,6 +77,7 @@ impl Running {
             stage: Stage::Restoring,
             goals: Goals::new(GoalSettings::default(), false, 0, planted),
             checkpoints: Checkpoints::new(0, planted),
+            points: Points::default(),
             backlog: Backlog::default(),
             adopting: 0,
             swarm_step: 0,
@@ -108,6 +110,8 @@ impl Running {
             owed_most: self.owed_most,
             unstored: self.writes - self.stored,
             own_is_done: self.goals.own_is_done(&self.replica),
+            forecast: self.points.curve().forecast(),
+            stopped_flat: self.goals.has_stopped_flat(),
         }
     }
 

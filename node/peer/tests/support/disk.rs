@@ -1,6 +1,6 @@
 //! A virtual disk: writes end one after another, and a crash loses those that have not.
 
-use peer::Run;
+use peer::{CurvePoint, Run};
 use protocol::{
     machine::MachineId,
     replica::{Contained, Record},
@@ -33,6 +33,8 @@ pub struct Disk {
     pub chunks: BTreeMap<(MachineId, u64), Arc<Chunk>>,
     pub statements: BTreeMap<Vec<u8>, Statement>,
     pub checkpoint: Option<(Weights, Vec<Contained>)>,
+    /// Held-out losses that were noted down.
+    pub curve: Vec<CurvePoint>,
     pub waiting: VecDeque<Write>,
     /// Refuses all writes.
     pub is_full: bool,

@@ -1,6 +1,6 @@
 //! The laboratory's shell: events in the order of time, links, and what carries out the outputs.
 
-use peer::{Answer, Config, Input, NodeId, Output, Peer, Work, exchange, leave::Departure, record::Recorder};
+use peer::{Answer, Config, Input, Look, NodeId, Output, Peer, Work, exchange, leave::Departure, record::Recorder};
 use protocol::{
     machine::MachineId,
     message::{Question, Request, Response},
@@ -18,7 +18,7 @@ use super::{
     disk::Write,
     node::{Node, SharedFile},
     run, secret, signer,
-    trainer::{Task, Trainer, Weights},
+    trainer::{Task, Trainer, Weights, digest_of},
 };
 
 /// From where an answer comes. On each channel, order is kept.
@@ -257,7 +257,8 @@ impl Lab {
         if let Some((_, contents)) = self.nodes[number].disk.checkpoint.clone() {
             self.tell(number, Input::Checkpoint(contents));
         }
-        let goals = self.nodes[number].goals.clone();
+        let (goals, curve) = (self.nodes[number].goals.clone(), self.nodes[number].disk.curve.clone());
+        self.tell(number, Input::Curve(curve));
         self.tell(number, Input::Start(goals));
     }
 
@@ -756,7 +757,11 @@ impl Lab {
                 trainer.apply(&entries);
                 Some(Input::Replayed { entries: entries.len() as u64 })
             }
-            Task::Evaluate => Some(Input::Evaluated { took_ms: 5 }),
+            Task::Evaluate => {
+                let machine = trainer.machine.expect("an evaluation comes after an adoption");
+                let (loss, digest) = ((node.loss)(trainer.weights.len() as u64), digest_of(&trainer.weights));
+                Some(Input::Evaluated(Look { loss, digest, machine, next_sample: trainer.next_sample, took_ms: 5 }))
+            }
             Task::Checkpoint => {
                 trainer.written = Some(trainer.weights.clone());
                 let machine = trainer.machine.expect("a checkpoint comes after an adoption");

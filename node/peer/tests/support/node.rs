@@ -1,6 +1,6 @@
 //! One node of the laboratory, and what must hold of every output of its peer.
 
-use peer::{GoalSettings, Notice, Output, Peer, leave::Departure, record::Recorder};
+use peer::{CurvePoint, GoalSettings, Notice, Output, Peer, Point, leave::Departure, record::Recorder};
 use protocol::{
     machine::MachineId,
     message::{Author, Gossip, Response},
@@ -17,7 +17,7 @@ use std::{
 use super::{
     disk::Disk,
     lab::{Channel, Frame, Item},
-    trainer::{Trainer, Weights},
+    trainer::{Trainer, Weights, digest_of},
 };
 
 /// A file that the test can read while it is written.
@@ -45,6 +45,8 @@ pub struct Node {
     pub disk: Disk,
     pub trainer: Trainer,
     pub goals: GoalSettings,
+    /// Held-out loss by the number of gradients in the weights.
+    pub loss: fn(u64) -> f64,
     pub bootstrap: Vec<usize>,
     pub wished: Option<protocol::manifest::RunId>,
     pub replica_settings: protocol::replica::Settings,
@@ -86,6 +88,7 @@ impl Node {
             disk: Disk::default(),
             trainer: Trainer::new(Weights::new()),
             goals: GoalSettings::default(),
+            loss: |_| 1.0,
             bootstrap: Vec::new(),
             wished: None,
             replica_settings: protocol::replica::Settings { flush_samples: 8, ..Default::default() },
@@ -175,6 +178,7 @@ impl Node {
                 }
             }
             Output::Commit { contents } => self.check_claims(contents),
+            Output::Notice(Notice::Point(point)) => self.check_point(point),
             Output::Forget(node) => assert!(!neighbours.contains(&(node.0 as usize)), "it is still connected"),
             Output::Dial(node) => assert!(!neighbours.contains(&(node.0 as usize)), "it is connected already"),
             Output::Ask { node, question, .. } => {
@@ -228,14 +232,26 @@ impl Node {
 
     /// A checkpoint claims exactly what its weights hold.
     fn check_claims(&self, contents: &[Contained]) {
+        let claimed = self.spell_out(contents);
+        let written = self.trainer.written.as_ref().expect("a file was written");
+        assert!(claimed == *written, "a checkpoint claims {} entries and holds {}", claimed.len(), written.len());
+    }
+
+    /// A point is of weights that the ledgers give at its heights, and those are on the disk.
+    fn check_point(&mut self, point: &Point) {
+        assert_eq!(digest_of(&self.spell_out(&point.contents)), point.digest, "a point is not what was measured");
+        let own = point.contents.iter().filter(|part| part.machine.key == self.own_key() && !self.has_lost);
+        own.for_each(|part| assert!(self.disk.height(&part.machine) >= part.height, "a point holds unsigned bytes"));
+        self.disk.curve.push(CurvePoint { gradients: point.gradients, loss: point.loss });
+    }
+
+    fn spell_out(&self, contents: &[Contained]) -> Weights {
         let replica = self.peer().replica().expect("the peer has its base");
         let claimed = contents.iter().flat_map(|claim| {
             let range = LedgerRange { machine: claim.machine, from: 0, to: claim.height, removed: false };
             replica.contributions(&range)
         });
-        let claimed: Weights = claimed.map(|entry| (entry.seed.bytes, entry.byte)).collect();
-        let written = self.trainer.written.as_ref().expect("a file was written");
-        assert!(claimed == *written, "a checkpoint claims {} entries and holds {}", claimed.len(), written.len());
+        claimed.map(|entry| (entry.seed.bytes, entry.byte)).collect()
     }
 
     /// A write ended: what it holds of the own ledger is signed for good.

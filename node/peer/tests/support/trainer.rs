@@ -13,6 +13,15 @@ use std::collections::{BTreeSet, VecDeque};
 /// Entries that are in the weights, each once: its seed, and the byte.
 pub type Weights = BTreeSet<([u8; 32], i8)>;
 
+/// Tells weights apart.
+pub fn digest_of(weights: &Weights) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for (seed, byte) in weights {
+        hasher.update(seed).update(&[*byte as u8]);
+    }
+    *hasher.finalize().as_bytes()
+}
+
 /// Work with the samples of ledgers spelled out.
 pub enum Task {
     Adopt(MachineId, u64),

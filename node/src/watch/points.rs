@@ -1,0 +1,122 @@
+//! The held-out points of a running node: those of earlier sessions and its own, and which is the best.
+
+use engine::objective::Evaluation;
+use peer::CurvePoint;
+use protocol::{replica::Replica, segment::Digest};
+use std::{collections::VecDeque, path::Path};
+
+use super::{
+    HeldOut,
+    journal::{self, Heights, Line, Measure, Point, counted, now_ms},
+};
+use crate::hex::hex;
+
+/// The best points that are remembered: so many may be touched by withdrawals until the next is looked for in the
+/// journal only.
+const BEST_MAX: usize = 32;
+/// Looks that the peer may still make points of.
+const LOOKS_MAX: usize = 64;
+
+/// See the module's documentation.
+#[derive(Default)]
+pub struct Points {
+    /// Of this session's looks; None without a held-out text.
+    measure: Option<Measure>,
+    /// Losses of earlier sessions, until the peer is told.
+    earlier: Vec<CurvePoint>,
+    /// This session's looks that are no points yet: digest of the weights, what was measured.
+    looks: VecDeque<(Digest, Evaluation)>,
+    /// Best first.
+    best: Vec<Point>,
+    /// How many there were.
+    count: u64,
+    /// The first of `best` that nothing has touched.
+    untouched: Option<usize>,
+}
+
+impl Points {
+    /// Those of the journal in `state` that are of this measure. One that cannot be read is said, and done without.
+    pub fn of(state: &Path, measure: Measure) -> Self {
+        let lines = journal::read(state).unwrap_or_else(|error| {
+            tracing::warn!("what earlier sessions measured on the held-out text is not known: {error:#}");
+            None
+        });
+        let mut points = Self::default();
+        for line in lines.into_iter().flat_map(|(lines, _)| lines) {
+            if let Line::Point(point) = line
+                && point.measure == measure
+            {
+                points.earlier.push(CurvePoint { gradients: point.gradients(), loss: point.loss });
+                points.rank(point);
+            }
+        }
+        Self { measure: Some(measure), ..points }
+    }
+
+    /// Losses of earlier sessions, for the peer.
+    pub fn take_earlier(&mut self) -> Vec<CurvePoint> {
+        std::mem::take(&mut self.earlier)
+    }
+
+    /// The held-out text was looked at, at weights of this digest.
+    pub fn looked(&mut self, digest: Digest, evaluation: Evaluation) {
+        if self.looks.len() == LOOKS_MAX {
+            self.looks.pop_front();
+        }
+        self.looks.push_back((digest, evaluation));
+    }
+
+    /// What a look's weights held is in the ledgers now. Returns what the journal should say.
+    pub fn add(&mut self, point: &peer::Point) -> Option<Point> {
+        let at = self.looks.iter().position(|(digest, _)| *digest == point.digest)?;
+        // Those before it have become no points.
+        let (_, evaluation) = self.looks.drain(..=at).next_back()?;
+        let heights = point.contents.iter().map(|part| (part.machine.to_string(), part.height));
+        let revoked = point.revoked.iter().map(|(machine, floor)| (machine.to_string(), *floor));
+        let point = Point {
+            at_ms: now_ms(),
+            weights: hex(&point.digest),
+            heights: heights.filter(|(_, height)| *height > 0).collect(),
+            root: hex(&point.root),
+            revoked: revoked.collect(),
+            measure: self.measure.clone()?,
+            loss: evaluation.loss,
+            bits_per_byte: evaluation.bits_per_byte,
+            accuracy: evaluation.accuracy(),
+        };
+        self.rank(point.clone());
+        Some(point)
+    }
+
+    fn rank(&mut self, point: Point) {
+        self.count += 1;
+        let place = self.best.partition_point(|better| better.loss.total_cmp(&point.loss).is_le());
+        if point.loss.is_finite() && place < BEST_MAX {
+            self.best.truncate(BEST_MAX - 1);
+            self.best.insert(place, point);
+        }
+    }
+
+    /// Looks which points the ledgers still give: to be called when there is a new one, or something was withdrawn.
+    pub fn compare(&mut self, replica: &Replica) {
+        let counted: Heights = counted(replica);
+        self.untouched = self.best.iter().position(|point| point.touched(&counted).is_none());
+    }
+
+    /// The best one that nothing has touched, as [`Self::compare`] found it.
+    pub fn best(&self) -> Option<&Point> {
+        self.best.get(self.untouched?)
+    }
+
+    /// The same, in short.
+    pub fn best_look(&self) -> Option<HeldOut> {
+        let point = self.best()?;
+        let (bits_per_byte, accuracy) = (point.bits_per_byte, point.accuracy);
+        Some(HeldOut { loss: point.loss, bits_per_byte, accuracy, gradients: point.gradients() })
+    }
+
+    /// Points that could be compared.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
