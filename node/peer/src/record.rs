@@ -5,7 +5,7 @@
 //! nodes, who are numbers in it.
 //!
 //! ```text
-//! file  = "onebyte recording 1\n" ‖ frame of the config ‖ frame of each step
+//! file  = "onebyte recording 2\n" ‖ frame of the config ‖ frame of each step
 //! frame = length of the content (u32 LE) ‖ check of the length ‖ check of the content ‖ content
 //! check = first 8 bytes of BLAKE3(frame number (u64 LE) ‖ what is checked)
 //! step  = time, ms (u64) ‖ input ‖ number of outputs (u32) ‖ first 8 bytes of BLAKE3(outputs)
@@ -20,7 +20,7 @@ use std::io::{self, Read, Write};
 
 use crate::{Config, Input, Output, Peer};
 
-const MAGIC: &[u8] = b"onebyte recording 1\n";
+const MAGIC: &[u8] = b"onebyte recording 2\n";
 /// Largest content of a frame, and largest output that is hashed, bytes. The digests of a base of some 500 GB fit.
 const FRAME_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a frame before its content.
