@@ -3,8 +3,8 @@
 //!
 //! The limit for few entries is the memory (ratio 1), for many the generation of the signs.
 //!
-//! Then whole models: what a gradient costs of 64 that wait for one group, in the mean over the groups as they are drawn
-//! and for the largest, with keys and decoding, beside the same gradients in a run of one group.
+//! Then whole models: what a gradient costs of 64 that wait for one group, in the mean over the groups as they are
+//! drawn and for the largest, with keys and decoding, beside the same gradients in a run of one group.
 
 mod support;
 

@@ -377,8 +377,8 @@ pub struct RunArgs {
     /// Size of the perturbation of a new run, relative to the weights' rms [default: 3e-3]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub epsilon: Option<f64>,
-    /// Gradients that a new run has room for, ten times over: more make the grid of its weights coarser [default: --gradients, or
-    /// 100000]
+    /// Gradients that a new run has room for, ten times over: more make the grid of its weights coarser [default:
+    /// --gradients, or 100000]
     #[arg(long, value_name = "N")]
     pub planned_gradients: Option<u64>,
     /// How own gradients are measured: `fzoo` (N bytes from N + 1 forwards), `spsa` (one from two), `mezo` (the same,

@@ -26,7 +26,8 @@ pub enum Want {
     },
 }
 
-/// What to ask a neighbour who says that `machine` stands at `theirs`, where here it stands at `ours`, its samples below
+/// What to ask a neighbour who says that `machine` stands at `theirs`, where here it stands at `ours`, its samples
+/// below
 /// `floor` may count, and its ledger has `height` samples (more than the canonical height if some do not count).
 ///
 /// Equal heights under different heads are a fork: fetching the last segment brings the proof.

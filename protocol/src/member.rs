@@ -4,7 +4,8 @@
 //! signed admission  = "onebyte 2 admission"  ‖ run (32) ‖ key (32)
 //! signed withdrawal = "onebyte 2 withdrawal" ‖ run (32) ‖ key (32) ‖ named incarnations (u32 LE)
 //!                     ‖ (incarnation (u64 LE) ‖ floor (u64 LE)) for each, ascending by incarnation
-//! digest of floors  = BLAKE3.derive_key("onebyte 2 floors", (incarnation (u64 LE) ‖ floor (u64 LE)) for each, ascending)
+//! digest of floors  = BLAKE3.derive_key("onebyte 2 floors", (incarnation (u64 LE) ‖ floor (u64 LE)) for each,
+//! ascending)
 //! ```
 //!
 //! A withdrawn key's named incarnations keep their samples below their floor; of all its other incarnations nothing
@@ -50,8 +51,8 @@ struct Part {
     signature: Signature,
 }
 
-/// The authority lets a key contribute no more. All that it has said of that, merged: at least one signed part, of which
-/// none could be left out.
+/// The authority lets a key contribute no more. All that it has said of that, merged: at least one signed part, of
+/// which none could be left out.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Withdrawal {
     /// Whose.
@@ -129,8 +130,8 @@ impl Withdrawal {
         [WITHDRAWAL_TAG, &run.0, key, &(floors.len() as u32).to_le_bytes(), &floors_bytes(floors)].concat()
     }
 
-    /// Signs with the authority's key. `floors` in any order; those of 0 say nothing. Beyond [`NAMED_MAX`] incarnations,
-    /// those with the highest floors are named.
+    /// Signs with the authority's key. `floors` in any order; those of 0 say nothing. Beyond [`NAMED_MAX`]
+    /// incarnations, those with the highest floors are named.
     pub fn sign(run: &RunId, key: [u8; 32], floors: &[(u64, u64)], authority: &dyn Signer) -> Self {
         let mut floors: Floors = floors.iter().copied().filter(|(_, floor)| *floor > 0).collect();
         floors.sort_unstable_by_key(|(incarnation, floor)| (std::cmp::Reverse(*floor), *incarnation));

@@ -3,19 +3,20 @@
 //! ```text
 //! member = key (32) ‖ kind (u8) ‖ digest of the floors (32)
 //! ledger = key (32) ‖ incarnation (u64 LE) ‖ kind (u8) ‖ height (u64 LE) ‖ head digest (32) ‖ floor (u64 LE)
-//! bucket = BLAKE3.derive_key("onebyte 2 version vector", members (u32 LE) ‖ members sorted by key ‖ ledgers sorted by machine),
+//! bucket = BLAKE3.derive_key("onebyte 2 version vector", members (u32 LE) ‖ members sorted by key ‖ ledgers sorted by
+//! machine),
 //!          zero if there are none
 //! root   = BLAKE3 of the 256 buckets
 //! ```
 //!
-//! A machine belongs to the bucket of its handle's first byte, a key to that of its own first byte. Members are the keys
-//! of which the authority said something: 0 admitted (digest zero), 1 withdrawn. Kinds of ledgers: 0 live (floor zero),
-//! 1 limited by a floor, the lowest of the authority's revocation and the key's withdrawal (height and digest are those at
-//! the floor at most), 2 forked (a tombstone: height, digest and floor zero).
+//! A machine belongs to the bucket of its handle's first byte, a key to that of its own first byte. Members are the
+//! keys of which the authority said something: 0 admitted (digest zero), 1 withdrawn. Kinds of ledgers: 0 live (floor
+//! zero), 1 limited by a floor, the lowest of the authority's revocation and the key's withdrawal (height and digest
+//! are those at the floor at most), 2 forked (a tombstone: height, digest and floor zero).
 //!
 //! No entry have machines without samples that count, unless they are forked or the authority's revocation is their
-//! lowest floor; and machines of which nothing can count: those of keys that are not admitted, and those that a withdrawal
-//! does not name.
+//! lowest floor; and machines of which nothing can count: those of keys that are not admitted, and those that a
+//! withdrawal does not name.
 
 use serde::{Deserialize, Serialize};
 

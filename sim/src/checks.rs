@@ -81,8 +81,8 @@ fn digests(world: &mut World) -> Result<(CheckResult, CheckResult)> {
     Ok((failed_if(split), recomputed))
 }
 
-/// On every machine, only samples of the authority and of whom it admitted count; of whom it withdrew exactly those that
-/// it left.
+/// On every machine, only samples of the authority and of whom it admitted count; of whom it withdrew exactly those
+/// that it left.
 fn members(world: &World) -> CheckResult {
     if world.swarm.scenario.members == Members::Open {
         return CheckResult::NotTried;

@@ -175,8 +175,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// The next own gradients, at least one, none of them of `until_sample` or later. Measured by forwards, they are all
-    /// of one round: they move one group of tensors, and each forward costs one sweep.
+    /// The next own gradients, at least one, none of them of `until_sample` or later. Measured by forwards, they are
+    /// all of one round: they move one group of tensors, and each forward costs one sweep.
     pub fn step(&mut self, until_sample: u64) -> Result<Step> {
         let Parts { settings, data, .. } = &self.parts;
         let data = data.as_ref().context("this node has no data to train on")?;
@@ -288,8 +288,8 @@ impl Probe for BatchProbe<'_> {
     }
 }
 
-/// The first `count` of `seeds`, or fewer: of each group no more than one for [`WEIGHTS_PER_PROJECTION`] of its weights,
-/// but at least one.
+/// The first `count` of `seeds`, or fewer: of each group no more than one for [`WEIGHTS_PER_PROJECTION`] of its
+/// weights, but at least one.
 fn projected(seeds: impl Iterator<Item = EntrySeed>, count: u64, specs: &[TensorSpec]) -> Vec<EntrySeed> {
     let weights_of =
         |group: u16| specs.iter().filter(|spec| spec.group == group).map(TensorSpec::elements).sum::<u64>();

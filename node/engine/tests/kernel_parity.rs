@@ -118,8 +118,8 @@ fn a_narrow_coefficient_that_is_too_large_is_a_bug() {
 /// Groups of the model's entries.
 const GROUPS: u16 = 3;
 
-/// A model of six tensors of three groups, some tiny, one of several blocks, and an adapter whose halves are in the last
-/// group.
+/// A model of six tensors of three groups, some tiny, one of several blocks, and an adapter whose halves are in the
+/// last group.
 fn model(random: &mut impl Rng) -> (Vec<TensorSpec>, BTreeMap<String, Vec<f32>>) {
     let shapes: [&[u64]; 6] = [&[1], &[63], &[64, 8], &[3, 171], &[130, 128], &[41, 1000]];
     let mut specs: Vec<TensorSpec> = (0u8..)

@@ -73,8 +73,8 @@ pub enum Notice {
         /// Since the start, ms.
         after_ms: u64,
     },
-    /// The own key may not contribute: the run's authority has not admitted it or has withdrawn it, or the run lists its
-    /// members and this is none. The peer goes on replaying.
+    /// The own key may not contribute: the run's authority has not admitted it or has withdrawn it, or the run lists
+    /// its members and this is none. The peer goes on replaying.
     NoMember {
         /// The own key.
         key: [u8; 32],

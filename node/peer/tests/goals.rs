@@ -3,7 +3,9 @@
 mod support;
 
 use peer::{CurvePoint, GoalSettings, Input, Notice, Output, Phase, Work};
-use protocol::{manifest::Manifest, message::Gossip, revocation::Revocation, signature::Signer as _};
+use protocol::{
+    manifest::Manifest, message::Gossip, revocation::Revocation, signature::Signer as _, statement::Statement,
+};
 use support::{Channel, Lab, goal, signer};
 
 fn limits(lab: &Lab, number: usize) -> Vec<u64> {
@@ -377,7 +379,7 @@ fn a_look_at_bytes_that_no_ledger_ever_holds_is_no_point() {
     lab.connect(0, puppet);
     lab.pass(100);
     let revocation = Revocation::sign(&lab.run.id, own, 0, &authority);
-    lab.puppet_gossip(puppet, 0, Gossip::Revocation(revocation).encode().unwrap());
+    lab.puppet_gossip(puppet, 0, Gossip::Statement(Statement::Revocation(revocation)).encode().unwrap());
     lab.pass_until(5_000, "it is another machine", |lab| lab.nodes[0].own() != own);
     lab.release(0, Channel::Key);
     lab.pass(30_000);

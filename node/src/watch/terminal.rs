@@ -400,7 +400,7 @@ mod tests {
         assert!(
             [
                 "gradients 200 (7.5/s)",
-                "3.625 bits/byte",
+                "3.6250 bits/byte",
                 "best held-out 3.500 at 120",
                 "the next 0.01 takes 77 gradients"
             ]

@@ -1,9 +1,9 @@
 //! Low-rank adapters of frozen linear layers (LoRA, arXiv 2106.09685): trained tensors that the base does not have.
 //!
-//! The layer `<linear>.weight`, W \[out, in\], computes `W x + scaling · B (A x)` with A \[rank, in\] and B \[out, rank\],
-//! which the table lists as `<linear>.lora_A.weight` and `<linear>.lora_B.weight`. **Normative:** B begins as zeros; A
-//! begins as signs of the perturbation stream times a whole number of quanta, drawn from nothing but the manifest's
-//! nonce and A's name (the run id hashes the manifest, so nothing in it may depend on the run id):
+//! The layer `<linear>.weight`, W \[out, in\], computes `W x + scaling · B (A x)` with A \[rank, in\] and B \[out,
+//! rank\], which the table lists as `<linear>.lora_A.weight` and `<linear>.lora_B.weight`. **Normative:** B begins as
+//! zeros; A begins as signs of the perturbation stream times a whole number of quanta, drawn from nothing but the
+//! manifest's nonce and A's name (the run id hashes the manifest, so nothing in it may depend on the run id):
 //!
 //! ```text
 //! σ   = BLAKE3.derive_key("onebyte 2 adapter", nonce (16) ‖ name of A (UTF-8))

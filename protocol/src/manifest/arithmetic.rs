@@ -82,13 +82,13 @@ impl TensorArithmetic {
 /// have scale `scale` (s).
 ///
 /// With p the group's share of the rounds, `step = learning_rate·s / √p` is the move of a gradient of average size (a
-/// byte of `levels`): rarer moves that are larger by √(1/p) come to the same walk. `R` is the smallest power of two that
-/// is at least 1, `2·max_abs` and `max_abs + 10·planned·p·step`: ten times the planned gradients of average size may
-/// move an element one way, which is 2.5 times the planned ones at the largest byte (127/32 of that size). `q =
+/// byte of `levels`): rarer moves that are larger by √(1/p) come to the same walk. `R` is the smallest power of two
+/// that is at least 1, `2·max_abs` and `max_abs + 10·planned·p·step`: ten times the planned gradients of average size
+/// may move an element one way, which is 2.5 times the planned ones at the largest byte (127/32 of that size). `q =
 /// R·2^-24`, `ε = max(1, round(ε·s·factor/q))` with the group's factor, `unit = step / (levels·q·2^shift)` in Q32.
 ///
-/// Errors if the range or a number is beyond what the table can express, or if room for the planned gradients would leave
-/// less than four quanta to ε or to a step: rounding them to whole quanta would then be felt.
+/// Errors if the range or a number is beyond what the table can express, or if room for the planned gradients would
+/// leave less than four quanta to ε or to a step: rounding them to whole quanta would then be felt.
 pub fn choose_arithmetic(
     max_abs: f64,
     scale: f64,

@@ -140,8 +140,8 @@ pub(super) struct Accounts {
     revision: u64,
     /// Hashes of the buckets and of the vector, computed when they are first asked for after a change.
     hashes: Vec<OnceCell<Digest>>,
-    /// The sum of each bucket's heads, of 16 bytes each: names what it holds, as long as all samples count and no key is
-    /// a member by word of the authority.
+    /// The sum of each bucket's heads, of 16 bytes each: names what it holds, as long as all samples count and no key
+    /// is a member by word of the authority.
     heads: Vec<u128>,
     /// Accounts with a limit.
     limited: usize,

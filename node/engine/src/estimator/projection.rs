@@ -22,8 +22,8 @@ pub fn direction_scale(spec: &TensorSpec, manifest: &Manifest) -> f64 {
     byte_unit * f64::from(manifest.levels) / manifest.hyperparameters.learning_rate
 }
 
-/// What normalised slopes are multiplied with before they become bytes, at most 1, if so many `bytes` of the whole swarm
-/// are measured at nearly the same θ: they add up to one large step, whoever made them.
+/// What normalised slopes are multiplied with before they become bytes, at most 1, if so many `bytes` of the whole
+/// swarm are measured at nearly the same θ: they add up to one large step, whoever made them.
 pub fn gain(bytes: f64) -> f64 {
     (FULL / bytes).powf(2.0 / 3.0).min(1.0)
 }

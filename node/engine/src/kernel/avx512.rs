@@ -26,7 +26,8 @@ impl Lanes {
     }
 }
 
-// SAFETY of the intrinsics: only `sweep` and `project` below get here, and their callers have detected AVX-512 F, BW, DQ and VL.
+// SAFETY of the intrinsics: only `sweep` and `project` below get here, and their callers have detected AVX-512 F, BW,
+// DQ and VL.
 impl Vector for Lanes {
     #[inline(always)]
     fn splat(word: u64) -> Self {

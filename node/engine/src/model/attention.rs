@@ -217,8 +217,8 @@ impl VectorLoop for RotateKeys<'_> {
     }
 }
 
-/// The attention of up to [`TASK_ROWS`] consecutive tokens of a span, from its token `first` on, all heads. Each lane of
-/// a vector is a query: its maximum and its sum are then sums of vectors, never sums within one.
+/// The attention of up to [`TASK_ROWS`] consecutive tokens of a span, from its token `first` on, all heads. Each lane
+/// of a vector is a query: its maximum and its sum are then sums of vectors, never sums within one.
 struct Rows<'a> {
     attention: &'a Attention<'a>,
     q: &'a [f32],
@@ -266,8 +266,8 @@ impl VectorLoop for Rows<'_> {
 }
 
 impl Attention<'_> {
-    /// Rotated and scaled queries of one head, the first at position `first`, one per lane, [head_dim]. Lanes past the end keep older, finite or
-    /// unused, values.
+    /// Rotated and scaled queries of one head, the first at position `first`, one per lane, [head_dim]. Lanes past the
+    /// end keep older, finite or unused, values.
     #[inline(always)]
     fn rotate_queries(&self, q: &[f32], head: usize, first: usize, out: &mut [Lanes]) {
         let half = self.head_dim / 2;

@@ -1,9 +1,10 @@
 //! The backward pass: from a loss to the gradients of all weights, in about twice the memory of inference.
 //!
-//! One forward keeps the hidden states before each layer. Then stage by stage, from the head to the embedding, a stage's
-//! forward is done again, with a graph, and the backward pass goes through it: what lives at a time is one layer's
-//! activations and its weights' gradients. A stage's gradients are handed out as soon as they are complete, so that no
-//! second copy of the weights ever exists. That of an embedding stays until the end: a head may share the weight.
+//! One forward keeps the hidden states before each layer. Then stage by stage, from the head to the embedding, a
+//! stage's forward is done again, with a graph, and the backward pass goes through it: what lives at a time is one
+//! layer's activations and its weights' gradients. A stage's gradients are handed out as soon as they are complete, so
+//! that no second copy of the weights ever exists. That of an embedding stays until the end: a head may share the
+//! weight.
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, TensorId, Var};
@@ -16,19 +17,19 @@ use super::{
 };
 use crate::device;
 
-/// Bound on the logits that exist at once, bytes (one row, if a row is larger); their gradients take as much again. More
-/// than without gradients: with every chunk of rows the head's whole gradient is gone over.
+/// Bound on the logits that exist at once, bytes (one row, if a row is larger); their gradients take as much again.
+/// More than without gradients: with every chunk of rows the head's whole gradient is gone over.
 const LOGITS_BYTES_MAX: usize = 64 << 20;
 
 /// Who takes the gradients.
 type HandOut<'a> = dyn FnMut(Vec<Gradient>) -> Result<()> + 'a;
 
-/// Hands out the gradients of `Σ weights · loss` over the targets of `batch` to `wanted`, clones of which `model` computes
-/// with: some at a time, each weight once (or in parts that add up, if layers share it). Returns the targets' losses,
-/// −log p, nats, from which `weigh` computed the weights.
+/// Hands out the gradients of `Σ weights · loss` over the targets of `batch` to `wanted`, clones of which `model`
+/// computes with: some at a time, each weight once (or in parts that add up, if layers share it). Returns the targets'
+/// losses, −log p, nats, from which `weigh` computed the weights.
 ///
-/// No weight may change before it returns. Errors as [`super::token_losses`] does, and if the model uses a wanted weight
-/// in a way that records no gradient.
+/// No weight may change before it returns. Errors as [`super::token_losses`] does, and if the model uses a wanted
+/// weight in a way that records no gradient.
 pub fn backward(
     model: &dyn Model,
     batch: &Batch,

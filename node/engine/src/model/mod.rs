@@ -64,13 +64,14 @@ pub trait Model: Send {
     /// Number of layers.
     fn layers(&self) -> usize;
 
-    /// The hidden states before the first layer, [N, H], contiguous; `tokens`: [N], u32. `layout` says at which position
-    /// of its row each token is, for families whose embedding depends on it. Errors if an id is outside the vocabulary.
+    /// The hidden states before the first layer, [N, H], contiguous; `tokens`: [N], u32. `layout` says at which
+    /// position of its row each token is, for families whose embedding depends on it. Errors if an id is outside the
+    /// vocabulary.
     fn embed(&self, tokens: &Tensor, layout: &Layout) -> Result<Tensor>;
 
     /// The hidden states after layer `index`, [N, H], from those before it, contiguous. Each token sees what its
-    /// [`Span`] in `layout` says, nothing else. They may come back in the storage of `x`, changed: who keeps `x` needs a
-    /// copy of its own.
+    /// [`Span`] in `layout` says, nothing else. They may come back in the storage of `x`, changed: who keeps `x` needs
+    /// a copy of its own.
     fn layer(&self, index: usize, x: Tensor, layout: &Layout) -> Result<Tensor>;
 
     /// What the output head sees, [N, H], from the hidden states after the last layer.

@@ -1,8 +1,9 @@
 //! What a run makes smaller: from a model and a batch to a loss.
 //!
-//! An objective is one file, `next_token.rs` or `choices.rs`; the run states it ([`of`]), as the form of its starter's data has it ([`line`]). It decides what the losses of a batch's targets come to, and
-//! says the derivative, for estimators that go backward. How a loss becomes gradients is the estimator's business, and
-//! an entry's effect follows from its byte alone: machines need not agree on the last bit of a loss.
+//! An objective is one file, `next_token.rs` or `choices.rs`; the run states it ([`of`]), as the form of its starter's
+//! data has it ([`line`]). It decides what the losses of a batch's targets come to, and says the derivative, for
+//! estimators that go backward. How a loss becomes gradients is the estimator's business, and an entry's effect follows
+//! from its byte alone: machines need not agree on the last bit of a loss.
 
 mod choices;
 mod evaluation;
@@ -34,8 +35,8 @@ pub trait Objective: Send {
     /// batch's order: a backward pass sums the gradients of the targets' losses with these weights.
     fn weights(&self, batch: &Batch, token_losses: &[f64]) -> Vec<f64>;
 
-    /// The batch's loss, and the gradient of its mean to each of `wanted`, clones of which `model` computes with, handed
-    /// out as [`backward`] does.
+    /// The batch's loss, and the gradient of its mean to each of `wanted`, clones of which `model` computes with,
+    /// handed out as [`backward`] does.
     fn differentiate(
         &self,
         model: &dyn Model,

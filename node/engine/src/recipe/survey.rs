@@ -195,8 +195,8 @@ impl Line<'_> {
         Ok((rate, loss - least))
     }
 
-    /// What a walk of `entries` costs, forth and back in the mean, nats per rate². It is measured where it costs between
-    /// an eighth and all of `gain`, as it will in the run: nearer to the base it may even cost nothing.
+    /// What a walk of `entries` costs, forth and back in the mean, nats per rate². It is measured where it costs
+    /// between an eighth and all of `gain`, as it will in the run: nearer to the base it may even cost nothing.
     fn wander(&mut self, entries: &[Contribution], loss: f64, rate: f64, gain: f64) -> Result<f64> {
         let (mut rate, mut cost, mut was_dear) = (rate, f64::INFINITY, false);
         for _ in 0..DOUBLINGS {

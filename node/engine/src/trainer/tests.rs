@@ -95,8 +95,8 @@ fn whatever_the_estimator_the_weights_hold_what_was_published_and_no_more() {
 }
 
 /// The scale, the stream, the groups and the order of the samples are those of probes: `⟨∇, s·z⟩` is the slope between
-/// θ + εz and θ − εz, to what the curvature and the rounding of losses make of it, times the factor by which an entry moves
-/// its group further since it moves no other.
+/// θ + εz and θ − εz, to what the curvature and the rounding of losses make of it, times the factor by which an entry
+/// moves its group further since it moves no other.
 #[test]
 fn a_projection_is_the_slope_that_a_probe_finds() {
     let run = Run::new();

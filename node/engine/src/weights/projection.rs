@@ -16,8 +16,8 @@ const TASK_BLOCKS: usize = 4;
 
 impl Weights {
     /// Adds to `sums`, one for each of `seeds`, the products of `gradients` with the seeds' directions: `Σ scale(t) ·
-    /// z_tj · g_tj` over the elements j of each tensor t of the seed's group that has a gradient there. Errors if one is
-    /// no trained tensor's.
+    /// z_tj · g_tj` over the elements j of each tensor t of the seed's group that has a gradient there. Errors if one
+    /// is no trained tensor's.
     ///
     /// Sums are floating point; on one machine equal gradients give equal sums.
     pub fn project(

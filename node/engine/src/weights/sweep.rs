@@ -57,7 +57,8 @@ impl Directions {
 }
 
 impl Weights {
-    /// Adds probes and contributions to all weights of their groups in one pass, over the threads of the current rayon pool.
+    /// Adds probes and contributions to all weights of their groups in one pass, over the threads of the current rayon
+    /// pool.
     ///
     /// An error is a bug or a foreign change of a tensor; the weights must then be loaded anew.
     pub fn sweep(&mut self, sweep: &Sweep) -> Result<SweepReport> {

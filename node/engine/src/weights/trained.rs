@@ -43,8 +43,8 @@ impl Weights {
         Ok(weights)
     }
 
-    /// What the run of `manifest` starts from: the trained tensors of its base, on their grids, and its adapters as they
-    /// begin.
+    /// What the run of `manifest` starts from: the trained tensors of its base, on their grids, and its adapters as
+    /// they begin.
     pub fn of_run(manifest: &Manifest, mut base: BTreeMap<String, Tensor>) -> Result<Self> {
         for spec in &manifest.tensors {
             if let Some(values) = manifest.initial_values(spec) {
