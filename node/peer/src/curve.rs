@@ -2,7 +2,7 @@
 //!
 //! Over the last doubling of gradients (points with at least half as many as the newest) the loss is fitted as
 //! `a + b · ln(gradients)`. b is the median of the slopes of all pairs (Theil–Sen), after consecutive points were
-//! averaged into [`GROUPS_MAX`] groups. Its standard error is that of a least-squares line,
+//! averaged into `GROUPS_MAX` groups. Its standard error is that of a least-squares line,
 //!
 //! ```text
 //! error = noise · √((1 + r) / (1 − r)) / √Σ(x − mean x)²        x = ln(gradients)
@@ -12,7 +12,7 @@
 //! with the next: weights drift, so that neighbouring points share much of their noise.
 //!
 //! A fit is flat if even its favourable end wins less than [`STEP`] while gradients double: `ln 2 · (2 · error − b)`.
-//! The curve is flat once [`FLAT_FITS`] points in a row say so. Only gradients and losses decide, no time; logarithms
+//! The curve is flat once `FLAT_FITS` points in a row say so. Only gradients and losses decide, no time; logarithms
 //! are those of crate `libm`, which are the same on every machine.
 
 use serde::{Deserialize, Serialize};
