@@ -49,7 +49,7 @@ pub fn load(path: &Path, tokenizer: &Tokenizer, sequence_length: usize, held_out
     Ok(ReadTexts { tokens, train, held_out: eval })
 }
 
-/// Whether [`load`] will find rows with choices at `path`, from a look at its first document.
+/// Whether `load` will find rows with choices at `path`, from a look at its first document.
 pub fn are_choices(path: &Path) -> Result<bool> {
     match find_files(path)? {
         (texts, json_lines) if texts.is_empty() => json_lines.first().map_or(Ok(false), |file| has_choices(file)),

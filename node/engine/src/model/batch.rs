@@ -8,7 +8,7 @@ use super::Layout;
 /// Rows of tokens, packed one after the other, and the tokens that they predict. The cost of a forward is that of N
 /// tokens, however long the rows are.
 pub struct Batch {
-    /// [N] token ids, u32.
+    /// \[N\] token ids, u32.
     pub tokens: Tensor,
     /// Which of the N tokens belong together.
     pub layout: Layout,

@@ -64,7 +64,7 @@ pub trait Model: Send {
     /// Number of layers.
     fn layers(&self) -> usize;
 
-    /// The hidden states before the first layer, [N, H], contiguous; `tokens`: [N], u32. `layout` says at which
+    /// The hidden states before the first layer, [N, H], contiguous; `tokens`: \[N\], u32. `layout` says at which
     /// position of its row each token is, for families whose embedding depends on it. Errors if an id is outside the
     /// vocabulary.
     fn embed(&self, tokens: &Tensor, layout: &Layout) -> Result<Tensor>;
@@ -83,7 +83,7 @@ pub trait Model: Send {
     /// Where the trained tensor of this name is first used ([`Architecture::stage`]).
     fn stage(&self, name: &str) -> Stage;
 
-    /// All but the logits, [N, H]; `tokens`: [N], u32. Errors as [`Model::check`] does.
+    /// All but the logits, [N, H]; `tokens`: \[N\], u32. Errors as [`Model::check`] does.
     fn hidden(&self, tokens: &Tensor, layout: &Layout) -> Result<Tensor> {
         self.hidden_from(0, self.hidden_below(0, tokens, layout)?, layout)
     }
@@ -102,7 +102,7 @@ pub trait Model: Send {
     }
 
     /// The hidden states before layer `layer` (after the last one, if there is none of that number), [N, H]; `tokens`:
-    /// [N], u32. Errors as [`Model::check`] does.
+    /// \[N\], u32. Errors as [`Model::check`] does.
     fn hidden_below(&self, layer: usize, tokens: &Tensor, layout: &Layout) -> Result<Tensor> {
         self.check(tokens, layout)?;
         let mut x = self.embed(tokens, layout)?;

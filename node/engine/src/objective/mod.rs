@@ -1,7 +1,7 @@
 //! What a run makes smaller: from a model and a batch to a loss.
 //!
 //! An objective is one file, `next_token.rs` or `choices.rs`; the run states it ([`of`]), as the form of its starter's
-//! data has it ([`line`]). It decides what the losses of a batch's targets come to, and says the derivative, for
+//! data has it (`line`). It decides what the losses of a batch's targets come to, and says the derivative, for
 //! estimators that go backward. How a loss becomes gradients is the estimator's business, and an entry's effect follows
 //! from its byte alone: machines need not agree on the last bit of a loss.
 

@@ -31,7 +31,7 @@ pub fn schedule(gradients: Option<u64>) -> Schedule {
     }
 }
 
-/// The learning rate at swarm step 0 for a run that falls as [`schedule`] says.
+/// The learning rate at swarm step 0 for a run that falls as `schedule` says.
 pub fn first_rate(survey: &Survey, gradients: Option<u64>) -> f64 {
     match gradients {
         // The mean of the squares is that of the constant rate.
