@@ -20,15 +20,11 @@ done
 
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
-measure() { # PACKAGE BENCH...
-    local package=$1 bench
-    for bench in "${@:2}"; do
-        echo "== $bench"
-        cargo bench --quiet -p "$package" --bench "$bench" -- "${flags[@]}" | tee -a "$output" | grep -v '^BENCH ' || true
-    done
-}
-measure engine forward replay perturb step
-measure node catch_up log wire
+# The whole workspace, so that tests and benches share one dependency graph.
+for bench in forward replay perturb step project catch_up log wire; do
+    echo "== $bench"
+    cargo bench --quiet --workspace --bench "$bench" -- "${flags[@]}" | tee -a "$output" | grep -v '^BENCH ' || true
+done
 
 if [ -n "$json" ]; then
     awk '$1 == "BENCH" { printf "%s  \"%s\": %s", n++ ? ",\n" : "{\n", $2, $3 } END { print n ? "\n}" : "{}" }' "$output" > "$json"

@@ -25,9 +25,9 @@ step comments_within_120_columns
 # The tests come first: they build the dependency graph that users get.
 step cargo test --release --workspace
 # Deliberate faults in the peers' rules, each of which the simulator must find.
-step cargo test --release -p sim --features planted --test planted
+step cargo test --release --workspace --features sim/planted --test planted
 # A few seeds of every scenario; `sim explore --seeds 1000` takes an hour.
-step cargo run --release -p sim -- explore --seeds 3
+step cargo run --release --bin sim -- explore --seeds 3
 # So that they stay alive; their figures mean nothing here.
 step scripts/bench.sh --quick
 step cargo clippy --release --workspace --all-targets -- -D warnings
