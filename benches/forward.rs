@@ -22,11 +22,13 @@ const PADDED: usize = 127;
 fn main() {
     for shape in shapes() {
         let repetitions_max = if is_test() { 3 } else { 101 };
-        let checkpoint = shape.checkpoint();
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let checkpoint = shape.checkpoint(directory.path());
+        let tensors = checkpoint.tensors().expect("memory");
         let config = serde_json::from_slice(&checkpoint.config).expect("JSON");
         let config = LlamaConfig::from_json(config).expect("a sound config");
-        let model = config.model(&checkpoint.tensors).expect("a model");
-        let weights = checkpoint.tensors.values().map(Tensor::elem_count).sum();
+        let model = config.model(&tensors).expect("a model");
+        let weights = tensors.values().map(Tensor::elem_count).sum();
         windows(shape, &config, weights, &*model, repetitions_max);
         rows(shape, &*model, repetitions_max / 2 + 1);
     }

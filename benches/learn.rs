@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use engine::{
-    base::{self, BaseSettings},
+    base::{self, BaseSettings, Started, Trained},
     data::Dataset,
     embedded,
     estimator::{Estimator, EstimatorName, Normalizer},
@@ -145,9 +145,10 @@ impl Run {
             schedule: parse_schedule(&options.schedule, gradients)?,
             ledger_samples_max: 1 << 32,
             authority: None,
+            trained: Trained::All,
         };
         let (config, tokenizer) = (checkpoint.config.clone(), checkpoint.tokenizer.clone());
-        let (mut manifest, blob) = base::start(checkpoint, settings, [0; 16])?;
+        let Started { mut manifest, base, .. } = base::start(checkpoint, settings, [0; 16])?;
         for text in &options.factor {
             let parts = text.split_once('=').with_context(|| format!("--factor {text}: expected NAME=FACTOR"))?;
             let factor: f64 = parts.1.parse().with_context(|| format!("--factor {text}"))?;
@@ -155,7 +156,8 @@ impl Run {
             let count = named.map(|spec| scale(spec, factor)).count();
             ensure!(count > 0, "--factor {text}: no tensor has {} in its name", parts.0);
         }
-        let tensors = blob[blob.len() - 4 * manifest.parameters() as usize..].to_vec();
+        let mut tensors = Vec::new();
+        base.weights.write_to(&mut tensors)?;
         Ok(Self { manifest, config, tokenizer, tensors, estimator })
     }
 
@@ -245,7 +247,7 @@ impl Run {
 
 /// Prints what gradients at the base say, once for each seed.
 fn survey(checkpoint: Checkpoint, options: &Options) -> Result<()> {
-    let (_, tokenizer) = model::load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors)?;
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, checkpoint.architecture()?.interface())?;
     for seed in &options.seeds {
         let begin = Instant::now();
         let ground = survey::Ground {

@@ -7,11 +7,11 @@
 mod support;
 
 use engine::{
-    base,
+    base::{self, Base},
     data::Dataset,
     embedded,
     estimator::{Estimator, Normalizer},
-    model::{Model, SuffixModel, Tokenizer, load},
+    model::{Checkpoint, Model, SuffixModel, Tokenizer, load},
     objective::{NextToken, Objective},
     trainer::{Parts, ProbeSettings, Trainer},
     weights::Weights,
@@ -19,8 +19,7 @@ use engine::{
 use protocol::manifest::{Manifest, RunId};
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{
-    fs::{self, File},
-    io::{BufReader, Read},
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -57,9 +56,10 @@ struct Run {
 
 impl Run {
     fn start(shape: &Shape, directory: &Path) -> Self {
-        let (manifest, blob) = base::start(shape.checkpoint(), settings(), [0; 16]).expect("a run");
-        fs::write(directory.join("manifest"), manifest.encode().expect("a manifest")).expect("room on the disk");
-        fs::write(directory.join("base"), blob).expect("room on the disk");
+        let started = base::start(shape.checkpoint(directory), settings(), [0; 16]).expect("a run");
+        let manifest = started.manifest.encode().expect("a manifest");
+        fs::write(directory.join("manifest"), manifest).expect("room on the disk");
+        fs::write(directory.join("base"), started.string).expect("room on the disk");
         Self::open(directory)
     }
 
@@ -70,16 +70,11 @@ impl Run {
     }
 
     fn load(&self) -> (Weights, Box<dyn Model>, Tokenizer) {
-        let mut file = BufReader::with_capacity(1 << 16, File::open(&self.base).expect("the base"));
-        let mut read = |length: u64| {
-            let mut bytes = vec![0; length as usize];
-            file.read_exact(&mut bytes).expect("the whole base");
-            bytes
-        };
-        let base = &self.manifest.base;
-        let (config, tokenizer) = (read(base.config_bytes), read(base.tokenizer_bytes));
-        let weights = Weights::read_from(&self.manifest.tensors, &mut file).expect("sound weights");
-        let (model, tokenizer) = load(&config, &tokenizer, weights.tensors()).expect("a model");
+        let files = base::files_within(&self.manifest.base.files, &self.base);
+        let checkpoint = Checkpoint::of_files("random", files).expect("a sound checkpoint");
+        let Base { checkpoint, weights, .. } = Base::of_run(&self.manifest, checkpoint).expect("the run's base");
+        let model = load(&checkpoint.config, &checkpoint.tokenizer, weights.tensors());
+        let (model, tokenizer) = model.expect("a model");
         (weights, model, tokenizer)
     }
 

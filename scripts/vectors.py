@@ -191,6 +191,35 @@ def replay(vectors):
     return digests, blake3(b"".join(digests))
 
 
+# The base (protocol/src/manifest/base.rs, appendix.rs): files, then the appendix, cut in chunks.
+def varint(n):
+    """bincode's: one byte up to 250, else a mark and 2, 4 or 8 bytes."""
+    if n < 251:
+        return bytes([n])
+    mark, form = next(pair for bits, pair in ((16, (251, "<H")), (32, (252, "<I")), (64, (253, "<Q"))) if n >> bits == 0)
+    return bytes([mark]) + struct.pack(form, n)
+
+
+def appendix(tensors):
+    out = varint(len(tensors))
+    for tensor in tensors:
+        name, frozen_as = tensor["name"].encode(), tensor["frozen_as"]
+        out += varint(len(name)) + name + varint(len(tensor["shape"]))
+        out += b"".join(map(varint, tensor["shape"]))
+        out += varint(0) if frozen_as is None else varint(1) + varint(frozen_as)
+        out += blake3(name)  # stands for the digest of the tensor's values
+    return out
+
+
+def base(vectors):
+    """Digests of the files, the appendix, and the root of the chunks."""
+    files = [bytes((31 * i + 7 * f) % 251 for i in range(file["bytes"])) for f, file in enumerate(vectors["files"])]
+    last = appendix(vectors["tensors"])
+    string = b"".join(files) + last
+    chunks = [blake3(string[start:start + (1 << 18)]) for start in range(0, len(string), 1 << 18)]
+    return [blake3(file) for file in files], last, blake3(b"".join(chunks))
+
+
 def recompute(vectors):
     """Yields (name, published, recomputed)."""
     seeds = vectors["seeds"]
@@ -231,6 +260,12 @@ def recompute(vectors):
     for (sample, *_), group in zip(vectors["replay"]["entries"], vectors["replay"]["entries_groups"], strict=True):
         drawn = round_group(seeds, groups["weights"], sample // groups["round_samples"])
         yield f"group of the entry of sample {sample}", group, drawn
+    files, last, root = base(vectors["base"])
+    for file, recomputed in zip(vectors["base"]["files"], files):
+        yield f"digest of {file['name']}", file["digest"], recomputed.hex()
+    yield "bytes of the appendix", vectors["base"]["appendix_bytes"], len(last)
+    yield "digest of the appendix", vectors["base"]["appendix_digest"], blake3(last).hex()
+    yield "root of the chunks", vectors["base"]["chunks_root"], root.hex()
     digests, digest = replay(vectors)
     for spec, recomputed in zip(vectors["replay"]["tensors"], digests):
         yield f"digest of tensor {spec['name']}", spec["digest"], recomputed.hex()

@@ -3,14 +3,14 @@
 
 #![allow(dead_code)]
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use engine::{
-    base::BaseSettings,
+    base::{BaseSettings, Trained},
     embedded,
     model::{Checkpoint, architecture},
 };
 use protocol::manifest::{DirectionScale, Hyperparameters, ObjectiveLine, Schedule};
-use std::time::Instant;
+use std::{collections::HashMap, fs, path::Path, time::Instant};
 
 /// Whether to be small and brief: always but under `cargo bench`, which passes `--bench`, or with `--test`.
 pub fn is_test() -> bool {
@@ -153,16 +153,24 @@ impl Shape {
         )
     }
 
-    /// Random weights, and the embedded model's tokenizer.
-    pub fn checkpoint(&self) -> Checkpoint {
-        let tensors = architecture(self.config().as_bytes())
+    /// Random weights in bf16, and the embedded model's tokenizer, in `directory`, which is made.
+    pub fn checkpoint(&self, directory: &Path) -> Checkpoint {
+        let tensors: HashMap<String, Tensor> = architecture(self.config().as_bytes())
             .expect("a sound config")
             .tensors()
             .into_iter()
-            .map(|(name, dims)| (name, Tensor::randn(0f32, 0.05, dims, &Device::Cpu).expect("memory")))
+            .map(|(name, dims)| {
+                let values = Tensor::randn(0f32, 0.05, dims, &Device::Cpu).expect("memory");
+                (name, values.to_dtype(DType::BF16).expect("memory"))
+            })
             .collect();
         let tokenizer = embedded::checkpoint().expect("the embedded model is sound").tokenizer;
-        Checkpoint { source: "random".into(), config: self.config().into_bytes(), tokenizer, tensors }
+        let write = |name: &str, bytes: &[u8]| fs::write(directory.join(name), bytes).expect("room on the disk");
+        fs::create_dir_all(directory).expect("room on the disk");
+        write("config.json", self.config().as_bytes());
+        write("tokenizer.json", &tokenizer);
+        candle_core::safetensors::save(&tensors, directory.join("model.safetensors")).expect("room on the disk");
+        Checkpoint::load(directory).expect("a sound checkpoint")
     }
 }
 
@@ -180,6 +188,7 @@ pub fn settings() -> BaseSettings {
         schedule: Schedule::default(),
         ledger_samples_max: 1 << 32,
         authority: None,
+        trained: Trained::All,
     }
 }
 

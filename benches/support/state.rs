@@ -11,6 +11,7 @@ use crate::support::{Shape, settings};
 /// A new run on a model of this shape, in a state directory at `path`.
 pub fn start(shape: &Shape, path: &Path) -> Opened {
     let state = StateDir::create_or_open(path).expect("a state directory");
-    start_run(&state, shape.checkpoint(), settings(), protocol::manifest::Membership::Open).expect("a run");
+    let checkpoint = shape.checkpoint(&path.join("model"));
+    start_run(&state, checkpoint, settings(), protocol::manifest::Membership::Open).expect("a run");
     Opened::of(state).expect("the run that was just started")
 }

@@ -99,12 +99,12 @@ impl Opened {
         let Some(checkpoint) = self.state.load_checkpoint(&self.manifest)? else { return Ok(None) };
         let contents = records::contents(&checkpoint.contents)?;
         ensure!(replica.resume(&contents), "it holds samples that the ledgers do not");
-        Ok(Some(checkpoint.weights))
+        Ok(Some(self.state.base(&self.manifest)?.complete(checkpoint.weights)?))
     }
 
     /// The untouched base.
     pub fn base_weights(&self) -> Result<Weights> {
-        self.state.base(&self.manifest)?.weights()
+        Ok(self.state.base(&self.manifest)?.load()?.weights)
     }
 
     /// The weights with everything that the ledgers hold.
@@ -117,8 +117,8 @@ impl Opened {
 
     /// The model over `weights`, and its tokenizer.
     pub fn model(&self, weights: &Weights) -> Result<(Box<dyn Model>, Tokenizer)> {
-        let base = self.state.base(&self.manifest)?;
-        model::load(&base.config()?, &base.tokenizer()?, weights.tensors())
+        let base = self.state.base(&self.manifest)?.checkpoint()?;
+        model::load(&base.config, &base.tokenizer, weights.tensors())
     }
 }
 

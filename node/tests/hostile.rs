@@ -466,7 +466,7 @@ async fn a_weight_that_is_pushed_out_of_its_range_is_reported_and_a_fork_proof_h
     };
     let (manifest, run) = Manifest::decode(&manifest).unwrap();
     let spec = &manifest.tensors[0];
-    let base = &Checkpoint::load(&workshop.model()).unwrap().tensors[&spec.name];
+    let base = Checkpoint::load(&workshop.model()).unwrap().tensor(&spec.name).unwrap();
     let weight = base.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0] / spec.quantum();
     // Beyond the end by one part in a hundred: it comes in again at the other.
     let distance = (1.01 * f64::from(1 << 24)) as i64 - weight as i64;
@@ -536,4 +536,31 @@ async fn a_joiner_that_is_sent_a_wrong_base_finishes_from_an_honest_peer() {
     joiner.hear("the base model is complete");
     until_at_one(&[&a, &joiner]);
     all_leave(vec![a, joiner]);
+}
+
+/// A node that was given the run's tensors in other files trains like any other, and has no byte of the run's base.
+#[tokio::test]
+async fn who_has_the_same_tensors_in_other_files_trains_and_serves_no_base() {
+    let workshop = Workshop::new();
+    let a = workshop.first("a", &["--samples", "50"]);
+    let (address, run) = a.join_line();
+    let copy = support::in_shards(&workshop);
+    let b = workshop.node("b", &["--bootstrap", &address, "--model", copy.to_str().unwrap(), "--samples", "50"]);
+    b.hear("the run's tensors in other files");
+    let (b_address, _) = b.join_line();
+    let mut asker = Attacker::start(160, &run, &[&b_address], false).await;
+    let run_id = asker.run;
+    for question in [Question::BaseDigests { from: 0 }, Question::BaseChunk { index: 0 }] {
+        assert_eq!(asker.ask(run_id, question).await, Response::Unavailable);
+    }
+    assert!(matches!(asker.ask(run_id, Question::Manifest).await, Response::Manifest(_)));
+    drop(asker);
+    // It asks b, too, and rests; a gives it everything.
+    let joiner = workshop.node("joiner", &["--bootstrap", &b_address, "--bootstrap", &address, "--samples", "0"]);
+    joiner.hear("the base model is complete");
+    until_at_one(&[&a, &b, &joiner]);
+    let states = all_leave(vec![a, b, joiner]);
+    let b = workshop.node("b", &["--samples", "60", "--exit-when-idle", "0"]);
+    b.finish();
+    support::inspect(&states[1], &["log", "verify"]);
 }

@@ -12,8 +12,8 @@ pub enum InvalidManifest {
     Version { theirs: u16, ours: u16 },
     #[error("the codec has no levels")]
     Levels,
-    #[error("config.json or tokenizer.json of the base is larger than a run may carry")]
-    BaseFiles,
+    #[error(transparent)]
+    Base(#[from] InvalidBase),
     #[error("a ledger limit of {0} samples is outside 1..=2^40")]
     LedgerLimit(u64),
     #[error("the member keys are not sorted")]
@@ -61,6 +61,32 @@ pub enum InvalidManifest {
     LearningRate(f64),
 }
 
+/// Why a base model is not accepted.
+#[derive(Clone, PartialEq, Debug, Error)]
+#[allow(missing_docs)]
+pub enum InvalidBase {
+    #[error("the base is called {0:?}, which is neither owner/name@revision nor a name without separators of paths")]
+    Source(String),
+    #[error("the base has {0} files, a run may carry 4,096")]
+    Files(usize),
+    #[error("{0:?} is no name of a file of a base, or not one that its role may have")]
+    Name(String),
+    #[error("two files of the base are called {0}, whatever the case")]
+    SameName(String),
+    #[error("the files of the base are not in the order of their roles and names")]
+    Order,
+    #[error("{name} has {bytes} bytes, a run may carry 1 to {limit}")]
+    FileSize { name: String, bytes: u64, limit: u64 },
+    #[error(
+        "the base has {bytes} bytes, {appendix} of them for the list of its tensors, more or less than a run may carry"
+    )]
+    Size { bytes: u64, appendix: u64 },
+    #[error("a base is config.json, tokenizer.json and safetensors (an index if they are several), or one GGUF file")]
+    Roles,
+    #[error("the list of the base's tensors: {0}")]
+    Appendix(String),
+}
+
 /// Why bytes are not a message.
 #[derive(Clone, PartialEq, Debug, Error)]
 #[allow(missing_docs)]
@@ -75,6 +101,8 @@ pub enum WireError {
     NotCanonical,
     #[error(transparent)]
     Manifest(#[from] InvalidManifest),
+    #[error(transparent)]
+    Base(#[from] InvalidBase),
 }
 
 /// Why a chunk of a ledger is not accepted. Nothing of it was taken.

@@ -7,8 +7,8 @@ use protocol::{
     codec::{self, MULTIPLIER_ONE, VOID},
     machine::MachineId,
     manifest::{
-        ADAPTER_ONE, Adapter, EPSILON_ONE, Group, Groups, Half, Knot, Origin, PROTOCOL_VERSION, RunId, Schedule,
-        TensorSpec, combine_digests,
+        ADAPTER_ONE, Adapter, Appendix, BaseModel, BaseTensor, EPSILON_ONE, ElementType, Group, Groups, Half, Knot,
+        Origin, PROTOCOL_VERSION, Role, RunId, Schedule, TensorSpec, Treatment, combine_digests,
     },
     perturbation::{BLOCK, BlockSigns, STEP, lane_states, sign},
     replay::{Contribution, Sweep, sweep_reference},
@@ -252,12 +252,61 @@ fn replay() -> Value {
     json!({ "entries": ENTRIES, "entries_groups": groups, "probes": PROBES, "tensors": table, "digest": hex(&combine_digests(digests)) })
 }
 
+/// Byte i of file number f of a base is (31·i + 7·f) mod 251.
+const BASE_FILES: [(Role, &str, usize); 5] = [
+    (Role::Config, "config.json", 300),
+    (Role::Tokenizer, "tokenizer.json", 5_000),
+    (Role::WeightsIndex, "model.safetensors.index.json", 1),
+    (Role::Weights, "model-00001-of-00002.safetensors", 250_000),
+    (Role::Weights, "model-00002-of-00002.safetensors", 30_000),
+];
+
+/// Its files, its tensors, and what follows from them.
+fn base_model() -> Value {
+    let bytes = |(file, length)| (0..length).map(|i: usize| ((31 * i + 7 * file) % 251) as u8).collect::<Vec<u8>>();
+    let contents: Vec<Vec<u8>> =
+        (0usize..).zip(BASE_FILES).map(|(file, (_, _, length))| bytes((file, length))).collect();
+    let files: Vec<(Role, &str, &[u8])> =
+        BASE_FILES.iter().zip(&contents).map(|((role, name, _), bytes)| (*role, *name, &bytes[..])).collect();
+    let tensor = |name: &str, shape: &[u64], treatment| BaseTensor {
+        name: name.into(),
+        shape: shape.to_vec(),
+        treatment,
+        digest: *blake3::hash(name.as_bytes()).as_bytes(),
+    };
+    let tensors = vec![
+        tensor("model.embed_tokens.weight", &[250, 251], Treatment::Trained),
+        tensor("model.größe", &[], Treatment::Frozen(ElementType::F32)),
+        tensor("model.norm.weight", &[3, 1 << 32], Treatment::Frozen(ElementType::Bf16)),
+        tensor("rest", &[70_000, 300, 2], Treatment::Frozen(ElementType::Q8K)),
+    ];
+    let number = |treatment| match treatment {
+        Treatment::Trained => Value::Null,
+        Treatment::Frozen(element) => json!(element as u32),
+    };
+    let rows: Vec<_> = tensors
+        .iter()
+        .map(|tensor| json!({ "name": tensor.name, "shape": tensor.shape, "frozen_as": number(tensor.treatment) }))
+        .collect();
+    let (base, _) = BaseModel::of_files("a base", &files, &Appendix { tensors }).unwrap();
+    let files: Vec<_> = base
+        .files
+        .iter()
+        .map(|file| json!({ "name": file.name, "bytes": file.bytes, "digest": hex(&file.digest) }))
+        .collect();
+    json!({
+        "files": files, "tensors": rows, "appendix_bytes": base.appendix_bytes,
+        "appendix_digest": hex(&base.appendix_digest), "chunks_root": hex(&base.chunks_root),
+    })
+}
+
 #[test]
 fn everything_normative_equals_its_published_vectors() {
     let vectors = json!({
         "protocol_version": PROTOCOL_VERSION, "seeds": seeds(), "groups": round_groups(),
         "tensor_keys": tensor_keys(), "lane_states": lanes(),
         "signs": signs(), "decode": decoded(), "unit_at": units(), "schedule": multipliers(), "adapters": adapters(), "replay": replay(),
+        "base": base_model(),
     });
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/protocol_2.json");
     if std::env::var("ONEBYTE_WRITE_VECTORS").is_ok_and(|value| value == "1") {
@@ -268,5 +317,5 @@ fn everything_normative_equals_its_published_vectors() {
     for (name, section) in vectors.as_object().expect("sections") {
         assert_eq!(published.get(name), Some(section), "section {name} differs from what was published");
     }
-    assert_eq!(published.as_object().map(|sections| sections.len()), Some(11));
+    assert_eq!(published.as_object().map(|sections| sections.len()), Some(12));
 }

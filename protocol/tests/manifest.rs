@@ -4,8 +4,9 @@ use protocol::{
     codec::{LEVELS, MULTIPLIER_ONE},
     error::InvalidManifest,
     manifest::{
-        ADAPTER_ONE, Adapter, BaseModel, DirectionScale, EPSILON_ONE, Group, Groups, Half, HeldOut, Hyperparameters,
-        Knot, Manifest, Membership, ObjectiveLine, Origin, PROTOCOL_VERSION, Schedule, TensorSpec,
+        ADAPTER_ONE, Adapter, Appendix, BaseModel, DirectionScale, EPSILON_ONE, Group, Groups, Half, HeldOut,
+        Hyperparameters, Knot, Manifest, Membership, ObjectiveLine, Origin, PROTOCOL_VERSION, Role, Schedule,
+        TensorSpec,
     },
 };
 
@@ -35,14 +36,17 @@ fn manifest() -> Manifest {
     Manifest {
         protocol_version: PROTOCOL_VERSION,
         nonce: [4; 16],
-        base: BaseModel {
-            source: "a test".into(),
-            config_bytes: 1,
-            config_digest: [1; 32],
-            tokenizer_bytes: 1,
-            tokenizer_digest: [2; 32],
-            chunks_root: [3; 32],
-        },
+        base: BaseModel::of_files(
+            "a test",
+            &[
+                (Role::Config, "config.json", b"{}"),
+                (Role::Tokenizer, "tokenizer.json", b"{}"),
+                (Role::Weights, "model.safetensors", b"weights"),
+            ],
+            &Appendix::default(),
+        )
+        .expect("an appendix that can be encoded")
+        .0,
         tensors: vec![spec("a", &[3, 5], 0, base), half(Half::A), half(Half::B), spec("c", &[7], 1, base)],
         groups: Groups::equal(2),
         objective: ObjectiveLine::NextToken,

@@ -19,7 +19,8 @@ fn main() -> Result<()> {
     let size = |index: usize, usual: usize| sizes.get(index).map_or(Ok(usual), |text| text.parse());
     let (windows, length) = (size(0, 8)?, size(1, 128)?);
     let checkpoint = Checkpoint::load(directory.as_ref())?;
-    let (model, _) = load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors)?;
+    let tensors = checkpoint.tensors()?;
+    let (model, _) = load(&checkpoint.config, &checkpoint.tokenizer, &tensors)?;
     let vocabulary = model.interface().vocabulary;
     let token = |factor: usize, first: usize| move |i: usize| ((factor * i + first) % vocabulary) as u32;
     let ids: Vec<u32> = (0..windows * length).map(token(7_919, 13)).collect();
@@ -32,8 +33,8 @@ fn main() -> Result<()> {
             .map(|row| Row { choices: std::iter::once(row * length..(row + 1) * length).collect(), answer: 0 })
             .collect(),
     };
-    let wanted: Vec<Tensor> = checkpoint.tensors.values().cloned().collect();
-    let names: HashMap<_, _> = checkpoint.tensors.iter().map(|(name, tensor)| (tensor.id(), name.clone())).collect();
+    let wanted: Vec<Tensor> = tensors.values().cloned().collect();
+    let names: HashMap<_, _> = tensors.iter().map(|(name, tensor)| (tensor.id(), name.clone())).collect();
     let mut gradients = HashMap::new();
     let begin = Instant::now();
     let loss = NextToken.differentiate(&*model, &batch, &wanted, &mut |some| {

@@ -14,10 +14,11 @@ fn main() -> Result<()> {
     let text = arguments.next().context("usage: logits DIRECTORY TEXT [OUT]")?;
     let out = arguments.next();
     let checkpoint = Checkpoint::load(Path::new(&directory))?;
-    let (model, tokenizer) = load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors)?;
+    let tensors = checkpoint.tensors()?;
+    let (model, tokenizer) = load(&checkpoint.config, &checkpoint.tokenizer, &tensors)?;
     let tokens = tokenizer.encode(&text)?;
     if let Some(out) = out {
-        export(Path::new(&out), &checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors)?;
+        export(Path::new(&out), &checkpoint, &tensors)?;
     }
     let layout = Layout::of_rows([tokens.len()])?;
     let hidden = model.hidden(&Tensor::new(tokens.as_slice(), &Device::Cpu)?, &layout)?;

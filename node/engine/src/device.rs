@@ -6,6 +6,9 @@
 use anyhow::{Result, bail};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Shape, Storage, Tensor, WithDType, backend::BackendStorage};
 
+/// Values that are converted at a time.
+const COPY_VALUES: usize = 1 << 14;
+
 /// A tensor of `values`, row-major. Errors if they are not as many as `shape` says.
 pub fn tensor<T: WithDType>(values: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape.into(), &Device::Cpu)?)
@@ -32,6 +35,20 @@ pub fn read_all<T, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]
         *values = slice(storage, layout)?;
     }
     Ok(f(slices))
+}
+
+/// Hands out the bytes of a contiguous f32 tensor (little-endian, row-major), piece by piece.
+pub fn for_each_bytes(tensor: &Tensor, mut f: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    read(tensor, |values| {
+        let mut buffer = vec![0u8; 4 * values.len().min(COPY_VALUES)];
+        for values in values.chunks(COPY_VALUES) {
+            for (bytes, value) in buffer.as_chunks_mut().0.iter_mut().zip(values) {
+                *bytes = value.to_le_bytes();
+            }
+            f(&buffer[..4 * values.len()])?;
+        }
+        Ok(())
+    })?
 }
 
 /// Calls `f` on the numbers of a contiguous f32 tensor, row-major, which it may change. Clones of the tensor see the

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use engine::model::{Checkpoint, architecture, export};
+use protocol::manifest::ElementType;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -52,7 +53,8 @@ fn assert_equal(loaded: &BTreeMap<String, Tensor>, expected: &HashMap<String, Te
 
 /// The whole chain of causes of the error that loading `directory` gives.
 fn error(directory: &Path) -> String {
-    format!("{:#}", Checkpoint::load(directory).err().expect("loading should fail"))
+    let loaded = Checkpoint::load(directory).and_then(|checkpoint| checkpoint.tensors());
+    format!("{:#}", loaded.expect_err("loading should fail"))
 }
 
 #[test]
@@ -63,8 +65,8 @@ fn all_three_precisions_load_as_f32() {
         let stored = weights.iter().map(|(name, tensor)| (name.clone(), tensor.to_dtype(dtype).unwrap())).collect();
         write(directory.path(), &config, &stored);
         let loaded = Checkpoint::load(directory.path()).unwrap();
-        assert!(loaded.tensors.values().all(|tensor| tensor.dtype() == DType::F32 && !tensor.is_variable()));
-        assert_equal(&loaded.tensors, &weights);
+        assert!(loaded.tensors().unwrap().values().all(|tensor| tensor.dtype() == DType::F32 && !tensor.is_variable()));
+        assert_equal(&loaded.tensors().unwrap(), &weights);
     }
 }
 
@@ -88,7 +90,7 @@ fn shards_load_and_tied_heads_and_rotary_buffers_are_skipped() {
     }
     let index = directory.path().join("model.safetensors.index.json");
     fs::write(&index, json!({"weight_map": map}).to_string()).unwrap();
-    assert_equal(&Checkpoint::load(directory.path()).unwrap().tensors, &weights);
+    assert_equal(&Checkpoint::load(directory.path()).unwrap().tensors().unwrap(), &weights);
 
     fs::remove_file(directory.path().join("part-1.safetensors")).unwrap();
     assert!(error(directory.path()).contains("part-1.safetensors is missing"), "{}", error(directory.path()));
@@ -154,22 +156,77 @@ fn each_wrong_tensor_is_named() {
 #[test]
 fn an_exported_directory_loads_as_the_same_model() {
     let weights = weights(&config(true));
-    let tensors: BTreeMap<String, Tensor> = weights.clone().into_iter().collect();
+    let stored = weights.iter().map(|(name, tensor)| (name.clone(), tensor.to_dtype(DType::BF16).unwrap())).collect();
     let parent = TempDir::new().unwrap();
+    write(parent.path(), &config(true), &stored);
+    let base = Checkpoint::load(parent.path()).unwrap();
     let out = parent.path().join("new/model");
-    let config = config(true).to_string();
-    export(&out, config.as_bytes(), TOKENIZER.as_bytes(), &tensors).unwrap();
+    let mut trained: BTreeMap<String, Tensor> = weights.clone().into_iter().collect();
+    let frozen = "model.norm.weight";
+    trained.remove(frozen);
+    export(&out, &base, &trained).unwrap();
     let loaded = Checkpoint::load(&out).unwrap();
-    assert_equal(&loaded.tensors, &weights);
+    assert_equal(&loaded.tensors().unwrap(), &weights);
+    for name in trained.keys() {
+        assert_eq!(loaded.element_type(name).unwrap(), ElementType::F32, "{name}");
+    }
+    assert_eq!(loaded.element_type(frozen).unwrap(), ElementType::Bf16, "as it was");
     assert_eq!(loaded.tokenizer, TOKENIZER.as_bytes());
     let loaded = loaded.architecture().unwrap();
-    let exported = architecture(config.as_bytes()).unwrap();
+    let exported = base.architecture().unwrap();
     assert_eq!((loaded.interface(), loaded.tensors()), (exported.interface(), exported.tensors()));
     let json = |name: &str| serde_json::from_slice::<Value>(&fs::read(out.join(name)).unwrap()).unwrap();
-    assert_eq!(json("config.json")["torch_dtype"], "float32");
+    assert_eq!(json("config.json")["torch_dtype"], "float32", "transformers would round what was trained");
     assert_eq!(json("tokenizer_config.json")["bos_token"], "<s>");
     assert_eq!(json("generation_config.json"), json!({"bos_token_id": 0}));
 
-    let error = export(&out, config.as_bytes(), TOKENIZER.as_bytes(), &tensors).unwrap_err().to_string();
+    let error = export(&out, &base, &trained).unwrap_err().to_string();
     assert!(error.contains("is not empty"), "{error}");
+}
+
+#[test]
+fn the_files_of_a_model_are_a_fixed_list_and_are_exported_byte_for_byte() {
+    let directory = TempDir::new().unwrap();
+    let mut config = config(true);
+    config["torch_dtype"] = json!("float32");
+    write(directory.path(), &config, &weights(&config));
+    let more = ["chat_template.jinja", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"];
+    for name in more.iter().chain(&["README.md", "training_args.bin", "optimizer.pt", "other.safetensors"]) {
+        fs::write(directory.path().join(name), format!("{{ }} of {name}")).unwrap();
+    }
+    let base = Checkpoint::load(directory.path()).unwrap();
+    let names: Vec<&str> = base.files.iter().map(|file| file.name.as_str()).collect();
+    let expected = [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "special_tokens_map.json",
+        "model.safetensors",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(base.source, directory.path().file_name().unwrap().to_str().unwrap(), "never a path");
+    let out = directory.path().join("out");
+    export(&out, &base, &BTreeMap::new()).unwrap();
+    for name in &expected[..6] {
+        assert_eq!(fs::read(out.join(name)).unwrap(), fs::read(directory.path().join(name)).unwrap(), "{name}");
+    }
+    assert_equal(&Checkpoint::load(&out).unwrap().tensors().unwrap(), &weights(&config));
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_with_its_conversion() {
+    let directory = TempDir::new().unwrap();
+    write(directory.path(), &config(true), &weights(&config(true)));
+    fs::rename(directory.path().join("model.safetensors"), directory.path().join("model-Q4_1.gguf")).unwrap();
+    let refused = error(directory.path());
+    assert!(refused.contains("gguf_file=\"model-Q4_1.gguf\"") && refused.contains("save_pretrained"), "{refused}");
+    let mut quantised = weights(&config(true));
+    let name = "model.layers.0.mlp.up_proj.weight";
+    quantised.insert(name.into(), Tensor::zeros((12, 8), DType::U8, &Device::Cpu).unwrap());
+    write(directory.path(), &config(true), &quantised);
+    let refused = error(directory.path());
+    let all = ["model.safetensors", name, "stored as U8", "dequantize()", "save_pretrained"];
+    assert!(all.iter().all(|part| refused.contains(part)), "{refused}");
 }

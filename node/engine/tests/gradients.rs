@@ -119,12 +119,13 @@ fn gradients_agree_with_central_differences_for_every_tensor() {
 #[test]
 fn the_embedded_models_gradients_are_its_slopes_along_single_weights() {
     let checkpoint = embedded::checkpoint().expect("the embedded model is sound");
-    let (model, tokenizer) = load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors).expect("a model");
+    let tensors = checkpoint.tensors().expect("sound tensors");
+    let (model, tokenizer) = load(&checkpoint.config, &checkpoint.tokenizer, &tensors).expect("a model");
     let data: Dataset = embedded::training(1, &tokenizer, 65).expect("a text");
     let batch = data.batch(1, 0, 4).expect("a batch");
-    let (_, gradients) = gradients(&*model, &checkpoint.tensors, &batch);
+    let (_, gradients) = gradients(&*model, &tensors, &batch);
     let architecture = architecture(&checkpoint.config).expect("a sound config");
-    for (name, tensor) in &checkpoint.tensors {
+    for (name, tensor) in &tensors {
         let gradient = &gradients[name];
         let largest = |a: &(usize, &f32), b: &(usize, &f32)| a.1.abs().total_cmp(&b.1.abs());
         let (at, slope) = gradient.iter().enumerate().max_by(largest).expect("a weight");
@@ -134,7 +135,7 @@ fn the_embedded_models_gradients_are_its_slopes_along_single_weights() {
             let mut values = values.clone();
             values[at] += step as f32;
             let moved = Tensor::from_vec(values, tensor.shape(), &Device::Cpu).expect("a tensor");
-            loss_at(&*architecture, &checkpoint.tensors, &batch, name, &moved)
+            loss_at(&*architecture, &tensors, &batch, name, &moved)
         };
         let difference = (loss(step) - loss(-step)) / (2.0 * step);
         let slope = f64::from(*slope);

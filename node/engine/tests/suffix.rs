@@ -17,11 +17,12 @@ struct Setup {
 
 fn setup() -> Setup {
     let checkpoint = embedded::checkpoint().unwrap();
-    let load = || model::load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors).unwrap();
+    let tensors = checkpoint.tensors().unwrap();
+    let load = || model::load(&checkpoint.config, &checkpoint.tokenizer, &tensors).unwrap();
     let (whole, tokenizer) = load();
     let data: Dataset = embedded::training(1, &tokenizer, 32).unwrap();
     let batches = [0, 1].map(|sample| data.batch(1, sample, 2).unwrap());
-    Setup { whole, suffix: SuffixModel::new(load().0), tensors: checkpoint.tensors.into_iter().collect(), batches }
+    Setup { whole, suffix: SuffixModel::new(load().0), tensors: tensors.into_iter().collect(), batches }
 }
 
 fn bits(model: &dyn Model, batch: &Batch) -> Vec<u32> {

@@ -117,13 +117,13 @@ impl Join {
     pub fn fetch(&mut self, digests: Vec<Digest>, missing: Vec<u64>, now_ms: u64) {
         let Some(run) = &self.run else { return };
         let manifest = &run.manifest;
-        let are_all = digests.len() as u64 == manifest.base_chunks();
+        let are_all = digests.len() as u64 == manifest.base.chunks();
         self.helped_ms = now_ms;
         let mut fetch = Fetch {
             root: manifest.base.chunks_root,
-            chunks: manifest.base_chunks(),
-            bytes: manifest.base_bytes(),
-            lacking: manifest.base_bytes(),
+            chunks: manifest.base.chunks(),
+            bytes: manifest.base.bytes(),
+            lacking: manifest.base.bytes(),
             digests: if are_all { digests } else { Vec::new() },
             digests_from: None,
             has_digests: false,

@@ -130,7 +130,7 @@ pub fn evaluation_text(
             prompts_cut(&data, path, length);
             Ok(data)
         }
-        None if manifest.base.source == embedded::SOURCE => embedded::held_out(tokenizer, length),
+        None if embedded::is_of(&manifest.base) => embedded::held_out(tokenizer, length),
         None => bail!("this run does not train the embedded model: name a text with --data"),
     }
 }
@@ -149,8 +149,8 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     }
     let opened = Opened::existing(&args.state.state)?;
     let (replica, weights) = opened.current_weights()?;
-    let base = opened.state.base(&opened.manifest)?;
-    model::export(&args.out, &base.config()?, &base.tokenizer()?, weights.tensors())?;
+    let base = opened.state.base(&opened.manifest)?.checkpoint()?;
+    model::export(&args.out, &base, &weights.trained())?;
     println!("{}: the model after {} gradients", args.out.display(), replica.swarm_step());
     Ok(())
 }

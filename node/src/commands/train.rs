@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use engine::{
-    base::{BaseSettings, check_same_base},
+    base::{Base, BaseSettings, Trained},
     data::{Dataset, are_choices},
     embedded,
     estimator::{Estimator, Normalizer},
@@ -224,23 +224,26 @@ fn asking(settings: &Settings, state: &StateDir, run: Option<RunId>) -> NetworkC
 async fn take_base(settings: &Settings, opened: &Opened, shell: &mut Shell) -> Result<bool> {
     let manifest = &opened.manifest;
     if settings.model != ModelChoice::Unsaid {
-        let checkpoint = load_model(&settings.model)?;
-        check_model(manifest, &checkpoint)?;
-        opened.state.adopt_base(manifest, checkpoint)?;
+        let base = base_of_run(manifest, load_model(&settings.model)?)?;
+        if !opened.state.adopt_base(manifest, &base)? {
+            tracing::info!(
+                "--model {}: the run's tensors in other files: this node trains, and cannot give the base to joiners",
+                base.checkpoint.source
+            );
+        }
         return Ok(true);
     }
-    if manifest.base.source == embedded::SOURCE {
-        let checkpoint = embedded::checkpoint()?;
-        if check_same_base(manifest, &checkpoint).is_ok() {
-            opened.state.adopt_base(manifest, checkpoint)?;
+    if embedded::is_of(&manifest.base) {
+        if let Ok(base) = Base::of_run(manifest, embedded::checkpoint()?) {
+            opened.state.adopt_base(manifest, &base)?;
             return Ok(true);
         }
         tracing::info!("the run's base is another release's embedded model");
     }
     ensure!(
-        manifest.base_bytes() <= BASE_BYTES_MAX,
+        manifest.base.bytes() <= BASE_BYTES_MAX,
         "the run's base model has {} GB: give it with --model",
-        manifest.base_bytes() >> 30
+        manifest.base.bytes() >> 30
     );
     let config = asking(settings, &opened.state, Some(opened.run));
     shell.fetch_base(opened, config, &known_peers(&opened.state)?).await
@@ -315,6 +318,7 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
         schedule: rate::schedule(settings.gradients),
         ledger_samples_max: LEDGER_SAMPLES_MAX,
         authority,
+        trained: Trained::All,
     };
     let manifest = storage::start_run(&state, checkpoint, base, settings.members.clone())?;
     let opened = Opened::of(state)?;
@@ -340,13 +344,13 @@ fn restart(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     }
     if opened.state.has_base() {
         if let ModelChoice::Directory(_) | ModelChoice::Embedded = settings.model {
-            check_model(&opened.manifest, &load_model(&settings.model)?)?;
+            base_of_run(&opened.manifest, load_model(&settings.model)?)?;
         }
         tracing::info!("going on with run {} in {}", opened.run, opened.state.path().display());
         return Ok(opened);
     }
     let nobody_to_ask = settings.bootstrap.is_empty() && !settings.mdns;
-    if nobody_to_ask && settings.model == ModelChoice::Unsaid && opened.manifest.base.source != embedded::SOURCE {
+    if nobody_to_ask && settings.model == ModelChoice::Unsaid && !embedded::is_of(&opened.manifest.base) {
         bail!(
             "{}: the run's base model {} is not here: give it with --model <directory>, or name a machine of the run with \
              --bootstrap",
@@ -365,12 +369,12 @@ pub fn load_model(choice: &ModelChoice) -> Result<Checkpoint> {
     }
 }
 
-/// Fails with what differs if `checkpoint` is not the run's base.
-pub fn check_model(manifest: &Manifest, checkpoint: &Checkpoint) -> Result<()> {
-    check_same_base(manifest, checkpoint).with_context(|| {
+/// Fails with what differs if `checkpoint` has not the tensors, config and tokenizer of the run's base.
+pub fn base_of_run(manifest: &Manifest, checkpoint: Checkpoint) -> Result<Base> {
+    let source = checkpoint.source.clone();
+    Base::of_run(manifest, checkpoint).with_context(|| {
         format!(
-            "--model {}: not the base of this run. Give the run's own base, or leave --model away to fetch it from peers",
-            checkpoint.source
+            "--model {source}: not the base of this run. Give the run's own base, or leave --model away to fetch it from peers"
         )
     })
 }
@@ -403,7 +407,7 @@ fn texts(
 ) -> Result<(Option<Dataset>, Option<Dataset>)> {
     let length = settings.sequence_length;
     let eval = settings.eval.as_ref().map(|path| load(path, tokenizer, length)).transpose()?;
-    let embedded_task = opened.manifest.base.source == embedded::SOURCE;
+    let embedded_task = embedded::is_of(&opened.manifest.base);
     Ok(match &settings.data {
         Some(path) if eval.is_some() => (Some(load(path, tokenizer, length)?), eval),
         Some(path) => {

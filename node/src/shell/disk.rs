@@ -172,8 +172,10 @@ impl Disk {
 
     /// The answer to a request for a piece of the base.
     pub fn serve(&self, piece: Piece) -> Response {
-        let Some(base) = &self.base else { return Response::Unavailable };
-        exchange::serve(piece, base.chunk_digests(), |index| {
+        let Some((base, digests)) = self.base.as_ref().and_then(|base| Some((base, base.chunk_digests()?))) else {
+            return Response::Unavailable;
+        };
+        exchange::serve(piece, digests, |index| {
             let chunk = base.chunk(index);
             if let Err(error) = &chunk {
                 tracing::debug!(index, %error, "a chunk of the base model that cannot be served");

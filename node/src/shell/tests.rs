@@ -6,8 +6,8 @@ use engine::trainer::Step;
 use peer::{Answer, Config, GoalSettings, Input, NodeId, Output, Peer, Run, backlog::WORKS_MAX};
 use protocol::{
     manifest::{
-        BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
-        PROTOCOL_VERSION, Schedule, TensorSpec,
+        Appendix, BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
+        PROTOCOL_VERSION, Role, Schedule, TensorSpec,
     },
     replica::{OwnByte, Settings},
     segment::Chunk,
@@ -36,14 +36,17 @@ const SAMPLES: u64 = 20;
 
 /// A run whose arithmetic nobody needs.
 fn run() -> Run {
-    let base = BaseModel {
-        source: "none".into(),
-        config_bytes: 1,
-        config_digest: [0; 32],
-        tokenizer_bytes: 1,
-        tokenizer_digest: [0; 32],
-        chunks_root: [0; 32],
-    };
+    let base = BaseModel::of_files(
+        "test",
+        &[
+            (Role::Config, "config.json", b"{}"),
+            (Role::Tokenizer, "tokenizer.json", b"{}"),
+            (Role::Weights, "model.safetensors", b"weights"),
+        ],
+        &Appendix::default(),
+    )
+    .unwrap()
+    .0;
     let tensor = TensorSpec {
         name: "w".into(),
         shape: vec![4],

@@ -1,15 +1,22 @@
 //! The base model on disk: made by the starter, checked by everyone, served to joiners.
+//!
+//! One file, the string that the manifest describes: the original files, then the appendix. A node whose owner gave it
+//! the same tensors in other files keeps those in the same way, with a list of its own in the database. It trains like
+//! any other, and serves nothing of the base.
 
 use anyhow::{Context, Result, bail, ensure};
 use engine::{
-    base::{Base, BaseSettings, ChunkHasher, chunks_root},
+    base::{Base, BaseSettings, Written, chunks_root, files_within, frozen},
     model::Checkpoint,
-    weights::{Weights, tensor_digest},
+    weights::Weights,
 };
-use protocol::manifest::{BASE_CHUNK_BYTES, Manifest, Membership};
+use protocol::{
+    encoding,
+    manifest::{BASE_CHUNK_BYTES, BaseFile, BaseModel, MANIFEST_BYTES_MAX, Manifest, Membership, Role},
+};
 use std::{
     fs::{self, File},
-    io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    io::{BufWriter, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -22,22 +29,25 @@ use super::{
 
 /// Name of the list of chunk digests in the database.
 pub(super) const DIGESTS: &str = "base digests";
+/// Name of the list of the base's files in the database, where they are not the run's. Empty where they are.
+pub(super) const OWN_FILES: &str = "base files";
 
-/// Snaps `checkpoint` in place, writes it as the base of a new run in `state`, and makes the manifest durable.
+/// Writes `checkpoint`, the base of a new run, to `state`, and makes the run's manifest durable.
 pub fn start_run(
     state: &StateDir,
     checkpoint: Checkpoint,
     settings: BaseSettings,
     membership: Membership,
 ) -> Result<Manifest> {
-    let base = Base::of_new_run(checkpoint, &settings.hyperparameters)?;
+    let base = Base::of_new_run(checkpoint, &settings)?;
     // Until the manifest is there, the file belongs to no run.
-    let digests = write(state, &base, |_| Ok(()))?;
+    let (described, digests) = write(state, &base, |_, _| Ok(()))?;
     let mut nonce = [0u8; 16];
     getrandom::fill(&mut nonce).context("no random numbers from the system")?;
-    let manifest = Manifest { membership, ..base.manifest(settings, nonce, &digests)? };
+    let manifest = Manifest { membership, ..base.manifest(settings, nonce, described)? };
     manifest.validate()?;
-    state.database.put_all(&[(DIGESTS, &digests.concat()), ("manifest", &manifest.encode()?)])?;
+    let digests = digests.concat();
+    state.database.put_all(&[(DIGESTS, &digests), (OWN_FILES, &[]), ("manifest", &manifest.encode()?)])?;
     Ok(manifest)
 }
 
@@ -47,41 +57,44 @@ impl StateDir {
         BaseReader::open(&self.path, &self.database, manifest)
     }
 
-    /// Writes a model that `engine::base::check_same_base` has passed as the run's base.
-    pub fn adopt_base(&self, manifest: &Manifest, checkpoint: Checkpoint) -> Result<()> {
-        let base = Base::of_run(manifest, checkpoint)?;
-        // The list before the file: a restart believes a base that is there, and needs its list.
-        let keep_list = |digests: &[[u8; 32]]| {
-            ensure!(
-                chunks_root(digests) == manifest.base.chunks_root,
-                "the model passed its checks, but its bytes differ"
-            );
-            self.database.put(DIGESTS, &digests.concat())
+    /// Keeps `base`, which has the run's tensors, whatever its files. Returns whether they are the run's own, so that
+    /// this node can serve them.
+    pub fn adopt_base(&self, manifest: &Manifest, base: &Base) -> Result<bool> {
+        let mut is_original = false;
+        // The lists before the file: a restart believes a base that is there, and needs them.
+        let keep_lists = |described: &BaseModel, digests: &[[u8; 32]]| {
+            is_original = described.chunks_root == manifest.base.chunks_root && described.files == manifest.base.files;
+            match is_original {
+                true => self.database.put_all(&[(DIGESTS, &digests.concat()), (OWN_FILES, &[])]),
+                false => {
+                    let files = encoding::encode::<_, MANIFEST_BYTES_MAX>(&described.files)?;
+                    self.database.put_all(&[(DIGESTS, &[]), (OWN_FILES, &files)])
+                }
+            }
         };
-        write(self, &base, keep_list).map(drop)
+        write(self, base, keep_lists)?;
+        Ok(is_original)
     }
 }
 
-/// Writes the blob: temporary file, sync, `before_rename` with its chunks' digests, rename. Returns the digests.
+/// Writes the string: temporary file, sync, `before_rename`, rename. Returns what was written, and its chunks' digests.
 fn write(
     state: &StateDir,
     base: &Base,
-    before_rename: impl FnOnce(&[[u8; 32]]) -> Result<()>,
-) -> Result<Vec<[u8; 32]>> {
+    before_rename: impl FnOnce(&BaseModel, &[[u8; 32]]) -> Result<()>,
+) -> Result<(BaseModel, Vec<[u8; 32]>)> {
     let temporary = state.path.join("base.new");
-    let write = || -> Result<Vec<[u8; 32]>> {
+    let write = || -> Result<_> {
         let file = BufWriter::with_capacity(1 << 16, File::create(&temporary)?);
-        let mut blob = ChunkHasher::new(file);
-        base.write_to(&mut blob)?;
-        blob.flush()?;
-        let (file, digests) = blob.finish();
+        let Written { out, base, chunk_digests } = base.write_to(file)?;
+        let file = out.into_inner().map_err(|error| error.into_error())?;
         durable::point();
-        file.get_ref().sync_all()?;
+        file.sync_all()?;
         durable::point();
-        before_rename(&digests)?;
+        before_rename(&base, &chunk_digests)?;
         fs::rename(&temporary, state.path.join(BASE))?;
         sync_directory(&state.path)?;
-        Ok(digests)
+        Ok((base, chunk_digests))
     };
     write().with_context(|| unusable(&state.path))
 }
@@ -90,6 +103,9 @@ fn write(
 pub struct BaseReader {
     path: PathBuf,
     manifest: Manifest,
+    /// The files that are here: the run's, or others with the same tensors.
+    files: Vec<BaseFile>,
+    /// Of the run's chunks; none if other files are here.
     digests: Vec<[u8; 32]>,
 }
 
@@ -97,6 +113,12 @@ impl BaseReader {
     pub(super) fn open(directory: &Path, database: &Database, manifest: &Manifest) -> Result<Self> {
         let path = directory.join(BASE);
         refuse_missing(&path)?;
+        let own_files = database.get(OWN_FILES)?.unwrap_or_default();
+        let unusable = || format!("{}: the list of its files is damaged; join anew in another --state", path.display());
+        if !own_files.is_empty() {
+            let files = encoding::decode::<Vec<BaseFile>, MANIFEST_BYTES_MAX>(&own_files).with_context(unusable)?;
+            return Ok(Self { path, manifest: manifest.clone(), files, digests: Vec::new() });
+        }
         let digests = database.get(DIGESTS)?.unwrap_or_default();
         let digests: Vec<[u8; 32]> = digests.chunks_exact(32).filter_map(|digest| digest.try_into().ok()).collect();
         ensure!(
@@ -104,56 +126,55 @@ impl BaseReader {
             "{}: the list of its chunks does not fit the run's manifest; join anew in another --state",
             path.display()
         );
-        Ok(Self { path, manifest: manifest.clone(), digests })
+        Ok(Self { path, manifest: manifest.clone(), files: manifest.base.files.clone(), digests })
     }
 
-    /// Digests of the chunks.
-    pub fn chunk_digests(&self) -> &[[u8; 32]] {
-        &self.digests
+    /// Digests of the chunks; None if the run's files are not here.
+    pub fn chunk_digests(&self) -> Option<&[[u8; 32]]> {
+        (!self.digests.is_empty()).then_some(&self.digests)
     }
 
-    /// Chunk number `index`, checked.
+    /// Chunk number `index` of the run's files, checked.
     pub fn chunk(&self, index: u64) -> Result<Vec<u8>> {
         let Some(digest) = usize::try_from(index).ok().and_then(|index| self.digests.get(index)) else {
-            bail!("the base has {} chunks, number {index} is not among them", self.digests.len());
+            bail!("{} chunks of the base are here, number {index} is not among them", self.digests.len());
         };
         let start = index * BASE_CHUNK_BYTES as u64;
-        let length = (self.manifest.base_bytes() - start).min(BASE_CHUNK_BYTES as u64);
+        let length = (self.manifest.base.bytes() - start).min(BASE_CHUNK_BYTES as u64);
         let bytes = self.read(start, length)?;
         ensure!(blake3::hash(&bytes).as_bytes() == digest, "{}: damaged in chunk {index}", self.path.display());
         Ok(bytes)
     }
 
-    /// config.json.
-    pub fn config(&self) -> Result<Vec<u8>> {
-        let bytes = self.read(0, self.manifest.base.config_bytes)?;
-        self.check("config.json", &bytes, &self.manifest.base.config_digest)?;
-        Ok(bytes)
-    }
-
-    /// tokenizer.json.
-    pub fn tokenizer(&self) -> Result<Vec<u8>> {
-        let bytes = self.read(self.manifest.base.config_bytes, self.manifest.base.tokenizer_bytes)?;
-        self.check("tokenizer.json", &bytes, &self.manifest.base.tokenizer_digest)?;
-        Ok(bytes)
-    }
-
-    /// The snapped tensors, each checked against the manifest.
-    pub fn weights(&self) -> Result<Weights> {
-        let mut file = File::open(&self.path)?;
-        file.seek(SeekFrom::Start(self.manifest.base.config_bytes + self.manifest.base.tokenizer_bytes))?;
-        let weights = Weights::read_from(&self.manifest.tensors, &mut BufReader::with_capacity(1 << 16, file))
-            .with_context(|| self.path.display().to_string())?;
-        for spec in &self.manifest.tensors {
-            let digest = tensor_digest(&weights.tensors()[&spec.name])?;
+    /// The original files. All but the weights were checked.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        let here = files_within(&self.files, &self.path);
+        for (file, expected) in here.iter().zip(&self.files).filter(|(file, _)| file.role != Role::Weights) {
             ensure!(
-                spec.base_digest() == Some(digest),
-                "{}: tensor {} is damaged; join anew in another --state",
+                *blake3::hash(&file.read()?).as_bytes() == expected.digest,
+                "{}: {} in it is damaged; join anew in another --state",
                 self.path.display(),
-                spec.name
+                file.name
             );
         }
-        Ok(weights)
+        Checkpoint::of_files(&self.manifest.base.source, here).with_context(|| self.path.display().to_string())
+    }
+
+    /// The base, each tensor compared with the manifest.
+    pub fn load(&self) -> Result<Base> {
+        Base::of_run(&self.manifest, self.checkpoint()?).with_context(|| self.is_not_it())
+    }
+
+    /// `trained`, those of a checkpoint, with the tensors that the run does not train, each compared with the appendix.
+    pub fn complete(&self, trained: Weights) -> Result<Weights> {
+        let start = self.files.iter().map(|file| file.bytes).sum();
+        let appendix = self.manifest.appendix(&self.read(start, self.manifest.base.appendix_bytes)?);
+        let appendix = appendix.with_context(|| self.is_not_it())?;
+        trained.with_frozen(frozen(&appendix, &self.checkpoint()?).with_context(|| self.is_not_it())?)
+    }
+
+    fn is_not_it(&self) -> String {
+        format!("{}: damaged, or not the base of this run; join anew in another --state", self.path.display())
     }
 
     fn read(&self, start: u64, length: u64) -> Result<Vec<u8>> {
@@ -166,14 +187,5 @@ impl BaseReader {
             Ok(bytes)
         };
         read().with_context(|| format!("{}: reading the base model", self.path.display()))
-    }
-
-    fn check(&self, name: &str, bytes: &[u8], digest: &[u8; 32]) -> Result<()> {
-        ensure!(
-            blake3::hash(bytes).as_bytes() == digest,
-            "{}: {name} in it is damaged; join anew in another --state",
-            self.path.display()
-        );
-        Ok(())
     }
 }

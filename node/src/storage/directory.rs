@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Version of the directory's layout.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// An opened, locked state directory.
 pub struct StateDir {

@@ -58,8 +58,8 @@ impl BaseDownload {
             directory: state.path.clone(),
             database: state.database.clone(),
             root: manifest.base.chunks_root,
-            bytes: manifest.base_bytes(),
-            chunks: manifest.base_chunks(),
+            bytes: manifest.base.bytes(),
+            chunks: manifest.base.chunks(),
             digests: Vec::new(),
             present: Vec::new(),
             file,
@@ -146,6 +146,8 @@ impl BaseDownload {
         durable::point();
         self.file.sync_all()?;
         durable::point();
+        // An earlier attempt to keep other files was perhaps cut short.
+        self.database.put(base::OWN_FILES, &[])?;
         fs::rename(self.directory.join(PART), self.directory.join(BASE))?;
         sync_directory(&self.directory)
     }

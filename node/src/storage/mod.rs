@@ -3,7 +3,7 @@
 //! ```text
 //! lock            held while a node or a command uses the directory; holds the process id
 //! node.redb       format, manifest, identity, ledgers, statements, known peers, checkpoint record, settings
-//! base            config.json ‖ tokenizer.json ‖ snapped tensors, f32 LE, in the manifest's order
+//! base            the original files, one behind the other in the manifest's order, then the appendix
 //! base.part       the same, while it comes from peers
 //! status.json, metrics.jsonl, journal.jsonl  for people and programs; see `watch`
 //! checkpoint-<n>  weights, f32 LE, in the manifest's order; node.redb says which n counts, and what it contains

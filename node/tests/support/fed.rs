@@ -11,8 +11,8 @@ use peer::{Config, GoalSettings, Input, NodeId, Notice, Output, Peer, Run, Work}
 use protocol::{
     machine::MachineId,
     manifest::{
-        BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
-        PROTOCOL_VERSION, Schedule, TensorSpec,
+        Appendix, BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
+        PROTOCOL_VERSION, Role, Schedule, TensorSpec,
     },
     replica::{LedgerRange, OwnByte, Replica, Settings},
     signature::{Ed25519Signer, Ed25519Verifier, Signer},
@@ -91,14 +91,17 @@ pub fn manifest() -> Manifest {
         planned_gradients: 1000,
         direction_scale: DirectionScale::Rms,
     };
-    let base = BaseModel {
-        source: "none".into(),
-        config_bytes: 1,
-        config_digest: [0; 32],
-        tokenizer_bytes: 1,
-        tokenizer_digest: [0; 32],
-        chunks_root: [0; 32],
-    };
+    let base = BaseModel::of_files(
+        "test",
+        &[
+            (Role::Config, "config.json", b"{}"),
+            (Role::Tokenizer, "tokenizer.json", b"{}"),
+            (Role::Weights, "model.safetensors", b"weights"),
+        ],
+        &Appendix::default(),
+    )
+    .unwrap()
+    .0;
     let tensor = TensorSpec {
         name: "w".into(),
         shape: vec![4],

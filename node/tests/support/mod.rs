@@ -101,6 +101,26 @@ fn write_model(directory: &Path, seed: u64, hidden: usize, scale: f32) {
     fs::write(directory.join("tokenizer.json"), tokenizer.to_string()).unwrap();
 }
 
+/// The model of a workshop in two shards, of which the index is another file than the run has.
+pub fn in_shards(workshop: &Workshop) -> PathBuf {
+    let (original, copy) = (workshop.model(), workshop.state("copy"));
+    fs::create_dir(&copy).unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        fs::copy(original.join(name), copy.join(name)).unwrap();
+    }
+    let tensors = engine::model::Checkpoint::load(&original).unwrap().tensors().unwrap();
+    let mut weight_map = serde_json::Map::new();
+    for (shard, name) in ["a.safetensors", "b.safetensors"].into_iter().enumerate() {
+        let own = tensors.iter().enumerate().filter(|(index, _)| index % 2 == shard).map(|(_, tensor)| tensor);
+        let own: HashMap<&str, _> = own.map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+        weight_map.extend(own.keys().map(|tensor| ((*tensor).to_owned(), name.into())));
+        candle_core::safetensors::save(&own, copy.join(name)).unwrap();
+    }
+    let index = json!({ "weight_map": weight_map });
+    fs::write(copy.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    copy
+}
+
 /// Words of a few letters, about 20 kB.
 fn text(seed: u64) -> String {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);

@@ -10,6 +10,7 @@ use crate::{
 };
 
 mod adapter;
+mod appendix;
 mod arithmetic;
 mod base;
 mod groups;
@@ -21,8 +22,9 @@ mod schedule;
 mod table;
 
 pub use adapter::{ADAPTER_ONE, ADAPTER_RANK_MAX, Adapter, Half};
+pub use appendix::{APPENDIX_BYTES_MAX, Appendix, BASE_TENSORS_MAX, BaseTensor, ElementType, Treatment};
 pub use arithmetic::{DirectionScale, Hyperparameters, TensorArithmetic, choose_arithmetic};
-pub use base::{BASE_CHUNK_BYTES, BaseModel, combine_digests};
+pub use base::{BASE_CHUNK_BYTES, BASE_FILES_MAX, BaseFile, BaseModel, Role, combine_digests, is_source};
 pub use groups::{EPSILON_ONE, GROUPS_MAX, Group, Groups, ROUND_SAMPLES};
 pub use held_out::HeldOut;
 pub use membership::Membership;
@@ -107,18 +109,6 @@ impl Manifest {
         self.tensors.iter().map(TensorSpec::elements).sum()
     }
 
-    /// Length of the base model's byte string.
-    pub fn base_bytes(&self) -> u64 {
-        let in_base = |tensor: &&TensorSpec| tensor.adapter().is_none();
-        let parameters: u64 = self.tensors.iter().filter(in_base).map(TensorSpec::elements).sum();
-        self.base.config_bytes + self.base.tokenizer_bytes + 4 * parameters
-    }
-
-    /// Number of chunks of the base model.
-    pub fn base_chunks(&self) -> u64 {
-        self.base_bytes().div_ceil(BASE_CHUNK_BYTES as u64)
-    }
-
     /// The weights digest of the untouched base: BLAKE3 of the tensors' digests in canonical order, an adapter's being
     /// that of its first values.
     pub fn base_digest(&self) -> [u8; 32] {
@@ -153,6 +143,7 @@ impl Manifest {
     /// What another manifest has different, in words, most important first. Empty only for equal manifests.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let mut differences = Vec::new();
+        let names = |base: &BaseModel| base.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>();
         let mut differ = |name: &str, ours: &dyn fmt::Debug, theirs: &dyn fmt::Debug| {
             let (ours, theirs) = (format!("{ours:?}"), format!("{theirs:?}"));
             if ours != theirs {
@@ -161,6 +152,7 @@ impl Manifest {
         };
         differ("protocol version", &self.protocol_version, &other.protocol_version);
         differ("base model", &self.base.source, &other.base.source);
+        differ("files", &names(&self.base), &names(&other.base));
         differ("parameters", &self.parameters(), &other.parameters());
         differ("learning rate", &self.hyperparameters.learning_rate, &other.hyperparameters.learning_rate);
         differ("epsilon", &self.hyperparameters.epsilon, &other.hyperparameters.epsilon);
@@ -176,6 +168,8 @@ impl Manifest {
         differ("authority", &self.authority, &other.authority);
         if self.base_digest() != other.base_digest() {
             differences.push("base weights".into());
+        } else if self.base.chunks_root != other.base.chunks_root {
+            differences.push("bytes of the base's files".into());
         }
         if differences.is_empty() && self != other {
             differences.push("nothing but when they were started: they are two runs of the same settings".into());

@@ -9,8 +9,8 @@ use super::*;
 use crate::{
     machine::MachineId,
     manifest::{
-        BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin, RunId,
-        Schedule, TensorSpec,
+        Appendix, BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
+        Role, RunId, Schedule, TensorSpec,
     },
     message::{Gossip, Push, Question, Response},
     replay::{self, Contribution},
@@ -36,14 +36,17 @@ pub(super) fn manifest(authority: Option<[u8; 32]>) -> Manifest {
     Manifest {
         protocol_version: crate::manifest::PROTOCOL_VERSION,
         nonce: [1; 16],
-        base: BaseModel {
-            source: "test".into(),
-            config_bytes: 1,
-            config_digest: [0; 32],
-            tokenizer_bytes: 1,
-            tokenizer_digest: [0; 32],
-            chunks_root: [0; 32],
-        },
+        base: BaseModel::of_files(
+            "test",
+            &[
+                (Role::Config, "config.json", b"{}"),
+                (Role::Tokenizer, "tokenizer.json", b"{}"),
+                (Role::Weights, "model.safetensors", b"weights"),
+            ],
+            &Appendix::default(),
+        )
+        .unwrap()
+        .0,
         tensors: vec![tensor],
         groups: Groups::equal(1),
         objective: ObjectiveLine::NextToken,

@@ -9,20 +9,10 @@ pub struct Base {
 }
 
 impl Base {
-    /// Of config.json, tokenizer.json and tensors, one behind the other.
+    /// Of the string of bytes that the manifest describes.
     pub fn new(bytes: Vec<u8>) -> Self {
         let digests = bytes.chunks(BASE_CHUNK_BYTES).map(|chunk| *blake3::hash(chunk).as_bytes()).collect();
         Self { bytes, digests }
-    }
-
-    /// As it stands in the manifest.
-    pub fn chunks_root(&self) -> [u8; 32] {
-        *blake3::hash(self.digests.as_flattened()).as_bytes()
-    }
-
-    /// The tensors, which are `elements` weights.
-    pub fn tensors(&self, elements: u64) -> &[u8] {
-        &self.bytes[self.bytes.len() - 4 * elements as usize..]
     }
 
     /// All digests.

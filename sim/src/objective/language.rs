@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use engine::{
-    base::{self, BaseSettings},
+    base::{self, BaseSettings, Started, Trained},
     data::Dataset,
     embedded,
     estimator::{Estimator, Normalizer},
@@ -38,6 +38,8 @@ pub struct Language {
     architecture: Box<dyn Architecture>,
     tokenizer: Tokenizer,
     base: Base,
+    /// As [`Learner::snapshot`] makes them.
+    base_weights: Vec<u8>,
     texts: Option<(Dataset, Dataset)>,
     seed: u64,
 }
@@ -65,16 +67,25 @@ impl Language {
             schedule: Schedule::default(),
             ledger_samples_max: LEDGER_SAMPLES_MAX,
             authority,
+            trained: Trained::All,
         };
-        let (manifest, blob) = base::start(checkpoint, base_settings, nonce(seed))?;
-        let base = Base::new(blob);
+        let Started { manifest, base, string } = base::start(checkpoint, base_settings, nonce(seed))?;
+        let mut base_weights = Vec::new();
+        base.weights.write_to(&mut base_weights)?;
+        let base = Base::new(string);
         let run = manifest.run_id()?;
         let settings = settings.clone();
-        Ok(Self { settings, manifest: Arc::new(manifest), run, architecture, tokenizer, base, texts, seed })
-    }
-
-    fn base_tensors(&self) -> &[u8] {
-        self.base.tensors(self.manifest.parameters())
+        Ok(Self {
+            settings,
+            manifest: Arc::new(manifest),
+            run,
+            architecture,
+            tokenizer,
+            base,
+            base_weights,
+            texts,
+            seed,
+        })
     }
 
     /// Own and held-out text of machine `number`: the embedded task's are written by its grammar, each machine's anew;
@@ -105,14 +116,14 @@ impl Objective for Language {
     }
 
     fn base(&self) -> Option<&Base> {
-        (self.manifest.base.source != embedded::SOURCE).then_some(&self.base)
+        (!embedded::is_of(&self.manifest.base)).then_some(&self.base)
     }
 
     fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>> {
         let (data, held_out) = self.texts(number)?;
         let (mut bytes, normalizer) = match &resumed {
             Some(resumed) => (resumed.weights, resumed.normalizer),
-            None => (self.base_tensors(), Normalizer::new(self.manifest.levels)),
+            None => (&self.base_weights[..], Normalizer::new(self.manifest.levels)),
         };
         let weights = Weights::read_from(&self.manifest.tensors, &mut bytes)?;
         let model = self.architecture.model(weights.tensors())?;
@@ -137,7 +148,7 @@ impl Objective for Language {
     }
 
     fn digest_from_base(&self, replica: &Replica) -> Result<[u8; 32]> {
-        let mut weights = Weights::read_from(&self.manifest.tensors, &mut self.base_tensors())?;
+        let mut weights = Weights::read_from(&self.manifest.tensors, &mut &self.base_weights[..])?;
         for mut range in replica.effective_ranges() {
             while range.samples() > 0 {
                 let contributions = replica.contributions(&range.take_first(ENTRIES_PER_SWEEP));

@@ -11,8 +11,9 @@ use engine::estimator::{Normalizer, projected_gradient};
 use protocol::{
     machine::MachineId,
     manifest::{
-        BaseModel, EPSILON_ONE, Group, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
-        PROTOCOL_VERSION, ROUND_SAMPLES, RunId, Schedule, TensorSpec, WEIGHT_BITS, choose_arithmetic, combine_digests,
+        Appendix, BaseModel, BaseTensor, EPSILON_ONE, Group, Groups, Hyperparameters, Manifest, Membership,
+        ObjectiveLine, Origin, PROTOCOL_VERSION, ROUND_SAMPLES, Role, RunId, Schedule, TensorSpec, Treatment,
+        WEIGHT_BITS, choose_arithmetic, combine_digests,
     },
     perturbation::{BLOCK, BlockSigns, STEP, sign},
     replay::{self, Contribution, Sweep, add_quanta, sweep_reference},
@@ -105,11 +106,12 @@ impl Quadratic {
             0.01f64.powf(number as f64 / dimensions as f64)
         };
         let curvature = base.iter().map(|values| values.iter().map(&mut curvature).collect()).collect();
-        let fetched = Base::new(base.iter().flatten().flat_map(|weight| weight.to_le_bytes()).collect());
+        let (described, string) = described_base(&tensors, &base)?;
+        let fetched = Base::new(string);
         // The names' order puts the adapter between the two tensors of the base.
         tensors.splice(1..1, LowRank::specs(&groups, TENSORS.len() as u16, &hyperparameters)?);
         let low_rank = LowRank::new([1, 2], &mut random);
-        let manifest = manifest(tensors, groups, fetched.chunks_root(), hyperparameters, authority, seed);
+        let manifest = manifest(tensors, groups, described, hyperparameters, authority, seed);
         let manifest = Arc::new(Manifest { membership, ..manifest });
         manifest.validate()?;
         let run = manifest.run_id()?;
@@ -121,10 +123,26 @@ impl Quadratic {
     }
 }
 
+/// What joiners fetch, and its description: the weights alone, since nobody reads a quadratic's config or tokenizer.
+fn described_base(tensors: &[TensorSpec], base: &[Vec<f32>]) -> Result<(BaseModel, Vec<u8>)> {
+    let weights: Vec<u8> = base.iter().flatten().flat_map(|weight| weight.to_le_bytes()).collect();
+    let listed = |spec: &TensorSpec| {
+        let (name, shape) = (spec.name.clone(), spec.shape.clone());
+        Some(BaseTensor { name, shape, treatment: Treatment::Trained, digest: spec.base_digest()? })
+    };
+    let appendix = Appendix { tensors: tensors.iter().filter_map(listed).collect() };
+    let files: [(Role, &str, &[u8]); 3] = [
+        (Role::Config, "config.json", b"{}"),
+        (Role::Tokenizer, "tokenizer.json", b"{}"),
+        (Role::Weights, "model.safetensors", &weights),
+    ];
+    Ok(BaseModel::of_files("quadratic", &files, &appendix)?)
+}
+
 fn manifest(
     tensors: Vec<TensorSpec>,
     groups: Groups,
-    chunks_root: [u8; 32],
+    base: BaseModel,
     hyperparameters: Hyperparameters,
     authority: Option<[u8; 32]>,
     seed: u64,
@@ -132,14 +150,7 @@ fn manifest(
     Manifest {
         protocol_version: PROTOCOL_VERSION,
         nonce: nonce(seed),
-        base: BaseModel {
-            source: "quadratic".into(),
-            config_bytes: 0,
-            config_digest: [0; 32],
-            tokenizer_bytes: 0,
-            tokenizer_digest: [0; 32],
-            chunks_root,
-        },
+        base,
         tensors,
         groups,
         objective: ObjectiveLine::Other("a quadratic".into()),

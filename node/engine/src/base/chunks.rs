@@ -1,4 +1,4 @@
-//! The blob in chunks, as peers fetch it.
+//! The string in chunks, as peers fetch it.
 
 use protocol::manifest::{BASE_CHUNK_BYTES, combine_digests};
 use std::io::Write;

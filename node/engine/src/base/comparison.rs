@@ -1,42 +1,59 @@
 //! Whether a checkpoint is a run's base.
 
 use anyhow::{Result, ensure};
-use protocol::manifest::Manifest;
+use protocol::manifest::{Manifest, Role};
+use std::collections::BTreeMap;
 
-use super::arithmetic::{snap, statistics};
-use crate::{model::Checkpoint, weights::tensor_digest};
+use super::{Base, appendix, arithmetic::snap};
+use crate::{
+    model::Checkpoint,
+    weights::{Weights, tensor_digest},
+};
 
-/// Fails with everything in which `checkpoint` is not the base of `manifest`; snaps it in place.
-pub fn check_same_base(manifest: &Manifest, checkpoint: &Checkpoint) -> Result<()> {
-    let mut differences = Vec::new();
-    if *blake3::hash(&checkpoint.config).as_bytes() != manifest.base.config_digest {
-        differences.push("config.json differs".to_owned());
-    }
-    if *blake3::hash(&checkpoint.tokenizer).as_bytes() != manifest.base.tokenizer_digest {
-        differences.push("tokenizer.json differs".to_owned());
-    }
-    for spec in manifest.tensors.iter().filter(|spec| spec.adapter().is_none()) {
-        let Some(tensor) = checkpoint.tensors.get(&spec.name) else {
-            differences.push(format!("tensor {} is missing", spec.name));
-            continue;
-        };
-        let shape: Vec<u64> = tensor.dims().iter().map(|dimension| *dimension as u64).collect();
-        if shape != spec.shape {
-            differences.push(format!("tensor {} has shape {shape:?} instead of {:?}", spec.name, spec.shape));
-            continue;
+impl Base {
+    /// The base of the run of `manifest`, from a checkpoint that has its tensors, its config and its tokenizer.
+    ///
+    /// Tensors may lie in other files than the run's: [`Base::write_to`] tells whether they are the run's files. Fails
+    /// with everything in which `checkpoint` differs.
+    pub fn of_run(manifest: &Manifest, checkpoint: Checkpoint) -> Result<Self> {
+        let mut differences = Vec::new();
+        for (role, bytes) in [(Role::Config, &checkpoint.config), (Role::Tokenizer, &checkpoint.tokenizer)] {
+            let expected = manifest.base.file(role).map(|file| file.digest);
+            if expected != Some(*blake3::hash(bytes).as_bytes()) {
+                differences.push(format!("{} differs", role.file_name().unwrap_or_default()));
+            }
         }
-        statistics(&spec.name, tensor)?;
-        snap(tensor, spec.quantum())?;
-        if Some(tensor_digest(tensor)?) != spec.base_digest() {
-            differences.push(format!("tensor {} has other values", spec.name));
+        let shapes: BTreeMap<&str, &[usize]> = checkpoint.shapes().collect();
+        let mut trained = BTreeMap::new();
+        for spec in manifest.tensors.iter().filter(|spec| spec.adapter().is_none()) {
+            let Some(shape) = shapes.get(spec.name.as_str()) else {
+                differences.push(format!("tensor {} is missing", spec.name));
+                continue;
+            };
+            let shape: Vec<u64> = shape.iter().map(|dimension| *dimension as u64).collect();
+            if shape != spec.shape {
+                differences.push(format!("tensor {} has shape {shape:?} instead of {:?}", spec.name, spec.shape));
+                continue;
+            }
+            let tensor = checkpoint.tensor(&spec.name)?;
+            snap(&tensor, spec.quantum())?;
+            if Some(tensor_digest(&tensor)?) != spec.base_digest() {
+                differences.push(format!("tensor {} has other values", spec.name));
+            }
+            trained.insert(spec.name.clone(), tensor);
         }
+        ensure!(differences.is_empty(), "{}", summary(&differences));
+        // It follows from the table, the frozen tensors, and nothing else.
+        let appendix = appendix(&checkpoint, &manifest.tensors)?.encode()?;
+        ensure!(
+            *blake3::hash(&appendix).as_bytes() == manifest.base.appendix_digest,
+            "the tensors that the run does not train are others: their names, types, shapes or values differ"
+        );
+        let frozen = shapes.keys().filter(|name| !trained.contains_key(**name));
+        let frozen = frozen.map(|name| Ok(((*name).to_owned(), checkpoint.tensor(name)?))).collect::<Result<_>>()?;
+        let weights = Weights::of_run(manifest, trained)?.with_frozen(frozen)?;
+        Ok(Self { appendix, weights, checkpoint, groups: manifest.groups.clone() })
     }
-    let known = |name: &String| manifest.tensors.iter().any(|spec| spec.name == *name);
-    differences.extend(
-        checkpoint.tensors.keys().filter(|name| !known(name)).map(|name| format!("tensor {name} is not in the run")),
-    );
-    ensure!(differences.is_empty(), "{}", summary(&differences));
-    Ok(())
 }
 
 /// The first few, and how many more.

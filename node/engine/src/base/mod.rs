@@ -1,21 +1,25 @@
 //! What a run agrees on about its base model, computed from a checkpoint.
 //!
-//! The base of a run is a *blob*, config.json ‖ tokenizer.json ‖ snapped tensors (f32 LE, in canonical order), and a
-//! manifest that describes it: digests, and the table of tensors. Where the blob is kept is not known here.
+//! The base of a run is a string of bytes, the checkpoint's original files and the appendix of their tensors (see
+//! [`protocol::manifest::BaseModel`]), and a manifest that describes it. Where the string is kept is not known here.
 
 mod arithmetic;
 mod chunks;
 mod comparison;
 mod groups;
+mod string;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::Tensor;
 use protocol::manifest::{
-    BaseModel, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, PROTOCOL_VERSION, Schedule,
+    Appendix, BaseModel, BaseTensor, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, PROTOCOL_VERSION,
+    Schedule, TensorSpec, Treatment,
 };
-use std::io::Write;
+use std::collections::{BTreeMap, BTreeSet};
 
-pub use chunks::{ChunkHasher, chunks_root};
-pub use comparison::check_same_base;
+use chunks::ChunkHasher;
+pub use chunks::chunks_root;
+pub use string::{Written, files_within};
 
 use crate::{model::Checkpoint, weights::Weights};
 
@@ -31,16 +35,34 @@ pub struct BaseSettings {
     pub ledger_samples_max: u64,
     /// Whose withdrawals count.
     pub authority: Option<[u8; 32]>,
+    /// The tensors that the run trains.
+    pub trained: Trained,
 }
 
-/// A checkpoint whose tensors lie on a run's grids.
+/// Which tensors of the base a run trains. The others are frozen: nothing changes them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trained {
+    /// All of them.
+    All,
+    /// Those of these names.
+    Only(BTreeSet<String>),
+}
+
+impl Trained {
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+}
+
+/// A checkpoint whose trained tensors lie on a run's grids.
 pub struct Base {
-    /// Where it came from, for people.
-    pub source: String,
-    /// config.json.
-    pub config: Vec<u8>,
-    /// tokenizer.json.
-    pub tokenizer: Vec<u8>,
+    /// The original files.
+    pub checkpoint: Checkpoint,
+    /// Encoded.
+    appendix: Vec<u8>,
     /// The tensors, until someone sweeps them.
     pub weights: Weights,
     /// How they are cut into groups.
@@ -48,50 +70,38 @@ pub struct Base {
 }
 
 impl Base {
-    /// The base of a new run: cuts the tensors into groups, chooses their table from their values, and snaps them in
-    /// place.
+    /// The base of a new run: cuts the trained tensors into groups, chooses their table from their values, and snaps
+    /// them.
     ///
     /// Errors name a tensor with a value that is not finite, or whose range the table cannot express.
-    pub fn of_new_run(checkpoint: Checkpoint, settings: &Hyperparameters) -> Result<Self> {
-        let elements =
-            checkpoint.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.elem_count() as u64)).collect();
+    pub fn of_new_run(checkpoint: Checkpoint, settings: &BaseSettings) -> Result<Self> {
+        if let Trained::Only(names) = &settings.trained
+            && let Some(name) = names.iter().find(|name| checkpoint.element_type(name).is_err())
+        {
+            bail!("{} has no tensor {name} to train", checkpoint.source);
+        }
+        let (mut trained, mut frozen) = (BTreeMap::new(), BTreeMap::new());
+        for (name, _) in checkpoint.shapes() {
+            let side = if settings.trained.has(name) { &mut trained } else { &mut frozen };
+            side.insert(name.to_owned(), checkpoint.tensor(name)?);
+        }
+        let elements = trained.iter().map(|(name, tensor)| (name.clone(), tensor.elem_count() as u64)).collect();
         let architecture = checkpoint.architecture()?;
         let (groups, group_of) = groups::cut(&*architecture, &elements);
         let emphasis = |name: &str| architecture.emphasis(name);
-        let specs = arithmetic::table(&checkpoint.tensors, &groups, &group_of, &emphasis, settings)?;
-        let Checkpoint { source, config, tokenizer, tensors } = checkpoint;
-        Ok(Self { source, config, tokenizer, weights: Weights::new(&specs, tensors)?, groups })
+        let specs = arithmetic::table(&trained, &groups, &group_of, &emphasis, &settings.hyperparameters)?;
+        let appendix = appendix(&checkpoint, &specs)?.encode()?;
+        Ok(Self { checkpoint, appendix, weights: Weights::new(&specs, trained)?.with_frozen(frozen)?, groups })
     }
 
-    /// The base of the run of `manifest`, from a checkpoint that [`check_same_base`] has passed, and snapped.
-    pub fn of_run(manifest: &Manifest, checkpoint: Checkpoint) -> Result<Self> {
-        let Checkpoint { source, config, tokenizer, tensors } = checkpoint;
-        let (weights, groups) = (Weights::new(&manifest.tensors, tensors)?, manifest.groups.clone());
-        Ok(Self { source, config, tokenizer, weights, groups })
-    }
-
-    /// Writes the blob.
-    pub fn write_to(&self, out: &mut dyn Write) -> Result<()> {
-        out.write_all(&self.config)?;
-        out.write_all(&self.tokenizer)?;
-        self.weights.write_to(out)
-    }
-
-    /// The manifest of a new run on this base. `chunk_digests`: those of the blob, as [`ChunkHasher`] gives them.
+    /// The manifest of a new run on this base. `base`: as [`Base::write_to`] describes it.
     ///
     /// Errors if it breaks a rule of manifests.
-    pub fn manifest(&self, settings: BaseSettings, nonce: [u8; 16], chunk_digests: &[[u8; 32]]) -> Result<Manifest> {
+    pub fn manifest(&self, settings: BaseSettings, nonce: [u8; 16], base: BaseModel) -> Result<Manifest> {
         let manifest = Manifest {
             protocol_version: PROTOCOL_VERSION,
             nonce,
-            base: BaseModel {
-                source: self.source.clone(),
-                config_bytes: self.config.len() as u64,
-                config_digest: *blake3::hash(&self.config).as_bytes(),
-                tokenizer_bytes: self.tokenizer.len() as u64,
-                tokenizer_digest: *blake3::hash(&self.tokenizer).as_bytes(),
-                chunks_root: chunks_root(chunk_digests),
-            },
+            base,
             tensors: self.weights.specs().to_vec(),
             groups: self.groups.clone(),
             objective: settings.objective,
@@ -109,11 +119,58 @@ impl Base {
     }
 }
 
-/// A new run on `checkpoint`, whose tensors are snapped in place, without a disk: its manifest, and the blob in memory.
-pub fn start(checkpoint: Checkpoint, settings: BaseSettings, nonce: [u8; 16]) -> Result<(Manifest, Vec<u8>)> {
-    let base = Base::of_new_run(checkpoint, &settings.hyperparameters)?;
-    let mut blob = ChunkHasher::new(Vec::new());
-    base.write_to(&mut blob)?;
-    let (blob, digests) = blob.finish();
-    Ok((base.manifest(settings, nonce, &digests)?, blob))
+/// All tensors of a checkpoint, those of `specs` trained, the others frozen.
+fn appendix(checkpoint: &Checkpoint, specs: &[TensorSpec]) -> Result<Appendix> {
+    let mut tensors = Vec::new();
+    for (name, shape) in checkpoint.shapes() {
+        let spec = specs.binary_search_by(|spec| spec.name.as_str().cmp(name)).ok().map(|index| &specs[index]);
+        let (treatment, digest) = match spec.and_then(TensorSpec::base_digest) {
+            Some(digest) => (Treatment::Trained, digest),
+            None => (Treatment::Frozen(checkpoint.element_type(name)?), raw_digest(checkpoint, name)?),
+        };
+        let shape = shape.iter().map(|dimension| *dimension as u64).collect();
+        tensors.push(BaseTensor { name: name.to_owned(), shape, treatment, digest });
+    }
+    Ok(Appendix { tensors })
+}
+
+/// BLAKE3 of a tensor's bytes as they are stored.
+fn raw_digest(checkpoint: &Checkpoint, name: &str) -> Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    checkpoint.for_each_bytes(name, |bytes| {
+        hasher.update(bytes);
+        Ok(())
+    })?;
+    Ok(*hasher.finalize().as_bytes())
+}
+
+/// The tensors that a run does not train, each compared with the run's `appendix`.
+pub fn frozen(appendix: &Appendix, checkpoint: &Checkpoint) -> Result<BTreeMap<String, Tensor>> {
+    let is_frozen = |tensor: &&BaseTensor| matches!(tensor.treatment, Treatment::Frozen(_));
+    let load = |tensor: &BaseTensor| -> Result<(String, Tensor)> {
+        let name = &tensor.name;
+        let is_same = raw_digest(checkpoint, name)? == tensor.digest
+            && Treatment::Frozen(checkpoint.element_type(name)?) == tensor.treatment;
+        ensure!(is_same, "tensor {name} has other values than the run's base");
+        Ok((name.clone(), checkpoint.tensor(name)?))
+    };
+    appendix.tensors.iter().filter(is_frozen).map(load).collect()
+}
+
+/// A new run on `checkpoint` without a disk.
+pub struct Started {
+    /// What the run agrees on.
+    pub manifest: Manifest,
+    /// Its base.
+    pub base: Base,
+    /// The string that joiners fetch.
+    pub string: Vec<u8>,
+}
+
+/// Starts a run without a disk.
+pub fn start(checkpoint: Checkpoint, settings: BaseSettings, nonce: [u8; 16]) -> Result<Started> {
+    let base = Base::of_new_run(checkpoint, &settings)?;
+    let Written { base: described, out, .. } = base.write_to(Vec::new()).context("in memory")?;
+    let manifest = base.manifest(settings, nonce, described)?;
+    Ok(Started { manifest, base, string: out })
 }

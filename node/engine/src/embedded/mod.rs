@@ -13,10 +13,11 @@
 pub mod corpus;
 
 use anyhow::Result;
+use protocol::manifest::{BaseModel, Role};
 
 use crate::{
     data::Dataset,
-    model::{Checkpoint, Tokenizer},
+    model::{Checkpoint, OriginalFile, Tokenizer},
 };
 
 /// What a manifest calls this base.
@@ -30,7 +31,19 @@ const WEIGHTS: &[u8] = include_bytes!("model.safetensors");
 
 /// The embedded base model.
 pub fn checkpoint() -> Result<Checkpoint> {
-    Checkpoint::from_bytes(SOURCE, CONFIG, TOKENIZER, WEIGHTS)
+    let file = |role, name, bytes: &'static [u8]| OriginalFile::in_memory(role, name, bytes);
+    let files = vec![
+        file(Role::Config, "config.json", CONFIG),
+        file(Role::Tokenizer, "tokenizer.json", TOKENIZER),
+        file(Role::Weights, "model.safetensors", WEIGHTS),
+    ];
+    Checkpoint::of_files(SOURCE, files)
+}
+
+/// Whether a run's base is an embedded model, of this release or another: anyone's directory may have the name.
+pub fn is_of(base: &BaseModel) -> bool {
+    let has = |role, bytes: &[u8]| base.file(role).is_some_and(|file| file.digest == *blake3::hash(bytes).as_bytes());
+    base.source == SOURCE && has(Role::Config, CONFIG) && has(Role::Tokenizer, TOKENIZER)
 }
 
 /// A machine's own text of the task.

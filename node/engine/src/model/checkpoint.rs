@@ -1,200 +1,239 @@
-//! Reading a checkpoint directory in the Hugging Face layout.
+//! A checkpoint in the Hugging Face layout: its original files, and where in them each tensor of the model lies.
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use half::{bf16, f16};
+use protocol::manifest::{ElementType, Role};
 use safetensors::{Dtype, tensor::Metadata};
-use serde::Deserialize;
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    collections::BTreeMap,
     io::{Read, Seek, SeekFrom},
-    path::{Component, Path, PathBuf},
+    path::Path,
 };
 
-use super::{Architecture, architecture};
+use super::{Architecture, architecture, directory, files::OriginalFile};
 use crate::device;
 
-/// Largest header of a safetensors file, bytes (the format's own limit).
-const HEADER_BYTES_MAX: u64 = 100_000_000;
+/// Largest header of a safetensors file, bytes: some fifty thousand tensors. It may come from a peer.
+const HEADER_BYTES_MAX: u64 = 8 << 20;
 /// Bytes that are read and converted at a time.
 const READ_BYTES: usize = 1 << 20;
 
-/// A base model: the two files that describe it, and its weights.
+/// A base model: its original files. Values of tensors are read when they are asked for.
 #[derive(Clone)]
 pub struct Checkpoint {
-    /// Where it came from, for people.
+    /// What it is called, for people: see [`protocol::manifest::BaseModel::source`].
     pub source: String,
+    /// The original files, in the order of (role, name).
+    pub files: Vec<OriginalFile>,
     /// config.json.
     pub config: Vec<u8>,
     /// tokenizer.json.
     pub tokenizer: Vec<u8>,
-    /// Weights by Hugging Face name: f32, contiguous, exactly those of [`Architecture::tensors`].
-    pub tensors: BTreeMap<String, Tensor>,
+    /// By Hugging Face name: exactly those of [`Architecture::tensors`].
+    stored: BTreeMap<String, StoredTensor>,
 }
 
-#[derive(Deserialize)]
-struct ShardIndex {
-    weight_map: BTreeMap<String, String>,
+/// Where one tensor is.
+#[derive(Clone)]
+struct StoredTensor {
+    /// Index in the list of files.
+    file: usize,
+    /// First byte in that file.
+    start: u64,
+    element: Element,
+    shape: Vec<usize>,
+}
+
+/// An element type that a model can be built of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Element {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Element {
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
 }
 
 impl Checkpoint {
-    /// Reads `config.json`, `tokenizer.json` and `model.safetensors` or the shards of `model.safetensors.index.json`.
+    /// Finds the files of the model in `directory`, and reads all but the values of tensors.
     ///
-    /// Weights on disk may be f32, f16 or bf16. Tables of constants and copies of
-    /// tied weights are skipped. Errors name the file, the tensor and what to do.
+    /// Weights may be f32, f16 or bf16. Tables of constants and copies of tied weights are skipped. Errors name the
+    /// file, the tensor and what to do.
     pub fn load(directory: &Path) -> Result<Self> {
-        ensure!(
-            directory.is_dir(),
-            "model directory {} does not exist; give a directory with config.json, tokenizer.json and model.safetensors",
-            directory.display()
-        );
-        let read = |name: &str| {
-            let path = directory.join(name);
-            fs::read(&path).with_context(|| {
-                format!(
-                    "cannot read {}; a Hugging Face checkpoint directory has one, download it again",
-                    path.display()
-                )
-            })
+        Self::of_files(&directory::source(directory), directory::files(directory)?)
+    }
+
+    /// The same from files, wherever they are, in the order of (role, name).
+    pub fn of_files(source: &str, files: Vec<OriginalFile>) -> Result<Self> {
+        let config = read(&files, Role::Config)?;
+        let architecture = architecture(&config).with_context(|| format!("in the config.json of {source}"))?;
+        let tokenizer = read(&files, Role::Tokenizer)?;
+        let mut finder = Finder {
+            architecture: &*architecture,
+            wanted: architecture.tensors().into_iter().collect(),
+            stored: BTreeMap::new(),
         };
-        let config_bytes = read("config.json")?;
-        let architecture =
-            architecture(&config_bytes).with_context(|| format!("in {}", directory.join("config.json").display()))?;
-        let tokenizer = read("tokenizer.json")?;
-        let mut wanted: BTreeMap<String, Vec<usize>> = architecture.tensors().into_iter().collect();
-        let mut tensors = BTreeMap::new();
-        for path in weight_files(directory)? {
-            read_file(&path, &*architecture, &mut wanted, &mut tensors)
-                .with_context(|| format!("in {}", path.display()))?;
+        for (index, file) in files.iter().enumerate().filter(|(_, file)| file.role == Role::Weights) {
+            finder.look_into(index, file).with_context(|| format!("in {}", file.describe()))?;
         }
+        let Finder { wanted, stored, .. } = finder;
         if let Some(name) = wanted.keys().next() {
             bail!(
-                "{} lacks {} of the weights that its config.json describes, first {name}; the download is incomplete, or config.json is another model's",
-                directory.display(),
+                "{source} lacks {} of the weights that its config.json describes, first {name}; \
+                 the download is incomplete, or config.json is another model's",
                 wanted.len()
             );
         }
-        Ok(Self { source: directory.display().to_string(), config: config_bytes, tokenizer, tensors })
-    }
-
-    /// The same from bytes in memory: one safetensors file.
-    pub fn from_bytes(source: &str, config: &[u8], tokenizer: &[u8], weights: &[u8]) -> Result<Self> {
-        let architecture = architecture(config).with_context(|| format!("in {source}"))?;
-        let mut wanted: BTreeMap<String, Vec<usize>> = architecture.tensors().into_iter().collect();
-        let mut tensors = BTreeMap::new();
-        let mut cursor = std::io::Cursor::new(weights);
-        read_tensors(&mut cursor, weights.len() as u64, &*architecture, &mut wanted, &mut tensors)
-            .with_context(|| format!("in {source}"))?;
-        ensure!(wanted.is_empty(), "{source} lacks {} weights", wanted.len());
-        Ok(Self { source: source.to_owned(), config: config.to_vec(), tokenizer: tokenizer.to_vec(), tensors })
+        Ok(Self { source: source.to_owned(), files, config, tokenizer, stored })
     }
 
     /// The model that the config describes.
     pub fn architecture(&self) -> Result<Box<dyn Architecture>> {
         architecture(&self.config)
     }
-}
 
-/// `model.safetensors`, or the distinct shards of the index.
-fn weight_files(directory: &Path) -> Result<Vec<PathBuf>> {
-    let single = directory.join("model.safetensors");
-    let index_path = directory.join("model.safetensors.index.json");
-    if single.is_file() {
-        return Ok(vec![single]);
+    /// The tensors' names and shapes, in order.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.stored.iter().map(|(name, stored)| (name.as_str(), &stored.shape[..]))
     }
-    ensure!(
-        index_path.is_file(),
-        "{} has neither model.safetensors nor model.safetensors.index.json; convert the weights to safetensors",
-        directory.display()
-    );
-    let bytes = fs::read(&index_path).with_context(|| format!("cannot read {}", index_path.display()))?;
-    let index: ShardIndex = serde_json::from_slice(&bytes)
-        .with_context(|| format!("{} is not a valid shard index; download it again", index_path.display()))?;
-    let shards: BTreeSet<String> = index.weight_map.into_values().collect();
-    shards
-        .into_iter()
-        .map(|shard| {
-            let mut parts = Path::new(&shard).components();
-            let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
-            ensure!(plain, "{} names a shard {shard:?} that is not a plain file name", index_path.display());
-            let path = directory.join(&shard);
-            ensure!(path.is_file(), "shard {} is missing; download it again", path.display());
-            Ok(path)
+
+    /// How the elements of tensor `name` are stored.
+    pub fn element_type(&self, name: &str) -> Result<ElementType> {
+        Ok(match self.find(name)?.element {
+            Element::F32 => ElementType::F32,
+            Element::F16 => ElementType::F16,
+            Element::Bf16 => ElementType::Bf16,
         })
-        .collect()
+    }
+
+    /// The values of tensor `name`: f32, which holds each of them exactly, contiguous. Errors if one is not finite.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let stored = self.find(name)?;
+        let convert: fn(&[u8]) -> f32 = match stored.element {
+            Element::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            Element::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
+            Element::Bf16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+        };
+        let elements: usize = stored.shape.iter().product();
+        let mut values = Vec::new();
+        values
+            .try_reserve_exact(elements)
+            .with_context(|| format!("the {elements} values of tensor {name} do not fit this machine's memory"))?;
+        self.for_each_bytes(name, |bytes| {
+            values.extend(bytes.chunks_exact(stored.element.bytes()).map(convert));
+            Ok(())
+        })?;
+        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+            let value = values[at];
+            bail!("tensor {name}: element {at} is {value}; the checkpoint is damaged or its training diverged");
+        }
+        device::tensor(values, stored.shape.clone())
+    }
+
+    /// All tensors, as [`Self::tensor`] reads them.
+    pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.stored.keys().map(|name| Ok((name.clone(), self.tensor(name)?))).collect()
+    }
+
+    /// Hands out the bytes of tensor `name` as they are stored, piece by piece, each a whole number of elements.
+    pub fn for_each_bytes(&self, name: &str, mut f: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let stored = self.find(name)?;
+        let file = &self.files[stored.file];
+        let unreadable = || format!("cannot read tensor {name} of {}", file.describe());
+        let mut section = file.open()?;
+        section.seek(SeekFrom::Start(stored.start)).with_context(unreadable)?;
+        let mut left = stored.shape.iter().product::<usize>() * stored.element.bytes();
+        let mut buffer = vec![0u8; READ_BYTES.min(left)];
+        while left > 0 {
+            let bytes = &mut buffer[..READ_BYTES.min(left)];
+            section.read_exact(bytes).with_context(unreadable)?;
+            f(bytes)?;
+            left -= bytes.len();
+        }
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Result<&StoredTensor> {
+        self.stored.get(name).with_context(|| format!("{} has no tensor {name}", self.source))
+    }
 }
 
-fn read_file(
-    path: &Path,
-    architecture: &dyn Architecture,
-    wanted: &mut BTreeMap<String, Vec<usize>>,
-    tensors: &mut BTreeMap<String, Tensor>,
-) -> Result<()> {
-    let mut file = File::open(path).context("cannot open the file")?;
-    let bytes = file.metadata().context("cannot read the file's size")?.len();
-    read_tensors(&mut file, bytes, architecture, wanted, tensors)
+/// The one file of a role, in memory.
+fn read(files: &[OriginalFile], role: Role) -> Result<Vec<u8>> {
+    let file = files.iter().find(|file| file.role == role);
+    let name = role.file_name().unwrap_or_default();
+    file.with_context(|| format!("the base has no {name}; a Hugging Face checkpoint has one"))?.read()
 }
 
-/// Moves what one safetensors source has from `wanted` to `tensors`, one tensor in memory at a time.
-fn read_tensors(
-    source: &mut (impl Read + Seek),
-    bytes: u64,
-    architecture: &dyn Architecture,
-    wanted: &mut BTreeMap<String, Vec<usize>>,
-    tensors: &mut BTreeMap<String, Tensor>,
-) -> Result<()> {
+/// Looks for the model's tensors in one file after the other.
+struct Finder<'a> {
+    architecture: &'a dyn Architecture,
+    wanted: BTreeMap<String, Vec<usize>>,
+    stored: BTreeMap<String, StoredTensor>,
+}
+
+impl Finder<'_> {
+    /// Moves what one safetensors file has from `wanted` to `stored`.
+    fn look_into(&mut self, index: usize, file: &OriginalFile) -> Result<()> {
+        let (metadata, data_start) = read_header(file)?;
+        for (name, info) in metadata.tensors() {
+            if self.architecture.is_redundant(&name) {
+                continue;
+            }
+            let Some(shape) = self.wanted.remove(&name) else {
+                let repeated =
+                    if self.stored.contains_key(&name) { "is there twice" } else { "is not part of the model" };
+                bail!("tensor {name} {repeated} that config.json describes; config.json may be another model's");
+            };
+            ensure!(
+                shape == info.shape,
+                "tensor {name} has shape {:?}, config.json asks for {shape:?}; config.json may be another model's",
+                info.shape
+            );
+            let element = element(info.dtype).with_context(|| format!("cannot use tensor {name}"))?;
+            let start = data_start + info.data_offsets.0 as u64;
+            self.stored.insert(name, StoredTensor { file: index, start, element, shape });
+        }
+        Ok(())
+    }
+}
+
+/// The header of a safetensors file, whose ranges lie within the file, and where the data begin.
+fn read_header(file: &OriginalFile) -> Result<(Metadata, u64)> {
+    let mut section = file.open()?;
     let mut length = [0u8; 8];
-    source.read_exact(&mut length).context("the file is too short for a safetensors header; download it again")?;
+    section.read_exact(&mut length).context("the file is too short for a safetensors header; download it again")?;
     let header_bytes = u64::from_le_bytes(length);
     ensure!(
-        header_bytes <= HEADER_BYTES_MAX && header_bytes <= bytes - 8,
+        header_bytes <= HEADER_BYTES_MAX && header_bytes <= file.bytes - 8,
         "this is not a safetensors file: its header claims {header_bytes} bytes; download it again"
     );
     let mut header = vec![0u8; header_bytes as usize];
-    source.read_exact(&mut header).context("cannot read the header")?;
+    section.read_exact(&mut header).context("cannot read the header")?;
     let metadata: Metadata =
         serde_json::from_slice(&header).context("malformed safetensors header; download it again")?;
-    let data = metadata.data_len() as u64;
-    let found = bytes - 8 - header_bytes;
+    let (found, data) = (file.bytes - 8 - header_bytes, metadata.data_len() as u64);
     ensure!(found == data, "the file has {found} bytes of weights, its header says {data}; download it again");
-    for (name, info) in metadata.tensors() {
-        if architecture.is_redundant(&name) {
-            continue;
-        }
-        let Some(shape) = wanted.remove(&name) else {
-            let repeated = if tensors.contains_key(&name) { "is there twice" } else { "is not part of the model" };
-            bail!("tensor {name} {repeated} that config.json describes; config.json may be another model's");
-        };
-        ensure!(
-            shape == info.shape,
-            "tensor {name} has shape {:?}, config.json asks for {shape:?}; config.json may be another model's",
-            info.shape
-        );
-        source.seek(SeekFrom::Start(8 + header_bytes + info.data_offsets.0 as u64)).context("cannot seek")?;
-        let values = read_values(source, info.dtype, shape.iter().product())
-            .with_context(|| format!("cannot read tensor {name}"))?;
-        tensors.insert(name, device::tensor(values, shape)?);
-    }
-    Ok(())
+    Ok((metadata, 8 + header_bytes))
 }
 
-fn read_values(source: &mut impl Read, dtype: Dtype, elements: usize) -> Result<Vec<f32>> {
-    let (width, convert): (usize, fn(&[u8]) -> f32) = match dtype {
-        Dtype::F32 => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-        Dtype::F16 => (2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
-        Dtype::BF16 => (2, |b| bf16::from_le_bytes([b[0], b[1]]).to_f32()),
-        other => bail!("it is stored as {other:?}; supported are F32, F16 and BF16, convert the checkpoint"),
-    };
-    let mut values = Vec::with_capacity(elements);
-    let mut buffer = vec![0u8; READ_BYTES.min(elements * width)];
-    while values.len() < elements {
-        let bytes = ((elements - values.len()) * width).min(buffer.len());
-        source.read_exact(&mut buffer[..bytes])?;
-        values.extend(buffer[..bytes].chunks_exact(width).map(convert));
-    }
-    match values.iter().position(|v| !v.is_finite()) {
-        Some(at) => bail!("element {at} is {}; the checkpoint is damaged or its training diverged", values[at]),
-        None => Ok(values),
+fn element(dtype: Dtype) -> Result<Element> {
+    match dtype {
+        Dtype::F32 => Ok(Element::F32),
+        Dtype::F16 => Ok(Element::F16),
+        Dtype::BF16 => Ok(Element::Bf16),
+        other => bail!(
+            "it is stored as {other:?}; supported are F32, F16 and BF16. Convert the checkpoint: in transformers, load \
+             it with from_pretrained(..., dtype=torch.bfloat16), call dequantize() if it is quantised, then \
+             save_pretrained(...)"
+        ),
     }
 }

@@ -1,52 +1,63 @@
 //! Writing a checkpoint directory that Hugging Face transformers loads.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
-use safetensors::{Dtype, View};
+use protocol::manifest::{ElementType, Role};
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
 use serde_json::{Value, json};
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashMap},
-    fs,
+    fs::{self, File},
+    io::{BufWriter, Write},
     path::Path,
 };
 
-use super::{Interface, architecture};
+use super::{Checkpoint, Interface};
+use crate::device;
 
-/// Writes `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` and `model.safetensors`
-/// (f32) into `directory`, which is created if absent and must be empty.
-pub fn export(directory: &Path, config: &[u8], tokenizer: &[u8], tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-    let architecture = architecture(config)?;
+/// Writes the model of `base`, its trained tensors replaced by `trained`, into `directory`, which is created if absent
+/// and must be empty.
+///
+/// Files other than weights are the base's, byte for byte; but `config.json` says float32 where it said another type,
+/// since transformers would round what was trained. `generation_config.json` and `tokenizer_config.json` are made if
+/// the base has none. `model.safetensors` holds trained tensors as f32, all others as the base stores them.
+pub fn export(directory: &Path, base: &Checkpoint, trained: &BTreeMap<String, Tensor>) -> Result<()> {
+    let architecture = base.architecture()?;
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let mut entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
     ensure!(entries.next().is_none(), "{} is not empty; export to a new directory", directory.display());
-    let write = |name: &str, bytes: &[u8]| {
-        let path = directory.join(name);
+    let write = |role: Role, bytes: &[u8]| {
+        let path = directory.join(role.file_name().unwrap_or_default());
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     };
-    let mut config: Value = serde_json::from_slice(config).context("config.json is not valid JSON")?;
-    config["torch_dtype"] = json!("float32");
-    if config.get("dtype").is_some() {
-        config["dtype"] = json!("float32");
+    let config: Value = serde_json::from_slice(&base.config).context("config.json is not valid JSON")?;
+    write(Role::GenerationConfig, &serde_json::to_vec_pretty(&generation_config(&config))?)?;
+    let tokenizer_config = tokenizer_config(&base.tokenizer, architecture.interface())?;
+    write(Role::TokenizerConfig, &serde_json::to_vec_pretty(&tokenizer_config)?)?;
+    let is_weights = |role: Role| matches!(role, Role::WeightsIndex | Role::Weights | Role::Gguf);
+    for file in base.files.iter().filter(|file| !is_weights(file.role)) {
+        write(file.role, &file.read()?)?;
     }
-    config["architectures"] = json!([architecture.class()]);
-    write("config.json", &serde_json::to_vec_pretty(&config)?)?;
-    write("generation_config.json", &serde_json::to_vec_pretty(&generation_config(&config))?)?;
-    write("tokenizer.json", tokenizer)?;
-    write(
-        "tokenizer_config.json",
-        &serde_json::to_vec_pretty(&tokenizer_config(tokenizer, architecture.interface())?)?,
-    )?;
+    if let Some(config) = as_float32(config) {
+        write(Role::Config, &serde_json::to_vec_pretty(&config)?)?;
+    }
     let path = directory.join("model.safetensors");
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), Weights(tensor)));
-    safetensors::serialize_to_file(views, Some(metadata), &path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    // The library writes it for its owner alone; it is to be as readable as the files beside it.
-    let permissions = fs::metadata(directory.join("config.json")).map(|metadata| metadata.permissions());
-    permissions
-        .and_then(|permissions| fs::set_permissions(&path, permissions))
-        .with_context(|| format!("cannot make {} readable", path.display()))
+    write_weights(&path, base, trained).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The config, if it must say float32 and does not.
+fn as_float32(mut config: Value) -> Option<Value> {
+    let mut is_changed = false;
+    for field in ["torch_dtype", "dtype"] {
+        if config.get(field).is_some_and(|dtype| *dtype != "float32") {
+            config[field] = json!("float32");
+            is_changed = true;
+        }
+    }
+    is_changed.then_some(config)
 }
 
 fn generation_config(config: &Value) -> Value {
@@ -76,24 +87,49 @@ fn tokenizer_config(tokenizer: &[u8], interface: &Interface) -> Result<Value> {
     Ok(out)
 }
 
-/// One tensor as safetensors writes it; its bytes are made when they are asked for.
-struct Weights<'a>(&'a Tensor);
-
-impl View for Weights<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
+/// One safetensors file of all tensors of `base`, written piece by piece. f32 comes first, so that every tensor begins
+/// at a multiple of its elements' size.
+fn write_weights(path: &Path, base: &Checkpoint, trained: &BTreeMap<String, Tensor>) -> Result<()> {
+    if let Some(name) = trained.keys().find(|name| base.element_type(name).is_err()) {
+        bail!("tensor {name} is not one of the base's, and has no place in a file of its tensors");
     }
-
-    fn shape(&self) -> &[usize] {
-        self.0.dims()
+    let mut tensors = Vec::new();
+    for (name, shape) in base.shapes() {
+        let dtype = match trained.contains_key(name) {
+            true => Dtype::F32,
+            false => dtype(base.element_type(name)?)?,
+        };
+        tensors.push((name, shape, dtype));
     }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.0.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).unwrap_or_default();
-        values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into()
+    tensors.sort_by_key(|(name, _, dtype)| (std::cmp::Reverse(dtype.bitsize()), *name));
+    let mut end = 0;
+    let mut infos = Vec::new();
+    for (name, shape, dtype) in &tensors {
+        let start = end;
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        let info = TensorInfo { dtype: *dtype, shape: shape.to_vec(), data_offsets: (start, end) };
+        infos.push(((*name).to_owned(), info));
     }
+    let metadata = Metadata::new(Some(HashMap::from([("format".to_owned(), "pt".to_owned())])), infos)?;
+    let mut header = serde_json::to_vec(&metadata)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut out = BufWriter::with_capacity(1 << 16, File::create(path)?);
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    for (name, ..) in tensors {
+        match trained.get(name) {
+            Some(tensor) => device::for_each_bytes(tensor, |bytes| Ok(out.write_all(bytes)?))?,
+            None => base.for_each_bytes(name, |bytes| Ok(out.write_all(bytes)?))?,
+        }
+    }
+    Ok(out.flush()?)
+}
 
-    fn data_len(&self) -> usize {
-        self.0.elem_count() * size_of::<f32>()
+fn dtype(element: ElementType) -> Result<Dtype> {
+    match element {
+        ElementType::F32 => Ok(Dtype::F32),
+        ElementType::F16 => Ok(Dtype::F16),
+        ElementType::Bf16 => Ok(Dtype::BF16),
+        other => bail!("{other:?} has no place in a safetensors file"),
     }
 }

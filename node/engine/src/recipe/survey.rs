@@ -19,7 +19,7 @@ use std::{
 };
 
 use crate::{
-    base::{Base, BaseSettings},
+    base::{Base, BaseSettings, Trained},
     data::Dataset,
     estimator::{Estimator, Normalizer},
     model::{self, Checkpoint, SuffixModel},
@@ -45,7 +45,7 @@ const DOUBLINGS: i32 = 24;
 
 /// What is surveyed.
 pub struct Ground<'a> {
-    /// The base; its tensors are snapped in place, and end as the base again.
+    /// The base.
     pub checkpoint: Checkpoint,
     /// Training text.
     pub data: &'a Dataset,
@@ -121,12 +121,14 @@ fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Arc<Manifest>)> {
         schedule: Schedule { knots: vec![Knot { step: 0, multiplier: 0 }] },
         ledger_samples_max: 2 * GRADIENTS,
         authority: None,
+        trained: Trained::All,
     };
-    let base = Base::of_new_run(ground.checkpoint.clone(), &ground.hyperparameters)?;
+    let base = Base::of_new_run(ground.checkpoint.clone(), &settings)?;
     let seed = ground.seed;
     // A run of its own, which nobody joins: its directions say nothing about those of the run to come.
-    let manifest = Arc::new(base.manifest(settings, (u128::from(seed) << 64).to_le_bytes(), &[])?);
-    let (model, _) = model::load(&base.config, &base.tokenizer, base.weights.tensors())?;
+    let nonce = (u128::from(seed) << 64).to_le_bytes();
+    let manifest = Arc::new(base.manifest(settings, nonce, base.write_to(std::io::sink())?.base)?);
+    let (model, _) = model::load(&base.checkpoint.config, &base.checkpoint.tokenizer, base.weights.tensors())?;
     let mut trainer = Trainer::new(Parts {
         run: manifest.run_id()?,
         weights: base.weights,
@@ -157,7 +159,7 @@ impl Line<'_> {
     /// The loss after `entries` at learning rate `rate`, which are taken back.
     fn loss_after(&mut self, entries: &[Contribution], rate: f64, backwards: bool) -> Result<f64> {
         let specs: Vec<TensorSpec> = self.specs.iter().map(|spec| at_rate(spec, rate / self.rate)).collect();
-        let mut weights = Weights::new(&specs, self.trainer.weights()?.tensors().clone())?;
+        let mut weights = Weights::new(&specs, self.trainer.weights()?.trained())?;
         let sweep = |removed| {
             let contributions = entries.iter().map(|entry| Contribution { removed, ..*entry }).collect();
             Sweep { probes: Vec::new(), contributions }
@@ -227,7 +229,7 @@ fn at_rate(spec: &TensorSpec, factor: f64) -> TensorSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::embedded;
+    use crate::{embedded, model::Tokenizer};
     use protocol::manifest::DirectionScale;
 
     const HYPERPARAMETERS: Hyperparameters = Hyperparameters {
@@ -238,11 +240,10 @@ mod tests {
     };
 
     #[test]
-    fn a_survey_finds_what_can_be_gained_and_leaves_the_base_as_it_was() {
+    fn a_survey_finds_what_can_be_gained() {
         let checkpoint = embedded::checkpoint().unwrap();
-        let base = Base::of_new_run(checkpoint.clone(), &HYPERPARAMETERS).unwrap();
-        let digest = base.weights.digest();
-        let (_, tokenizer) = model::load(&base.config, &base.tokenizer, base.weights.tensors()).unwrap();
+        let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, checkpoint.architecture().unwrap().interface());
+        let tokenizer = tokenizer.unwrap();
         let data = embedded::training(1, &tokenizer, 32).unwrap();
         let (hyperparameters, batch_size, time_max) = (HYPERPARAMETERS, 2, Duration::from_secs(3_600));
         let objective = ObjectiveLine::NextToken;
@@ -251,12 +252,19 @@ mod tests {
         assert_eq!(found.gradients, GRADIENTS);
         assert!(found.gain > 0.1 && found.gain < found.loss, "{found:?}");
         assert!(found.greedy_rate > 0.0 && found.walk_cost > 0.0, "{found:?}");
-        assert_eq!(base.weights.digest(), digest);
     }
 
     #[test]
     fn a_rate_changes_what_an_entry_does_and_nothing_else() {
-        let base = Base::of_new_run(embedded::checkpoint().unwrap(), &HYPERPARAMETERS).unwrap();
+        let settings = BaseSettings {
+            objective: ObjectiveLine::NextToken,
+            hyperparameters: HYPERPARAMETERS,
+            schedule: Schedule::default(),
+            ledger_samples_max: 1,
+            authority: None,
+            trained: Trained::All,
+        };
+        let base = Base::of_new_run(embedded::checkpoint().unwrap(), &settings).unwrap();
         let spec = &base.weights.specs()[0];
         assert_eq!(&at_rate(spec, 1.0), spec);
         let quanta = |spec: &TensorSpec| spec.unit as f64 * 2f64.powi(i32::from(spec.shift));

@@ -1,12 +1,13 @@
 use super::*;
 use crate::{
-    base::{self, BaseSettings},
-    embedded, model,
+    base::{self, Base, BaseSettings, Started, Trained},
+    embedded,
+    model::{self, Checkpoint, OriginalFile},
     objective::NextToken,
 };
 use protocol::{
     codec::MULTIPLIER_ONE,
-    manifest::{DirectionScale, Hyperparameters, ObjectiveLine, Schedule},
+    manifest::{BaseFile, DirectionScale, Hyperparameters, ObjectiveLine, Schedule},
 };
 use rand_xoshiro::rand_core::SeedableRng;
 use std::num::NonZeroU32;
@@ -17,11 +18,15 @@ const MACHINE: MachineId = MachineId { key: [3; 32], incarnation: 7 };
 struct Run {
     id: RunId,
     manifest: Arc<Manifest>,
-    tensors: Vec<u8>,
+    string: Vec<u8>,
 }
 
 impl Run {
     fn new() -> Self {
+        Self::training(Trained::All)
+    }
+
+    fn training(trained: Trained) -> Self {
         let hyperparameters = Hyperparameters {
             learning_rate: 3e-4,
             epsilon: 1e-3,
@@ -29,15 +34,26 @@ impl Run {
             direction_scale: DirectionScale::Rms,
         };
         let (schedule, authority) = (Schedule::default(), None);
-        let objective = ObjectiveLine::NextToken;
-        let settings = BaseSettings { objective, hyperparameters, schedule, ledger_samples_max: 1 << 20, authority };
-        let (manifest, blob) = base::start(embedded::checkpoint().unwrap(), settings, [5; 16]).unwrap();
-        let tensors = blob[blob.len() - 4 * manifest.parameters() as usize..].to_vec();
-        Self { id: manifest.run_id().unwrap(), manifest: Arc::new(manifest), tensors }
+        let (objective, ledger_samples_max) = (ObjectiveLine::NextToken, 1 << 20);
+        let settings = BaseSettings { objective, hyperparameters, schedule, ledger_samples_max, authority, trained };
+        let Started { manifest, string, .. } = base::start(embedded::checkpoint().unwrap(), settings, [5; 16]).unwrap();
+        Self { id: manifest.run_id().unwrap(), manifest: Arc::new(manifest), string }
+    }
+
+    /// From the string, as whoever fetched it does.
+    fn base(&self) -> Base {
+        let mut rest = &self.string[..];
+        let file = |file: &BaseFile| {
+            let (bytes, behind) = rest.split_at(file.bytes as usize);
+            rest = behind;
+            OriginalFile::in_memory(file.role, &file.name, bytes.to_vec())
+        };
+        let files = self.manifest.base.files.iter().map(file).collect();
+        Base::of_run(&self.manifest, Checkpoint::of_files("fetched", files).unwrap()).unwrap()
     }
 
     fn weights(&self) -> Weights {
-        Weights::read_from(&self.manifest.tensors, &mut &self.tensors[..]).unwrap()
+        self.base().weights
     }
 
     fn trainer(&self, estimator: Estimator) -> Trainer {
@@ -139,4 +155,51 @@ fn no_sample_beyond_the_limit_is_measured() {
     let lengths: Vec<usize> = (0..2).map(|_| trainer.step(20).unwrap().own.len()).collect();
     assert_eq!(lengths, [16, 4]);
     assert_eq!(trainer.position(), (MACHINE, 20));
+}
+
+#[test]
+fn only_what_the_table_lists_is_trained_and_the_rest_is_exported_as_it_was() {
+    let is_trained = |name: &str| name.contains("layers.1.mlp");
+    let names: Vec<String> = embedded::checkpoint().unwrap().shapes().map(|(name, _)| name.to_owned()).collect();
+    let run = Run::training(Trained::Only(names.iter().filter(|name| is_trained(name)).cloned().collect()));
+    assert!(run.manifest.tensors.iter().all(|spec| is_trained(&spec.name)) && run.manifest.tensors.len() == 3);
+    let before = embedded::checkpoint().unwrap();
+    let mut trainer = run.trainer(Estimator::default());
+    let other = Contribution {
+        seed: EntrySeed { bytes: [9; 32], group: 0 },
+        byte: 127,
+        multiplier: MULTIPLIER_ONE,
+        removed: false,
+    };
+    for _ in 0..3 {
+        trainer.step(u64::MAX).unwrap();
+        trainer.replay(vec![other]);
+    }
+    let weights = trainer.weights().unwrap();
+    assert_ne!(weights.digest(), run.manifest.base_digest());
+    for name in &names {
+        let values = |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let is_moved = values(&weights.tensors()[name]) != values(&before.tensor(name).unwrap());
+        assert_eq!(is_moved, is_trained(name), "{name}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    model::export(directory.path(), &run.base().checkpoint, &weights.trained()).unwrap();
+    let exported = Checkpoint::load(directory.path()).unwrap();
+    let bytes = |checkpoint: &Checkpoint, name: &str| {
+        let mut all = Vec::new();
+        checkpoint
+            .for_each_bytes(name, |bytes| {
+                all.extend_from_slice(bytes);
+                Ok(())
+            })
+            .unwrap();
+        all
+    };
+    for name in names.iter().filter(|name| !is_trained(name)) {
+        assert_eq!(bytes(&exported, name), bytes(&before, name), "{name}");
+    }
+    let trained = exported.tensor(&run.manifest.tensors[0].name).unwrap();
+    assert_eq!(crate::weights::tensor_digest(&trained).unwrap(), {
+        crate::weights::tensor_digest(&weights.tensors()[&run.manifest.tensors[0].name]).unwrap()
+    });
 }

@@ -23,11 +23,11 @@ impl Weights {
         combine_digests(digests.expect("type and layout were checked when the tensors were taken over"))
     }
 
-    /// Writes all tensors, f32 LE, row-major, in canonical order.
+    /// Writes all trained tensors, f32 LE, row-major, in canonical order.
     pub fn write_to(&self, out: &mut dyn Write) -> Result<()> {
         for spec in &self.specs {
-            let written = self.read(spec, |values| for_each_bytes(values, |bytes| out.write_all(bytes)))?;
-            written.with_context(|| format!("writing tensor {}", spec.name))?;
+            device::for_each_bytes(&self.tensors[&spec.name], |bytes| Ok(out.write_all(bytes)?))
+                .with_context(|| format!("writing tensor {}", spec.name))?;
         }
         Ok(())
     }
@@ -46,26 +46,12 @@ impl Weights {
 
 /// BLAKE3 of a tensor's values, f32 LE, row-major: the digest of a [`TensorSpec`].
 pub fn tensor_digest(tensor: &Tensor) -> Result<[u8; 32]> {
-    device::read(tensor, |values| {
-        let mut hasher = blake3::Hasher::new();
-        let Ok(()) = for_each_bytes(values, |bytes| {
-            hasher.update(bytes);
-            Ok::<_, std::convert::Infallible>(())
-        });
-        *hasher.finalize().as_bytes()
-    })
-}
-
-/// Hands out the values' bytes (f32 LE) piece by piece.
-fn for_each_bytes<E>(values: &[f32], mut f: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-    let mut buffer = vec![0u8; 4 * values.len().min(COPY_VALUES)];
-    for values in values.chunks(COPY_VALUES) {
-        for (bytes, value) in buffer.as_chunks_mut().0.iter_mut().zip(values) {
-            *bytes = value.to_le_bytes();
-        }
-        f(&buffer[..4 * values.len()])?;
-    }
-    Ok(())
+    let mut hasher = blake3::Hasher::new();
+    device::for_each_bytes(tensor, |bytes| {
+        hasher.update(bytes);
+        Ok(())
+    })?;
+    Ok(*hasher.finalize().as_bytes())
 }
 
 fn read_values(spec: &TensorSpec, input: &mut dyn Read) -> Result<Vec<f32>> {

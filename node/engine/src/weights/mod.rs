@@ -2,13 +2,13 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | `trained.rs` | the tensors that a run trains: exact, changed in place, shared with the model |
+//! | `trained.rs` | the tensors that a run trains: exact, changed in place, shared with the model; the frozen ones beside them |
 //! | `sweep.rs` | probes and entries into all trained tensors, in one pass |
 //! | `projection.rs` | what a gradient makes of directions |
 //! | `bytes.rs` | trained tensors as bytes: checkpoints, base, digests |
 //! | `grid.rs` | whether a value is a whole number of quanta within its range |
 //!
-//! Frozen tensors, which no sweep touches, and adapters, which are trained beside a base, get files of their own here.
+//! Adapters, which are trained beside a base, get a file of their own here.
 
 mod bytes;
 mod grid;

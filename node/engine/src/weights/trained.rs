@@ -1,7 +1,8 @@
 //! The tensors that a run trains, in an exact store that the model shares.
 //!
 //! They are plain candle tensors, so a model that is built on clones of them sees every sweep: perturbing and replaying
-//! need no second copy. Only [`Weights::sweep`] changes a value, and only by whole quanta.
+//! need no second copy. Only [`Weights::sweep`] changes a value, and only by whole quanta. Frozen tensors, which the
+//! model needs as well and no sweep touches, are kept beside them.
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
@@ -15,6 +16,7 @@ use crate::{device, kernel::Kernel};
 /// The trained tensors of a run: f32, contiguous, every value n · quantum with −2^24 ≤ n < 2^24, zero as +0.0.
 pub struct Weights {
     pub(super) specs: Vec<TensorSpec>,
+    /// Trained and frozen.
     pub(super) tensors: BTreeMap<String, Tensor>,
     kernel: Kernel,
 }
@@ -54,6 +56,17 @@ impl Weights {
         Self::new(&manifest.tensors, base)
     }
 
+    /// Takes over the tensors that the run does not train. Errors if one of them is trained.
+    pub fn with_frozen(mut self, frozen: BTreeMap<String, Tensor>) -> Result<Self> {
+        for (name, tensor) in frozen {
+            ensure!(
+                self.tensors.insert(name.clone(), tensor).is_none(),
+                "tensor {name} is trained, and cannot be frozen"
+            );
+        }
+        Ok(self)
+    }
+
     /// Sweeps with `kernel` from now on; the bits are the same with any.
     pub fn set_kernel(&mut self, kernel: Kernel) {
         self.kernel = kernel;
@@ -69,12 +82,17 @@ impl Weights {
         &self.specs
     }
 
-    /// The tensors by name. Clones share the storage and see every sweep.
+    /// All tensors of the model by name, trained and frozen. Clones share the storage and see every sweep.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors
     }
 
-    /// Calls `f` on the values of one tensor.
+    /// The trained tensors by name, as [`Self::tensors`].
+    pub fn trained(&self) -> BTreeMap<String, Tensor> {
+        self.specs.iter().map(|spec| (spec.name.clone(), self.tensors[&spec.name].clone())).collect()
+    }
+
+    /// Calls `f` on the values of one trained tensor.
     pub(super) fn read<T>(&self, spec: &TensorSpec, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
         device::read(&self.tensors[&spec.name], f).with_context(|| format!("tensor {}", spec.name))
     }

@@ -17,8 +17,8 @@ use peer::{GoalSettings, Run};
 use protocol::{
     machine::MachineId,
     manifest::{
-        BASE_CHUNK_BYTES, BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine,
-        Origin, PROTOCOL_VERSION, Schedule, TensorSpec, combine_digests,
+        Appendix, BASE_CHUNK_BYTES, BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership,
+        ObjectiveLine, Origin, PROTOCOL_VERSION, Role, Schedule, TensorSpec,
     },
     segment::{Chunk, Digest, Segment},
     signature::{Ed25519Signer, Signer as _},
@@ -41,8 +41,18 @@ pub fn machine(number: usize, incarnation: u64) -> MachineId {
 
 /// A base model of three chunks, the last one short.
 pub fn base() -> Vec<Vec<u8>> {
-    let bytes: Vec<u8> = (0..600_000u32 + 17).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    bytes.chunks(BASE_CHUNK_BYTES).map(<[u8]>::to_vec).collect()
+    base_model().1.chunks(BASE_CHUNK_BYTES).map(<[u8]>::to_vec).collect()
+}
+
+/// Its description, and its bytes.
+fn base_model() -> (BaseModel, Vec<u8>) {
+    let weights: Vec<u8> = (0..600_000u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let files: [(Role, &str, &[u8]); 3] = [
+        (Role::Config, "config.json", b"{}"),
+        (Role::Tokenizer, "tokenizer.json", b"{}"),
+        (Role::Weights, "model.safetensors", &weights),
+    ];
+    BaseModel::of_files("test", &files, &Appendix::default()).unwrap()
 }
 
 /// Digests of its chunks.
@@ -65,14 +75,7 @@ pub fn manifest() -> Manifest {
     Manifest {
         protocol_version: PROTOCOL_VERSION,
         nonce: [1; 16],
-        base: BaseModel {
-            source: "test".into(),
-            config_bytes: 1,
-            config_digest: [0; 32],
-            tokenizer_bytes: 600_000,
-            tokenizer_digest: [0; 32],
-            chunks_root: combine_digests(base_digests()),
-        },
+        base: base_model().0,
         tensors: vec![tensor],
         groups: Groups::equal(1),
         objective: ObjectiveLine::NextToken,

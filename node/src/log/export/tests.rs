@@ -3,8 +3,8 @@
 use protocol::{
     machine::MachineId,
     manifest::{
-        BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
-        PROTOCOL_VERSION, RunId, Schedule, TensorSpec,
+        Appendix, BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
+        PROTOCOL_VERSION, Role, RunId, Schedule, TensorSpec,
     },
     replica::Replica,
     revocation::Revocation,
@@ -33,14 +33,17 @@ fn manifest() -> Manifest {
         shift: 0,
         origin: Origin::Base { digest: [7; 32] },
     };
-    let base = BaseModel {
-        source: "a test".into(),
-        config_bytes: 1,
-        config_digest: [1; 32],
-        tokenizer_bytes: 1,
-        tokenizer_digest: [2; 32],
-        chunks_root: [3; 32],
-    };
+    let base = BaseModel::of_files(
+        "test",
+        &[
+            (Role::Config, "config.json", b"{}"),
+            (Role::Tokenizer, "tokenizer.json", b"{}"),
+            (Role::Weights, "model.safetensors", b"weights"),
+        ],
+        &Appendix::default(),
+    )
+    .unwrap()
+    .0;
     let hyperparameters = Hyperparameters {
         learning_rate: 1e-4,
         epsilon: 1e-3,
