@@ -20,10 +20,9 @@ done
 
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
-# The whole workspace, so that tests and benches share one dependency graph.
 for bench in forward replay perturb step project catch_up log wire; do
     echo "== $bench"
-    cargo bench --quiet --workspace --bench "$bench" -- "${flags[@]}" | tee -a "$output" | grep -v '^BENCH ' || true
+    cargo bench --quiet --bench "$bench" -- "${flags[@]}" | tee -a "$output" | grep -v '^BENCH ' || true
 done
 
 if [ -n "$json" ]; then

@@ -23,15 +23,15 @@ comments_within_120_columns() {
 step cargo fmt --all --check
 step comments_within_120_columns
 # The tests come first: they build the dependency graph that users get.
-step cargo test --release --workspace
+step cargo test --release
 # Deliberate faults in the peers' rules, each of which the simulator must find.
-step cargo test --release --workspace --features sim/planted --test planted
+step cargo test --release --features sim/planted --test planted
 # A few seeds of every scenario; `sim explore --seeds 1000` takes an hour.
 step cargo run --release --bin sim -- explore --seeds 3
 # So that they stay alive; their figures mean nothing here.
 step scripts/bench.sh --quick
-step cargo clippy --release --workspace --all-targets -- -D warnings
-RUSTDOCFLAGS="-D warnings" step cargo doc --release --workspace --no-deps
+step cargo clippy --release --all-targets -- -D warnings
+RUSTDOCFLAGS="-D warnings" step cargo doc --release --no-deps
 if command -v cargo-deny >/dev/null; then
     step cargo deny --offline check licenses bans sources
 fi
