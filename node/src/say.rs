@@ -1,7 +1,7 @@
 //! All that a running node says to people: facts come in, words go out. Nothing is decided here.
 
 use engine::{data::Dataset, estimator::Estimator, objective::Evaluation};
-use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId};
 use peer::{NodeId, Notice, curve::STEP, leave::Waiting, limits::BAN_MS};
 use protocol::{
     machine::MachineId,
@@ -15,6 +15,7 @@ use std::{
 
 use crate::{
     hex::hex,
+    network::Scope,
     shell::Nodes,
     watch::{Points, Session, journal::Point},
 };
@@ -376,13 +377,17 @@ impl JoinLine {
         }
     }
 
-    /// Says what was not said yet. Loopback is of use only if there is nothing else.
+    /// Says what was not said yet. Loopback is of use only if there is nothing else; link-local IPv6 without the other
+    /// machine's name for the link is of none.
     pub fn say(&mut self) {
         if self.said == self.addresses.len() || self.since.is_none_or(|since| since.elapsed() < Self::GATHER) {
             return;
         }
-        let only_loopback = self.addresses.iter().all(is_loopback);
-        for address in self.addresses[self.said..].iter().filter(|address| only_loopback || !is_loopback(address)) {
+        let widest = self.addresses.iter().filter_map(Scope::of).max();
+        let is_of_use = |address: &&Multiaddr| {
+            Scope::of(address).is_some_and(|scope| scope > Scope::Machine || widest == Some(Scope::Machine))
+        };
+        for address in self.addresses[self.said..].iter().filter(is_of_use) {
             tracing::info!(
                 "to join from another machine: node --bootstrap {address}/p2p/{} --run {}",
                 self.peer_id,
@@ -391,12 +396,4 @@ impl JoinLine {
         }
         self.said = self.addresses.len();
     }
-}
-
-fn is_loopback(address: &Multiaddr) -> bool {
-    address.iter().any(|part| match part {
-        Protocol::Ip4(ip) => ip.is_loopback(),
-        Protocol::Ip6(ip) => ip.is_loopback(),
-        _ => false,
-    })
 }

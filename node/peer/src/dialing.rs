@@ -10,7 +10,10 @@ use crate::NodeId;
 
 /// First pause after a call that failed, ms; doubles up to the last.
 const RETRY_FIRST_MS: u64 = 1_000;
-const RETRY_LAST_MS: u64 = 60_000;
+const RETRY_LAST_MS: u64 = 20_000;
+/// People hear of the first failures of a bootstrap node, and then of one in so many: each five minutes or so.
+const TOLD_FIRST: u32 = 6;
+const TOLD_EACH: u32 = 15;
 /// Nodes that are remembered for calling.
 const CALLABLE_MAX: usize = 512;
 /// A node that was found, and fails this often, is forgotten.
@@ -85,7 +88,8 @@ impl Dialing {
         let pause = pause_ms(callable.failures, &mut self.random);
         callable.next_call_ms = now_ms.saturating_add(pause);
         if callable.is_bootstrap {
-            return Failed::BootstrapLater(pause);
+            let is_news = callable.failures <= TOLD_FIRST || callable.failures % TOLD_EACH == 0;
+            return if is_news { Failed::BootstrapLater(pause) } else { Failed::Later };
         }
         if callable.failures >= FAILURES_MAX {
             self.nodes.remove(&node);
@@ -108,9 +112,9 @@ impl Dialing {
         }
     }
 
-    /// Everyone may be called at once.
+    /// Everyone may be called at once, whatever failed before.
     pub fn reset(&mut self, now_ms: u64) {
-        self.nodes.values_mut().for_each(|callable| callable.next_call_ms = now_ms);
+        self.nodes.values_mut().for_each(|callable| (callable.next_call_ms, callable.failures) = (now_ms, 0));
     }
 }
 
@@ -146,14 +150,16 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_a_minute_and_start_over_after_a_connection() {
+    fn pauses_double_up_to_a_limit_and_start_over_after_a_connection() {
         let mut dialing = dialing();
         let pause = |dialing: &mut Dialing| match dialing.failed(BOOTSTRAP, 0) {
             Failed::BootstrapLater(pause) => pause,
             other => panic!("{other:?}"),
         };
-        let pauses: Vec<u64> = (0..12).map(|_| pause(&mut dialing)).collect();
-        assert!((1_500..=2_500).contains(&pauses[0]) && (45_000..=75_000).contains(&pauses[11]), "{pauses:?}");
+        let pauses: Vec<u64> = (0..TOLD_FIRST).map(|_| pause(&mut dialing)).collect();
+        assert!((1_500..=2_500).contains(&pauses[0]) && (15_000..=25_000).contains(&pauses[5]), "{pauses:?}");
+        let told = (TOLD_FIRST..150).filter(|_| dialing.failed(BOOTSTRAP, 0) != Failed::Later).count();
+        assert_eq!(told, 10, "one that is gone for good fills no log");
         dialing.connected(BOOTSTRAP);
         assert!(pause(&mut dialing) <= 2_500);
     }

@@ -54,6 +54,8 @@ pub enum Input {
 
     /// The shell opened its network anew: no connection is left, and everyone may be called at once.
     NetworkOpened,
+    /// This machine has another address than before, or slept: everyone may be called at once.
+    Moved,
     /// The shell knows an address of this node.
     Found(NodeId),
     /// The first connection to the node stands.

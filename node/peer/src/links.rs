@@ -65,9 +65,14 @@ impl Links {
     pub fn reset(&mut self, now_ms: u64, outputs: &mut VecDeque<Output>) -> Vec<NodeId> {
         let gone: Vec<NodeId> = self.neighbours.iter().copied().collect();
         gone.iter().for_each(|node| self.disconnected(*node, now_ms, outputs));
+        self.moved(now_ms, outputs);
+        gone
+    }
+
+    /// Calls that failed may succeed now: nobody waits for the next.
+    pub fn moved(&mut self, now_ms: u64, outputs: &mut VecDeque<Output>) {
         self.dialing.reset(now_ms);
         self.call(now_ms, outputs);
-        gone
     }
 
     /// A call failed.

@@ -132,6 +132,7 @@ impl Peer {
                     self.advance(Input::Disconnected(node), now_ms);
                 }
             }
+            Input::Moved => self.links.moved(now_ms, &mut self.outputs),
             Input::Answer { question, answer } => {
                 if let Some((node, purpose)) = self.links.questions.close(question) {
                     self.answered(question, node, purpose, answer, now_ms);

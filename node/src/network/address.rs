@@ -1,6 +1,7 @@
 //! Addresses as people write them.
 
 use libp2p::{Multiaddr, PeerId, identity, multiaddr::Protocol};
+use std::net::IpAddr;
 
 use super::error::StartError;
 
@@ -35,6 +36,15 @@ pub(super) fn key_pair(secret_key: [u8; 32]) -> Result<identity::Keypair, StartE
 /// The peer id of an Ed25519 seed.
 pub fn peer_id(secret_key: [u8; 32]) -> Result<PeerId, StartError> {
     Ok(key_pair(secret_key)?.public().to_peer_id())
+}
+
+/// The IP that an address begins with.
+pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
 }
 
 pub(super) fn without_peer(address: &Multiaddr) -> Multiaddr {

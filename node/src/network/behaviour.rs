@@ -13,6 +13,7 @@ use std::{collections::HashSet, time::Duration};
 use super::{
     codec::{BytesCodec, EXCHANGE},
     config::NetworkConfig,
+    liveness::PING_INTERVAL,
     older::EXCHANGE_1,
     traffic::Counters,
 };
@@ -64,7 +65,9 @@ impl Behaviour {
             .with_max_concurrent_streams(STREAMS_PER_CONNECTION);
         let identify = identify::Config::new("/onebyte/identify/2".into(), keypair.public())
             .with_agent_version(concat!("onebyte/", env!("CARGO_PKG_VERSION")).into())
-            .with_push_listen_addr_updates(true);
+            .with_push_listen_addr_updates(true)
+            // What it remembers it would have called, too, whoever may be meant by it.
+            .with_cache_size(0);
         let mdns = match config.mdns {
             true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), own).map_err(|error| error.to_string())?),
             false => None,
@@ -73,7 +76,7 @@ impl Behaviour {
             blocked: Default::default(),
             limits: connection_limits::Behaviour::new(limits),
             identify: identify::Behaviour::new(identify),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
             older: request_response::Behaviour::new([(EXCHANGE_1, ProtocolSupport::Inbound)], exchange.clone()),
             exchange: request_response::Behaviour::new([(EXCHANGE, ProtocolSupport::Full)], exchange),
             gossip: config.run.as_ref().map(|run| gossip(run, counters.clone())).transpose()?.into(),

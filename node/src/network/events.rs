@@ -7,14 +7,16 @@ use libp2p::{
     request_response::{self, Message},
     swarm::{DialError, SwarmEvent},
 };
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{BehaviourEvent, Event, Network, Responder, address::without_peer, older::is_older};
+use super::{BehaviourEvent, Event, Network, Responder, address::without_peer, older::is_older, scope::Scope};
 
 /// Below the target number of connections, strangers are looked for this often.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
 /// What people hear of a bootstrap address that leads back here.
 const OWN_ADDRESS: &str = "this node itself answers there: give another machine's address";
+/// A machine that was away for this long slept.
+const SLEEP_MIN: Duration = Duration::from_secs(20);
 /// Listen addresses taken from one peer.
 const ADDRESSES_PER_PEER_MAX: usize = 8;
 
@@ -22,17 +24,24 @@ impl Network {
     pub(super) fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::NewListenAddr { address, .. } => self.events.push_back(Event::ListenAddress(address)),
-            SwarmEvent::ConnectionEstablished { peer_id, endpoint, num_established, .. } => {
-                if let ConnectedPoint::Dialer { address, .. } = &endpoint {
-                    self.addresses.insert(peer_id, without_peer(address));
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.events.extend([Event::ListenAddress(address), Event::Moved]);
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {
+                self.calls.remove(&connection_id);
+                let remote = without_peer(endpoint.get_remote_address());
+                self.reach.is_near(&remote);
+                if let ConnectedPoint::Dialer { .. } = &endpoint {
+                    self.addresses.insert(peer_id, remote.clone());
                 }
+                self.remotes.insert(peer_id, remote);
                 if num_established.get() == 1 {
                     self.events.push_back(Event::Connected(peer_id));
                 }
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 self.addresses.remove(&peer_id);
+                self.remotes.remove(&peer_id);
                 self.round_trips.remove(&peer_id);
                 self.events.extend(match self.older.gone(&peer_id) {
                     None => Some(Event::Disconnected(peer_id)),
@@ -40,24 +49,29 @@ impl Network {
                     Some(false) => None,
                 });
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
-                self.on_dial_failed(peer, &error);
+            // A call of discovery to an address that somebody listed says nothing about the one that people gave.
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error } => {
+                if self.calls.remove(&connection_id) {
+                    self.on_dial_failed(peer, &error);
+                }
             }
             _ => {}
         }
     }
 
-    /// A call that was not made because another call to the node is under way ends with that one.
+    /// A call that failed, or was not made, to a node that is connected meanwhile is no news.
     pub(super) fn on_dial_failed(&mut self, peer: PeerId, error: &DialError) {
-        if matches!(error, DialError::DialPeerConditionFalse(_)) || self.swarm.is_connected(&peer) {
+        if self.swarm.is_connected(&peer) {
             return;
         }
         let error = in_words(error, self.peer_id());
         self.events.push_back(Event::DialFailed { peer, error });
     }
 
+    /// Somebody says that the peer is at these addresses: at those that could be meant, it may be called.
     fn found<'a>(&mut self, peer: PeerId, addresses: impl IntoIterator<Item = &'a Multiaddr>) {
-        for address in addresses.into_iter().take(ADDRESSES_PER_PEER_MAX) {
+        let meant = addresses.into_iter().filter(|address| self.reach.could_be_meant(address));
+        for address in meant.take(ADDRESSES_PER_PEER_MAX) {
             self.events.push_back(Event::Found { peer, address: without_peer(address) });
         }
     }
@@ -101,6 +115,7 @@ impl Network {
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found.into_iter().take(64) {
+                    self.reach.is_near(&address);
                     self.found(peer, [&address]);
                 }
             }
@@ -136,8 +151,11 @@ impl Network {
         }
         let same_kad = |kad: &kad::Behaviour<_>| kad.protocol_names().iter().any(|name| info.protocols.contains(name));
         let shares_run = self.swarm.behaviour().kad.as_ref().is_some_and(same_kad);
-        for address in info.listen_addrs.iter().take(ADDRESSES_PER_PEER_MAX) {
-            let address = without_peer(address);
+        // What it lists beside is for those who are nearer to it.
+        let distance = self.remotes.get(&peer).and_then(Scope::of);
+        let is_for_us = |address: &&Multiaddr| Scope::of(address).is_some_and(|scope| Some(scope) >= distance);
+        let listed: Vec<Multiaddr> = info.listen_addrs.iter().filter(is_for_us).map(without_peer).collect();
+        for address in listed.into_iter().take(ADDRESSES_PER_PEER_MAX) {
             self.addresses.entry(peer).or_insert_with(|| address.clone());
             if shares_run {
                 self.found(peer, [&address]);
@@ -148,9 +166,19 @@ impl Network {
         }
     }
 
+    /// After sleep, whoever is gone is noticed soon, and calls that failed are made again.
+    fn notice_sleep(&mut self) {
+        let now = (Instant::now(), SystemTime::now());
+        if slept(std::mem::replace(&mut self.awake, now), now) {
+            self.liveness.woke();
+            self.events.push_back(Event::Moved);
+        }
+    }
+
     /// Looks for more peers. Walks open connections to those they ask: with enough neighbours there is nothing to look
     /// for.
     pub(super) fn look_around(&mut self) {
+        self.notice_sleep();
         let few = self.swarm.connected_peers().count() < self.connections_target;
         if few && self.last_walk.elapsed() >= WALK_INTERVAL {
             self.last_walk = Instant::now();
@@ -159,6 +187,12 @@ impl Network {
             }
         }
     }
+}
+
+/// Whether a machine slept between two looks. Its clock may have stood still meanwhile, where the time of day went on.
+fn slept(before: (Instant, SystemTime), now: (Instant, SystemTime)) -> bool {
+    let on_the_wall = now.1.duration_since(before.1).unwrap_or_default();
+    now.0.duration_since(before.0).max(on_the_wall) >= SLEEP_MIN
 }
 
 /// The part of a dial error that people can act on.
@@ -181,5 +215,24 @@ fn in_words(error: &DialError, own: PeerId) -> String {
         DialError::WrongPeerId { obtained, .. } if *obtained == own => OWN_ADDRESS.into(),
         DialError::WrongPeerId { obtained, .. } => format!("another node answers there: {obtained}"),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sleep_is_noticed_by_either_clock_and_a_clock_set_back_is_none() {
+        let (start, epoch) = (Instant::now(), SystemTime::UNIX_EPOCH + SLEEP_MIN * 10);
+        let (short, long) = (Duration::from_secs(1), SLEEP_MIN * 3);
+        for (monotonic, of_day, expected) in [
+            (short, epoch + short, false),
+            (short, epoch + long, true),
+            (long, epoch + long, true),
+            (short, epoch - long, false),
+        ] {
+            assert_eq!(slept((start, epoch), (start + monotonic, of_day)), expected);
+        }
     }
 }

@@ -3,12 +3,15 @@
 use libp2p::{
     Swarm, gossipsub,
     request_response::{OutboundRequestId, ResponseChannel},
-    swarm::{SwarmEvent, dial_opts::DialOpts},
+    swarm::{
+        ConnectionId, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     io,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 mod address;
@@ -17,7 +20,10 @@ mod codec;
 mod config;
 mod error;
 mod events;
+mod guard;
+mod liveness;
 mod older;
+mod scope;
 mod traffic;
 mod transport;
 
@@ -26,11 +32,14 @@ pub use config::NetworkConfig;
 pub use error::{PublishError, StartError};
 pub use libp2p::{Multiaddr, PeerId, gossipsub::MessageId};
 pub use peer::{framing, mesh};
+pub use scope::Scope;
 pub use traffic::Traffic;
 
 use behaviour::{Behaviour, BehaviourEvent};
 use futures::StreamExt;
+use guard::Reach;
 use libp2p::request_response::OutboundFailure;
+use liveness::Liveness;
 use older::Older;
 use protocol::replica::Verdict;
 use traffic::Counters;
@@ -64,7 +73,7 @@ pub enum Event {
     Connected(PeerId),
     /// The last connection to a peer is gone.
     Disconnected(PeerId),
-    /// A call ended without a connection. Discovery calls, too, so not every such call was asked for.
+    /// A call that was asked for ended without a connection.
     DialFailed {
         /// Who was called.
         peer: PeerId,
@@ -102,6 +111,8 @@ pub enum Event {
     Older(PeerId),
     /// This node can be reached here.
     ListenAddress(Multiaddr),
+    /// This machine has another address than before, or slept: calls that failed may succeed now.
+    Moved,
 }
 
 /// One node's place in the network.
@@ -112,11 +123,19 @@ pub struct Network {
     connections_target: usize,
     events: VecDeque<Event>,
     upkeep: tokio::time::Interval,
-    /// Connected peers and the address to reach them at.
+    /// Calls under way that were asked for.
+    calls: HashSet<ConnectionId>,
+    /// Where connected peers are.
+    remotes: HashMap<PeerId, Multiaddr>,
+    /// Connected peers and the address to call them at.
     addresses: HashMap<PeerId, Multiaddr>,
     /// The last ping of each connected peer, there and back.
     round_trips: HashMap<PeerId, Duration>,
     last_walk: Instant,
+    /// When this machine was last seen awake.
+    awake: (Instant, SystemTime),
+    reach: Reach,
+    liveness: Liveness,
     older: Older,
 }
 
@@ -126,7 +145,8 @@ impl Network {
         let keypair = address::key_pair(config.secret_key)?;
         let own = keypair.public().to_peer_id();
         let counters = Counters::default();
-        let transport = transport::build(&keypair, &counters).map_err(StartError::Setup)?;
+        let (reach, liveness) = (Reach::default(), Liveness::default());
+        let transport = transport::build(&keypair, &counters, &reach, &liveness).map_err(StartError::Setup)?;
         let behaviour = Behaviour::new(&keypair, &config, &counters).map_err(StartError::Setup)?;
         let swarm_config =
             libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(120));
@@ -137,9 +157,14 @@ impl Network {
             connections_target: config.connections_target,
             events: VecDeque::new(),
             upkeep: tokio::time::interval(UPKEEP),
+            calls: HashSet::new(),
+            remotes: HashMap::new(),
             addresses: HashMap::new(),
             round_trips: HashMap::new(),
             last_walk: Instant::now(),
+            awake: (Instant::now(), SystemTime::now()),
+            reach,
+            liveness,
             older: Older::default(),
         };
         network.upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -205,14 +230,18 @@ impl Network {
         }
     }
 
-    /// Calls a peer, at the addresses given and those that discovery knows. [`Event::Connected`] or
-    /// [`Event::DialFailed`] follows.
+    /// Calls a peer at the addresses given, which people named or [`Event::Found`] did. [`Event::Connected`] or
+    /// [`Event::DialFailed`] follows: a call of discovery that is under way is another call.
     pub fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
         if self.older.is_connected(&peer) {
             return self.older.call(peer);
         }
-        if let Err(error) = self.swarm.dial(DialOpts::peer_id(peer).addresses(addresses).build()) {
-            self.on_dial_failed(peer, &error);
+        addresses.iter().for_each(|address| self.reach.is_near(address));
+        let call = DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::Disconnected).build();
+        let id = call.connection_id();
+        match self.swarm.dial(call) {
+            Ok(()) => drop(self.calls.insert(id)),
+            Err(error) => self.on_dial_failed(peer, &error),
         }
     }
 
@@ -275,9 +304,9 @@ impl Network {
         self.addresses.iter().map(|(peer, address)| (*peer, address.clone())).collect()
     }
 
-    /// Connected peers, with the address and the last round trip as far as known.
+    /// Connected peers, with the address they are at and the last round trip as far as known.
     pub fn neighbours(&self) -> impl Iterator<Item = (&PeerId, Option<&Multiaddr>, Option<Duration>)> {
-        let known = |peer| (peer, self.addresses.get(peer), self.round_trips.get(peer).copied());
+        let known = |peer| (peer, self.remotes.get(peer), self.round_trips.get(peer).copied());
         self.swarm.connected_peers().filter(|peer| !self.older.is_connected(peer)).map(known)
     }
 

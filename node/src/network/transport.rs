@@ -14,15 +14,27 @@ use std::{
     time::Duration,
 };
 
-use super::traffic::{Counted, Counters};
+use super::{
+    guard::{Guarded, Reach},
+    liveness::Liveness,
+    traffic::{Counted, Counters},
+};
 
 /// A connection must stand within this time.
 const UPGRADE_MAX: Duration = Duration::from_secs(10);
 
-pub fn build(keypair: &identity::Keypair, counters: &Counters) -> Result<Boxed<(PeerId, StreamMuxerBox)>, String> {
-    let counters = counters.clone();
+pub fn build(
+    keypair: &identity::Keypair,
+    counters: &Counters,
+    reach: &Reach,
+    liveness: &Liveness,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, String> {
+    let (counters, watcher) = (counters.clone(), liveness.clone());
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-        .map(move |stream, _| Counted::new(stream, counters.clone()))
+        .map(move |stream, _| {
+            let local = stream.0.local_addr().ok().map(|address| address.ip());
+            watcher.watch(Counted::new(stream, counters.clone()), local)
+        })
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair).map_err(|error| error.to_string())?)
         .multiplex(yamux::Config::default())
@@ -31,16 +43,17 @@ pub fn build(keypair: &identity::Keypair, counters: &Counters) -> Result<Boxed<(
     {
         use futures::future::Either;
         let quic = libp2p::quic::tokio::Transport::new(libp2p::quic::Config::new(keypair));
-        Ok(quic
-            .or_transport(tcp)
-            .map(|either, _| match either {
-                Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
-                Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
-            })
-            .boxed())
+        let all = quic.or_transport(tcp).map(|either, _| match either {
+            Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+            Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+        });
+        Ok(Guarded::new(all.boxed(), reach.clone(), liveness.clone()).boxed())
     }
     #[cfg(not(feature = "quic"))]
-    Ok(tcp.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed())
+    {
+        let all = tcp.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        Ok(Guarded::new(all.boxed(), reach.clone(), liveness.clone()).boxed())
+    }
 }
 
 /// Whether another process, or another listener of this one, holds the TCP port. libp2p listens with SO_REUSEPORT, so

@@ -54,7 +54,11 @@ impl Nodes {
         }
         let number = self.number(peer);
         let addresses = &mut self.nodes.get_mut(&number)?.addresses;
-        if !addresses.contains(&address) && addresses.len() < ADDRESSES_MAX {
+        if !addresses.contains(&address) {
+            // The first is what people gave, or what worked before; of the others the latest say where it went.
+            if addresses.len() == ADDRESSES_MAX {
+                addresses.remove(1);
+            }
             addresses.push(address);
         }
         Some(number)

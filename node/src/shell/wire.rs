@@ -124,6 +124,7 @@ impl Wire {
                 self.listening.push(address);
                 None
             }
+            Event::Moved => Some(Input::Moved),
         }
     }
 

@@ -17,8 +17,10 @@ use std::{
     time::Duration,
 };
 
+mod netns;
 mod node;
 
+pub use netns::Net;
 pub use node::{Node, command};
 
 /// A wait for anything that a process should do ends after this long. It guards against waiting for ever and decides

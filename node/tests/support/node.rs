@@ -48,7 +48,13 @@ pub struct Node {
 impl Node {
     /// With its state in `state`, and `arguments` beside those of [`command`].
     pub fn start(state: &Path, arguments: &[&str]) -> Self {
-        let mut child = command(state, arguments)
+        Self::spawn(command(state, arguments), state)
+    }
+
+    /// Runs a command line of a node whose state is in `state`.
+    pub fn spawn(mut command: Command, state: &Path) -> Self {
+        let mut child = command
+            .env("RAYON_NUM_THREADS", "1")
             .env("ONEBYTE_LOG", "error,node=debug")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -78,10 +84,15 @@ impl Node {
 
     /// Waits for a line on standard error that contains `text`.
     pub fn hear(&self, text: &str) -> String {
+        self.hear_times(text, 1)
+    }
+
+    /// Waits for the `times`-th line on standard error that contains `text`.
+    pub fn hear_times(&self, text: &str, times: usize) -> String {
         let begun = Instant::now();
         let mut lines = self.lines.lock();
         loop {
-            if let Some(line) = lines.iter().find(|line| line.contains(text)) {
+            if let Some(line) = lines.iter().filter(|line| line.contains(text)).nth(times - 1) {
                 return line.clone();
             }
             let left = PATIENCE.checked_sub(begun.elapsed());
@@ -105,6 +116,22 @@ impl Node {
         let lines = self.lines.lock();
         let line = lines.iter().rev().find(|line| line.contains("at rest: "))?;
         line.split_once("at rest: ").map(|(_, digest)| digest.to_owned())
+    }
+
+    /// What the node last wrote of itself; null before that.
+    pub fn status(&self) -> serde_json::Value {
+        let text = std::fs::read_to_string(self.state.join("status.json")).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Waits until what the node writes of itself is so; returns how long that took.
+    pub fn until(&self, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) -> Duration {
+        let begun = Instant::now();
+        while !is_so(&self.status()) {
+            assert!(begun.elapsed() < PATIENCE, "{}: never {what}, but: {:#}", self.name, self.status());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        begun.elapsed()
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -1,0 +1,158 @@
+//! A transport that calls only where a node of the swarm could be meant.
+//!
+//! Addresses of strangers come from strangers: discovery passes on what others listed, 127.0.0.1 and 192.168.1.7
+//! included. From here these are other machines, or this one. So narrow addresses are called only once somebody is known
+//! to be that near, and own addresses never: with a shared port TCP would connect to itself.
+
+use libp2p::{
+    Multiaddr, PeerId, Transport,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, DialOpts, ListenerId, TransportError, TransportEvent},
+    },
+};
+use std::{
+    net::IpAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use super::{
+    address::{ip, without_peer},
+    liveness::Liveness,
+    scope::Scope,
+};
+
+type Connections = Boxed<(PeerId, StreamMuxerBox)>;
+
+/// Where calls may go. Clones share.
+#[derive(Clone)]
+pub struct Reach(Arc<Mutex<Known>>);
+
+struct Known {
+    /// The narrowest scope in which somebody of the swarm is.
+    nearest: Scope,
+    /// Where this node listens.
+    own: Vec<Multiaddr>,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Known { nearest: Scope::World, own: Vec::new() })))
+    }
+}
+
+impl Reach {
+    fn known<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Somebody is as near as this address says.
+    pub fn is_near(&self, address: &Multiaddr) {
+        if let Some(scope) = Scope::of(address) {
+            self.known(|known| known.nearest = known.nearest.min(scope));
+        }
+    }
+
+    /// Whether another node could be meant by an address.
+    pub fn could_be_meant(&self, address: &Multiaddr) -> bool {
+        let address = without_peer(address);
+        self.known(|known| {
+            Scope::of(&address).is_some_and(|scope| scope >= known.nearest) && !known.own.contains(&address)
+        })
+    }
+
+    /// Whether no listener is at this IP any more.
+    fn has_left(&self, gone: IpAddr) -> bool {
+        self.known(|known| !known.own.iter().any(|own| ip(own) == Some(gone)))
+    }
+}
+
+/// See the module's documentation.
+pub struct Guarded {
+    inner: Connections,
+    reach: Reach,
+    liveness: Liveness,
+}
+
+impl Guarded {
+    pub fn new(inner: Connections, reach: Reach, liveness: Liveness) -> Self {
+        Self { inner, reach, liveness }
+    }
+}
+
+impl Transport for Guarded {
+    type Output = <Connections as Transport>::Output;
+    type Error = <Connections as Transport>::Error;
+    type ListenerUpgrade = <Connections as Transport>::ListenerUpgrade;
+    type Dial = <Connections as Transport>::Dial;
+
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<Self::Error>> {
+        self.inner.listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<Self::Error>> {
+        match self.reach.could_be_meant(&address) {
+            true => self.inner.dial(address, options),
+            false => Err(TransportError::MultiaddrNotSupported(address)),
+        }
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        let event = Pin::new(&mut self.inner).poll(context);
+        match &event {
+            Poll::Ready(TransportEvent::NewAddress { listen_addr, .. }) => {
+                self.reach.known(|known| known.own.push(listen_addr.clone()));
+            }
+            Poll::Ready(TransportEvent::AddressExpired { listen_addr, .. }) => {
+                self.reach.known(|known| known.own.retain(|own| own != listen_addr));
+                // Sockets of an address that is gone stay open for a quarter of an hour.
+                if let Some(gone) = ip(listen_addr).filter(|gone| self.reach.has_left(*gone)) {
+                    self.liveness.cut(gone);
+                }
+            }
+            _ => {}
+        }
+        event
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn narrow_addresses_are_meant_once_somebody_is_near() {
+        let reach = Reach::default();
+        let meant = |text: &str| reach.could_be_meant(&address(text));
+        assert!(meant("/ip4/203.0.113.5/tcp/9713"));
+        assert!(!meant("/ip4/192.168.1.7/tcp/9713") && !meant("/ip4/127.0.0.1/tcp/1"));
+        reach.is_near(&address("/ip4/192.168.1.9/tcp/4"));
+        assert!(meant("/ip4/192.168.1.7/tcp/9713") && !meant("/ip4/127.0.0.1/tcp/1"));
+        reach.is_near(&address("/ip4/127.0.0.1/tcp/4"));
+        reach.is_near(&address("/ip4/203.0.113.5/tcp/4"));
+        assert!(meant("/ip4/127.0.0.1/tcp/1") && meant("/ip4/203.0.113.5/tcp/1"));
+    }
+
+    #[test]
+    fn own_addresses_are_never_meant_whatever_stands_behind_them() {
+        let reach = Reach::default();
+        reach.is_near(&address("/ip4/127.0.0.1/tcp/4"));
+        reach.known(|known| known.own.push(address("/ip4/127.0.0.1/tcp/9713")));
+        let named = format!("/ip4/127.0.0.1/tcp/9713/p2p/{}", PeerId::random());
+        assert!(!reach.could_be_meant(&address(&named)));
+        assert!(reach.could_be_meant(&address("/ip4/127.0.0.1/tcp/9714")));
+    }
+}
