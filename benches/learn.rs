@@ -144,6 +144,7 @@ impl Run {
             hyperparameters: options.hyperparameters(gradients.max(1)),
             schedule: parse_schedule(&options.schedule, gradients)?,
             ledger_samples_max: 1 << 32,
+            replay_budget: 1_000_000,
             authority: None,
             trained: Trained::All,
         };

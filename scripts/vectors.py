@@ -220,6 +220,69 @@ def base(vectors):
     return [blake3(file) for file in files], last, blake3(b"".join(chunks))
 
 
+# The manifest (protocol/src/manifest/mod.rs): its fields in their order; the run id is its BLAKE3.
+def sequence(values, encode):
+    return varint(len(values)) + b"".join(map(encode, values))
+
+
+def text(string):
+    return sequence(string.encode(), lambda byte: bytes([byte]))
+
+
+def numbers(row, *names):
+    return b"".join(varint(row[name]) for name in names)
+
+
+def variant(value, names, encode=lambda name, content: b""):
+    """One of several forms: its number, then what it holds."""
+    name, content = (value, None) if isinstance(value, str) else next(iter(value.items()))
+    return varint(names.index(name)) + encode(name, content)
+
+
+def optional(value, encode):
+    return b"\0" if value is None else b"\1" + encode(value)
+
+
+ROLES = ("Config", "Tokenizer", "TokenizerConfig", "ChatTemplate", "GenerationConfig", "SpecialTokens", "WeightsIndex",
+         "Weights", "Gguf")
+
+
+def base_model(base):
+    file = lambda f: variant(f["role"], ROLES) + text(f["name"]) + varint(f["bytes"]) + bytes(f["digest"])
+    return (text(base["source"]) + sequence(base["files"], file) + varint(base["appendix_bytes"])
+            + bytes(base["appendix_digest"]) + bytes(base["chunks_root"]))
+
+
+def origin(name, content):
+    if name == "Base":
+        return bytes(content["digest"])
+    return variant(content["half"], ("A", "B")) + numbers(content, "rank", "scaling", "direction_scale", "initial")
+
+
+def table_row(spec):
+    return (text(spec["name"]) + sequence(spec["shape"], varint) + varint(spec["group"]) + bytes([spec["range_log2"]])
+            + numbers(spec, "epsilon", "unit") + bytes([spec["shift"]]) + variant(spec["origin"], ("Base", "Adapter"), origin))
+
+
+def objective(name, content):
+    return {"NextToken": lambda: b"", "Choices": lambda: bytes([content["normalize"]]), "Other": lambda: text(content)}[name]()
+
+
+def manifest(m):
+    real = m["hyperparameters"]
+    member = lambda group: numbers(group, "weight", "epsilon")
+    knot = lambda k: numbers(k, "step", "multiplier")
+    held_out = lambda h: varint(h["bytes"]) + bytes(h["digest"]) + bytes(h["chunks_root"])
+    return (varint(m["protocol_version"]) + bytes(m["nonce"]) + base_model(m["base"]) + sequence(m["tensors"], table_row)
+            + sequence(m["groups"]["members"], member) + varint(m["groups"]["round_samples"])
+            + variant(m["objective"], ("NextToken", "Choices", "Other"), objective)
+            + struct.pack("<dd", real["learning_rate"], real["epsilon"]) + varint(real["planned_gradients"])
+            + variant(real["direction_scale"], ("rms", "uniform")) + sequence(m["schedule"]["knots"], knot)
+            + bytes([m["levels"]]) + numbers(m, "ledger_samples_max", "replay_budget")
+            + variant(m["membership"], ("Open", "Keys", "ByAuthority"), lambda _, keys: sequence(keys, bytes) if keys else b"")
+            + optional(m["authority"], bytes) + optional(m["held_out"], held_out) + optional(m["private"], bytes))
+
+
 def recompute(vectors):
     """Yields (name, published, recomputed)."""
     seeds = vectors["seeds"]
@@ -266,6 +329,9 @@ def recompute(vectors):
     yield "bytes of the appendix", vectors["base"]["appendix_bytes"], len(last)
     yield "digest of the appendix", vectors["base"]["appendix_digest"], blake3(last).hex()
     yield "root of the chunks", vectors["base"]["chunks_root"], root.hex()
+    encoded = manifest(vectors["manifest"]["fields"])
+    yield "manifest", vectors["manifest"]["bytes"], encoded.hex()
+    yield "run id", vectors["manifest"]["run"], blake3(encoded).hex()
     digests, digest = replay(vectors)
     for spec, recomputed in zip(vectors["replay"]["tensors"], digests):
         yield f"digest of tensor {spec['name']}", spec["digest"], recomputed.hex()

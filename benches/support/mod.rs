@@ -187,6 +187,7 @@ pub fn settings() -> BaseSettings {
         hyperparameters,
         schedule: Schedule::default(),
         ledger_samples_max: 1 << 32,
+        replay_budget: 1_000_000,
         authority: None,
         trained: Trained::All,
     }

@@ -1,5 +1,6 @@
 //! A run in a state directory, for the benches that need `node`.
 
+use engine::base::Base;
 use node::{
     opened::Opened,
     storage::{StateDir, start_run},
@@ -12,6 +13,7 @@ use crate::support::{Shape, settings};
 pub fn start(shape: &Shape, path: &Path) -> Opened {
     let state = StateDir::create_or_open(path).expect("a state directory");
     let checkpoint = shape.checkpoint(&path.join("model"));
-    start_run(&state, checkpoint, settings(), protocol::manifest::Membership::Open).expect("a run");
+    let base = Base::of_new_run(checkpoint, &settings()).expect("a base");
+    start_run(&state, &base, settings(), protocol::manifest::Membership::Open).expect("a run");
     Opened::of(state).expect("the run that was just started")
 }

@@ -381,6 +381,10 @@ pub struct RunArgs {
     /// --gradients, or 100000]
     #[arg(long, value_name = "N")]
     pub planned_gradients: Option<u64>,
+    /// Gradients a second that all machines of a new run are to make together, so that the slower ones can replay them
+    /// [default: a quarter of what this machine replays, measured at the start]
+    #[arg(long, value_name = "N")]
+    pub replay_budget: Option<u32>,
     /// How own gradients are measured: `fzoo` (N bytes from N + 1 forwards), `spsa` (one from two), `mezo` (the same,
     /// on the fixed scale of the paper), `projection` (N bytes from one backward pass, in up to twice the memory)
     /// [default: fzoo]. Each machine may choose for itself

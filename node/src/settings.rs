@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use engine::estimator::Estimator;
 use libp2p::Multiaddr;
 use protocol::{
-    manifest::{Membership, RunId, SWARM_STEP_MAX},
+    manifest::{Membership, REPLAY_BUDGET_MAX, RunId, SWARM_STEP_MAX},
     replica,
     segment::CHUNK_SAMPLES_MAX,
 };
@@ -54,6 +54,8 @@ pub struct Settings {
     pub epsilon: Option<f64>,
     /// Of a new run, if said.
     pub planned_gradients: Option<u64>,
+    /// Gradients a second of all machines of a new run, if said.
+    pub replay_budget: Option<u32>,
     /// From losses to bytes.
     pub estimator: Estimator,
     /// Windows or rows per batch.
@@ -128,6 +130,7 @@ impl Settings {
             gradients: args.gradients.or(file.gradients),
             epsilon: args.epsilon.or(file.epsilon),
             planned_gradients: args.planned_gradients.or(file.planned_gradients),
+            replay_budget: args.replay_budget.or(file.replay_budget),
             estimator,
             batch_size: args.batch_size.or(file.batch_size).unwrap_or(match estimator {
                 Estimator::Projection { .. } => 8,
@@ -157,6 +160,12 @@ impl Settings {
             ensure!(
                 (1..=SWARM_STEP_MAX).contains(&gradients),
                 "--gradients {gradients}: must be 1 to 2^40, of all machines together"
+            );
+        }
+        if let Some(budget) = self.replay_budget {
+            ensure!(
+                (1..=REPLAY_BUDGET_MAX).contains(&budget),
+                "--replay-budget {budget}: must be 1 to 2^24 gradients a second, of all machines together"
             );
         }
         if let Some(size) = self.epsilon {

@@ -26,9 +26,21 @@ fn settings(trained: Trained) -> BaseSettings {
         planned_gradients: 100_000,
         direction_scale: DirectionScale::Rms,
     };
-    let schedule = Schedule::default();
-    let objective = ObjectiveLine::NextToken;
-    BaseSettings { objective, hyperparameters, schedule, ledger_samples_max: 1 << 32, authority: None, trained }
+    BaseSettings {
+        objective: ObjectiveLine::NextToken,
+        hyperparameters,
+        schedule: Schedule::default(),
+        ledger_samples_max: 1 << 32,
+        replay_budget: 1_000_000,
+        authority: None,
+        trained,
+    }
+}
+
+/// A new run in `state`.
+fn begin(state: &StateDir, checkpoint: Checkpoint, trained: Trained) -> anyhow::Result<Manifest> {
+    let settings = settings(trained);
+    start_run(state, &Base::of_new_run(checkpoint, &settings)?, settings, Membership::Open)
 }
 
 /// What a command that must fail says.
@@ -44,8 +56,7 @@ fn a_damaged_base_is_named_by_file_or_tensor() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state");
     let state = StateDir::create_or_open(&path).unwrap();
-    let manifest =
-        start_run(&state, embedded::checkpoint().unwrap(), settings(Trained::All), Membership::Open).unwrap();
+    let manifest = begin(&state, embedded::checkpoint().unwrap(), Trained::All).unwrap();
     drop(state);
     let file = path.join("base");
     let sound = fs::read(&file).unwrap();
@@ -80,7 +91,7 @@ fn the_same_tensors_in_other_files_are_kept_and_read_again_and_give_way_to_the_r
     let workshop = Workshop::new();
     let started = StateDir::create_or_open(&workshop.state("started")).unwrap();
     let original = || Checkpoint::load(&workshop.model()).unwrap();
-    let manifest = start_run(&started, original(), settings(Trained::All), Membership::Open).unwrap();
+    let manifest = begin(&started, original(), Trained::All).unwrap();
     let joined = StateDir::create_or_open(&workshop.state("joined")).unwrap();
     joined.set_manifest(&manifest.encode().unwrap()).unwrap();
     let copy = Checkpoint::load(&in_shards(&workshop)).unwrap();
@@ -108,7 +119,7 @@ fn frozen_tensors_survive_a_checkpoint_and_are_exported_as_they_were() {
     let trained = "model.norm.weight";
     let state = StateDir::create_or_open(&path).unwrap();
     let only = Trained::Only([trained.to_owned()].into());
-    start_run(&state, embedded::checkpoint().unwrap(), settings(only), Membership::Open).unwrap();
+    begin(&state, embedded::checkpoint().unwrap(), only).unwrap();
     let opened = Opened::of(state).unwrap();
     let base = opened.base_weights().unwrap();
     assert_eq!(base.specs().len(), 1);

@@ -16,6 +16,8 @@ pub enum InvalidManifest {
     Base(#[from] InvalidBase),
     #[error("a ledger limit of {0} samples is outside 1..=2^40")]
     LedgerLimit(u64),
+    #[error("a replay budget of {0} gradients a second is outside 1..=2^24")]
+    ReplayBudget(u32),
     #[error("the member keys are not sorted")]
     MembersUnsorted,
     #[error("the run's members are its authority's to admit, and it names none")]

@@ -7,8 +7,9 @@ use protocol::{
     codec::{self, MULTIPLIER_ONE, VOID},
     machine::MachineId,
     manifest::{
-        ADAPTER_ONE, Adapter, Appendix, BaseModel, BaseTensor, EPSILON_ONE, ElementType, Group, Groups, Half, Knot,
-        Origin, PROTOCOL_VERSION, Role, RunId, Schedule, TensorSpec, Treatment, combine_digests,
+        ADAPTER_ONE, Adapter, Appendix, BaseModel, BaseTensor, DirectionScale, EPSILON_ONE, ElementType, Group, Groups,
+        Half, HeldOut, Hyperparameters, Knot, Manifest, Membership, ObjectiveLine, Origin, PROTOCOL_VERSION, Role,
+        RunId, Schedule, TensorSpec, Treatment, combine_digests,
     },
     perturbation::{BLOCK, BlockSigns, STEP, lane_states, sign},
     replay::{Contribution, Sweep, sweep_reference},
@@ -300,13 +301,48 @@ fn base_model() -> Value {
     })
 }
 
+/// Every field of a manifest, in the order in which it is encoded.
+fn manifest() -> Value {
+    let files: [(Role, &str, &[u8]); 3] = [
+        (Role::Config, "config.json", b"{}"),
+        (Role::Tokenizer, "tokenizer.json", b"{}"),
+        (Role::Weights, "model.safetensors", b"weights"),
+    ];
+    let manifest = Manifest {
+        protocol_version: PROTOCOL_VERSION,
+        nonce: NONCE,
+        base: BaseModel::of_files("a base", &files, &Appendix::default()).unwrap().0,
+        tensors: specs(),
+        groups: groups(),
+        objective: ObjectiveLine::Choices { normalize: true },
+        hyperparameters: Hyperparameters {
+            learning_rate: 2e-4,
+            epsilon: 3e-3,
+            planned_gradients: 100_000,
+            direction_scale: DirectionScale::Rms,
+        },
+        schedule: schedule(),
+        levels: codec::LEVELS,
+        ledger_samples_max: 1 << 32,
+        replay_budget: 1_500,
+        membership: Membership::ByAuthority,
+        authority: Some(machine().key),
+        held_out: Some(HeldOut { bytes: 70_000, digest: [5; 32], chunks_root: [6; 32] }),
+        private: None,
+    };
+    let bytes = manifest.encode().unwrap();
+    let (decoded, run) = Manifest::decode(&bytes).unwrap();
+    assert_eq!(decoded, manifest);
+    json!({ "fields": manifest, "bytes": hex(&bytes), "run": hex(&run.0) })
+}
+
 #[test]
 fn everything_normative_equals_its_published_vectors() {
     let vectors = json!({
         "protocol_version": PROTOCOL_VERSION, "seeds": seeds(), "groups": round_groups(),
         "tensor_keys": tensor_keys(), "lane_states": lanes(),
         "signs": signs(), "decode": decoded(), "unit_at": units(), "schedule": multipliers(), "adapters": adapters(), "replay": replay(),
-        "base": base_model(),
+        "base": base_model(), "manifest": manifest(),
     });
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/protocol_2.json");
     if std::env::var("ONEBYTE_WRITE_VECTORS").is_ok_and(|value| value == "1") {
@@ -317,5 +353,5 @@ fn everything_normative_equals_its_published_vectors() {
     for (name, section) in vectors.as_object().expect("sections") {
         assert_eq!(published.get(name), Some(section), "section {name} differs from what was published");
     }
-    assert_eq!(published.as_object().map(|sections| sections.len()), Some(12));
+    assert_eq!(published.as_object().map(|sections| sections.len()), Some(13));
 }

@@ -59,6 +59,7 @@ fn manifest() -> Manifest {
         schedule: Schedule::default(),
         levels: LEVELS,
         ledger_samples_max: 1 << 32,
+        replay_budget: 1_000,
         membership: Membership::Open,
         authority: None,
         held_out: None,
@@ -163,6 +164,19 @@ fn a_schedule_has_at_most_256_knots_that_increase() {
     ] {
         assert_eq!(refused(|m| m.schedule = Schedule { knots: broken }), InvalidManifest::Schedule);
     }
+}
+
+#[test]
+fn a_ledger_and_a_replay_budget_are_bounded() {
+    accepted(|m| (m.ledger_samples_max, m.replay_budget) = (1 << 40, 1 << 24));
+    for limit in [0, (1 << 40) + 1] {
+        assert_eq!(refused(|m| m.ledger_samples_max = limit), InvalidManifest::LedgerLimit(limit));
+    }
+    for budget in [0, (1 << 24) + 1, u32::MAX] {
+        assert_eq!(refused(|m| m.replay_budget = budget), InvalidManifest::ReplayBudget(budget));
+    }
+    let other = Manifest { replay_budget: 2_000, ..manifest() };
+    assert_eq!(manifest().differences(&other), ["replay budget: here 1000, there 2000"]);
 }
 
 #[test]

@@ -79,13 +79,19 @@ impl World {
         scenario.check()?;
         let authority = Ed25519Signer::from_seed(&Machine::new(0, seed, 0, 0.0).secret).key();
         let objective: Box<dyn Objective> = match &scenario.language {
-            Some(settings) => Box::new(Language::new(settings, Some(authority), seed)?),
+            Some(settings) => Box::new(Language::new(settings, scenario.replay_budget, Some(authority), seed)?),
             None => {
                 let membership = match scenario.members {
                     Members::Open => Membership::Open,
                     Members::ByAuthority => Membership::ByAuthority,
                 };
-                Box::new(Quadratic::new(&scenario.quadratic, Some(authority), membership, seed)?)
+                Box::new(Quadratic::new(
+                    &scenario.quadratic,
+                    scenario.replay_budget,
+                    Some(authority),
+                    membership,
+                    seed,
+                )?)
             }
         };
         let slowest = scenario.speed.gradients_per_second / scenario.speed.spread;

@@ -107,9 +107,15 @@ fn settings(trained: Trained) -> BaseSettings {
         planned_gradients: 1_000,
         direction_scale: DirectionScale::Rms,
     };
-    let schedule = Schedule::default();
-    let objective = ObjectiveLine::NextToken;
-    BaseSettings { objective, hyperparameters, schedule, ledger_samples_max: 1 << 20, authority: None, trained }
+    BaseSettings {
+        objective: ObjectiveLine::NextToken,
+        hyperparameters,
+        schedule: Schedule::default(),
+        ledger_samples_max: 1 << 20,
+        replay_budget: 1_000_000,
+        authority: None,
+        trained,
+    }
 }
 
 fn some() -> Trained {

@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 use engine::{
+    base::Base,
     data::Dataset,
     embedded,
     model::{self, Checkpoint},
     recipe::{
-        rate,
+        budget, rate,
         survey::{Ground, Survey, survey},
     },
 };
@@ -53,6 +54,17 @@ pub fn learning_rate(
         begin.elapsed().as_secs_f64(),
     );
     Ok(rate)
+}
+
+/// The replay budget of a new run on `base`, whose weights are the same afterwards.
+pub fn replay_budget(base: &mut Base) -> Result<u32> {
+    let rate = budget::replay_rate(&mut base.weights, &base.groups)?;
+    let budget = budget::replay_budget(rate);
+    tracing::info!(
+        "replay budget {budget} gradients a second for all machines together, a quarter of the {rate:.0} that this machine \
+         replays (--replay-budget <n> chooses another)"
+    );
+    Ok(budget)
 }
 
 /// Surveys with a line that shows how far it is. None, with a warning, if the base and the text tell nothing.

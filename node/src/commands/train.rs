@@ -273,9 +273,12 @@ fn say_what_is_settled(settings: &Settings, manifest: &Manifest) {
         Some(LearningRate::Fixed(rate)) => Some(rate),
         _ => None,
     };
-    for (flag, said, settled) in
-        [("--learning-rate", learning_rate, run.learning_rate), ("--epsilon", settings.epsilon, run.epsilon)]
-    {
+    let budget = settings.replay_budget.map(f64::from);
+    for (flag, said, settled) in [
+        ("--learning-rate", learning_rate, run.learning_rate),
+        ("--epsilon", settings.epsilon, run.epsilon),
+        ("--replay-budget", budget, f64::from(manifest.replay_budget)),
+    ] {
         if said.is_some_and(|said| said != settled) {
             tracing::warn!("{flag} is of new runs only: this run's is {settled}");
         }
@@ -310,17 +313,21 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
             recipe::learning_rate(settings, own, objective.clone(), random()?, hyperparameters)?
         }
     };
-    let checkpoint = load_model(&settings.model)?;
     let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());
-    let base = BaseSettings {
+    let mut about = BaseSettings {
         objective,
         hyperparameters,
         schedule: rate::schedule(settings.gradients),
         ledger_samples_max: LEDGER_SAMPLES_MAX,
+        replay_budget: settings.replay_budget.unwrap_or(1),
         authority,
         trained: Trained::All,
     };
-    let manifest = storage::start_run(&state, checkpoint, base, settings.members.clone())?;
+    let mut base = Base::of_new_run(load_model(&settings.model)?, &about)?;
+    if settings.replay_budget.is_none() {
+        about.replay_budget = recipe::replay_budget(&mut base)?;
+    }
+    let manifest = storage::start_run(&state, &base, about, settings.members.clone())?;
     let opened = Opened::of(state)?;
     tracing::info!("new run {} on {} ({} parameters)", opened.run, manifest.base.source, manifest.parameters());
     Ok(opened)

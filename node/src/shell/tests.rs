@@ -73,6 +73,7 @@ fn run() -> Run {
         schedule: Schedule::default(),
         levels: 32,
         ledger_samples_max: 1 << 24,
+        replay_budget: 1_000_000,
         membership: Membership::Open,
         authority: None,
         held_out: None,

@@ -32,16 +32,10 @@ pub(super) const DIGESTS: &str = "base digests";
 /// Name of the list of the base's files in the database, where they are not the run's. Empty where they are.
 pub(super) const OWN_FILES: &str = "base files";
 
-/// Writes `checkpoint`, the base of a new run, to `state`, and makes the run's manifest durable.
-pub fn start_run(
-    state: &StateDir,
-    checkpoint: Checkpoint,
-    settings: BaseSettings,
-    membership: Membership,
-) -> Result<Manifest> {
-    let base = Base::of_new_run(checkpoint, &settings)?;
+/// Writes `base`, that of a new run, to `state`, and makes the run's manifest durable.
+pub fn start_run(state: &StateDir, base: &Base, settings: BaseSettings, membership: Membership) -> Result<Manifest> {
     // Until the manifest is there, the file belongs to no run.
-    let (described, digests) = write(state, &base, |_, _| Ok(()))?;
+    let (described, digests) = write(state, base, |_, _| Ok(()))?;
     let mut nonce = [0u8; 16];
     getrandom::fill(&mut nonce).context("no random numbers from the system")?;
     let manifest = Manifest { membership, ..base.manifest(settings, nonce, described)? };

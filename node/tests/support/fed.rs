@@ -123,6 +123,7 @@ pub fn manifest() -> Manifest {
         schedule: Schedule::default(),
         levels: 32,
         ledger_samples_max: 1 << 24,
+        replay_budget: 1_000_000,
         membership: Membership::Open,
         authority: None,
         held_out: None,

@@ -38,6 +38,9 @@ pub const PROTOCOL_VERSION: u16 = 2;
 /// Largest encoded manifest, bytes.
 pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
 
+/// Largest replay budget, gradients a second.
+pub const REPLAY_BUDGET_MAX: u32 = 1 << 24;
+
 /// What all machines of a run agree on.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Manifest {
@@ -61,6 +64,9 @@ pub struct Manifest {
     pub levels: u8,
     /// Largest ledger of one machine, samples. A segment that crosses it is invalid whole.
     pub ledger_samples_max: u64,
+    /// Gradients a second that the whole swarm is to make, so that its slower machines can replay them: honest senders
+    /// share it. A statement: replay does not look at it, and no segment is invalid for it.
+    pub replay_budget: u32,
     /// Who may contribute.
     pub membership: Membership,
     /// The key whose revocations, admissions and withdrawals count, if any.
@@ -160,6 +166,7 @@ impl Manifest {
         differ("schedule", &self.schedule, &other.schedule);
         differ("levels", &self.levels, &other.levels);
         differ("ledger limit", &self.ledger_samples_max, &other.ledger_samples_max);
+        differ("replay budget", &self.replay_budget, &other.replay_budget);
         differ("groups", &self.groups, &other.groups);
         differ("objective", &self.objective, &other.objective);
         differ("held-out set", &self.held_out, &other.held_out);
@@ -190,6 +197,9 @@ impl Manifest {
         self.schedule.validate()?;
         if self.ledger_samples_max == 0 || self.ledger_samples_max > SWARM_STEP_MAX {
             return Err(InvalidManifest::LedgerLimit(self.ledger_samples_max));
+        }
+        if !(1..=REPLAY_BUDGET_MAX).contains(&self.replay_budget) {
+            return Err(InvalidManifest::ReplayBudget(self.replay_budget));
         }
         table::validate(&self.tensors)?;
         self.groups.validate(self.tensors.iter().map(|tensor| tensor.group))?;

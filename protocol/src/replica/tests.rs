@@ -59,6 +59,7 @@ pub(super) fn manifest(authority: Option<[u8; 32]>) -> Manifest {
         schedule: Schedule::default(),
         levels: 32,
         ledger_samples_max: 1 << 20,
+        replay_budget: 1_000_000,
         membership: Membership::Open,
         authority,
         held_out: None,

@@ -46,7 +46,12 @@ pub struct Language {
 
 impl Language {
     /// Loads the model as `node` does. `authority` is the key that may revoke.
-    pub fn new(settings: &LanguageSettings, authority: Option<[u8; 32]>, seed: u64) -> Result<Self> {
+    pub fn new(
+        settings: &LanguageSettings,
+        replay_budget: u32,
+        authority: Option<[u8; 32]>,
+        seed: u64,
+    ) -> Result<Self> {
         ensure!(
             settings.model.is_none() || settings.data.is_some(),
             "a model of one's own needs a text to train on: --data <file or directory>"
@@ -66,6 +71,7 @@ impl Language {
             hyperparameters,
             schedule: Schedule::default(),
             ledger_samples_max: LEDGER_SAMPLES_MAX,
+            replay_budget,
             authority,
             trained: Trained::All,
         };

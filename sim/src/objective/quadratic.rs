@@ -12,8 +12,8 @@ use protocol::{
     machine::MachineId,
     manifest::{
         Appendix, BaseModel, BaseTensor, EPSILON_ONE, Group, Groups, Hyperparameters, Manifest, Membership,
-        ObjectiveLine, Origin, PROTOCOL_VERSION, ROUND_SAMPLES, Role, RunId, Schedule, TensorSpec, Treatment,
-        WEIGHT_BITS, choose_arithmetic, combine_digests,
+        ObjectiveLine, Origin, PROTOCOL_VERSION, REPLAY_BUDGET_MAX, ROUND_SAMPLES, Role, RunId, Schedule, TensorSpec,
+        Treatment, WEIGHT_BITS, choose_arithmetic, combine_digests,
     },
     perturbation::{BLOCK, BlockSigns, STEP, sign},
     replay::{self, Contribution, Sweep, add_quanta, sweep_reference},
@@ -68,6 +68,7 @@ impl Quadratic {
     /// Everything follows from `settings` and `seed`. `authority` is the key that may revoke, admit and withdraw.
     pub fn new(
         settings: &QuadraticSettings,
+        replay_budget: u32,
         authority: Option<[u8; 32]>,
         membership: Membership,
         seed: u64,
@@ -112,7 +113,7 @@ impl Quadratic {
         tensors.splice(1..1, LowRank::specs(&groups, TENSORS.len() as u16, &hyperparameters)?);
         let low_rank = LowRank::new([1, 2], &mut random);
         let manifest = manifest(tensors, groups, described, hyperparameters, authority, seed);
-        let manifest = Arc::new(Manifest { membership, ..manifest });
+        let manifest = Arc::new(Manifest { membership, replay_budget, ..manifest });
         manifest.validate()?;
         let run = manifest.run_id()?;
         let first = manifest.tensors[low_rank.halves[0]..=low_rank.halves[1]].iter();
@@ -158,6 +159,7 @@ fn manifest(
         schedule: Schedule::default(),
         levels: protocol::codec::LEVELS,
         ledger_samples_max: LEDGER_SAMPLES_MAX,
+        replay_budget: REPLAY_BUDGET_MAX,
         membership: Membership::Open,
         authority,
         held_out: None,

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use engine::estimator::EstimatorName;
+use protocol::manifest::REPLAY_BUDGET_MAX;
 use serde::{Deserialize, Serialize};
 use std::{
     num::NonZeroU32,
@@ -28,6 +29,9 @@ pub struct Scenario {
     /// The machines join over this long.
     #[serde(default = "Defaults::joins_over_seconds")]
     pub joins_over_seconds: f64,
+    /// Gradients a second for the whole swarm, as in the manifest.
+    #[serde(default = "Defaults::replay_budget")]
+    pub replay_budget: u32,
     /// Who may contribute.
     #[serde(default)]
     pub members: Members,
@@ -75,6 +79,11 @@ struct Defaults;
 impl Defaults {
     fn joins_over_seconds() -> f64 {
         2.0
+    }
+
+    /// So many that nobody ever waits.
+    fn replay_budget() -> u32 {
+        REPLAY_BUDGET_MAX
     }
 
     fn converge_seconds_max() -> f64 {
@@ -302,6 +311,8 @@ impl Scenario {
         );
         ensure!(self.gradients >= 1, "gradients is 0: every machine must contribute at least one");
         ensure!(self.gradients <= 10_000_000, "gradients is {}: at most 10,000,000 each", self.gradients);
+        let budget = self.replay_budget;
+        ensure!((1..=REPLAY_BUDGET_MAX).contains(&budget), "replay_budget is {budget}: 1 to 2^24 gradients a second");
         let dimensions = self.quadratic.dimensions;
         ensure!((8..=1 << 24).contains(&dimensions), "quadratic.dimensions is {dimensions}: 8 to 2^24");
         let positive = [

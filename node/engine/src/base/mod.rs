@@ -33,6 +33,8 @@ pub struct BaseSettings {
     pub schedule: Schedule,
     /// Largest ledger of one machine, samples.
     pub ledger_samples_max: u64,
+    /// Gradients a second for the whole swarm.
+    pub replay_budget: u32,
     /// Whose withdrawals count.
     pub authority: Option<[u8; 32]>,
     /// The tensors that the run trains.
@@ -109,6 +111,7 @@ impl Base {
             schedule: settings.schedule,
             levels: protocol::codec::LEVELS,
             ledger_samples_max: settings.ledger_samples_max,
+            replay_budget: settings.replay_budget,
             membership: Membership::Open,
             authority: settings.authority,
             held_out: None,

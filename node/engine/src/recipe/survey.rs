@@ -120,6 +120,7 @@ fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Arc<Manifest>)> {
         hyperparameters: ground.hyperparameters,
         schedule: Schedule { knots: vec![Knot { step: 0, multiplier: 0 }] },
         ledger_samples_max: 2 * GRADIENTS,
+        replay_budget: 1,
         authority: None,
         trained: Trained::All,
     };
@@ -261,6 +262,7 @@ mod tests {
             hyperparameters: HYPERPARAMETERS,
             schedule: Schedule::default(),
             ledger_samples_max: 1,
+            replay_budget: 1,
             authority: None,
             trained: Trained::All,
         };

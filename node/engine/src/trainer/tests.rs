@@ -34,8 +34,15 @@ impl Run {
             direction_scale: DirectionScale::Rms,
         };
         let (schedule, authority) = (Schedule::default(), None);
-        let (objective, ledger_samples_max) = (ObjectiveLine::NextToken, 1 << 20);
-        let settings = BaseSettings { objective, hyperparameters, schedule, ledger_samples_max, authority, trained };
+        let settings = BaseSettings {
+            objective: ObjectiveLine::NextToken,
+            hyperparameters,
+            schedule,
+            ledger_samples_max: 1 << 20,
+            replay_budget: 1_000_000,
+            authority,
+            trained,
+        };
         let Started { manifest, string, .. } = base::start(embedded::checkpoint().unwrap(), settings, [5; 16]).unwrap();
         Self { id: manifest.run_id().unwrap(), manifest: Arc::new(manifest), string }
     }

@@ -88,6 +88,7 @@ pub fn manifest() -> Manifest {
         schedule: Schedule::default(),
         levels: 32,
         ledger_samples_max: 1 << 20,
+        replay_budget: 1_000_000,
         membership: Membership::Open,
         authority: None,
         held_out: None,

@@ -24,12 +24,16 @@ pub fn run(args: &LogArgs) -> Result<()> {
             log.replica.machines().map(|(machine, ledger, _)| as_json(&log, (machine, ledger))).collect();
         println!(
             "{:#}",
-            json!({ "run": log.run.to_string(), "vector": root, "gradients": step, "machines": machines })
+            json!({
+                "run": log.run.to_string(), "vector": root, "gradients": step, "replay_budget": log.manifest.replay_budget,
+                "machines": machines,
+            })
         );
         return Ok(());
     }
     println!("run     {}", log.run);
     println!("base    {} ({} parameters)", log.manifest.base.source, log.manifest.parameters());
+    println!("budget  {} gradients a second, of all machines", log.manifest.replay_budget);
     println!("vector  {root}");
     println!("{step} gradients of {} machines count\n", log.replica.vector().machines());
     println!(

@@ -61,6 +61,7 @@ fn manifest() -> Manifest {
         schedule: Schedule::default(),
         levels: protocol::codec::LEVELS,
         ledger_samples_max: 1 << 32,
+        replay_budget: 1_000_000,
         membership: Membership::Open,
         authority: Some(Ed25519Signer::from_seed(&AUTHORITY).key()),
         held_out: None,
