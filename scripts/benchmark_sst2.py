@@ -18,8 +18,8 @@ of the two and trains all tensors.
 Every method runs until --seconds are over, or for --batches (of all nodes together). The --clock is `wall`, or `cpu`:
 what its processes used over the number of threads, which a busy machine disturbs less. Loading counts, evaluation does
 not. The curve is measured on every fourth row of dev.tsv, its end on all rows. A node's curve is replayed from its log.
-Writes one JSON object per point and prints a Markdown table. Needs `target/release/node`, PyTorch, transformers, and
-for a GGUF file accelerate and gguf.
+Appends one JSON object per point to --out and prints a Markdown table of all that it has, each seed at its last point.
+Needs `target/release/node`, PyTorch, transformers, and for a GGUF file accelerate and gguf.
 """
 import argparse, importlib.util, json, math, os, random, signal, statistics, subprocess, sys, tempfile, time
 
@@ -100,10 +100,13 @@ class Rows:
 
 
 class Points:
-    """What was measured, as a file of JSON lines."""
+    """What was measured, as a file of JSON lines. One that is there already goes on: its points enter the table."""
 
     def __init__(self, path):
         self.path, self.points = path, []
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as lines:
+                self.points = [json.loads(line) for line in lines]
 
     def add(self, **point):
         self.points.append(point)
@@ -415,19 +418,21 @@ def wilson(share, count):
     return (middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
 
 
-def table(args, points):
+def table(points):
     head = ["method", "rows a batch", "batches", "forwards", "backward passes", "gradients", "bytes", "seconds",
-            "of processors", "accuracy (95%)", "of seeds"]
+            "of processors", "dev rows", "accuracy (95%)", "of seeds"]
     print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
-    for method in args.methods:
-        last = {point["seed"]: point for point in points if point["method"] == method}
-        ends = list(last.values())
+    for method in METHODS:
+        ends = list({point["seed"]: point for point in points if point["method"] == method}.values())
+        if not ends:
+            continue
         mean = lambda name: statistics.mean(end[name] for end in ends)
         low, high = wilson(mean("accuracy"), ends[0]["rows"])
         seeds = ", ".join(f"{end['accuracy']:.3f}" for end in ends)
         rows = round(mean("rows_seen") / max(mean("batches"), 1))
         counts = " | ".join(f"{mean(name):,.0f}" for name in ("batches", "forwards", "backwards", "gradients", "bytes"))
-        print(f"| {method} | {rows} | {counts} | {mean('wall_s'):.0f} | {mean('cpu_s'):.0f} | {mean('accuracy'):.3f} "
+        print(f"| {method} | {rows} | {counts} | {mean('wall_s'):.0f} | {mean('cpu_s'):.0f} | "
+              f"{ends[0]['rows']} | {mean('accuracy'):.3f} "
               f"({low:.3f} to {high:.3f}) | {seeds} |")
 
 
@@ -447,7 +452,7 @@ def main():
             for method in args.methods:
                 run = in_pytorch if method in ("mezo", "adamw") else by_node
                 run(args, method, directory, rows, seed, points)
-    table(args, points.points)
+    table(points.points)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What K bytes of one batch give away, on a small model in PyTorch: to who holds a text, and to who does not.
 
-    scripts/measure_leakage.py MODEL_DIR TEXT_FILE [--threads 1] [--trials 8]
+    scripts/measure_leakage.py MODEL_DIR TEXT_FILE [--threads 1] [--trials 4]
 
 The attacker knows what everyone in the run knows: the weights at which the batch was measured, the directions (±1 times
 a tensor's scale, each round of 16 in one group of tensors: embedding or a layer), and the bytes. Directions come from
@@ -14,8 +14,8 @@ and the share of windows that he finds at one false alarm in a thousand. "Half" 
 half of its tokens with a window of the batch. At the base, and after some steps of AdamW in place of a run.
 
 Without a text: he solves for the embedding's gradient by least squares (conjugate gradients) and ranks the vocabulary
-by the norms of its rows. Shown is the AUC of tokens that are in the batch against those that are not, beside that of the
-exact gradient and that of the tokens' frequencies in the book, which he knows without any byte.
+by the norms of its rows. Shown is the AUC of tokens that are in the batch against those that are not, beside that of
+the exact gradient and that of the tokens' frequencies in the book, which he knows without any byte.
 """
 import argparse, math
 import torch
@@ -229,7 +229,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model"), parser.add_argument("text")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=4, help="draws of the directions")
     parser.add_argument("--steps", type=int, default=100, help="of AdamW, for the later point of a run")
     args = parser.parse_args()
     torch.set_num_threads(args.threads), torch.manual_seed(0)
