@@ -82,3 +82,35 @@ fn a_link_that_comes_back_with_another_address_is_used_again() {
         node.leave();
     }
 }
+
+/// Behind routers that let nobody in, each home has nobody but the public machine, and both think that they are
+/// 192.168.1.7.
+#[test]
+fn homes_find_a_public_machine_that_was_away_and_hear_each_other_through_it() {
+    let Some(net) = Net::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    net.switch("internet");
+    net.machine("public", "internet", "198.51.100.1/24");
+    if !net.home("home-1", "internet", "198.51.100.11/24") || !net.home("home-2", "internet", "198.51.100.12/24") {
+        return;
+    }
+    let public = first(&net, "public", directory.path(), 50);
+    let (address, run) = public.join_line();
+    let join = ["--bootstrap", &address, "--run", &run];
+    let homes = ["home-1", "home-2"].map(|home| start(&net, home, directory.path(), 50, &join));
+    for home in &homes {
+        home.until("has what the others made", |status| of_others(status) == 100);
+    }
+    let shown = public.status()["peers"].to_string();
+    assert!(shown.contains("/ip4/198.51.100.11/") && shown.contains("/ip4/198.51.100.12/"), "{shown}");
+    public.leave();
+    homes[0].hear_times("cannot be reached", 5);
+    let public = first(&net, "public", directory.path(), 51);
+    for home in &homes {
+        let took = home.until("has what the public machine made since", |status| of_others(status) == 101);
+        println!("{took:.1?} after the public machine began");
+    }
+    for node in homes.into_iter().chain([public]) {
+        node.leave();
+    }
+}

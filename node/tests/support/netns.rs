@@ -67,12 +67,55 @@ impl Net {
     pub fn machine(&self, machine: &str, switch: &str, address: &str) {
         self.space(machine);
         let plug = format!("p{}", self.plugs.replace(self.plugs.get() + 1));
-        let (machine_space, switch_space) = (self.name(machine), self.name(switch));
-        let ends = ["netns", &machine_space, "type", "veth", "peer", "name", &plug, "netns", &switch_space];
-        ip(&[&["link", "add", "eth0"][..], &ends].concat());
-        self.ip(machine, &["link", "set", "eth0", "up"]);
-        self.ip(switch, &["link", "set", &plug, "up", "master", "br0"]);
+        self.cable((machine, "eth0"), (switch, &plug));
+        self.ip(switch, &["link", "set", &plug, "master", "br0"]);
         self.set_address(machine, address);
+    }
+
+    /// A cable between two interfaces, which are made for it.
+    fn cable(&self, one: (&str, &str), other: (&str, &str)) {
+        let (one_space, other_space) = (self.name(one.0), self.name(other.0));
+        let ends = ["netns", &one_space, "type", "veth", "peer", "name", other.1, "netns", &other_space];
+        ip(&[&["link", "add", one.1][..], &ends].concat());
+        self.ip(one.0, &["link", "set", one.1, "up"]);
+        self.ip(other.0, &["link", "set", other.1, "up"]);
+    }
+
+    /// A machine at 192.168.1.7 behind a router that translates addresses and lets nobody in, as in most homes. The
+    /// router is on a switch at `address`. False, with a printed reason, where there is no `nft`.
+    pub fn home(&self, machine: &str, switch: &str, address: &str) -> bool {
+        let router = format!("{machine}-router");
+        self.machine(&router, switch, address);
+        self.space(machine);
+        self.cable((machine, "eth0"), (&router, "lan"));
+        self.ip(&router, &["addr", "add", "192.168.1.1/24", "dev", "lan"]);
+        self.set_address(machine, "192.168.1.7/24");
+        self.ip(machine, &["route", "add", "default", "via", "192.168.1.1"]);
+        let rules = concat!(
+            "add table ip home; ",
+            "add chain ip home out { type nat hook postrouting priority 100; }; ",
+            "add rule ip home out oifname eth0 masquerade; ",
+            "add chain ip home through { type filter hook forward priority 0; policy drop; }; ",
+            "add rule ip home through ct state established,related accept; ",
+            "add rule ip home through iifname lan accept",
+        );
+        let within = |program: &str, arguments: &[&str]| {
+            let router = self.name(&router);
+            Command::new("ip").args(["netns", "exec", &router, program]).args(arguments).output()
+        };
+        let forwards = within("sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+        assert!(forwards.is_ok_and(|output| output.status.success()), "{router} cannot forward");
+        match within("nft", &[rules]) {
+            Ok(output) if output.status.success() => true,
+            Ok(output) => {
+                println!("skipped: no home router here (nft: {})", String::from_utf8_lossy(&output.stderr).trim());
+                false
+            }
+            Err(error) => {
+                println!("skipped: no home router here (ip: {error})");
+                false
+            }
+        }
     }
 
     /// The machine's only address from now on.
