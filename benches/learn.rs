@@ -8,11 +8,11 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use engine::{
     base::{self, BaseSettings, Started, Trained},
-    data::Dataset,
+    data::{self, Dataset},
     embedded,
     estimator::{Estimator, EstimatorName, Normalizer},
     model::{self, Checkpoint, SuffixModel, Tokenizer},
-    objective::NextToken,
+    objective,
     recipe::{schedule, survey},
     trainer::{Parts, ProbeSettings, Step, Trainer},
     weights::Weights,
@@ -94,6 +94,12 @@ struct Options {
 }
 
 impl Options {
+    /// As the form of the data has it.
+    fn objective(&self) -> Result<ObjectiveLine> {
+        let has_choices = self.data.as_deref().map(data::are_choices).transpose()?.unwrap_or(false);
+        objective::line(has_choices, false)
+    }
+
     fn hyperparameters(&self, planned_gradients: u64) -> Hyperparameters {
         let (learning_rate, epsilon) = (self.learning_rate, self.epsilon);
         Hyperparameters { learning_rate, epsilon, planned_gradients, direction_scale: DirectionScale::Rms }
@@ -112,7 +118,11 @@ fn main() -> Result<()> {
         Some(directory) => Checkpoint::load(directory)?,
     };
     println!("{options:?}");
-    println!("seed forwards backward  bytes seconds   loss bits/byte");
+    let measure = match options.objective()? {
+        ObjectiveLine::Choices { .. } => "accuracy",
+        _ => "bits/byte",
+    };
+    println!("seed forwards backward  bytes seconds   loss {measure:>9}");
     if options.survey {
         return survey(checkpoint, &options);
     }
@@ -120,7 +130,7 @@ fn main() -> Result<()> {
     let ends: Result<Vec<f64>> = options.seeds.iter().map(|seed| run.learn(*seed, &options)).collect();
     let mut ends = ends?;
     ends.sort_by(f64::total_cmp);
-    println!("median of {} after {} forwards: {:.4} bits per byte", ends.len(), options.forwards, ends[ends.len() / 2]);
+    println!("median of {} after {} forwards: {measure} {:.4}", ends.len(), options.forwards, ends[ends.len() / 2]);
     Ok(())
 }
 
@@ -140,7 +150,7 @@ impl Run {
         let forwards = options.forwards * FORWARD_TOKENS / (options.batch_size * options.sequence_length) as f64;
         let gradients = (forwards / forwards_per_gradient(estimator)).round() as u64 * options.machines;
         let settings = BaseSettings {
-            objective: ObjectiveLine::NextToken,
+            objective: options.objective()?,
             hyperparameters: options.hyperparameters(gradients.max(1)),
             schedule: parse_schedule(&options.schedule, gradients)?,
             ledger_samples_max: 1 << 32,
@@ -162,7 +172,7 @@ impl Run {
         Ok(Self { manifest, config, tokenizer, tensors, estimator })
     }
 
-    /// Trains, prints, and returns the last held-out loss, bits per byte.
+    /// Trains, prints, and returns the last held-out figure: bits per byte, or accuracy.
     fn learn(&self, seed: u64, options: &Options) -> Result<f64> {
         let trainer = |machine: u64| self.trainer(seed, machine, options);
         let mut trainers: Vec<Trainer> = (0..options.machines).map(trainer).collect::<Result<_>>()?;
@@ -181,7 +191,7 @@ impl Run {
             }
             seconds += begin.elapsed().as_secs_f64();
             let held_out = trainers[0].evaluate(options.held_out_windows)?.context("there is held-out text")?;
-            last = held_out.bits_per_byte.context("a text without choices")?;
+            last = held_out.bits_per_byte.or(held_out.accuracy()).unwrap_or(held_out.loss);
             println!(
                 "{seed:>4} {forwards:>8.0} {backward:>8} {bytes:>6} {seconds:>7.1} {loss:>6.4} {last:>9.4}",
                 loss = held_out.loss,
@@ -228,7 +238,7 @@ impl Run {
             run: manifest.run_id()?,
             weights,
             model: SuffixModel::new(model),
-            objective: Box::new(NextToken),
+            objective: objective::of(&manifest.objective, &data)?,
             data: Some(data),
             held_out: Some(held_out),
             settings: ProbeSettings {
@@ -254,7 +264,7 @@ fn survey(checkpoint: Checkpoint, options: &Options) -> Result<()> {
         let ground = survey::Ground {
             checkpoint: checkpoint.clone(),
             data: &texts(&tokenizer, *seed, options)?.0,
-            objective: ObjectiveLine::NextToken,
+            objective: options.objective()?,
             hyperparameters: options.hyperparameters(1_000),
             batch_size: options.batch_size,
             seed: *seed,

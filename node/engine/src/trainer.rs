@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use protocol::{
+    codec::MULTIPLIER_ONE,
     machine::MachineId,
     manifest::{Manifest, RunId, TensorSpec},
     replay::{self, Contribution, Sweep},
@@ -14,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     data::Dataset,
-    estimator::{Company, Estimator, Measured, Normalizer, Probe, direction_scale},
+    estimator::{Company, Estimator, Measured, Normalizer, Probe, Stride, TRIALS_MAX, direction_scale},
     model::{Batch, Gradient, Model, Stage, SuffixModel},
     objective::{Evaluation, Objective, evaluate},
     weights::{SweepReport, Weights},
@@ -193,7 +194,15 @@ impl Trainer {
         self.parts.model.change_from(self.stages[usize::from(group)]);
         let measured = estimator.measure(&mut BatchProbe { trainer: self, batch: &batch }, epsilon, samples_max);
         self.parts.model.change_all();
-        Ok(self.publish(&measured?))
+        let measured = measured?;
+        match estimator {
+            Estimator::Projection { .. } => self.stride(&measured, &batch),
+            _ => {
+                let Parts { normalizer, manifest, random, .. } = &mut self.parts;
+                let bytes = estimator.encode(&measured.gradients, normalizer, manifest.levels, || uniform(random));
+                Ok(self.publish(bytes, &measured.losses))
+            }
+        }
     }
 
     /// The loss at θ + `multiple` · εz, after whatever else the weights lack; the way back is owed.
@@ -216,22 +225,55 @@ impl Trainer {
         Ok(self.parts.objective.measure(&self.parts.model, batch)?.mean())
     }
 
-    /// Own bytes for what was measured, from the next sample on; the weights will have them with the next sweep.
-    fn publish(&mut self, measured: &Measured) -> Step {
-        let (run, machine, swarm_step) = (self.parts.run, self.machine, self.swarm_step);
-        let Parts { settings, normalizer, manifest, random, .. } = &mut self.parts;
-        let uniform = || (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let (gradients, levels) = (&measured.gradients, manifest.levels);
-        let bytes = settings.estimator.encode(gradients, normalizer, levels, self.company.batch(), uniform);
-        let mut seeds = EntrySeeds::new(&run, &machine, &manifest.groups);
-        let mut own = Vec::with_capacity(bytes.len());
-        for byte in bytes {
-            let sample = self.next_sample;
-            self.owed.contributions.push(replay::contribution(seeds.of(sample), byte, swarm_step, &manifest.schedule));
-            own.push(OwnByte { machine, sample, byte, swarm_step });
-            self.next_sample += 1;
+    /// Own bytes for the slopes of `batch`, tried on it and made smaller until they lower its loss: see [`Stride`].
+    fn stride(&mut self, measured: &Measured, batch: &Batch) -> Result<Step> {
+        let Manifest { hyperparameters, schedule, .. } = &*self.parts.manifest;
+        let multiplier = f64::from(schedule.multiplier(self.swarm_step)) / f64::from(MULTIPLIER_ONE);
+        let (rate, company) = ((hyperparameters.learning_rate, multiplier), self.company.batch());
+        let mut stride = Stride::new(measured, rate, company, &mut self.parts.normalizer);
+        let mut trials = 0;
+        loop {
+            let Parts { normalizer, random, .. } = &mut self.parts;
+            let bytes = stride.encode(normalizer, || uniform(random));
+            let is_tried = trials < TRIALS_MAX && (trials > 0 || stride.is_to_try(normalizer));
+            let step = self.publish(bytes, &measured.losses);
+            if !is_tried {
+                return Ok(step);
+            }
+            self.settle()?;
+            let after = self.loss(batch)?;
+            if stride.learn(&mut self.parts.normalizer, after) {
+                return Ok(step);
+            }
+            self.retract(&step);
+            trials += 1;
         }
-        Step { own, loss: measured.losses.iter().sum::<f64>() / measured.losses.len() as f64 }
+    }
+
+    /// Own bytes from the next sample on; the weights will have them with the next sweep.
+    fn publish(&mut self, bytes: Vec<i8>, losses: &[f64]) -> Step {
+        let (machine, swarm_step, first) = (self.machine, self.swarm_step, self.next_sample);
+        let own = |(sample, byte)| OwnByte { machine, sample, byte, swarm_step };
+        let own: Vec<OwnByte> = (first..).zip(bytes).map(own).collect();
+        self.owe(&own, false);
+        self.next_sample += own.len() as u64;
+        Step { own, loss: losses.iter().sum::<f64>() / losses.len() as f64 }
+    }
+
+    /// Takes the last own bytes back, which nobody else has yet.
+    fn retract(&mut self, step: &Step) {
+        self.owe(&step.own, true);
+        self.next_sample -= step.own.len() as u64;
+    }
+
+    fn owe(&mut self, own: &[OwnByte], removed: bool) {
+        let Parts { run, manifest, .. } = &self.parts;
+        let mut seeds = EntrySeeds::new(run, &self.machine, &manifest.groups);
+        let entry = |own: &OwnByte| {
+            let entry = replay::contribution(seeds.of(own.sample), own.byte, own.swarm_step, &manifest.schedule);
+            Contribution { removed, ..entry }
+        };
+        self.owed.contributions.extend(own.iter().map(entry));
     }
 
     /// Loss on the held-out text at the exact weights, or on rows of it, evenly spread, that cost about `windows_max`
@@ -249,6 +291,11 @@ impl Trainer {
         self.settle()?;
         Ok(&self.parts.weights)
     }
+}
+
+/// Draws from [0, 1).
+fn uniform(random: &mut Xoshiro256PlusPlus) -> f64 {
+    (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// The trainer's weights on the way to and from the points that an estimator asks for, all on one batch.

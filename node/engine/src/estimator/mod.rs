@@ -14,6 +14,7 @@ mod normalizer;
 mod probe;
 mod projection;
 mod spsa;
+mod trust;
 
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use std::{fmt, num::NonZeroU32, str::FromStr};
 
 pub use normalizer::Normalizer;
 pub(crate) use probe::{Measured, Probe};
-pub(crate) use projection::Company;
+pub(crate) use projection::{Company, Stride, TRIALS_MAX};
 pub use projection::{direction_scale, gain};
 pub use spsa::projected_gradient;
 
@@ -152,22 +153,18 @@ impl Estimator {
         }
     }
 
-    /// The bytes for projected gradients that were measured together; `uniform` draws from [0, 1) for the stochastic
-    /// rounding. `levels`: the manifest's; `company`: bytes of others that were measured at nearly the same θ.
+    /// The bytes for projected gradients that were measured together, by forwards; `uniform` draws from [0, 1) for the
+    /// stochastic rounding. `levels`: the manifest's.
     pub(crate) fn encode(
         self,
         gradients: &[f64],
         normalizer: &mut Normalizer,
         levels: u8,
-        company: f64,
         mut uniform: impl FnMut() -> f64,
     ) -> Vec<i8> {
         match self {
-            Self::Fzoo { .. } | Self::Spsa => gradients.iter().map(|g| normalizer.encode(*g, uniform())).collect(),
             Self::Mezo => gradients.iter().map(|g| mezo::encode(*g, levels, uniform())).collect(),
-            Self::Projection { .. } => {
-                normalizer.encode_batch(gradients, gain(gradients.len() as f64 + company), uniform)
-            }
+            _ => gradients.iter().map(|g| normalizer.encode(*g, uniform())).collect(),
         }
     }
 }

@@ -7,6 +7,8 @@
 use protocol::codec;
 use serde::{Deserialize, Serialize};
 
+use super::trust::Trust;
+
 /// Samples after which the normaliser forgets at its slowest.
 const MEMORY_SAMPLES: u64 = 256;
 /// Batches after which it forgets at its slowest, where it learns one value a batch.
@@ -20,16 +22,19 @@ const OUTLIER_MAX: f64 = 4.0;
 pub struct Normalizer {
     #[serde(rename = "normalizer")]
     scale: RunningRms,
-    levels: u8,
+    pub(super) levels: u8,
     /// Of slopes that come many from a batch: they are of one size, which is the batch's.
     #[serde(default, skip_serializing_if = "RunningRms::is_new")]
     batches: RunningRms,
+    /// How far a step of many bytes may go.
+    #[serde(default, skip_serializing_if = "Trust::is_new")]
+    pub(super) trust: Trust,
 }
 
 impl Normalizer {
     /// Starts without history. `levels`: bytes to a standard deviation, the manifest's.
     pub fn new(levels: u8) -> Self {
-        Self { scale: RunningRms::default(), levels, batches: RunningRms::default() }
+        Self { scale: RunningRms::default(), levels, batches: RunningRms::default(), trust: Trust::default() }
     }
 
     /// The byte for projected gradient `g`, with `uniform` in [0, 1) for the stochastic rounding. [`codec::VOID`] if
@@ -38,18 +43,34 @@ impl Normalizer {
         codec::encode(self.scale.normalize(g), self.levels, uniform)
     }
 
-    /// The bytes for slopes of one batch, `gain` times as large as others' bytes are; `uniform` draws from [0, 1) for
-    /// the stochastic rounding. The batch counts once, with the RMS of those that are finite; the others are
-    /// [`codec::VOID`].
-    pub fn encode_batch(&mut self, slopes: &[f64], gain: f64, mut uniform: impl FnMut() -> f64) -> Vec<i8> {
-        let squares: Vec<f64> = slopes.iter().filter(|g| g.is_finite()).map(|g| g.abs().min(1e150).powi(2)).collect();
+    /// Takes in the slopes of one batch: it counts once, with the RMS of those that are finite.
+    pub(super) fn take_in_batch(&mut self, slopes: &[f64]) {
+        let squares: Vec<f64> = finite(slopes).map(|g| g.abs().min(1e150).powi(2)).collect();
         if !squares.is_empty() {
             self.batches.take_in((squares.iter().sum::<f64>() / squares.len() as f64).sqrt(), MEMORY_BATCHES);
         }
-        let rms = self.batches.value();
-        let normalized = |g: f64| if rms > 0.0 { gain * g / rms } else { 0.0 * g };
-        slopes.iter().map(|g| codec::encode(normalized(*g), self.levels, uniform())).collect()
     }
+
+    /// The bytes for slopes of the batch that was taken in last, `gain` times as large as others' bytes are; `uniform`
+    /// draws from [0, 1) for the stochastic rounding. Slopes that are not finite are [`codec::VOID`].
+    pub(super) fn encode_batch(&self, slopes: &[f64], gain: f64, mut uniform: impl FnMut() -> f64) -> Vec<i8> {
+        slopes.iter().map(|g| codec::encode(self.normalized(*g, gain), self.levels, uniform())).collect()
+    }
+
+    /// `Σ ĝ·g` over the finite slopes g of the batch that was taken in last, where ĝ is g normalised: how far the loss
+    /// falls to first order, for a learning rate of one and bytes that count in full.
+    pub(super) fn fall(&self, slopes: &[f64]) -> f64 {
+        finite(slopes).map(|g| self.normalized(g, 1.0) * g).sum()
+    }
+
+    fn normalized(&self, g: f64, gain: f64) -> f64 {
+        let rms = self.batches.value();
+        if rms > 0.0 { gain * g / rms } else { 0.0 * g }
+    }
+}
+
+fn finite(slopes: &[f64]) -> impl Iterator<Item = f64> {
+    slopes.iter().copied().filter(|slope| slope.is_finite())
 }
 
 /// Running root mean square of this machine's own projected gradients.
@@ -191,6 +212,7 @@ mod tests {
         let slopes = noise(1000);
         let mut rms = |scale: f64, gain: f64| {
             let slopes: Vec<f64> = slopes.iter().map(|g| g * scale).collect();
+            normalizer.take_in_batch(&slopes);
             let bytes = normalizer.encode_batch(&slopes, gain, || 0.5);
             (bytes.iter().map(|byte| f64::from(*byte).powi(2)).sum::<f64>() / 1000.0).sqrt() / 32.0
         };
@@ -207,13 +229,17 @@ mod tests {
     #[test]
     fn slopes_that_are_not_finite_are_void_and_a_batch_of_zeros_is_zero() {
         let mut normalizer = Normalizer::new(LEVELS);
-        assert_eq!(normalizer.encode_batch(&[0.0, 0.0], 1.0, || 0.9), [0, 0]);
-        assert_eq!(normalizer.encode_batch(&[f64::NAN; 2], 1.0, || 0.9), [VOID; 2]);
+        let encode = |normalizer: &mut Normalizer, slopes: &[f64], uniform: f64| {
+            normalizer.take_in_batch(slopes);
+            normalizer.encode_batch(slopes, 1.0, || uniform)
+        };
+        assert_eq!(encode(&mut normalizer, &[0.0, 0.0], 0.9), [0, 0]);
+        assert_eq!(encode(&mut normalizer, &[f64::NAN; 2], 0.9), [VOID; 2]);
         assert_eq!(
             normalizer,
             Normalizer { batches: RunningRms { samples: 1, ..RunningRms::default() }, ..Normalizer::new(LEVELS) }
         );
-        assert_eq!(normalizer.encode_batch(&[2.0, f64::INFINITY, -2.0], 1.0, || 0.0)[1], VOID);
+        assert_eq!(encode(&mut normalizer, &[2.0, f64::INFINITY, -2.0], 0.0)[1], VOID);
     }
 
     #[test]

@@ -4,10 +4,16 @@
 use anyhow::Result;
 use protocol::manifest::{Manifest, TensorSpec};
 
-use super::probe::{Measured, Probe};
+use super::{
+    normalizer::Normalizer,
+    probe::{Measured, Probe},
+    trust::Trial,
+};
 
 /// Bytes at one θ that count in full.
 const FULL: f64 = 256.0;
+/// Trials of one batch's bytes: each that fails leaves less than a fifth of a step, so that few end in no step at all.
+pub(crate) const TRIALS_MAX: u32 = 8;
 
 /// Measures the slopes along `projections` directions, or fewer if the model is small.
 pub fn measure(probe: &mut dyn Probe, projections: u64) -> Result<Measured> {
@@ -26,6 +32,65 @@ pub fn direction_scale(spec: &TensorSpec, manifest: &Manifest) -> f64 {
 /// swarm are measured at nearly the same θ: they add up to one large step, whoever made them.
 pub fn gain(bytes: f64) -> f64 {
     (FULL / bytes).powf(2.0 / 3.0).min(1.0)
+}
+
+/// One batch's slopes on their way to bytes: as many as add up to a step that the machine may trust.
+///
+/// [`Stride::encode`] gives the bytes. If [`Stride::is_to_try`], they are then brought into the weights and the batch's
+/// loss is told to [`Stride::learn`], before anybody else has them; what that refuses is taken out and encoded anew.
+pub(crate) struct Stride<'a> {
+    slopes: &'a [f64],
+    loss: f64,
+    /// Of a byte of one standard deviation, at the schedule's multiplier.
+    learning_rate: f64,
+    multiplier: f64,
+    /// Bytes of others that are measured at nearly the same θ.
+    company: f64,
+    /// Of the bytes that were encoded last, as [`Trial`] has it.
+    length: f64,
+    predicted: f64,
+}
+
+impl<'a> Stride<'a> {
+    /// `learning_rate`: the manifest's. `multiplier`: the schedule's. `company`: bytes of others that are measured at
+    /// nearly the same θ.
+    pub fn new(
+        measured: &'a Measured,
+        (learning_rate, multiplier): (f64, f64),
+        company: f64,
+        normalizer: &mut Normalizer,
+    ) -> Self {
+        let (slopes, loss) = (&measured.gradients[..], measured.losses[0]);
+        normalizer.take_in_batch(slopes);
+        normalizer.trust.watch(loss);
+        let learning_rate = learning_rate * multiplier;
+        Self { slopes, loss, learning_rate, multiplier, company, length: 0.0, predicted: 0.0 }
+    }
+
+    /// The bytes, within what is trusted now; `uniform` draws from [0, 1) for the stochastic rounding.
+    pub fn encode(&mut self, normalizer: &mut Normalizer, uniform: impl FnMut() -> f64) -> Vec<i8> {
+        let count = self.slopes.len() as f64;
+        let gain = gain(count + self.company);
+        let fall = self.learning_rate * gain * normalizer.fall(self.slopes);
+        self.length = if self.loss.is_finite() { normalizer.trust.bound(count * gain, fall, self.loss) } else { 0.0 };
+        let bytes = normalizer.encode_batch(self.slopes, self.length / count, uniform);
+        let moved = |(byte, slope): (&i8, &f64)| f64::from(*byte) / f64::from(normalizer.levels) * slope;
+        self.predicted = self.learning_rate * bytes.iter().zip(self.slopes).map(moved).sum::<f64>();
+        bytes
+    }
+
+    /// Whether the bytes are to be tried; to be asked once a batch.
+    pub fn is_to_try(&self, normalizer: &mut Normalizer) -> bool {
+        self.loss.is_finite() && normalizer.trust.is_to_try(self.length)
+    }
+
+    /// Learns from the loss `after` the bytes; false if they are to be taken back and encoded anew.
+    pub fn learn(&self, normalizer: &mut Normalizer, after: f64) -> bool {
+        let (before, multiplier) = (self.loss, self.multiplier);
+        let crowd = 1.0 + self.company / self.slopes.len() as f64;
+        let (length, predicted) = (self.length, self.predicted);
+        normalizer.trust.learn(&Trial { length, before, after, predicted, crowd, multiplier })
+    }
 }
 
 /// Most bytes of others that one own batch is taken to meet: more is what was late, after a partition perhaps.
@@ -61,12 +126,115 @@ impl Company {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::codec::LEVELS;
+    use rand_xoshiro::{
+        Xoshiro256PlusPlus,
+        rand_core::{Rng, SeedableRng},
+    };
 
     #[test]
     fn few_bytes_count_in_full_and_many_together_grow_slowly() {
         assert_eq!((gain(1.0), gain(256.0)), (1.0, 1.0));
         assert!((gain(2048.0) - 0.25).abs() < 1e-12);
         assert!(gain(1e30) > 0.0);
+    }
+
+    /// `½ Σ h·θ²`, with curvatures from 1 to 100, and machines that project it on 256 directions each.
+    struct Quadratic {
+        point: Vec<f64>,
+        random: Xoshiro256PlusPlus,
+    }
+
+    const PROJECTIONS: usize = 256;
+    /// A hundred times too high.
+    const LEARNING_RATE: f64 = 1.0;
+
+    impl Quadratic {
+        fn new() -> Self {
+            Self { point: vec![1.0; 32], random: Xoshiro256PlusPlus::seed_from_u64(1) }
+        }
+
+        fn curvature(index: usize) -> f64 {
+            100f64.powf(index as f64 / 31.0)
+        }
+
+        fn loss(point: &[f64]) -> f64 {
+            point.iter().enumerate().map(|(index, value)| 0.5 * Self::curvature(index) * value * value).sum()
+        }
+
+        /// Directions, and the slopes along them.
+        fn measure(&mut self) -> (Vec<Vec<f64>>, Measured) {
+            let mut sign = |_: usize| if self.random.next_u64() >> 63 == 0 { 1.0 } else { -1.0 };
+            let directions: Vec<Vec<f64>> = (0..PROJECTIONS).map(|_| (0..32).map(&mut sign).collect()).collect();
+            let slope = |direction: &Vec<f64>| {
+                let parts = direction.iter().enumerate().map(|(at, z)| z * Self::curvature(at) * self.point[at]);
+                parts.sum()
+            };
+            let gradients = directions.iter().map(slope).collect();
+            (directions, Measured { gradients, losses: vec![Self::loss(&self.point)] })
+        }
+
+        fn moved(point: &[f64], directions: &[Vec<f64>], bytes: &[i8]) -> Vec<f64> {
+            let mut moved = point.to_vec();
+            for (direction, byte) in directions.iter().zip(bytes) {
+                let step = LEARNING_RATE * f64::from(*byte) / f64::from(LEVELS);
+                moved.iter_mut().zip(direction).for_each(|(value, z)| *value -= step * z);
+            }
+            moved
+        }
+
+        /// The loss after batches of `machines` projectors, all of which measure at the same point.
+        fn after(mut self, machines: usize, is_trusted: bool) -> f64 {
+            let mut normalizers = vec![Normalizer::new(LEVELS); machines];
+            for batch in 0..60 {
+                let company = if batch == 0 { 0.0 } else { ((machines - 1) * PROJECTIONS) as f64 };
+                let mut next = self.point.clone();
+                for normalizer in &mut normalizers {
+                    let (directions, measured) = self.measure();
+                    let uniform = || (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+                    let mut stride = Stride::new(&measured, (LEARNING_RATE, 1.0), company, normalizer);
+                    let bytes = if is_trusted {
+                        let tried = |bytes: &[i8]| Self::loss(&Self::moved(&self.point, &directions, bytes));
+                        trusted(&mut stride, normalizer, uniform, tried)
+                    } else {
+                        normalizer.encode_batch(stride.slopes, gain(PROJECTIONS as f64 + company), uniform)
+                    };
+                    next = Self::moved(&next, &directions, &bytes);
+                }
+                self.point = next;
+            }
+            Self::loss(&self.point)
+        }
+    }
+
+    /// What the trainer does with a stride.
+    fn trusted(
+        stride: &mut Stride<'_>,
+        normalizer: &mut Normalizer,
+        mut uniform: impl FnMut() -> f64,
+        loss_after: impl Fn(&[i8]) -> f64,
+    ) -> Vec<i8> {
+        let mut bytes = stride.encode(normalizer, &mut uniform);
+        let mut is_good = !stride.is_to_try(normalizer) || stride.learn(normalizer, loss_after(&bytes));
+        for _ in 1..TRIALS_MAX {
+            if !is_good {
+                bytes = stride.encode(normalizer, &mut uniform);
+                is_good = stride.learn(normalizer, loss_after(&bytes));
+            }
+        }
+        assert!(is_good);
+        bytes
+    }
+
+    #[test]
+    fn a_rate_that_is_far_too_high_does_not_diverge_however_many_project_at_once() {
+        let start = Quadratic::loss(&Quadratic::new().point);
+        for machines in [1, 4, 16] {
+            let without = Quadratic::new().after(machines, false);
+            let with = Quadratic::new().after(machines, true);
+            assert!(without > 10.0 * start, "{machines} machines: {start} → {without}, so there is nothing to show");
+            assert!(with < start / 10.0, "{machines} machines: {start} → {with}");
+        }
     }
 
     #[test]

@@ -27,8 +27,12 @@ impl Run {
     }
 
     fn training(trained: Trained) -> Self {
+        Self::at_rate(3e-4, trained)
+    }
+
+    fn at_rate(learning_rate: f64, trained: Trained) -> Self {
         let hyperparameters = Hyperparameters {
-            learning_rate: 3e-4,
+            learning_rate,
             epsilon: 1e-3,
             planned_gradients: 1_000,
             direction_scale: DirectionScale::Rms,
@@ -115,6 +119,24 @@ fn whatever_the_estimator_the_weights_hold_what_was_published_and_no_more() {
         expected.sweep(&Sweep { probes: Vec::new(), contributions: entries }).unwrap();
         assert_eq!(trainer.weights().unwrap().digest(), expected.digest(), "{estimator:?}");
     }
+}
+
+/// Found on SmolLM2-135M: a thousand bytes of one θ, each of a size that suits a probe, made the loss rise.
+#[test]
+fn a_projection_lowers_the_loss_at_a_rate_that_is_far_too_high() {
+    let run = Run::at_rate(0.02, Trained::All);
+    let mut trainer = run.trainer(Estimator::Projection { projections: NonZeroU32::new(256).unwrap() });
+    let batch = trainer.parts.data.as_ref().unwrap().batch(2, 0, 32).unwrap();
+    let before = trainer.loss(&batch).unwrap();
+    let mut expected = run.weights();
+    for _ in 0..8 {
+        let own = trainer.step(u64::MAX).unwrap().own;
+        let contributions = own.iter().map(|own| run.entry(own)).collect();
+        expected.sweep(&Sweep { probes: Vec::new(), contributions }).unwrap();
+    }
+    assert_eq!(trainer.weights().unwrap().digest(), expected.digest(), "what was tried in vain is out again");
+    let after = trainer.loss(&batch).unwrap();
+    assert!(after < before, "{before} → {after}");
 }
 
 /// The scale, the stream, the groups and the order of the samples are those of probes: `⟨∇, s·z⟩` is the slope between
