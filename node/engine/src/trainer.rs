@@ -279,10 +279,16 @@ impl Trainer {
     /// Loss on the held-out text at the exact weights, or on rows of it, evenly spread, that cost about `windows_max`
     /// windows of full length. None without held-out text.
     pub fn evaluate(&mut self, windows_max: usize) -> Result<Option<Evaluation>> {
+        let Some(held_out) = &self.parts.held_out else { return Ok(None) };
+        let rows_max = held_out.rows_of_windows(windows_max);
+        self.evaluate_rows(rows_max)
+    }
+
+    /// The same on at most so many rows.
+    pub fn evaluate_rows(&mut self, rows_max: usize) -> Result<Option<Evaluation>> {
         self.settle()?;
         let Parts { objective, model, held_out, settings, .. } = &self.parts;
         let Some(held_out) = held_out else { return Ok(None) };
-        let rows_max = held_out.rows_of_windows(windows_max);
         evaluate(&**objective, model, held_out, settings.batch_size, Some(rows_max)).map(Some)
     }
 

@@ -1,6 +1,6 @@
 //! What a few hundred gradients at the base say about the steps that a run can take.
 //!
-//! Two curves are measured on windows of the training text, by exact replay that is taken back exactly. Along the sum
+//! Two curves are measured on rows of the training text, by exact replay that is taken back exactly. Along the sum
 //! of the gradients the loss falls and rises again: the most that it falls is the *gain*. Along a random walk of as
 //! many steps it only rises: that is what the noise in every step costs.
 
@@ -34,7 +34,7 @@ const GRADIENTS: u64 = 256;
 const GRADIENTS_MIN: u64 = 32;
 /// Tokens on which the losses along a line are compared, if there is time.
 const LINE_TOKENS: usize = 4_096;
-/// Windows on which they are compared at least.
+/// Windows' worth of tokens on which they are compared at least.
 const LINE_WINDOWS_MIN: usize = 4;
 /// Losses that the two lines take, about.
 const LINE_LOSSES: f64 = 20.0;
@@ -53,7 +53,7 @@ pub struct Ground<'a> {
     pub objective: ObjectiveLine,
     /// Of the run; its learning rate is not used.
     pub hyperparameters: Hyperparameters,
-    /// Windows per batch.
+    /// Windows or rows per batch.
     pub batch_size: usize,
     /// Of the directions and of the batches.
     pub seed: u64,
@@ -66,7 +66,7 @@ pub struct Ground<'a> {
 pub struct Survey {
     /// Gradients that were measured.
     pub gradients: u64,
-    /// Loss at the base on the windows of the lines, nats.
+    /// Loss at the base on the rows of the lines, nats per token, or per row with choices.
     pub loss: f64,
     /// The rate whose step along the sum of the gradients gains most.
     pub greedy_rate: f64,
@@ -82,7 +82,7 @@ struct Line<'a> {
     specs: Vec<TensorSpec>,
     /// Learning rate of `specs`.
     rate: f64,
-    windows: usize,
+    rows: usize,
     progress: &'a mut dyn FnMut(&str),
 }
 
@@ -95,9 +95,10 @@ pub fn survey(ground: Ground<'_>, progress: &mut dyn FnMut(&str)) -> Result<Surv
         own.extend(trainer.step(GRADIENTS)?.own);
     }
     // A batch of sixteen gradients takes seventeen forwards.
-    let window_seconds = begin.elapsed().as_secs_f64() / (1.0625 * own.len() as f64 * ground.batch_size as f64);
-    let affordable = (ground.time_max.as_secs_f64() / LINE_LOSSES / window_seconds) as usize;
-    let windows = affordable.min(LINE_TOKENS / ground.data.sequence_length()).max(LINE_WINDOWS_MIN);
+    let row_seconds = begin.elapsed().as_secs_f64() / (1.0625 * own.len() as f64 * ground.batch_size as f64);
+    let affordable = (ground.time_max.as_secs_f64() / LINE_LOSSES / row_seconds) as usize;
+    let rows_of = |windows: usize| ground.data.rows_of_windows(windows);
+    let rows = affordable.min(rows_of(LINE_TOKENS / ground.data.sequence_length())).max(rows_of(LINE_WINDOWS_MIN));
     let (machine, next_sample) = trainer.position();
     let entry = |sample, byte| {
         let seed = EntrySeed::derive(trainer.run(), &machine, sample, &manifest.groups);
@@ -106,7 +107,7 @@ pub fn survey(ground: Ground<'_>, progress: &mut dyn FnMut(&str)) -> Result<Surv
     let sum: Vec<Contribution> = own.iter().map(|own| entry(own.sample, own.byte)).collect();
     let walk: Vec<Contribution> = (next_sample..2 * next_sample).map(|sample| entry(sample, LEVELS as i8)).collect();
     let specs = manifest.tensors.clone();
-    let mut line = Line { trainer, specs, rate: ground.hyperparameters.learning_rate, windows, progress };
+    let mut line = Line { trainer, specs, rate: ground.hyperparameters.learning_rate, rows, progress };
     let loss = line.loss()?;
     let (greedy_rate, gain) = line.descend(&sum, loss)?;
     let walk_cost = line.wander(&walk, loss, greedy_rate, gain)? / next_sample as f64;
@@ -153,7 +154,7 @@ fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Arc<Manifest>)> {
 
 impl Line<'_> {
     fn loss(&mut self) -> Result<f64> {
-        let evaluation = self.trainer.evaluate(self.windows)?.context("a survey has windows")?;
+        let evaluation = self.trainer.evaluate_rows(self.rows)?.context("a survey has rows")?;
         Ok(evaluation.loss)
     }
 
@@ -253,6 +254,34 @@ mod tests {
         assert_eq!(found.gradients, GRADIENTS);
         assert!(found.gain > 0.1 && found.gain < found.loss, "{found:?}");
         assert!(found.greedy_rate > 0.0 && found.walk_cost > 0.0, "{found:?}");
+    }
+
+    #[test]
+    fn a_survey_of_choices_is_of_their_rows() {
+        let checkpoint = embedded::checkpoint().unwrap();
+        let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, checkpoint.architecture().unwrap().interface());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rows.jsonl");
+        let row = |index: usize| {
+            let (prompt, answer) = [("the sea", 0), ("the hill", 1), ("a sea", 0), ("one hill", 1)][index % 4];
+            format!("{{\"prompt\": \"{prompt} is\", \"choices\": [\" wet\", \" high\"], \"answer\": {answer}}}\n")
+        };
+        std::fs::write(&path, (0..64).map(row).collect::<String>()).unwrap();
+        let data = Dataset::load(&path, &tokenizer.unwrap(), 128).unwrap();
+        let (hyperparameters, batch_size, time_max) = (HYPERPARAMETERS, 8, Duration::from_secs(3_600));
+        let objective = objective::line(data.has_choices(), false).unwrap();
+        let ground = |checkpoint, objective| Ground {
+            checkpoint,
+            data: &data,
+            objective,
+            hyperparameters,
+            batch_size,
+            seed: 1,
+            time_max,
+        };
+        let found = survey(ground(checkpoint.clone(), objective), &mut |_| ()).unwrap();
+        assert!(found.gain > 0.0 && found.gain < found.loss && found.greedy_rate > 0.0, "{found:?}");
+        assert!(survey(ground(checkpoint, ObjectiveLine::NextToken), &mut |_| ()).is_err());
     }
 
     #[test]
