@@ -2,7 +2,7 @@
 
 use engine::{data::Dataset, estimator::Estimator, objective::Evaluation};
 use libp2p::{Multiaddr, PeerId};
-use peer::{NodeId, Notice, curve::STEP, leave::Waiting, limits::BAN_MS};
+use peer::{Load, NodeId, Notice, curve::STEP, leave::Waiting, limits::BAN_MS};
 use protocol::{
     machine::MachineId,
     manifest::RunId,
@@ -94,6 +94,7 @@ pub fn news(news: &Notice, names: &Names<'_>) {
             "no peer that could send the base model is connected; still trying. --model gives it from disk"
         ),
         Notice::CaughtUp { after_ms } => caught_up(*after_ms, names.replica),
+        Notice::Behind(load) => tracing::warn!("{}", falls_behind(load)),
         Notice::NoMember { key } => no_member(key, names.replica),
         Notice::NewIncarnation { cause, machine } => new_incarnation(*cause, machine),
         Notice::Report(report) => of_replica(report),
@@ -129,6 +130,20 @@ fn caught_up(after_ms: u64, replica: Option<&Replica>) {
         replica.vector().machines(),
         after_ms as f64 / 1e3
     );
+}
+
+/// More comes than this machine can replay.
+fn falls_behind(load: &Load) -> String {
+    let replays =
+        load.replays_per_second.map_or_else(String::new, |rate| format!(" replays {rate} gradients a second and"));
+    format!(
+        "behind by {} gradients, growing by {} a minute: this machine{replays} keeps a quarter of its time for its own, all machines \
+         together make {:.0} a second. Its weights are old, and so is what it measures. Give it more cores, or less to measure \
+         (--samples); let machines that use projection make fewer (--projections); a new run can have a smaller --replay-budget",
+        load.backlog,
+        load.backlog_per_minute,
+        load.gradients_per_second()
+    )
 }
 
 /// A node of an earlier release is connected.

@@ -5,7 +5,7 @@ use engine::{
     objective::Evaluation,
     trainer::{Step, Trainer},
 };
-use peer::backlog::WORKS_MAX;
+use peer::{backlog::WORKS_MAX, time_share::TimeShare};
 use protocol::{codec, machine::MachineId, replay::Contribution};
 use std::{
     sync::{
@@ -22,6 +22,9 @@ use crate::storage::{StateDir, checkpoint::WrittenCheckpoint};
 const EVENTS_MAX: usize = 256;
 /// A sweep takes no more entries than this at once, so that commands are heard.
 const ENTRIES_PER_SWEEP: usize = 8_192;
+
+/// So many entries get a sweep of their own before a step, which tells how long they take.
+const ENTRIES_ALONE_MIN: usize = 256;
 
 /// What the shell wants of the trainer. Carried out in order, each after [`Event::Took`].
 pub enum Command {
@@ -91,8 +94,8 @@ pub enum Event {
     CheckpointFailed(anyhow::Error),
     /// Some weight is near its range's end, or no longer.
     NearEdge(Option<(String, f64)>),
-    /// So many entries of others are in the weights now.
-    Replayed(usize),
+    /// So many entries of others are in the weights now; how long that took, if it was a sweep of their own.
+    Replayed(usize, Duration),
     /// The thread cannot go on.
     Failed(anyhow::Error),
 }
@@ -110,8 +113,8 @@ pub fn spawn(trainer: Trainer) -> Result<TrainerHandle> {
     let (commands, command_receiver) = sync_channel(WORKS_MAX);
     let (event_sender, events) = mpsc::channel(EVENTS_MAX);
     std::thread::Builder::new().name("trainer".into()).spawn(move || {
-        let mut worker =
-            Worker { trainer, commands: command_receiver, events: event_sender, until_sample: 0, edge: false };
+        let (commands, events, share) = (command_receiver, event_sender, TimeShare::default());
+        let mut worker = Worker { trainer, commands, events, until_sample: 0, edge: false, share, put_off: None };
         if let Err(error) = worker.run() {
             let _ = worker.events.blocking_send(Event::Failed(error));
         }
@@ -125,13 +128,21 @@ struct Worker {
     events: mpsc::Sender<Event>,
     until_sample: u64,
     edge: bool,
+    share: TimeShare,
+    /// Entries that came when it was own gradients' turn.
+    put_off: Option<Command>,
 }
 
 impl Worker {
     fn run(&mut self) -> Result<()> {
         loop {
-            let busy = self.trainer.position().1 < self.until_sample && !self.edge;
-            let command = match self.commands.try_recv() {
+            let busy = self.is_busy();
+            let heard = self.put_off.take().map_or_else(|| self.commands.try_recv(), Ok);
+            let command = match heard {
+                Ok(replay @ Command::Replay(_)) if busy && self.share.is_own_turn() => {
+                    self.put_off = Some(replay);
+                    None
+                }
                 Ok(command) => Some(command),
                 Err(TryRecvError::Disconnected) => return Ok(()),
                 Err(TryRecvError::Empty) if busy => None,
@@ -155,21 +166,34 @@ impl Worker {
                     self.tell(Event::Took);
                     self.obey(command)?;
                 }
-                None => {
-                    let waiting = self.trainer.waiting();
-                    let step = self.trainer.step(self.until_sample)?;
-                    warn_of_voids(&step);
-                    self.tell(Event::Step(step));
-                    if waiting > 0 {
-                        self.tell(Event::Replayed(waiting));
-                    }
-                }
+                None => self.step()?,
             }
             if self.trainer.waiting() >= ENTRIES_PER_SWEEP {
                 self.sweep_in()?;
             }
             self.watch_edge();
         }
+    }
+
+    /// Measures the next own gradients. Few entries of others come in with the first of its sweeps.
+    fn step(&mut self) -> Result<()> {
+        if self.trainer.waiting() >= ENTRIES_ALONE_MIN {
+            self.sweep_in()?;
+        }
+        let (waiting, begun) = (self.trainer.waiting(), Instant::now());
+        let step = self.trainer.step(self.until_sample)?;
+        self.share.measured(begun.elapsed().as_micros() as u64);
+        warn_of_voids(&step);
+        self.tell(Event::Step(step));
+        if waiting > 0 {
+            self.tell(Event::Replayed(waiting, Duration::ZERO));
+        }
+        Ok(())
+    }
+
+    /// Whether own gradients are wanted.
+    fn is_busy(&self) -> bool {
+        self.trainer.position().1 < self.until_sample && !self.edge
     }
 
     fn watch_edge(&mut self) {
@@ -183,8 +207,12 @@ impl Worker {
     fn sweep_in(&mut self) -> Result<()> {
         let entries = self.trainer.waiting();
         if entries > 0 {
+            let begun = Instant::now();
             self.trainer.settle()?;
-            self.tell(Event::Replayed(entries));
+            if self.is_busy() {
+                self.share.replayed(begun.elapsed().as_micros() as u64);
+            }
+            self.tell(Event::Replayed(entries, begun.elapsed()));
         }
         Ok(())
     }

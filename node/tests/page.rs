@@ -8,7 +8,7 @@ mod support;
 
 use browser::{Browser, Page};
 use node::watch::{
-    Bytes, Forecast, Gradients, HeldOut, Machine, Neighbour, Phase, RECENT_BYTES, Snapshot, VERSION,
+    Bytes, Forecast, Gradients, HeldOut, Load, Machine, Neighbour, Phase, RECENT_BYTES, Snapshot, VERSION,
     http::CONNECTIONS_MAX, http::Listener,
 };
 use serde_json::{Value, json};
@@ -96,6 +96,7 @@ fn moment(second: u64, machines: u64) -> Snapshot {
         forecast: Some(Forecast { gradients_to_next: Some(4_321), ..Forecast::default() }),
         staleness: Some((60.0 * noise(second / 5)) as u64),
         waiting: 3,
+        load: Load { budget: 400, live_machines: machines, seconds_behind: Some(1), ..Load::default() },
         traffic: Bytes {
             received: total * 6,
             sent: total * 5,

@@ -110,7 +110,11 @@ impl Adversary {
     pub fn is_idle(&self) -> bool {
         matches!(
             self.strategy,
-            Strategy::ForkOverlap | Strategy::ForkWithheld | Strategy::ForkSilent | Strategy::PushWeight
+            Strategy::ForkOverlap
+                | Strategy::ForkWithheld
+                | Strategy::ForkSilent
+                | Strategy::PushWeight
+                | Strategy::Overspend
         )
     }
 
@@ -136,6 +140,7 @@ impl Adversary {
         Ok(match self.strategy {
             Strategy::ForkOverlap | Strategy::ForkWithheld | Strategy::ForkSilent => self.fork(scene)?,
             Strategy::PushWeight => push_weight(scene).into_iter().collect(),
+            Strategy::Overspend => overspend(scene).into_iter().collect(),
             Strategy::Garbage => self.send_garbage(1, 40, scene),
             Strategy::Flood => self.send_garbage(FLOOD_PER_TICK, 1, scene),
             Strategy::Replayer => self.repeat(scene).into_iter().collect(),
@@ -254,6 +259,18 @@ fn push_weight(scene: &Scene<'_>) -> Option<Act> {
         OwnByte { machine, sample, byte: if upwards > 0 { -127 } else { 127 }, swarm_step }
     };
     Some(Act::Contribute((first..first + PUSHES_PER_TICK).map(push).collect()))
+}
+
+/// Ten times what the whole swarm should make in a tick, as far as it may wait for its signature.
+fn overspend(scene: &Scene<'_>) -> Option<Act> {
+    let replica = scene.replica.filter(|replica| replica.signs() && replica.may_probe())?;
+    let (machine, swarm_step) = (replica.own_machine(), replica.swarm_step().max(replica.own_swarm_step()));
+    let first = replica.own_next_sample();
+    let samples = 10 * u64::from(replica.manifest().replay_budget) * peer::TICK_MS / 1_000;
+    // Small moves to and fro: what it costs others is their time.
+    let byte = |sample| if sample % 2 == 0 { 1 } else { -1 };
+    let own = |sample| OwnByte { machine, sample, byte: byte(sample), swarm_step };
+    Some(Act::Contribute((first..first + samples.max(1)).map(own).collect()))
 }
 
 /// Whether any of the ledger of the machine with this key is asked for.

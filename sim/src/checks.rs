@@ -10,20 +10,24 @@
 //! ledgers) change nothing is checked for the sums only.
 
 use anyhow::Result;
-use protocol::revocation::Revocation;
+use peer::pace;
+use protocol::{manifest::REPLAY_BUDGET_MAX, revocation::Revocation};
 use std::collections::BTreeMap;
 
 use crate::{
     disk::{Contents, Shelf},
-    machine::Machine,
-    scenario::Members,
+    machine::{Machine, Trainer},
+    queue::Micros,
+    scenario::{Members, Strategy},
     summary::CheckResult,
-    truth::SignedAgain,
+    truth::{SignedAgain, WINDOW_MS},
     world::World,
 };
 
 /// Machines whose weights are computed anew from the base.
 const RECOMPUTED: usize = 3;
+/// Whoever needs longer than this for what waits is behind, microseconds.
+const BEHIND_US: f64 = 180e6;
 /// What may wait in one machine's queues: what its disk may be behind, and some questions.
 const QUEUED_MAX: usize = 5_000;
 
@@ -47,6 +51,10 @@ pub fn results(world: &mut World) -> Result<BTreeMap<&'static str, CheckResult>>
         ("honest machines hold nothing against each other", penalties(world)),
         ("no machine signs what its neighbours know better", signed_again(world)),
         ("no machine makes more gradients than it should", overdone(world)),
+        ("no machine makes more than its share of the replay budget", shares(world)),
+        ("no machine starves", starved(world)),
+        ("who falls behind says so", behind(world)),
+        ("who overspends delays only itself", delays(world)),
         ("who leaves leaves nothing behind", leavers(world)),
         ("joiners store the run's base model", bases(world)),
     ]))
@@ -62,7 +70,7 @@ fn digests(world: &mut World) -> Result<(CheckResult, CheckResult)> {
     let mut recomputed = 0;
     for machine in world.machines.iter_mut().filter(|machine| machine.is_honest()) {
         let number = machine.number;
-        let done = machine.is_done();
+        let done = machine.is_done() && machine.owes_nothing();
         let Some(running) = machine.running.as_mut().filter(|_| done) else { continue };
         let (Some(replica), Some(trainer)) = (running.peer.replica(), &mut running.trainer) else { continue };
         let (root, digest) = (replica.root(), trainer.learner.digest()?);
@@ -227,6 +235,83 @@ fn overdone(world: &World) -> CheckResult {
     }))
 }
 
+/// Nobody makes more in a window than its share and what a bucket holds. Machines that made something a minute before
+/// a window and just before it are live in it, for everyone; with faults on the way, or machines that come late, it is
+/// only certain that a machine itself is.
+fn shares(world: &World) -> CheckResult {
+    let scenario = &world.swarm.scenario;
+    if scenario.replay_budget == REPLAY_BUDGET_MAX {
+        return CheckResult::NotTried;
+    }
+    let made_in = &world.swarm.truth.made_in;
+    let made =
+        |number: u32, window: usize| made_in.get(&number).and_then(|made| made.get(window)).copied().unwrap_or(0);
+    let window_seconds = WINDOW_MS as f64 / 1e3;
+    let budget = f64::from(scenario.replay_budget);
+    for machine in world.machines.iter().filter(|machine| machine.is_honest()) {
+        let batch = machine.sender.projections.map_or(16.0, |samples| f64::from(samples.get()));
+        for window in 0..made_in.get(&machine.number).map_or(0, Vec::len) {
+            let is_live = |number: &&u32| window >= 3 && (window - 3..window).all(|window| made(**number, window) > 0);
+            let others = made_in.keys().filter(|number| **number != machine.number).filter(is_live).count();
+            let live = if scenario.faults.is_empty() { 1 + others } else { 1 };
+            let most = budget * (window_seconds + pace::BURST_SECONDS) / live as f64 + 2.0 * batch;
+            let number = machine.number;
+            if made(number, window) as f64 > most {
+                return CheckResult::Failed(format!(
+                    "machine {number} made {} gradients in {window_seconds} s, {live} machines share {budget} a second",
+                    made(number, window)
+                ));
+            }
+        }
+    }
+    CheckResult::Passed
+}
+
+fn starved(world: &World) -> CheckResult {
+    if world.swarm.scenario.speed.replay_us == 0.0 {
+        return CheckResult::NotTried;
+    }
+    failed_if(world.swarm.truth.starved.first().map(|(number, since, seen)| {
+        let seconds = (seen - since) as f64 / 1e6;
+        format!("machine {number} made nothing for {seconds:.1} s, though it was to")
+    }))
+}
+
+/// What the honest make goes into others' weights soon, however much more somebody else makes.
+fn delays(world: &World) -> CheckResult {
+    let overspends = |machine: &Machine| {
+        machine.adversary.as_ref().is_some_and(|adversary| adversary.strategy() == Strategy::Overspend)
+    };
+    if !world.machines.iter().any(overspends) {
+        return CheckResult::NotTried;
+    }
+    // A turn comes after what the trainer has taken, of which a slow one has two works, and after a batch of its own.
+    let slowest_us = world.machines.iter().map(|machine| machine.replay_us).fold(0.0, f64::max);
+    let patience_ms = 20_000.0 * slowest_us / 0.75e3 + 10_000.0;
+    let late_ms = world.swarm.metrics.delay_ms.quantiles().p90;
+    failed_if(
+        (late_ms > patience_ms)
+            .then(|| format!("a tenth of what the honest made took {:.0} s to other weights", late_ms / 1e3)),
+    )
+}
+
+/// Whoever was behind by minutes has said so.
+fn behind(world: &World) -> CheckResult {
+    if world.swarm.scenario.speed.replay_us == 0.0 {
+        return CheckResult::NotTried;
+    }
+    let is_late = |machine: &&Machine| machine.backlog_max as f64 * machine.replay_us > BEHIND_US;
+    let silent = world.machines.iter().filter(|machine| machine.is_honest()).filter(is_late);
+    failed_if(
+        silent
+            .filter(|machine| machine.said_behind == 0)
+            .map(|machine| {
+                format!("machine {} lacked {} gradients, and did not say so", machine.number, machine.backlog_max)
+            })
+            .next(),
+    )
+}
+
 /// What they had made is on their disks, and in the ledgers of those who stayed.
 fn leavers(world: &World) -> CheckResult {
     let honest = |number: u32| world.machines.get(number as usize).filter(|machine| machine.is_honest());
@@ -278,6 +363,23 @@ fn bases(world: &World) -> CheckResult {
 }
 
 impl World {
+    /// Looks for machines that make nothing though they are to. Own measuring has its turn after three times a batch's
+    /// time, two sweeps, and what control takes.
+    pub(crate) fn judge_starving(&mut self) {
+        let now = self.swarm.queue.now();
+        for machine in self.machines.iter_mut().filter(|machine| machine.is_honest()) {
+            if let Some(running) = &machine.running {
+                machine.backlog_max = machine.backlog_max.max(running.peer.facts().owed);
+            }
+            let trainer = machine.running.as_ref().and_then(|running| running.trainer.as_ref());
+            let Some((since, batch_us)) = trainer.and_then(Trainer::starving_since) else { continue };
+            let patience = 5 * batch_us + (20_000.0 * machine.replay_us) as Micros + 5_000_000;
+            if now.saturating_sub(since) > patience {
+                self.swarm.truth.starved.push((machine.number, since, now));
+            }
+        }
+    }
+
     /// Looks at samples that were just signed again: whether all honest neighbours had another byte. Then the machine
     /// should have heard of it before.
     pub(crate) fn judge_signed_again(&mut self) {

@@ -60,6 +60,8 @@ pub enum Event {
     Upkeep { machine: Number, session: u32 },
     /// A gradient is measured.
     Measured { machine: Number, session: u32 },
+    /// Entries of others are in the weights.
+    Swept { machine: Number, session: u32 },
     /// A disk transaction ends.
     Synced { machine: Number, session: u32 },
     /// A node has looked at a gossip message.

@@ -9,7 +9,7 @@ use crate::{
     machine::Machine,
     process,
     queue::Micros,
-    summary::{CurvePoint, SpreadPoint, Summary},
+    summary::{CurvePoint, SenderSummary, SpreadPoint, Summary},
     world::{Label, World},
 };
 
@@ -17,6 +17,7 @@ impl World {
     /// Looks whether all is done. True ends the run.
     pub(crate) fn watch(&mut self) -> Result<bool> {
         let now = self.swarm.queue.now();
+        self.judge_starving();
         if self.settled.is_none() {
             let is_leaving = |machine: &Machine| machine.running.as_ref().is_some_and(|running| running.is_leaving);
             let is_quiet = self.schedule.is_over() && self.starting == 0;
@@ -40,7 +41,8 @@ impl World {
         for machine in self.honest_up() {
             let Some(replica) = machine.replica() else { return false };
             roots.insert(replica.root());
-            if roots.len() > 1 || !machine.is_done() || replica.incomplete().next().is_some() {
+            if roots.len() > 1 || !machine.is_done() || !machine.owes_nothing() || replica.incomplete().next().is_some()
+            {
                 return false;
             }
         }
@@ -81,6 +83,13 @@ impl World {
         let converged = self.converged.is_some();
         let settle = |settled: Micros| self.converged.map(|at| at.saturating_sub(settled) as f64 / 1e6);
         let seconds_to_converge = self.settled.and_then(settle);
+        let senders = self.machines.iter().filter(|machine| machine.is_honest()).map(|machine| SenderSummary {
+            machine: machine.number,
+            gradients: self.swarm.truth.made_by(machine.number),
+            backlog_max: machine.backlog_max,
+            said_behind: machine.said_behind,
+        });
+        let senders = senders.collect();
         let (swarm, machines) = (self.swarm, self.machines.len());
         ensure!(swarm.log.records() > 0, "nothing happened");
         Ok(Summary {
@@ -94,6 +103,7 @@ impl World {
             machines,
             machines_at_end: swarm.up.len(),
             gradients: swarm.truth.made,
+            senders,
             virtual_seconds: swarm.truth.last_made_ms as f64 / 1e3,
             seconds_to_converge,
             wall_seconds: self.begun.elapsed().as_secs_f64(),

@@ -86,6 +86,19 @@ pub struct SpreadPoint {
     pub machines: usize,
 }
 
+/// What one honest machine came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct SenderSummary {
+    /// Its number.
+    pub machine: u32,
+    /// Gradients that it made.
+    pub gradients: u64,
+    /// The most of others' gradients that its weights lacked.
+    pub backlog_max: u64,
+    /// How often it said that it falls behind.
+    pub said_behind: u32,
+}
+
 /// What a checker found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CheckResult {
@@ -143,6 +156,8 @@ pub struct Summary {
     pub machines_at_end: usize,
     /// Gradients made by honest machines.
     pub gradients: u64,
+    /// What each honest machine came to.
+    pub senders: Vec<SenderSummary>,
     /// Virtual time from the first event to the last gradient, seconds.
     pub virtual_seconds: f64,
     /// Virtual time from the last gradient, or the last fault, until all machines were equal, seconds.

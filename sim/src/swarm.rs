@@ -44,6 +44,8 @@ pub enum Sabotage {
     LeaveAtOnce,
     /// Machine 1 stores another base model than it was sent.
     SpoilBase,
+    /// Machine 1 measures nothing while anything of others waits.
+    Starve,
     /// Machine 1 signs its first samples again and again, as after a loss, though everyone knows them.
     SignAgain,
 }

@@ -4,7 +4,10 @@ use peer::leave::Departure;
 use protocol::{machine::MachineId, segment::Chunk};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::event::Number;
+use crate::{event::Number, queue::Micros};
+
+/// What machines make is counted in windows of so long, ms.
+pub const WINDOW_MS: u64 = 20_000;
 
 /// Penalties that are remembered.
 const PENALTIES_MAX: usize = 10_000;
@@ -69,6 +72,12 @@ pub struct Truth {
     pub overdone: Vec<(Number, MachineId, u64)>,
     /// Gradients made, by machine.
     made_by: Vec<u64>,
+    /// The same in each window of [`WINDOW_MS`].
+    pub made_in: BTreeMap<Number, Vec<u64>>,
+    /// Who made nothing for long though it was asked to: since when, and when that was seen, microseconds.
+    pub starved: Vec<(Number, Micros, Micros)>,
+    /// Keys of who breaks the rules on purpose.
+    pub adversaries: BTreeSet<[u8; 32]>,
     /// Keys that the authority admitted.
     pub admitted: BTreeSet<[u8; 32]>,
     /// Keys that it withdrew, and the samples of each incarnation that stay.
@@ -85,6 +94,9 @@ impl Truth {
             self.made_by.resize(by + 1, 0);
         }
         self.made_by[by] += 1;
+        let (windows, window) = (self.made_in.entry(by as Number).or_default(), (now_ms / WINDOW_MS) as usize);
+        windows.resize(windows.len().max(window + 1), 0);
+        windows[window] += 1;
         let births = self.births.entry(machine).or_default();
         let index = sample as usize;
         if index == births.len() {

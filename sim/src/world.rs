@@ -139,10 +139,17 @@ impl World {
         // Evenly over the log scale, in an order that looks random: the golden ratio's multiples.
         let place = 2.0 * (f64::from(number) * 0.618_033_988_749_895).fract() - 1.0;
         let step_us = 1e6 / (speed.gradients_per_second * speed.spread.powf(place));
-        let mut machine = Machine::new(number, self.swarm.seed, self.swarm.scenario.gradients, step_us);
+        let sender = self.swarm.scenario.sender(number);
+        let goal = sender.gradients.unwrap_or(self.swarm.scenario.gradients);
+        let mut machine = Machine::new(number, self.swarm.seed, goal, step_us / sender.speed);
+        machine.replay_us = speed.replay_us / sender.replay_speed;
+        machine.sender = sender;
         machine.adversary = strategy.map(|strategy| Adversary::new(strategy, &machine.secret, self.swarm.seed, number));
         if machine.adversary.as_ref().is_some_and(Adversary::is_idle) {
             machine.goal = 0;
+        }
+        if machine.adversary.is_some() {
+            self.swarm.truth.adversaries.insert(machine.key());
         }
         self.swarm.keys.push(machine.key());
         self.machines.push(machine);
@@ -158,8 +165,9 @@ impl World {
 
     /// Runs to the end, and tells how far it is now and then. False ends it early, without a summary.
     pub fn run(mut self, label: &Label, mut progress: impl FnMut(Progress) -> bool) -> Result<Option<Summary>> {
-        let expected = self.swarm.scenario.gradients * self.machines.iter().filter(|m| m.is_honest()).count() as u64;
-        let end = (1e6 * (PATIENCE * self.expected_seconds + 600.0)) as Micros + self.faults_end();
+        let expected: u64 = self.machines.iter().filter(|m| m.is_honest()).map(|machine| machine.goal).sum();
+        let patience = PATIENCE * self.expected_seconds + 600.0 + self.swarm.scenario.converge_seconds_max;
+        let end = (1e6 * patience) as Micros + self.faults_end();
         while let Some(event) = self.swarm.queue.take() {
             let is_watch = matches!(event, Event::Watch);
             self.dispatch(event)?;
@@ -189,6 +197,7 @@ impl World {
             Event::Heartbeat { machine, session } => self.with(machine, session, |m, swarm| m.heartbeat(swarm)),
             Event::Upkeep { machine, session } => self.with(machine, session, |m, swarm| m.upkeep(swarm)),
             Event::Measured { machine, session } => self.with(machine, session, |m, swarm| m.measured(swarm)),
+            Event::Swept { machine, session } => self.with(machine, session, |m, swarm| m.swept(swarm)),
             Event::Synced { machine, session } => self.with(machine, session, |m, swarm| m.synced(swarm)),
             Event::Validated { machine, session, message, verdict } => {
                 self.with(machine, session, |m, swarm| m.validated(message, verdict, swarm))

@@ -56,6 +56,16 @@ fn a_start_that_trusts_its_disk_is_found() {
 }
 
 #[test]
+fn senders_without_regard_to_the_budget_are_found() {
+    is_found(Fault::IgnoresBudget, "slow_laptop", "no machine makes more than its share of the replay budget");
+}
+
+#[test]
+fn replay_in_the_order_of_arrival_is_found() {
+    is_found(Fault::TakesNoTurns, "overspend", "who overspends delays only itself");
+}
+
+#[test]
 fn leaving_at_once_is_found() {
     is_found(Fault::LeavesAtOnce, "churn", "who leaves leaves nothing behind");
 }

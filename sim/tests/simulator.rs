@@ -195,6 +195,18 @@ fn a_machine_that_leaves_gradients_behind_is_caught() {
 }
 
 #[test]
+fn a_machine_that_measures_nothing_while_others_flood_it_is_caught() {
+    let check = "no machine starves";
+    let (_, scenario) = Scenario::load("overspend").unwrap();
+    let world = World::new(scenario.clone(), 1, None).unwrap();
+    let honest = world.run(&label("honest"), |_| true).unwrap().unwrap();
+    assert!(honest.passed(), "{:?}", honest.checks);
+    assert_eq!(honest.checks[check], CheckResult::Passed);
+    assert!(honest.senders.iter().all(|sender| sender.gradients == 60 && sender.said_behind > 0));
+    caught(&sabotaged(scenario, Sabotage::Starve), check);
+}
+
+#[test]
 fn a_joiner_with_another_base_is_caught() {
     caught(&sabotaged(small(40), Sabotage::SpoilBase), "joiners store the run's base model");
 }

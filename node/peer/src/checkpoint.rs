@@ -9,7 +9,10 @@ use protocol::{
     replica::{Contained, Replica},
 };
 
-use crate::planted::{Fault, Planted};
+use crate::{
+    backlog::Backlog,
+    planted::{Fault, Planted},
+};
 
 /// A checkpoint is written on leaving if it is no larger, and the last one took no longer, than this.
 const LEAVING_BYTES_MAX: u64 = 128 << 20;
@@ -82,13 +85,16 @@ impl Checkpoints {
 
     /// Begins one, if a file written now would hold nothing that is in no ledger: no other one is under way, and of an
     /// incarnation given up no sample is still on its way (`adopts`: the trainer has still to turn to the present one).
-    /// All that the replica wanted replayed must have been handed out. True if the trainer is to write.
-    pub fn begin(&mut self, replica: &Replica, adopts: bool) -> bool {
-        if self.is_under_way() || adopts || !replica.own_is_settled() {
+    /// All outputs of the replica must have been taken; what of them waits in `backlog` is not in the file, but of the
+    /// own ledger nothing may. True if the trainer is to write.
+    pub fn begin(&mut self, replica: &Replica, backlog: &Backlog, adopts: bool) -> bool {
+        let own_waits = backlog.held(&replica.own_machine()).is_some();
+        if self.is_under_way() || adopts || own_waits || !replica.own_is_settled() {
             return false;
         }
-        self.last_revision = Some(replica.vector().revision());
-        self.state = State::Asked(replica.contents_of_others());
+        // What waits is news to the next one.
+        self.last_revision = backlog.is_empty().then(|| replica.vector().revision());
+        self.state = State::Asked(replica.contents_of_others(|machine| backlog.held(machine)));
         true
     }
 
@@ -137,7 +143,7 @@ impl Checkpoints {
             return Next::Nothing;
         };
         if self.planted.has(Fault::ClaimsLate) {
-            others = replica.contents_of_others();
+            others = replica.contents_of_others(|_| None);
         }
         others.extend(own);
         Next::Commit(others)

@@ -51,6 +51,8 @@ pub struct GoalSettings {
     pub exit_when_idle_ms: Option<u64>,
     /// Whether there is a text to train on.
     pub can_train: bool,
+    /// Own samples that are measured together.
+    pub batch_samples: u64,
     /// Whether to train only while own bytes may be signed: many bytes at once are too dear to be made in vain.
     pub waits_to_sign: bool,
     /// Whether there is a held-out text.
@@ -68,6 +70,7 @@ impl Default for GoalSettings {
             samples: None,
             exit_when_idle_ms: None,
             can_train: false,
+            batch_samples: 1,
             waits_to_sign: false,
             evaluates: false,
             stops_when_flat: false,

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::Forecast;
+use crate::{Forecast, Load};
 
 /// What a peer is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -34,6 +34,10 @@ pub struct Facts {
     pub owed: u64,
     /// The most of them since the weights lacked none.
     pub owed_most: u64,
+    /// How much comes, and whether this machine keeps up.
+    pub load: Load,
+    /// Machines that make gradients at present, this one included.
+    pub live: u64,
     /// Writes that are not durable yet.
     pub unstored: u64,
     /// Whether own gradients are all made and durable.

@@ -4,6 +4,7 @@ use protocol::{replica::Replica, segment::SWARM_STEP_LAG_MAX};
 
 use crate::{
     Forecast, GoalSettings,
+    pace::Pace,
     planted::{Fault, Planted},
 };
 
@@ -30,6 +31,8 @@ pub struct Goals {
     begun_ms: u64,
     last_step_ms: u64,
     has_joined: bool,
+    /// Entries that were on their way into the weights when it had joined, and are not there yet.
+    missing: u64,
     /// The last limit that the trainer was given. It rests before the first.
     allowed: u64,
     /// How often the version vector had changed, and since when it has not.
@@ -37,10 +40,10 @@ pub struct Goals {
     quiet_since_ms: u64,
     weighed: Option<u64>,
     /// When the last evaluation ended, and at which revision it began.
-    last_evaluation: Option<(u64, u64)>,
+    last_evaluation: Option<(u64, Option<u64>)>,
     evaluation_took_ms: u64,
-    /// The revision at which the evaluation under way began.
-    evaluating: Option<u64>,
+    /// The revision at which the evaluation under way began, None if its weights lack some of that.
+    evaluating: Option<Option<u64>>,
     /// Whether own samples ended because the held-out curve is flat.
     has_stopped_flat: bool,
     planted: Planted,
@@ -55,6 +58,7 @@ impl Goals {
             begun_ms: now_ms,
             last_step_ms: now_ms,
             has_joined: false,
+            missing: 0,
             allowed: 0,
             revision: 0,
             quiet_since_ms: now_ms,
@@ -72,9 +76,19 @@ impl Goals {
         self.has_joined
     }
 
+    /// Whether that is in the weights, too: from then on own gradients are measured.
+    pub fn is_current(&self) -> bool {
+        self.has_joined && self.missing == 0
+    }
+
     /// At least so long between two checkpoints, given how long the last took, ms.
     pub fn checkpoint_pause_ms(&self, took_ms: u64) -> u64 {
         self.settings.checkpoint_interval_ms.max(took_ms.saturating_mul(OVERHEAD_PART))
+    }
+
+    /// Entries of others are in the weights.
+    pub fn replayed(&mut self, entries: u64) {
+        self.missing = self.missing.saturating_sub(entries);
     }
 
     /// Looks at the version vector.
@@ -85,14 +99,16 @@ impl Goals {
         }
     }
 
-    /// Whether it has joined just now; returns for how long it waited, ms.
-    pub fn joins_now(&mut self, replica: &Replica, has_neighbours: bool, now_ms: u64) -> Option<u64> {
+    /// Whether it has joined just now; returns for how long it waited, ms. `owed` entries are on their way into the
+    /// weights: own gradients are measured once those are there.
+    pub fn joins_now(&mut self, replica: &Replica, has_neighbours: bool, owed: u64, now_ms: u64) -> Option<u64> {
         if self.has_joined {
             return None;
         }
         let waited_ms = now_ms.saturating_sub(self.begun_ms);
         let is_patient = waited_ms < CATCH_UP_PATIENCE_MS || has_neighbours && waited_ms < CATCH_UP_MS_MAX;
         self.has_joined = !self.joins || replica.is_caught_up() || !is_patient;
+        self.missing = owed;
         self.has_joined.then_some(waited_ms)
     }
 
@@ -113,12 +129,13 @@ impl Goals {
     }
 
     /// The limit to give the trainer, if it is another than the last. A trainer that measures at swarm step `step` gets
-    /// no further than others accept.
-    pub fn new_limit(&mut self, replica: &Replica, step: u64) -> Option<u64> {
+    /// no further than others accept, and makes no more than its share of the budget.
+    pub fn new_limit(&mut self, replica: &Replica, step: u64, pace: &Pace) -> Option<u64> {
         let may_sign = !self.settings.waits_to_sign || replica.signs();
-        let may_train = self.has_joined && self.settings.can_train && may_sign && replica.may_probe();
+        let may_train = self.is_current() && self.settings.can_train && may_sign && replica.may_probe();
         let accepted = step.saturating_add(SWARM_STEP_LAG_MAX);
-        let limit = if may_train { self.own_samples_limit(replica).min(accepted) } else { 0 };
+        let paced = if self.planted.has(Fault::IgnoresBudget) { u64::MAX } else { pace.limit(self.allowed) };
+        let limit = if may_train { self.own_samples_limit(replica).min(accepted).min(paced) } else { 0 };
         (std::mem::replace(&mut self.allowed, limit) != limit).then_some(limit)
     }
 
@@ -171,17 +188,18 @@ impl Goals {
 
     /// Whether anything came since the last evaluation began.
     fn has_news(&self) -> bool {
-        self.last_evaluation.is_none_or(|(_, revision)| revision != self.revision)
+        self.last_evaluation.is_none_or(|(_, revision)| revision != Some(self.revision))
     }
 
-    /// Whether to evaluate now; if so, an evaluation is under way. The last one, before leaving, does not wait.
-    pub fn evaluates_now(&mut self, replica: &Replica, now_ms: u64) -> bool {
+    /// Whether to evaluate now; if so, an evaluation is under way. The last one, before leaving, does not wait but for
+    /// the weights to be `complete`: to lack nothing.
+    pub fn evaluates_now(&mut self, replica: &Replica, complete: bool, now_ms: u64) -> bool {
         let pause_ms = EVALUATION_INTERVAL_MS.max(self.evaluation_took_ms.saturating_mul(OVERHEAD_PART));
         let is_over = self.last_evaluation.is_none_or(|(last_ms, _)| now_ms.saturating_sub(last_ms) >= pause_ms);
-        let is_due = self.has_news() && (is_over || self.is_idle(replica, now_ms));
+        let is_due = self.has_news() && (is_over || complete && self.is_idle(replica, now_ms));
         let evaluates = self.settings.evaluates && self.has_joined && self.evaluating.is_none() && is_due;
         if evaluates {
-            self.evaluating = Some(self.revision);
+            self.evaluating = Some(complete.then_some(self.revision));
         }
         evaluates
     }

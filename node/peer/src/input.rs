@@ -117,6 +117,8 @@ pub enum Input {
     Replayed {
         /// Number of entries.
         entries: u64,
+        /// How long it took, if they were brought in by sweeps of their own, microseconds; otherwise 0.
+        took_us: u64,
     },
     /// All steps for the machine before are told. Answers [`crate::Work::Adopt`].
     Adopted,

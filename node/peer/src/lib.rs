@@ -19,6 +19,7 @@
 //!   │ start     incarnation, own head     goals     train, evaluate, be done      │
 //!   │ checkpoint  what a file may claim   backlog   work for the trainer          │
 //!   │ points    held-out looks            curve     whether they still fall       │
+//!   │ pace      own share of the budget   load      whether it keeps up           │
 //!   │ leave     nothing acknowledged is lost                                      │
 //!   └──────────────────────── around one `protocol::Replica` ─────────────────────┘
 //! ```
@@ -38,9 +39,11 @@ pub mod join;
 pub mod leave;
 pub mod limits;
 mod links;
+pub mod load;
 pub mod mesh;
 pub mod notice;
 pub mod output;
+pub mod pace;
 mod peer;
 #[cfg(feature = "planted")]
 pub mod planted;
@@ -51,11 +54,13 @@ pub mod record;
 pub mod run;
 mod running;
 pub mod start;
+pub mod time_share;
 
 pub use config::{Config, GoalSettings};
 pub use curve::{CurvePoint, Forecast};
 pub use facts::{Facts, Phase};
 pub use input::{Answer, Input};
+pub use load::Load;
 pub use notice::Notice;
 pub use output::{Output, Piece, Work};
 pub use peer::Peer;

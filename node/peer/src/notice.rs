@@ -8,7 +8,7 @@ use protocol::{
 };
 use serde::Serialize;
 
-use crate::{Forecast, NodeId, Point};
+use crate::{Forecast, Load, NodeId, Point};
 
 /// One piece of news.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -73,6 +73,9 @@ pub enum Notice {
         /// Since the start, ms.
         after_ms: u64,
     },
+    /// This machine replays less than the others make, and its weights fall further and further behind. Told once,
+    /// until it has caught up.
+    Behind(Load),
     /// The own key may not contribute: the run's authority has not admitted it or has withdrawn it, or the run lists
     /// its members and this is none. The peer goes on replaying.
     NoMember {

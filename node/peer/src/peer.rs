@@ -8,7 +8,7 @@ use protocol::{
 use std::collections::VecDeque;
 
 use crate::{
-    Answer, Config, Facts, Input, NodeId, Notice, Output, Phase, Run,
+    Answer, Config, Facts, Input, Load, NodeId, Notice, Output, Phase, Run,
     clock::Clock,
     exchange::Purpose,
     join::{self, Join, Taken},
@@ -110,6 +110,8 @@ impl Peer {
                 neighbours: self.links.neighbours().len(),
                 owed: 0,
                 owed_most: 0,
+                load: Load::default(),
+                live: 0,
                 unstored: 0,
                 own_is_done: false,
                 forecast: None,

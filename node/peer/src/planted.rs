@@ -13,6 +13,10 @@ pub enum Fault {
     TrustsItsDisk,
     /// Leaving waits for nothing.
     LeavesAtOnce,
+    /// Own gradients are made without regard to the replay budget.
+    IgnoresBudget,
+    /// What others made is replayed in the order in which it came, whoever made it.
+    TakesNoTurns,
 }
 
 /// Which rule is broken: none, and the question costs nothing, without the crate's feature `planted`.

@@ -12,7 +12,10 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-use crate::curve::{Curve, CurvePoint};
+use crate::{
+    backlog::Backlog,
+    curve::{Curve, CurvePoint},
+};
 
 /// Looks that wait for own bytes to be durable. An older one is given up.
 const WAITING_MAX: usize = 64;
@@ -43,7 +46,7 @@ pub struct Point {
     pub gradients: u64,
     /// Each machine's part.
     pub contents: Vec<Contained>,
-    /// The version vector's root when the trainer was asked.
+    /// The version vector's root when the trainer was asked; the weights may lack some of what it stands for.
     pub root: Digest,
     /// Revocations that were known then: whose, and the first sample that did not count.
     pub revoked: Vec<(MachineId, u64)>,
@@ -71,15 +74,17 @@ impl Points {
         points.into_iter().for_each(|point| self.curve.push(point));
     }
 
-    /// The trainer is asked for a look. All that the replica wanted replayed must have been handed out. `is_certain`:
-    /// of no incarnation given up, and of no withdrawn one, own samples are in the weights.
-    pub fn begin(&mut self, replica: &Replica, is_certain: bool) {
+    /// The trainer is asked for a look. All outputs of the replica must have been taken; what of them waits in `backlog`
+    /// is not in the weights, but of the own ledger nothing may. `is_certain`: of no incarnation given up, and of no
+    /// withdrawn one, own samples are in the weights.
+    pub fn begin(&mut self, replica: &Replica, backlog: &Backlog, is_certain: bool) {
+        let is_certain = is_certain && backlog.held(&replica.own_machine()).is_none();
         let revoked = || {
             let revocations = replica.machines().filter_map(|(machine, _, revocation)| Some((*machine, revocation?)));
             revocations.map(|(machine, revocation)| (machine, revocation.floor())).collect()
         };
         self.asked = (is_certain && replica.own_is_settled()).then(|| Asked {
-            others: replica.contents_of_others(),
+            others: replica.contents_of_others(|machine| backlog.held(machine)),
             root: replica.root(),
             revoked: revoked(),
         });

@@ -350,6 +350,7 @@ fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
             Input::Checkpoint(vec![Contained { machine: any_machine(random), height: number(random), digest: [0; 32] }])
         }
         30 => Input::Start(GoalSettings {
+            batch_samples: number(random),
             samples: (random.next_u64().is_multiple_of(2)).then(|| number(random)),
             exit_when_idle_ms: Some(u64::MAX),
             evaluates: true,
@@ -382,7 +383,7 @@ fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
                 CurvePoint { gradients: number(random), loss: f64::NAN },
                 CurvePoint { gradients: 1, loss: 1e300 },
             ]),
-            Input::Replayed { entries: number(random) },
+            Input::Replayed { entries: number(random), took_us: number(random) },
             Input::NetworkOpened,
             Input::Unheard(vec![1]),
             Input::Weighed { root: [0; 32], digest: [1; 32] },

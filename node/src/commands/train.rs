@@ -162,6 +162,7 @@ fn new_trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result
         samples: settings.samples,
         exit_when_idle_ms: settings.exit_when_idle.map(|idle| idle.as_millis() as u64),
         can_train: data.is_some(),
+        batch_samples: settings.estimator.samples(),
         waits_to_sign: matches!(settings.estimator, Estimator::Projection { .. }),
         evaluates: held_out.is_some(),
         stops_when_flat: settings.stop_when_flat,

@@ -247,7 +247,9 @@ impl Shell {
                 self.people.session.stepped(&step);
                 Input::Stepped(step.own)
             }
-            Event::Replayed(entries) => Input::Replayed { entries: entries as u64 },
+            Event::Replayed(entries, took) => {
+                Input::Replayed { entries: entries as u64, took_us: took.as_micros() as u64 }
+            }
             Event::Adopted => Input::Adopted,
             Event::NearEdge(near) => {
                 say::near_edge(near.as_ref());

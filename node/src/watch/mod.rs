@@ -72,6 +72,9 @@ pub struct Snapshot {
     pub staleness: Option<u64>,
     /// Gradients of others that the weights lack.
     pub waiting: u64,
+    /// Whether this node keeps up with the others.
+    #[serde(default)]
+    pub load: Load,
     /// Bytes on the sockets since the program started.
     pub traffic: Bytes,
     /// Neighbours.
@@ -168,6 +171,37 @@ impl Forecast {
             (false, Some(gradients)) => format!("the next 0.01 takes {gradients} gradients"),
             (false, None) => format!("not falling{stopped}"),
         }
+    }
+}
+
+/// What the others' gradients cost this node, from the last ten seconds.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Load {
+    /// Gradients a second that all machines of the run are to make together.
+    pub budget: u32,
+    /// Machines that share it: those that made something in the last minute, this one included.
+    pub live_machines: u64,
+    /// By how much the gradients that wait grow in a minute; they shrink where this is negative.
+    pub waiting_per_minute: i64,
+    /// Time that this node needs for those that wait. None before it is known.
+    pub seconds_behind: Option<u64>,
+    /// What a day of the present rate adds to the ledger, bytes.
+    pub ledger_bytes_per_day: u64,
+    /// How long a machine like this one needs to catch up with a day of the present rate. None before it is known.
+    pub catch_up_seconds_per_day: Option<u64>,
+}
+
+impl Load {
+    /// In a few words.
+    pub fn in_words(&self) -> String {
+        let behind = match (self.seconds_behind, self.waiting_per_minute) {
+            (None | Some(0), _) => "up to date".to_owned(),
+            (Some(seconds), 1..) => format!("{seconds} s behind, and more"),
+            (Some(seconds), _) => format!("{seconds} s behind"),
+        };
+        let megabytes = self.ledger_bytes_per_day as f64 / 1e6;
+        let catch_up = self.catch_up_seconds_per_day.map(|seconds| format!(", {seconds} s to catch up"));
+        format!("{behind}; a day at this rate: {megabytes:.1} MB of ledger{}", catch_up.unwrap_or_default())
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 use tokio::sync::watch::{Receiver, Sender, channel};
 
 use super::{
-    Bytes, Forecast, Gradients, MACHINES_MAX, Machine, Neighbour, Phase, Points, RECENT_BYTES, Recorder, Session,
+    Bytes, Forecast, Gradients, Load, MACHINES_MAX, Machine, Neighbour, Phase, Points, RECENT_BYTES, Recorder, Session,
     Snapshot, VERSION,
     journal::{Heights, Line, Point, now_ms},
 };
@@ -187,6 +187,7 @@ impl Observer {
             forecast: forecast_of(&view.facts),
             staleness: Some(self.unseen(&own) + waiting),
             waiting,
+            load: load_of(&view.facts, view.replica),
             traffic: bytes_of(&view.traffic),
             peers: view.neighbours.clone(),
             machine_count: view.replica.vector().machines() as u64,
@@ -278,6 +279,19 @@ fn phase_of(phase: facts::Phase) -> Phase {
 fn forecast_of(facts: &Facts) -> Option<Forecast> {
     let peer::Forecast { gradients_to_next, is_flat } = facts.forecast?;
     Some(Forecast { gradients_to_next, is_flat, has_stopped: facts.stopped_flat })
+}
+
+fn load_of(facts: &Facts, replica: &Replica) -> Load {
+    let load = facts.load;
+    let per_gradient = replica.ledger_bytes() as f64 / replica.swarm_step().max(1) as f64;
+    Load {
+        budget: replica.manifest().replay_budget,
+        live_machines: facts.live,
+        waiting_per_minute: load.backlog_per_minute,
+        seconds_behind: load.seconds_behind,
+        ledger_bytes_per_day: (load.gradients_per_day as f64 * per_gradient) as u64,
+        catch_up_seconds_per_day: load.catch_up_seconds_per_day(),
+    }
 }
 
 fn bytes_of(traffic: &Traffic) -> Bytes {

@@ -9,6 +9,11 @@
 //! | `onebyte_gradients_total` | scope: own, swarm | since the run began |
 //! | `onebyte_gradients_per_second` | scope: own, swarm | over the last seconds |
 //! | `onebyte_waiting_gradients` | | of others, that the weights lack |
+//! | `onebyte_waiting_gradients_per_minute` | | by how much those grow |
+//! | `onebyte_behind_seconds` | | that this node needs for them, once known |
+//! | `onebyte_replay_budget_gradients_per_second` | | of all machines together |
+//! | `onebyte_live_machines` | | that share it |
+//! | `onebyte_day_ledger_bytes`, `onebyte_day_catch_up_seconds` | | what a day of the present rate costs; the latter once known |
 //! | `onebyte_staleness_gradients` | | that exist and own probes do not know, estimated |
 //! | `onebyte_training_loss_nats_per_token` | | once known |
 //! | `onebyte_held_out_loss_nats_per_token`, `onebyte_held_out_bits_per_byte`, `onebyte_held_out_gradients` | | once known |
@@ -29,7 +34,7 @@ use prometheus_client::{
 };
 use std::{fmt, sync::atomic::AtomicU64};
 
-use super::{Phase, Snapshot};
+use super::{Load, Phase, Snapshot};
 
 /// Of the text: OpenMetrics 1.0, which Prometheus asks for and takes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -76,6 +81,7 @@ fn learning(registry: &mut Registry, snapshot: &Snapshot) {
     }
     registry.register("gradients_per_second", "Gradients per second over the last seconds", rates);
     count(registry, "waiting_gradients", "Gradients of others that the weights lack", Some(snapshot.waiting));
+    keeping_up(registry, snapshot);
     let help = "Gradients of others that exist and that own probes do not know, estimated";
     count(registry, "staleness_gradients", help, snapshot.staleness);
     let help = "Mean loss of the last own batches";
@@ -94,6 +100,21 @@ fn learning(registry: &mut Registry, snapshot: &Snapshot) {
     gauge(registry, "best_held_out_accuracy", help, None, snapshot.best.and_then(|best| best.accuracy));
     let help = "Gradients in the weights of the best held-out point so far";
     count(registry, "best_held_out_gradients", help, snapshot.best.map(|best| best.gradients));
+}
+
+fn keeping_up(registry: &mut Registry, snapshot: &Snapshot) {
+    let Load { budget, live_machines, waiting_per_minute, .. } = snapshot.load;
+    let help = "By how much the gradients that the weights lack grow";
+    gauge(registry, "waiting_gradients_per_minute", help, None, Some(waiting_per_minute as f64));
+    let behind = snapshot.load.seconds_behind.map(|seconds| seconds as f64);
+    gauge(registry, "behind", "Time that this node needs for them", Some(Unit::Seconds), behind);
+    let help = "Gradients that all machines are to make together";
+    count(registry, "replay_budget_gradients_per_second", help, Some(budget.into()));
+    count(registry, "live_machines", "Machines that share the replay budget", Some(live_machines));
+    let help = "What a day of the present rate adds to the ledger";
+    gauge(registry, "day_ledger", help, Some(Unit::Bytes), Some(snapshot.load.ledger_bytes_per_day as f64));
+    let catch_up = snapshot.load.catch_up_seconds_per_day.map(|seconds| seconds as f64);
+    gauge(registry, "day_catch_up", "Time to catch up with that", Some(Unit::Seconds), catch_up);
 }
 
 fn traffic(registry: &mut Registry, snapshot: &Snapshot) {
@@ -193,10 +214,14 @@ mod tests {
             traffic: Bytes { received_gossip: 11, received_upkeep: 12, sent: 13, ..Bytes::default() },
             machines: vec![Machine { machine: "a\"b\n".into(), height: 5, ..Machine::default() }],
             peers: vec![Neighbour { peer_id: "p".into(), round_trip_ms: Some(1.5), ..Neighbour::default() }],
+            load: Load { budget: 40, waiting_per_minute: -6, ledger_bytes_per_day: 9, ..Load::default() },
             ..Snapshot::default()
         };
         let text = encode(&snapshot).unwrap();
         for line in [
+            "onebyte_replay_budget_gradients_per_second 40",
+            "onebyte_waiting_gradients_per_minute -6.0",
+            "onebyte_day_ledger_bytes 9.0",
             "onebyte_gradients_total{scope=\"own\"} 3",
             "onebyte_gradients_total{scope=\"swarm\"} 7",
             "onebyte_gradients_per_second{scope=\"own\"} 1.5",
@@ -214,7 +239,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|other| other == line), "no {line} in\n{text}");
         }
-        for unknown in ["training_loss", "accuracy"] {
+        for unknown in ["training_loss", "accuracy", "behind", "catch_up_seconds "] {
             assert!(!text.contains(unknown), "what is not known is not there:\n{text}");
         }
         let held_out = Some(HeldOut { loss: 0.5, bits_per_byte: None, accuracy: Some(0.75), gradients: 4 });

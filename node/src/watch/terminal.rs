@@ -102,6 +102,7 @@ impl View {
         if let Some(forecast) = shown.forecast {
             line.push_str(&format!("  held-out loss: {}", forecast.in_words()));
         }
+        line.push_str(&format!("  {}", shown.load.in_words()));
         if let Some(notice) = self.notice() {
             line.push_str(&format!("  ({notice})"));
         }

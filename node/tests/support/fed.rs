@@ -283,7 +283,7 @@ impl Fed {
             Work::ReplayLedgers(ranges) => {
                 ranges.iter().for_each(|range| self.deliver(range));
                 let entries = ranges.iter().map(LedgerRange::samples).sum();
-                self.inputs.push_back(Input::Replayed { entries });
+                self.inputs.push_back(Input::Replayed { entries, took_us: 0 });
             }
             Work::Checkpoint => self.inputs.push_back(Input::WriteFailed),
             Work::Weigh(root) => self.inputs.push_back(Input::Weighed { root: *root, digest: [0; 32] }),

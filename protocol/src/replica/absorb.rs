@@ -14,7 +14,7 @@ use crate::{
     revocation::{ForkProof, Revocation},
     segment::{Chunk, Part, VerifiedChunk},
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// What became of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,6 +112,9 @@ impl Replica {
             chunk.verify(&self.run, self.manifest.ledger_samples_max, self.verifier.as_ref())?;
             return Ok(Absorbed::Unadmitted);
         }
+        if self.held_back.contains(&machine.key) {
+            return Ok(Absorbed::Full);
+        }
         if chunk.first >= self.floor(&machine) || self.accounts.get(&machine).is_some_and(Account::is_forked) {
             return Ok(Absorbed::Known);
         }
@@ -165,6 +168,16 @@ impl Replica {
         let growth = self.accounts.take_step(&self.run, step);
         self.absorbed(&machine, growth);
         Absorbed::Grown
+    }
+
+    /// Takes no more samples of these keys, until told otherwise: those that it has wait for the weights. Neither they
+    /// nor whoever sends them is at fault, and nobody is asked for what they made. The own key is never one of them.
+    pub fn hold_back(&mut self, keys: BTreeSet<[u8; 32]>) {
+        if self.held_back.iter().any(|key| !keys.contains(key)) {
+            // Some may come again: whoever has what was left out is soon found.
+            self.next_round_ms = 0;
+        }
+        self.held_back = keys;
     }
 
     fn has_room_for(&mut self, machine: &MachineId) -> bool {

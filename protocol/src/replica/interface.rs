@@ -178,6 +178,23 @@ impl LedgerRange {
         first
     }
 
+    /// Cuts off what is to be done first, at most `samples`, so that the weights hold a ledger's beginning on the way,
+    /// too: what goes in goes from the bottom, what goes out from the top.
+    pub fn take_next(&mut self, samples: u64) -> Self {
+        if !self.removed {
+            return self.take_first(samples);
+        }
+        let from = self.from.max(self.to.saturating_sub(samples));
+        let last = Self { from, ..*self };
+        self.to = from;
+        last
+    }
+
+    /// Samples of the machine that are in the weights while this is still to be done, and nothing before it.
+    pub fn held_before(&self) -> u64 {
+        if self.removed { self.to } else { self.from }
+    }
+
     /// Number of samples.
     pub fn samples(&self) -> u64 {
         self.to.saturating_sub(self.from)

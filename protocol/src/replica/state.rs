@@ -42,6 +42,8 @@ pub struct Replica {
     pub(super) random: Xoshiro256PlusPlus,
     pub(super) outputs: VecDeque<Output>,
     pub(super) incomplete: BTreeSet<&'static str>,
+    /// Keys of which nothing more is taken for now.
+    pub(super) held_back: BTreeSet<[u8; 32]>,
 }
 
 impl Replica {
@@ -83,7 +85,13 @@ impl Replica {
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             outputs: VecDeque::new(),
             incomplete: BTreeSet::new(),
+            held_back: BTreeSet::new(),
         }
+    }
+
+    /// What the ledgers take in memory, bytes: a little more than on a disk or in an export.
+    pub fn ledger_bytes(&self) -> u64 {
+        self.ledger_bytes
     }
 
     /// The next thing to do, if any.
@@ -164,11 +172,13 @@ impl Replica {
         self.vector().samples()
     }
 
-    /// What the weights contain once all outputs so far are carried out, without the current own ledger.
-    pub fn contents_of_others(&self) -> Vec<Contained> {
+    /// What the weights contain without the current own ledger, once all outputs so far are carried out but those that
+    /// wait: of a machine of which any does, `held` says how many samples are in the weights.
+    pub fn contents_of_others(&self, held: impl Fn(&MachineId) -> Option<u64>) -> Vec<Contained> {
         let own = self.own.machine;
-        let others = self.accounts.iter().filter(|account| *account.machine() != own && account.applied > 0);
-        others.map(|account| self.contained(account, account.applied)).collect()
+        let others = self.accounts.iter().filter(|account| *account.machine() != own);
+        let heights = others.map(|account| (account, held(account.machine()).unwrap_or(account.applied)));
+        heights.filter(|(_, height)| *height > 0).map(|(account, height)| self.contained(account, height)).collect()
     }
 
     /// The claim for the own ledger at `height`, if that much of it is durable.

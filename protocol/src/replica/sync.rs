@@ -121,6 +121,9 @@ impl Replica {
 
     pub(super) fn fetch_soon(&mut self, peer: NodeId, machine: MachineId, from: u64) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
+        if self.held_back.contains(&machine.key) {
+            return;
+        }
         let queued = state.wants.iter().any(|want| matches!(want, Want::Samples { machine: m, .. } if *m == machine));
         if !queued && state.wants.len() < QUEUED_WANTS_MAX {
             state.wants.push_back(Want::Samples { machine, from });
@@ -153,6 +156,9 @@ impl Replica {
         let mut wants = Vec::new();
         while let Some(want) = if wants.len() < WANTS_MAX { state.wants.pop_front() } else { None } {
             if let Want::Samples { machine, .. } = want {
+                if self.held_back.contains(&machine.key) {
+                    continue;
+                }
                 let alone =
                     |(from, since): &(NodeId, u64)| *from != peer && now_ms.saturating_sub(*since) < FETCH_ALONE_MS;
                 if self.fetching.get(&machine).is_some_and(alone) {
@@ -377,7 +383,9 @@ impl Replica {
                 let ours = account.and_then(Account::standing);
                 let height = account.map_or(0, |account| account.ledger().height());
                 let floor = account.map_or(allowed, Account::floor);
-                missing.extend(want(*machine, ours.as_ref(), height, floor, theirs));
+                let is_held_back = self.held_back.contains(&machine.key);
+                let is_welcome = |want: &Want| !(is_held_back && matches!(want, Want::Samples { .. }));
+                missing.extend(want(*machine, ours.as_ref(), height, floor, theirs).filter(is_welcome));
             }
         });
         if let Some(state) = self.peers.get_mut(&peer) {

@@ -621,7 +621,7 @@ fn a_checkpoint_that_fits_is_resumed_and_one_that_does_not_is_refused() {
     net.connect(0, 1);
     train_all(&mut net, 10);
     net.pass(3_000);
-    let mut contents = net.nodes[0].replica.contents_of_others();
+    let mut contents = net.nodes[0].replica.contents_of_others(|_| None);
     contents.extend(net.nodes[0].replica.contents_of_own(&machine(0, 1), 10));
     assert_eq!(contents.len(), 2);
     let disk = net.nodes[0].disk.clone();

@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use peer::{Answer, Input, Piece, config::CONNECTIONS_MAX, exchange, framing};
-use protocol::{message::Response, replica::Verdict};
+use protocol::{
+    message::Response,
+    replica::{Replica, Verdict},
+};
 use std::rc::Rc;
 
 use super::{Machine, Request, identity::node_id};
@@ -92,7 +95,7 @@ impl Machine {
 
     fn read(&mut self, from: Number, frame: Frame, bytes: u32, swarm: &mut Swarm) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        running.fresh = 0;
+        running.known = running.peer.replica().map_or(0, Replica::swarm_step);
         self.bytes_in += u64::from(bytes);
         swarm.note(Kind::Arrived, self.number, from, u64::from(bytes))?;
         match frame {
@@ -107,7 +110,7 @@ impl Machine {
             }
             Frame::Answer(letter) => {
                 self.answered(letter.question, Some(&letter.content), swarm)?;
-                let fresh = self.running.as_ref().map_or(0, |running| running.fresh).min(u64::from(bytes));
+                let fresh = self.fresh().min(u64::from(bytes));
                 match letter.joins {
                     true => swarm.metrics.bytes.joins += u64::from(bytes),
                     false => swarm.metrics.fetched(fresh, u64::from(bytes)),
@@ -137,9 +140,15 @@ impl Machine {
         }
         self.send_all(out, swarm)?;
         self.tell(Input::Gossip { from: node_id(from), message: u64::from(message), bytes: content }, swarm)?;
-        let fresh = self.running.as_ref().map_or(0, |running| running.fresh);
+        let fresh = self.fresh();
         swarm.metrics.gossiped(fresh.min(bytes), bytes);
         Ok(())
+    }
+
+    /// Gradients that the event under way brought.
+    fn fresh(&self) -> u64 {
+        let known = self.running.as_ref().map_or(0, |running| running.known);
+        self.replica().map_or(0, Replica::swarm_step).saturating_sub(known)
     }
 
     /// A gossip message was looked at: what is accepted goes on.

@@ -31,6 +31,7 @@ use crate::{
     event_log::Kind,
     mesh::{HEARTBEAT_MS, Mesh},
     queue::Micros,
+    scenario::Sender,
     swarm::Swarm,
 };
 
@@ -72,6 +73,14 @@ pub struct Machine {
     pub goal: u64,
     /// Time of one gradient, microseconds.
     pub step_us: f64,
+    /// Time of replaying one gradient, microseconds.
+    pub replay_us: f64,
+    /// How it measures.
+    pub sender: Sender,
+    /// The most of others' gradients that its weights lacked.
+    pub backlog_max: u64,
+    /// How often it said that it falls behind.
+    pub said_behind: u32,
     /// How often it started.
     pub session: u32,
     /// Whether it will never start again.
@@ -132,8 +141,8 @@ pub struct Running {
     unread: VecDeque<(Number, Frame, u32)>,
     /// When the last gossip message is looked at.
     validated_at: Micros,
-    /// Gradients that were new in the event under way.
-    fresh: u64,
+    /// Gradients that it held before the event under way.
+    known: u64,
 }
 
 /// A request that came.
@@ -157,6 +166,10 @@ impl Machine {
             adversary: None,
             goal,
             step_us,
+            replay_us: 0.0,
+            sender: Sender::default(),
+            backlog_max: 0,
+            said_behind: 0,
             session: 0,
             has_left: false,
             resting_disk: Some(Contents::default()),
@@ -203,6 +216,11 @@ impl Machine {
     /// Whether it is up and has what others had when it came.
     pub fn has_joined(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.joined_ms.is_some())
+    }
+
+    /// Whether the weights lack nothing that the replica holds; true of one that is down.
+    pub fn owes_nothing(&self) -> bool {
+        self.running.as_ref().is_none_or(|running| running.peer.facts().owed == 0)
     }
 
     /// Whether its own gradients are all made and durable; true of one that is down.

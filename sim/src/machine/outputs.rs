@@ -213,6 +213,7 @@ impl Machine {
             let point = CurvePoint { gradients: point.gradients, loss: point.loss };
             running.disk.contents_mut().curve.push(point);
         }
+        self.said_behind += u32::from(matches!(notice, Notice::Behind(_)));
         let Notice::Fault { node, reason, .. } = notice else { return Ok(()) };
         if self.adversary.is_none() {
             swarm.truth.penalized(self.number, number(*node), reason);

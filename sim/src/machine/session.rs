@@ -94,7 +94,7 @@ impl Machine {
             reads: true,
             unread: VecDeque::new(),
             validated_at: now,
-            fresh: 0,
+            known: 0,
         }
     }
 
@@ -143,13 +143,14 @@ impl Machine {
         let checkpoint = running.disk.contents().checkpoint.as_ref().filter(|_| resumes);
         let resumed =
             checkpoint.map(|checkpoint| Resumed { weights: &checkpoint.weights, normalizer: checkpoint.normalizer });
-        running.trainer = Some(Trainer::new(swarm.objective.learner(self.data, resumed)?));
+        running.trainer = Some(Trainer::new(swarm.objective.learner(self.data, &self.sender, resumed)?));
         running.inputs.push_back(Input::Curve(running.disk.contents().curve.clone()));
         running.inputs.push_back(Input::Start(GoalSettings {
             samples: Some(self.goal),
             exit_when_idle_ms: None,
             can_train: true,
-            waits_to_sign: swarm.scenario.projects(),
+            batch_samples: swarm.objective.batch_samples(&self.sender)?,
+            waits_to_sign: swarm.scenario.projects(&self.sender),
             evaluates: swarm.scenario.stop_when_flat,
             stops_when_flat: swarm.scenario.stop_when_flat,
             checkpoint_interval_ms: (swarm.scenario.disk.checkpoint_seconds * 1000.0) as u64,

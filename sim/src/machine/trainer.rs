@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use engine::estimator::Normalizer;
-use peer::{Input, Look, Work};
+use peer::{Input, Look, Work, time_share::TimeShare};
 use protocol::{machine::MachineId, replica::OwnByte, segment::Digest};
 use std::collections::VecDeque;
 
-use crate::objective::Learner;
+use crate::{objective::Learner, queue::Micros};
 
 /// Weights that were kept aside for a checkpoint.
 pub(super) struct Snapshot {
@@ -23,8 +23,14 @@ pub struct Trainer {
     pub(super) until_sample: u64,
     /// Gradients whose `Measured` event is on its way.
     pub(super) measuring: Option<Vec<OwnByte>>,
-    /// Gradients of others that wait to be paid for with time.
-    pub(super) unpaid_replays: u64,
+    /// The time that they take.
+    pub(super) measuring_us: Micros,
+    /// Entries whose `Swept` event is on its way, and the time that they take.
+    pub(super) sweeping: Option<(u64, Micros)>,
+    /// Between the two.
+    pub(super) share: TimeShare,
+    /// Since when own gradients are wanted without one.
+    pub(super) wished_since: Option<Micros>,
     pub(super) is_near_edge: bool,
     pub(super) snapshot: Option<Snapshot>,
     /// What the goal leaves for this incarnation, once the machine has made as many gradients as its goal asks.
@@ -39,7 +45,10 @@ impl Trainer {
             works: VecDeque::new(),
             until_sample: 0,
             measuring: None,
-            unpaid_replays: 0,
+            measuring_us: 0,
+            sweeping: None,
+            share: TimeShare::default(),
+            wished_since: None,
             is_near_edge: false,
             snapshot: None,
             allowed: None,
@@ -49,6 +58,26 @@ impl Trainer {
     /// Whether a gradient is under way.
     pub fn is_measuring(&self) -> bool {
         self.measuring.is_some()
+    }
+
+    /// Since when own gradients have been wanted and none was made, and what the last ones took.
+    pub fn starving_since(&self) -> Option<(Micros, Micros)> {
+        self.wished_since.filter(|_| self.measuring.is_none()).map(|since| (since, self.measuring_us))
+    }
+
+    /// Whether own gradients are wanted.
+    pub(super) fn wants_own(&self) -> bool {
+        self.learner.position().1 < self.until_sample && !self.is_near_edge
+    }
+
+    /// Whether own gradients are wanted, and come before what waits to be replayed.
+    pub(super) fn is_own_turn(&self) -> bool {
+        self.share.is_own_turn() && self.wants_own()
+    }
+
+    /// A gradient was made, or another number of them is wanted.
+    pub(super) fn note_wish(&mut self, now: Micros) {
+        self.wished_since = self.wants_own().then_some(now);
     }
 
     /// Works that were not taken up.

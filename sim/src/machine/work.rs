@@ -1,4 +1,7 @@
 //! Work for the virtual trainer: taken up in order; gradients and replay take their virtual time.
+//!
+//! Where replay costs nothing, work is taken up at once, also while a gradient is measured. Where it costs time, the
+//! trainer does one thing after another, as `node`'s does, and divides its time by the same rule.
 
 use anyhow::Result;
 use peer::{Input, Work};
@@ -24,12 +27,21 @@ impl Machine {
         self.take_up(swarm)
     }
 
-    /// Takes up what there is. Work for another machine waits until the gradient that is under way is told.
+    /// Takes up what there is and may be taken up now.
     fn take_up(&mut self, swarm: &mut Swarm) -> Result<()> {
         while let Some(running) = &mut self.running
             && let Some(trainer) = &mut running.trainer
         {
-            if trainer.measuring.is_some() && matches!(trainer.works.front(), Some(Work::Adopt(..))) {
+            let takes_time = self.replay_us > 0.0;
+            let is_replay = matches!(trainer.works.front(), Some(Work::ReplayLedgers(_)));
+            // Work for another machine waits until the gradient that is under way is told.
+            let waits = trainer.measuring.is_some()
+                && (takes_time || matches!(trainer.works.front(), Some(Work::Adopt(..))))
+                || trainer.sweeping.is_some();
+            // Until it is seen: a machine that makes nothing would keep the swarm from its end.
+            let starves =
+                swarm.sabotage == Some(Sabotage::Starve) && self.number == 1 && swarm.truth.starved.is_empty();
+            if waits || is_replay && trainer.is_own_turn() && !starves {
                 break;
             }
             let Some(work) = trainer.works.pop_front() else { break };
@@ -42,32 +54,56 @@ impl Machine {
                 }
                 Work::Train { until_sample } => {
                     trainer.until_sample = until_sample;
-                    self.measure(swarm)?;
+                    trainer.note_wish(swarm.queue.now());
+                    if !takes_time {
+                        self.measure(swarm)?;
+                    }
                     None
                 }
                 Work::Replay(entries) => {
+                    let number = entries.len() as u64;
                     trainer.learner.replay(entries)?;
-                    None
+                    Some(Input::Replayed { entries: number, took_us: 0 })
                 }
-                Work::ReplayLedgers(ranges) => Some(self.replay(ranges, swarm)?),
+                Work::ReplayLedgers(ranges) => self.replay(ranges, swarm)?,
                 Work::Evaluate => Some(trainer.evaluate()?),
                 Work::Checkpoint => Some(trainer.checkpoint()?),
                 Work::Weigh(root) => Some(trainer.weigh(root)?),
             };
             answer.into_iter().for_each(|answer| self.push(answer));
         }
-        Ok(())
+        self.measure(swarm)
     }
 
-    /// Brings samples of ledgers into the weights, or out. Their time is paid before the next gradient.
-    fn replay(&mut self, ranges: Vec<LedgerRange>, swarm: &mut Swarm) -> Result<Input> {
+    /// Brings samples of ledgers into the weights, or out. If that takes time, the answer comes after it.
+    fn replay(&mut self, ranges: Vec<LedgerRange>, swarm: &mut Swarm) -> Result<Option<Input>> {
         let mut entries = 0;
         for range in ranges {
             entries += range.samples();
             self.replay_range(range, swarm)?;
         }
         self.look_at_edge(swarm)?;
-        Ok(Input::Replayed { entries })
+        let took_us = (self.replay_us * entries as f64) as Micros;
+        let Some(trainer) = self.running.as_mut().and_then(|running| running.trainer.as_mut()) else { return Ok(None) };
+        if took_us == 0 {
+            return Ok(Some(Input::Replayed { entries, took_us }));
+        }
+        trainer.sweeping = Some((entries, took_us));
+        let swept = Event::Swept { machine: self.number, session: self.session };
+        swarm.queue.schedule(swarm.queue.now() + took_us, swept);
+        Ok(None)
+    }
+
+    /// Samples of ledgers are in the weights, and their time has passed.
+    pub fn swept(&mut self, swarm: &mut Swarm) -> Result<()> {
+        let Some(trainer) = self.running.as_mut().and_then(|running| running.trainer.as_mut()) else { return Ok(()) };
+        let Some((entries, took_us)) = trainer.sweeping.take() else { return Ok(()) };
+        if trainer.wants_own() {
+            trainer.share.replayed(took_us);
+        }
+        self.push(Input::Replayed { entries, took_us });
+        self.take_up(swarm)?;
+        self.drain(swarm)
     }
 
     fn replay_range(&mut self, range: LedgerRange, swarm: &mut Swarm) -> Result<()> {
@@ -82,10 +118,9 @@ impl Machine {
             _ => {}
         }
         trainer.learner.replay_ledger(replica, range)?;
-        trainer.unpaid_replays += range.samples();
         if !range.removed {
-            running.fresh += range.samples();
-            if let Some(joined_ms) = running.joined_ms.filter(|_| self.adversary.is_none()) {
+            let is_honest = self.adversary.is_none() && !swarm.truth.adversaries.contains(&range.machine.key);
+            if let Some(joined_ms) = running.joined_ms.filter(|_| is_honest) {
                 swarm.metrics.delivered(&swarm.truth, &range, joined_ms, now / 1000);
             }
         }
@@ -98,14 +133,14 @@ impl Machine {
         let Some(trainer) = running.trainer.as_mut().filter(|trainer| trainer.is_near_edge) else { return Ok(()) };
         if !trainer.learner.near_edge() {
             trainer.is_near_edge = false;
+            trainer.note_wish(swarm.queue.now());
             running.inputs.push_back(Input::NearEdge(false));
             self.measure(swarm)?;
         }
         Ok(())
     }
 
-    /// Begins to measure a gradient, if one is wanted and none is under way. It takes its time, and the time of
-    /// replaying what came in since the last.
+    /// Begins to measure gradients, if any are wanted and nothing else is under way. They take their time.
     fn measure(&mut self, swarm: &mut Swarm) -> Result<()> {
         let overdone = if swarm.sabotage == Some(Sabotage::Overdo) && self.number == 1 { OVERDONE } else { 0 };
         let Some(running) = &mut self.running else { return Ok(()) };
@@ -115,7 +150,7 @@ impl Machine {
             until_sample => until_sample + overdone,
         };
         let (machine, next_sample) = trainer.learner.position();
-        if trainer.measuring.is_some() || next_sample >= until_sample {
+        if trainer.measuring.is_some() || trainer.sweeping.is_some() || next_sample >= until_sample {
             return Ok(());
         }
         if trainer.learner.near_edge() != trainer.is_near_edge {
@@ -133,8 +168,8 @@ impl Machine {
             }
         }
         let own = trainer.learner.step(until_sample)?;
-        let replays_us = swarm.scenario.speed.replay_us * std::mem::take(&mut trainer.unpaid_replays) as f64;
-        let at = swarm.queue.now() + (own.len() as f64 * self.step_us + replays_us) as Micros;
+        trainer.measuring_us = (own.len() as f64 * self.step_us) as Micros;
+        let at = swarm.queue.now() + trainer.measuring_us;
         trainer.measuring = Some(own);
         swarm.queue.schedule(at, Event::Measured { machine: self.number, session: self.session });
         Ok(())
@@ -142,16 +177,15 @@ impl Machine {
 
     /// Gradients are there.
     pub fn measured(&mut self, swarm: &mut Swarm) -> Result<()> {
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let Some(mut own) = running.trainer.as_mut().and_then(|trainer| trainer.measuring.take()) else {
-            return Ok(());
-        };
+        let Some(trainer) = self.running.as_mut().and_then(|running| running.trainer.as_mut()) else { return Ok(()) };
+        let Some(mut own) = trainer.measuring.take() else { return Ok(()) };
+        trainer.share.measured(trainer.measuring_us);
+        trainer.note_wish(swarm.queue.now());
         if let Some(adversary) = &self.adversary {
             own.iter_mut().for_each(|own| own.byte = adversary.byte(own.byte));
         }
         self.contribute(own, swarm)?;
         self.take_up(swarm)?;
-        self.measure(swarm)?;
         self.drain(swarm)
     }
 

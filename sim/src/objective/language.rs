@@ -21,7 +21,7 @@ use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::sync::Arc;
 
 use super::{Base, LEDGER_SAMPLES_MAX, Learner, Objective, Resumed, hyperparameters, nonce};
-use crate::scenario::LanguageSettings;
+use crate::scenario::{LanguageSettings, Sender};
 
 /// Ledger entries that are spelled out at a time.
 const ENTRIES_PER_SWEEP: u64 = 4_096;
@@ -107,6 +107,13 @@ impl Language {
         }
     }
 
+    fn estimator(&self, sender: &Sender) -> Result<Estimator> {
+        match sender.estimator {
+            Some(_) => Estimator::new(sender.estimator, None, sender.projections),
+            None => Estimator::new(self.settings.estimator, self.settings.probes, self.settings.projections),
+        }
+    }
+
     fn data_seed(&self, number: u32) -> u64 {
         self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(u64::from(number)) >> 1
     }
@@ -125,7 +132,11 @@ impl Objective for Language {
         (!embedded::is_of(&self.manifest.base)).then_some(&self.base)
     }
 
-    fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>> {
+    fn batch_samples(&self, sender: &Sender) -> Result<u64> {
+        Ok(self.estimator(sender)?.samples())
+    }
+
+    fn learner(&self, number: u32, sender: &Sender, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>> {
         let (data, held_out) = self.texts(number)?;
         let (mut bytes, normalizer) = match &resumed {
             Some(resumed) => (resumed.weights, resumed.normalizer),
@@ -136,7 +147,7 @@ impl Objective for Language {
         let settings = ProbeSettings {
             epsilon: self.manifest.hyperparameters.epsilon,
             batch_size: self.settings.batch_size,
-            estimator: Estimator::new(self.settings.estimator, self.settings.probes, self.settings.projections)?,
+            estimator: self.estimator(sender)?,
             data_seed: self.data_seed(number),
         };
         Ok(Box::new(LanguageLearner(Trainer::new(Parts {

@@ -10,6 +10,8 @@ use protocol::{
 };
 use std::sync::Arc;
 
+use crate::scenario::Sender;
+
 mod base;
 mod language;
 mod low_rank;
@@ -76,8 +78,10 @@ pub trait Objective {
     fn run(&self) -> RunId;
     /// What joiners fetch; None: every node brings it along.
     fn base(&self) -> Option<&Base>;
+    /// Samples that a machine measures together.
+    fn batch_samples(&self, sender: &Sender) -> Result<u64>;
     /// A machine's learner, at the base or at a checkpoint. `number` decides about its data.
-    fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>>;
+    fn learner(&self, number: u32, sender: &Sender, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>>;
     /// The digest of base + everything that counts in `replica`, computed anew and alone, entry by entry.
     fn digest_from_base(&self, replica: &Replica) -> Result<[u8; 32]>;
     /// What the loss is.

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     random::{normal, uniform},
-    scenario::QuadraticSettings,
+    scenario::{QuadraticSettings, Sender},
 };
 
 /// Two tensors whose weights differ in size, so that each has its own quantum, ε and unit.
@@ -220,7 +220,11 @@ impl Objective for Quadratic {
         Some(&self.fetched)
     }
 
-    fn learner(&self, number: u32, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>> {
+    fn batch_samples(&self, sender: &Sender) -> Result<u64> {
+        Ok(sender.projections.map_or(1, |samples| samples.get().into()))
+    }
+
+    fn learner(&self, number: u32, sender: &Sender, resumed: Option<Resumed<'_>>) -> Result<Box<dyn Learner>> {
         let problem = &self.problem;
         let mut random = Xoshiro256PlusPlus::seed_from_u64(problem.seed ^ u64::from(number) << 32 ^ 0xda7a);
         let heterogeneity = problem.settings.heterogeneity;
@@ -246,6 +250,7 @@ impl Objective for Quadratic {
             offset,
             normalizer,
             random,
+            batch: self.batch_samples(sender)?,
             machine: MachineId { key: [0; 32], incarnation: 0 },
             next_sample: 0,
             swarm_step: 0,
@@ -276,6 +281,8 @@ struct QuadraticLearner {
     offset: Option<Vec<Vec<f64>>>,
     normalizer: Normalizer,
     random: Xoshiro256PlusPlus,
+    /// Own gradients that are told together.
+    batch: u64,
     machine: MachineId,
     next_sample: u64,
     swarm_step: u64,
@@ -313,6 +320,25 @@ impl QuadraticLearner {
         }
         noise * slope
     }
+
+    /// The next own gradient, which the weights contain afterwards.
+    fn measure(&mut self) -> Result<OwnByte> {
+        let problem = self.problem.clone();
+        let seed = EntrySeed::derive(&problem.run, &self.machine, self.next_sample, &problem.manifest.groups);
+        let probe = |multiple| Sweep { probes: vec![(seed, multiple)], contributions: Vec::new() };
+        let slope = problem.settings.epsilon * self.batch_slope(&seed);
+        self.sweep(&probe(1));
+        let plus = problem.loss(&self.weights, self.offset.as_deref()) + slope;
+        self.sweep(&probe(-2));
+        let minus = problem.loss(&self.weights, self.offset.as_deref()) - slope;
+        let g = projected_gradient(plus, minus, problem.settings.epsilon);
+        let byte = self.normalizer.encode(g, uniform(&mut self.random));
+        let own = replay::contribution(seed, byte, self.swarm_step, &problem.manifest.schedule);
+        self.sweep(&Sweep { probes: vec![(seed, 1)], contributions: vec![own] });
+        let own = OwnByte { machine: self.machine, sample: self.next_sample, byte, swarm_step: self.swarm_step };
+        self.next_sample += 1;
+        Ok(own)
+    }
 }
 
 impl Learner for QuadraticLearner {
@@ -349,22 +375,9 @@ impl Learner for QuadraticLearner {
         Ok(())
     }
 
-    fn step(&mut self, _until_sample: u64) -> Result<Vec<OwnByte>> {
-        let problem = self.problem.clone();
-        let seed = EntrySeed::derive(&problem.run, &self.machine, self.next_sample, &problem.manifest.groups);
-        let probe = |multiple| Sweep { probes: vec![(seed, multiple)], contributions: Vec::new() };
-        let slope = problem.settings.epsilon * self.batch_slope(&seed);
-        self.sweep(&probe(1));
-        let plus = problem.loss(&self.weights, self.offset.as_deref()) + slope;
-        self.sweep(&probe(-2));
-        let minus = problem.loss(&self.weights, self.offset.as_deref()) - slope;
-        let g = projected_gradient(plus, minus, problem.settings.epsilon);
-        let byte = self.normalizer.encode(g, uniform(&mut self.random));
-        let own = replay::contribution(seed, byte, self.swarm_step, &problem.manifest.schedule);
-        self.sweep(&Sweep { probes: vec![(seed, 1)], contributions: vec![own] });
-        let own = OwnByte { machine: self.machine, sample: self.next_sample, byte, swarm_step: self.swarm_step };
-        self.next_sample += 1;
-        Ok(vec![own])
+    fn step(&mut self, until_sample: u64) -> Result<Vec<OwnByte>> {
+        let samples = self.batch.min(until_sample.saturating_sub(self.next_sample)).max(1);
+        (0..samples).map(|_| self.measure()).collect()
     }
 
     fn loss(&mut self) -> Result<f64> {

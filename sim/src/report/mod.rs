@@ -105,6 +105,7 @@ mod tests {
             machines: 0,
             machines_at_end: 0,
             gradients: 0,
+            senders: Vec::new(),
             virtual_seconds: 0.0,
             seconds_to_converge: None,
             wall_seconds: 0.0,

@@ -7,9 +7,12 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 /// Columns of the narrowest terminal that it fits.
 const WIDTH: u16 = 100;
 
+/// Machines that get a row of their own, at most.
+const MACHINES_SHOWN: usize = 16;
+
 /// The table for a terminal.
 pub fn table(summaries: &[Summary]) -> String {
-    let mut parts = vec![outcome(summaries), runs(summaries), checks(summaries), causes(summaries)];
+    let mut parts = vec![outcome(summaries), runs(summaries), senders(summaries), checks(summaries), causes(summaries)];
     parts.retain(|part| !part.is_empty());
     parts.iter().flat_map(|part| ["\n", part, "\n"]).skip(1).collect()
 }
@@ -41,6 +44,26 @@ fn runs(summaries: &[Summary]) -> String {
             if summary.deliveries == 0 { "–".into() } else { time(summary.delay_ms.median / 1000.0) },
             number(summary.staleness_gradients.median),
             if summary.converged { "yes".into() } else { "NO".into() },
+        ]
+    });
+    grid(&heads, rows)
+}
+
+/// One row per machine, of a small swarm in which any was behind.
+fn senders(summaries: &[Summary]) -> String {
+    let [summary] = summaries else { return String::new() };
+    let senders = &summary.senders;
+    if senders.len() > MACHINES_SHOWN || senders.iter().all(|sender| sender.backlog_max == 0) {
+        return String::new();
+    }
+    let heads = ["machine", "gradients", "share", "lacked\nat most", "said\nso"];
+    let rows = senders.iter().map(|sender| {
+        vec![
+            sender.machine.to_string(),
+            thousands(sender.gradients),
+            format!("{:.1}%", 100.0 * sender.gradients as f64 / summary.gradients.max(1) as f64),
+            thousands(sender.backlog_max),
+            if sender.said_behind > 0 { "yes".into() } else { "no".into() },
         ]
     });
     grid(&heads, rows)

@@ -198,6 +198,8 @@ pub enum Strategy {
     Liar,
     /// Never shows a machine that asks the end of that machine's own ledger.
     HeadHider,
+    /// Makes gradients as fast as it can, whatever the replay budget is.
+    Overspend,
     /// Sends joiners a base model that is not the run's.
     WrongBase,
 }

@@ -52,6 +52,9 @@ pub struct Scenario {
     pub quadratic: QuadraticSettings,
     /// A real language model instead.
     pub language: Option<LanguageSettings>,
+    /// Machines that measure in another way than the others.
+    #[serde(default, rename = "sender")]
+    pub senders: Vec<Sender>,
     /// What goes wrong, in any order.
     #[serde(default, rename = "fault")]
     pub faults: Vec<Fault>,
@@ -208,9 +211,45 @@ impl Default for QuadraticSettings {
 }
 
 impl Scenario {
-    /// Whether machines measure by backward passes.
-    pub fn projects(&self) -> bool {
-        self.language.as_ref().is_some_and(|language| language.estimator == Some(EstimatorName::Projection))
+    /// Whether a machine measures by backward passes.
+    pub fn projects(&self, sender: &Sender) -> bool {
+        let estimator = sender.estimator.or(self.language.as_ref().and_then(|language| language.estimator));
+        estimator == Some(EstimatorName::Projection)
+    }
+
+    /// How machine `number` measures: the groups of senders take the first machines, in their order.
+    pub fn sender(&self, number: u32) -> Sender {
+        let mut end = 0;
+        let has_place = |sender: &&Sender| {
+            end += sender.machines;
+            (number as usize) < end
+        };
+        self.senders.iter().find(has_place).cloned().unwrap_or_default()
+    }
+}
+
+/// Machines that measure in another way than the others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sender {
+    /// How many.
+    pub machines: usize,
+    /// As `node --estimator` has it. For a language model.
+    pub estimator: Option<EstimatorName>,
+    /// As `node --projections` has it; on a quadratic, gradients that are measured together.
+    pub projections: Option<NonZeroU32>,
+    /// Gradients a second, as a multiple of what the machine would make otherwise.
+    pub speed: f64,
+    /// Replay, likewise.
+    pub replay_speed: f64,
+    /// Gradients that it contributes in all, if not as many as the others.
+    pub gradients: Option<u64>,
+}
+
+impl Default for Sender {
+    fn default() -> Self {
+        let (estimator, projections, gradients) = (None, None, None);
+        Self { machines: 1, estimator, projections, speed: 1.0, replay_speed: 1.0, gradients }
     }
 }
 
@@ -258,7 +297,7 @@ impl Default for LanguageSettings {
 pub const MACHINES_MAX: usize = 100_000;
 
 /// The default scenario and those with a name.
-const BUILT_IN: [(&str, &str); 11] = [
+const BUILT_IN: [(&str, &str); 14] = [
     ("demo", include_str!("../../scenarios/demo.toml")),
     ("calm", include_str!("../../scenarios/calm.toml")),
     ("home_internet", include_str!("../../scenarios/home_internet.toml")),
@@ -268,6 +307,9 @@ const BUILT_IN: [(&str, &str); 11] = [
     ("flash_crowd", include_str!("../../scenarios/flash_crowd.toml")),
     ("flaky_disks", include_str!("../../scenarios/flaky_disks.toml")),
     ("hostile", include_str!("../../scenarios/hostile.toml")),
+    ("slow_laptop", include_str!("../../scenarios/slow_laptop.toml")),
+    ("overspend", include_str!("../../scenarios/overspend.toml")),
+    ("mixed", include_str!("../../scenarios/mixed.toml")),
     ("thousand", include_str!("../../scenarios/thousand.toml")),
     ("real_model", include_str!("../../scenarios/real_model.toml")),
 ];
@@ -359,6 +401,11 @@ impl Scenario {
             let (batch, length) = (language.batch_size, language.sequence_length);
             ensure!(batch >= 1, "language.batch_size is 0: at least 1");
             ensure!(length >= 2, "language.sequence_length is {length}: at least 2");
+        }
+        for sender in &self.senders {
+            for (name, value) in [("sender.speed", sender.speed), ("sender.replay_speed", sender.replay_speed)] {
+                ensure!((1e-3..=1e6).contains(&value), "{name} is {value}: it must be between 0.001 and 10^6");
+            }
         }
         self.faults.iter().try_for_each(Fault::check)?;
         let ms = self.replica.anti_entropy_interval_ms;

@@ -139,6 +139,15 @@ impl Estimator {
         })
     }
 
+    /// Samples that are measured together.
+    pub fn samples(self) -> u64 {
+        match self {
+            Self::Fzoo { probes } => probes.get().into(),
+            Self::Spsa | Self::Mezo => 1,
+            Self::Projection { projections } => projections.get().into(),
+        }
+    }
+
     /// Measures the gradients of the next own samples, at least one and at most `samples_max`.
     pub(crate) fn measure(self, probe: &mut dyn Probe, epsilon: f64, samples_max: u64) -> Result<Measured> {
         match self {

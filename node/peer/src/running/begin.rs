@@ -9,7 +9,10 @@ use protocol::{
 use std::sync::Arc;
 
 use super::state::{Context, Running, Stage};
-use crate::{GoalSettings, Notice, Output, Work, checkpoint::Checkpoints, goals::Goals, planted::Fault, start};
+use crate::{
+    GoalSettings, Notice, Output, Work, checkpoint::Checkpoints, goals::Goals, load::LoadMeter, pace::Pace,
+    planted::Fault, start,
+};
 
 impl Running {
     /// A record from the disk. One that breaks a rule ends everything: what else there is cannot be trusted either.
@@ -52,7 +55,11 @@ impl Running {
             head => head,
         };
         self.stage = Stage::Going;
+        let batch = settings.batch_samples;
         self.goals = Goals::new(settings, !is_alone, cx.now_ms, self.planted);
+        self.pace = Pace::new(self.run.manifest.replay_budget, batch, cx.now_ms);
+        self.load = LoadMeter::new(cx.now_ms);
+        self.backlog.plant(self.planted);
         self.checkpoints = Checkpoints::new(cx.now_ms, self.planted);
         self.replica.start(head, cx.now_ms);
         self.adopt_own();
@@ -80,6 +87,7 @@ impl Running {
     fn adopt_own(&mut self) {
         self.goals.adopted();
         self.adopting += 1;
+        self.pace.begin_at(self.replica.own_next_sample());
         self.backlog.rest();
         self.backlog.push(Work::Adopt(self.replica.own_machine(), self.replica.own_next_sample()));
         self.advance_swarm_step();

@@ -5,7 +5,8 @@ use protocol::replica::Verdict;
 use super::state::{Context, Running, Stage};
 use crate::{Input, Output, leave::Departure};
 
-/// With this many entries waiting for the trainer, the network is not read.
+/// With this many entries waiting for the trainer before it has joined, the network is not read. From then on only
+/// keys of which too much waits are held back, and all else is read.
 const BACKLOG_ENTRIES_MAX: u64 = 1 << 18;
 /// With this many writes waiting for the disk, the network is not read.
 const UNSTORED_WRITES_MAX: u64 = 512;
@@ -74,8 +75,13 @@ impl Running {
         let now_ms = cx.now_ms;
         match input {
             Input::Took => self.backlog.took(),
-            Input::Stepped(own) => self.replica.own_bytes(&own, now_ms),
-            Input::Replayed { entries } => {
+            Input::Stepped(own) => {
+                self.load.made(own.len() as u64);
+                self.replica.own_bytes(&own, now_ms);
+            }
+            Input::Replayed { entries, took_us } => {
+                self.goals.replayed(entries);
+                self.load.replayed(entries, took_us);
                 self.owed = self.owed.saturating_sub(entries);
                 if self.owed == 0 {
                     self.owed_most = 0;
@@ -128,8 +134,13 @@ impl Running {
         while let Some(work) = self.backlog.hand_out() {
             cx.outputs.push_back(Output::Work(work));
         }
-        let is_congested =
-            self.backlog.entries() > BACKLOG_ENTRIES_MAX || self.writes - self.stored > UNSTORED_WRITES_MAX;
+        let has_joined = self.goals.has_joined();
+        if has_joined && let Some(full) = self.backlog.newly_full() {
+            let others = full.iter().filter(|key| **key != cx.config.key);
+            self.replica.hold_back(others.copied().collect());
+        }
+        let is_congested = !has_joined && self.backlog.entries() > BACKLOG_ENTRIES_MAX
+            || self.writes - self.stored > UNSTORED_WRITES_MAX;
         let reads = !is_congested;
         if std::mem::replace(&mut self.is_reading, reads) != reads {
             cx.outputs.push_back(Output::Reading(reads));

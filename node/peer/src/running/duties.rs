@@ -28,10 +28,13 @@ impl Running {
     fn pursue_goals(&mut self, cx: &mut Context<'_>) {
         let now_ms = cx.now_ms;
         self.goals.observe(&self.replica, now_ms);
+        if self.load.advance(self.owed, self.goals.is_current(), now_ms) {
+            cx.outputs.push_back(Output::Notice(Notice::Behind(self.load.load(self.owed))));
+        }
         if self.is_flushing() {
             return;
         }
-        if let Some(after_ms) = self.goals.joins_now(&self.replica, !cx.links.neighbours().is_empty(), now_ms) {
+        if let Some(after_ms) = self.joins_now(cx) {
             cx.outputs.push_back(Output::Notice(Notice::CaughtUp { after_ms }));
             if self.replica.own_allowed() <= self.replica.own_next_sample() {
                 cx.outputs.push_back(Output::Notice(Notice::NoMember { key: cx.config.key }));
@@ -42,11 +45,12 @@ impl Running {
         if self.goals.step_is_due(&self.replica, self.swarm_step, now_ms) {
             self.advance_swarm_step();
         }
-        if let Some(until_sample) = self.goals.new_limit(&self.replica, self.swarm_step) {
+        self.pace.advance(self.replica.own_next_sample(), now_ms);
+        if let Some(until_sample) = self.goals.new_limit(&self.replica, self.swarm_step, &self.pace) {
             self.backlog.push(Work::Train { until_sample });
         }
-        if self.goals.evaluates_now(&self.replica, now_ms) {
-            self.points.begin(&self.replica, self.adopting == 0 && self.renewal.is_none());
+        if self.goals.evaluates_now(&self.replica, self.backlog.entries() == 0, now_ms) {
+            self.points.begin(&self.replica, &self.backlog, self.adopting == 0 && self.renewal.is_none());
             self.backlog.push(Work::Evaluate);
         }
         let pause_ms = self.goals.checkpoint_pause_ms(self.checkpoints.took_ms());
@@ -58,10 +62,14 @@ impl Running {
         }
     }
 
+    fn joins_now(&mut self, cx: &Context<'_>) -> Option<u64> {
+        self.goals.joins_now(&self.replica, !cx.links.neighbours().is_empty(), self.owed, cx.now_ms)
+    }
+
     /// Asks the trainer for a checkpoint file, if one may be written now. All outputs of the replica must have been
     /// taken.
     pub(super) fn begin_checkpoint(&mut self) {
-        if self.checkpoints.begin(&self.replica, self.adopting > 0) {
+        if self.checkpoints.begin(&self.replica, &self.backlog, self.adopting > 0) {
             self.backlog.push(Work::Checkpoint);
         }
     }
@@ -95,7 +103,7 @@ impl Running {
             // Something came meanwhile: what the weights held then is not known here any more.
             return;
         }
-        let mut contents = self.replica.contents_of_others();
+        let mut contents = self.replica.contents_of_others(|_| None);
         contents.extend(self.replica.contents_of_own(&self.replica.own_machine(), self.replica.own_next_sample()));
         cx.outputs.push_back(Output::Notice(Notice::Weights { digest, contents }));
     }

@@ -2,7 +2,7 @@
 
 use protocol::{
     message::Gossip,
-    replica::{Offence, Output as Effect},
+    replica::{LedgerRange, Offence, Output as Effect},
 };
 
 use super::state::{Context, Running};
@@ -31,6 +31,7 @@ impl Running {
                 }
                 Effect::ReplayLedger(range) => {
                     self.owe(range.samples());
+                    self.take_note(&range, cx);
                     self.backlog.push_range(range);
                 }
                 Effect::NewIncarnation(cause) => {
@@ -46,6 +47,14 @@ impl Running {
                 }
                 Effect::Report(report) => cx.outputs.push_back(Output::Notice(Notice::Report(report))),
             }
+        }
+    }
+
+    /// Who makes how much. What was made before this machine came says nothing of that.
+    fn take_note(&mut self, range: &LedgerRange, cx: &Context<'_>) {
+        if self.goals.has_joined() && !range.removed && range.machine.key != cx.config.key {
+            self.pace.saw(range.machine.key, cx.now_ms);
+            self.load.came(range.samples());
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::{
     Config, Facts, GoalSettings, Output, Phase, Run, backlog::Backlog, checkpoint::Checkpoints, goals::Goals,
-    leave::Leaving, links::Links, planted::Planted, points::Points,
+    leave::Leaving, links::Links, load::LoadMeter, pace::Pace, planted::Planted, points::Points,
 };
 
 /// With more entries waiting than a swarm's ordinary delay brings, people are told that the weights are behind.
@@ -32,6 +32,8 @@ pub struct Running {
     pub(super) checkpoints: Checkpoints,
     pub(super) points: Points,
     pub(super) backlog: Backlog,
+    pub(super) pace: Pace,
+    pub(super) load: LoadMeter,
     /// Adoptions that the trainer has not confirmed: until then own samples of the old machine may be on their way.
     pub(super) adopting: usize,
     /// The swarm step that own bytes are measured at.
@@ -79,6 +81,8 @@ impl Running {
             checkpoints: Checkpoints::new(0, planted),
             points: Points::default(),
             backlog: Backlog::default(),
+            pace: Pace::new(1, 1, 0),
+            load: LoadMeter::default(),
             adopting: 0,
             swarm_step: 0,
             renewal: None,
@@ -108,6 +112,8 @@ impl Running {
             neighbours: links.neighbours().len(),
             owed: self.owed,
             owed_most: self.owed_most,
+            load: self.load.load(self.owed),
+            live: self.pace.live(),
             unstored: self.writes - self.stored,
             own_is_done: self.goals.own_is_done(&self.replica),
             forecast: self.points.curve().forecast(),

@@ -141,10 +141,10 @@ function drawKeys(snapshot) {
     [accuracy === null ? 'held-out, bits per byte' : 'held-out accuracy', figure(accuracy ?? look?.bits_per_byte), look ? `after ${whole(look.gradients)} gradients` : 'not looked at yet'],
     [accuracy === null ? 'training loss, nats per token' : 'training loss, nats per row', figure(snapshot.training_loss), look ? `held-out ${figure(look.loss)}` : ''],
     ['gradients', whole(swarm.total), `own ${whole(own.total)}${share}`],
-    ['gradients per second', rate(swarm.per_second), `own ${rate(own.per_second)}`],
+    ['gradients per second', rate(swarm.per_second), `own ${rate(own.per_second)}${day(snapshot.load)}`],
     ['bytes received per gradient', per(traffic.received), `sent ${per(traffic.sent)}`],
     ['staleness, gradients', snapshot.staleness === null ? '–' : whole(snapshot.staleness),
-      snapshot.waiting > 0 ? `${whole(snapshot.waiting)} wait to be replayed` : 'none wait to be replayed'],
+      snapshot.waiting > 0 ? `${whole(snapshot.waiting)} wait to be replayed${behind(snapshot.load)}` : 'none wait to be replayed'],
     ['machines', whole(snapshot.machine_count), snapshot.machine_count === 1 ? 'only this one' : 'in the run so far'],
     ['peers', whole(peers), peers === 0 ? 'nobody is connected' : 'connected now'],
   ];
@@ -155,6 +155,17 @@ function drawKeys(snapshot) {
     entry.append(made('dt', '', name), shown);
     return entry;
   }));
+}
+
+/** What a day of the present rate costs. */
+function day({ ledger_bytes_per_day: bytes, catch_up_seconds_per_day: seconds }) {
+  if (!bytes) return '';
+  return `; a day: ${figure(bytes / 1e6)} MB${seconds === null ? '' : `, ${whole(seconds)} s to catch up`}`;
+}
+
+/** How long this node needs for what waits, and whether that becomes more. */
+function behind({ seconds_behind: seconds, waiting_per_minute: grows }) {
+  return seconds ? `, ${whole(seconds)} s of work${grows > 0 ? ', and more' : ''}` : '';
 }
 
 /** The best held-out point, and where the curve goes. */
