@@ -74,9 +74,9 @@ impl Points {
         points.into_iter().for_each(|point| self.curve.push(point));
     }
 
-    /// The trainer is asked for a look. All outputs of the replica must have been taken; what of them waits in `backlog`
-    /// is not in the weights, but of the own ledger nothing may. `is_certain`: of no incarnation given up, and of no
-    /// withdrawn one, own samples are in the weights.
+    /// The trainer is asked for a look. All outputs of the replica must have been taken; what of them waits in
+    /// `backlog` is not in the weights, but of the own ledger nothing may. `is_certain`: of no incarnation given up,
+    /// and of no withdrawn one, own samples are in the weights.
     pub fn begin(&mut self, replica: &Replica, backlog: &Backlog, is_certain: bool) {
         let is_certain = is_certain && backlog.held(&replica.own_machine()).is_none();
         let revoked = || {

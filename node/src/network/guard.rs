@@ -1,8 +1,8 @@
 //! A transport that calls only where a node of the swarm could be meant.
 //!
 //! Addresses of strangers come from strangers: discovery passes on what others listed, 127.0.0.1 and 192.168.1.7
-//! included. From here these are other machines, or this one. So narrow addresses are called only once somebody is known
-//! to be that near, and own addresses never: with a shared port TCP would connect to itself.
+//! included. From here these are other machines, or this one. So narrow addresses are called only once somebody is
+//! known to be that near, and own addresses never: with a shared port TCP would connect to itself.
 
 use libp2p::{
     Multiaddr, PeerId, Transport,

@@ -1,7 +1,7 @@
 //! Streams that notice when the other end is gone: TCP itself takes a quarter of an hour.
 //!
-//! Pings go every [`PING_INTERVAL`], so a peer that is there is never silent for long. Only silence counts, not how long
-//! an answer takes: a link that is slow, or full, still brings bytes.
+//! Pings go every [`PING_INTERVAL`], so a peer that is there is never silent for long. Only silence counts, not how
+//! long an answer takes: a link that is slow, or full, still brings bytes.
 
 use futures::{AsyncRead, AsyncWrite};
 use std::{

@@ -1,5 +1,5 @@
-//! Llama as its paper and Hugging Face's `modeling_llama.py` spell it out: one position after the other, in f64, without
-//! a tensor library. Slow, and written apart from the model that it checks.
+//! Llama as its paper and Hugging Face's `modeling_llama.py` spell it out: one position after the other, in f64,
+//! without a tensor library. Slow, and written apart from the model that it checks.
 
 use candle_core::Tensor;
 use serde_json::Value;
