@@ -50,10 +50,10 @@ impl Network {
                 });
             }
             // A call of discovery to an address that somebody listed says nothing about the one that people gave.
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error } => {
-                if self.calls.remove(&connection_id) {
-                    self.on_dial_failed(peer, &error);
-                }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error }
+                if self.calls.remove(&connection_id) =>
+            {
+                self.on_dial_failed(peer, &error);
             }
             _ => {}
         }
