@@ -88,9 +88,26 @@ fn a_bootstrap_node_is_called_for_ever_and_people_hear_of_it() {
     lab.boot(0);
     lab.pass(600_000);
     let calls = lab.nodes[0].did(|output| matches!(output, Output::Dial(_)));
-    assert!((12..20).contains(&calls), "{calls} calls in ten minutes");
-    assert_eq!(lab.nodes[0].said(|notice| matches!(notice, Notice::Unreachable { .. })), calls);
+    assert!((28..42).contains(&calls), "{calls} calls in ten minutes");
+    let told = lab.nodes[0].said(|notice| matches!(notice, Notice::Unreachable { .. }));
+    assert_eq!(told, 6 + calls / 15, "the first six, and then one in fifteen");
     assert_eq!(lab.nodes[0].did(|output| matches!(output, Output::Forget(_))), 0);
+}
+
+#[test]
+fn with_a_new_address_or_after_sleep_calls_that_failed_are_made_at_once() {
+    let mut lab = Lab::new(1);
+    lab.add_with_base(0);
+    let absent = lab.add();
+    lab.nodes[0].bootstrap = vec![absent];
+    lab.boot(0);
+    lab.pass(300_000);
+    let calls = |lab: &Lab| lab.nodes[0].did(|output| matches!(output, Output::Dial(_)));
+    let before = calls(&lab);
+    lab.tell(0, Input::Moved);
+    assert_eq!(calls(&lab), before + 1);
+    lab.pass(7_000);
+    assert!(calls(&lab) >= before + 3, "and pauses begin anew");
 }
 
 #[test]
