@@ -12,12 +12,12 @@ use std::{
 use super::PATIENCE;
 
 /// The command line of a node with its state in `state`: on loopback, on a port that the system picks, on one core. A
-/// run that it starts has a learning rate that nobody needs to find, unless `arguments` say one.
+/// run that it starts has a learning rate and a replay budget that nobody needs to find, unless `arguments` say a rate.
 pub fn command(state: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
     command.arg("--state").arg(state).args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"]).args(arguments);
     if !arguments.iter().any(|argument| ["--bootstrap", "--learning-rate"].contains(argument)) {
-        command.args(["--learning-rate", "2e-4"]);
+        command.args(["--learning-rate", "2e-4", "--replay-budget", "100000"]);
     }
     command.env("RAYON_NUM_THREADS", "1").env_remove("ONEBYTE_CRASH_AT");
     command
