@@ -12,10 +12,7 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-use crate::{
-    backlog::Backlog,
-    curve::{Curve, CurvePoint},
-};
+use crate::curve::{Curve, CurvePoint};
 
 /// Looks that wait for own bytes to be durable. An older one is given up.
 const WAITING_MAX: usize = 64;
@@ -74,17 +71,18 @@ impl Points {
         points.into_iter().for_each(|point| self.curve.push(point));
     }
 
-    /// The trainer is asked for a look. All outputs of the replica must have been taken; what of them waits in
-    /// `backlog` is not in the weights, but of the own ledger nothing may. `is_certain`: of no incarnation given up,
-    /// and of no withdrawn one, own samples are in the weights.
-    pub fn begin(&mut self, replica: &Replica, backlog: &Backlog, is_certain: bool) {
-        let is_certain = is_certain && backlog.held(&replica.own_machine()).is_none();
+    /// The trainer is asked for a look. All outputs of the replica must have been taken. `held` tells of how many
+    /// samples of a machine the trainer knows, if others of it still wait (see [`crate::backlog::Backlog::held`]): of
+    /// the own ledger none may. `is_certain`: of no incarnation given up, and of no withdrawn one, own samples are in
+    /// the weights.
+    pub fn begin(&mut self, replica: &Replica, held: impl Fn(&MachineId) -> Option<u64>, is_certain: bool) {
+        let is_certain = is_certain && held(&replica.own_machine()).is_none();
         let revoked = || {
             let revocations = replica.machines().filter_map(|(machine, _, revocation)| Some((*machine, revocation?)));
             revocations.map(|(machine, revocation)| (machine, revocation.floor())).collect()
         };
         self.asked = (is_certain && replica.own_is_settled()).then(|| Asked {
-            others: replica.contents_of_others(|machine| backlog.held(machine)),
+            others: replica.contents_of_others(held),
             root: replica.root(),
             revoked: revoked(),
         });

@@ -106,7 +106,7 @@ fn with_a_new_address_or_after_sleep_calls_that_failed_are_made_at_once() {
     let before = calls(&lab);
     lab.tell(0, Input::Moved);
     assert_eq!(calls(&lab), before + 1);
-    lab.pass(7_000);
+    lab.pass(10_000);
     assert!(calls(&lab) >= before + 3, "and pauses begin anew");
 }
 

@@ -50,7 +50,8 @@ impl Running {
             self.backlog.push(Work::Train { until_sample });
         }
         if self.goals.evaluates_now(&self.replica, self.backlog.entries() == 0, now_ms) {
-            self.points.begin(&self.replica, &self.backlog, self.adopting == 0 && self.renewal.is_none());
+            let is_certain = self.adopting == 0 && self.renewal.is_none();
+            self.points.begin(&self.replica, |machine| self.backlog.held(machine), is_certain);
             self.backlog.push(Work::Evaluate);
         }
         let pause_ms = self.goals.checkpoint_pause_ms(self.checkpoints.took_ms());
