@@ -3,7 +3,7 @@
 //! A bucket of tokens, one for each own gradient, fills by the machine's share of the budget and holds what a few
 //! seconds bring. Whoever measures by forwards hardly ever sees its bottom. A machine that makes a thousand gradients
 //! from one backward pass does: it waits until the bucket holds a batch. The batch shrinks with the share, but not
-//! below [`BATCH_MIN`]: a backward pass costs the same whatever it brings, and up to so many bytes of one batch count
+//! below `BATCH_MIN`: a backward pass costs the same whatever it brings, and up to so many bytes of one batch count
 //! in full. So a projector in a large swarm makes sound batches rarely, not poor ones often.
 
 use std::collections::BTreeMap;
