@@ -1,4 +1,4 @@
-//! Time of one forward with its loss, random weights. `RAYON_NUM_THREADS=1 cargo bench -p engine --bench forward`.
+//! Time of one forward with its loss, random weights. `RAYON_NUM_THREADS=1 cargo bench --bench forward`.
 //!
 //! An argument is the name of the one shape to measure. The limit of windows is the processor's multiply-adds: the
 //! figure in GFLOP/s counts those of the matrix products and of the causal half of attention. Rows of 25 tokens on

@@ -1,6 +1,6 @@
 //! How well one machine learns: held-out loss against forwards, backward passes, bytes and seconds.
 //!
-//! `RAYON_NUM_THREADS=1 cargo bench -p engine --bench learn -- --help`. The engine's own trainer runs in this process;
+//! `RAYON_NUM_THREADS=1 cargo bench --bench learn -- --help`. The engine's own trainer runs in this process;
 //! there is no network and no disk. Losses of one seed differ from those of another by about 0.02 bits per byte: give
 //! several (`--seeds 1,2,3`), of which the last line shows the median.
 

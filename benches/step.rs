@@ -2,7 +2,7 @@
 //! of inference. The limit of both is 1 for what only does forwards. Projection's backward pass is given as gradients a
 //! second over those of fzoo, and may take twice the memory.
 //!
-//! `cargo bench -p engine --bench step`; an argument is the name of the one shape to measure.
+//! `cargo bench --bench step`; an argument is the name of the one shape to measure.
 
 mod support;
 

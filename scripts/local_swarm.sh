@@ -22,7 +22,7 @@ options=("$@")
 [[ " $* " == *" --samples "* ]] || options+=(--samples 300)
 
 cd "$(dirname "$0")/.."
-cargo build --release --package node
+cargo build --release --bin node
 node=${CARGO_TARGET_DIR:-target}/release/node
 out=${OUT:-$(mktemp -d)}
 mkdir -p "$out"

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:-scripts/pictures}")
 mkdir -p "$out"
-cargo build --release --package node
+cargo build --release --bin node
 node=${CARGO_TARGET_DIR:-target}/release/node
 browser=${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}
 [[ -n $browser ]] || { echo "pictures.sh: no Chromium; install one, or name it with CHROMIUM=<program>" >&2; exit 1; }
