@@ -1,6 +1,6 @@
 //! Catching up: a state directory with a long ledger and no checkpoint, opened as `node` opens it: every signature
 //! checked, then all entries replayed from the base. The limit is the kernel's rate for many entries (`cargo bench
-//! -p engine --bench replay`) on all threads.
+//! --bench replay`) on all threads.
 
 #[path = "support/state.rs"]
 mod state;

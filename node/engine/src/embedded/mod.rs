@@ -3,7 +3,7 @@
 //! The model is a Llama of 439,296 parameters over bytes, stored as f16. It was pre-trained on `stories.grammar` by
 //!
 //! ```text
-//! RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1 cargo run --release -p engine --example pretrain
+//! RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1 cargo run --release --example pretrain
 //! ```
 //!
 //! in about five minutes on one core of a busy server (900 steps of 6 x 192 bytes): 0.94 bits per byte on held-out
