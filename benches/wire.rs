@@ -3,7 +3,7 @@
 //! All bytes that the nodes' TCP sockets received within the measured time, over the gradients that went into the
 //! weights of others within it. Connections are made before (`start`, kB per node). Payload is 1 by definition.
 
-#[path = "../node/tests/support/fed.rs"]
+#[path = "../node/tests/it/support/fed.rs"]
 mod fed;
 mod support;
 

@@ -11,6 +11,8 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // SAFETY: nothing has run yet that starts a thread.
+    unsafe { engine::threads::settle() };
     let cli = Cli::parse();
     let display = Display::new();
     let filter = EnvFilter::try_from_env("ONEBYTE_LOG").unwrap_or_else(|_| EnvFilter::new("error,node=info"));

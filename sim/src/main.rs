@@ -8,6 +8,8 @@ use sim::{
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // SAFETY: nothing has run yet that starts a thread.
+    unsafe { engine::threads::settle() };
     let cli = Cli::parse();
     let interrupt = match Interrupt::install() {
         Ok(interrupt) => interrupt,

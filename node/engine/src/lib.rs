@@ -35,5 +35,6 @@ pub mod kernel;
 pub mod model;
 pub mod objective;
 pub mod recipe;
+pub mod threads;
 pub mod trainer;
 pub mod weights;

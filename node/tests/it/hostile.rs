@@ -1,7 +1,6 @@
 //! Attackers against real nodes: whatever they send, honest nodes end at one digest.
 
-mod support;
-
+use crate::support::{Node, PATIENCE, Workshop, assert_agreement, machines};
 use engine::model::Checkpoint;
 use node::network::{Event, Network, NetworkConfig, PeerId, parse_bootstrap};
 use protocol::{
@@ -20,7 +19,6 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
-use support::{Node, PATIENCE, Workshop, assert_agreement, machines};
 
 /// A node of the test's own, bound by no rule.
 struct Attacker {
@@ -425,7 +423,7 @@ async fn forks_leave_the_weights_everywhere_however_they_are_shown() {
     until_at_one(&[&a, &b, &c, &d]);
     let states = all_leave(vec![a, b, c, d]);
     for state in &states {
-        let shown = support::inspect(state, &["log", "show", "--json"]);
+        let shown = crate::support::inspect(state, &["log", "show", "--json"]);
         assert_eq!(shown.matches("forked: none of it counts").count(), 3, "{shown}");
         assert!(shown.contains("\"gradients\": 500,"), "150 + 150 + 150 + 50 honest ones count: {shown}");
     }
@@ -496,7 +494,7 @@ async fn a_weight_that_is_pushed_out_of_its_range_is_reported_and_a_fork_proof_h
     drop(attacker);
     until_at_one(&[&a, &b]);
     for state in all_leave(vec![a, b]) {
-        let shown = support::inspect(&state, &["log", "show", "--json"]);
+        let shown = crate::support::inspect(&state, &["log", "show", "--json"]);
         assert!(shown.contains("\"gradients\": 8000,"), "all honest gradients, and no others: {shown}");
     }
 }
@@ -544,7 +542,7 @@ async fn who_has_the_same_tensors_in_other_files_trains_and_serves_no_base() {
     let workshop = Workshop::new();
     let a = workshop.first("a", &["--samples", "50"]);
     let (address, run) = a.join_line();
-    let copy = support::in_shards(&workshop);
+    let copy = crate::support::in_shards(&workshop);
     let b = workshop.node("b", &["--bootstrap", &address, "--model", copy.to_str().unwrap(), "--samples", "50"]);
     b.hear("the run's tensors in other files");
     let (b_address, _) = b.join_line();
@@ -562,5 +560,5 @@ async fn who_has_the_same_tensors_in_other_files_trains_and_serves_no_base() {
     let states = all_leave(vec![a, b, joiner]);
     let b = workshop.node("b", &["--samples", "60", "--exit-when-idle", "0"]);
     b.finish();
-    support::inspect(&states[1], &["log", "verify"]);
+    crate::support::inspect(&states[1], &["log", "verify"]);
 }

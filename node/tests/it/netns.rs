@@ -1,10 +1,8 @@
 //! Real nodes on machines of their own, whose links and addresses change. Skips where namespaces cannot be made.
 
-mod support;
-
+use crate::support::{Net, Node};
 use serde_json::Value;
 use std::path::Path;
-use support::{Net, Node};
 
 const SMALL: [&str; 4] = ["--batch-size", "1", "--sequence-length", "32"];
 

@@ -1,13 +1,11 @@
 //! Calls, gossip, questions, limits.
 
-mod support;
-
+use crate::support::{Channel, Lab, ledger_of, machine, other_run, run};
 use peer::{Answer, Input, NodeId, Notice, Output, limits::BAN_MS};
 use protocol::{
     message::{Gossip, Push, Question, Request, Response},
     replica::Verdict,
 };
-use support::{Channel, Lab, ledger_of, machine, other_run, run};
 
 fn faults(lab: &Lab, number: usize) -> usize {
     lab.nodes[number].said(|notice| matches!(notice, Notice::Fault { .. }))

@@ -1,13 +1,11 @@
 //! A node is killed at every point between two durable writes, and goes on.
 
-mod support;
-
+use crate::support::{Node, command, inspect};
 use std::{
     collections::BTreeMap,
     path::Path,
     process::{Command, Output},
 };
-use support::{Node, command, inspect};
 
 const SAMPLES: u64 = 12;
 /// More durable points than a run of this size has.

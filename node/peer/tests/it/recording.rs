@@ -1,13 +1,11 @@
 //! Recordings: what a peer did, it does again; what was changed is found where it was changed.
 
-mod support;
-
+use crate::support::{Lab, goal};
 use peer::{
     Config, Input, Output, Peer,
     record::{Recorder, Replay, ReplayError},
 };
 use protocol::{replica::Verdict, signature::Ed25519Verifier};
-use support::{Lab, goal};
 
 const MAGIC_BYTES: usize = 20;
 const HEAD_BYTES: usize = 20;
@@ -211,7 +209,7 @@ fn a_file_that_is_cut_anywhere_ends_cleanly() {
 
 fn config() -> Config {
     Config {
-        key: support::machine(0, 1).key,
+        key: crate::support::machine(0, 1).key,
         incarnation: 1,
         is_new_incarnation: true,
         seed: 5,
@@ -290,9 +288,12 @@ fn no_recording_holds_a_secret_or_a_text() {
         }
         assert!(!holds(file, TEXT) && !holds(file, &TEXT[..16]));
         assert!(
-            !support::base().iter().any(|chunk| holds(file, &chunk[..64])),
+            !crate::support::base().iter().any(|chunk| holds(file, &chunk[..64])),
             "nor the base, which has the tokenizer in it"
         );
     }
-    assert!(holds(&files[0], &support::machine(0, 0).key), "the public key is in it, so the search would find one");
+    assert!(
+        holds(&files[0], &crate::support::machine(0, 0).key),
+        "the public key is in it, so the search would find one"
+    );
 }

@@ -1,12 +1,10 @@
 //! Training, evaluating, and being done.
 
-mod support;
-
+use crate::support::{Channel, Lab, goal, signer};
 use peer::{CurvePoint, GoalSettings, Input, Notice, Output, Phase, Work};
 use protocol::{
     manifest::Manifest, message::Gossip, revocation::Revocation, signature::Signer as _, statement::Statement,
 };
-use support::{Channel, Lab, goal, signer};
 
 fn limits(lab: &Lab, number: usize) -> Vec<u64> {
     let limit = |output: &Output| match output {
@@ -208,7 +206,8 @@ fn the_weights_are_weighed_once_for_each_state_at_rest() {
 #[test]
 fn a_ledger_that_is_full_ends_the_training() {
     let mut lab = Lab::new(1);
-    lab.run = support::run_of(&protocol::manifest::Manifest { ledger_samples_max: 20, ..support::manifest() });
+    lab.run =
+        crate::support::run_of(&protocol::manifest::Manifest { ledger_samples_max: 20, ..crate::support::manifest() });
     lab.add_with_base(1_000);
     lab.boot(0);
     lab.pass_until(60_000, "it has made all that there is room for", Lab::is_at_rest);
@@ -364,7 +363,7 @@ fn a_look_counts_once_its_own_bytes_are_stored() {
 fn a_look_at_bytes_that_no_ledger_ever_holds_is_no_point() {
     let authority = signer(9);
     let mut lab = Lab::new(1);
-    lab.run = support::run_of(&Manifest { authority: Some(authority.key()), ..support::manifest() });
+    lab.run = crate::support::run_of(&Manifest { authority: Some(authority.key()), ..crate::support::manifest() });
     lab.tempo.training = (200, 200);
     lab.add_with_base(20_000);
     lab.nodes[0].goals.evaluates = true;

@@ -1,7 +1,6 @@
 //! Who may contribute, as peers see it.
 
-mod support;
-
+use crate::support::{Lab, manifest, run_of, signer};
 use peer::{Notice, Phase};
 use protocol::{
     manifest::{Manifest, Membership},
@@ -11,7 +10,6 @@ use protocol::{
     signature::Signer as _,
     statement::Statement,
 };
-use support::{Lab, manifest, run_of, signer};
 
 /// Two nodes of a run whose authority is the first.
 fn by_authority(samples: u64) -> Lab {

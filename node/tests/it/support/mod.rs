@@ -17,6 +17,8 @@ use std::{
     time::Duration,
 };
 
+pub mod browser;
+pub mod fed;
 mod netns;
 mod node;
 

@@ -1,10 +1,7 @@
 //! The simulator's bytes against those of a real swarm: the same machines, the same gradients, real libp2p over
 //! loopback.
 
-#[path = "support/fed.rs"]
-mod fed;
-
-use fed::{Plan, run};
+use crate::support::fed::{Plan, run};
 use protocol::replica::Settings;
 use sim::{
     scenario::Scenario,

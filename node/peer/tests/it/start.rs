@@ -1,11 +1,9 @@
 //! What a start decides: incarnation and own head.
 
-mod support;
-
+use crate::support::{Channel, Lab, ledger_of, machine};
 use peer::{GoalSettings, Input, Notice, Output};
 use protocol::replica::{IncarnationCause, Record, Report};
 use protocol::segment::Chunk;
-use support::{Channel, Lab, ledger_of, machine};
 
 fn renewals(lab: &Lab, number: usize) -> Vec<IncarnationCause> {
     let cause = |notice: &Notice| match notice {
@@ -29,7 +27,7 @@ fn restarted(seed: u64) -> Lab {
 fn a_restart_goes_on_with_the_own_ledger_once_others_have_shown_its_head() {
     let mut lab = restarted(1);
     let before = lab.nodes[0].peer().replica().unwrap().swarm_step();
-    lab.nodes[1].goals = support::goal(50);
+    lab.nodes[1].goals = crate::support::goal(50);
     lab.boot(1);
     lab.connect(0, 1);
     lab.pass_until(60_000, "both agree", Lab::is_at_rest);
@@ -41,7 +39,7 @@ fn a_restart_goes_on_with_the_own_ledger_once_others_have_shown_its_head() {
 #[test]
 fn a_restart_signs_nothing_before_that() {
     let mut lab = restarted(1);
-    lab.nodes[1].goals = support::goal(50);
+    lab.nodes[1].goals = crate::support::goal(50);
     lab.boot(1);
     lab.pass(9_000);
     assert_eq!(lab.nodes[1].did(|output| matches!(output, Output::Sign { .. } | Output::Publish(_))), 0);
@@ -62,7 +60,7 @@ fn a_disk_that_was_rolled_back_begins_anew_and_forks_nothing() {
     let chunks = ledger_of_disk(&lab, 12);
     chunks.into_iter().for_each(|chunk| lab.nodes[1].disk.store(Record::Chunk(chunk.into())));
     lab.nodes[1].has_lost = true;
-    lab.nodes[1].goals = support::goal(50);
+    lab.nodes[1].goals = crate::support::goal(50);
     lab.boot(1);
     lab.connect(0, 1);
     lab.pass_until(60_000, "both agree", Lab::is_at_rest);
@@ -85,7 +83,7 @@ fn ledger_of_disk(lab: &Lab, end: u64) -> Vec<protocol::segment::Chunk> {
 #[test]
 fn who_hears_from_nobody_begins_anew_after_half_a_minute() {
     let mut lab = restarted(3);
-    lab.nodes[1].goals = support::goal(50);
+    lab.nodes[1].goals = crate::support::goal(50);
     lab.boot(1);
     lab.pass(29_000);
     assert_eq!(renewals(&lab, 1), []);
@@ -144,7 +142,7 @@ fn an_incarnation_that_has_a_ledger_is_not_new() {
 fn who_waits_to_sign_makes_nothing_before_the_own_head_is_sure() {
     for waits_to_sign in [true, false] {
         let mut lab = restarted(2);
-        lab.nodes[1].goals = GoalSettings { waits_to_sign, ..support::goal(50) };
+        lab.nodes[1].goals = GoalSettings { waits_to_sign, ..crate::support::goal(50) };
         lab.boot(1);
         lab.connect(0, 1);
         let made = |lab: &Lab| lab.nodes[1].trainer.next_sample.saturating_sub(30);
@@ -165,7 +163,7 @@ fn a_record_that_breaks_a_rule_ends_everything() {
     lab.boot(1);
     assert!(lab.nodes[1].damaged.as_ref().unwrap().contains("signature"));
     let peer = lab.nodes[1].peer.as_mut().unwrap();
-    for input in [Input::Tick, Input::Start(support::goal(5)), Input::Leave, Input::NetworkOpened] {
+    for input in [Input::Tick, Input::Start(crate::support::goal(5)), Input::Leave, Input::NetworkOpened] {
         assert!(peer.step(input, 60_000).is_empty(), "nothing comes after that");
     }
 }

@@ -1,10 +1,8 @@
 //! What a starter finds out for its run.
 
-mod support;
-
+use crate::support::Workshop;
 use serde_json::Value;
 use std::path::Path;
-use support::Workshop;
 
 #[test]
 fn a_starter_finds_a_rate_and_a_restart_keeps_it() {
@@ -16,9 +14,9 @@ fn a_starter_finds_a_rate_and_a_restart_keeps_it() {
     assert!((1e-5..1e-2).contains(&rate), "{found}");
     let state = node.finish();
     let entry = |state: &Path| -> Value {
-        let machine = support::machines(state).into_values().next().unwrap()["machine"].clone();
+        let machine = crate::support::machines(state).into_values().next().unwrap()["machine"].clone();
         let entry = ["log", "entry", machine.as_str().unwrap(), "0", "--json"];
-        serde_json::from_str(&support::inspect(state, &entry)).unwrap()
+        serde_json::from_str(&crate::support::inspect(state, &entry)).unwrap()
     };
     let before = entry(&state);
     let of_entry = before["learning_rate"].as_f64().unwrap();

@@ -1,10 +1,8 @@
 //! The log as people look at it: weights as they were, and every view of a run that really took place.
 
-mod support;
-
+use crate::support::{Workshop, inspect};
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};
-use support::{Workshop, inspect};
 
 /// What a node wrote down: (weights' digest, heights).
 fn recorded(state: &Path) -> Vec<(String, BTreeMap<String, u64>)> {

@@ -134,6 +134,13 @@ impl Node {
         begun.elapsed()
     }
 
+    /// Waits until the node holds `gradients` of the swarm's, and its weights lack none of them.
+    pub fn until_gradients(&self, gradients: u64) {
+        self.until(&format!("{gradients} gradients"), |status| {
+            status["swarm"]["total"] == gradients && status["waiting"] == 0
+        });
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }

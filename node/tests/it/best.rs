@@ -1,7 +1,6 @@
 //! The best held-out point of a run that really took place: found, replayed, exported.
 
-mod support;
-
+use crate::support::{Workshop, command, inspect};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -9,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
 };
-use support::{Workshop, command, inspect};
 
 type Line = BTreeMap<String, Value>;
 

@@ -1,8 +1,7 @@
 //! The log, wherever it is: in a directory that a node is using, in a file, on a node that is asked over the network;
 //! and what people hear when it is damaged, cut short, of another run, or not there.
 
-mod support;
-
+use crate::support::{PATIENCE, Workshop, assert_agreement, inspect};
 use node::{
     log::{Log, export},
     network::{Event, Network, NetworkConfig},
@@ -30,7 +29,6 @@ use std::{
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant, SystemTime},
 };
-use support::{PATIENCE, Workshop, assert_agreement, inspect};
 
 /// (standard output, standard error, whether it succeeded).
 fn run(arguments: &[&str]) -> (String, String, bool) {
@@ -144,6 +142,7 @@ fn an_exported_log_is_imported_with_the_same_vector_and_a_node_goes_on_with_it()
     let workshop = Workshop::new();
     let first = workshop.first("first", &["--samples", "200"]);
     let (address, _) = first.join_line();
+    first.until_gradients(200);
     let second =
         workshop.node("second", &["--bootstrap", &address, "--samples", "150", "--exit-when-idle", "2"]).finish();
     let state = first.leave();
@@ -316,7 +315,8 @@ fn a_running_node_shows_its_log_and_counts_no_machine_more() {
     let mut node = workshop.first("node", &["--samples", "500"]);
     let (address, run) = node.join_line();
     let state = workshop.state("node");
-    until_contributed(&state, 500);
+    // What is on the disk it may not know to be there yet.
+    node.until_gradients(500);
     let shown = json(&["log", "show", "--peer", &address]);
     assert_eq!((&shown["run"], heights(&shown)), (&run.into(), 500), "{shown:#}");
     assert_eq!(shown["machines"].as_array().unwrap().len(), 1);
@@ -344,7 +344,7 @@ fn diff_tells_which_samples_are_missing_where() {
     let old = workshop.state("old.1byte");
     works(&["log", "export", "--state", text(&state), "--out", text(&old)]);
     let node = workshop.node("node", &["--samples", "150"]);
-    until_contributed(&state, 150);
+    node.until_gradients(150);
     let (address, _) = node.join_line();
     let diff = json(&["log", "diff", text(&old), &address]);
     let machine = &diff["machines"][0];

@@ -1,10 +1,8 @@
 //! When a checkpoint is written, and what it claims. That it claims exactly what its weights hold, the laboratory
 //! checks.
 
-mod support;
-
+use crate::support::{Channel, Lab, goal};
 use peer::{GoalSettings, Input, Output, Work};
-use support::{Channel, Lab, goal};
 
 fn commits(lab: &Lab, number: usize) -> usize {
     lab.nodes[number].did(|output| matches!(output, Output::Commit { .. }))
@@ -139,7 +137,7 @@ fn a_file_that_was_written_before_the_machine_was_given_up_never_counts() {
     lab.nodes[1].has_lost = true;
     let puppet = lab.add_puppet();
     lab.connect(1, puppet);
-    let fork = support::ledger_of(1, own, &[4], 99).remove(0);
+    let fork = crate::support::ledger_of(1, own, &[4], 99).remove(0);
     lab.pass_answering(puppet, 12_000, |question| match question {
         protocol::message::Question::Summary { .. } => Some(protocol::message::Response::Entries {
             entries: vec![protocol::version_vector::Entry::Ledger(

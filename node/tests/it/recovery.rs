@@ -1,7 +1,6 @@
 //! Real nodes that are killed, rolled back, copied, cut off in mid-download, or misused by their people.
 
-mod support;
-
+use crate::support::{PATIENCE, Workshop, assert_agreement, inspect};
 use protocol::{
     machine::MachineId,
     manifest::Manifest,
@@ -15,7 +14,6 @@ use std::{
     process::Command,
     time::{Duration, Instant},
 };
-use support::{PATIENCE, Workshop, assert_agreement, inspect};
 
 fn machines_shown(state: &Path) -> Vec<serde_json::Value> {
     let shown: serde_json::Value = serde_json::from_str(&inspect(state, &["log", "show", "--json"])).unwrap();
@@ -40,6 +38,7 @@ fn a_rolled_back_directory_goes_on_as_a_new_incarnation() {
     let workshop = Workshop::new();
     let first = workshop.first("first", &["--samples", "200"]);
     let (address, _) = first.join_line();
+    first.until_gradients(200);
     let run = |samples: &str| {
         workshop.node("second", &["--bootstrap", &address, "--samples", samples, "--exit-when-idle", "2"])
     };
@@ -61,6 +60,7 @@ fn a_copied_directory_goes_on_beside_the_original() {
     let workshop = Workshop::new();
     let first = workshop.first("first", &["--samples", "200"]);
     let (address, _) = first.join_line();
+    first.until_gradients(200);
     let run = |name: &str, samples: &str| {
         workshop.node(name, &["--bootstrap", &address, "--samples", samples, "--exit-when-idle", "3"])
     };

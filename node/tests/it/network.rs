@@ -1,9 +1,6 @@
 //! The network on loopback: several nodes in one process, honest and not; with peers that decide, and without.
 
-#[path = "support/fed.rs"]
-mod fed;
-
-use fed::{Births, Fed, Place};
+use crate::support::fed::{self, Births, Fed, Place};
 use futures::future::select_all;
 use node::network::{
     Event, Multiaddr, Network, NetworkConfig, PublishError, StartError, parse_bootstrap, parse_bootstrap_of_another,

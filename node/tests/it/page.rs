@@ -2,11 +2,8 @@
 //! DevTools protocol; skipped where there is none). With `ONEBYTE_SCREENSHOTS=<dir>` pictures of the page are left
 //! there.
 
-#[path = "support/browser.rs"]
-mod browser;
-mod support;
-
-use browser::{Browser, Page};
+use crate::support::browser::{Browser, Page};
+use crate::support::{Node, PATIENCE, Workshop, inspect};
 use node::watch::{
     Bytes, Forecast, Gradients, HeldOut, Load, Machine, Neighbour, Phase, RECENT_BYTES, Snapshot, VERSION,
     http::CONNECTIONS_MAX, http::Listener,
@@ -20,7 +17,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use support::{Node, PATIENCE, Workshop, inspect};
 use tokio::sync::watch;
 
 const DESKTOP: (u32, u32) = (1280, 900);

@@ -1,13 +1,11 @@
 //! The way into a run: its manifest, then its base.
 
-mod support;
-
+use crate::support::{Channel, Lab, base, base_digests, goal, manifest, other_run, run, run_of};
 use peer::{Answer, Input, NodeId, Notice, Output, leave::Departure, limits::BAN_MS};
 use protocol::{
     manifest::{BASE_CHUNK_BYTES, BaseModel, Manifest},
     message::{BASE_DIGESTS_MAX, Question, Response},
 };
-use support::{Channel, Lab, base, base_digests, goal, manifest, other_run, run, run_of};
 
 /// A node that has everything, and one that has nothing and calls it.
 fn lab(seed: u64) -> Lab {

@@ -1,7 +1,6 @@
 //! What real nodes were told is told again: `node --record`, and the peer that the simulator runs.
 
-mod support;
-
+use crate::support::{Workshop, command};
 use node::storage::StateDir;
 use peer::record::{Replay, ReplayError};
 use std::{
@@ -10,7 +9,6 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use support::{Workshop, command};
 
 /// Steps of the recording, all of which come out as they were recorded.
 fn replays(file: &Path) -> u64 {
@@ -68,7 +66,7 @@ fn what_three_nodes_were_told_gives_the_same_outputs_again_also_of_one_that_was_
     for node in [&first, &second, &third] {
         node.hear("at rest: ");
     }
-    let states: Vec<PathBuf> = [first, second, third].into_iter().map(support::Node::leave).collect();
+    let states: Vec<PathBuf> = [first, second, third].into_iter().map(crate::support::Node::leave).collect();
     let files = names.map(PathBuf::from);
     for file in &files {
         let steps = replays(file);

@@ -1,7 +1,6 @@
 //! The base model of a run in a state directory: damaged, in other files, partly frozen.
 
-mod support;
-
+use crate::support::{Workshop, in_shards, inspect};
 use engine::{
     base::{Base, BaseSettings, Trained},
     embedded,
@@ -17,7 +16,6 @@ use protocol::{
     replica::Settings,
 };
 use std::{fs, path::Path, process::Command};
-use support::{Workshop, in_shards, inspect};
 
 fn settings(trained: Trained) -> BaseSettings {
     let hyperparameters = Hyperparameters {

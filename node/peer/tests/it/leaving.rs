@@ -1,10 +1,8 @@
 //! Leaving: nothing acknowledged is lost, and it ends.
 
-mod support;
-
+use crate::support::{Channel, Lab, goal, ledger_of, machine};
 use peer::{GoalSettings, Input, Notice, Output, Work, leave::Departure};
 use protocol::message::{Gossip, Push};
-use support::{Channel, Lab, goal, ledger_of, machine};
 
 fn leave(lab: &mut Lab, number: usize) {
     lab.tell(number, Input::Leave);
@@ -163,7 +161,7 @@ fn leaving_before_the_start_ends_at_once() {
     let mut lab = Lab::new(1);
     lab.add();
     lab.boot(0);
-    lab.tell(0, Input::Run(support::run()));
+    lab.tell(0, Input::Run(crate::support::run()));
     lab.tell(0, Input::BaseReady);
     leave(&mut lab, 0);
     assert_eq!(lab.nodes[0].left, Some(Departure::Clean));

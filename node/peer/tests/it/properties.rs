@@ -2,8 +2,7 @@
 //! strangers who send anything. What must hold at every step the laboratory checks (`support/node.rs`); what must come
 //! of it is checked here.
 
-mod support;
-
+use crate::support::{CHANNELS, Lab, Tempo, base_digests, goal, ledger_of, machine, other_run, run, signer};
 use peer::{Answer, Config, CurvePoint, GoalSettings, Input, Look, NodeId, Peer};
 use protocol::{
     anti_entropy::Want,
@@ -20,7 +19,6 @@ use rand_xoshiro::{
     rand_core::{Rng, SeedableRng},
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use support::{CHANNELS, Lab, Tempo, base_digests, goal, ledger_of, machine, other_run, run, signer};
 
 /// The usual few; as many as `PEER_SEEDS` says; or the one that `PEER_SEED` names.
 fn seeds(usual: u64) -> std::ops::Range<u64> {

@@ -1,14 +1,12 @@
 //! Real nodes on loopback, on the embedded default: what README promises, in small.
 
-mod support;
+use crate::support::{Node, inspect};
+use std::{path::Path, process::Command};
 
-use std::{path::Path, process::Command, time::Duration};
-use support::{Node, inspect};
-
-fn start(directory: &Path, number: usize, join: &[&str], samples: u64) -> Node {
+fn start(directory: &Path, number: usize, arguments: &[&str], samples: u64) -> Node {
     let samples = samples.to_string();
-    let own = ["--exit-when-idle", "4", "--batch-size", "1", "--sequence-length", "32", "--samples", &samples];
-    Node::start(&directory.join(format!("state-{number}")), &[&own, join].concat())
+    let own = ["--batch-size", "1", "--sequence-length", "32", "--samples", &samples];
+    Node::start(&directory.join(format!("state-{number}")), &[&own, arguments].concat())
 }
 
 #[test]
@@ -19,16 +17,15 @@ fn machines_that_never_met_end_with_the_same_bits() {
     let (address, run) = first.join_line();
     let join = ["--bootstrap", &address, "--run", &run];
     let second = start(path, 2, &join, 150);
-    second.hear("held-out loss");
-    std::thread::park_timeout(Duration::from_millis(300));
+    second.until("gradients of its own", |status| status["own"]["total"].as_u64().is_some_and(|own| own > 0));
     // Killed with -9.
     drop(second);
     let second = start(path, 2, &join, 150);
     // The late one knows nothing but an address, and its own data come from another seed.
     let third = start(path, 3, &join[..2], 100);
-    for node in [first, second, third] {
-        node.finish();
-    }
+    let nodes = [first, second, third];
+    nodes.iter().for_each(|node| node.until_gradients(150 + 150 + 100));
+    nodes.into_iter().for_each(|node| drop(node.leave()));
     let digests: Vec<String> = (1..=3)
         .map(|number| {
             let state = path.join(format!("state-{number}"));
@@ -46,7 +43,7 @@ fn machines_that_never_met_end_with_the_same_bits() {
 fn inspecting_commands_answer_for_a_state_and_refuse_what_is_none() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
-    start(path, 1, &[], 20).finish();
+    start(path, 1, &["--exit-when-idle", "0"], 20).finish();
     let state = path.join("state-1");
     let eval: serde_json::Value = serde_json::from_str(&inspect(&state, &["eval", "--json"])).unwrap();
     let bits = eval["bits_per_byte"].as_f64().unwrap();

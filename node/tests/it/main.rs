@@ -1,0 +1,18 @@
+//! One program for all tests: each file more would be linked with everything once more.
+
+mod base;
+mod best;
+mod crash;
+mod hostile;
+mod log;
+mod netns;
+mod network;
+mod older;
+mod page;
+mod past;
+mod recipe;
+mod recording;
+mod recovery;
+mod support;
+mod swarm;
+mod traffic;
