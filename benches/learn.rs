@@ -137,8 +137,7 @@ fn main() -> Result<()> {
 /// A run's manifest and base, and the estimator that measures.
 struct Run {
     manifest: Manifest,
-    config: Vec<u8>,
-    tokenizer: Vec<u8>,
+    checkpoint: Checkpoint,
     /// Trained tensors as bytes.
     tensors: Vec<u8>,
     estimator: Estimator,
@@ -158,8 +157,7 @@ impl Run {
             authority: None,
             trained: Trained::All,
         };
-        let (config, tokenizer) = (checkpoint.config.clone(), checkpoint.tokenizer.clone());
-        let Started { mut manifest, base, .. } = base::start(checkpoint, settings, [0; 16])?;
+        let Started { mut manifest, base, .. } = base::start(checkpoint.clone(), settings, [0; 16])?;
         for text in &options.factor {
             let parts = text.split_once('=').with_context(|| format!("--factor {text}: expected NAME=FACTOR"))?;
             let factor: f64 = parts.1.parse().with_context(|| format!("--factor {text}"))?;
@@ -169,7 +167,7 @@ impl Run {
         }
         let mut tensors = Vec::new();
         base.weights.write_to(&mut tensors)?;
-        Ok(Self { manifest, config, tokenizer, tensors, estimator })
+        Ok(Self { manifest, checkpoint, tensors, estimator })
     }
 
     /// Trains, prints, and returns the last held-out figure: bits per byte, or accuracy.
@@ -232,7 +230,7 @@ impl Run {
         let manifest = self.manifest_of(seed);
         let own_seed = seed + (machine << 32);
         let weights = Weights::read_from(&manifest.tensors, &mut &self.tensors[..])?;
-        let (model, tokenizer) = model::load(&self.config, &self.tokenizer, weights.tensors())?;
+        let (model, tokenizer) = model::load(&self.checkpoint, weights.tensors())?;
         let (data, held_out) = texts(&tokenizer, seed, options)?;
         let mut trainer = Trainer::new(Parts {
             run: manifest.run_id()?,
@@ -258,7 +256,7 @@ impl Run {
 
 /// Prints what gradients at the base say, once for each seed.
 fn survey(checkpoint: Checkpoint, options: &Options) -> Result<()> {
-    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, checkpoint.architecture()?.interface())?;
+    let tokenizer = Tokenizer::of(&checkpoint)?;
     for seed in &options.seeds {
         let begin = Instant::now();
         let ground = survey::Ground {

@@ -73,7 +73,7 @@ impl Run {
         let files = base::files_within(&self.manifest.base.files, &self.base);
         let checkpoint = Checkpoint::of_files("random", files).expect("a sound checkpoint");
         let Base { checkpoint, weights, .. } = Base::of_run(&self.manifest, checkpoint).expect("the run's base");
-        let model = load(&checkpoint.config, &checkpoint.tokenizer, weights.tensors());
+        let model = load(&checkpoint, weights.tensors());
         let (model, tokenizer) = model.expect("a model");
         (weights, model, tokenizer)
     }

@@ -274,9 +274,22 @@ pub struct GenerateArgs {
     /// Tokens to add
     #[arg(long, default_value_t = 128)]
     pub tokens: usize,
-    /// 0 takes the likeliest token; higher is more varied
-    #[arg(long, default_value_t = 0.8)]
-    pub temperature: f64,
+    /// 0 takes the likeliest token; higher is more varied [default: as the model's generation_config.json samples, else
+    /// 0.8]
+    #[arg(long)]
+    pub temperature: Option<f64>,
+    /// Draw from so many of the likeliest tokens only; 0 for all [default: as the model's, else 0]
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Draw from the likeliest tokens that together have this probability [default: as the model's, else 0.95]
+    #[arg(long, value_name = "SHARE")]
+    pub top_p: Option<f64>,
+    /// Make tokens that were there before less likely; 1 changes nothing [default: as the model's, else 1]
+    #[arg(long, value_name = "FACTOR")]
+    pub repetition_penalty: Option<f64>,
+    /// Stop before this text. Repeatable
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
     /// Seed of the sampling
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

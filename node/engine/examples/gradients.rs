@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     let (windows, length) = (size(0, 8)?, size(1, 128)?);
     let checkpoint = Checkpoint::load(directory.as_ref())?;
     let tensors = checkpoint.tensors()?;
-    let (model, _) = load(&checkpoint.config, &checkpoint.tokenizer, &tensors)?;
+    let (model, _) = load(&checkpoint, &tensors)?;
     let vocabulary = model.interface().vocabulary;
     let token = |factor: usize, first: usize| move |i: usize| ((factor * i + first) % vocabulary) as u32;
     let ids: Vec<u32> = (0..windows * length).map(token(7_919, 13)).collect();

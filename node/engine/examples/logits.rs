@@ -15,7 +15,7 @@ fn main() -> Result<()> {
     let out = arguments.next();
     let checkpoint = Checkpoint::load(Path::new(&directory))?;
     let tensors = checkpoint.tensors()?;
-    let (model, tokenizer) = load(&checkpoint.config, &checkpoint.tokenizer, &tensors)?;
+    let (model, tokenizer) = load(&checkpoint, &tensors)?;
     let tokens = tokenizer.encode(&text)?;
     if let Some(out) = out {
         export(Path::new(&out), &checkpoint, &tensors)?;

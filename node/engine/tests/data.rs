@@ -11,7 +11,7 @@ use tempfile::TempDir;
 /// The embedded tokenizer: a token is a byte, 256 ends a text.
 fn tokenizer() -> Tokenizer {
     let checkpoint = embedded::checkpoint().unwrap();
-    Tokenizer::from_bytes(&checkpoint.tokenizer, checkpoint.architecture().unwrap().interface()).unwrap()
+    Tokenizer::of(&checkpoint).unwrap()
 }
 
 fn file(directory: &TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {

@@ -120,7 +120,7 @@ fn gradients_agree_with_central_differences_for_every_tensor() {
 fn the_embedded_models_gradients_are_its_slopes_along_single_weights() {
     let checkpoint = embedded::checkpoint().expect("the embedded model is sound");
     let tensors = checkpoint.tensors().expect("sound tensors");
-    let (model, tokenizer) = load(&checkpoint.config, &checkpoint.tokenizer, &tensors).expect("a model");
+    let (model, tokenizer) = load(&checkpoint, &tensors).expect("a model");
     let data: Dataset = embedded::training(1, &tokenizer, 65).expect("a text");
     let batch = data.batch(1, 0, 4).expect("a batch");
     let (_, gradients) = gradients(&*model, &tensors, &batch);

@@ -7,8 +7,8 @@ use engine::{
     data::Dataset,
     embedded,
     model::{
-        Architecture, Batch, Checkpoint, Interface, Layout, Model, Row, Sampling, Target, Tokenizer, architecture,
-        generate, load, token_losses,
+        Architecture, Batch, Checkpoint, Finish, Generated, Interface, Layout, Model, Row, Sampling, Target, Tokenizer,
+        architecture, generate, load, token_losses,
     },
     objective::{self, Choices, NextToken, Objective, evaluate},
 };
@@ -66,7 +66,7 @@ fn logits(model: &dyn Model, tokens: &Tensor) -> Tensor {
 /// The embedded model, its tokenizer, and the bytes of the latter.
 fn embedded_model() -> (Box<dyn Model>, Tokenizer, Vec<u8>) {
     let checkpoint = embedded::checkpoint().unwrap();
-    let (model, tokenizer) = load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors().unwrap()).unwrap();
+    let (model, tokenizer) = load(&checkpoint, &checkpoint.tensors().unwrap()).unwrap();
     (model, tokenizer, checkpoint.tokenizer)
 }
 
@@ -307,7 +307,7 @@ fn stories260k_agrees_with_the_reference_and_starts_where_pytorch_does() {
     let (Some(directory), Some(text)) = (data("stories260k"), data("tinyshakespeare/input.txt")) else { return };
     let checkpoint = Checkpoint::load(&directory).unwrap();
     let tensors = checkpoint.tensors().unwrap();
-    let (model, tokenizer) = load(&checkpoint.config, &checkpoint.tokenizer, &tensors).unwrap();
+    let (model, tokenizer) = load(&checkpoint, &tensors).unwrap();
     let tokens = tokens(2, 64, model.interface().vocabulary);
     let ours = logits(&*model, &tokens);
     let json = serde_json::from_slice(&checkpoint.config).unwrap();
@@ -335,24 +335,28 @@ fn the_embedded_model_knows_its_stories_and_not_yet_its_task() {
 #[test]
 fn generation_follows_its_seed_and_streams_all_of_its_text() {
     let (model, tokenizer, _) = embedded_model();
-    let write = |sampling: Sampling, prompt: &str| {
+    let write = |sampling: &Sampling, prompt: &str| {
         let mut text = String::new();
-        let written = generate(&*model, &tokenizer, prompt, &sampling, |piece| {
+        let written = generate(&*model, &tokenizer, &tokenizer.encode_whole(prompt)?, sampling, |piece| {
             text.push_str(piece);
             Ok(())
         });
-        written.map(|()| text)
+        written.map(|generated| (text, generated))
     };
     let sampling = Sampling { tokens_max: 40, seed: 5, ..Sampling::default() };
-    let text = write(sampling, "Once upon a").unwrap();
-    assert_eq!(text.len(), 40, "{text}");
-    assert_eq!(text, write(sampling, "Once upon a").unwrap());
-    assert_ne!(text, write(Sampling { seed: 6, ..sampling }, "Once upon a").unwrap());
+    let (text, generated) = write(&sampling, "Once upon a").unwrap();
+    assert_eq!((text.len(), generated), (40, Generated { tokens: 40, finish: Finish::Length }), "{text}");
+    assert_eq!(text, write(&sampling, "Once upon a").unwrap().0);
+    assert_ne!(text, write(&Sampling { seed: 6, ..sampling.clone() }, "Once upon a").unwrap().0);
+    // A text that ends it is not part of it.
+    let stop = text[10..14].to_owned();
+    let (stopped, generated) =
+        write(&Sampling { stop: vec![stop.clone()], ..sampling.clone() }, "Once upon a").unwrap();
+    assert_eq!((stopped.as_str(), generated.finish), (&text[..text.find(&stop).unwrap()], Finish::Stop));
     // A prompt longer than the model's window is cut, not refused.
-    assert_eq!(write(sampling, &"They sang. ".repeat(40)).unwrap().len(), 40);
-    assert!(write(sampling, "").unwrap_err().to_string().contains("prompt"));
-    assert!(write(Sampling { temperature: -1.0, ..sampling }, "a").is_err());
-    assert!(write(Sampling { top_p: 0.0, ..sampling }, "a").is_err());
+    assert_eq!(write(&sampling, &"They sang. ".repeat(40)).unwrap().0.len(), 40);
+    assert!(write(&sampling, "").unwrap_err().to_string().contains("prompt"));
+    assert!(write(&Sampling { temperature: -1.0, ..sampling }, "a").is_err());
 }
 
 #[test]

@@ -176,7 +176,7 @@ fn what_comes_from_the_string_is_what_the_starter_has() {
         let Written { base: described, out, .. } = again.write_to(Vec::new()).unwrap();
         assert_eq!((described.files, described.chunks_root), (manifest.base.files, manifest.base.chunks_root));
         assert!(out == string);
-        load(&again.checkpoint.config, &again.checkpoint.tokenizer, again.weights.tensors()).unwrap();
+        load(&again.checkpoint, again.weights.tensors()).unwrap();
     }
 }
 
@@ -301,7 +301,7 @@ fn spoiled_files_are_errors_without_a_panic_or_a_large_allocation() {
         let Ok(checkpoint) = Checkpoint::of_files("hostile", files(config, tokenizer, vec![weights])) else { continue };
         // Whoever wrote the manifest wrote these, too: they are read before they are compared.
         if let Ok(tensors) = checkpoint.tensors() {
-            read += usize::from(load(&checkpoint.config, &checkpoint.tokenizer, &tensors).is_ok());
+            read += usize::from(load(&checkpoint, &tensors).is_ok());
         }
         if spoiled != sound {
             let is_same = Base::of_run(&started.manifest, checkpoint).is_ok();

@@ -18,7 +18,7 @@ struct Setup {
 fn setup() -> Setup {
     let checkpoint = embedded::checkpoint().unwrap();
     let tensors = checkpoint.tensors().unwrap();
-    let load = || model::load(&checkpoint.config, &checkpoint.tokenizer, &tensors).unwrap();
+    let load = || model::load(&checkpoint, &tensors).unwrap();
     let (whole, tokenizer) = load();
     let data: Dataset = embedded::training(1, &tokenizer, 32).unwrap();
     let batches = [0, 1].map(|sample| data.batch(1, sample, 2).unwrap());

@@ -40,6 +40,8 @@ struct Inspected {
     model: Box<dyn Model>,
     tokenizer: Tokenizer,
     manifest: Arc<Manifest>,
+    /// How the base's own files sample, if they do.
+    sampling: Option<Sampling>,
 }
 
 impl Inspected {
@@ -48,12 +50,13 @@ impl Inspected {
         if best {
             let (_, log, base) = at_best(state)?;
             let (model, tokenizer) = base.model()?;
-            return Ok(Self { model, tokenizer, manifest: log.manifest });
+            return Ok(Self { model, tokenizer, manifest: log.manifest, sampling: base.sampling()? });
         }
         let opened = Opened::existing(state)?;
         let (_, weights) = opened.current_weights()?;
         let (model, tokenizer) = opened.model(&weights)?;
-        Ok(Self { model, tokenizer, manifest: opened.manifest })
+        let sampling = opened.state.base(&opened.manifest)?.checkpoint()?.sampling()?;
+        Ok(Self { model, tokenizer, manifest: opened.manifest, sampling })
     }
 }
 
@@ -88,7 +91,7 @@ fn chosen(best: &Best) {
 /// Loss and bits per byte, or accuracy.
 pub fn eval(args: &EvalArgs) -> Result<()> {
     ensure!(args.batch_size > 0, "--batch-size 0: must be at least 1");
-    let Inspected { model, tokenizer, manifest } = Inspected::of(&args.state.state, args.best)?;
+    let Inspected { model, tokenizer, manifest, .. } = Inspected::of(&args.state.state, args.best)?;
     let data = evaluation_text(&manifest, args.data.as_deref(), &tokenizer, args.sequence_length)?;
     let objective = objective::to_evaluate(&manifest.objective, &data);
     let evaluation = evaluate(&*objective, &*model, &data, args.batch_size, None)?;
@@ -157,17 +160,31 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 
 /// A continuation, as it comes.
 pub fn generate(args: &GenerateArgs) -> Result<()> {
-    let Inspected { model, tokenizer, .. } = Inspected::of(&args.state.state, args.best)?;
-    let sampling =
-        Sampling { temperature: args.temperature, seed: args.seed, tokens_max: args.tokens, ..Sampling::default() };
+    let Inspected { model, tokenizer, sampling, .. } = Inspected::of(&args.state.state, args.best)?;
+    let sampling = chosen_sampling(args, sampling.unwrap_or_default());
+    let prompt = tokenizer.encode_whole(&args.prompt)?;
+    let prompt = if prompt.is_empty() { tokenizer.bos().into_iter().collect() } else { prompt };
     let mut out = std::io::stdout().lock();
     write!(out, "{}", args.prompt)?;
-    model::generate(&*model, &tokenizer, &args.prompt, &sampling, |text| {
+    model::generate(&*model, &tokenizer, &prompt, &sampling, |text| {
         write!(out, "{text}")?;
         Ok(out.flush()?)
     })?;
     writeln!(out)?;
     Ok(())
+}
+
+/// What the command line says over `usual`, the model's own settings or the program's.
+fn chosen_sampling(args: &GenerateArgs, usual: Sampling) -> Sampling {
+    Sampling {
+        temperature: args.temperature.unwrap_or(usual.temperature),
+        top_k: args.top_k.unwrap_or(usual.top_k),
+        top_p: args.top_p.unwrap_or(usual.top_p),
+        repetition_penalty: args.repetition_penalty.unwrap_or(usual.repetition_penalty),
+        seed: args.seed,
+        tokens_max: args.tokens,
+        stop: args.stop.clone(),
+    }
 }
 
 /// Withdraws a machine's samples. The node spreads it when it runs next.

@@ -89,7 +89,7 @@ fn look(ground: Ground<'_>) -> Option<Survey> {
 
 /// The text that this machine will train on.
 fn training_text(settings: &Settings, checkpoint: &Checkpoint, seed: u64) -> Result<Dataset> {
-    let (_, tokenizer) = model::load(&checkpoint.config, &checkpoint.tokenizer, &checkpoint.tensors()?)?;
+    let (_, tokenizer) = model::load(&checkpoint, &checkpoint.tensors()?)?;
     let length = settings.sequence_length;
     match &settings.data {
         Some(path) if settings.eval.is_some() => Dataset::load(path, &tokenizer, length),

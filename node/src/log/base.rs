@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use engine::{
     base, embedded,
-    model::{self, Checkpoint, Model, Tokenizer},
+    model::{self, Checkpoint, Model, Sampling, Tokenizer},
     weights::Weights,
 };
 use std::path::Path;
@@ -43,7 +43,12 @@ impl Base {
 
     /// The model over the weights as they are, and its tokenizer.
     pub fn model(&self) -> Result<(Box<dyn Model>, Tokenizer)> {
-        model::load(&self.checkpoint.config, &self.checkpoint.tokenizer, self.weights.tensors())
+        model::load(&self.checkpoint, self.weights.tensors())
+    }
+
+    /// How its files sample, if they do.
+    pub fn sampling(&self) -> Result<Option<Sampling>> {
+        self.checkpoint.sampling()
     }
 
     /// Writes the weights as they are as a Hugging Face directory, new or empty.

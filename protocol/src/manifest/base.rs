@@ -42,11 +42,18 @@ pub enum Role {
     Weights,
     /// Everything in one file, whose name ends in `.gguf`.
     Gguf,
+    /// What tools other than ours read of the tokenizer: `tokenizer.model`, `vocab.json`, `merges.txt`, `vocab.txt`,
+    /// `added_tokens.json`, `chat_template.json`.
+    TokenizerPart,
 }
+
+/// Names of the files of role [`Role::TokenizerPart`].
+const TOKENIZER_PARTS: [&str; 6] =
+    ["added_tokens.json", "chat_template.json", "merges.txt", "tokenizer.model", "vocab.json", "vocab.txt"];
 
 impl Role {
     /// Every role, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Config,
         Self::Tokenizer,
         Self::TokenizerConfig,
@@ -56,9 +63,18 @@ impl Role {
         Self::WeightsIndex,
         Self::Weights,
         Self::Gguf,
+        Self::TokenizerPart,
     ];
 
-    /// The one name that a file of this role may have; None for weights, which have many.
+    /// The names that a file of this role may have; none for weights, which have any.
+    pub fn file_names(self) -> Vec<&'static str> {
+        match self {
+            Self::TokenizerPart => TOKENIZER_PARTS.to_vec(),
+            _ => self.file_name().into_iter().collect(),
+        }
+    }
+
+    /// The one name that a file of this role may have; None for those that have many.
     pub fn file_name(self) -> Option<&'static str> {
         Some(match self {
             Self::Config => "config.json",
@@ -68,7 +84,7 @@ impl Role {
             Self::GenerationConfig => "generation_config.json",
             Self::SpecialTokens => "special_tokens_map.json",
             Self::WeightsIndex => "model.safetensors.index.json",
-            Self::Weights | Self::Gguf => return None,
+            Self::Weights | Self::Gguf | Self::TokenizerPart => return None,
         })
     }
 
@@ -78,7 +94,7 @@ impl Role {
             Self::Config | Self::ChatTemplate | Self::GenerationConfig | Self::SpecialTokens => 1 << 20,
             Self::TokenizerConfig => 1 << 24,
             Self::WeightsIndex => 1 << 24,
-            Self::Tokenizer => 1 << 26,
+            Self::Tokenizer | Self::TokenizerPart => 1 << 26,
             Self::Weights | Self::Gguf => WEIGHTS_BYTES_MAX,
         }
     }
@@ -87,7 +103,7 @@ impl Role {
         match self {
             Self::Weights => name.ends_with(".safetensors"),
             Self::Gguf => name.ends_with(".gguf"),
-            _ => self.file_name() == Some(name),
+            _ => self.file_names().contains(&name),
         }
     }
 }

@@ -62,7 +62,7 @@ impl Language {
             None => embedded::checkpoint()?,
         };
         let architecture = checkpoint.architecture()?;
-        let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, architecture.interface())?;
+        let tokenizer = Tokenizer::of(&checkpoint)?;
         let length = settings.sequence_length;
         let texts = settings.data.as_ref().map(|path| Dataset::load_split(path, &tokenizer, length)).transpose()?;
         let has_choices = texts.as_ref().is_some_and(|(data, _)| data.has_choices());

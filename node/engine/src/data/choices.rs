@@ -79,7 +79,7 @@ pub fn encode(
     let longest = encoded.iter().map(Vec::len).max().unwrap_or(0);
     let kept = ids.len().min(sequence_length - longest);
     let cut = kept < ids.len();
-    ids.drain(..ids.len() - kept);
+    tokenizer.cut_start(&mut ids, kept);
     let lengths = encoded.iter().map(|choice| choice.len() as u32).collect();
     encoded.iter().for_each(|choice| ids.extend(choice));
     Ok(Encoded { ids, question: Question { start: 0, prompt: kept as u32, answer, choices: lengths }, cut })
@@ -113,6 +113,7 @@ fn tokens(prompt: &str, choices: &[String], tokenizer: &Tokenizer) -> Result<(Ve
         Some(following) => following.into_iter().map(<[u32]>::to_vec).collect(),
         None => choices.iter().map(|choice| tokenizer.encode(choice)).collect::<Result<_>>()?,
     };
+    ids.splice(..0, tokenizer.opening().iter().copied());
     if ids.is_empty() {
         ids.extend(tokenizer.bos());
     }

@@ -123,7 +123,7 @@ impl Document {
 fn encode(line: Line, tokenizer: &Tokenizer, sequence_length: usize) -> Result<Document> {
     match line {
         Line { text: Some(text), prompt: None, completion: None, choices: None, answer: None } => {
-            Ok(Document { ids: tokenizer.encode(&text)?, form: Form::Text, bytes: text.len() as u64, cut: false })
+            Ok(Document { ids: tokenizer.encode_whole(&text)?, form: Form::Text, bytes: text.len() as u64, cut: false })
         }
         Line { text: None, prompt: Some(prompt), completion: Some(completion), choices: None, answer: None } => {
             encode_completion(&prompt, &completion, tokenizer, sequence_length)
@@ -144,20 +144,20 @@ fn encode_completion(
     tokenizer: &Tokenizer,
     sequence_length: usize,
 ) -> Result<Document> {
-    let mut prompt = tokenizer.encode(prompt)?;
+    let mut prompt = [tokenizer.opening(), &tokenizer.encode(prompt)?].concat();
     if prompt.is_empty() {
         prompt.extend(tokenizer.bos());
     }
     let mut ids = tokenizer.encode(completion)?;
     ensure!(!prompt.is_empty(), "the prompt is empty and the model has no token that starts a text");
     ensure!(!ids.is_empty(), "the completion is empty, there is nothing to learn");
-    // The end of the text is part of what is learned, so that generation stops there.
-    ids.extend(tokenizer.eos().first());
+    // The end of the turn is part of what is learned, so that generation stops there.
+    ids.extend(tokenizer.turn_end());
     // The end of the prompt and the start of the completion are what fits the window best.
     ids.truncate(sequence_length - 1);
     let kept = prompt.len().min(sequence_length - ids.len());
     let cut = kept < prompt.len();
-    prompt.drain(..prompt.len() - kept);
+    tokenizer.cut_start(&mut prompt, kept);
     prompt.append(&mut ids);
     Ok(Document { ids: prompt, form: Form::Completion(kept as u32), bytes: completion.len() as u64, cut })
 }

@@ -1,6 +1,6 @@
 //! A machine's own data: files → documents → rows of tokens → batches.
 //!
-//! Plain text is one stream of tokens without BOS, cut into windows of `sequence_length` tokens that do not overlap; a
+//! Plain text is one stream of tokens, each file with what the tokenizer's post-processor puts around it, cut into windows of `sequence_length` tokens that do not overlap; a
 //! window predicts all its tokens but the first. JSON Lines are documents: `text`, cut into windows of which the last
 //! is shorter; `prompt` and `completion`, one window each, with the loss on the completion only; or `prompt`, `choices`
 //! and `answer`, one row each, which holds the prompt once. A file of windows has no choices, and the other way round.
@@ -80,7 +80,9 @@ impl Dataset {
     pub fn from_text(text: &str, tokenizer: &Tokenizer, sequence_length: usize) -> Result<Self> {
         ensure!(sequence_length >= 2, "sequence length {sequence_length} is too short, a window needs 2 tokens");
         let mut tokens = Tokens::for_vocabulary(tokenizer.vocabulary());
+        tokens.extend(tokenizer.opening());
         text::encode_text(text, tokenizer, &mut tokens)?;
+        tokens.extend(tokenizer.closing());
         let rows = Rows::Windows(stream_windows(0, tokens.len(), sequence_length));
         let part = Part { rows, tokens: tokens.len() as u64, bytes: text.len() as u64, cut: 0 };
         Self::of_part(Arc::new(tokens), part, sequence_length)

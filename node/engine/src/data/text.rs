@@ -38,11 +38,17 @@ pub fn load_texts(
         let here = character_boundary(&text, split.saturating_sub(offset).min(length) as usize);
         let (first, last) = text.split_at(here);
         let in_file = || format!("in {}", file.display());
-        encode_text(first, tokenizer, tokens).with_context(in_file)?;
+        // What opens and closes a text stands where the file begins and ends, on whichever side that is.
+        if !first.is_empty() {
+            tokens.extend(tokenizer.opening());
+            encode_text(first, tokenizer, tokens).with_context(in_file)?;
+        }
         if !last.is_empty() {
             eval_start.get_or_insert(tokens.len());
+            tokens.extend(if first.is_empty() { tokenizer.opening() } else { &[] });
             encode_text(last, tokenizer, tokens).with_context(in_file)?;
         }
+        tokens.extend(if text.is_empty() { &[] } else { tokenizer.closing() });
         train.bytes += first.len() as u64;
         eval.bytes += last.len() as u64;
         offset += length;

@@ -53,19 +53,38 @@ pub trait Architecture {
     /// Hugging Face names and shapes of all weights, in no particular order.
     fn tensors(&self) -> Vec<(String, Vec<usize>)>;
 
+    /// What begins the names of all tensors but the head's, with its dot: files may leave it out.
+    fn prefix(&self) -> &'static str;
+
+    /// The output head, as the config has it.
+    fn head(&self) -> Head;
+
+    /// The same model with an output head of its own, whether or not the config ties it.
+    fn with_own_head(&self) -> Box<dyn Architecture>;
+
     /// Where the tensor of this name, one of [`Architecture::tensors`], is first used.
     fn stage(&self, name: &str) -> Stage;
 
     /// How much more, relative to its own size, a run moves the tensor of this name than others: found by measurement.
     fn emphasis(&self, name: &str) -> f64;
 
-    /// Whether a checkpoint may hold a tensor of this name that is no weight: a table of constants, or a copy of a tied
-    /// weight.
+    /// Whether a checkpoint may hold a tensor of this name that is no weight: a table of constants.
     fn is_redundant(&self, name: &str) -> bool;
 
     /// Builds the model on clones of `tensors`, which share their storage. Errors if one of [`Architecture::tensors`]
     /// is missing, has another shape, or is not contiguous f32 where the model computes.
     fn model(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Box<dyn Model>>;
+}
+
+/// Names of the output head's weight and of the token embedding's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// The head's.
+    pub name: String,
+    /// The embedding's, which has the same shape.
+    pub embedding: String,
+    /// Whether the two are one tensor, which goes by the embedding's name.
+    pub is_tied: bool,
 }
 
 /// What a model's callers must know of it, whatever its family.

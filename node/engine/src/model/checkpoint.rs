@@ -4,18 +4,19 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use half::{bf16, f16};
 use protocol::manifest::{ElementType, Role};
-use safetensors::{Dtype, tensor::Metadata};
+use safetensors::Dtype;
 use std::{
     collections::BTreeMap,
-    io::{Read, Seek, SeekFrom},
+    io::{Read as _, Seek as _, SeekFrom},
     path::Path,
 };
 
-use super::{Architecture, architecture, directory, files::OriginalFile};
+use super::{
+    Architecture, architecture, architecture::Head, checkpoint_header::read_header, directory, files::OriginalFile,
+    sampling::Sampling, special_tokens::json, unusable::quantised,
+};
 use crate::device;
 
-/// Largest header of a safetensors file, bytes: some fifty thousand tensors. It may come from a peer.
-const HEADER_BYTES_MAX: u64 = 8 << 20;
 /// Bytes that are read and converted at a time.
 const READ_BYTES: usize = 1 << 20;
 
@@ -32,6 +33,8 @@ pub struct Checkpoint {
     pub tokenizer: Vec<u8>,
     /// By Hugging Face name: exactly those of [`Architecture::tensors`].
     stored: BTreeMap<String, StoredTensor>,
+    /// Whether there is an output head that is not the embedding, whatever the config says.
+    has_own_head: bool,
 }
 
 /// Where one tensor is.
@@ -60,15 +63,26 @@ impl Element {
             Self::F16 | Self::Bf16 => 2,
         }
     }
+
+    /// From the bytes of one element to its value.
+    fn convert(self) -> fn(&[u8]) -> f32 {
+        match self {
+            Self::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            Self::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
+            Self::Bf16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+        }
+    }
 }
 
 impl Checkpoint {
-    /// Finds the files of the model in `directory`, and reads all but the values of tensors.
+    /// Finds the files of the model in `directory`, which may be a hub's cache at any level, and reads all but the values
+    /// of tensors.
     ///
     /// Weights may be f32, f16 or bf16. Tables of constants and copies of tied weights are skipped. Errors name the
     /// file, the tensor and what to do.
     pub fn load(directory: &Path) -> Result<Self> {
-        Self::of_files(&directory::source(directory), directory::files(directory)?)
+        let directory = directory::find(directory)?;
+        Self::of_files(&directory::source(&directory), directory::files(&directory)?)
     }
 
     /// The same from files, wherever they are, in the order of (role, name).
@@ -77,27 +91,66 @@ impl Checkpoint {
         let architecture = architecture(&config).with_context(|| format!("in the config.json of {source}"))?;
         let tokenizer = read(&files, Role::Tokenizer)?;
         let mut finder = Finder {
-            architecture: &*architecture,
+            head: architecture.head(),
             wanted: architecture.tensors().into_iter().collect(),
+            architecture: &*architecture,
             stored: BTreeMap::new(),
         };
         for (index, file) in files.iter().enumerate().filter(|(_, file)| file.role == Role::Weights) {
-            finder.look_into(index, file).with_context(|| format!("in {}", file.describe()))?;
+            let found = finder.look_into(index, file).with_context(|| format!("in {}", file.describe()));
+            found.map_err(|error| match quantised(&config) {
+                Some(how) => error.context(how),
+                None => error,
+            })?;
         }
-        let Finder { wanted, stored, .. } = finder;
-        if let Some(name) = wanted.keys().next() {
-            bail!(
-                "{source} lacks {} of the weights that its config.json describes, first {name}; \
-                 the download is incomplete, or config.json is another model's",
-                wanted.len()
-            );
+        finder.check_complete(source)?;
+        let stored = finder.stored;
+        let mut this = Self { source: source.to_owned(), files, config, tokenizer, stored, has_own_head: false };
+        this.settle_head(&architecture.head())?;
+        Ok(this)
+    }
+
+    /// Of a tied model that stores an embedding and a head, the head is the model's own where the two differ, and left
+    /// out where they do not; as transformers reads it. A head alone is the embedding as well.
+    fn settle_head(&mut self, head: &Head) -> Result<()> {
+        if !head.is_tied {
+            return Ok(());
         }
-        Ok(Self { source: source.to_owned(), files, config, tokenizer, stored })
+        let Some(stored) = self.stored.get(&head.name).cloned() else { return Ok(()) };
+        if !self.stored.contains_key(&head.embedding) {
+            self.stored.remove(&head.name);
+            self.stored.insert(head.embedding.clone(), stored);
+            return Ok(());
+        }
+        let [own, embedding] = [&head.name, &head.embedding].map(|name| self.digest_of_values(name));
+        self.has_own_head = own? != embedding?;
+        if !self.has_own_head {
+            self.stored.remove(&head.name);
+        }
+        Ok(())
+    }
+
+    /// BLAKE3 of a tensor's values as f32.
+    fn digest_of_values(&self, name: &str) -> Result<[u8; 32]> {
+        let (convert, bytes) = (self.find(name)?.element.convert(), self.find(name)?.element.bytes());
+        let mut hasher = blake3::Hasher::new();
+        self.for_each_bytes(name, |piece| {
+            let values: Vec<u8> = piece.chunks_exact(bytes).flat_map(|value| convert(value).to_le_bytes()).collect();
+            hasher.update(&values);
+            Ok(())
+        })?;
+        Ok(*hasher.finalize().as_bytes())
     }
 
     /// The model that the config describes.
     pub fn architecture(&self) -> Result<Box<dyn Architecture>> {
-        architecture(&self.config)
+        let architecture = architecture(&self.config)?;
+        Ok(if self.has_own_head { architecture.with_own_head() } else { architecture })
+    }
+
+    /// How `generation_config.json` samples, if it does.
+    pub fn sampling(&self) -> Result<Option<Sampling>> {
+        Ok(Sampling::of_generation_config(&json(&self.files, Role::GenerationConfig)?))
     }
 
     /// The tensors' names and shapes, in order.
@@ -117,11 +170,7 @@ impl Checkpoint {
     /// The values of tensor `name`: f32, which holds each of them exactly, contiguous. Errors if one is not finite.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let stored = self.find(name)?;
-        let convert: fn(&[u8]) -> f32 = match stored.element {
-            Element::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-            Element::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
-            Element::Bf16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        };
+        let convert = stored.element.convert();
         let elements: usize = stored.shape.iter().product();
         let mut values = Vec::new();
         values
@@ -173,9 +222,14 @@ fn read(files: &[OriginalFile], role: Role) -> Result<Vec<u8>> {
     file.with_context(|| format!("the base has no {name}; a Hugging Face checkpoint has one"))?.read()
 }
 
+/// What some tools put before every name: data-parallel and compiled models, adapters that were merged, models within
+/// models.
+const WRAPPERS: [&str; 5] = ["", "module.", "_orig_mod.", "base_model.model.", "language_model."];
+
 /// Looks for the model's tensors in one file after the other.
 struct Finder<'a> {
     architecture: &'a dyn Architecture,
+    head: Head,
     wanted: BTreeMap<String, Vec<usize>>,
     stored: BTreeMap<String, StoredTensor>,
 }
@@ -184,45 +238,81 @@ impl Finder<'_> {
     /// Moves what one safetensors file has from `wanted` to `stored`.
     fn look_into(&mut self, index: usize, file: &OriginalFile) -> Result<()> {
         let (metadata, data_start) = read_header(file)?;
-        for (name, info) in metadata.tensors() {
+        for (stored_name, info) in metadata.tensors() {
+            let Some(name) = self.canonical(&stored_name) else {
+                bail!(
+                    "tensor {stored_name} is not part of the model that config.json describes; config.json may be another \
+                     model's"
+                );
+            };
             if self.architecture.is_redundant(&name) {
                 continue;
             }
-            let Some(shape) = self.wanted.remove(&name) else {
-                let repeated =
-                    if self.stored.contains_key(&name) { "is there twice" } else { "is not part of the model" };
-                bail!("tensor {name} {repeated} that config.json describes; config.json may be another model's");
-            };
             ensure!(
-                shape == info.shape,
-                "tensor {name} has shape {:?}, config.json asks for {shape:?}; config.json may be another model's",
-                info.shape
+                !self.stored.contains_key(&name),
+                "tensor {stored_name} is there twice; config.json may be another model's"
             );
-            let element = element(info.dtype).with_context(|| format!("cannot use tensor {name}"))?;
+            let shape = self.wanted.remove(&name).or_else(|| self.shape_of_embedding());
+            let Some(shape) = shape.filter(|shape| *shape == info.shape) else {
+                bail!(
+                    "tensor {stored_name} has shape {:?}, config.json asks for {:?}; config.json may be another model's",
+                    info.shape,
+                    self.expected(&name).unwrap_or_default()
+                );
+            };
+            let element = element(info.dtype).with_context(|| format!("cannot use tensor {stored_name}"))?;
             let start = data_start + info.data_offsets.0 as u64;
             self.stored.insert(name, StoredTensor { file: index, start, element, shape });
         }
         Ok(())
     }
-}
 
-/// The header of a safetensors file, whose ranges lie within the file, and where the data begin.
-fn read_header(file: &OriginalFile) -> Result<(Metadata, u64)> {
-    let mut section = file.open()?;
-    let mut length = [0u8; 8];
-    section.read_exact(&mut length).context("the file is too short for a safetensors header; download it again")?;
-    let header_bytes = u64::from_le_bytes(length);
-    ensure!(
-        header_bytes <= HEADER_BYTES_MAX && header_bytes <= file.bytes - 8,
-        "this is not a safetensors file: its header claims {header_bytes} bytes; download it again"
-    );
-    let mut header = vec![0u8; header_bytes as usize];
-    section.read_exact(&mut header).context("cannot read the header")?;
-    let metadata: Metadata =
-        serde_json::from_slice(&header).context("malformed safetensors header; download it again")?;
-    let (found, data) = (file.bytes - 8 - header_bytes, metadata.data_len() as u64);
-    ensure!(found == data, "the file has {found} bytes of weights, its header says {data}; download it again");
-    Ok((metadata, 8 + header_bytes))
+    /// The name in [`Architecture::tensors`], the head's, or a redundant one, of a tensor that a file calls `stored`:
+    /// with or without the prefix of the family, and without those of [`WRAPPERS`].
+    fn canonical(&self, stored: &str) -> Option<String> {
+        let prefix = self.architecture.prefix();
+        let is_known = |name: &String| {
+            self.wanted.contains_key(name)
+                || self.stored.contains_key(name)
+                || *name == self.head.name
+                || self.architecture.is_redundant(name)
+        };
+        let of = |name: &str| {
+            let without = name.strip_prefix(prefix).map(str::to_owned);
+            [Some(name.to_owned()), Some(format!("{prefix}{name}")), without].into_iter().flatten().find(is_known)
+        };
+        WRAPPERS.iter().find_map(|wrapper| of(stored.strip_prefix(wrapper)?))
+    }
+
+    /// Of a tied head, which is like the embedding.
+    fn shape_of_embedding(&self) -> Option<Vec<usize>> {
+        self.expected(&self.head.embedding)
+    }
+
+    fn expected(&self, name: &str) -> Option<Vec<usize>> {
+        let name = if *name == self.head.name && self.head.is_tied { &self.head.embedding } else { name };
+        self.architecture.tensors().into_iter().find(|(found, _)| found == name).map(|(_, shape)| shape)
+    }
+
+    /// Errors if a weight was not found.
+    fn check_complete(&mut self, source: &str) -> Result<()> {
+        let Head { name: head, embedding, is_tied } = &self.head;
+        if *is_tied && self.stored.contains_key(head) {
+            self.wanted.remove(embedding);
+        }
+        let Some(name) = self.wanted.keys().next() else { return Ok(()) };
+        ensure!(
+            name != head || self.wanted.len() > 1,
+            "{source} has no output head ({head}), and its config.json does not say that the embedding is the head: it was \
+             saved without its head (AutoModel instead of AutoModelForCausalLM). Take the checkpoint that has one, or, if \
+             embedding and head are the same, say \"tie_word_embeddings\": true in config.json"
+        );
+        bail!(
+            "{source} lacks {} of the weights that its config.json describes, first {name}; \
+             the download is incomplete, or config.json is another model's",
+            self.wanted.len()
+        );
+    }
 }
 
 fn element(dtype: Dtype) -> Result<Element> {

@@ -3,98 +3,164 @@
 use anyhow::{Context, Result, bail, ensure};
 use protocol::manifest::{Role, is_source};
 use serde::Deserialize;
+use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use super::files::OriginalFile;
+use super::{
+    checkpoint_header::read_header,
+    files::OriginalFile,
+    hub_cache::{check_link, hub_name, snapshot},
+    unusable::{check_content, without_config, without_tokenizer, without_weights},
+};
 
 #[derive(Deserialize)]
 struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The files of the model in `directory`, in the order of (role, name): `config.json`, `tokenizer.json`, what of
-/// `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json` and `special_tokens_map.json` is there, and
-/// `model.safetensors`, or `model.safetensors.index.json` and its shards.
-pub fn files(directory: &Path) -> Result<Vec<OriginalFile>> {
+/// The directory of the checkpoint that `path` means: `path`, or a snapshot in the hub's cache. Errors say what `path`
+/// is instead.
+pub fn find(path: &Path) -> Result<PathBuf> {
+    if path.is_file() {
+        check_content(path)?;
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        bail!("{} is a file: give the directory that it is in, {}", path.display(), directory.display());
+    }
     ensure!(
-        directory.is_dir(),
+        path.is_dir(),
         "model directory {} does not exist; give a directory with config.json, tokenizer.json and model.safetensors",
-        directory.display()
+        path.display()
     );
+    let directory = snapshot(path)?;
+    let config = directory.join("config.json");
+    check_link(&config)?;
+    ensure!(config.is_file(), "{}", without_config(&directory));
+    Ok(directory)
+}
+
+/// The files of the model in `directory`, in the order of (role, name): `config.json`, `tokenizer.json`, what of
+/// `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json`, `special_tokens_map.json` and of other files of
+/// a tokenizer is there, and `model.safetensors`, or `model.safetensors.index.json` and its shards.
+pub fn files(directory: &Path) -> Result<Vec<OriginalFile>> {
+    ensure!(directory.join("tokenizer.json").exists(), "{}", without_tokenizer(directory));
     let mut files = Vec::new();
-    for role in Role::ALL {
-        let Some(path) = role.file_name().map(|name| directory.join(name)) else { continue };
-        let is_needed = matches!(role, Role::Config | Role::Tokenizer);
-        // The index belongs to the shards.
-        if role == Role::WeightsIndex || !is_needed && !path.exists() {
-            continue;
+    // The index belongs to the shards.
+    for role in Role::ALL.into_iter().filter(|role| *role != Role::WeightsIndex) {
+        for name in role.file_names() {
+            let path = directory.join(name);
+            check_link(&path)?;
+            if path.exists() {
+                files.push(original(role, path)?);
+            }
         }
-        let file = OriginalFile::at(role, path.clone());
-        files.push(file.with_context(|| format!("{}: a Hugging Face checkpoint directory has one", path.display()))?);
     }
     files.extend(weights(directory)?);
+    files.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
     Ok(files)
 }
 
-/// `model.safetensors`, or the index and the distinct shards that it names.
+/// The file at `path`, if it is what its name says.
+fn original(role: Role, path: PathBuf) -> Result<OriginalFile> {
+    check_link(&path)?;
+    check_content(&path)?;
+    OriginalFile::at(role, path)
+}
+
+/// `model.safetensors`, or the index and the distinct shards that it names, or shards, and an index that is made of them.
 fn weights(directory: &Path) -> Result<Vec<OriginalFile>> {
     let single = directory.join("model.safetensors");
     let index_path = directory.join("model.safetensors.index.json");
+    [&single, &index_path].into_iter().try_for_each(|path| check_link(path))?;
     if single.is_file() {
-        return Ok(vec![OriginalFile::at(Role::Weights, single)?]);
+        return Ok(vec![original(Role::Weights, single)?]);
     }
     if !index_path.is_file() {
-        bail!("{}", without_safetensors(directory));
+        return without_index(directory);
     }
-    let index = OriginalFile::at(Role::WeightsIndex, index_path.clone())?;
+    let index = original(Role::WeightsIndex, index_path.clone())?;
     let shards: ShardIndex = serde_json::from_slice(&index.read()?)
         .with_context(|| format!("{} is not a valid shard index; download it again", index_path.display()))?;
     let shards: BTreeSet<String> = shards.weight_map.into_values().collect();
-    let shard = |name: &String| {
+    for name in &shards {
         let is_plain = !name.starts_with('.') && is_source(name) && !name.contains('/');
         ensure!(is_plain, "{} names a shard {name:?} that is not a plain file name", index_path.display());
-        let path = directory.join(name);
-        ensure!(path.is_file(), "shard {} is missing; download it again", path.display());
-        OriginalFile::at(Role::Weights, path)
-    };
-    let shards = shards.iter().map(shard).collect::<Result<Vec<_>>>()?;
-    Ok([vec![index], shards].concat())
-}
-
-/// What to do with a directory whose weights cannot be read.
-fn without_safetensors(directory: &Path) -> String {
-    let place = directory.display();
-    let ends_with = |ending: &str| {
-        let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        names.filter_map(|name| name.into_string().ok()).find(|name| name.ends_with(ending))
-    };
-    match ends_with(".gguf") {
-        Some(name) => format!(
-            "{place} has only {name}: GGUF files cannot be trained. Convert it: in transformers, load it with \
-             from_pretrained(directory, gguf_file=\"{name}\", dtype=torch.float32), then save_pretrained(...)"
-        ),
-        None => format!(
-            "{place} has neither model.safetensors nor model.safetensors.index.json; convert the weights to safetensors"
+        check_link(&directory.join(name))?;
+    }
+    let missing: Vec<&String> = shards.iter().filter(|name| !directory.join(name).is_file()).collect();
+    match &missing[..] {
+        [] => {}
+        [one] => bail!("shard {} is missing; download it again", directory.join(one).display()),
+        [first, ..] => bail!(
+            "{} of the {} shards that {} names are missing, first {first}; download them again",
+            missing.len(),
+            shards.len(),
+            index_path.display()
         ),
     }
+    let shards = shards.iter().map(|name| original(Role::Weights, directory.join(name)));
+    Ok([vec![index], shards.collect::<Result<_>>()?].concat())
+}
+
+/// Shards whose index is not there (`model-00001-of-00003.safetensors` and so on), or one file under another name: with
+/// an index that is made of their headers.
+fn without_index(directory: &Path) -> Result<Vec<OriginalFile>> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_weights = |name: &String| {
+        name.ends_with(".safetensors") && !name.starts_with("adapter") && !name.starts_with('.') && is_source(name)
+    };
+    let mut names: Vec<String> = names.filter(is_weights).collect();
+    names.sort();
+    let (shards, others): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| shard_of(name).is_some());
+    let names = match (&shards[..], &others[..]) {
+        ([], []) => bail!("{}", without_weights(directory)),
+        ([], [_]) => others,
+        ([], several) => bail!(
+            "{} has no model.safetensors and several other files of weights ({}): move all but those of the model away",
+            directory.display(),
+            several.join(", ")
+        ),
+        _ => {
+            let count = shards.first().and_then(|name| shard_of(name)).map_or(0, |(_, count)| count);
+            ensure!(
+                shards.iter().map(|name| shard_of(name)).eq((1..=count).map(|number| Some((number, count)))),
+                "{} has {} of {count} shards of weights, and no index of them; download what is missing",
+                directory.display(),
+                shards.len()
+            );
+            shards
+        }
+    };
+    let mut weight_map = BTreeMap::new();
+    let mut files = vec![];
+    for name in names {
+        let file = original(Role::Weights, directory.join(&name))?;
+        let (metadata, _) = read_header(&file).with_context(|| format!("in {}", file.describe()))?;
+        weight_map.extend(metadata.tensors().into_keys().map(|tensor| (tensor, name.clone())));
+        files.push(file);
+    }
+    let index = serde_json::to_vec(&json!({ "metadata": {}, "weight_map": weight_map }))?;
+    files.push(OriginalFile::in_memory(Role::WeightsIndex, "model.safetensors.index.json", index));
+    Ok(files)
+}
+
+/// (number, of how many) of a shard's name.
+fn shard_of(name: &str) -> Option<(usize, usize)> {
+    let (rest, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+    let (_, number) = rest.rsplit_once('-')?;
+    Some((number.parse().ok()?, count.parse().ok()?))
 }
 
 /// What to call the model in `directory`: `owner/name@revision` if it lies in the cache of Hugging Face's hub
 /// (`models--owner--name/snapshots/revision`), else the last part of its path.
 pub fn source(directory: &Path) -> String {
     let full = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-    let parts: Vec<&str> = full.iter().rev().take(3).filter_map(|part| part.to_str()).collect();
-    if let [revision, "snapshots", model] = parts[..]
-        && let Some((owner, name)) = model.strip_prefix("models--").and_then(|model| model.split_once("--"))
-    {
-        let source = format!("{owner}/{name}@{revision}");
-        if is_source(&source) {
-            return source;
-        }
+    if let Some(source) = hub_name(&full).filter(|source| is_source(source)) {
+        return source;
     }
     let last = full.file_name().map(|name| name.to_string_lossy().into_owned()).filter(|name| is_source(name));
     last.unwrap_or_else(|| "model".into())
@@ -115,7 +181,7 @@ mod tests {
         assert_eq!(named("TinyLlama"), "TinyLlama");
         assert_eq!(named("TinyLlama/../Tiny Llama (v2)"), "Tiny Llama (v2)");
         assert_eq!(named("models--owner--the-name/snapshots/0f3e"), "owner/the-name@0f3e");
-        assert_eq!(named("models--gpt2/snapshots/0f3e"), "0f3e", "it has no owner");
+        assert_eq!(named("models--gpt2/snapshots/0f3e"), "gpt2@0f3e", "it has no owner");
         for odd in ["a\\b", "a\nb"] {
             assert_eq!(named(odd), "model");
         }

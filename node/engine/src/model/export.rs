@@ -39,7 +39,8 @@ pub fn export(directory: &Path, base: &Checkpoint, trained: &BTreeMap<String, Te
     write(Role::TokenizerConfig, &serde_json::to_vec_pretty(&tokenizer_config)?)?;
     let is_weights = |role: Role| matches!(role, Role::WeightsIndex | Role::Weights | Role::Gguf);
     for file in base.files.iter().filter(|file| !is_weights(file.role)) {
-        write(file.role, &file.read()?)?;
+        let path = directory.join(&file.name);
+        fs::write(&path, file.read()?).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(config) = as_float32(config) {
         write(Role::Config, &serde_json::to_vec_pretty(&config)?)?;

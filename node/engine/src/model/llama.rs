@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Architecture, Interface, Layout, Model, RotaryConfig, Stage,
-    architecture::{Family, Ids, LAYERS_MAX, POSITIONS_MAX, VOCABULARY_MAX, WIDTH_MAX, bounded, bounded_total},
+    architecture::{Family, Head, Ids, LAYERS_MAX, POSITIONS_MAX, VOCABULARY_MAX, WIDTH_MAX, bounded, bounded_total},
     attention::Attention,
     embedding::Embedding,
     linear::Linear,
@@ -191,6 +191,19 @@ impl Architecture for LlamaConfig {
         tensors
     }
 
+    fn prefix(&self) -> &'static str {
+        "model."
+    }
+
+    fn head(&self) -> Head {
+        let is_tied = self.tie_word_embeddings;
+        Head { name: "lm_head.weight".into(), embedding: "model.embed_tokens.weight".into(), is_tied }
+    }
+
+    fn with_own_head(&self) -> Box<dyn Architecture> {
+        Box::new(Self { tie_word_embeddings: false, ..self.clone() })
+    }
+
     fn stage(&self, name: &str) -> Stage {
         stage(name, self.layers)
     }
@@ -207,7 +220,7 @@ impl Architecture for LlamaConfig {
     }
 
     fn is_redundant(&self, name: &str) -> bool {
-        name.ends_with("rotary_emb.inv_freq") || (self.tie_word_embeddings && name == "lm_head.weight")
+        name.ends_with("rotary_emb.inv_freq")
     }
 
     fn model(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Box<dyn Model>> {

@@ -17,6 +17,7 @@ mod attention_backward;
 mod backward;
 mod batch;
 mod checkpoint;
+mod checkpoint_header;
 mod cross_entropy;
 mod directory;
 mod embedding;
@@ -25,6 +26,7 @@ mod families;
 mod files;
 mod generate;
 mod gradients;
+mod hub_cache;
 mod layout;
 mod linear;
 pub mod llama;
@@ -33,8 +35,12 @@ mod operations;
 mod parameters;
 mod queries;
 mod rotary;
+mod sampling;
+mod special_tokens;
 mod suffix;
+mod text_stream;
 mod tokenizer;
+mod unusable;
 mod vector;
 
 use anyhow::{Context, Result, ensure};
@@ -49,10 +55,11 @@ pub use cross_entropy::token_losses;
 pub use export::export;
 pub use families::architecture;
 pub use files::OriginalFile;
-pub use generate::{Sampling, generate};
+pub use generate::{Finish, Generated, generate};
 pub use gradients::Gradient;
 pub use layout::{Layout, Span};
 pub use rotary::{Llama3Scaling, RotaryConfig};
+pub use sampling::Sampling;
 pub use suffix::SuffixModel;
 pub use tokenizer::Tokenizer;
 
@@ -124,13 +131,8 @@ pub trait Model: Send {
     }
 }
 
-/// The model that `config.json` describes, over `tensors`, whose storage it shares, and its tokenizer.
-pub fn load(
-    config: &[u8],
-    tokenizer: &[u8],
-    tensors: &BTreeMap<String, Tensor>,
-) -> Result<(Box<dyn Model>, Tokenizer)> {
-    let architecture = architecture(config)?;
-    let tokenizer = Tokenizer::from_bytes(tokenizer, architecture.interface())?;
-    Ok((architecture.model(tensors)?, tokenizer))
+/// The model of `checkpoint`, over `tensors`, whose storage it shares, and its tokenizer.
+pub fn load(checkpoint: &Checkpoint, tensors: &BTreeMap<String, Tensor>) -> Result<(Box<dyn Model>, Tokenizer)> {
+    let tokenizer = Tokenizer::of(checkpoint)?;
+    Ok((checkpoint.architecture()?.model(tensors)?, tokenizer))
 }

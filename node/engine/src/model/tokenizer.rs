@@ -3,17 +3,40 @@
 use anyhow::{Context, Result, anyhow, ensure};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::Interface;
+use super::{Checkpoint, Interface, special_tokens::SpecialTokens};
+
+/// Texts of which every tokenizer makes tokens: what is around those is what its post-processor adds.
+const PROBES: [&str; 4] = ["a", "the", "1", "A"];
 
 /// A Hugging Face `tokenizer.json` that fits a model's vocabulary.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     vocabulary: usize,
+    opening: Vec<u32>,
+    closing: Vec<u32>,
     bos: Option<u32>,
     eos: Vec<u32>,
+    turn_end: Option<u32>,
 }
 
 impl Tokenizer {
+    /// The tokenizer of a checkpoint, with the special tokens that its files name.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let mut this = Self::from_bytes(&checkpoint.tokenizer, checkpoint.architecture()?.interface())?;
+        let special = SpecialTokens::read(&checkpoint.files)?;
+        let id = |token: Option<&String>| this.inner.token_to_id(token?).filter(|id| (*id as usize) < this.vocabulary);
+        let (end, beginning) = (id(special.end.as_ref()), id(special.beginning.as_ref()));
+        this.bos = beginning.or(this.bos);
+        if !special.stops.is_empty() {
+            this.eos = special.stops;
+        }
+        this.turn_end = end.or_else(|| this.eos.first().copied());
+        if let Some(end) = this.turn_end.filter(|end| !this.eos.contains(end)) {
+            this.eos.push(end);
+        }
+        Ok(this)
+    }
+
     /// Parses `tokenizer.json`. The ids that start and end a text are the model's.
     pub fn from_bytes(bytes: &[u8], interface: &Interface) -> Result<Self> {
         let inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))
@@ -21,8 +44,11 @@ impl Tokenizer {
         let mut this = Self {
             inner,
             vocabulary: interface.vocabulary,
+            opening: Vec::new(),
+            closing: Vec::new(),
             bos: interface.bos.filter(|id| (*id as usize) < interface.vocabulary),
             eos: interface.eos.clone(),
+            turn_end: interface.eos.first().copied(),
         };
         // Truncation and padding belong to how a batch is made, not to the text.
         this.inner.with_padding(None);
@@ -33,12 +59,35 @@ impl Tokenizer {
             "tokenizer.json has token id {largest}, the model's vocabulary ends at {}; they belong to different models",
             interface.vocabulary - 1
         );
+        (this.opening, this.closing) = this.around()?;
         Ok(this)
+    }
+
+    /// What the post-processor puts before and after a text.
+    fn around(&self) -> Result<(Vec<u32>, Vec<u32>)> {
+        for probe in PROBES {
+            let (plain, whole) = (self.encode(probe)?, self.ids(probe, true)?);
+            let at = whole.windows(plain.len().max(1)).position(|window| window == plain);
+            if let Some(at) = at.filter(|_| !plain.is_empty()) {
+                return Ok((whole[..at].to_vec(), whole[at + plain.len()..].to_vec()));
+            }
+        }
+        Ok((Vec::new(), Vec::new()))
     }
 
     /// Ids of `text`, without special tokens around it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = guarded(|| self.inner.encode_fast(text, false)).context("the tokenizer failed on the text")?;
+        self.ids(text, false)
+    }
+
+    /// Ids of `text` with what the tokenizer's post-processor puts around it, as transformers has them by default: a
+    /// whole document, or a prompt.
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
+        Ok([self.opening(), &self.encode(text)?, self.closing()].concat())
+    }
+
+    fn ids(&self, text: &str, around: bool) -> Result<Vec<u32>> {
+        let encoding = guarded(|| self.inner.encode_fast(text, around)).context("the tokenizer failed on the text")?;
         let ids = encoding.get_ids().to_vec();
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocabulary) {
             anyhow::bail!("the tokenizer made token id {id}, the model's vocabulary ends at {}", self.vocabulary - 1);
@@ -51,14 +100,38 @@ impl Tokenizer {
         guarded(|| self.inner.decode(ids, true)).context("the tokenizer cannot decode these tokens")
     }
 
-    /// The id that starts a text, if any.
+    /// What the post-processor puts before a text: BOS, or nothing.
+    pub fn opening(&self) -> &[u32] {
+        &self.opening
+    }
+
+    /// What the post-processor puts after a text: mostly nothing.
+    pub fn closing(&self) -> &[u32] {
+        &self.closing
+    }
+
+    /// Cuts a prompt to its last `kept` tokens, and keeps what opens a text in front of them where there is room.
+    pub fn cut_start(&self, prompt: &mut Vec<u32>, kept: usize) {
+        let cut = prompt.len().saturating_sub(kept);
+        let opening = self.opening.len();
+        let from = if opening < kept && prompt.starts_with(&self.opening) { opening } else { 0 };
+        prompt.drain(from..from + cut);
+    }
+
+    /// The id that starts a text, if any, whether or not the post-processor adds it.
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
 
-    /// The ids that end a text.
+    /// The ids that end a text: generation stops at any of them.
     pub fn eos(&self) -> &[u32] {
         &self.eos
+    }
+
+    /// The id that ends a turn, which training puts behind a completion: the tokenizer's `eos_token`, else the first of
+    /// those that end a text.
+    pub fn turn_end(&self) -> Option<u32> {
+        self.turn_end
     }
 
     /// Number of ids.

@@ -130,7 +130,7 @@ fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Arc<Manifest>)> {
     // A run of its own, which nobody joins: its directions say nothing about those of the run to come.
     let nonce = (u128::from(seed) << 64).to_le_bytes();
     let manifest = Arc::new(base.manifest(settings, nonce, base.write_to(std::io::sink())?.base)?);
-    let (model, _) = model::load(&base.checkpoint.config, &base.checkpoint.tokenizer, base.weights.tensors())?;
+    let (model, _) = model::load(&base.checkpoint, base.weights.tensors())?;
     let mut trainer = Trainer::new(Parts {
         run: manifest.run_id()?,
         weights: base.weights,
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_survey_finds_what_can_be_gained() {
         let checkpoint = embedded::checkpoint().unwrap();
-        let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, checkpoint.architecture().unwrap().interface());
+        let tokenizer = Tokenizer::of(&checkpoint);
         let tokenizer = tokenizer.unwrap();
         let data = embedded::training(1, &tokenizer, 32).unwrap();
         let (hyperparameters, batch_size, time_max) = (HYPERPARAMETERS, 2, Duration::from_secs(3_600));
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn a_survey_of_choices_is_of_their_rows() {
         let checkpoint = embedded::checkpoint().unwrap();
-        let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, checkpoint.architecture().unwrap().interface());
+        let tokenizer = Tokenizer::of(&checkpoint);
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("rows.jsonl");
         let row = |index: usize| {

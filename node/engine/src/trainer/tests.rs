@@ -70,7 +70,7 @@ impl Run {
     fn trainer(&self, estimator: Estimator) -> Trainer {
         let weights = self.weights();
         let checkpoint = embedded::checkpoint().unwrap();
-        let (model, tokenizer) = model::load(&checkpoint.config, &checkpoint.tokenizer, weights.tensors()).unwrap();
+        let (model, tokenizer) = model::load(&checkpoint, weights.tensors()).unwrap();
         let epsilon = self.manifest.hyperparameters.epsilon;
         let mut trainer = Trainer::new(Parts {
             run: self.id,

@@ -1,0 +1,167 @@
+//! The cache of Hugging Face's hub on disk: `HF_HOME/hub/models--owner--name/snapshots/revision/`, files being links into
+//! `blobs`. A path to any level of it means the model in it.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// How the directory of a model in the cache begins.
+const MODEL: &str = "models--";
+/// Most names in an error.
+const NAMED: usize = 8;
+
+/// The directory of the checkpoint that `path` means: `path` itself, or the one snapshot of the one model in it where
+/// `path` is the cache, at any level. Errors name the models, or the revisions, of which one must be chosen.
+pub fn snapshot(path: &Path) -> Result<PathBuf> {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if full.join("config.json").exists() {
+        return Ok(path.to_owned());
+    }
+    let parent = full.parent().filter(|parent| is_model(parent));
+    match parent {
+        Some(model) if ["snapshots", "refs", "blobs"].iter().any(|part| full.ends_with(part)) => {
+            return of_model(model);
+        }
+        _ if is_model(&full) => return of_model(&full),
+        _ => {}
+    }
+    for place in [path.join("hub"), path.to_owned()] {
+        match &models(&place)[..] {
+            [] => {}
+            [one] => return of_model(one),
+            several => bail!(
+                "{} is a cache of {} models: give the directory of one, {}",
+                path.display(),
+                several.len(),
+                listed(several, path)
+            ),
+        }
+    }
+    Ok(path.to_owned())
+}
+
+/// `owner/name@revision` of the snapshot at `full`, or `name@revision` of a model without an owner.
+pub fn hub_name(full: &Path) -> Option<String> {
+    let parts: Vec<&str> = full.iter().rev().take(3).filter_map(|part| part.to_str()).collect();
+    let [revision, "snapshots", model] = parts[..] else { return None };
+    Some(format!("{}@{revision}", model.strip_prefix(MODEL)?.replacen("--", "/", 1)))
+}
+
+fn is_model(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(MODEL)) && path.join("snapshots").is_dir()
+}
+
+fn models(place: &Path) -> Vec<PathBuf> {
+    subdirectories(place).into_iter().filter(|path| is_model(path)).collect()
+}
+
+fn subdirectories(place: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(place).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
+    found.sort();
+    found
+}
+
+/// The snapshot that `main` refers to, or the only one.
+fn of_model(model: &Path) -> Result<PathBuf> {
+    let snapshots = subdirectories(&model.join("snapshots"));
+    if let Ok(revision) = fs::read_to_string(model.join("refs/main")) {
+        let main = model.join("snapshots").join(revision.trim());
+        if main.is_dir() {
+            return Ok(main);
+        }
+        ensure!(
+            !snapshots.is_empty(),
+            "{}: its main revision was never downloaded; download it again",
+            model.display()
+        );
+    }
+    match &snapshots[..] {
+        [one] => Ok(one.clone()),
+        [] => bail!("{} has no snapshot: its download never finished; download it again", model.display()),
+        several => bail!(
+            "{} has {} revisions, and none is main: give the directory of one, {}",
+            model.display(),
+            several.len(),
+            listed(several, model)
+        ),
+    }
+}
+
+/// The first few, as seen from `place`.
+fn listed(paths: &[PathBuf], place: &Path) -> String {
+    let place = place.canonicalize().unwrap_or_else(|_| place.to_owned());
+    let names = paths.iter().take(NAMED).map(|path| {
+        let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+        path.strip_prefix(&place).unwrap_or(&path).display().to_string()
+    });
+    let mut text = names.collect::<Vec<_>>().join(", ");
+    if paths.len() > NAMED {
+        text.push_str(&format!(" and {} more", paths.len() - NAMED));
+    }
+    text
+}
+
+/// Errors if the file at `path` is a link into a part of the cache that is not there.
+pub fn check_link(path: &Path) -> Result<()> {
+    if path.is_symlink() && !path.exists() {
+        let target = fs::read_link(path).with_context(|| format!("cannot read {}", path.display()))?;
+        bail!("{} is a link to {}, which is not there; download the model again", path.display(), target.display());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cache of models with these revisions, the first of each being main where it says so.
+    fn cache(models: &[(&str, &[&str], bool)]) -> tempfile::TempDir {
+        let home = tempfile::tempdir().unwrap();
+        for (name, revisions, has_main) in models {
+            let model = home.path().join("hub").join(name);
+            for revision in *revisions {
+                fs::create_dir_all(model.join("snapshots").join(revision)).unwrap();
+                fs::write(model.join("snapshots").join(revision).join("config.json"), "{}").unwrap();
+            }
+            fs::create_dir_all(model.join("blobs")).unwrap();
+            fs::create_dir_all(model.join("refs")).unwrap();
+            if *has_main {
+                fs::write(model.join("refs/main"), revisions[0]).unwrap();
+            }
+        }
+        home
+    }
+
+    #[test]
+    fn every_level_of_a_cache_of_one_model_means_its_snapshot() {
+        let home = cache(&[("models--owner--name", &["0f3e", "77aa"], true)]);
+        let model = "hub/models--owner--name";
+        let snapshots = format!("{model}/snapshots");
+        let main = format!("{snapshots}/0f3e");
+        for level in ["", "hub", model, &snapshots, &format!("{model}/blobs"), &format!("{model}/refs"), &main] {
+            let found = snapshot(&home.path().join(level)).unwrap().canonicalize().unwrap();
+            assert_eq!(found, home.path().join(&main).canonicalize().unwrap(), "{level:?}");
+        }
+        let other = home.path().join(format!("{snapshots}/77aa"));
+        assert_eq!(snapshot(&other).unwrap(), other, "what is named is taken");
+        assert_eq!(hub_name(&other).unwrap(), "owner/name@77aa");
+        assert_eq!(hub_name(Path::new("/x/models--gpt2/snapshots/1")).unwrap(), "gpt2@1");
+    }
+
+    #[test]
+    fn where_there_is_a_choice_all_of_it_is_named() {
+        let home = cache(&[("models--a--one", &["1"], true), ("models--b--two", &["2"], true)]);
+        let error = snapshot(home.path()).unwrap_err().to_string();
+        assert!(error.contains("2 models") && error.contains("hub/models--b--two"), "{error}");
+        let home = cache(&[("models--a--one", &["1", "2"], false)]);
+        let error = snapshot(home.path()).unwrap_err().to_string();
+        assert!(error.contains("2 revisions") && error.contains("snapshots/2"), "{error}");
+        let home = cache(&[("models--a--one", &["1"], false)]);
+        assert!(snapshot(home.path()).is_ok(), "a single one needs no name");
+        let empty = tempfile::tempdir().unwrap();
+        assert_eq!(snapshot(empty.path()).unwrap(), empty.path());
+    }
+}
