@@ -8,7 +8,7 @@ mod support;
 
 use candle_core::{Device, Tensor};
 use engine::{
-    model::{Architecture, Batch, Layout, Model, Row, Target, llama::LlamaConfig},
+    model::{Batch, Layout, Model, Row, Target, load},
     objective::{NextToken, Objective},
 };
 use std::time::Instant;
@@ -25,11 +25,12 @@ fn main() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let checkpoint = shape.checkpoint(directory.path());
         let tensors = checkpoint.tensors().expect("memory");
-        let config = serde_json::from_slice(&checkpoint.config).expect("JSON");
-        let config = LlamaConfig::from_json(config).expect("a sound config");
-        let model = config.model(&tensors).expect("a model");
+        let (model, _) = load(&checkpoint, &tensors).expect("a model");
         let weights = tensors.values().map(Tensor::elem_count).sum();
-        windows(shape, &config, weights, &*model, repetitions_max);
+        // All heads of all layers: what the output layers of attention take in.
+        let output = |(name, tensor): (&String, &Tensor)| name.ends_with("o_proj.weight").then(|| tensor.dims()[1]);
+        let heads = tensors.iter().filter_map(output).sum();
+        windows(shape, heads, weights, &*model, repetitions_max);
         rows(shape, &*model, repetitions_max / 2 + 1);
     }
 }
@@ -61,10 +62,10 @@ fn times_ms(model: &dyn Model, batch: &Batch, repetitions_max: usize) -> Vec<f64
     times_ms
 }
 
-fn windows(shape: &Shape, config: &LlamaConfig, weights: usize, model: &dyn Model, repetitions_max: usize) {
+fn windows(shape: &Shape, heads: usize, weights: usize, model: &dyn Model, repetitions_max: usize) {
     let batch = batch(shape, &vec![shape.length; shape.batch], shape.length);
     let times_ms = times_ms(model, &batch, repetitions_max);
-    let attention = config.layers * config.heads * config.head_dim * (shape.length + 1) * 2;
+    let attention = heads * (shape.length + 1) * 2;
     let gflop = batch.layout.tokens() as f64 * (2 * weights + attention) as f64 / 1e9;
     let (best, median) = (times_ms[0], times_ms[times_ms.len() / 2]);
     println!(

@@ -264,6 +264,7 @@ fn survey(checkpoint: Checkpoint, options: &Options) -> Result<()> {
             data: &texts(&tokenizer, *seed, options)?.0,
             objective: options.objective()?,
             hyperparameters: options.hyperparameters(1_000),
+            trained: Trained::All,
             batch_size: options.batch_size,
             seed: *seed,
             time_max: Duration::from_secs(600),

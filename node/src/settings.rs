@@ -34,8 +34,10 @@ pub struct Settings {
     pub listen: Vec<Multiaddr>,
     /// State directory.
     pub state: PathBuf,
-    /// Directory of the base model.
+    /// Where the base model comes from.
     pub model: ModelChoice,
+    /// The tensors that a new run trains, if not all.
+    pub train: Option<String>,
     /// Own text.
     pub data: Option<PathBuf>,
     /// Held-out text.
@@ -89,7 +91,7 @@ pub enum ModelChoice {
     Unsaid,
     /// The embedded default.
     Embedded,
-    /// A directory.
+    /// A directory, or the name of a model in the hub's cache.
     Directory(PathBuf),
 }
 
@@ -121,6 +123,7 @@ impl Settings {
                 Some("embedded") => ModelChoice::Embedded,
                 Some(directory) => ModelChoice::Directory(directory.into()),
             },
+            train: args.train.or(file.train),
             data: args.data.or(file.data),
             eval: args.eval.or(file.eval),
             samples: args.samples.or(file.samples),

@@ -13,7 +13,7 @@ use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use engine::{
     data::Dataset,
     embedded::corpus,
-    model::{Architecture, Tokenizer, generate, llama::LlamaConfig},
+    model::{Architecture, Tokenizer, architecture, generate},
     objective::{NextToken, evaluate},
 };
 use half::f16;
@@ -30,6 +30,12 @@ use std::{
     time::Instant,
 };
 
+const LAYERS: usize = 3;
+const HEADS: usize = 4;
+const KV_HEADS: usize = 2;
+const HEAD_DIM: usize = 32;
+const EPSILON: f64 = 1e-5;
+const THETA: f64 = 10_000.0;
 const SEQUENCE_LENGTH: usize = 193;
 const BATCH_SIZE: usize = 6;
 const LEARNING_RATE: f64 = 4e-3;
@@ -43,13 +49,13 @@ fn main() -> Result<()> {
         arguments.next().map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/embedded"), PathBuf::from);
     let steps: u64 = arguments.next().map_or(Ok(900), |text| text.parse()).context("steps must be a number")?;
     let config_json = serde_json::to_string_pretty(&config())?;
-    let config = LlamaConfig::from_json(config())?;
+    let config = architecture(config_json.as_bytes())?;
     let tokenizer_json = serde_json::to_string_pretty(&tokenizer())?;
     let tokenizer = Tokenizer::from_bytes(tokenizer_json.as_bytes(), config.interface())?;
     let train = Dataset::from_text(&corpus::stories(SEED, CORPUS_BYTES), &tokenizer, SEQUENCE_LENGTH)?;
     let held_out = Dataset::from_text(&corpus::stories(!SEED, 128 * 1024), &tokenizer, SEQUENCE_LENGTH)?;
     let task = Dataset::from_text(&corpus::held_out(), &tokenizer, 128)?;
-    let variables = initial(&config)?;
+    let variables = initial(&*config)?;
     let tensors: BTreeMap<String, Tensor> =
         variables.iter().map(|(name, variable)| (name.clone(), variable.as_tensor().clone())).collect();
     let fused = config.model(&tensors)?;
@@ -65,7 +71,7 @@ fn main() -> Result<()> {
         let batch = train.batch(SEED, step, BATCH_SIZE)?;
         // The windows are of one length, and predict all their tokens but the first.
         let inputs = batch.tokens.reshape((BATCH_SIZE, SEQUENCE_LENGTH - 1))?;
-        let logits = forward(&config, &variables, &inputs)?;
+        let logits = forward(&variables, &inputs)?;
         let targets: Vec<u32> = batch.targets.iter().map(|target| target.token).collect();
         let targets = Tensor::new(targets, &Device::Cpu)?;
         let loss = candle_nn::loss::cross_entropy(&logits, &targets)?;
@@ -82,17 +88,19 @@ fn main() -> Result<()> {
     write(&directory, &config_json, &tokenizer_json, &tensors)?;
     println!("stories, held out: {:?}", evaluate(&held_out, None)?);
     println!("task, held out: {:?}", evaluate(&task, None)?);
-    generate(&*fused, &tokenizer, "One morning, ", &Default::default(), |text| {
+    generate(&*fused, &tokenizer, &tokenizer.encode("One morning, ")?, &Default::default(), |text| {
         print!("{text}");
         Ok(())
-    })
+    })?;
+    Ok(())
 }
 
 fn config() -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128, "intermediate_size": 224,
-        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 257,
-        "max_position_embeddings": 192, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "rope_scaling": null,
+        "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_DIM, "vocab_size": 257,
+        "max_position_embeddings": 192, "rms_norm_eps": EPSILON, "rope_theta": THETA, "rope_scaling": null,
         "hidden_act": "silu", "attention_bias": false, "mlp_bias": false, "tie_word_embeddings": true,
         "bos_token_id": null, "eos_token_id": 256, "torch_dtype": "float16"
     })
@@ -126,7 +134,7 @@ fn byte_symbol(byte: u8) -> char {
     char::from_u32(256 + before).unwrap_or('?')
 }
 
-fn initial(config: &LlamaConfig) -> Result<BTreeMap<String, Var>> {
+fn initial(config: &dyn Architecture) -> Result<BTreeMap<String, Var>> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(SEED);
     let mut uniform = || ((random.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     let mut variables = BTreeMap::new();
@@ -150,41 +158,40 @@ fn initial(config: &LlamaConfig) -> Result<BTreeMap<String, Var>> {
 }
 
 /// Logits [B · T, vocabulary], with a backward.
-fn forward(config: &LlamaConfig, variables: &BTreeMap<String, Var>, tokens: &Tensor) -> Result<Tensor> {
+fn forward(variables: &BTreeMap<String, Var>, tokens: &Tensor) -> Result<Tensor> {
     let (batch, length) = tokens.dims2()?;
     let weight = |name: &str| variables.get(name).map(Var::as_tensor).with_context(|| name.to_owned());
     let linear = |x: &Tensor, name: &str| -> Result<Tensor> { Ok(x.matmul(&weight(name)?.t()?)?) };
     let norm = |x: &Tensor, name: &str| -> Result<Tensor> {
-        Ok(candle_nn::ops::rms_norm_slow(x, weight(name)?, config.rms_norm_epsilon as f32)?)
+        Ok(candle_nn::ops::rms_norm_slow(x, weight(name)?, EPSILON as f32)?)
     };
-    let half = config.head_dim / 2;
-    let angles: Vec<f32> = (0..length * half)
-        .map(|i| (i / half) as f32 / config.rotary.theta.powf((i % half) as f64 / half as f64) as f32)
-        .collect();
+    let half = HEAD_DIM / 2;
+    let angles: Vec<f32> =
+        (0..length * half).map(|i| (i / half) as f32 / THETA.powf((i % half) as f64 / half as f64) as f32).collect();
     let angles = Tensor::from_vec(angles, (length, half), &Device::Cpu)?;
     let (cos, sin) = (angles.cos()?, angles.sin()?);
     let mask: Vec<f32> = (0..length * length).map(|i| if i % length > i / length { -1e9 } else { 0.0 }).collect();
     let mask = Tensor::from_vec(mask, (length, length), &Device::Cpu)?;
     let embedding = weight("model.embed_tokens.weight")?;
     let mut x = embedding.index_select(&tokens.flatten_all()?, 0)?;
-    for layer in 0..config.layers {
+    for layer in 0..LAYERS {
         let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
         let normed = norm(&x, &name("input_layernorm"))?;
         let heads = |part: &str, heads: usize| -> Result<Tensor> {
-            let y = linear(&normed, &name(part))?.reshape((batch, length, heads, config.head_dim))?;
+            let y = linear(&normed, &name(part))?.reshape((batch, length, heads, HEAD_DIM))?;
             Ok(y.transpose(1, 2)?.contiguous()?)
         };
-        let group = config.heads / config.kv_heads;
+        let group = HEADS / KV_HEADS;
         let repeat = |y: Tensor| -> Result<Tensor> {
-            let y = y.unsqueeze(2)?.expand((batch, config.kv_heads, group, length, config.head_dim))?;
-            Ok(y.reshape((batch, config.heads, length, config.head_dim))?)
+            let y = y.unsqueeze(2)?.expand((batch, KV_HEADS, group, length, HEAD_DIM))?;
+            Ok(y.reshape((batch, HEADS, length, HEAD_DIM))?)
         };
-        let q = candle_nn::rotary_emb::rope_slow(&heads("self_attn.q_proj", config.heads)?, &cos, &sin)?;
-        let k = candle_nn::rotary_emb::rope_slow(&heads("self_attn.k_proj", config.kv_heads)?, &cos, &sin)?;
-        let (k, v) = (repeat(k)?, repeat(heads("self_attn.v_proj", config.kv_heads)?)?);
-        let scores = (q.matmul(&k.t()?)? / (config.head_dim as f64).sqrt())?.broadcast_add(&mask)?;
+        let q = candle_nn::rotary_emb::rope_slow(&heads("self_attn.q_proj", HEADS)?, &cos, &sin)?;
+        let k = candle_nn::rotary_emb::rope_slow(&heads("self_attn.k_proj", KV_HEADS)?, &cos, &sin)?;
+        let (k, v) = (repeat(k)?, repeat(heads("self_attn.v_proj", KV_HEADS)?)?);
+        let scores = (q.matmul(&k.t()?)? / (HEAD_DIM as f64).sqrt())?.broadcast_add(&mask)?;
         let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)?.transpose(1, 2)?.contiguous()?;
-        let mixed = mixed.reshape((batch * length, config.heads * config.head_dim))?;
+        let mixed = mixed.reshape((batch * length, HEADS * HEAD_DIM))?;
         x = (x + linear(&mixed, &name("self_attn.o_proj"))?)?;
         let normed = norm(&x, &name("post_attention_layernorm"))?;
         let gated = (linear(&normed, &name("mlp.gate_proj"))?.silu()? * linear(&normed, &name("mlp.up_proj"))?)?;

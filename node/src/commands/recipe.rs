@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use engine::{
-    base::Base,
+    base::{Base, Trained},
     data::Dataset,
     embedded,
-    model::{self, Checkpoint},
+    model::{Checkpoint, Tokenizer},
     recipe::{
         budget, rate,
         survey::{Ground, Survey, survey},
@@ -32,12 +32,13 @@ pub fn learning_rate(
     objective: ObjectiveLine,
     seed: u64,
     hyperparameters: Hyperparameters,
+    trained: Trained,
 ) -> Result<f64> {
     let begin = Instant::now();
     tracing::info!("finding the learning rate for this model and text (--learning-rate <rate> skips it)");
     let data = training_text(settings, &checkpoint, seed)?;
     let (batch_size, time_max) = (settings.batch_size, SURVEY_TIME_MAX);
-    let ground = Ground { checkpoint, data: &data, objective, hyperparameters, batch_size, seed, time_max };
+    let ground = Ground { checkpoint, data: &data, objective, hyperparameters, trained, batch_size, seed, time_max };
     let Some(survey) = look(ground) else { return Ok(LEARNING_RATE) };
     let rate = rate::first_rate(&survey, settings.gradients);
     let fall = match settings.gradients {
@@ -89,7 +90,7 @@ fn look(ground: Ground<'_>) -> Option<Survey> {
 
 /// The text that this machine will train on.
 fn training_text(settings: &Settings, checkpoint: &Checkpoint, seed: u64) -> Result<Dataset> {
-    let (_, tokenizer) = model::load(&checkpoint, &checkpoint.tensors()?)?;
+    let tokenizer = Tokenizer::of(checkpoint)?;
     let length = settings.sequence_length;
     match &settings.data {
         Some(path) if settings.eval.is_some() => Dataset::load(path, &tokenizer, length),

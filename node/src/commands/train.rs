@@ -132,7 +132,7 @@ async fn prepare(
         return Ok(false);
     }
     let weights = shell.restore(&opened)?;
-    say_what_is_settled(settings, &opened.manifest);
+    say_what_is_settled(settings, &opened)?;
     let (trainer, goals, points) = new_trainer(settings, &opened, weights)?;
     if goals.can_train {
         say::memory_for_projection(settings.estimator, opened.manifest.parameters(), memory::available_bytes());
@@ -264,7 +264,16 @@ fn show(page: http::Listener, observer: &Observer, state: &Path) -> Result<()> {
 }
 
 /// Some flags are for those who start a run.
-fn say_what_is_settled(settings: &Settings, manifest: &Manifest) {
+fn say_what_is_settled(settings: &Settings, opened: &Opened) -> Result<()> {
+    let manifest = &*opened.manifest;
+    if let Some(text) = &settings.train {
+        let architecture = opened.state.base(manifest)?.checkpoint()?.architecture()?;
+        let wanted = Trained::choose(text, &*architecture).with_context(|| format!("--train {text}"))?;
+        let trains = |name: &str| manifest.tensors.iter().any(|spec| spec.name == name);
+        if architecture.tensors().iter().any(|(name, _)| wanted.has(name) != trains(name)) {
+            tracing::warn!("--train is of new runs only: this run trains {} tensors", manifest.tensors.len());
+        }
+    }
     let normalizes = matches!(manifest.objective, ObjectiveLine::Choices { normalize: true });
     if settings.normalize && !normalizes {
         tracing::warn!("--normalize is of new runs only: this run does not");
@@ -287,6 +296,7 @@ fn say_what_is_settled(settings: &Settings, manifest: &Manifest) {
     if settings.gradients.is_some_and(|said| manifest.schedule != rate::schedule(Some(said))) {
         tracing::warn!("--gradients is of new runs only: this run's learning rate falls as its starter said");
     }
+    Ok(())
 }
 
 /// A new run.
@@ -307,11 +317,13 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     };
     let has_choices = settings.data.as_deref().map_or(Ok(false), are_choices)?;
     let objective = objective::line(has_choices, settings.normalize)?;
+    let checkpoint = load_model(&settings.model)?;
+    let trained = trained(settings, &checkpoint)?;
     hyperparameters.learning_rate = match settings.learning_rate {
         Some(LearningRate::Fixed(rate)) => rate,
         _ => {
-            let own = load_model(&settings.model)?;
-            recipe::learning_rate(settings, own, objective.clone(), random()?, hyperparameters)?
+            let (own, objective, trained) = (checkpoint.clone(), objective.clone(), trained.clone());
+            recipe::learning_rate(settings, own, objective, random()?, hyperparameters, trained)?
         }
     };
     let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());
@@ -322,9 +334,9 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
         ledger_samples_max: LEDGER_SAMPLES_MAX,
         replay_budget: settings.replay_budget.unwrap_or(1),
         authority,
-        trained: Trained::All,
+        trained,
     };
-    let mut base = Base::of_new_run(load_model(&settings.model)?, &about)?;
+    let mut base = Base::of_new_run(checkpoint, &about)?;
     if settings.replay_budget.is_none() {
         about.replay_budget = recipe::replay_budget(&mut base)?;
     }
@@ -332,6 +344,26 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     let opened = Opened::of(state)?;
     tracing::info!("new run {} on {} ({} parameters)", opened.run, manifest.base.source, manifest.parameters());
     Ok(opened)
+}
+
+/// The tensors that a new run trains, and a line that says how many of how many.
+fn trained(settings: &Settings, checkpoint: &Checkpoint) -> Result<Trained> {
+    let Some(text) = &settings.train else { return Ok(Trained::All) };
+    let architecture = checkpoint.architecture()?;
+    let trained = Trained::choose(text, &*architecture).with_context(|| format!("--train {text}"))?;
+    let tensors = architecture.tensors();
+    let weights = |only: bool| -> u64 {
+        let counted = tensors.iter().filter(|(name, _)| !only || trained.has(name));
+        counted.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+    };
+    let count = tensors.iter().filter(|(name, _)| trained.has(name)).count();
+    tracing::info!(
+        "--train {text}: {count} of {} tensors, {} of {} weights; the others stay as they are",
+        tensors.len(),
+        weights(true),
+        weights(false)
+    );
+    Ok(trained)
 }
 
 /// Goes on with the run in the state directory, whose base may not be complete yet.

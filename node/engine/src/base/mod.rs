@@ -4,6 +4,7 @@
 //! [`protocol::manifest::BaseModel`]), and a manifest that describes it. Where the string is kept is not known here.
 
 mod arithmetic;
+mod choice;
 mod chunks;
 mod comparison;
 mod groups;
@@ -51,7 +52,8 @@ pub enum Trained {
 }
 
 impl Trained {
-    fn has(&self, name: &str) -> bool {
+    /// Whether it is one of them.
+    pub fn has(&self, name: &str) -> bool {
         match self {
             Self::All => true,
             Self::Only(names) => names.contains(name),

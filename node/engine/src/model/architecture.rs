@@ -3,7 +3,6 @@
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use serde::Deserialize;
-use serde_json::Value;
 use std::collections::BTreeMap;
 
 use super::Model;
@@ -18,18 +17,6 @@ pub const VOCABULARY_MAX: usize = 1 << 22;
 pub const POSITIONS_MAX: usize = 1 << 24;
 /// Most weights: 2^40.
 const PARAMETERS_MAX: u64 = 1 << 40;
-
-/// A family of models: what names it, and how its config is read.
-pub struct Family {
-    /// As people say it.
-    pub name: &'static str,
-    /// As `config.json` says it.
-    pub model_type: &'static str,
-    /// Its class in transformers, which names it where `model_type` is absent.
-    pub class: &'static str,
-    /// Reads and validates `config.json`. Errors name the field and the value.
-    pub read: fn(Value) -> Result<Box<dyn Architecture>>,
-}
 
 /// Where in the forward pass a tensor is first used: everything before it stays as it is when the tensor changes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -65,6 +52,12 @@ pub trait Architecture {
     /// Where the tensor of this name, one of [`Architecture::tensors`], is first used.
     fn stage(&self, name: &str) -> Stage;
 
+    /// Number of layers.
+    fn layers(&self) -> usize;
+
+    /// What the tensor of this name, one of [`Architecture::tensors`], does.
+    fn part(&self, name: &str) -> Part;
+
     /// How much more, relative to its own size, a run moves the tensor of this name than others: found by measurement.
     fn emphasis(&self, name: &str) -> f64;
 
@@ -74,6 +67,21 @@ pub trait Architecture {
     /// Builds the model on clones of `tensors`, which share their storage. Errors if one of [`Architecture::tensors`]
     /// is missing, has another shape, or is not contiguous f32 where the model computes.
     fn model(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Box<dyn Model>>;
+}
+
+/// What a tensor does, whatever its family calls it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// From tokens and positions to hidden states.
+    Embedding,
+    /// A linear layer of attention, or its bias.
+    Attention,
+    /// Of an MLP, likewise.
+    Mlp,
+    /// A norm's weight or bias.
+    Norm,
+    /// From hidden states to logits, where it has weights of its own.
+    Head,
 }
 
 /// Names of the output head's weight and of the token embedding's.

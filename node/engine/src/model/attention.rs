@@ -6,9 +6,10 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 use super::{
-    attention_backward::{self, Heads},
+    attention_backward,
     layout::{self, Span},
-    queries::{Lanes, TILE, mix, products, softmax_numerators},
+    past::LayerPast,
+    queries::{Heads, Lanes, TILE, cap_scores, mix, products, softmax_numerators},
     rotary::Rotary,
     vector::{LANES, VectorLoop, dispatch},
 };
@@ -17,15 +18,12 @@ use crate::device::slice;
 /// Query positions per parallel task: whole groups of [`LANES`], the queries that one vector holds.
 const TASK_ROWS: usize = 2 * LANES;
 
-/// Attention of each token to what its [`Span`] says, `softmax(rotate(q) · rotate(k)ᵀ / √head_dim) · v`.
+/// Attention of each token to what its [`Span`] says, `softmax(cap(rotate(q) · rotate(k)ᵀ · scale)) · v`.
 ///
-/// Shapes, N tokens as `layout` packs them: `q` [N, heads · head_dim], `k` and `v` [N, kv_heads · head_dim]; the result
-/// is like `q`. Query head h attends with key head h / (heads / kv_heads). Rotation pairs element i with
-/// i + head_dim / 2, as in Hugging Face.
+/// Shapes, N tokens as `layout` packs them: `q` [N, query heads · size], `k` and `v` [N, key heads · size]; the result is
+/// like `q`. Query head h attends with key head h / (query heads / key heads). Rotation is as [`Rotary`] has it.
 pub struct Attention<'a> {
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
+    pub heads: Heads,
     pub layout: &'a layout::Layout,
     /// Of all positions of `layout`, or more.
     pub rotary: Arc<Rotary>,
@@ -40,26 +38,35 @@ impl Attention<'_> {
         }
     }
 
+    /// The same where `past` has what the row's earlier tokens left, and `layout` is one span that goes on behind them.
+    /// Their own keys and values are appended.
+    pub fn forward_after(&self, q: &Tensor, k: &Tensor, v: &Tensor, past: &mut LayerPast) -> Result<Tensor> {
+        let is_first = past.is_empty();
+        past.append(self.heads, &self.rotary, k, v)?;
+        // The first tokens of a row are many: the fused way is quicker, and sees the same.
+        if is_first { self.forward(q, k, v) } else { past.attend(self.heads, &self.rotary, q) }
+    }
+
     fn recorded(&self) -> Recorded {
-        let &Attention { heads, kv_heads, head_dim, layout, .. } = self;
-        Recorded { heads, kv_heads, head_dim, layout: layout.clone(), rotary: self.rotary.clone() }
+        Recorded { heads: self.heads, layout: self.layout.clone(), rotary: self.rotary.clone() }
     }
 
     /// Elements of the rotated keys of one head of `span`.
     fn head_keys(&self, span: &Span) -> usize {
-        span.length.next_multiple_of(TILE) * self.head_dim
+        span.length.next_multiple_of(TILE) * self.heads.size
     }
 
     /// The rotated keys of all spans, each [kv_heads][tile][dimension][key in tile].
     fn rotated_keys(&self, k: &[f32]) -> Vec<f32> {
-        let kv_width = self.kv_heads * self.head_dim;
+        let Heads { keys: kv_heads, size, .. } = self.heads;
+        let kv_width = kv_heads * size;
         let spans = self.layout.spans();
-        let mut keys = vec![0f32; self.kv_heads * spans.iter().map(|span| self.head_keys(span)).sum::<usize>()];
+        let mut keys = vec![0f32; kv_heads * spans.iter().map(|span| self.head_keys(span)).sum::<usize>()];
         let mut rest = &mut keys[..];
-        let mut tasks = Vec::with_capacity(spans.len() * self.kv_heads);
+        let mut tasks = Vec::with_capacity(spans.len() * kv_heads);
         for span in spans {
             let k = &k[span.start * kv_width..][..span.length * kv_width];
-            for head in 0..self.kv_heads {
+            for head in 0..kv_heads {
                 let out = rest.split_off_mut(..self.head_keys(span)).unwrap_or_default();
                 tasks.push(RotateKeys { attention: self, k, head, position: span.position, out });
             }
@@ -70,10 +77,11 @@ impl Attention<'_> {
 
     /// What each span's tokens see of their own span, in the order of the spans.
     fn contexts<'k>(&self, keys: &'k [f32], v: &'k [f32]) -> Vec<Context<'k>> {
-        let kv_width = self.kv_heads * self.head_dim;
+        let Heads { keys: kv_heads, size, .. } = self.heads;
+        let kv_width = kv_heads * size;
         let mut rest = keys;
         let contexts = self.layout.spans().iter().map(|span| {
-            let (keys, after) = rest.split_at(self.kv_heads * self.head_keys(span));
+            let (keys, after) = rest.split_at(kv_heads * self.head_keys(span));
             rest = after;
             Context { keys, v: &v[span.start * kv_width..][..span.length * kv_width], positions: span.length }
         });
@@ -96,16 +104,18 @@ impl CustomOp3 for Attention<'_> {
         vl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (tokens, width) = ql.shape().dims2()?;
-        let kv_width = self.kv_heads * self.head_dim;
-        let fits = width == self.heads * self.head_dim
+        let Heads { queries, keys, size, .. } = self.heads;
+        let kv_width = keys * size;
+        let fits = width == queries * size
             && kl.dims() == [tokens, kv_width]
             && vl.dims() == [tokens, kv_width]
-            && self.head_dim >= 2
-            && self.head_dim.is_multiple_of(2)
-            && self.rotary.cos.len() >= self.layout.longest() * (self.head_dim / 2)
-            && self.rotary.sin.len() == self.rotary.cos.len()
-            && self.kv_heads > 0
-            && self.heads.is_multiple_of(self.kv_heads)
+            && size >= 2
+            && size.is_multiple_of(2)
+            && 2 * self.rotary.pairs <= size
+            && self.rotary.reaches(self.layout.longest())
+            && keys > 0
+            && queries.is_multiple_of(keys)
+            && self.heads.window != Some(0)
             && self.layout.tokens() == tokens
             && tokens > 0;
         if !fits {
@@ -133,9 +143,7 @@ impl CustomOp3 for Attention<'_> {
 
 /// Attention in a graph, which outlives the caller's layout.
 struct Recorded {
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    heads: Heads,
     layout: layout::Layout,
     rotary: Arc<Rotary>,
 }
@@ -154,8 +162,8 @@ impl CustomOp3 for Recorded {
         v: &CpuStorage,
         vl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let &Self { heads, kv_heads, head_dim, ref layout, ref rotary } = self;
-        Attention { heads, kv_heads, head_dim, layout, rotary: rotary.clone() }.cpu_fwd(q, ql, k, kl, v, vl)
+        let &Self { heads, ref layout, ref rotary } = self;
+        Attention { heads, layout, rotary: rotary.clone() }.cpu_fwd(q, ql, k, kl, v, vl)
     }
 
     fn bwd(
@@ -166,8 +174,7 @@ impl CustomOp3 for Recorded {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let heads = Heads { queries: self.heads, keys: self.kv_heads, size: self.head_dim };
-        let [q, k, v] = attention_backward::backward(heads, &self.layout, &self.rotary, [q, k, v], gradient)?;
+        let [q, k, v] = attention_backward::backward(self.heads, &self.layout, &self.rotary, [q, k, v], gradient)?;
         Ok((Some(q), Some(k), Some(v)))
     }
 }
@@ -203,15 +210,21 @@ struct RotateKeys<'a> {
 impl VectorLoop for RotateKeys<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let &Attention { kv_heads, head_dim, .. } = self.attention;
-        for (index, row) in self.k.chunks_exact(kv_heads * head_dim).enumerate() {
-            let (a, b) = row[self.head * head_dim..][..head_dim].split_at(head_dim / 2);
-            let tile = self.out[index / TILE * TILE * head_dim..].as_chunks_mut::<TILE>().0;
-            let (tile_a, tile_b) = tile[..head_dim].split_at_mut(head_dim / 2);
-            let (cos, sin) = self.attention.rotary.at(self.position + index, head_dim / 2);
+        let Heads { keys: kv_heads, size, .. } = self.attention.heads;
+        for (index, row) in self.k.chunks_exact(kv_heads * size).enumerate() {
+            let (cos, sin) = self.attention.rotary.at(self.position + index);
+            let row = &row[self.head * size..][..size];
+            let (turning, still) = row.split_at(2 * cos.len());
+            let (a, b) = turning.split_at(cos.len());
+            let tile = self.out[index / TILE * TILE * size..].as_chunks_mut::<TILE>().0;
+            let (tile_turning, tile_still) = tile[..size].split_at_mut(2 * cos.len());
+            let (tile_a, tile_b) = tile_turning.split_at_mut(cos.len());
             for i in 0..cos.len() {
                 tile_a[i][index % TILE] = a[i] * cos[i] - b[i] * sin[i];
                 tile_b[i][index % TILE] = b[i] * cos[i] + a[i] * sin[i];
+            }
+            for (tile, still) in tile_still.iter_mut().zip(still) {
+                tile[index % TILE] = *still;
             }
         }
     }
@@ -231,7 +244,7 @@ struct Rows<'a> {
 impl VectorLoop for Rows<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let &Attention { heads, kv_heads, head_dim, .. } = self.attention;
+        let Heads { queries: heads, keys: kv_heads, size: head_dim, cap, window, .. } = self.attention.heads;
         let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
         let Self { prefix, own, .. } = self;
         let (prefix_head_keys, head_keys) = (prefix.keys.len() / kv_heads, own.keys.len() / kv_heads);
@@ -248,7 +261,11 @@ impl VectorLoop for Rows<'_> {
                 let keys = &own.keys[kv_head * head_keys..][..positions.next_multiple_of(TILE) * head_dim];
                 products::<FMA>(&queries, keys, &mut scores[prefix.positions..]);
                 let scores = &mut scores[..prefix.positions + positions];
-                let scale = softmax_numerators::<FMA>(scores, prefix.positions + first).map(|sum| 1.0 / sum);
+                if let Some(cap) = cap {
+                    cap_scores::<FMA>(scores, cap);
+                }
+                let sums = softmax_numerators::<FMA>(scores, prefix.positions + first, window);
+                let scale = sums.map(|sum| 1.0 / sum);
                 let (given, scores) = scores.split_at(prefix.positions);
                 let mut from = 0;
                 while from < head_dim {
@@ -270,15 +287,20 @@ impl Attention<'_> {
     /// end keep older, finite or unused, values.
     #[inline(always)]
     fn rotate_queries(&self, q: &[f32], head: usize, first: usize, out: &mut [Lanes]) {
-        let half = self.head_dim / 2;
-        let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let (out_a, out_b) = out.split_at_mut(half);
-        for (lane, row) in q.chunks_exact(self.heads * self.head_dim).enumerate().take(LANES) {
-            let (a, b) = row[head * self.head_dim..][..self.head_dim].split_at(half);
-            let (cos, sin) = self.rotary.at(first + lane, half);
+        let Heads { queries, size, scale, .. } = self.heads;
+        let half = self.rotary.pairs;
+        let (out_turning, out_still) = out.split_at_mut(2 * half);
+        let (out_a, out_b) = out_turning.split_at_mut(half);
+        for (lane, row) in q.chunks_exact(queries * size).enumerate().take(LANES) {
+            let (turning, still) = row[head * size..][..size].split_at(2 * half);
+            let (a, b) = turning.split_at(half);
+            let (cos, sin) = self.rotary.at(first + lane);
             for i in 0..half {
                 out_a[i][lane] = (a[i] * cos[i] - b[i] * sin[i]) * scale;
                 out_b[i][lane] = (b[i] * cos[i] + a[i] * sin[i]) * scale;
+            }
+            for (out, still) in out_still.iter_mut().zip(still) {
+                out[lane] = still * scale;
             }
         }
     }

@@ -8,22 +8,11 @@ use rayon::prelude::*;
 
 use super::{
     layout::{self, Span},
-    queries::{Lanes, TILE, mix, products, softmax_numerators, spread},
+    queries::{Heads, Lanes, TILE, cap_scores, mix, products, softmax_numerators, spread},
     rotary::Rotary,
     vector::{LANES, VectorLoop, dispatch},
 };
 use crate::device;
-
-/// How q, k and v are cut into heads.
-#[derive(Clone, Copy)]
-pub struct Heads {
-    /// Number of query heads, a multiple of that of key heads.
-    pub queries: usize,
-    /// Number of key heads, and of value heads.
-    pub keys: usize,
-    /// Elements of one, even.
-    pub size: usize,
-}
 
 /// Gradients of q, k and v, from those of the result.
 pub fn backward(
@@ -161,10 +150,9 @@ impl Block {
 /// Turns a row by its position's angles, or back.
 #[inline(always)]
 fn rotate(row: &mut [f32], rotary: &Rotary, position: usize, back: bool) {
-    let half = row.len() / 2;
-    let (cos, sin) = rotary.at(position, half);
-    let (a, b) = row.split_at_mut(half);
-    for i in 0..half {
+    let (cos, sin) = rotary.at(position);
+    let (a, b) = row[..2 * cos.len()].split_at_mut(cos.len());
+    for i in 0..cos.len() {
         let sin = if back { -sin[i] } else { sin[i] };
         (a[i], b[i]) = (a[i] * cos[i] - b[i] * sin, b[i] * cos[i] + a[i] * sin);
     }
@@ -190,7 +178,7 @@ impl VectorLoop for HeadBackward<'_> {
         let Self { heads, rotary, span, key_head, out, .. } = self;
         let size = heads.size;
         let (width, group) = (heads.queries * size, heads.queries / heads.keys);
-        let scale = 1.0 / (size as f32).sqrt();
+        let Heads { scale, cap, window, .. } = heads;
         for (position, row) in keys.chunks_exact_mut(size).enumerate() {
             rotate(row, rotary, position, false);
         }
@@ -198,6 +186,8 @@ impl VectorLoop for HeadBackward<'_> {
         let (mut queries, mut gradients) = (Block::new(size), Block::new(size));
         let mut weights = vec![[0f32; LANES]; key_tiles.len() / size];
         let mut slopes = weights.clone();
+        // What a cap leaves of the slope of each score.
+        let mut left = cap.map(|_| weights.clone()).unwrap_or_default();
         for (head, own) in out.q.chunks_exact_mut(span.length * size).enumerate() {
             let column = (key_head * group + head) * size;
             for (block, own) in own.chunks_mut(LANES * size).enumerate() {
@@ -215,7 +205,19 @@ impl VectorLoop for HeadBackward<'_> {
                 let tiles = ..positions.next_multiple_of(TILE) * size;
                 products::<FMA>(&queries.lanes, &key_tiles[tiles], &mut weights);
                 products::<FMA>(&gradients.lanes, &value_tiles[tiles], &mut slopes);
-                softmax_backward::<FMA>(&mut weights[..positions], &mut slopes[..positions], first);
+                if let Some(cap) = cap {
+                    cap_scores::<FMA>(&mut weights[..positions], cap);
+                    left.copy_from_slice(&weights);
+                }
+                let sums = softmax_numerators::<FMA>(&mut weights[..positions], first, window);
+                softmax_backward(&mut weights[..positions], &mut slopes[..positions], &sums);
+                if let Some(cap) = cap {
+                    for (slopes, capped) in slopes[..positions].iter_mut().zip(&left) {
+                        for lane in 0..LANES {
+                            slopes[lane] *= 1.0 - (capped[lane] / cap) * (capped[lane] / cap);
+                        }
+                    }
+                }
                 let (weights, slopes) = (&weights[..positions], &slopes[..positions]);
                 spread::<FMA>(weights, &gradients.rows, &mut out.v, size);
                 spread::<FMA>(slopes, &queries.rows, &mut out.k, size);
@@ -239,11 +241,11 @@ impl VectorLoop for HeadBackward<'_> {
     }
 }
 
-/// Replaces scores by the softmax P of those up to the query (position `first` + lane), and the gradients of P by those
-/// of the scores.
+/// Replaces the softmax's numerators, whose sums are `sums`, by the softmax P, and the gradients of P by those of the
+/// scores.
 #[inline(always)]
-fn softmax_backward<const FMA: bool>(scores: &mut [Lanes], gradients: &mut [Lanes], first: usize) {
-    let scale = softmax_numerators::<FMA>(scores, first).map(|sum| 1.0 / sum);
+fn softmax_backward(scores: &mut [Lanes], gradients: &mut [Lanes], sums: &Lanes) {
+    let scale = sums.map(|sum| 1.0 / sum);
     let mut shared = [0f32; LANES];
     for (scores, gradients) in scores.iter_mut().zip(gradients.iter()) {
         for lane in 0..LANES {

@@ -13,7 +13,7 @@ use std::{
 use super::{
     checkpoint_header::read_header,
     files::OriginalFile,
-    hub_cache::{check_link, hub_name, snapshot},
+    hub_cache::{by_name, check_link, hub_name, snapshot},
     unusable::{check_content, without_config, without_tokenizer, without_weights},
 };
 
@@ -30,12 +30,17 @@ pub fn find(path: &Path) -> Result<PathBuf> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         bail!("{} is a file: give the directory that it is in, {}", path.display(), directory.display());
     }
+    let named = match path.to_str() {
+        Some(name) if !path.exists() => by_name(name)?,
+        _ => None,
+    };
     ensure!(
-        path.is_dir(),
-        "model directory {} does not exist; give a directory with config.json, tokenizer.json and model.safetensors",
+        named.is_some() || path.is_dir(),
+        "model directory {} does not exist; give a directory with config.json, tokenizer.json and model.safetensors, or the \
+         name of a model in the hub's cache, owner/name",
         path.display()
     );
-    let directory = snapshot(path)?;
+    let directory = named.map_or_else(|| snapshot(path), Ok)?;
     let config = directory.join("config.json");
     check_link(&config)?;
     ensure!(config.is_file(), "{}", without_config(&directory));

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 
-use super::{Layout, Model, Sampling, Tokenizer, text_stream::TextStream};
+use super::{Model, Past, Sampling, Tokenizer, text_stream::TextStream};
 use crate::device;
 
 /// Why a generation ended.
@@ -41,9 +41,10 @@ pub fn generate(
     let mut random = Xoshiro256PlusPlus::seed_from_u64(sampling.seed);
     let mut text = TextStream::new(tokenizer, prompt, &sampling.stop);
     let mut tokens = prompt.to_vec();
+    let mut reader = Reader { model, past: Past::new(model.layers()) };
     let mut generated = Generated { tokens: 0, finish: Finish::Length };
     while generated.tokens < sampling.tokens_max {
-        let mut logits = next_logits(model, &tokens)?;
+        let mut logits = reader.next_logits(&tokens)?;
         let next = sampling.choose(&mut logits, &tokens, &mut random)?;
         generated.tokens += 1;
         if tokenizer.eos().contains(&next) {
@@ -67,9 +68,27 @@ pub fn generate(
     Ok(generated)
 }
 
-fn next_logits(model: &dyn Model, tokens: &[u32]) -> Result<Vec<f32>> {
-    let window = &tokens[tokens.len().saturating_sub(model.interface().window_max)..];
-    let hidden = model.hidden(&device::tensor(window.to_vec(), window.len())?, &Layout::of_rows([window.len()])?)?;
-    let last = hidden.narrow(0, window.len() - 1, 1)?;
-    Ok(model.logits(&last)?.squeeze(0)?.to_vec1::<f32>()?)
+/// Reads tokens once, as long as they fit the model's window.
+struct Reader<'a> {
+    model: &'a dyn Model,
+    /// Of the first so many tokens.
+    past: Past,
+}
+
+impl Reader<'_> {
+    /// Logits of what follows `tokens`, which begin with those of the last call.
+    fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let window_max = self.model.interface().window_max;
+        let unread = match tokens.len() <= window_max {
+            true => &tokens[self.past.length..],
+            // Positions change with every token: all of the window is read anew.
+            false => {
+                self.past = Past::new(self.model.layers());
+                &tokens[tokens.len() - window_max..]
+            }
+        };
+        let hidden = self.model.hidden_after(&device::tensor(unread.to_vec(), unread.len())?, &mut self.past)?;
+        let last = hidden.narrow(0, unread.len() - 1, 1)?;
+        Ok(self.model.logits(&last)?.squeeze(0)?.to_vec1::<f32>()?)
+    }
 }

@@ -42,6 +42,56 @@ pub fn snapshot(path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
+/// Where the cache is, as huggingface_hub looks for it.
+fn root() -> Option<PathBuf> {
+    let said = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let home = || {
+        let caches = said("XDG_CACHE_HOME").or_else(|| Some(said("HOME")?.join(".cache")));
+        Some(caches?.join("huggingface"))
+    };
+    let whole = said("HF_HUB_CACHE").or_else(|| said("HUGGINGFACE_HUB_CACHE"));
+    whole.or_else(|| Some(said("HF_HOME").or_else(home)?.join("hub")))
+}
+
+/// The snapshot of a model that is called `owner/name` or `owner/name@revision`; None if `text` is no such name. Errors
+/// if it is not in the cache.
+pub fn by_name(text: &str) -> Result<Option<PathBuf>> {
+    let (model, revision) = text.split_once('@').unwrap_or((text, "main"));
+    let is_plain = |part: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        !part.is_empty() && !part.starts_with('.') && part.bytes().all(is_allowed)
+    };
+    let Some((owner, name)) = model.split_once('/').filter(|(owner, name)| is_plain(owner) && is_plain(name)) else {
+        return Ok(None);
+    };
+    if !is_plain(revision) {
+        return Ok(None);
+    }
+    let root = root().with_context(|| format!("{text}: no cache of the hub: set HF_HOME"))?;
+    in_cache(&root, owner, name, revision).map(Some)
+}
+
+fn in_cache(root: &Path, owner: &str, name: &str, revision: &str) -> Result<PathBuf> {
+    let model = root.join(format!("{MODEL}{owner}--{name}"));
+    let snapshots = model.join("snapshots");
+    let commit = fs::read_to_string(model.join("refs").join(revision)).unwrap_or_else(|_| revision.to_owned());
+    let snapshot = snapshots.join(commit.trim());
+    if snapshot.is_dir() {
+        return Ok(snapshot);
+    }
+    // A beginning of a commit's name will do.
+    let begins = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(revision));
+    if let [one] = &subdirectories(&snapshots).into_iter().filter(begins).collect::<Vec<_>>()[..] {
+        return Ok(one.clone());
+    }
+    let of_revision = if revision == "main" { String::new() } else { format!(" --revision {revision}") };
+    bail!(
+        "{owner}/{name}@{revision} is neither a directory nor in the hub's cache, {}: download it (hf download \
+         {owner}/{name}{of_revision}; pip install huggingface_hub brings hf), then say the same again",
+        root.display()
+    )
+}
+
 /// `owner/name@revision` of the snapshot at `full`, or `name@revision` of a model without an owner.
 pub fn hub_name(full: &Path) -> Option<String> {
     let parts: Vec<&str> = full.iter().rev().take(3).filter_map(|part| part.to_str()).collect();
@@ -149,6 +199,24 @@ mod tests {
         assert_eq!(snapshot(&other).unwrap(), other, "what is named is taken");
         assert_eq!(hub_name(&other).unwrap(), "owner/name@77aa");
         assert_eq!(hub_name(Path::new("/x/models--gpt2/snapshots/1")).unwrap(), "gpt2@1");
+    }
+
+    #[test]
+    fn a_name_means_its_snapshot_in_the_cache() {
+        let home = cache(&[("models--owner--name", &["0f3e", "77aa", "77ab"], true)]);
+        let hub = home.path().join("hub");
+        let snapshots = hub.join("models--owner--name/snapshots");
+        let find = |revision: &str| in_cache(&hub, "owner", "name", revision);
+        assert_eq!(find("main").unwrap(), snapshots.join("0f3e"));
+        assert_eq!(find("77aa").unwrap(), snapshots.join("77aa"));
+        assert_eq!(find("0f").unwrap(), snapshots.join("0f3e"));
+        let refused = find("77").unwrap_err().to_string();
+        assert!(refused.contains("hf download owner/name --revision 77"), "{refused}");
+        let refused = in_cache(&hub, "owner", "other", "main").unwrap_err().to_string();
+        assert!(refused.contains("hf download owner/other;") && refused.contains("hub's cache"), "{refused}");
+        for path in ["name", "./models/llama", "../llama", "/models/llama", "a/b/c", "a b/c", "a/b@.."] {
+            assert!(by_name(path).unwrap().is_none(), "{path}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct Span {
     pub length: usize,
     /// Index of the earlier span that comes before this one in its row, if any. That one has no prefix.
     pub prefix: Option<usize>,
-    /// Position in its row of the first token: 0, or the length of the prefix.
+    /// Position in its row of the first token: 0, the length of the prefix, or that of what is not here.
     pub position: usize,
 }
 
@@ -34,6 +34,13 @@ impl Layout {
             layout.push_row(length)?;
         }
         Ok(layout)
+    }
+
+    /// `length` tokens of one row that go on behind `position` tokens which are not here. Errors if there are none.
+    pub fn behind(position: usize, length: usize) -> Result<Self> {
+        ensure!(length > 0, "a row of a batch has no tokens");
+        let span = Span { start: 0, length, prefix: None, position };
+        Ok(Self { spans: vec![span], tokens: length, longest: position + length })
     }
 
     /// Appends a row of `length` tokens, and returns the index of its span. Errors if it is empty.

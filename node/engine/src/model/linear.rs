@@ -7,8 +7,10 @@ use super::gradients;
 
 /// `x · weightᵀ + bias`.
 pub struct Linear {
-    /// [out, in].
+    /// [out, in], or [in, out] if it is stored transposed.
     pub weight: Tensor,
+    /// Whether it is.
+    pub is_transposed: bool,
     /// [out].
     pub bias: Option<Tensor>,
 }
@@ -17,7 +19,8 @@ impl Linear {
     /// `x`: [N, in]; the result: [N, out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match x.track_op() {
-            true => x.apply_op1(Product { weight: self.weight.clone() })?,
+            true => x.apply_op1(Product { weight: self.weight.clone(), is_transposed: self.is_transposed })?,
+            false if self.is_transposed => x.matmul(&self.weight)?,
             false => x.matmul(&self.weight.t()?)?,
         };
         Ok(match &self.bias {
@@ -31,6 +34,7 @@ impl Linear {
 /// `x · weightᵀ`, recorded.
 struct Product {
     weight: Tensor,
+    is_transposed: bool,
 }
 
 impl CustomOp1 for Product {
@@ -40,18 +44,24 @@ impl CustomOp1 for Product {
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let (rows, inputs) = xl.shape().dims2()?;
-        let (outputs, _) = self.weight.dims2()?;
+        let (first, second) = self.weight.dims2()?;
         let (weight, wl) = self.weight.storage_and_layout();
         let candle_core::Storage::Cpu(weight) = &*weight else { candle_core::bail!("not on the CPU") };
-        let y = x.matmul(weight, (1, rows, outputs, inputs), xl, &wl.transpose(0, 1)?)?;
+        let (outputs, wl) = if self.is_transposed { (second, wl.clone()) } else { (first, wl.transpose(0, 1)?) };
+        let y = x.matmul(weight, (1, rows, outputs, inputs), xl, &wl)?;
         Ok((y, (rows, outputs).into()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
         if gradients::is_wanted(&self.weight) {
-            gradients::hand_in(&self.weight, gradient.t()?.matmul(&x.detach())?)?;
+            let x = x.detach();
+            let own = if self.is_transposed { x.t()?.matmul(gradient)? } else { gradient.t()?.matmul(&x)? };
+            gradients::hand_in(&self.weight, own)?;
         }
-        gradient.matmul(&self.weight).map(Some)
+        match self.is_transposed {
+            true => gradient.matmul(&self.weight.t()?).map(Some),
+            false => gradient.matmul(&self.weight).map(Some),
+        }
     }
 }
 

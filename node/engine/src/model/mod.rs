@@ -1,9 +1,9 @@
 //! Language models: one forward contract, [`Model`]; a file per family; the parts that families share.
 //!
-//! A family is one file (`llama.rs` is the first). It says how its `config.json` is read ([`Architecture`]) and how
-//! hidden states flow ([`Model`]), out of linear layers, norms, attention, rotary positions and fused operations, which
-//! have files of their own. It is entered in the list of `families.rs`. Reading checkpoints, tokenising, exporting,
-//! generating and losses know no family.
+//! A family is one file in `families/`: it reads its `config.json` into a `Plan`, which says of what parts a decoder is
+//! made. `decoder.rs` is the forward pass of them all, out of linear layers, norms, attention, rotary positions and fused
+//! operations, which have files of their own. Reading checkpoints, tokenising, exporting, generating and losses know no
+//! family.
 //!
 //! Weights are plain tensors that somebody else changes in place between forwards; nothing here keeps a value derived
 //! from them.
@@ -19,20 +19,23 @@ mod batch;
 mod checkpoint;
 mod checkpoint_header;
 mod cross_entropy;
+mod decoder;
 mod directory;
 mod embedding;
 mod export;
 mod families;
+mod fields;
 mod files;
 mod generate;
 mod gradients;
 mod hub_cache;
 mod layout;
 mod linear;
-pub mod llama;
 mod norms;
 mod operations;
 mod parameters;
+mod past;
+mod plan;
 mod queries;
 mod rotary;
 mod sampling;
@@ -47,7 +50,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 
-pub use architecture::{Architecture, Interface, Stage};
+pub use architecture::{Architecture, Interface, Part, Stage};
 pub use backward::backward;
 pub use batch::{Batch, Row, Target};
 pub use checkpoint::Checkpoint;
@@ -58,7 +61,7 @@ pub use files::OriginalFile;
 pub use generate::{Finish, Generated, generate};
 pub use gradients::Gradient;
 pub use layout::{Layout, Span};
-pub use rotary::{Llama3Scaling, RotaryConfig};
+pub use past::{LayerPast, Past};
 pub use sampling::Sampling;
 pub use suffix::SuffixModel;
 pub use tokenizer::Tokenizer;
@@ -80,9 +83,15 @@ pub trait Model: Send {
     fn embed(&self, tokens: &Tensor, layout: &Layout) -> Result<Tensor>;
 
     /// The hidden states after layer `index`, [N, H], from those before it, contiguous. Each token sees what its
-    /// [`Span`] in `layout` says, nothing else. They may come back in the storage of `x`, changed: who keeps `x` needs
-    /// a copy of its own.
-    fn layer(&self, index: usize, x: Tensor, layout: &Layout) -> Result<Tensor>;
+    /// [`Span`] in `layout` says, nothing else; with a `past`, what earlier tokens of its row left there as well, and
+    /// `layout` is one span that goes on behind them ([`Layout::behind`]). They may come back in the storage of `x`,
+    /// changed: who keeps `x` needs a copy of its own.
+    fn layer_after(&self, index: usize, x: Tensor, layout: &Layout, past: Option<&mut LayerPast>) -> Result<Tensor>;
+
+    /// The same of rows that are all here.
+    fn layer(&self, index: usize, x: Tensor, layout: &Layout) -> Result<Tensor> {
+        self.layer_after(index, x, layout, None)
+    }
 
     /// What the output head sees, [N, H], from the hidden states after the last layer.
     fn norm(&self, x: &Tensor) -> Result<Tensor>;
@@ -96,6 +105,20 @@ pub trait Model: Send {
     /// All but the logits, [N, H]; `tokens`: \[N\], u32. Errors as [`Model::check`] does.
     fn hidden(&self, tokens: &Tensor, layout: &Layout) -> Result<Tensor> {
         self.hidden_from(0, self.hidden_below(0, tokens, layout)?, layout)
+    }
+
+    /// All but the logits, [N, H], of tokens that go on behind those that left `past`, which grows by them. Errors as
+    /// [`Model::check`] does.
+    fn hidden_after(&self, tokens: &Tensor, past: &mut Past) -> Result<Tensor> {
+        let count = tokens.dims1().context("tokens must be of one row, [N]")?;
+        let layout = Layout::behind(past.length, count)?;
+        self.check(tokens, &layout)?;
+        let mut x = self.embed(tokens, &layout)?;
+        for (index, past) in past.layers.iter_mut().enumerate() {
+            x = self.layer_after(index, x, &layout, Some(past))?;
+        }
+        past.length += count;
+        self.norm(&x)
     }
 
     /// Errors if a row is longer than the model's window, or if `layout` is not that of N tokens, at least one.

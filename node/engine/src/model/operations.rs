@@ -1,6 +1,6 @@
 //! Fused element-wise operations of the forward pass: in place, but where a graph is recorded.
 
-use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::vector::{VectorLoop, dispatch, exponential};
@@ -9,24 +9,158 @@ use crate::device::{self, slice, slice_mut};
 /// Elements per parallel task: large enough to be worth handing out.
 const TASK_ELEMENTS: usize = 16 * 1024;
 
-/// `silu(gate) · up`, in `gate`'s storage unless a graph is recorded. Shapes must be equal.
-pub fn silu_multiply(gate: Tensor, up: &Tensor) -> Result<Tensor> {
-    if gate.track_op() || up.track_op() {
-        return gate.apply_op2(up, SiluMultiply);
+/// What a neuron makes of its input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Activation {
+    /// x · logistic(x).
+    Silu,
+    /// x · Φ(x), by the error function.
+    Gelu,
+    /// The same by tanh, √(2/π) · (x + 0.044715 x³).
+    GeluTanh,
+    /// x · logistic(1.702 x).
+    GeluQuick,
+    /// max(x, 0).
+    Relu,
+}
+
+impl Activation {
+    /// By its name in a config; None if there is none.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "silu" | "swish" => Self::Silu,
+            "gelu" => Self::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" => Self::GeluTanh,
+            "quick_gelu" => Self::GeluQuick,
+            "relu" => Self::Relu,
+            _ => return None,
+        })
     }
-    gate.inplace_op2(up, &SiluMultiply)?;
+
+    /// Its value and its slope at `x`.
+    #[inline(always)]
+    fn at<const FMA: bool>(self, x: f32) -> (f32, f32) {
+        let logistic = |x: f32| 1.0 / (1.0 + exponential::<FMA>(-x));
+        match self {
+            Self::Silu => {
+                let sigma = logistic(x);
+                (x * sigma, sigma * (1.0 + x * (1.0 - sigma)))
+            }
+            Self::GeluQuick => {
+                let sigma = logistic(1.702 * x);
+                (x * sigma, sigma * (1.0 + 1.702 * x * (1.0 - sigma)))
+            }
+            Self::GeluTanh => {
+                // (1 + tanh u) / 2 is the logistic function of 2u.
+                const TWICE: f32 = 2.0 * 0.797_884_6;
+                let sigma = logistic(TWICE * (x + 0.044715 * x * x * x));
+                (x * sigma, sigma + x * sigma * (1.0 - sigma) * TWICE * (1.0 + 3.0 * 0.044715 * x * x))
+            }
+            Self::Gelu => {
+                let phi = 0.5 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2));
+                (x * phi, phi + x * 0.398_942_3 * exponential::<FMA>(-0.5 * x * x))
+            }
+            Self::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
+        }
+    }
+}
+
+/// `activation(x)`, in `x`'s storage unless a graph is recorded.
+pub fn activate(x: Tensor, activation: Activation) -> Result<Tensor> {
+    if x.track_op() {
+        return x.apply_op1(Activate(activation));
+    }
+    x.inplace_op1(&Activate(activation))?;
+    Ok(x)
+}
+
+struct Activate(Activation);
+
+impl InplaceOp1 for Activate {
+    fn name(&self) -> &'static str {
+        "activate"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, xl: &Layout) -> Result<()> {
+        let x = slice_mut(x, xl)?;
+        x.par_chunks_mut(TASK_ELEMENTS).for_each(|x| dispatch(ActivateRows { x, activation: self.0 }));
+        Ok(())
+    }
+}
+
+struct ActivateRows<'a> {
+    x: &'a mut [f32],
+    activation: Activation,
+}
+
+impl VectorLoop for ActivateRows<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        self.x.iter_mut().for_each(|x| *x = self.activation.at::<FMA>(*x).0);
+    }
+}
+
+impl CustomOp1 for Activate {
+    fn name(&self) -> &'static str {
+        "activate"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let mut out = CpuStorage::F32(slice(x, xl)?.to_vec());
+        InplaceOp1::cpu_fwd(self, &mut out, &Layout::contiguous(xl.shape()))?;
+        Ok((out, xl.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let gradient = gradient.contiguous()?;
+        let slopes = device::read_all([x, &gradient], |[x, gradient]| {
+            let mut slopes = gradient.to_vec();
+            slopes.par_chunks_mut(TASK_ELEMENTS).zip(x.par_chunks(TASK_ELEMENTS)).for_each(|(slopes, x)| {
+                dispatch(ActivateBackward { slopes, x, activation: self.0 });
+            });
+            slopes
+        })?;
+        Tensor::from_vec(slopes, x.shape(), x.device()).map(Some)
+    }
+}
+
+/// Multiplies gradients by the slopes at x.
+struct ActivateBackward<'a> {
+    slopes: &'a mut [f32],
+    x: &'a [f32],
+    activation: Activation,
+}
+
+impl VectorLoop for ActivateBackward<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        self.slopes.iter_mut().zip(self.x).for_each(|(slope, x)| *slope *= self.activation.at::<FMA>(*x).1);
+    }
+}
+
+/// `activation(gate) · up`, in `gate`'s storage unless a graph is recorded. Shapes must be equal.
+pub fn activate_multiply(gate: Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+    let multiply = ActivateMultiply(activation);
+    if gate.track_op() || up.track_op() {
+        return gate.apply_op2(up, multiply);
+    }
+    gate.inplace_op2(up, &multiply)?;
     Ok(gate)
 }
 
-struct SiluMultiply;
+struct ActivateMultiply(Activation);
 
-impl InplaceOp2 for SiluMultiply {
+impl InplaceOp2 for ActivateMultiply {
     fn name(&self) -> &'static str {
-        "silu-multiply"
+        "activate-multiply"
     }
 
     fn cpu_fwd(&self, gate: &mut CpuStorage, gl: &Layout, up: &CpuStorage, ul: &Layout) -> Result<()> {
-        in_place(gate, gl, up, ul, |gate, up| dispatch(SiluMultiplyRows { gate, up }))
+        in_place(gate, gl, up, ul, |gate, up| match self.0 {
+            // The one that is everywhere has a loop without a branch.
+            Activation::Silu => dispatch(SiluMultiplyRows { gate, up }),
+            activation => dispatch(ActivateMultiplyRows { gate, up, activation }),
+        })
     }
 }
 
@@ -44,9 +178,22 @@ impl VectorLoop for SiluMultiplyRows<'_> {
     }
 }
 
-impl CustomOp2 for SiluMultiply {
+struct ActivateMultiplyRows<'a> {
+    gate: &'a mut [f32],
+    up: &'a [f32],
+    activation: Activation,
+}
+
+impl VectorLoop for ActivateMultiplyRows<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        self.gate.iter_mut().zip(self.up).for_each(|(gate, up)| *gate = self.activation.at::<FMA>(*gate).0 * up);
+    }
+}
+
+impl CustomOp2 for ActivateMultiply {
     fn name(&self) -> &'static str {
-        "silu-multiply"
+        "activate-multiply"
     }
 
     fn cpu_fwd(&self, gate: &CpuStorage, gl: &Layout, up: &CpuStorage, ul: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -70,7 +217,7 @@ impl CustomOp2 for SiluMultiply {
             let outputs = gates.par_chunks_mut(TASK_ELEMENTS).zip(ups.par_chunks_mut(TASK_ELEMENTS));
             outputs.zip(inputs.zip(gradient.par_chunks(TASK_ELEMENTS))).for_each(
                 |((gates, ups), ((gate, up), gradient))| {
-                    dispatch(SiluMultiplyBackward { gates, ups, gate, up, gradient });
+                    dispatch(ActivateMultiplyBackward { gates, ups, gate, up, gradient, activation: self.0 });
                 },
             );
             (gates, ups)
@@ -80,25 +227,84 @@ impl CustomOp2 for SiluMultiply {
     }
 }
 
-/// With σ the logistic function: the gradient of the gate is `g · up · σ · (1 + gate · (1 − σ))`, that of `up` is `g ·
-/// gate · σ`.
-struct SiluMultiplyBackward<'a> {
+/// With a the activation: the gradient of the gate is `g · up · a′(gate)`, that of `up` is `g · a(gate)`.
+struct ActivateMultiplyBackward<'a> {
     gates: &'a mut [f32],
     ups: &'a mut [f32],
     gate: &'a [f32],
     up: &'a [f32],
     gradient: &'a [f32],
+    activation: Activation,
 }
 
-impl VectorLoop for SiluMultiplyBackward<'_> {
+impl VectorLoop for ActivateMultiplyBackward<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let inputs = self.gate.iter().zip(self.up).zip(self.gradient);
         for ((gates, ups), ((gate, up), gradient)) in self.gates.iter_mut().zip(self.ups).zip(inputs) {
-            let sigma = 1.0 / (1.0 + exponential::<FMA>(-gate));
-            *ups = gradient * gate * sigma;
-            *gates = gradient * up * sigma * (1.0 + gate * (1.0 - sigma));
+            let (value, slope) = self.activation.at::<FMA>(*gate);
+            *ups = gradient * value;
+            *gates = gradient * up * slope;
         }
+    }
+}
+
+/// `cap · tanh(x / cap)`, in `x`'s storage unless a graph is recorded.
+pub fn soft_cap(x: Tensor, cap: f64) -> Result<Tensor> {
+    let cap = SoftCap(cap as f32);
+    if x.track_op() {
+        return x.apply_op1(cap);
+    }
+    x.inplace_op1(&cap)?;
+    Ok(x)
+}
+
+struct SoftCap(f32);
+
+impl InplaceOp1 for SoftCap {
+    fn name(&self) -> &'static str {
+        "soft-cap"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, xl: &Layout) -> Result<()> {
+        let x = slice_mut(x, xl)?;
+        x.par_chunks_mut(TASK_ELEMENTS).for_each(|x| dispatch(SoftCapRows { x, cap: self.0 }));
+        Ok(())
+    }
+}
+
+struct SoftCapRows<'a> {
+    x: &'a mut [f32],
+    cap: f32,
+}
+
+impl VectorLoop for SoftCapRows<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let scale = 2.0 / self.cap;
+        self.x.iter_mut().for_each(|x| *x = self.cap - 2.0 * self.cap / (1.0 + exponential::<FMA>(*x * scale)));
+    }
+}
+
+impl CustomOp1 for SoftCap {
+    fn name(&self) -> &'static str {
+        "soft-cap"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let mut out = CpuStorage::F32(slice(x, xl)?.to_vec());
+        InplaceOp1::cpu_fwd(self, &mut out, &Layout::contiguous(xl.shape()))?;
+        Ok((out, xl.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, capped: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let gradient = gradient.contiguous()?;
+        let cap = self.0;
+        let slopes = device::read_all([capped, &gradient], |[capped, gradient]| {
+            let slope = |(y, g): (&f32, &f32)| g * (1.0 - (y / cap) * (y / cap));
+            capped.par_iter().zip(gradient).map(slope).collect::<Vec<f32>>()
+        })?;
+        Tensor::from_vec(slopes, capped.shape(), capped.device()).map(Some)
     }
 }
 
@@ -163,25 +369,55 @@ mod tests {
     };
     use candle_core::Device;
 
-    #[test]
-    fn silu_multiply_agrees_with_the_plain_formula() {
-        let gate = Tensor::randn(0f32, 4.0, (300, 172), &Device::Cpu).unwrap();
-        let up = Tensor::randn(0f32, 1.0, (300, 172), &Device::Cpu).unwrap();
-        let plain = (gate.silu().unwrap() * &up).unwrap();
-        assert_close(&silu_multiply(gate, &up).unwrap(), &plain, 1e-6);
+    /// By candle's own operations, which have gradients of their own.
+    fn plain(x: &Tensor, activation: Activation) -> Tensor {
+        match activation {
+            Activation::Silu => x.silu().unwrap(),
+            Activation::Gelu => x.gelu_erf().unwrap(),
+            Activation::GeluTanh => x.gelu().unwrap(),
+            Activation::GeluQuick => (x * 1.702).unwrap().silu().unwrap().affine(1.0 / 1.702, 0.0).unwrap(),
+            Activation::Relu => x.relu().unwrap(),
+        }
     }
 
     #[test]
-    fn their_gradients_agree_with_those_of_the_plain_formulas() {
-        let (gate, up) = (variable(4.0, (300, 172)), variable(1.0, (300, 172)));
-        let x = gate.as_tensor().clone();
-        let ours = gradients(&silu_multiply(x.clone(), &up).unwrap(), &[&gate, &up]);
-        let expected = gradients(&(x.silu().unwrap() * up.as_tensor()).unwrap(), &[&gate, &up]);
-        ours.iter().zip(&expected).for_each(|(ours, plain)| assert_close(ours, plain, 1e-5));
-        let before = x.copy().unwrap();
-        let ours = gradients(&add(x.clone(), &up).unwrap(), &[&gate, &up]);
+    fn activations_and_their_gradients_agree_with_the_plain_formulas() {
+        let all = [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::GeluQuick, Activation::Relu];
+        for activation in all {
+            let (gate, up) = (variable(3.0, (300, 172)), variable(1.0, (300, 172)));
+            let x = gate.as_tensor().clone();
+            let expected = plain(&x, activation);
+            let ours = activate(x.clone(), activation).unwrap();
+            assert_close(&ours, &expected, 2e-6);
+            assert_close(&activate(gate.as_detached_tensor().copy().unwrap(), activation).unwrap(), &expected, 2e-6);
+            assert_close(&gradients(&ours, &[&gate])[0], &gradients(&expected, &[&gate])[0], 2e-5);
+            let expected = (expected * up.as_tensor()).unwrap();
+            let ours = activate_multiply(x.clone(), &up, activation).unwrap();
+            assert_close(&ours, &expected, 2e-6);
+            let detached = gate.as_detached_tensor().copy().unwrap();
+            assert_close(&activate_multiply(detached, &up.as_detached_tensor(), activation).unwrap(), &expected, 2e-6);
+            let (ours, expected) = (gradients(&ours, &[&gate, &up]), gradients(&expected, &[&gate, &up]));
+            ours.iter().zip(&expected).for_each(|(ours, plain)| assert_close(ours, plain, 2e-5));
+        }
+    }
+
+    #[test]
+    fn a_soft_cap_and_its_gradient_agree_with_the_plain_formula() {
+        let x = variable(40.0, (300, 172));
+        let expected = ((x.as_tensor() / 30.0).unwrap().tanh().unwrap() * 30.0).unwrap();
+        let ours = soft_cap(x.as_tensor().clone(), 30.0).unwrap();
+        assert_close(&ours, &expected, 1e-6);
+        assert_close(&soft_cap(x.as_detached_tensor().copy().unwrap(), 30.0).unwrap(), &expected, 1e-6);
+        assert_close(&gradients(&ours, &[&x])[0], &gradients(&expected, &[&x])[0], 1e-5);
+    }
+
+    #[test]
+    fn a_sum_and_its_gradients_agree_with_the_plain_formula() {
+        let (x, up) = (variable(4.0, (300, 172)), variable(1.0, (300, 172)));
+        let before = x.as_tensor().copy().unwrap();
+        let ours = gradients(&add(x.as_tensor().clone(), &up).unwrap(), &[&x, &up]);
         assert_close(&ours[0], &ours[1], 0.0);
-        assert_close(&before, &x, 0.0);
+        assert_close(&before, x.as_tensor(), 0.0);
     }
 
     #[test]
@@ -189,7 +425,7 @@ mod tests {
         let x = Tensor::zeros((4, 8), candle_core::DType::F32, &Device::Cpu).unwrap();
         let y = Tensor::zeros((8, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
         assert!(add(x.clone(), &y).is_err());
-        assert!(silu_multiply(x.clone(), &y).is_err());
+        assert!(activate_multiply(x.clone(), &y, Activation::Silu).is_err());
         assert!(add(x, &y.t().unwrap()).is_err());
     }
 }

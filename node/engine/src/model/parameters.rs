@@ -7,11 +7,8 @@ use std::collections::BTreeMap;
 use super::linear::Linear;
 use crate::device;
 
-/// Weights below a prefix of their Hugging Face names. What is taken shares the storage.
-pub struct Parameters<'a> {
-    tensors: &'a BTreeMap<String, Tensor>,
-    prefix: String,
-}
+/// A model's weights. What is taken shares the storage.
+pub struct Parameters<'a>(&'a BTreeMap<String, Tensor>);
 
 impl<'a> Parameters<'a> {
     /// All `tensors`, if each of `expected` is among them in its shape, f32, and contiguous where the model computes.
@@ -22,23 +19,17 @@ impl<'a> Parameters<'a> {
             let is_sound = tensor.dtype() == DType::F32 && device::holds(tensor);
             ensure!(is_sound, "tensor {name} must be contiguous f32 on the CPU");
         }
-        Ok(Self { tensors, prefix: String::new() })
-    }
-
-    /// Those whose names go on with `name` and a dot.
-    pub fn below(&self, name: &str) -> Self {
-        Self { tensors: self.tensors, prefix: format!("{}{name}.", self.prefix) }
+        Ok(Self(tensors))
     }
 
     /// The tensor called `name`.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let name = format!("{}{name}", self.prefix);
-        self.tensors.get(&name).cloned().with_context(|| format!("tensor {name} is missing"))
+        self.0.get(name).cloned().with_context(|| format!("tensor {name} is missing"))
     }
 
-    /// The linear layer called `name`.
-    pub fn linear(&self, name: &str, has_bias: bool) -> Result<Linear> {
-        let own = self.below(name);
-        Ok(Linear { weight: own.tensor("weight")?, bias: has_bias.then(|| own.tensor("bias")).transpose()? })
+    /// The linear layer called `name`, with a bias if there is one.
+    pub fn linear(&self, name: &str, is_transposed: bool) -> Result<Linear> {
+        let bias = self.0.get(&format!("{name}.bias")).cloned();
+        Ok(Linear { weight: self.tensor(&format!("{name}.weight"))?, is_transposed, bias })
     }
 }

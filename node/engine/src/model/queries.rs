@@ -9,6 +9,23 @@ pub const TILE: usize = 4;
 /// One value for each of [`LANES`] queries.
 pub type Lanes = [f32; LANES];
 
+/// How attention is cut into heads, and what is done to its scores.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Heads {
+    /// Number of query heads, a multiple of that of key heads.
+    pub queries: usize,
+    /// Number of key heads, and of value heads.
+    pub keys: usize,
+    /// Elements of one, even.
+    pub size: usize,
+    /// Multiplies products of queries and keys.
+    pub scale: f32,
+    /// Scores s become cap · tanh(s / cap).
+    pub cap: Option<f32>,
+    /// Tokens that a token sees, itself included, if not all.
+    pub window: Option<usize>,
+}
+
 /// Dot products of the queries with whole tiles of keys.
 #[inline(always)]
 pub fn products<const FMA: bool>(queries: &[Lanes], keys: &[f32], scores: &mut [Lanes]) {
@@ -30,17 +47,38 @@ fn accumulate<const FMA: bool>(sums: Lanes, factor: f32, values: &Lanes) -> Lane
     std::array::from_fn(|lane| multiply_add::<FMA>(factor, values[lane], sums[lane]))
 }
 
-/// Replaces scores by exp(score − max), those of positions after the query (position `first` + lane) by zero; returns
-/// the sums.
+/// Replaces scores by cap · tanh(score / cap).
 #[inline(always)]
-pub fn softmax_numerators<const FMA: bool>(scores: &mut [Lanes], first: usize) -> Lanes {
-    let blank = |own: &mut [Lanes], value: f32| {
-        for (offset, scores) in own.iter_mut().enumerate() {
-            scores[..offset].fill(value);
+pub fn cap_scores<const FMA: bool>(scores: &mut [Lanes], cap: f32) {
+    let scale = 2.0 / cap;
+    for scores in scores.iter_mut() {
+        for lane in 0..LANES {
+            scores[lane] = cap - 2.0 * cap / (1.0 + exponential::<FMA>(scores[lane] * scale));
         }
-    };
-    blank(&mut scores[first..], f32::NEG_INFINITY);
-    let mut max = [f32::NEG_INFINITY; LANES];
+    }
+}
+
+/// Fills the scores of positions that a query (position `first` + lane) does not see: those after it, and those before
+/// its `window`.
+#[inline(always)]
+fn blank(scores: &mut [Lanes], first: usize, window: Option<usize>, value: f32) {
+    for (offset, scores) in scores[first..].iter_mut().enumerate() {
+        scores[..offset].fill(value);
+    }
+    let Some(window) = window else { return };
+    let before = (first + LANES).saturating_sub(window).min(scores.len());
+    for (position, scores) in scores[..before].iter_mut().enumerate() {
+        scores[(position + window).saturating_sub(first)..].fill(value);
+    }
+}
+
+/// Replaces scores by exp(score − max), those of positions that the query (position `first` + lane) does not see by zero;
+/// returns the sums.
+#[inline(always)]
+pub fn softmax_numerators<const FMA: bool>(scores: &mut [Lanes], first: usize, window: Option<usize>) -> Lanes {
+    blank(scores, first, window, f32::NEG_INFINITY);
+    // Lanes past the end may see nothing: their largest score is finite, so that what comes of them is zero, not NaN.
+    let mut max = [f32::MIN; LANES];
     for scores in scores.iter() {
         for lane in 0..LANES {
             max[lane] = larger(scores[lane], max[lane]);
@@ -54,7 +92,7 @@ pub fn softmax_numerators<const FMA: bool>(scores: &mut [Lanes], first: usize) -
             sums[lane] += scores[lane];
         }
     }
-    blank(&mut scores[first..], 0.0);
+    blank(scores, first, window, 0.0);
     sums
 }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use candle_core::{Tensor, TensorId};
 use std::cell::RefCell;
 
-use super::{Interface, Layout, Model, Stage};
+use super::{Interface, LayerPast, Layout, Model, Stage};
 
 /// A model whose forward passes on one batch may share what lies below a layer.
 pub struct SuffixModel {
@@ -61,8 +61,8 @@ impl Model for SuffixModel {
         self.model.embed(tokens, layout)
     }
 
-    fn layer(&self, index: usize, x: Tensor, layout: &Layout) -> Result<Tensor> {
-        self.model.layer(index, x, layout)
+    fn layer_after(&self, index: usize, x: Tensor, layout: &Layout, past: Option<&mut LayerPast>) -> Result<Tensor> {
+        self.model.layer_after(index, x, layout, past)
     }
 
     fn norm(&self, x: &Tensor) -> Result<Tensor> {

@@ -53,6 +53,8 @@ pub struct Ground<'a> {
     pub objective: ObjectiveLine,
     /// Of the run; its learning rate is not used.
     pub hyperparameters: Hyperparameters,
+    /// What is trained.
+    pub trained: Trained,
     /// Windows or rows per batch.
     pub batch_size: usize,
     /// Of the directions and of the batches.
@@ -123,7 +125,7 @@ fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Arc<Manifest>)> {
         ledger_samples_max: 2 * GRADIENTS,
         replay_budget: 1,
         authority: None,
-        trained: Trained::All,
+        trained: ground.trained.clone(),
     };
     let base = Base::of_new_run(ground.checkpoint.clone(), &settings)?;
     let seed = ground.seed;
@@ -244,12 +246,12 @@ mod tests {
     #[test]
     fn a_survey_finds_what_can_be_gained() {
         let checkpoint = embedded::checkpoint().unwrap();
-        let tokenizer = Tokenizer::of(&checkpoint);
-        let tokenizer = tokenizer.unwrap();
+        let tokenizer = Tokenizer::of(&checkpoint).unwrap();
         let data = embedded::training(1, &tokenizer, 32).unwrap();
         let (hyperparameters, batch_size, time_max) = (HYPERPARAMETERS, 2, Duration::from_secs(3_600));
-        let objective = ObjectiveLine::NextToken;
-        let ground = Ground { checkpoint, data: &data, objective, hyperparameters, batch_size, seed: 1, time_max };
+        let (objective, trained) = (ObjectiveLine::NextToken, Trained::All);
+        let ground =
+            Ground { checkpoint, data: &data, objective, hyperparameters, trained, batch_size, seed: 1, time_max };
         let found = survey(ground, &mut |_| ()).unwrap();
         assert_eq!(found.gradients, GRADIENTS);
         assert!(found.gain > 0.1 && found.gain < found.loss, "{found:?}");
@@ -275,6 +277,7 @@ mod tests {
             data: &data,
             objective,
             hyperparameters,
+            trained: Trained::All,
             batch_size,
             seed: 1,
             time_max,

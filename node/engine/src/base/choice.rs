@@ -1,0 +1,118 @@
+//! Which tensors people mean, by name or by the part that they have in the model.
+
+use anyhow::{Result, bail, ensure};
+use std::collections::BTreeSet;
+
+use super::Trained;
+use crate::model::{Architecture, Part, Stage};
+
+/// Most names in an error.
+const NAMED: usize = 5;
+
+impl Trained {
+    /// What `text` says of the tensors of `architecture`: a list, divided by commas, of parts (`all`, `attention`, `mlp`,
+    /// `norms`, `biases`, `embedding`, `head`), of `last:N`, the last N layers and what comes after them, and of names, in
+    /// which `*` stands for anything. Errors name what means nothing here, and what there is.
+    pub fn choose(text: &str, architecture: &dyn Architecture) -> Result<Self> {
+        let names: Vec<String> = architecture.tensors().into_iter().map(|(name, _)| name).collect();
+        let mut chosen = BTreeSet::new();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let is_meant = meaning(item, architecture)?;
+            let before = chosen.len();
+            let mut found = names.iter().filter(|name| is_meant(name)).peekable();
+            ensure!(
+                found.peek().is_some(),
+                "{item:?} is no tensor of this model; it takes all, attention, mlp, norms, biases, embedding, head, last:N, or \
+                 names such as {}, in which * stands for anything",
+                names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ")
+            );
+            chosen.extend(found.cloned());
+            debug_assert!(chosen.len() >= before);
+        }
+        ensure!(!chosen.is_empty(), "it names no tensor; say what to train, for example attention or last:4");
+        Ok(if chosen.len() == names.len() { Self::All } else { Self::Only(chosen) })
+    }
+}
+
+/// Whether a tensor is one of those that `item` means.
+fn meaning<'a>(item: &'a str, architecture: &'a dyn Architecture) -> Result<Box<dyn Fn(&str) -> bool + 'a>> {
+    let of = |part: Part| -> Box<dyn Fn(&str) -> bool + 'a> { Box::new(move |name| architecture.part(name) == part) };
+    Ok(match item {
+        "all" => Box::new(|_| true),
+        "attention" => of(Part::Attention),
+        "mlp" => of(Part::Mlp),
+        "norms" => of(Part::Norm),
+        "embedding" => of(Part::Embedding),
+        "head" => of(Part::Head),
+        "biases" => Box::new(|name| name.ends_with(".bias")),
+        _ => match item.strip_prefix("last:") {
+            Some(count) => {
+                let layers = architecture.layers();
+                let Some(first) =
+                    count.parse().ok().filter(|count| *count > 0).and_then(|count| layers.checked_sub(count))
+                else {
+                    bail!("{item}: the model has {layers} layers; give last:1 to last:{layers}");
+                };
+                Box::new(move |name| architecture.stage(name) >= Stage::Layer(first))
+            }
+            None => Box::new(move |name| matches(item, name)),
+        },
+    })
+}
+
+/// Whether `name` is `pattern`, in which `*` stands for anything.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(name) = name.strip_prefix(start) else { return false };
+    name.char_indices().map(|(at, _)| at).chain([name.len()]).any(|at| matches(rest, &name[at..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::architecture;
+    use serde_json::json;
+
+    fn llama() -> Box<dyn Architecture> {
+        let config = json!({"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 3,
+            "num_attention_heads": 2, "vocab_size": 11, "attention_bias": true});
+        architecture(config.to_string().as_bytes()).unwrap()
+    }
+
+    fn chosen(text: &str) -> Vec<String> {
+        match Trained::choose(text, &*llama()).unwrap_or_else(|error| panic!("{text}: {error:#}")) {
+            Trained::All => vec!["all".into()],
+            Trained::Only(names) => names.into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn parts_and_names_mean_their_tensors() {
+        assert_eq!(chosen("all"), ["all"]);
+        assert_eq!(chosen("head"), ["lm_head.weight"]);
+        assert_eq!(chosen("embedding, head").len(), 2);
+        assert_eq!(chosen("norms").len(), 3 * 2 + 1);
+        assert_eq!(chosen("attention").len(), 3 * 8);
+        assert_eq!(chosen("biases").len(), 3 * 4);
+        assert_eq!(chosen("mlp").len(), 3 * 3);
+        let last = chosen("last:1");
+        assert!(last.contains(&"model.norm.weight".into()) && last.contains(&"lm_head.weight".into()), "{last:?}");
+        assert!(last.iter().all(|name| !name.starts_with("model.layers.1.")), "{last:?}");
+        assert_eq!(chosen("model.layers.*.mlp.up_proj.weight").len(), 3);
+        assert_eq!(chosen("*up_proj*,*down_proj.weight").len(), 6);
+        assert_eq!(chosen("attention,mlp,norms,embedding,head"), ["all"], "everything, said in parts");
+    }
+
+    #[test]
+    fn what_means_nothing_is_refused_with_what_there_is() {
+        let refusal = |text: &str| Trained::choose(text, &*llama()).unwrap_err().to_string();
+        for text in ["atention", "model.layers.7.mlp.up_proj.weight", "*.lora", "all,nothing"] {
+            let refused = refusal(text);
+            assert!(refused.contains("attention, mlp") && refused.contains("model.embed_tokens.weight"), "{refused}");
+        }
+        for text in ["last:0", "last:4", "last:-1", "last:many"] {
+            assert!(refusal(text).contains("3 layers"), "{text}");
+        }
+        assert!(refusal(" , ").contains("names no tensor"));
+    }
+}

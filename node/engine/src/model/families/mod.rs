@@ -1,0 +1,65 @@
+//! From `config.json`, which may come from a peer, to the family of models that it describes.
+
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod gpt_neox;
+mod granite;
+mod llama;
+mod mistral;
+mod olmo2;
+mod opt;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod smollm3;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::{architecture::Architecture, fields::Fields, plan::Family};
+
+/// Every family that can be read. A new one is a file of its own and a line here.
+const FAMILIES: [&Family; 13] = [
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &gemma2::FAMILY,
+    &gemma3::FAMILY,
+    &phi3::FAMILY,
+    &smollm3::FAMILY,
+    &olmo2::FAMILY,
+    &granite::FAMILY,
+    &gpt2::FAMILY,
+    &gpt_neox::FAMILY,
+    &opt::FAMILY,
+];
+
+/// The model that `config.json` describes.
+///
+/// The family is looked up before any other field is read, so that an unknown one is called by its name, not by a field
+/// it lacks.
+pub fn architecture(config: &[u8]) -> Result<Box<dyn Architecture>> {
+    let value: Value = serde_json::from_slice(config).context("config.json is not valid JSON")?;
+    let model_type = value.get("model_type").and_then(Value::as_str);
+    let class = value.pointer("/architectures/0").and_then(Value::as_str);
+    let is_named = |family: &&&Family| match model_type {
+        Some(model_type) => model_type == family.model_type,
+        None => class == Some(family.class),
+    };
+    let Some(family) = FAMILIES.iter().find(is_named) else {
+        let known = FAMILIES.map(|family| format!("{} ({})", family.name, family.model_type));
+        bail!(
+            "config.json: unknown architecture (model_type {}, architectures {}); this node runs, by name and model_type, {}",
+            model_type.unwrap_or("absent"),
+            class.unwrap_or("absent"),
+            known.join(", ")
+        );
+    };
+    let plan = (family.read)(&Fields(&value)).and_then(super::plan::Plan::checked);
+    Ok(Box::new(plan.with_context(|| format!("config.json does not describe a model of {}", family.name))?))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,36 @@
+//! Qwen 2 and 2.5: a Llama with biases of queries, keys and values (arXiv 2407.10671).
+
+use anyhow::Result;
+
+use super::{
+    super::{
+        architecture::{LAYERS_MAX, POSITIONS_MAX},
+        fields::Fields,
+        plan::{Family, Plan},
+    },
+    llama::{self, Usual},
+};
+
+pub const FAMILY: Family = Family { name: "Qwen2", model_type: "qwen2", class: "Qwen2ForCausalLM", read };
+
+fn read(config: &Fields<'_>) -> Result<Plan> {
+    let mut plan = llama::plan(config, &Usual { class: FAMILY.class, window_max: 32_768, ..Usual::default() })?;
+    plan.attention.biases = (true, false);
+    slide(config, &mut plan)?;
+    Ok(plan)
+}
+
+/// Upper layers, or those that `layer_types` names, see a window, where the config says so.
+pub fn slide(config: &Fields<'_>, plan: &mut Plan) -> Result<()> {
+    let window = config.size_or("sliding_window", 4096, POSITIONS_MAX)?;
+    let window = config.flag("use_sliding_window", false)?.then_some(window);
+    let full = match config.get("max_window_layers").and_then(serde_json::Value::as_u64) {
+        Some(layers) => layers.min(LAYERS_MAX as u64) as usize,
+        None => 28,
+    };
+    let slides = config.slides(plan.kinds.len(), |layer| layer >= full)?;
+    for (kind, slides) in plan.kinds.iter_mut().zip(slides) {
+        kind.window = window.filter(|_| slides);
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+use super::*;
+use crate::model::{Interface, Stage};
+use serde_json::json;
+
+fn llama() -> Value {
+    json!({
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 5,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 512, "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "eos_token_id": [2, 3]
+    })
+}
+
+fn gpt2() -> Value {
+    json!({"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 512})
+}
+
+fn opt() -> Value {
+    json!({"model_type": "opt", "hidden_size": 64, "ffn_dim": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "vocab_size": 512})
+}
+
+fn gpt_neox() -> Value {
+    json!({"model_type": "gpt_neox", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": 512})
+}
+
+/// The config with one field in place of what it says.
+fn with(mut config: Value, field: &str, value: Value) -> Value {
+    config[field] = value;
+    config
+}
+
+fn parse(config: &Value) -> Box<dyn Architecture> {
+    architecture(config.to_string().as_bytes()).unwrap_or_else(|error| panic!("{config}: {error:#}"))
+}
+
+fn refusal(config: &Value) -> String {
+    let refused = architecture(config.to_string().as_bytes());
+    format!("{:#}", refused.err().unwrap_or_else(|| panic!("{config} must be refused")))
+}
+
+#[test]
+fn an_unknown_family_is_refused_by_name_with_those_that_are_known() {
+    let refused = refusal(&json!({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}));
+    let start = "config.json: unknown architecture (model_type mamba, architectures MambaForCausalLM); this node runs, by \
+                 name and model_type, Llama (llama), Mistral (mistral), ";
+    assert!(refused.starts_with(start), "{refused}");
+    for family in ["Qwen2 (qwen2)", "Qwen3 (qwen3)", "Gemma 3 (gemma3_text)", "GPT-NeoX (gpt_neox)", "OPT (opt)"] {
+        assert!(refused.contains(family), "{refused}");
+    }
+    assert!(refusal(&json!({})).contains("model_type absent, architectures absent"));
+    assert!(refusal(&json!([])).contains("model_type absent"));
+}
+
+#[test]
+fn the_class_names_the_family_where_the_type_is_absent() {
+    let refused = refusal(&json!({"architectures": ["LlamaForCausalLM"]}));
+    assert!(refused.starts_with("config.json does not describe a model of Llama: config.json has no"), "{refused}");
+    let both = json!({"model_type": "mamba", "architectures": ["LlamaForCausalLM"]});
+    assert!(refusal(&both).contains("unknown architecture"));
+}
+
+#[test]
+fn what_is_not_json_is_refused() {
+    for broken in [&b"{"[..], &[b'['; 100_000]] {
+        assert!(architecture(broken).err().unwrap().to_string().starts_with("config.json is not valid JSON"));
+    }
+}
+
+#[test]
+fn a_sound_config_parses_with_its_defaults() {
+    let parsed = parse(&llama());
+    assert_eq!(*parsed.interface(), Interface { vocabulary: 512, window_max: 512, bos: None, eos: vec![2, 3] });
+    let weights: u64 = parsed.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
+    assert_eq!(weights, 260_032);
+    assert_eq!((parsed.prefix(), parsed.class()), ("model.", "LlamaForCausalLM"));
+    let tied = |config: &Value| parse(config).head().is_tied;
+    let mut silent = llama();
+    silent.as_object_mut().unwrap().remove("tie_word_embeddings");
+    assert!(!tied(&silent));
+    for family in ["gemma2", "gemma3_text", "smollm3"] {
+        assert!(tied(&with(silent.clone(), "model_type", json!(family))), "{family}");
+    }
+    assert!(tied(&gpt2()) && tied(&opt()) && !tied(&gpt_neox()));
+    assert_eq!(parse(&gpt2()).interface().window_max, 1024);
+}
+
+#[test]
+fn each_tensor_is_first_used_where_it_is() {
+    let stages = |config: &Value, expected: &[(&str, Stage)]| {
+        let parsed = parse(config);
+        for (name, stage) in expected {
+            assert!(parsed.tensors().iter().any(|(own, _)| own == name), "{name}");
+            assert_eq!(parsed.stage(name), *stage, "{name}");
+        }
+    };
+    stages(
+        &with(llama(), "tie_word_embeddings", json!(false)),
+        &[
+            ("model.embed_tokens.weight", Stage::Embedding),
+            ("model.layers.3.mlp.up_proj.weight", Stage::Layer(3)),
+            ("model.norm.weight", Stage::Layer(4)),
+            ("lm_head.weight", Stage::Head),
+        ],
+    );
+    stages(
+        &gpt2(),
+        &[
+            ("transformer.wpe.weight", Stage::Embedding),
+            ("transformer.h.1.attn.c_attn.bias", Stage::Layer(1)),
+            ("transformer.ln_f.bias", Stage::Layer(1)),
+        ],
+    );
+    stages(
+        &with(opt(), "word_embed_proj_dim", json!(32)),
+        &[
+            ("model.decoder.project_in.weight", Stage::Embedding),
+            ("model.decoder.project_out.weight", Stage::Layer(1)),
+            ("model.decoder.layers.0.final_layer_norm.weight", Stage::Layer(0)),
+            ("model.decoder.final_layer_norm.weight", Stage::Layer(1)),
+        ],
+    );
+    stages(&gpt_neox(), &[("embed_out.weight", Stage::Head), ("gpt_neox.embed_in.weight", Stage::Embedding)]);
+}
+
+#[test]
+fn each_implausible_field_is_refused_by_name() {
+    let cases = [
+        ("hidden_size", json!(0)),
+        ("hidden_size", json!(1u64 << 60)),
+        ("intermediate_size", json!(u64::MAX)),
+        ("num_hidden_layers", json!(1_000_000_000)),
+        ("num_attention_heads", json!(0)),
+        ("num_key_value_heads", json!(0)),
+        ("num_key_value_heads", json!(3)),
+        ("num_key_value_heads", json!(16)),
+        ("head_dim", json!(7)),
+        ("head_dim", json!(0)),
+        ("vocab_size", json!(0)),
+        ("vocab_size", json!(-1)),
+        ("max_position_embeddings", json!(0)),
+        ("rms_norm_eps", json!(0.0)),
+        ("rms_norm_eps", json!("small")),
+        ("rope_theta", json!(-1.0)),
+        ("hidden_act", json!("softplus")),
+        ("eos_token_id", json!("</s>")),
+        ("attention_bias", json!("yes")),
+        ("rope_scaling", json!({"type": "axial", "factor": 2.0})),
+        ("rope_scaling", json!({"rope_type": "llama3", "factor": 0.0})),
+    ];
+    for (field, value) in cases {
+        let error = refusal(&with(llama(), field, value));
+        assert!(error.starts_with("config.json does not describe a model of Llama: config.json"), "{error}");
+    }
+    let of = |family: &str, field: &str, value: Value| {
+        refusal(&with(with(llama(), "model_type", json!(family)), field, value))
+    };
+    assert!(of("qwen3", "layer_types", json!(["full_attention"])).contains("layer_types"));
+    let unknown = json!(["full_attention", "full_attention", "full_attention", "full_attention", "chunked_attention"]);
+    assert!(of("gemma2", "layer_types", unknown).contains("chunked_attention"));
+    assert!(of("mistral", "sliding_window", json!(0)).contains("sliding_window is 0"));
+    assert!(of("gemma2", "attn_logit_softcapping", json!(-1.0)).contains("attn_logit_softcapping"));
+    assert!(of("gemma3_text", "use_bidirectional_attention", json!(true)).contains("use_bidirectional_attention"));
+    assert!(of("smollm3", "no_rope_layers", json!([1, 1, 1, 2, 0])).contains("no_rope_layers has 2"));
+    assert!(
+        refusal(&with(opt(), "layer_norm_elementwise_affine", json!(false))).contains("layer_norm_elementwise_affine")
+    );
+    assert!(refusal(&with(gpt_neox(), "rotary_pct", json!(0.2))).contains("16 elements turn"));
+    assert!(refusal(&with(gpt2(), "n_head", json!(65))).contains("head_dim"));
+}
