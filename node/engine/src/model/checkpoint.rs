@@ -226,6 +226,9 @@ fn read(files: &[OriginalFile], role: Role) -> Result<Vec<u8>> {
 /// models.
 const WRAPPERS: [&str; 5] = ["", "module.", "_orig_mod.", "base_model.model.", "language_model."];
 
+/// What output heads are called, by one release of transformers or another.
+const HEADS: [&str; 2] = ["lm_head.weight", "embed_out.weight"];
+
 /// Looks for the model's tensors in one file after the other.
 struct Finder<'a> {
     architecture: &'a dyn Architecture,
@@ -279,7 +282,8 @@ impl Finder<'_> {
         };
         let of = |name: &str| {
             let without = name.strip_prefix(prefix).map(str::to_owned);
-            [Some(name.to_owned()), Some(format!("{prefix}{name}")), without].into_iter().flatten().find(is_known)
+            let head = HEADS.contains(&name).then(|| self.head.name.clone());
+            [Some(name.to_owned()), Some(format!("{prefix}{name}")), without, head].into_iter().flatten().find(is_known)
         };
         WRAPPERS.iter().find_map(|wrapper| of(stored.strip_prefix(wrapper)?))
     }
