@@ -156,6 +156,7 @@ impl Run {
             replay_budget: 1_000_000,
             authority: None,
             trained: Trained::All,
+            adapters: None,
         };
         let Started { mut manifest, base, .. } = base::start(checkpoint.clone(), settings, [0; 16])?;
         for text in &options.factor {
@@ -265,6 +266,7 @@ fn survey(checkpoint: Checkpoint, options: &Options) -> Result<()> {
             objective: options.objective()?,
             hyperparameters: options.hyperparameters(1_000),
             trained: Trained::All,
+            adapters: None,
             batch_size: options.batch_size,
             seed: *seed,
             time_max: Duration::from_secs(600),

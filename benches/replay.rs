@@ -77,7 +77,7 @@ fn milliseconds(weights: &mut Weights, group: u16) -> f64 {
 
 fn model(shape: &Shape) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let base = Base::of_new_run(shape.checkpoint(directory.path()), &settings()).expect("a base");
+    let base = Base::of_new_run(shape.checkpoint(directory.path()), &settings(), [0; 16]).expect("a base");
     let (mut weights, groups) = (base.weights, base.groups);
     let numbers = 0..groups.members.len() as u16;
     let times: Vec<f64> = numbers.clone().map(|group| milliseconds(&mut weights, group)).collect();

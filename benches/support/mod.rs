@@ -190,6 +190,7 @@ pub fn settings() -> BaseSettings {
         replay_budget: 1_000_000,
         authority: None,
         trained: Trained::All,
+        adapters: None,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::support::{Shape, settings};
 pub fn start(shape: &Shape, path: &Path) -> Opened {
     let state = StateDir::create_or_open(path).expect("a state directory");
     let checkpoint = shape.checkpoint(&path.join("model"));
-    let base = Base::of_new_run(checkpoint, &settings()).expect("a base");
+    let base = Base::of_new_run(checkpoint, &settings(), [0; 16]).expect("a base");
     start_run(&state, &base, settings(), protocol::manifest::Membership::Open).expect("a run");
     Opened::of(state).expect("the run that was just started")
 }

@@ -257,6 +257,9 @@ pub struct ExportArgs {
     /// The weights at the best held-out point of this node's journal; it may be running
     #[arg(long)]
     pub best: bool,
+    /// Of a run with --lora: the adapters alone, as PEFT has them, in place of the whole model
+    #[arg(long)]
+    pub adapter: bool,
 }
 
 /// What to continue.
@@ -360,15 +363,22 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// Hugging Face directory of a model (Llama, Mistral, Qwen2, Qwen3, Gemma 2 and 3, Phi-3, SmolLM3, OLMo 2, Granite,
-    /// GPT-2, GPT-NeoX, OPT), the hub's cache at any level, the name of a model in it (owner/name, owner/name@revision), or
-    /// `embedded` [default: embedded; a joiner fetches the run's]
+    /// GPT-2, GPT-NeoX, OPT), the hub's cache at any level, the name of a model in it (owner/name,
+    /// owner/name@revision), or `embedded` [default: embedded; a joiner fetches the run's]
     #[arg(long, value_name = "DIR|NAME|embedded")]
     pub model: Option<String>,
     /// What a new run trains of it, the rest being frozen: a list, divided by commas, of `attention`, `mlp`, `norms`,
-    /// `biases`, `embedding`, `head`, `last:N` (the last N layers and what follows them), and names of tensors, in which *
-    /// stands for anything [default: all]
+    /// `biases`, `embedding`, `head`, `last:N` (the last N layers and what follows them), and names of tensors, in
+    /// which * stands for anything [default: all]
     #[arg(long, value_name = "WHAT")]
     pub train: Option<String>,
+    /// Train adapters of this rank in a new run (LoRA), over a base that stays as it is: of all linear layers of
+    /// attention and MLPs, or of those that --train names. Their output is merged into the exported model
+    #[arg(long, value_name = "RANK")]
+    pub lora: Option<u32>,
+    /// What the adapters' product is multiplied by, times the rank, as PEFT has it [default: twice the rank]
+    #[arg(long, value_name = "ALPHA", requires = "lora")]
+    pub lora_alpha: Option<f64>,
     /// Text to train on: a file, a directory, or JSON Lines with `text`, or `prompt` and `completion`, or `prompt`,
     /// `choices` and `answer` (the index of the right one). It stays here
     #[arg(long, value_name = "PATH")]

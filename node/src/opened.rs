@@ -118,7 +118,7 @@ impl Opened {
     /// The model over `weights`, and its tokenizer.
     pub fn model(&self, weights: &Weights) -> Result<(Box<dyn Model>, Tokenizer)> {
         let base = self.state.base(&self.manifest)?.checkpoint()?;
-        model::load(&base, weights.tensors())
+        model::load_adapted(&base, weights.tensors(), &weights.adapters())
     }
 }
 

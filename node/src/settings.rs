@@ -38,6 +38,10 @@ pub struct Settings {
     pub model: ModelChoice,
     /// The tensors that a new run trains, if not all.
     pub train: Option<String>,
+    /// Rank of the adapters that a new run trains in place of its base, if it does.
+    pub lora: Option<u32>,
+    /// What their product is multiplied by, times the rank.
+    pub lora_alpha: Option<f64>,
     /// Own text.
     pub data: Option<PathBuf>,
     /// Held-out text.
@@ -124,6 +128,8 @@ impl Settings {
                 Some(directory) => ModelChoice::Directory(directory.into()),
             },
             train: args.train.or(file.train),
+            lora: args.lora.or(file.lora),
+            lora_alpha: args.lora_alpha.or(file.lora_alpha),
             data: args.data.or(file.data),
             eval: args.eval.or(file.eval),
             samples: args.samples.or(file.samples),

@@ -262,9 +262,9 @@ fn directory_of(config: &Value, weights: &HashMap<String, Tensor>) -> TempDir {
     directory
 }
 
-/// transformers 5.24 keeps a stored head that differs from the embedding, whatever `tie_word_embeddings` says, and takes
-/// a head that is stored alone for the embedding. A node dropped the first (a loss of 4.45 in place of 5.05), and refused
-/// the second, which `safetensors.torch.save_model` writes.
+/// transformers 5.24 keeps a stored head that differs from the embedding, whatever `tie_word_embeddings` says, and
+/// takes a head that is stored alone for the embedding. A node dropped the first (a loss of 4.45 in place of 5.05), and
+/// refused the second, which `safetensors.torch.save_model` writes.
 #[test]
 fn a_head_is_tied_or_not_as_the_stored_tensors_have_it() {
     let (embedding, head) = ("model.embed_tokens.weight", "lm_head.weight");

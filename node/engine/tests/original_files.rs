@@ -115,6 +115,7 @@ fn settings(trained: Trained) -> BaseSettings {
         replay_budget: 1_000_000,
         authority: None,
         trained,
+        adapters: None,
     }
 }
 
@@ -243,7 +244,8 @@ fn frozen_tensors_are_compared_with_the_appendix() {
 #[test]
 fn a_tensor_to_train_must_be_there() {
     let settings = settings(Trained::Only(["model.none".to_owned()].into()));
-    let refused = Base::of_new_run(checkpoint(single(&tensors(), DType::BF16)), &settings).err().unwrap().to_string();
+    let refused =
+        Base::of_new_run(checkpoint(single(&tensors(), DType::BF16)), &settings, [0; 16]).err().unwrap().to_string();
     assert_eq!(refused, "a model has no tensor model.none to train");
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use engine::{
+    base::{export_adapters, merged},
     data::Dataset,
     embedded,
     model::{self, Model, Sampling, Tokenizer},
@@ -142,7 +143,11 @@ pub fn evaluation_text(
 pub fn export(args: &ExportArgs) -> Result<()> {
     if args.best {
         let (best, _, base) = at_best(&args.state.state)?;
-        base.export(&args.out)?;
+        if args.adapter {
+            base.export_adapters(&args.out)?
+        } else {
+            base.export(&args.out)?
+        }
         println!(
             "{}: the model at its best held-out point, after {} gradients",
             args.out.display(),
@@ -153,7 +158,10 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let opened = Opened::existing(&args.state.state)?;
     let (replica, weights) = opened.current_weights()?;
     let base = opened.state.base(&opened.manifest)?.checkpoint()?;
-    model::export(&args.out, &base, &weights.trained())?;
+    match args.adapter {
+        true => export_adapters(&args.out, &base, &weights)?,
+        false => model::export(&args.out, &base, &merged(&base, &weights)?)?,
+    }
     println!("{}: the model after {} gradients", args.out.display(), replica.swarm_step());
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use engine::{
-    base::{Base, Trained},
+    base::{AdapterSettings, Base, Trained},
     data::Dataset,
     embedded,
     model::{Checkpoint, Tokenizer},
@@ -32,13 +32,14 @@ pub fn learning_rate(
     objective: ObjectiveLine,
     seed: u64,
     hyperparameters: Hyperparameters,
-    trained: Trained,
+    (trained, adapters): (Trained, Option<AdapterSettings>),
 ) -> Result<f64> {
     let begin = Instant::now();
     tracing::info!("finding the learning rate for this model and text (--learning-rate <rate> skips it)");
     let data = training_text(settings, &checkpoint, seed)?;
     let (batch_size, time_max) = (settings.batch_size, SURVEY_TIME_MAX);
-    let ground = Ground { checkpoint, data: &data, objective, hyperparameters, trained, batch_size, seed, time_max };
+    let ground =
+        Ground { checkpoint, data: &data, objective, hyperparameters, trained, adapters, batch_size, seed, time_max };
     let Some(survey) = look(ground) else { return Ok(LEARNING_RATE) };
     let rate = rate::first_rate(&survey, settings.gradients);
     let fall = match settings.gradients {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use engine::{
-    base::{Base, BaseSettings, Trained},
+    base::{AdapterSettings, Base, BaseSettings, Trained},
     data::{Dataset, are_choices},
     embedded,
     estimator::{Estimator, Normalizer},
@@ -18,7 +18,7 @@ use protocol::{
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use crate::{
     cli::{LearningRate, RunArgs},
@@ -266,7 +266,11 @@ fn show(page: http::Listener, observer: &Observer, state: &Path) -> Result<()> {
 /// Some flags are for those who start a run.
 fn say_what_is_settled(settings: &Settings, opened: &Opened) -> Result<()> {
     let manifest = &*opened.manifest;
-    if let Some(text) = &settings.train {
+    let has_adapters = manifest.tensors.iter().any(|spec| spec.adapter().is_some());
+    if settings.lora.is_some() != has_adapters && (settings.lora.is_some() || settings.train.is_some()) {
+        let what = if has_adapters { "adapters" } else { "tensors of the base" };
+        tracing::warn!("--lora and --train are of new runs only: this run trains {} {what}", manifest.tensors.len());
+    } else if let (Some(text), false) = (&settings.train, has_adapters) {
         let architecture = opened.state.base(manifest)?.checkpoint()?.architecture()?;
         let wanted = Trained::choose(text, &*architecture).with_context(|| format!("--train {text}"))?;
         let trains = |name: &str| manifest.tensors.iter().any(|spec| spec.name == name);
@@ -318,12 +322,12 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     let has_choices = settings.data.as_deref().map_or(Ok(false), are_choices)?;
     let objective = objective::line(has_choices, settings.normalize)?;
     let checkpoint = load_model(&settings.model)?;
-    let trained = trained(settings, &checkpoint)?;
+    let (trained, adapters) = trained(settings, &checkpoint)?;
     hyperparameters.learning_rate = match settings.learning_rate {
         Some(LearningRate::Fixed(rate)) => rate,
         _ => {
-            let (own, objective, trained) = (checkpoint.clone(), objective.clone(), trained.clone());
-            recipe::learning_rate(settings, own, objective, random()?, hyperparameters, trained)?
+            let (own, objective, chosen) = (checkpoint.clone(), objective.clone(), (trained.clone(), adapters.clone()));
+            recipe::learning_rate(settings, own, objective, random()?, hyperparameters, chosen)?
         }
     };
     let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());
@@ -335,8 +339,11 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
         replay_budget: settings.replay_budget.unwrap_or(1),
         authority,
         trained,
+        adapters,
     };
-    let mut base = Base::of_new_run(checkpoint, &about)?;
+    let mut nonce = [0u8; 16];
+    getrandom::fill(&mut nonce).context("no random numbers from the system")?;
+    let mut base = Base::of_new_run(checkpoint, &about, nonce)?;
     if settings.replay_budget.is_none() {
         about.replay_budget = recipe::replay_budget(&mut base)?;
     }
@@ -346,24 +353,34 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     Ok(opened)
 }
 
-/// The tensors that a new run trains, and a line that says how many of how many.
-fn trained(settings: &Settings, checkpoint: &Checkpoint) -> Result<Trained> {
-    let Some(text) = &settings.train else { return Ok(Trained::All) };
+/// What a new run trains of its base and beside it, and a line that says how much of how much.
+fn trained(settings: &Settings, checkpoint: &Checkpoint) -> Result<(Trained, Option<AdapterSettings>)> {
+    if settings.train.is_none() && settings.lora.is_none() {
+        return Ok((Trained::All, None));
+    }
     let architecture = checkpoint.architecture()?;
-    let trained = Trained::choose(text, &*architecture).with_context(|| format!("--train {text}"))?;
+    let text = settings.train.as_deref().unwrap_or("all");
+    let named = Trained::choose(text, &*architecture).with_context(|| format!("--train {text}"))?;
     let tensors = architecture.tensors();
-    let weights = |only: bool| -> u64 {
-        let counted = tensors.iter().filter(|(name, _)| !only || trained.has(name));
-        counted.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+    let count = |shape: &[usize]| shape.iter().product::<usize>() as u64;
+    let all: u64 = tensors.iter().map(|(_, shape)| count(shape)).sum();
+    let chosen = tensors.iter().filter(|(name, _)| named.has(name));
+    let Some(rank) = settings.lora else {
+        let (tensors, weights) = chosen.fold((0, 0), |(n, sum), (_, shape)| (n + 1, sum + count(shape)));
+        tracing::info!("--train {text}: {tensors} tensors, {weights} of {all} weights; the others stay as they are");
+        return Ok((named, None));
     };
-    let count = tensors.iter().filter(|(name, _)| trained.has(name)).count();
+    let alpha = settings.lora_alpha.unwrap_or(2.0 * f64::from(rank));
+    let names = chosen.map(|(name, _)| name.clone()).collect();
+    let adapters = AdapterSettings::new(rank, alpha, &names, &*architecture);
+    let adapters = adapters.with_context(|| format!("--lora {rank}, --train {text}"))?;
+    let halves = adapters.halves(&*architecture)?;
+    let weights: u64 = halves.iter().map(|(_, _, shape, _)| count(shape)).sum();
     tracing::info!(
-        "--train {text}: {count} of {} tensors, {} of {} weights; the others stay as they are",
-        tensors.len(),
-        weights(true),
-        weights(false)
+        "--lora {rank}: adapters of {} linear layers, {weights} weights beside the base's {all}, which stay as they are",
+        adapters.layers.len()
     );
-    Ok(trained)
+    Ok((Trained::Only(BTreeSet::new()), Some(adapters)))
 }
 
 /// Goes on with the run in the state directory, whose base may not be complete yet.

@@ -43,7 +43,7 @@ impl Base {
 
     /// The model over the weights as they are, and its tokenizer.
     pub fn model(&self) -> Result<(Box<dyn Model>, Tokenizer)> {
-        model::load(&self.checkpoint, self.weights.tensors())
+        model::load_adapted(&self.checkpoint, self.weights.tensors(), &self.weights.adapters())
     }
 
     /// How its files sample, if they do.
@@ -51,9 +51,14 @@ impl Base {
         self.checkpoint.sampling()
     }
 
+    /// Writes the adapters as they are as PEFT does, into a directory, new or empty.
+    pub fn export_adapters(&self, out: &Path) -> Result<()> {
+        base::export_adapters(out, &self.checkpoint, &self.weights)
+    }
+
     /// Writes the weights as they are as a Hugging Face directory, new or empty.
     pub fn export(&self, out: &Path) -> Result<()> {
-        model::export(out, &self.checkpoint, &self.weights.trained())
+        model::export(out, &self.checkpoint, &base::merged(&self.checkpoint, &self.weights)?)
     }
 }
 

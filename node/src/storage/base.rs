@@ -36,9 +36,7 @@ pub(super) const OWN_FILES: &str = "base files";
 pub fn start_run(state: &StateDir, base: &Base, settings: BaseSettings, membership: Membership) -> Result<Manifest> {
     // Until the manifest is there, the file belongs to no run.
     let (described, digests) = write(state, base, |_, _| Ok(()))?;
-    let mut nonce = [0u8; 16];
-    getrandom::fill(&mut nonce).context("no random numbers from the system")?;
-    let manifest = Manifest { membership, ..base.manifest(settings, nonce, described)? };
+    let manifest = Manifest { membership, ..base.manifest(settings, described)? };
     manifest.validate()?;
     let digests = digests.concat();
     state.database.put_all(&[(DIGESTS, &digests), (OWN_FILES, &[]), ("manifest", &manifest.encode()?)])?;

@@ -32,13 +32,14 @@ fn settings(trained: Trained) -> BaseSettings {
         replay_budget: 1_000_000,
         authority: None,
         trained,
+        adapters: None,
     }
 }
 
 /// A new run in `state`.
 fn begin(state: &StateDir, checkpoint: Checkpoint, trained: Trained) -> anyhow::Result<Manifest> {
     let settings = settings(trained);
-    start_run(state, &Base::of_new_run(checkpoint, &settings)?, settings, Membership::Open)
+    start_run(state, &Base::of_new_run(checkpoint, &settings, [7; 16])?, settings, Membership::Open)
 }
 
 /// What a command that must fail says.

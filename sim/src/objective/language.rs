@@ -74,6 +74,7 @@ impl Language {
             replay_budget,
             authority,
             trained: Trained::All,
+            adapters: None,
         };
         let Started { manifest, base, string } = base::start(checkpoint, base_settings, nonce(seed))?;
         let mut base_weights = Vec::new();

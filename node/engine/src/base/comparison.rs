@@ -52,7 +52,7 @@ impl Base {
         let frozen = shapes.keys().filter(|name| !trained.contains_key(**name));
         let frozen = frozen.map(|name| Ok(((*name).to_owned(), checkpoint.tensor(name)?))).collect::<Result<_>>()?;
         let weights = Weights::of_run(manifest, trained)?.with_frozen(frozen)?;
-        Ok(Self { appendix, weights, checkpoint, groups: manifest.groups.clone() })
+        Ok(Self { appendix, weights, checkpoint, groups: manifest.groups.clone(), nonce: manifest.nonce })
     }
 }
 

@@ -3,6 +3,7 @@
 //! The base of a run is a string of bytes, the checkpoint's original files and the appendix of their tensors (see
 //! [`protocol::manifest::BaseModel`]), and a manifest that describes it. Where the string is kept is not known here.
 
+mod adapters;
 mod arithmetic;
 mod choice;
 mod chunks;
@@ -18,6 +19,7 @@ use protocol::manifest::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use adapters::{AdapterSettings, export_adapters, merged};
 use chunks::ChunkHasher;
 pub use chunks::chunks_root;
 pub use string::{Written, files_within};
@@ -38,8 +40,10 @@ pub struct BaseSettings {
     pub replay_budget: u32,
     /// Whose withdrawals count.
     pub authority: Option<[u8; 32]>,
-    /// The tensors that the run trains.
+    /// The tensors of the base that the run trains.
     pub trained: Trained,
+    /// What it trains beside them.
+    pub adapters: Option<AdapterSettings>,
 }
 
 /// Which tensors of the base a run trains. The others are frozen: nothing changes them.
@@ -71,14 +75,17 @@ pub struct Base {
     pub weights: Weights,
     /// How they are cut into groups.
     pub groups: Groups,
+    /// Of the run: adapters begin as it has it.
+    nonce: [u8; 16],
 }
 
 impl Base {
     /// The base of a new run: cuts the trained tensors into groups, chooses their table from their values, and snaps
     /// them.
     ///
-    /// Errors name a tensor with a value that is not finite, or whose range the table cannot express.
-    pub fn of_new_run(checkpoint: Checkpoint, settings: &BaseSettings) -> Result<Self> {
+    /// Errors name a tensor with a value that is not finite, or whose range the table cannot express. `nonce`: the
+    /// run's.
+    pub fn of_new_run(checkpoint: Checkpoint, settings: &BaseSettings, nonce: [u8; 16]) -> Result<Self> {
         if let Trained::Only(names) = &settings.trained
             && let Some(name) = names.iter().find(|name| checkpoint.element_type(name).is_err())
         {
@@ -89,22 +96,32 @@ impl Base {
             let side = if settings.trained.has(name) { &mut trained } else { &mut frozen };
             side.insert(name.to_owned(), checkpoint.tensor(name)?);
         }
-        let elements = trained.iter().map(|(name, tensor)| (name.clone(), tensor.elem_count() as u64)).collect();
         let architecture = checkpoint.architecture()?;
+        let count = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.elem_count() as u64);
+        let mut elements: BTreeMap<String, u64> = trained.iter().map(count).collect();
+        if let Some(adapters) = &settings.adapters {
+            let halves = adapters.halves(&*architecture)?.into_iter();
+            elements.extend(halves.map(|(name, _, [rows, columns], _)| (name, (rows * columns) as u64)));
+        }
         let (groups, group_of) = groups::cut(&*architecture, &elements);
         let emphasis = |name: &str| architecture.emphasis(name);
-        let specs = arithmetic::table(&trained, &groups, &group_of, &emphasis, &settings.hyperparameters)?;
+        let mut specs = arithmetic::table(&trained, &groups, &group_of, &emphasis, &settings.hyperparameters)?;
+        if let Some(adapters) = &settings.adapters {
+            specs.extend(adapters.table(&checkpoint, &*architecture, &groups, &group_of, &settings.hyperparameters)?);
+            specs.sort_by(|a, b| a.name.cmp(&b.name));
+        }
         let appendix = appendix(&checkpoint, &specs)?.encode()?;
-        Ok(Self { checkpoint, appendix, weights: Weights::new(&specs, trained)?.with_frozen(frozen)?, groups })
+        let weights = Weights::begin(&specs, trained, &nonce)?.with_frozen(frozen)?;
+        Ok(Self { checkpoint, appendix, weights, groups, nonce })
     }
 
     /// The manifest of a new run on this base. `base`: as [`Base::write_to`] describes it.
     ///
     /// Errors if it breaks a rule of manifests.
-    pub fn manifest(&self, settings: BaseSettings, nonce: [u8; 16], base: BaseModel) -> Result<Manifest> {
+    pub fn manifest(&self, settings: BaseSettings, base: BaseModel) -> Result<Manifest> {
         let manifest = Manifest {
             protocol_version: PROTOCOL_VERSION,
-            nonce,
+            nonce: self.nonce,
             base,
             tensors: self.weights.specs().to_vec(),
             groups: self.groups.clone(),
@@ -174,8 +191,8 @@ pub struct Started {
 
 /// Starts a run without a disk.
 pub fn start(checkpoint: Checkpoint, settings: BaseSettings, nonce: [u8; 16]) -> Result<Started> {
-    let base = Base::of_new_run(checkpoint, &settings)?;
+    let base = Base::of_new_run(checkpoint, &settings, nonce)?;
     let Written { base: described, out, .. } = base.write_to(Vec::new()).context("in memory")?;
-    let manifest = base.manifest(settings, nonce, described)?;
+    let manifest = base.manifest(settings, described)?;
     Ok(Started { manifest, base, string: out })
 }

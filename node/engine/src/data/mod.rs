@@ -1,10 +1,11 @@
 //! A machine's own data: files → documents → rows of tokens → batches.
 //!
-//! Plain text is one stream of tokens, each file with what the tokenizer's post-processor puts around it, cut into windows of `sequence_length` tokens that do not overlap; a
-//! window predicts all its tokens but the first. JSON Lines are documents: `text`, cut into windows of which the last
-//! is shorter; `prompt` and `completion`, one window each, with the loss on the completion only; or `prompt`, `choices`
-//! and `answer`, one row each, which holds the prompt once. A file of windows has no choices, and the other way round.
-//! A batch packs its rows one after the other, so that a short one costs what it is long.
+//! Plain text is one stream of tokens, each file with what the tokenizer's post-processor puts around it, cut into
+//! windows of `sequence_length` tokens that do not overlap; a window predicts all its tokens but the first. JSON Lines
+//! are documents: `text`, cut into windows of which the last is shorter; `prompt` and `completion`, one window each,
+//! with the loss on the completion only; or `prompt`, `choices` and `answer`, one row each, which holds the prompt
+//! once. A file of windows has no choices, and the other way round. A batch packs its rows one after the other, so that
+//! a short one costs what it is long.
 //!
 //! | file | noun |
 //! |---|---|

@@ -64,10 +64,22 @@ pub trait Architecture {
     /// Whether a checkpoint may hold a tensor of this name that is no weight: a table of constants.
     fn is_redundant(&self, name: &str) -> bool;
 
+    /// Whether linear layers are stored [in, out].
+    fn is_transposed(&self) -> bool;
+
     /// Builds the model on clones of `tensors`, which share their storage. Errors if one of [`Architecture::tensors`]
     /// is missing, has another shape, or is not contiguous f32 where the model computes.
-    fn model(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Box<dyn Model>>;
+    fn model(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Box<dyn Model>> {
+        self.adapted(tensors, &Adapters::new())
+    }
+
+    /// The same with `adapters`, whose halves are among `tensors`, as `<layer>.lora_A.weight` [rank, in] and
+    /// `<layer>.lora_B.weight` [out, rank].
+    fn adapted(&self, tensors: &BTreeMap<String, Tensor>, adapters: &Adapters) -> Result<Box<dyn Model>>;
 }
+
+/// Linear layers that have an adapter, without `.weight`, and what the product of its halves is multiplied by.
+pub type Adapters = BTreeMap<String, f64>;
 
 /// What a tensor does, whatever its family calls it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -20,8 +20,8 @@ const TASK_ROWS: usize = 2 * LANES;
 
 /// Attention of each token to what its [`Span`] says, `softmax(cap(rotate(q) · rotate(k)ᵀ · scale)) · v`.
 ///
-/// Shapes, N tokens as `layout` packs them: `q` [N, query heads · size], `k` and `v` [N, key heads · size]; the result is
-/// like `q`. Query head h attends with key head h / (query heads / key heads). Rotation is as [`Rotary`] has it.
+/// Shapes, N tokens as `layout` packs them: `q` [N, query heads · size], `k` and `v` [N, key heads · size]; the result
+/// is like `q`. Query head h attends with key head h / (query heads / key heads). Rotation is as [`Rotary`] has it.
 pub struct Attention<'a> {
     pub heads: Heads,
     pub layout: &'a layout::Layout,

@@ -75,8 +75,8 @@ impl Element {
 }
 
 impl Checkpoint {
-    /// Finds the files of the model in `directory`, which may be a hub's cache at any level, and reads all but the values
-    /// of tensors.
+    /// Finds the files of the model in `directory`, which may be a hub's cache at any level, and reads all but the
+    /// values of tensors.
     ///
     /// Weights may be f32, f16 or bf16. Tables of constants and copies of tied weights are skipped. Errors name the
     /// file, the tensor and what to do.

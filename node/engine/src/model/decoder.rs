@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Architecture, Interface, Layout, Model, Part, Stage,
-    architecture::Head,
+    architecture::{Adapters, Head},
     attention::Attention,
     embedding::Embedding,
     linear::Linear,
@@ -116,8 +116,12 @@ impl Architecture for Plan {
         constants.iter().any(|ending| name.ends_with(ending))
     }
 
-    fn model(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Box<dyn Model>> {
-        let all = Parameters::new(tensors, &self.tensors())?;
+    fn is_transposed(&self) -> bool {
+        self.is_transposed
+    }
+
+    fn adapted(&self, tensors: &BTreeMap<String, Tensor>, adapters: &Adapters) -> Result<Box<dyn Model>> {
+        let all = Parameters::new(tensors, &self.tensors(), adapters)?;
         let weight = |name: &str| all.tensor(&format!("{name}.weight"));
         let embedding = weight(self.embedding.name)?;
         let head = if self.head.is_tied { embedding.clone() } else { weight(self.head.name)? };
@@ -139,7 +143,7 @@ impl Architecture for Plan {
             outward: projections.map(|(_, outward)| projection(outward)).transpose()?,
             layers: (0..self.kinds.len()).map(|index| Layer::new(self, index, &all)).collect::<Result<_>>()?,
             norm: self.norms.last.map(|name| norm(self, name, &all)).transpose()?,
-            head: Linear { weight: head, is_transposed: false, bias: None },
+            head: Linear { weight: head, is_transposed: false, bias: None, adapter: None },
             plan: self.clone(),
         }))
     }

@@ -48,8 +48,8 @@ pub fn find(path: &Path) -> Result<PathBuf> {
 }
 
 /// The files of the model in `directory`, in the order of (role, name): `config.json`, `tokenizer.json`, what of
-/// `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json`, `special_tokens_map.json` and of other files of
-/// a tokenizer is there, and `model.safetensors`, or `model.safetensors.index.json` and its shards.
+/// `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json`, `special_tokens_map.json` and of other
+/// files of a tokenizer is there, and `model.safetensors`, or `model.safetensors.index.json` and its shards.
 pub fn files(directory: &Path) -> Result<Vec<OriginalFile>> {
     ensure!(directory.join("tokenizer.json").exists(), "{}", without_tokenizer(directory));
     let mut files = Vec::new();
@@ -75,7 +75,8 @@ fn original(role: Role, path: PathBuf) -> Result<OriginalFile> {
     OriginalFile::at(role, path)
 }
 
-/// `model.safetensors`, or the index and the distinct shards that it names, or shards, and an index that is made of them.
+/// `model.safetensors`, or the index and the distinct shards that it names, or shards, and an index that is made of
+/// them.
 fn weights(directory: &Path) -> Result<Vec<OriginalFile>> {
     let single = directory.join("model.safetensors");
     let index_path = directory.join("model.safetensors.index.json");

@@ -26,9 +26,7 @@ use crate::device;
 /// the base has none. `model.safetensors` holds trained tensors as f32, all others as the base stores them.
 pub fn export(directory: &Path, base: &Checkpoint, trained: &BTreeMap<String, Tensor>) -> Result<()> {
     let architecture = base.architecture()?;
-    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let mut entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
-    ensure!(entries.next().is_none(), "{} is not empty; export to a new directory", directory.display());
+    new_directory(directory)?;
     let write = |role: Role, bytes: &[u8]| {
         let path = directory.join(role.file_name().unwrap_or_default());
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
@@ -47,6 +45,14 @@ pub fn export(directory: &Path, base: &Checkpoint, trained: &BTreeMap<String, Te
     }
     let path = directory.join("model.safetensors");
     write_weights(&path, base, trained).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Creates `directory` if absent. Errors if something is in it.
+pub fn new_directory(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let mut entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
+    ensure!(entries.next().is_none(), "{} is not empty; export to a new directory", directory.display());
+    Ok(())
 }
 
 /// The config, if it must say float32 and does not.

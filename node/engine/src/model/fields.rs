@@ -122,8 +122,8 @@ impl<'a> Fields<'a> {
         self.size(name, WIDTH_MAX)
     }
 
-    /// Vocabulary, window and special tokens; `positions` names the field of the window, `usual` is its value where it is
-    /// absent.
+    /// Vocabulary, window and special tokens; `positions` names the field of the window, `usual` is its value where it
+    /// is absent.
     pub fn interface(&self, positions: &str, usual: usize) -> Result<Interface> {
         let ids = |name: &str| -> Result<Vec<u32>> {
             let Some(value) = self.get(name) else { return Ok(Vec::new()) };

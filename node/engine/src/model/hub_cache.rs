@@ -1,5 +1,5 @@
-//! The cache of Hugging Face's hub on disk: `HF_HOME/hub/models--owner--name/snapshots/revision/`, files being links into
-//! `blobs`. A path to any level of it means the model in it.
+//! The cache of Hugging Face's hub on disk: `HF_HOME/hub/models--owner--name/snapshots/revision/`, files being links
+//! into `blobs`. A path to any level of it means the model in it.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::{

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, backend::BackendStorage};
 
-use super::gradients;
+use super::{gradients, operations::add};
 
 /// `x · weightᵀ + bias`.
 pub struct Linear {
@@ -13,15 +13,26 @@ pub struct Linear {
     pub is_transposed: bool,
     /// [out].
     pub bias: Option<Tensor>,
+    /// What an adapter adds.
+    pub adapter: Option<LowRank>,
+}
+
+/// `scaling · x · aᵀ · bᵀ` (LoRA, arXiv 2106.09685, eq. 3).
+pub struct LowRank {
+    /// [rank, in].
+    pub a: Tensor,
+    /// [out, rank].
+    pub b: Tensor,
+    pub scaling: f64,
 }
 
 impl Linear {
     /// `x`: [N, in]; the result: [N, out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = match x.track_op() {
-            true => x.apply_op1(Product { weight: self.weight.clone(), is_transposed: self.is_transposed })?,
-            false if self.is_transposed => x.matmul(&self.weight)?,
-            false => x.matmul(&self.weight.t()?)?,
+        let y = product(x, &self.weight, self.is_transposed)?;
+        let y = match &self.adapter {
+            Some(LowRank { a, b, scaling }) => add(y, &(product(&product(x, a, false)?, b, false)? * *scaling)?)?,
+            None => y,
         };
         Ok(match &self.bias {
             Some(bias) if x.track_op() => y.apply_op1(Bias { bias: bias.clone() })?,
@@ -31,7 +42,16 @@ impl Linear {
     }
 }
 
-/// `x · weightᵀ`, recorded.
+/// `x · weightᵀ`, or `x · weight` if the weight is stored transposed.
+fn product(x: &Tensor, weight: &Tensor, is_transposed: bool) -> candle_core::Result<Tensor> {
+    match x.track_op() {
+        true => x.apply_op1(Product { weight: weight.clone(), is_transposed }),
+        false if is_transposed => x.matmul(weight),
+        false => x.matmul(&weight.t()?),
+    }
+}
+
+/// [`product`], recorded.
 struct Product {
     weight: Tensor,
     is_transposed: bool,

@@ -1,9 +1,9 @@
 //! Language models: one forward contract, [`Model`]; a file per family; the parts that families share.
 //!
 //! A family is one file in `families/`: it reads its `config.json` into a `Plan`, which says of what parts a decoder is
-//! made. `decoder.rs` is the forward pass of them all, out of linear layers, norms, attention, rotary positions and fused
-//! operations, which have files of their own. Reading checkpoints, tokenising, exporting, generating and losses know no
-//! family.
+//! made. `decoder.rs` is the forward pass of them all, out of linear layers, norms, attention, rotary positions and
+//! fused operations, which have files of their own. Reading checkpoints, tokenising, exporting, generating and losses
+//! know no family.
 //!
 //! Weights are plain tensors that somebody else changes in place between forwards; nothing here keeps a value derived
 //! from them.
@@ -50,12 +50,12 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 
-pub use architecture::{Architecture, Interface, Part, Stage};
+pub use architecture::{Adapters, Architecture, Interface, Part, Stage};
 pub use backward::backward;
 pub use batch::{Batch, Row, Target};
 pub use checkpoint::Checkpoint;
 pub use cross_entropy::token_losses;
-pub use export::export;
+pub use export::{export, new_directory};
 pub use families::architecture;
 pub use files::OriginalFile;
 pub use generate::{Finish, Generated, generate};
@@ -156,6 +156,15 @@ pub trait Model: Send {
 
 /// The model of `checkpoint`, over `tensors`, whose storage it shares, and its tokenizer.
 pub fn load(checkpoint: &Checkpoint, tensors: &BTreeMap<String, Tensor>) -> Result<(Box<dyn Model>, Tokenizer)> {
+    load_adapted(checkpoint, tensors, &Adapters::new())
+}
+
+/// The same with adapters, see [`Architecture::adapted`].
+pub fn load_adapted(
+    checkpoint: &Checkpoint,
+    tensors: &BTreeMap<String, Tensor>,
+    adapters: &Adapters,
+) -> Result<(Box<dyn Model>, Tokenizer)> {
     let tokenizer = Tokenizer::of(checkpoint)?;
-    Ok((checkpoint.architecture()?.model(tensors)?, tokenizer))
+    Ok((checkpoint.architecture()?.adapted(tensors, adapters)?, tokenizer))
 }

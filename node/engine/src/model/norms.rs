@@ -255,8 +255,8 @@ impl CustomOp1 for RecordedLayerNorm {
         Ok((CpuStorage::F32(out), xl.shape().clone()))
     }
 
-    /// With n = (x − mean) · r: the gradient of x is `r · (g·w − mean(g·w) − n · mean(g·w·n))`, that of w is `Σ g·n`, that
-    /// of the bias `Σ g`.
+    /// With n = (x − mean) · r: the gradient of x is `r · (g·w − mean(g·w) − n · mean(g·w·n))`, that of w is `Σ g·n`,
+    /// that of the bias `Σ g`.
     fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let (gradient, width) = (gradient.contiguous()?, self.weight.elem_count());
         let (mut of_weight, mut of_bias) = (vec![0f32; width], vec![0f32; width]);

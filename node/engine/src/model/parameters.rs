@@ -4,32 +4,62 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
 use std::collections::BTreeMap;
 
-use super::linear::Linear;
+use super::{
+    architecture::Adapters,
+    linear::{Linear, LowRank},
+};
 use crate::device;
 
 /// A model's weights. What is taken shares the storage.
-pub struct Parameters<'a>(&'a BTreeMap<String, Tensor>);
+pub struct Parameters<'a> {
+    tensors: &'a BTreeMap<String, Tensor>,
+    adapters: &'a Adapters,
+}
 
 impl<'a> Parameters<'a> {
     /// All `tensors`, if each of `expected` is among them in its shape, f32, and contiguous where the model computes.
-    pub fn new(tensors: &'a BTreeMap<String, Tensor>, expected: &[(String, Vec<usize>)]) -> Result<Self> {
+    pub fn new(
+        tensors: &'a BTreeMap<String, Tensor>,
+        expected: &[(String, Vec<usize>)],
+        adapters: &'a Adapters,
+    ) -> Result<Self> {
         for (name, shape) in expected {
             let tensor = tensors.get(name).with_context(|| format!("tensor {name} is missing"))?;
             ensure!(tensor.dims() == shape, "tensor {name} has shape {:?}, expected {shape:?}", tensor.dims());
             let is_sound = tensor.dtype() == DType::F32 && device::holds(tensor);
             ensure!(is_sound, "tensor {name} must be contiguous f32 on the CPU");
         }
-        Ok(Self(tensors))
+        Ok(Self { tensors, adapters })
     }
 
     /// The tensor called `name`.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        self.0.get(name).cloned().with_context(|| format!("tensor {name} is missing"))
+        self.tensors.get(name).cloned().with_context(|| format!("tensor {name} is missing"))
     }
 
     /// The linear layer called `name`, with a bias if there is one.
     pub fn linear(&self, name: &str, is_transposed: bool) -> Result<Linear> {
-        let bias = self.0.get(&format!("{name}.bias")).cloned();
-        Ok(Linear { weight: self.tensor(&format!("{name}.weight"))?, is_transposed, bias })
+        let bias = self.tensors.get(&format!("{name}.bias")).cloned();
+        let weight = self.tensor(&format!("{name}.weight"))?;
+        let adapter = self.adapters.get(name).map(|scaling| self.low_rank(name, *scaling)).transpose()?;
+        if let Some(LowRank { a, b, .. }) = &adapter {
+            let (first, second) = weight.dims2()?;
+            let (outputs, inputs) = if is_transposed { (second, first) } else { (first, second) };
+            let fits = a.dims2()?.1 == inputs && b.dims2()?.0 == outputs && a.dims2()?.0 == b.dims2()?.1;
+            ensure!(fits, "adapter of {name}: {:?} and {:?} do not fit {inputs} to {outputs}", a.dims(), b.dims());
+        }
+        Ok(Linear { weight, is_transposed, bias, adapter })
+    }
+
+    fn low_rank(&self, name: &str, scaling: f64) -> Result<LowRank> {
+        let half = |half: &str| {
+            let tensor = self.tensor(&format!("{name}.{half}.weight"))?;
+            ensure!(
+                tensor.dtype() == DType::F32 && device::holds(&tensor),
+                "adapter {name}.{half} must be contiguous f32 on the CPU"
+            );
+            Ok(tensor)
+        };
+        Ok(LowRank { a: half("lora_A")?, b: half("lora_B")?, scaling })
     }
 }

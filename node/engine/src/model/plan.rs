@@ -1,6 +1,7 @@
 //! What a decoder is made of, whatever its family: a family reads its config into one of these, and has no other code.
 //!
-//! Names are those of the checkpoint, without `.weight` and `.bias`; those in a layer come after the layer's own prefix.
+//! Names are those of the checkpoint, without `.weight` and `.bias`; those in a layer come after the layer's own
+//! prefix.
 
 use anyhow::{Result, ensure};
 

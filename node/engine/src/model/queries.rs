@@ -72,8 +72,8 @@ fn blank(scores: &mut [Lanes], first: usize, window: Option<usize>, value: f32) 
     }
 }
 
-/// Replaces scores by exp(score − max), those of positions that the query (position `first` + lane) does not see by zero;
-/// returns the sums.
+/// Replaces scores by exp(score − max), those of positions that the query (position `first` + lane) does not see by
+/// zero; returns the sums.
 #[inline(always)]
 pub fn softmax_numerators<const FMA: bool>(scores: &mut [Lanes], first: usize, window: Option<usize>) -> Lanes {
     blank(scores, first, window, f32::NEG_INFINITY);

@@ -72,9 +72,9 @@ pub struct LongRope {
 }
 
 impl RotaryConfig {
-    /// From the fields of a config, as transformers 5 reads them: `rope_scaling` before `rope_parameters`; what they say of
-    /// theta and the part that turns before what the config says of it beside them; `theta` where nobody says. Errors name
-    /// the field and the value.
+    /// From the fields of a config, as transformers 5 reads them: `rope_scaling` before `rope_parameters`; what they
+    /// say of theta and the part that turns before what the config says of it beside them; `theta` where nobody says.
+    /// Errors name the field and the value.
     pub fn read(config: &Fields<'_>, theta: f64, window_max: usize) -> Result<Self> {
         let nothing = Value::Null;
         let is_said =
@@ -83,7 +83,8 @@ impl RotaryConfig {
         Self::of_fields(fields, config.positive_or("rope_theta", theta)?, config, window_max)
     }
 
-    /// From one object of such parameters; `theta` and the `partial_rotary_factor` of `config` count where it says nothing.
+    /// From one object of such parameters; `theta` and the `partial_rotary_factor` of `config` count where it says
+    /// nothing.
     pub fn of_fields(fields: &Value, theta: f64, config: &Fields<'_>, window_max: usize) -> Result<Self> {
         ensure!(
             fields.is_object() || fields.is_null(),

@@ -1,4 +1,5 @@
-//! How the next token is chosen from its logits: settings and arithmetic as transformers' `GenerationConfig` names them.
+//! How the next token is chosen from its logits: settings and arithmetic as transformers' `GenerationConfig` names
+//! them.
 
 use anyhow::{Result, ensure};
 use rand_xoshiro::rand_core::Rng;
@@ -19,7 +20,8 @@ pub struct Sampling {
     pub top_k: usize,
     /// Tokens are drawn from the smallest set of likely ones that has at least this probability, above 0 to 1.
     pub top_p: f64,
-    /// Divides the positive logits of tokens that were there before, and multiplies the negative ones; 1 changes nothing.
+    /// Divides the positive logits of tokens that were there before, and multiplies the negative ones; 1 changes
+    /// nothing.
     pub repetition_penalty: f64,
     /// Seed of the draws.
     pub seed: u64,

@@ -60,8 +60,8 @@ impl<'a> TextStream<'a> {
         Ok(self.held + &piece)
     }
 
-    /// The text of new tokens, none of which is given out twice. An unfinished character decodes to U+FFFD: it waits for
-    /// its other bytes, unless `all` is wanted.
+    /// The text of new tokens, none of which is given out twice. An unfinished character decodes to U+FFFD: it waits
+    /// for its other bytes, unless `all` is wanted.
     fn decode(&mut self, all: bool) -> Result<String> {
         let before = self.tokenizer.decode(&self.tokens[self.context..self.read])?;
         let text = self.tokenizer.decode(&self.tokens[self.context..])?;

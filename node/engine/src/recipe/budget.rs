@@ -81,8 +81,10 @@ mod tests {
             replay_budget: 1,
             authority: None,
             trained: Trained::All,
+            adapters: None,
         };
-        let Base { mut weights, groups, .. } = Base::of_new_run(embedded::checkpoint().unwrap(), &settings).unwrap();
+        let Base { mut weights, groups, .. } =
+            Base::of_new_run(embedded::checkpoint().unwrap(), &settings, [0; 16]).unwrap();
         let before = weights.digest();
         weights.sweep(&made_up(ENTRIES, &groups, false)).unwrap();
         assert_ne!(weights.digest(), before, "the entries do move the weights");

@@ -19,7 +19,7 @@ use std::{
 };
 
 use crate::{
-    base::{Base, BaseSettings, Trained},
+    base::{AdapterSettings, Base, BaseSettings, Trained},
     data::Dataset,
     estimator::{Estimator, Normalizer},
     model::{self, Checkpoint, SuffixModel},
@@ -53,8 +53,10 @@ pub struct Ground<'a> {
     pub objective: ObjectiveLine,
     /// Of the run; its learning rate is not used.
     pub hyperparameters: Hyperparameters,
-    /// What is trained.
+    /// What is trained of it, and beside it.
     pub trained: Trained,
+    /// See [`BaseSettings`].
+    pub adapters: Option<AdapterSettings>,
     /// Windows or rows per batch.
     pub batch_size: usize,
     /// Of the directions and of the batches.
@@ -126,13 +128,14 @@ fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Arc<Manifest>)> {
         replay_budget: 1,
         authority: None,
         trained: ground.trained.clone(),
+        adapters: ground.adapters.clone(),
     };
-    let base = Base::of_new_run(ground.checkpoint.clone(), &settings)?;
     let seed = ground.seed;
     // A run of its own, which nobody joins: its directions say nothing about those of the run to come.
     let nonce = (u128::from(seed) << 64).to_le_bytes();
-    let manifest = Arc::new(base.manifest(settings, nonce, base.write_to(std::io::sink())?.base)?);
-    let (model, _) = model::load(&base.checkpoint, base.weights.tensors())?;
+    let base = Base::of_new_run(ground.checkpoint.clone(), &settings, nonce)?;
+    let manifest = Arc::new(base.manifest(settings, base.write_to(std::io::sink())?.base)?);
+    let (model, _) = model::load_adapted(&base.checkpoint, base.weights.tensors(), &base.weights.adapters())?;
     let mut trainer = Trainer::new(Parts {
         run: manifest.run_id()?,
         weights: base.weights,
@@ -249,9 +252,18 @@ mod tests {
         let tokenizer = Tokenizer::of(&checkpoint).unwrap();
         let data = embedded::training(1, &tokenizer, 32).unwrap();
         let (hyperparameters, batch_size, time_max) = (HYPERPARAMETERS, 2, Duration::from_secs(3_600));
-        let (objective, trained) = (ObjectiveLine::NextToken, Trained::All);
-        let ground =
-            Ground { checkpoint, data: &data, objective, hyperparameters, trained, batch_size, seed: 1, time_max };
+        let (objective, trained, adapters) = (ObjectiveLine::NextToken, Trained::All, None);
+        let ground = Ground {
+            checkpoint,
+            data: &data,
+            objective,
+            hyperparameters,
+            trained,
+            adapters,
+            batch_size,
+            seed: 1,
+            time_max,
+        };
         let found = survey(ground, &mut |_| ()).unwrap();
         assert_eq!(found.gradients, GRADIENTS);
         assert!(found.gain > 0.1 && found.gain < found.loss, "{found:?}");
@@ -278,6 +290,7 @@ mod tests {
             objective,
             hyperparameters,
             trained: Trained::All,
+            adapters: None,
             batch_size,
             seed: 1,
             time_max,
@@ -297,8 +310,9 @@ mod tests {
             replay_budget: 1,
             authority: None,
             trained: Trained::All,
+            adapters: None,
         };
-        let base = Base::of_new_run(embedded::checkpoint().unwrap(), &settings).unwrap();
+        let base = Base::of_new_run(embedded::checkpoint().unwrap(), &settings, [0; 16]).unwrap();
         let spec = &base.weights.specs()[0];
         assert_eq!(&at_rate(spec, 1.0), spec);
         let quanta = |spec: &TensorSpec| spec.unit as f64 * 2f64.powi(i32::from(spec.shift));

@@ -46,6 +46,7 @@ impl Run {
             replay_budget: 1_000_000,
             authority,
             trained,
+            adapters: None,
         };
         let Started { manifest, string, .. } = base::start(embedded::checkpoint().unwrap(), settings, [5; 16]).unwrap();
         Self { id: manifest.run_id().unwrap(), manifest: Arc::new(manifest), string }

@@ -7,8 +7,6 @@
 //! | `projection.rs` | what a gradient makes of directions |
 //! | `bytes.rs` | trained tensors as bytes: checkpoints, base, digests |
 //! | `grid.rs` | whether a value is a whole number of quanta within its range |
-//!
-//! Adapters, which are trained beside a base, get a file of their own here.
 
 mod bytes;
 mod grid;

@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
-use protocol::manifest::{Manifest, TensorSpec};
+use protocol::manifest::{ADAPTER_ONE, Half, Manifest, TensorSpec};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -47,13 +47,18 @@ impl Weights {
 
     /// What the run of `manifest` starts from: the trained tensors of its base, on their grids, and its adapters as
     /// they begin.
-    pub fn of_run(manifest: &Manifest, mut base: BTreeMap<String, Tensor>) -> Result<Self> {
-        for spec in &manifest.tensors {
-            if let Some(values) = manifest.initial_values(spec) {
-                base.insert(spec.name.clone(), device::tensor(values, dimensions(spec)?)?);
-            }
+    pub fn of_run(manifest: &Manifest, base: BTreeMap<String, Tensor>) -> Result<Self> {
+        Self::begin(&manifest.tensors, base, &manifest.nonce)
+    }
+
+    /// The same from the table and the nonce of a manifest.
+    pub fn begin(specs: &[TensorSpec], mut base: BTreeMap<String, Tensor>, nonce: &[u8; 16]) -> Result<Self> {
+        for spec in specs {
+            let Some(adapter) = spec.adapter() else { continue };
+            let values = adapter.initial_values(&spec.name, spec.elements() as usize, spec.quantum(), nonce);
+            base.insert(spec.name.clone(), device::tensor(values, dimensions(spec)?)?);
         }
-        Self::new(&manifest.tensors, base)
+        Self::new(specs, base)
     }
 
     /// Takes over the tensors that the run does not train. Errors if one of them is trained.
@@ -90,6 +95,16 @@ impl Weights {
     /// The trained tensors by name, as [`Self::tensors`].
     pub fn trained(&self) -> BTreeMap<String, Tensor> {
         self.specs.iter().map(|spec| (spec.name.clone(), self.tensors[&spec.name].clone())).collect()
+    }
+
+    /// Linear layers that have an adapter among the trained tensors, and what the product of its halves is multiplied
+    /// by.
+    pub fn adapters(&self) -> BTreeMap<String, f64> {
+        let of = |spec: &TensorSpec| {
+            let adapter = spec.adapter().filter(|adapter| adapter.half == Half::B)?;
+            Some((adapter.linear(&spec.name)?.to_owned(), f64::from(adapter.scaling) / f64::from(ADAPTER_ONE)))
+        };
+        self.specs.iter().filter_map(of).collect()
     }
 
     /// Calls `f` on the values of one trained tensor.

@@ -1,5 +1,5 @@
-//! Gemma 2: norms on both sides of attention and MLP, soft caps, a window in every other layer, a scaled embedding (arXiv
-//! 2408.00118).
+//! Gemma 2: norms on both sides of attention and MLP, soft caps, a window in every other layer, a scaled embedding
+//! (arXiv 2408.00118).
 
 use anyhow::Result;
 

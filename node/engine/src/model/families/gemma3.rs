@@ -1,5 +1,5 @@
-//! Gemma 3, text: five layers with a window and a theta of their own to each full one, norms of each head's queries and keys
-//! in place of Gemma 2's caps (arXiv 2503.19786).
+//! Gemma 3, text: five layers with a window and a theta of their own to each full one, norms of each head's queries and
+//! keys in place of Gemma 2's caps (arXiv 2503.19786).
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -38,7 +38,8 @@ fn read(config: &Fields<'_>) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Of full layers, and of those with a window. Older configs have `rope_scaling`, which is of full layers, and a theta each.
+/// Of full layers, and of those with a window. Older configs have `rope_scaling`, which is of full layers, and a theta
+/// each.
 fn rotaries(config: &Fields<'_>, window_max: usize) -> Result<Vec<RotaryConfig>> {
     let nothing = json!({});
     let parameters = Fields(config.get("rope_parameters").unwrap_or(&nothing));

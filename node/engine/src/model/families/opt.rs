@@ -1,5 +1,5 @@
-//! OPT: learned positions, of which the first two rows are not used, layer norms before attention and MLP (behind them in
-//! the model of 350M, whose embedding is narrower as well) (arXiv 2205.01068).
+//! OPT: learned positions, of which the first two rows are not used, layer norms before attention and MLP (behind them
+//! in the model of 350M, whose embedding is narrower as well) (arXiv 2205.01068).
 
 use anyhow::{Result, ensure};
 

@@ -1,0 +1,182 @@
+//! Low-rank adapters of a new run: which layers have them, how they begin, and the model that they come to.
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::Tensor;
+use protocol::manifest::{
+    ADAPTER_ONE, ADAPTER_RANK_MAX, Adapter, Groups, Half, Hyperparameters, Origin, TensorSpec, choose_arithmetic,
+};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
+    path::Path,
+};
+
+use super::arithmetic::statistics;
+use crate::{
+    model::{Architecture, Checkpoint, Part, new_directory},
+    weights::Weights,
+};
+
+/// The adapters that a run trains in place of its base.
+#[derive(Clone, PartialEq, Debug)]
+pub struct AdapterSettings {
+    /// Of each, at least 1.
+    pub rank: u32,
+    /// What the product of the halves is multiplied by: PEFT's alpha over the rank.
+    pub scaling: f64,
+    /// The linear layers, without `.weight`.
+    pub layers: BTreeSet<String>,
+}
+
+impl AdapterSettings {
+    /// Adapters of those of `names` that are linear layers of attention or MLPs; `alpha` as PEFT has it. Errors if
+    /// there are none, or if a number is out of bounds.
+    pub fn new(rank: u32, alpha: f64, names: &BTreeSet<String>, architecture: &dyn Architecture) -> Result<Self> {
+        ensure!((1..=ADAPTER_RANK_MAX).contains(&rank), "rank {rank}: must be 1 to {ADAPTER_RANK_MAX}, 8 is usual");
+        let scaling = alpha / f64::from(rank);
+        ensure!(
+            (1e-4..=1e4).contains(&scaling),
+            "alpha {alpha} over rank {rank} is {scaling}: must be 1e-4 to 1e4, 2 is usual"
+        );
+        let is_linear = |name: &&String| linear_shape(name, architecture).is_some();
+        let layers = names.iter().filter(is_linear).filter_map(|name| Some(name.strip_suffix(".weight")?.to_owned()));
+        let layers: BTreeSet<String> = layers.collect();
+        ensure!(
+            !layers.is_empty(),
+            "none of the tensors is a linear layer of attention or of an MLP, which adapters are of"
+        );
+        Ok(Self { rank, scaling, layers })
+    }
+
+    /// Both halves of each: name, half, shape, layer.
+    pub fn halves(&self, architecture: &dyn Architecture) -> Result<Vec<(String, Half, [usize; 2], &str)>> {
+        let mut halves = Vec::new();
+        for layer in &self.layers {
+            let shape = linear_shape(&format!("{layer}.weight"), architecture);
+            let (outputs, inputs) = shape.with_context(|| format!("{layer} is no linear layer of the model"))?;
+            let rank = self.rank as usize;
+            for (half, shape) in [(Half::A, [rank, inputs]), (Half::B, [outputs, rank])] {
+                halves.push((format!("{layer}{}", half.suffix()), half, shape, layer.as_str()));
+            }
+        }
+        halves.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(halves)
+    }
+
+    /// The table of them. A begins at the size of PEFT's first values, 1/√(3 · inputs); B at zero.
+    ///
+    /// Directions are scaled so that a learning rate means what it means for the layers themselves: a step of B moves a
+    /// layer's output as far as a step of the layer would, one of A moves A by the same part of its size.
+    pub fn table(
+        &self,
+        checkpoint: &Checkpoint,
+        architecture: &dyn Architecture,
+        groups: &Groups,
+        group_of: &BTreeMap<String, u16>,
+        settings: &Hyperparameters,
+    ) -> Result<Vec<TensorSpec>> {
+        let mut sizes = BTreeMap::new();
+        let (mut squares, mut elements) = (0.0, 0.0);
+        for layer in &self.layers {
+            let name = format!("{layer}.weight");
+            let tensor = checkpoint.tensor(&name)?;
+            let rms = statistics(&name, &tensor)?.rms;
+            squares += rms * rms * tensor.elem_count() as f64;
+            elements += tensor.elem_count() as f64;
+            sizes.insert(layer.as_str(), rms);
+        }
+        let rms_all = (squares / f64::max(elements, 1.0)).sqrt().max(f64::MIN_POSITIVE);
+        let row = |(name, half, shape, layer): (String, Half, [usize; 2], &str)| {
+            let [_, inputs] = linear_inputs(half, shape, layer, architecture);
+            let begins = 1.0 / (3.0 * inputs as f64).sqrt();
+            let scale = match half {
+                Half::A => begins / rms_all,
+                Half::B => sizes[layer] / rms_all / (begins * self.scaling * f64::from(self.rank).sqrt()),
+            };
+            let scale = scale.clamp(1e-3, 1e3);
+            let (group, first) = (group_of[&name], if half == Half::A { begins } else { 0.0 });
+            let chosen = choose_arithmetic(first, scale, groups, group, settings);
+            let chosen = chosen.with_context(|| format!("adapter {name}"))?;
+            let adapter = Adapter {
+                half,
+                rank: self.rank,
+                scaling: fixed(self.scaling),
+                direction_scale: fixed(scale),
+                initial: (first / f64::from(chosen.quantum())).round() as u32,
+            };
+            let shape = shape.iter().map(|dimension| *dimension as u64).collect();
+            Ok(chosen.row(&name, shape, group, Origin::Adapter(adapter)))
+        };
+        self.halves(architecture)?.into_iter().map(row).collect()
+    }
+}
+
+/// Q16, at least the smallest number above 0.
+fn fixed(value: f64) -> u32 {
+    (value * f64::from(ADAPTER_ONE)).round().max(1.0) as u32
+}
+
+/// [rank, inputs of the layer].
+fn linear_inputs(half: Half, shape: [usize; 2], layer: &str, architecture: &dyn Architecture) -> [usize; 2] {
+    match half {
+        Half::A => shape,
+        Half::B => [shape[1], linear_shape(&format!("{layer}.weight"), architecture).map_or(1, |(_, inputs)| inputs)],
+    }
+}
+
+/// (outputs, inputs) of the linear layer whose weight is called `name`, if it is one of attention or of an MLP.
+fn linear_shape(name: &str, architecture: &dyn Architecture) -> Option<(usize, usize)> {
+    let is_within = matches!(architecture.part(name), Part::Attention | Part::Mlp) && name.ends_with(".weight");
+    let (_, shape) = architecture.tensors().into_iter().find(|(found, _)| found == name).filter(|_| is_within)?;
+    match (&shape[..], architecture.is_transposed()) {
+        ([outputs, inputs], false) | ([inputs, outputs], true) => Some((*outputs, *inputs)),
+        _ => None,
+    }
+}
+
+/// Trained tensors under the names of the base: those of the base themselves, and the layers that adapters change, with
+/// what the adapters add.
+pub fn merged(checkpoint: &Checkpoint, weights: &Weights) -> Result<BTreeMap<String, Tensor>> {
+    let architecture = checkpoint.architecture()?;
+    let (mut merged, adapters) = (weights.trained(), weights.adapters());
+    for (layer, scaling) in adapters {
+        let halves = [Half::A, Half::B].map(|half| merged.remove(&format!("{layer}{}", half.suffix())));
+        let [Some(a), Some(b)] = halves else { bail!("adapter of {layer} lacks a half") };
+        let name = format!("{layer}.weight");
+        let product = (b.matmul(&a)? * scaling)?;
+        let product = if architecture.is_transposed() { product.t()?.contiguous()? } else { product };
+        let layer = weights.tensors().get(&name).with_context(|| format!("tensor {name} is missing"))?;
+        merged.insert(name, (layer + product)?);
+    }
+    Ok(merged)
+}
+
+/// Writes the adapters of a run into `directory`, which is created if absent and must be empty, as PEFT does
+/// (`adapter_config.json`, `adapter_model.safetensors`). Errors if the run trains anything else.
+pub fn export_adapters(directory: &Path, checkpoint: &Checkpoint, weights: &Weights) -> Result<()> {
+    let adapter = |spec: &TensorSpec| spec.adapter();
+    let Some(all) = weights.specs().iter().map(adapter).collect::<Option<Vec<Adapter>>>() else {
+        bail!("this run trains tensors of the base, which no adapter holds; export the whole model");
+    };
+    let first = all.first().context("this run trains nothing")?;
+    new_directory(directory)?;
+    let (name, revision) = match checkpoint.source.split_once('@') {
+        Some((name, revision)) => (name, json!(revision)),
+        None => (checkpoint.source.as_str(), Value::Null),
+    };
+    let layers: Vec<String> = weights.adapters().into_keys().collect();
+    let config = json!({
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": name, "revision": revision,
+        "r": first.rank, "lora_alpha": f64::from(first.scaling) / f64::from(ADAPTER_ONE) * f64::from(first.rank),
+        "target_modules": layers, "lora_dropout": 0.0, "bias": "none", "inference_mode": true,
+        "fan_in_fan_out": checkpoint.architecture()?.is_transposed()
+    });
+    let path = directory.join("adapter_config.json");
+    fs::write(&path, serde_json::to_vec_pretty(&config)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let named = |(name, tensor): (String, Tensor)| (format!("base_model.model.{name}"), tensor);
+    let tensors: HashMap<String, Tensor> = weights.trained().into_iter().map(named).collect();
+    let path = directory.join("adapter_model.safetensors");
+    candle_core::safetensors::save(&tensors, &path).with_context(|| format!("cannot write {}", path.display()))
+}
