@@ -333,7 +333,7 @@ mod tests {
             Collector,
             testing::{assert_close, gradients, variable},
         };
-        for (rows, width) in [(1, 2), (7, 15), (300, 64)] {
+        for (rows, width) in [(3, 5), (7, 15), (300, 64)] {
             let (x, weight, bias) = (variable(2.0, (rows, width)), variable(1.0, width), variable(1.0, width));
             let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1).unwrap()).unwrap();
             let deviation = (centred.sqr().unwrap().mean_keepdim(D::Minus1).unwrap() + 1e-5).unwrap().sqrt().unwrap();
