@@ -10,13 +10,17 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr};
 
 /// Fine-tune a language model together with others, exchanging one byte per gradient.
 ///
-/// `node` alone starts a new run on the embedded model and prints the line that another machine types to join.
-/// `node --bootstrap <addr>` joins a run. Data never leaves the machine. Ctrl-C leaves; the same command goes on later.
+/// `node` alone starts a new run on the embedded model and prints the line that another machine types to join:
+/// `node --join` and the run's ticket, one word. Data never leaves the machine. Ctrl-C leaves; the same command goes on
+/// later.
 #[derive(Parser, Debug)]
 #[command(name = "node", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "EXAMPLES:
   node                                                   start a run on the embedded model
-  node --bootstrap /ip4/192.168.1.7/tcp/9713/p2p/12D3K…  join a run, knowing one of its machines
+  node --join onebyte1…                                  join a run by its ticket
+  node --join lan                                        join the run that is on the local network
+  node --private                                         start a run that only who has its ticket can see
+  node relay --join onebyte1…                            carry a run's bytes between machines that nobody can call
   node --model ./my-llama --data ./notes/                start a run on a Hugging Face checkpoint and own text
   node --http 127.0.0.1:8080                             the same, and show it in a browser
   node log show --state onebyte-state                    look at the gossip log
@@ -52,6 +56,14 @@ pub enum Command {
     Withdraw(WithdrawArgs),
     /// Watch a running node in the terminal
     Top(TopArgs),
+    /// Print the ticket by which others join the run of a state directory
+    Ticket(TicketArgs),
+    /// Print this machine's key, which a run's authority admits
+    Key(KeyArgs),
+    /// Carry bytes between machines of a run that nobody can call directly; needs no model and little memory
+    Relay(RelayArgs),
+    /// Look at what a node needs of this machine and its network, and say what to do about the rest
+    Doctor(DoctorArgs),
 }
 
 /// Ways to look at the log.
@@ -96,8 +108,8 @@ pub struct SourceArgs {
     /// File that `node log export` made
     #[arg(long, value_name = "FILE", conflicts_with = "state")]
     pub file: Option<PathBuf>,
-    /// Address of a running node, with its peer id (…/p2p/12D3KooW…). It is only asked
-    #[arg(long, value_name = "MULTIADDR", conflicts_with_all = ["state", "file"])]
+    /// Ticket of a run, or address of a running node with its peer id (…/p2p/12D3KooW…). It is only asked
+    #[arg(long, value_name = "TICKET|MULTIADDR", conflicts_with_all = ["state", "file"])]
     pub peer: Option<String>,
 }
 
@@ -346,19 +358,91 @@ pub struct TopArgs {
     pub once: bool,
 }
 
+/// Of which run.
+#[derive(Args, Debug)]
+pub struct TicketArgs {
+    /// State directory; its node may be running, and says best then where it can be reached
+    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    pub state: PathBuf,
+    /// Only the word, without the picture to scan
+    #[arg(long)]
+    pub plain: bool,
+}
+
+/// Whose key.
+#[derive(Args, Debug)]
+pub struct KeyArgs {
+    /// State directory; it is made if there is none, so that the key can be admitted before the node first runs
+    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    pub state: PathBuf,
+}
+
+/// What to look at.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// State directory, which a node may be using or which need not be there
+    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    pub state: PathBuf,
+    /// Ticket of a run whose machines are called, beside those that the state directory knows
+    #[arg(long, value_name = "TICKET")]
+    pub join: Option<String>,
+    /// Address of a machine to call, with its peer id. Repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    pub bootstrap: Vec<String>,
+}
+
+/// What to relay, and where.
+#[derive(Args, Debug)]
+pub struct RelayArgs {
+    /// Ticket of the run whose machines are relayed, and nobody else. Needed for a private run
+    #[arg(long, value_name = "TICKET")]
+    pub join: Option<String>,
+    /// The same for an open run, by its id [default: whoever comes is relayed, within limits]
+    #[arg(long, value_name = "ID", conflicts_with = "join")]
+    pub run: Option<String>,
+    /// Address of a machine of the run, with its peer id. Repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    pub bootstrap: Vec<String>,
+    /// Address to listen on [default: port 9713 of IPv4 and IPv6]. Repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    pub listen: Vec<String>,
+    /// Address at which others reach this machine, where that is not one of its own: of a router, or a name. Repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    pub announce: Vec<String>,
+    /// Directory for the relay's identity
+    #[arg(long, value_name = "DIR", default_value = "onebyte-relay")]
+    pub state: PathBuf,
+}
+
 /// Everything about training. The same names, in kebab case, are the keys of a `--config` file; the command line wins.
 #[derive(Args, Debug, Default, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RunArgs {
+    /// Join a run: by its ticket, the word that its machines print; or `lan`, whatever run is on the local network
+    #[arg(long, value_name = "TICKET|lan")]
+    pub join: Option<String>,
     /// Address of a machine of the run to join, with its peer id (…/p2p/12D3KooW…). Repeatable
     #[arg(long, value_name = "MULTIADDR")]
     pub bootstrap: Vec<String>,
-    /// Accept only this run (64 hexadecimal digits, as printed by the node that started it)
+    /// Accept only this run (64 hexadecimal digits, as printed by the node that started it). Without an address it is
+    /// looked for on the local network
     #[arg(long, value_name = "ID")]
     pub run: Option<String>,
-    /// Address to listen on [default: /ip4/0.0.0.0/tcp/9713, or any free port if that is taken]. Repeatable
+    /// Start a run that is private: only who has its ticket connects, hears or fetches anything of it. The ticket holds
+    /// the secret; it cannot be taken back
+    #[arg(long)]
+    pub private: bool,
+    /// Address to listen on [default: port 9713 of IPv4 and IPv6, or any free port if that is taken]. Repeatable
     #[arg(long, value_name = "MULTIADDR")]
     pub listen: Vec<String>,
+    /// Address at which others reach this machine, where that is not one of its own: /ip4/…/tcp/… of a router that
+    /// passes the port on, or /dns/<name>/tcp/…. Repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    pub announce: Vec<String>,
+    /// Address of a relay with its peer id, as `node relay` prints it, through which others reach this machine if they
+    /// cannot call it. Repeatable [default: found by itself among the machines of the run]
+    #[arg(long, value_name = "MULTIADDR")]
+    pub relay: Vec<String>,
     /// Directory for the ledger, the base model and the checkpoint [default: onebyte-state]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,

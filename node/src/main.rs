@@ -15,7 +15,8 @@ fn main() -> ExitCode {
     unsafe { engine::threads::settle() };
     let cli = Cli::parse();
     let display = Display::new();
-    let filter = EnvFilter::try_from_env("ONEBYTE_LOG").unwrap_or_else(|_| EnvFilter::new("error,node=info"));
+    let filter =
+        EnvFilter::try_from_env("ONEBYTE_LOG").unwrap_or_else(|_| EnvFilter::new("error,libp2p_mdns=off,node=info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(display.is_terminal() && std::env::var_os("NO_COLOR").is_none())
@@ -43,5 +44,9 @@ fn run(cli: Cli, display: Display) -> Result<()> {
         Some(Command::Admit(args)) => commands::members::admit(args),
         Some(Command::Withdraw(args)) => commands::members::withdraw(args),
         Some(Command::Top(args)) => commands::top::run(args),
+        Some(Command::Ticket(args)) => commands::ticket::ticket(args),
+        Some(Command::Key(args)) => commands::ticket::key(args),
+        Some(Command::Doctor(args)) => commands::doctor::run(args),
+        Some(Command::Relay(args)) => commands::relay::run(args),
     }
 }

@@ -5,18 +5,17 @@ use libp2p::{Multiaddr, PeerId};
 use peer::{Load, NodeId, Notice, curve::STEP, leave::Waiting, limits::BAN_MS};
 use protocol::{
     machine::MachineId,
-    manifest::RunId,
+    manifest::{Manifest, RunId},
     replica::{IncarnationCause, Replica, Report},
 };
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::path::Path;
 
 use crate::{
     hex::hex,
-    network::Scope,
+    places::Places,
+    settings::Settings,
     shell::Nodes,
+    ticket::Ticket,
     watch::{Points, Session, journal::Point},
 };
 
@@ -33,6 +32,17 @@ pub struct Names<'a> {
 impl Names<'_> {
     fn peer_id(&self, node: NodeId) -> String {
         self.nodes.peer_id(node).map_or_else(|| "a node that has gone".into(), |peer| peer.to_string())
+    }
+
+    /// Where it is, in brackets.
+    fn place(&self, node: NodeId) -> String {
+        self.nodes.addresses(node).first().map_or_else(String::new, |address| format!(" ({address})"))
+    }
+
+    /// How to name it on the command line.
+    fn by_address(&self, node: NodeId) -> String {
+        let address = self.nodes.addresses(node).first();
+        address.map_or_else(String::new, |address| format!(" --bootstrap {address}/p2p/{}", self.peer_id(node)))
     }
 }
 
@@ -77,19 +87,28 @@ pub fn news(news: &Notice, names: &Names<'_>) {
         Notice::Fault { node, reason, banned: true } => {
             tracing::warn!("{} is banned for {} minutes: {reason}", names.peer_id(*node), BAN_MS / 60_000);
         }
-        Notice::OtherRun { node, differences, .. } => tracing::warn!(
-            peer = names.peer_id(*node),
-            "refused: this peer is of another run ({}). To join its run, start a node with another --state and this peer as \
-             --bootstrap",
-            differences.join("; ")
+        Notice::OtherRun { node, run, differences } => tracing::info!(
+            "{}{} is of another run, {run} ({}), and is left alone. To join that one: node --run {run} --state <another directory>{}",
+            names.peer_id(*node),
+            names.place(*node),
+            differences.join("; "),
+            names.by_address(*node),
         ),
         // The last one is the reason why the node ends, and is said as such.
         Notice::NotTheWishedRun { is_last: true, .. } => {}
-        Notice::NotTheWishedRun { node, run, .. } => tracing::warn!("{}", not_the_wished_run(*node, *run, names)),
+        Notice::NotTheWishedRun { node, run, .. } => tracing::info!(
+            "{}{} is of run {run}, not of the one looked for, and is left alone",
+            names.peer_id(*node),
+            names.place(*node)
+        ),
         Notice::NoManifest { node, reason } => {
             tracing::warn!("{} sent no usable manifest: {reason}", names.peer_id(*node));
         }
         Notice::GivenUp { node, reason } => tracing::warn!("{} is done without: {reason}", names.peer_id(*node)),
+        Notice::NobodyHasRun => tracing::info!(
+            "nobody of {} is seen on the local network yet; still looking. A ticket (--join) names it from anywhere",
+            names.wished.map_or_else(|| "a run".into(), |run| format!("run {run}"))
+        ),
         Notice::NobodyHasBase => tracing::warn!(
             "no peer that could send the base model is connected; still trying. --model gives it from disk"
         ),
@@ -366,49 +385,51 @@ pub fn figures(point: &Point) -> String {
     }
 }
 
-/// The line that another machine types, once the system has named this one's addresses.
-pub struct JoinLine {
-    run: String,
-    peer_id: String,
-    addresses: Vec<Multiaddr>,
-    since: Option<Instant>,
-    said: usize,
+/// A machine that has no run yet, and where it looks for one.
+pub fn looking_for_run(settings: &Settings) {
+    match (settings.waits_for_lan(), settings.run) {
+        (true, Some(run)) => tracing::info!("looking for run {run} on the local network (mDNS)"),
+        (true, None) => tracing::info!("looking for a run on the local network (mDNS)"),
+        (false, _) => tracing::info!("asking for the run's manifest"),
+    }
 }
 
-impl JoinLine {
-    /// The system names an interface's addresses one after the other.
-    const GATHER: Duration = Duration::from_millis(200);
+/// There is a run now.
+pub fn joined(run: &RunId, manifest: &Manifest) {
+    tracing::info!("joined run {run} on {} ({} parameters)", manifest.base.source, manifest.parameters());
+}
 
-    /// Without addresses yet.
-    pub fn new(run: String, peer_id: String) -> Self {
-        Self { run, peer_id, addresses: Vec::new(), since: None, said: 0 }
+/// How others join this run.
+pub fn invitation(ticket: &Ticket, places: &Places, again: bool) {
+    let word = ticket.encode();
+    match again {
+        false => tracing::info!("to join from another machine: node --join {word}"),
+        true => tracing::info!("this machine is reached elsewhere now; to join from another one: node --join {word}"),
     }
-
-    /// This node can be reached there.
-    pub fn add(&mut self, address: Multiaddr) {
-        if !self.addresses.contains(&address) {
-            self.addresses.push(address);
-            self.since = self.since.or_else(|| Some(Instant::now()));
+    // An address says nothing of a private run's secret.
+    let shown = if ticket.secret.is_none() { places.shown() } else { Vec::new() };
+    if let Some((peer, _)) = ticket.machines.first() {
+        for address in shown {
+            tracing::info!("the same by address: node --bootstrap {address}/p2p/{peer} --run {}", ticket.run);
         }
     }
+}
 
-    /// Says what was not said yet. Loopback is of use only if there is nothing else; link-local IPv6 without the other
-    /// machine's name for the link is of none.
-    pub fn say(&mut self) {
-        if self.said == self.addresses.len() || self.since.is_none_or(|since| since.elapsed() < Self::GATHER) {
-            return;
-        }
-        let widest = self.addresses.iter().filter_map(Scope::of).max();
-        let is_of_use = |address: &&Multiaddr| {
-            Scope::of(address).is_some_and(|scope| scope > Scope::Machine || widest == Some(Scope::Machine))
-        };
-        for address in self.addresses[self.said..].iter().filter(is_of_use) {
-            tracing::info!(
-                "to join from another machine: node --bootstrap {address}/p2p/{} --run {}",
-                self.peer_id,
-                self.run
-            );
-        }
-        self.said = self.addresses.len();
-    }
+/// Nobody out there can come to this machine.
+pub fn not_reachable(places: &Places) {
+    let port = places.port().map_or_else(|| "its port".into(), |port| format!("TCP port {port}"));
+    tracing::info!(
+        "machines of other networks cannot reach this one, as far as it can tell: pass {port} on to it in the router, or name a relay \
+         (--relay; see `node relay --help`). It can reach them, and is reached through them once one of the run is reachable"
+    );
+}
+
+/// One of several addresses cannot be listened at.
+pub fn not_listening(error: &str) {
+    tracing::info!("{error}: going on without it");
+}
+
+/// A relay through which this machine was reached is gone.
+pub fn relay_gone(relay: &PeerId) {
+    tracing::info!("the relay {relay} is gone; another takes its place as soon as one is found");
 }

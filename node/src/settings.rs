@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use engine::estimator::Estimator;
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use protocol::{
     manifest::{Membership, REPLAY_BUDGET_MAX, RunId, SWARM_STEP_MAX},
     replica,
@@ -13,6 +13,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use crate::{
     cli::{LearningRate, RunArgs},
     hex::parse_key,
+    network::{check_callable, check_listen, parse_bootstrap},
+    ticket::Ticket,
 };
 
 /// Port that a node listens on unless told otherwise.
@@ -26,10 +28,20 @@ const STALENESS_MS_MAX: u64 = 60_000;
 /// Checked settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Machines to call first.
+    /// Machines to call first, as people named them.
     pub bootstrap: Vec<String>,
-    /// The only run to accept.
+    /// Machines to call first, as a ticket names them.
+    pub ticket: Option<Ticket>,
+    /// Join whatever run, or the one that was named, of the local network.
+    pub lan: bool,
+    /// The only run to accept, also that of the ticket.
     pub run: Option<RunId>,
+    /// Whether a new run is private.
+    pub private: bool,
+    /// Where others reach this machine, as people say.
+    pub announce: Vec<Multiaddr>,
+    /// Relays that people named.
+    pub relays: Vec<(PeerId, Multiaddr)>,
     /// Where to listen; empty: the default port, or any.
     pub listen: Vec<Multiaddr>,
     /// State directory.
@@ -111,6 +123,11 @@ impl Settings {
             }
         };
         let list = |first: Vec<String>, second: Vec<String>| if first.is_empty() { second } else { first };
+        let join = args.join.or(file.join);
+        let lan = join.as_deref() == Some("lan");
+        let ticket = join.as_deref().filter(|_| !lan).map(parse_ticket).transpose()?;
+        let run =
+            args.run.or(file.run).map(|id| id.parse()).transpose().map_err(anyhow::Error::msg).context("--run")?;
         let members = parse_members(args.members.or(file.members).as_deref())?;
         let estimator = Estimator::new(
             args.estimator.or(file.estimator),
@@ -119,7 +136,15 @@ impl Settings {
         )?;
         let settings = Self {
             bootstrap: list(args.bootstrap, file.bootstrap),
-            run: args.run.or(file.run).map(|id| id.parse()).transpose().map_err(anyhow::Error::msg).context("--run")?,
+            run: run.or(ticket.as_ref().map(|ticket| ticket.run)),
+            ticket,
+            lan,
+            private: args.private || file.private,
+            announce: list(args.announce, file.announce)
+                .iter()
+                .map(|text| parse_announced(text))
+                .collect::<Result<_>>()?,
+            relays: list(args.relay, file.relay).iter().map(|text| parse_relay(text)).collect::<Result<_>>()?,
             listen: list(args.listen, file.listen).iter().map(|text| parse_listen(text)).collect::<Result<_>>()?,
             state: args.state.or(file.state).unwrap_or_else(|| DEFAULT_STATE.into()),
             model: match args.model.or(file.model).as_deref() {
@@ -160,7 +185,34 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Whether people named a run to join, or a machine of one.
+    pub fn joins(&self) -> bool {
+        self.lan || self.run.is_some() || !self.bootstrap.is_empty()
+    }
+
+    /// Whether the local network is all there is to look for a run in.
+    pub fn waits_for_lan(&self) -> bool {
+        self.joins() && self.bootstrap.is_empty() && self.ticket.is_none()
+    }
+
+    /// What people want of a run to join, where there is none on the disk, must be possible.
+    pub fn check_joining(&self) -> Result<()> {
+        ensure!(
+            self.mdns || !self.waits_for_lan(),
+            "--no-mdns: the run to join would be looked for on the local network; give its ticket with --join, or one of its \
+             machines with --bootstrap"
+        );
+        ensure!(
+            !(self.private && self.joins()),
+            "--private is for the machine that starts a run: its ticket says what is private to those who join"
+        );
+        Ok(())
+    }
+
     fn check(&self) -> Result<()> {
+        if let (Some(ticket), Some(run)) = (&self.ticket, self.run) {
+            ensure!(ticket.run == run, "--run {run}: the ticket is of run {}; leave --run away", ticket.run);
+        }
         let positive = |value: f64| value.is_finite() && value > 0.0;
         if let Some(LearningRate::Fixed(rate)) = self.learning_rate {
             ensure!(positive(rate), "--learning-rate {rate}: must be a positive number or `auto`, which measures it");
@@ -209,10 +261,51 @@ impl Settings {
     }
 }
 
-fn parse_listen(text: &str) -> Result<Multiaddr> {
-    text.parse().map_err(|error| {
-        anyhow::anyhow!("--listen {text}: not a multiaddr ({error}); for example /ip4/0.0.0.0/tcp/{DEFAULT_PORT}")
-    })
+/// Where a node is to listen.
+pub fn parse_listen(text: &str) -> Result<Multiaddr> {
+    let example = format!("an example that works is /ip4/0.0.0.0/tcp/{DEFAULT_PORT}");
+    let address: Multiaddr =
+        text.parse().map_err(|error| anyhow::anyhow!("--listen {text}: not a multiaddr ({error}); {example}"))?;
+    check_listen(&address)
+        .map_err(|error| anyhow::anyhow!("--listen {text}: cannot listen there ({error}); {example}"))?;
+    Ok(address)
+}
+
+/// Where others reach this machine.
+pub fn parse_announced(text: &str) -> Result<Multiaddr> {
+    let wrong = |error: String| anyhow::anyhow!("--announce {text}: {error}; for example /ip4/203.0.113.5/tcp/9713");
+    let mut address: Multiaddr = text.parse().map_err(|error| wrong(format!("not a multiaddr ({error})")))?;
+    if let Some(Protocol::P2p(_)) = address.iter().last() {
+        address.pop();
+    }
+    check_callable(&address).map_err(wrong)?;
+    Ok(address)
+}
+
+/// A relay with its peer id.
+fn parse_relay(text: &str) -> Result<(PeerId, Multiaddr)> {
+    let (peer, address) = parse_bootstrap(text).map_err(|error| anyhow::anyhow!("{}", error.of_flag("--relay")))?;
+    ensure!(
+        !crate::network::is_relayed(&address),
+        "--relay {text}: leads through another relay; give the address of the relay itself"
+    );
+    Ok((peer, address))
+}
+
+/// What `--join` says.
+pub fn parse_ticket(text: &str) -> Result<Ticket> {
+    if !Ticket::is_meant(text) {
+        bail!(
+            "--join {text}: neither `lan` nor a ticket, which begins with `onebyte1`; an address goes with --bootstrap, a run's id with \
+             --run"
+        );
+    }
+    Ticket::parse(text).with_context(|| format!("--join {}", shortened(text)))
+}
+
+/// A ticket may hold a secret: what is wrong with it is said without it.
+fn shortened(text: &str) -> String {
+    text.chars().take(16).chain("…".chars()).collect()
 }
 
 /// What `--members` says.

@@ -7,6 +7,7 @@
 //! | [`seed`], [`perturbation`] | from (run, machine, sample) to ±1 per weight |
 //! | [`codec`] | normalised projected gradient → one byte → whole quanta |
 //! | [`replay`] | scalar reference: bytes into exact weights |
+//! | [`secret`] | what the machines of a private run have in common |
 //! | [`machine`], [`segment`], [`ledger`] | who, what is signed, what is kept |
 //! | [`revocation`], [`member`] | fork proofs and revoked samples; keys admitted and withdrawn |
 //! | [`statement`] | either of these, on its way |
@@ -31,6 +32,7 @@ pub mod perturbation;
 pub mod replay;
 pub mod replica;
 pub mod revocation;
+pub mod secret;
 pub mod seed;
 pub mod segment;
 pub mod signature;

@@ -144,6 +144,14 @@ pub enum Input {
         /// Of the weights.
         digest: Digest,
     },
+
+    /// All connections to a connected node lead through a relay, or one is direct, which is what they are taken to be.
+    Way {
+        /// Which node.
+        node: NodeId,
+        /// Which of the two.
+        is_relayed: bool,
+    },
 }
 
 /// What came in answer to a question. [`crate::exchange::read_answer`] makes one.

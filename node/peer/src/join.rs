@@ -177,8 +177,9 @@ impl Join {
         let is_open = |purpose: Purpose| open.iter().any(|(_, asked)| *asked == purpose);
         let Some(run) = &self.run else {
             // The first who answers is believed. A run that was named can come from anyone; one that was not, only from
-            // nodes that were: whoever calls first could name a run of its own.
-            let is_believed = self.wished.is_some() || self.bootstraps.contains(&node);
+            // nodes that were: whoever calls first could name a run of its own. Where nothing was named, people want
+            // whatever run is near.
+            let is_believed = self.wished.is_some() || self.bootstraps.is_empty() || self.bootstraps.contains(&node);
             return (its == 0 && is_believed).then_some((Purpose::Manifest, RunId([0; 32]), Question::Manifest));
         };
         let fetch = self.fetch.as_ref()?;
@@ -209,7 +210,13 @@ impl Join {
         taken
     }
 
-    fn rests(&self, node: NodeId, now_ms: u64) -> bool {
+    /// Whether the base is on its way.
+    pub fn fetches(&self) -> bool {
+        self.fetch.is_some()
+    }
+
+    /// Whether the node is left alone for now.
+    pub fn rests(&self, node: NodeId, now_ms: u64) -> bool {
         self.resting.get(&node).is_some_and(|until| *until > now_ms)
     }
 
@@ -270,9 +277,11 @@ impl Join {
         }
     }
 
-    /// Whether people should hear that for a while nobody was connected who could send the base.
+    /// Whether people should hear that for a while nobody was connected who could send the base; or, where no node was
+    /// named to be asked, nobody of a run.
     pub fn nobody_helps(&mut self, neighbours: &BTreeSet<NodeId>, now_ms: u64) -> bool {
-        if self.fetch.is_none() || neighbours.iter().any(|node| !self.rests(*node, now_ms)) {
+        let waits = self.fetch.is_some() || self.run.is_none() && self.bootstraps.is_empty();
+        if !waits || neighbours.iter().any(|node| !self.rests(*node, now_ms)) {
             self.helped_ms = now_ms;
         }
         let is_due = now_ms.saturating_sub(self.helped_ms) >= NOBODY_INTERVAL_MS;
@@ -326,16 +335,16 @@ impl Fetch {
     }
 }
 
-/// In what the manifest of a node of another run differs from `ours`, in words.
-pub fn differences(ours: &Manifest, answer: &Answer) -> Option<Vec<String>> {
+/// The run of a node of another run, and in what its manifest differs from `ours`, in words.
+pub fn differences(ours: &Manifest, answer: &Answer) -> Option<(RunId, Vec<String>)> {
     match answer {
         Answer::Message(Response::Manifest(bytes)) => Some(match Manifest::decode(bytes) {
-            Ok((theirs, _)) => ours.differences(&theirs),
-            Err(error) => vec![error.to_string()],
+            Ok((theirs, run)) => (run, ours.differences(&theirs)),
+            Err(error) => (RunId(*blake3::hash(bytes).as_bytes()), vec![error.to_string()]),
         }),
         _ => None,
     }
 }
 
-/// How bad it is to send a wrong piece of the base, or to be of another run: the node is of no use here.
+/// How bad it is to send a wrong piece of the base: the node is of no use here.
 pub const USELESS: Severity = Severity::Ban;

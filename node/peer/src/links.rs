@@ -1,7 +1,7 @@
 //! Connections to other nodes: whom to call, what they may send, what they were asked.
 
 use protocol::{manifest::RunId, message::Question};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
     Config, NodeId, Notice, Output,
@@ -12,10 +12,18 @@ use crate::{
 
 /// Calls, bans and reputations are looked after this often, ms.
 const UPKEEP_MS: u64 = 500;
+/// A node of another run is not called, nor asked for anything, for so long, ms. It may have joined this one by then.
+const STRANGER_MS: u64 = 600_000;
+/// Nodes of other runs that are remembered.
+const STRANGERS_MAX: usize = 512;
 
 /// See the module's documentation. What it wants done it appends to the outputs that it is given.
 pub struct Links {
     neighbours: BTreeSet<NodeId>,
+    /// Neighbours to whom every connection leads through a relay.
+    relayed: BTreeSet<NodeId>,
+    /// Nodes of other runs, and until when they are taken for such.
+    strangers: BTreeMap<NodeId, u64>,
     dialing: Dialing,
     limits: Limits,
     /// Questions under way.
@@ -28,6 +36,8 @@ impl Links {
     pub fn new(config: &Config) -> Self {
         Self {
             neighbours: BTreeSet::new(),
+            relayed: BTreeSet::new(),
+            strangers: BTreeMap::new(),
             dialing: Dialing::new(&config.bootstrap, config.connections_target, config.seed),
             limits: Limits::new(0),
             questions: Questions::default(),
@@ -47,15 +57,45 @@ impl Links {
         }
     }
 
-    /// A connection stands.
-    pub fn connected(&mut self, node: NodeId) {
-        self.neighbours.insert(node);
+    /// A connection stands. False if it is to a node of another run, which is no neighbour.
+    pub fn connected(&mut self, node: NodeId, outputs: &mut VecDeque<Output>) -> bool {
         self.dialing.connected(node);
+        if self.strangers.contains_key(&node) {
+            outputs.push_back(Output::HangUp(node));
+            return false;
+        }
+        self.neighbours.insert(node);
+        true
+    }
+
+    /// The node is of another run: it is a neighbour no more, and left alone. It hears the answers that it waits for.
+    pub fn part(&mut self, node: NodeId, now_ms: u64, outputs: &mut VecDeque<Output>) {
+        self.neighbours.remove(&node);
+        self.relayed.remove(&node);
+        self.questions.gone(node);
+        if self.strangers.len() < STRANGERS_MAX {
+            self.strangers.insert(node, now_ms.saturating_add(STRANGER_MS));
+        }
+        outputs.push_back(Output::HangUp(node));
+    }
+
+    /// All connections to the node lead through a relay, or one does not.
+    pub fn set_relayed(&mut self, node: NodeId, is_relayed: bool) {
+        match is_relayed && self.neighbours.contains(&node) {
+            true => self.relayed.insert(node),
+            false => self.relayed.remove(&node),
+        };
+    }
+
+    /// Whether every connection to a neighbour leads through a relay.
+    pub fn is_relayed(&self, node: NodeId) -> bool {
+        self.relayed.contains(&node)
     }
 
     /// The last connection to the node is gone.
     pub fn disconnected(&mut self, node: NodeId, now_ms: u64, outputs: &mut VecDeque<Output>) {
         self.neighbours.remove(&node);
+        self.relayed.remove(&node);
         self.dialing.gone(node, now_ms);
         self.questions.gone(node);
         self.forget(node, outputs);
@@ -101,12 +141,17 @@ impl Links {
             }
             self.forget(node, outputs);
         }
+        let due = self.strangers.iter().filter(|(_, until)| **until <= now_ms).map(|(node, _)| *node);
+        for node in due.collect::<Vec<_>>() {
+            self.strangers.remove(&node);
+            self.forget(node, outputs);
+        }
         self.call(now_ms, outputs);
     }
 
     fn call(&mut self, now_ms: u64, outputs: &mut VecDeque<Output>) {
-        let (neighbours, limits) = (&self.neighbours, &self.limits);
-        let skip = |node| neighbours.contains(&node) || limits.is_banned(node);
+        let (neighbours, limits, strangers) = (&self.neighbours, &self.limits, &self.strangers);
+        let skip = |node| neighbours.contains(&node) || limits.is_banned(node) || strangers.contains_key(&node);
         outputs.extend(self.dialing.due(neighbours.len(), skip, now_ms).into_iter().map(Output::Dial));
     }
 
@@ -165,7 +210,8 @@ impl Links {
 
     /// Tells the shell if nothing is known of the node any more.
     fn forget(&self, node: NodeId, outputs: &mut VecDeque<Output>) {
-        if !self.neighbours.contains(&node) && !self.dialing.knows(node) && !self.limits.knows(node) {
+        let is_neighbour = self.neighbours.contains(&node) || self.strangers.contains_key(&node);
+        if !is_neighbour && !self.dialing.knows(node) && !self.limits.knows(node) {
             outputs.push_back(Output::Forget(node));
         }
     }

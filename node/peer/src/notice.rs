@@ -29,10 +29,12 @@ pub enum Notice {
         /// Whether this banned it.
         banned: bool,
     },
-    /// A node is of another run than this one.
+    /// A node is of another run than this one, which is no offence: nothing more is asked of it for a while.
     OtherRun {
         /// Which node.
         node: NodeId,
+        /// Its run.
+        run: RunId,
         /// In what the two manifests differ.
         differences: Vec<String>,
     },
@@ -66,6 +68,8 @@ pub enum Notice {
         /// Bytes here.
         here: u64,
     },
+    /// For a while nobody was found who is of a run to join.
+    NobodyHasRun,
     /// No connected node could send the base model for a while.
     NobodyHasBase,
     /// What others had when this machine came is here: training begins.

@@ -19,6 +19,8 @@ pub enum Output {
     Ban(NodeId),
     /// Connections to the node are welcome again.
     Pardon(NodeId),
+    /// Close connections to the node, once what is on its way to it has had time to arrive. It may come again.
+    HangUp(NodeId),
     /// Nothing is known of the node any more, and it is not connected: its number and its addresses may go.
     Forget(NodeId),
     /// Send a question. Answered by `Answer`, also if nothing comes.

@@ -135,6 +135,7 @@ impl Peer {
                 }
             }
             Input::Moved => self.links.moved(now_ms, &mut self.outputs),
+            Input::Way { node, is_relayed } => self.links.set_relayed(node, is_relayed),
             Input::Answer { question, answer } => {
                 if let Some((node, purpose)) = self.links.questions.close(question) {
                     self.answered(question, node, purpose, answer, now_ms);
@@ -161,7 +162,7 @@ impl Peer {
     fn passes(&mut self, input: &Input, now_ms: u64) -> bool {
         let Self { links, outputs, .. } = self;
         match input {
-            Input::Connected(node) => links.connected(*node),
+            Input::Connected(node) => return links.connected(*node, outputs),
             Input::Disconnected(node) => links.disconnected(*node, now_ms, outputs),
             Input::Tick => links.tick(now_ms, outputs),
             _ => {}
@@ -228,7 +229,9 @@ impl Peer {
             }
             Input::Disconnected(node) => join.gone(node),
             Input::Tick if join.nobody_helps(self.links.neighbours(), now_ms) => {
-                self.outputs.push_back(Output::Notice(Notice::NobodyHasBase));
+                let has_run = join.run().is_some();
+                let notice = if has_run { Notice::NobodyHasBase } else { Notice::NobodyHasRun };
+                self.outputs.push_back(Output::Notice(notice));
             }
             // Nothing to judge it by yet; anti-entropy brings it later.
             Input::Gossip { from, message, .. } => {
@@ -247,7 +250,12 @@ impl Peer {
             join.finish();
             return self.outputs.push_back(Output::FinishBase);
         }
-        let neighbours: Vec<NodeId> = self.links.neighbours().iter().copied().collect();
+        let mut neighbours: Vec<NodeId> = self.links.neighbours().iter().copied().collect();
+        // Relays carry no files as long as there is another way.
+        let can_help = |node: &NodeId| !self.links.is_relayed(*node) && !join.rests(*node, now_ms);
+        if join.fetches() && neighbours.iter().any(can_help) {
+            neighbours.retain(|node| !self.links.is_relayed(*node));
+        }
         for node in neighbours {
             loop {
                 let open: Vec<_> = self.links.questions.open().collect();
@@ -276,7 +284,7 @@ impl Peer {
                 if is_last {
                     return self.give_up(Departure::NoRun);
                 }
-                self.links.fault(node, join::USELESS, "another run", now_ms, outputs);
+                self.links.part(node, now_ms, outputs);
             }
             Taken::Manifest(run) => {
                 if let Stage::Joining(join) = &mut self.stage {

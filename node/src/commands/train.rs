@@ -15,6 +15,7 @@ use engine::{
 use peer::{GoalSettings, Peer, Run};
 use protocol::{
     manifest::{DirectionScale, Hyperparameters, Manifest, ObjectiveLine, RunId},
+    secret::{SECRET_BYTES, Secret},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
@@ -71,10 +72,8 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
 
 /// A shell that knows what the command line and the disk say of this node and of others.
 fn new_shell(settings: &Settings, state: &Arc<StateDir>, display: Display, interrupt: Interrupt) -> Result<Shell> {
-    let own = network::peer_id(state.secret_key())?;
     let (mut wire, mut bootstrap) = (Wire::default(), Vec::new());
-    for text in &settings.bootstrap {
-        let (peer, address) = network::parse_bootstrap_of_another(text, own)?;
+    for (peer, address) in given(settings, state)? {
         bootstrap.extend(wire.know(peer, address).filter(|node| !bootstrap.contains(node)));
     }
     let config = peer::Config {
@@ -100,6 +99,51 @@ fn new_shell(settings: &Settings, state: &Arc<StateDir>, display: Display, inter
     }))
 }
 
+/// Machines that people named, one by one or in a ticket, and where they are. A ticket may name this machine, too.
+fn given(settings: &Settings, state: &StateDir) -> Result<Vec<(PeerId, Multiaddr)>> {
+    let own = network::peer_id(state.secret_key())?;
+    let named = settings.bootstrap.iter().map(|text| network::parse_bootstrap_of_another(text, own));
+    let mut given = named.collect::<Result<Vec<_>, _>>()?;
+    if let Some(ticket) = &settings.ticket {
+        let others = ticket.machines.iter().filter(|(peer, _)| *peer != own);
+        given.extend(others.flat_map(|(peer, at)| at.iter().map(|address| (*peer, address.clone()))));
+        ensure!(
+            !given.is_empty() || settings.mdns,
+            "--join: the ticket names no other machine, and --no-mdns keeps from looking for one on the local network"
+        );
+    }
+    Ok(given)
+}
+
+/// The secret of the run: from its ticket, or from the disk.
+fn secret(settings: &Settings, state: &StateDir) -> Result<Option<Secret>> {
+    Ok(settings.ticket.as_ref().and_then(|ticket| ticket.secret).or(state.secret()?))
+}
+
+/// The run that was joined, or that goes on here, must be private if this machine was given a secret, and the other way
+/// round.
+fn check_secret(settings: &Settings, opened: &Opened) -> Result<()> {
+    let secret = secret(settings, &opened.state)?;
+    ensure!(
+        opened.manifest.private == secret.map(|secret| secret.commitment()),
+        "{}: the run is {}; join it with its ticket (--join), which `node ticket` prints on any of its machines",
+        opened.state.path().display(),
+        match opened.manifest.private {
+            Some(_) => "private, and its secret is not here",
+            None => "not private, and the ticket has a secret",
+        }
+    );
+    ensure!(
+        !settings.private || opened.manifest.private.is_some(),
+        "--private: run {} was started open, which cannot be changed; start another with another --state",
+        opened.run
+    );
+    if let (Some(secret), None) = (secret, opened.state.secret()?) {
+        opened.state.set_secret(&secret)?;
+    }
+    Ok(())
+}
+
 fn known_peers(state: &StateDir) -> Result<Vec<(PeerId, Multiaddr)>> {
     Ok(records::peers(state.known_peers()?))
 }
@@ -118,16 +162,23 @@ async fn prepare(
     shell: &mut Shell,
 ) -> Result<bool> {
     let is_new = state.manifest()?.is_none();
-    let opened = if is_new && !settings.bootstrap.is_empty() {
-        if !shell.join(asking(settings, &state, None)).await? {
+    if is_new {
+        settings.check_joining()?;
+    }
+    let opened = if is_new && settings.joins() {
+        say::looking_for_run(settings);
+        if !shell.join(asking(settings, &state, settings.run)?).await? {
             return Ok(false);
         }
-        Opened::of(state)?
+        let opened = Opened::of(state)?;
+        say::joined(&opened.run, &opened.manifest);
+        opened
     } else {
         let opened = if is_new { start(settings, state)? } else { restart(settings, state)? };
         shell.set_run(Run::decode(&opened.manifest_bytes)?)?;
         opened
     };
+    check_secret(settings, &opened)?;
     if !opened.state.has_base() && !take_base(settings, &opened, shell).await? {
         return Ok(false);
     }
@@ -203,6 +254,7 @@ fn observer(opened: &Opened, page: Option<http::Listener>) -> Result<Observer> {
         peer_id: network::peer_id(opened.state.secret_key())?.to_string(),
         model: opened.manifest.base.source.clone(),
         parameters: opened.manifest.parameters(),
+        private: opened.manifest.private.is_some(),
         ..Snapshot::default()
     };
     let observer = Observer::new(opened.state.path(), template)?;
@@ -213,11 +265,26 @@ fn observer(opened: &Opened, page: Option<http::Listener>) -> Result<Observer> {
 }
 
 /// A network that only asks: about any run, or about this one.
-fn asking(settings: &Settings, state: &StateDir, run: Option<RunId>) -> NetworkConfig {
-    NetworkConfig {
-        mdns: settings.mdns && run.is_some(),
-        ..NetworkConfig::new(state.secret_key(), run.map(|run| run.0), Vec::new())
-    }
+fn asking(settings: &Settings, state: &StateDir, run: Option<RunId>) -> Result<NetworkConfig> {
+    let mdns = settings.mdns && (run.is_some() || settings.lan);
+    Ok(NetworkConfig { mdns, ..network_of(settings, state, run, Vec::new())? })
+}
+
+/// A network as people want it.
+fn network_of(
+    settings: &Settings,
+    state: &StateDir,
+    run: Option<RunId>,
+    listen: Vec<Multiaddr>,
+) -> Result<NetworkConfig> {
+    Ok(NetworkConfig {
+        mdns: settings.mdns,
+        given: given(settings, state)?.into_iter().map(|(_, address)| address).collect(),
+        relays: settings.relays.clone(),
+        announced: settings.announce.clone(),
+        prologue: secret(settings, state)?.map(|secret| secret.connection()),
+        ..NetworkConfig::new(state.secret_key(), run.map(|run| run.0), listen)
+    })
 }
 
 /// Takes the base from `--model`, from the embedded default if that is it, or from peers. False if the node has left
@@ -246,7 +313,7 @@ async fn take_base(settings: &Settings, opened: &Opened, shell: &mut Shell) -> R
         "the run's base model has {} GB: give it with --model",
         manifest.base.bytes() >> 30
     );
-    let config = asking(settings, &opened.state, Some(opened.run));
+    let config = asking(settings, &opened.state, Some(opened.run))?;
     shell.fetch_base(opened, config, &known_peers(&opened.state)?).await
 }
 
@@ -305,9 +372,6 @@ fn say_what_is_settled(settings: &Settings, opened: &Opened) -> Result<()> {
 
 /// A new run.
 fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
-    if let Some(run) = settings.run {
-        bail!("--run {run}: a new run gets its own id; to join that one, name one of its machines with --bootstrap");
-    }
     ensure!(
         settings.data.is_some() || matches!(settings.model, ModelChoice::Unsaid | ModelChoice::Embedded),
         "a run on one's own model needs a text to train on: --data <file or directory>"
@@ -347,9 +411,11 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     if settings.replay_budget.is_none() {
         about.replay_budget = recipe::replay_budget(&mut base)?;
     }
-    let manifest = storage::start_run(&state, &base, about, settings.members.clone())?;
+    let secret = settings.private.then(random_secret).transpose()?;
+    let manifest = storage::start_run(&state, &base, about, settings.members.clone(), secret)?;
     let opened = Opened::of(state)?;
-    tracing::info!("new run {} on {} ({} parameters)", opened.run, manifest.base.source, manifest.parameters());
+    let kind = if secret.is_some() { "new private run" } else { "new run" };
+    tracing::info!("{kind} {} on {} ({} parameters)", opened.run, manifest.base.source, manifest.parameters());
     Ok(opened)
 }
 
@@ -383,6 +449,12 @@ fn trained(settings: &Settings, checkpoint: &Checkpoint) -> Result<(Trained, Opt
     Ok((Trained::Only(BTreeSet::new()), Some(adapters)))
 }
 
+fn random_secret() -> Result<Secret> {
+    let mut bytes = [0u8; SECRET_BYTES];
+    getrandom::fill(&mut bytes).context("no random numbers from the system")?;
+    Ok(Secret(bytes))
+}
+
 /// Goes on with the run in the state directory, whose base may not be complete yet.
 fn restart(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     if state.moved() {
@@ -394,9 +466,10 @@ fn restart(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     let opened = Opened::of(state)?;
     if let Some(run) = settings.run.filter(|run| *run != opened.run) {
         bail!(
-            "{}: this state belongs to run {}, not to --run {run}; give another --state",
+            "{}: this state belongs to run {}, not to {} {run}; give another --state",
             opened.state.path().display(),
-            opened.run
+            opened.run,
+            if settings.ticket.is_some() { "that of --join," } else { "--run" }
         );
     }
     if opened.state.has_base() {
@@ -406,11 +479,11 @@ fn restart(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
         tracing::info!("going on with run {} in {}", opened.run, opened.state.path().display());
         return Ok(opened);
     }
-    let nobody_to_ask = settings.bootstrap.is_empty() && !settings.mdns;
+    let nobody_to_ask = settings.bootstrap.is_empty() && settings.ticket.is_none() && !settings.mdns;
     if nobody_to_ask && settings.model == ModelChoice::Unsaid && !embedded::is_of(&opened.manifest.base) {
         bail!(
-            "{}: the run's base model {} is not here: give it with --model <directory>, or name a machine of the run with \
-             --bootstrap",
+            "{}: the run's base model {} is not here: give it with --model <directory>, or name a machine of \
+             the run with --join or --bootstrap",
             opened.state.path().display(),
             opened.manifest.base.source
         );
@@ -496,18 +569,15 @@ fn load(path: &Path, tokenizer: &Tokenizer, length: usize) -> Result<Dataset> {
 /// Listens where the user said, or on the usual port, or on any.
 async fn listen(settings: &Settings, opened: &Opened, shell: &mut Shell) -> Result<()> {
     let known = known_peers(&opened.state)?;
-    let config = |listen| NetworkConfig {
-        mdns: settings.mdns,
-        ..NetworkConfig::new(opened.state.secret_key(), Some(opened.run.0), listen)
-    };
+    let base = network_of(settings, &opened.state, Some(opened.run), settings.listen.clone())?;
     if !settings.listen.is_empty() {
-        return Ok(shell.open(config(settings.listen.clone()), &known).await??);
+        return Ok(shell.open(base, &known).await??);
     }
-    let usual = format!("/ip4/0.0.0.0/tcp/{DEFAULT_PORT}").parse()?;
-    match shell.open(config(vec![usual]), &known).await? {
+    let at_port = |port| NetworkConfig { listen: network::everywhere(port), listen_at_any: true, ..base.clone() };
+    match shell.open(at_port(DEFAULT_PORT), &known).await? {
         Err(error) if error.is_occupied() => {
             tracing::info!("port {DEFAULT_PORT} is taken: listening on a free one");
-            Ok(shell.open(config(vec!["/ip4/0.0.0.0/tcp/0".parse()?]), &known).await??)
+            Ok(shell.open(at_port(network::free_port()?), &known).await??)
         }
         other => Ok(other?),
     }

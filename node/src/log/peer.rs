@@ -18,7 +18,10 @@ use std::{
 };
 
 use super::{Content, onlooker};
-use crate::network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, StartError};
+use crate::{
+    network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, StartError},
+    ticket::Ticket,
+};
 
 /// A node that does not take the call is given up on after this: nothing tells its silence from a call that is lost.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -80,7 +83,7 @@ struct Asker {
     /// As people gave it.
     address: String,
     peer: PeerId,
-    place: Multiaddr,
+    places: Vec<Multiaddr>,
     is_connected: bool,
 }
 
@@ -93,11 +96,26 @@ impl Asker {
             ),
             other => other.into(),
         };
-        let (peer, place) = network::parse_bootstrap(address).map_err(wrong)?;
+        let ticket = Ticket::is_meant(address).then(|| Ticket::parse(address).context("--peer")).transpose()?;
+        let (peer, places, secret) = match ticket {
+            None => network::parse_bootstrap(address).map(|(peer, place)| (peer, vec![place], None)).map_err(wrong)?,
+            Some(ticket) => {
+                let mut machines = ticket.machines.into_iter().filter(|(_, places)| !places.is_empty());
+                let (peer, places) = machines.next().context("--peer: the ticket names no address")?;
+                (peer, places, ticket.secret)
+            }
+        };
+        // What people hear says nothing of a secret.
+        let address = if Ticket::is_meant(address) { format!("{}/p2p/{peer}", places[0]) } else { address.to_owned() };
         let mut key = [0u8; 32];
         getrandom::fill(&mut key).context("no random numbers from the system")?;
-        let network = Network::start(NetworkConfig::new(key, None, Vec::new())).await.map_err(wrong)?;
-        let mut asker = Self { network, address: address.to_owned(), peer, place, is_connected: false };
+        let config = NetworkConfig {
+            given: places.clone(),
+            prologue: secret.map(|secret| secret.connection()),
+            ..NetworkConfig::new(key, None, Vec::new())
+        };
+        let network = Network::start(config).await.map_err(wrong)?;
+        let mut asker = Self { network, address: address.clone(), peer, places, is_connected: false };
         match tokio::time::timeout(CONNECT_MAX, asker.connected()).await {
             Ok(Ok(())) => Ok(asker),
             Ok(Err(error)) => bail!(
@@ -113,7 +131,7 @@ impl Asker {
     /// Calls the node unless there is a connection, and waits for it, or for the failure to make one.
     async fn connected(&mut self) -> Result<(), String> {
         if !self.is_connected {
-            self.network.dial(self.peer, vec![self.place.clone()]);
+            self.network.dial(self.peer, self.places.clone());
         }
         while !self.is_connected {
             match self.network.next().await {

@@ -1,9 +1,9 @@
 //! The libp2p protocols of a node, and their limits.
 
 use libp2p::{
-    StreamProtocol, allow_block_list, connection_limits,
+    StreamProtocol, allow_block_list, autonat, connection_limits, dcutr,
     gossipsub::{self, IdentTopic, MessageId, WhitelistSubscriptionFilter},
-    identify, identity, kad, mdns, ping,
+    identify, identity, kad, mdns, ping, relay,
     request_response::{self, ProtocolSupport},
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
@@ -13,13 +13,18 @@ use std::{collections::HashSet, time::Duration};
 use super::{
     codec::{BytesCodec, EXCHANGE},
     config::NetworkConfig,
+    far::Far,
     liveness::PING_INTERVAL,
     older::EXCHANGE_1,
+    relays,
     traffic::Counters,
 };
 
 /// Streams that one peer may have open for questions.
 const STREAMS_PER_CONNECTION: usize = 8;
+/// One way each, the direct one that takes the place of a relayed one, and a call back that shows whether this machine
+/// can be reached.
+const CONNECTIONS_PER_PEER: u32 = 4;
 
 /// All of it.
 #[derive(NetworkBehaviour)]
@@ -34,6 +39,18 @@ pub struct Behaviour {
     pub gossip: Toggle<gossipsub::Behaviour<Counters, WhitelistSubscriptionFilter>>,
     pub kad: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
     pub mdns: Toggle<mdns::tokio::Behaviour>,
+    /// The same over IPv6.
+    pub mdns6: Toggle<mdns::tokio::Behaviour>,
+    /// Circuits through others.
+    pub relayed: relay::client::Behaviour,
+    /// Circuits of others through this node, as long as it can be reached.
+    pub relay: relay::Behaviour,
+    /// From a circuit to a direct connection.
+    pub punch: dcutr::Behaviour,
+    /// Asks others whether this node can be reached.
+    pub reachable: Far,
+    /// Tells others whether they can be.
+    pub reach: autonat::v2::server::Behaviour,
 }
 
 /// The run's topic: short, because every message carries it.
@@ -51,13 +68,18 @@ pub fn kad_protocol(run: &[u8; 32]) -> Result<StreamProtocol, String> {
 }
 
 impl Behaviour {
-    pub fn new(keypair: &identity::Keypair, config: &NetworkConfig, counters: &Counters) -> Result<Self, String> {
+    pub fn new(
+        keypair: &identity::Keypair,
+        config: &NetworkConfig,
+        counters: &Counters,
+        relayed: relay::client::Behaviour,
+    ) -> Result<Self, String> {
         let own = keypair.public().to_peer_id();
         let limits = connection_limits::ConnectionLimits::default()
             .with_max_established(Some(config.connections_max))
             // The rest is for own calls: strangers must not lock this node out of its swarm.
             .with_max_established_incoming(Some(config.connections_max * 3 / 4))
-            .with_max_established_per_peer(Some(2))
+            .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER))
             .with_max_pending_incoming(Some(64))
             .with_max_pending_outgoing(Some(64));
         let exchange = request_response::Config::default()
@@ -68,10 +90,13 @@ impl Behaviour {
             .with_push_listen_addr_updates(true)
             // What it remembers it would have called, too, whoever may be meant by it.
             .with_cache_size(0);
-        let mdns = match config.mdns {
-            true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), own).map_err(|error| error.to_string())?),
-            false => None,
+        let mdns = |enable_ipv6| {
+            let behaviour = mdns::tokio::Behaviour::new(mdns::Config { enable_ipv6, ..Default::default() }, own);
+            config.mdns.then_some(behaviour).transpose().map_err(|error| error.to_string())
         };
+        let mut relay = relay::Behaviour::new(own, relays::limits(config.relays_only));
+        // Circuits through others are external addresses, too, but no reason to relay.
+        relay.set_status(Some(relay::Status::Disable));
         Ok(Self {
             blocked: Default::default(),
             limits: connection_limits::Behaviour::new(limits),
@@ -79,9 +104,16 @@ impl Behaviour {
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
             older: request_response::Behaviour::new([(EXCHANGE_1, ProtocolSupport::Inbound)], exchange.clone()),
             exchange: request_response::Behaviour::new([(EXCHANGE, ProtocolSupport::Full)], exchange),
-            gossip: config.run.as_ref().map(|run| gossip(run, counters.clone())).transpose()?.into(),
+            gossip: config.gossips().map(|run| gossip(run, counters.clone())).transpose()?.into(),
             kad: config.run.as_ref().map(|run| discovery(own, run)).transpose()?.into(),
-            mdns: mdns.into(),
+            mdns: mdns(false)?.into(),
+            // Without IPv6 there is nobody to be found over it.
+            mdns6: mdns(true).unwrap_or_default().into(),
+            relayed,
+            relay,
+            punch: dcutr::Behaviour::new(own),
+            reachable: Far::default(),
+            reach: autonat::v2::server::Behaviour::default(),
         })
     }
 }

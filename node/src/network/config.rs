@@ -1,6 +1,6 @@
 //! How a node takes part.
 
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, PeerId};
 use peer::config::{CONNECTIONS_MAX, CONNECTIONS_TARGET};
 
 /// How a node takes part.
@@ -12,6 +12,18 @@ pub struct NetworkConfig {
     pub run: Option<[u8; 32]>,
     /// Where to listen; empty: nowhere.
     pub listen: Vec<Multiaddr>,
+    /// Whether it is enough to listen at one of them: a machine may have no IPv6, or no IPv4.
+    pub listen_at_any: bool,
+    /// Addresses that people gave: where they lead is called, however near it is.
+    pub given: Vec<Multiaddr>,
+    /// Relays that people named, to be reached through as long as this node cannot be reached directly.
+    pub relays: Vec<(PeerId, Multiaddr)>,
+    /// Where others can call this node, as people say: a router's port, a name.
+    pub announced: Vec<Multiaddr>,
+    /// Of a private run: what both ends of a connection must have in common.
+    pub prologue: Option<[u8; 32]>,
+    /// A node that only relays: it hears no gossip, and has room for more circuits.
+    pub relays_only: bool,
     /// Find peers in the local network.
     pub mdns: bool,
     /// Connections in all. More cost memory, fewer isolate.
@@ -27,9 +39,20 @@ impl NetworkConfig {
             secret_key,
             run,
             listen,
+            listen_at_any: false,
+            given: Vec::new(),
+            relays: Vec::new(),
+            announced: Vec::new(),
+            prologue: None,
+            relays_only: false,
             mdns: false,
             connections_max: CONNECTIONS_MAX as u32,
             connections_target: CONNECTIONS_TARGET,
         }
+    }
+
+    /// The run whose gossip is heard.
+    pub(super) fn gossips(&self) -> Option<&[u8; 32]> {
+        self.run.as_ref().filter(|_| !self.relays_only)
     }
 }

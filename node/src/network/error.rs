@@ -31,6 +31,16 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// The same in words, for an address that was given with another flag than `--bootstrap`.
+    pub fn of_flag(&self, flag: &str) -> String {
+        match self {
+            Self::Bootstrap { address, error } => format!(
+                "{flag} {address}: {error}; an example of a right one is /ip4/203.0.113.5/tcp/9713/p2p/12D3KooW…"
+            ),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether another port would do.
     pub fn is_occupied(&self) -> bool {
         matches!(self, Self::Occupied(_))

@@ -3,18 +3,27 @@
 use libp2p::{
     Multiaddr, PeerId,
     core::ConnectedPoint,
-    gossipsub, identify, kad, mdns, ping,
+    gossipsub, identify, kad, mdns, ping, relay,
     request_response::{self, Message},
-    swarm::{DialError, SwarmEvent},
+    swarm::{ConnectionId, DialError, SwarmEvent},
 };
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{BehaviourEvent, Event, Network, Responder, address::without_peer, older::is_older, scope::Scope};
+use super::{
+    BehaviourEvent, Event, Network, Responder,
+    address::{ip, is_relayed, without_peer},
+    links::remote_of,
+    older::is_older,
+    scope::Scope,
+};
 
 /// Below the target number of connections, strangers are looked for this often.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
 /// What people hear of a bootstrap address that leads back here.
 const OWN_ADDRESS: &str = "this node itself answers there: give another machine's address";
+/// What people hear of a connection that the other end refuses before a word is said.
+const HANDSHAKE: &str = "something answers there that does not let this node in: if the run is private, join it with its ticket (--join); \
+                         else it is no node of onebyte";
 /// A machine that was away for this long slept.
 const SLEEP_MIN: Duration = Duration::from_secs(20);
 /// Listen addresses taken from one peer.
@@ -24,25 +33,59 @@ impl Network {
     pub(super) fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::NewListenAddr { address, .. } => {
-                self.events.extend([Event::ListenAddress(address), Event::Moved]);
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                let is_relayed = self.relays.granted(listener_id, &address);
+                let is_of_use = Scope::of(&address).is_some_and(|scope| scope > Scope::Machine || self.is_alone);
+                if self.relays_only && is_of_use {
+                    self.swarm.add_external_address(address.clone());
+                }
+                self.events.push_back(Event::ListenAddress(address));
+                if !is_relayed {
+                    self.events.push_back(Event::Moved);
+                }
+            }
+            SwarmEvent::ExpiredListenAddr { listener_id, .. } if !self.relays.has(listener_id) => {
+                self.forget_reachability();
+            }
+            SwarmEvent::ListenerClosed { listener_id, .. } => {
+                if let Some(relay) = self.relays.ended(listener_id, Instant::now()) {
+                    self.events.push_back(Event::RelayGone(relay));
+                }
+            }
+            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
+                self.on_reachability();
             }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {
                 self.calls.remove(&connection_id);
-                let remote = without_peer(endpoint.get_remote_address());
+                self.note_caller(&peer_id, &endpoint);
+                let is_other_way = self.links.opened(peer_id, connection_id, &endpoint);
+                let remote = remote_of(&endpoint);
                 self.reach.is_near(&remote);
                 if let ConnectedPoint::Dialer { .. } = &endpoint {
-                    self.addresses.insert(peer_id, remote.clone());
+                    self.addresses.insert(peer_id, remote);
                 }
-                self.remotes.insert(peer_id, remote);
                 if num_established.get() == 1 {
                     self.events.push_back(Event::Connected(peer_id));
                 }
+                if is_other_way || num_established.get() == 1 && self.links.is_relayed(&peer_id) {
+                    self.events.push_back(Event::Way { peer: peer_id, is_relayed: self.links.is_relayed(&peer_id) });
+                }
             }
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established: 1.., .. } => {
+                if self.links.closed(peer_id, connection_id) {
+                    self.events.push_back(Event::Way { peer: peer_id, is_relayed: self.links.is_relayed(&peer_id) });
+                }
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established: 0, .. } => {
+                self.links.closed(peer_id, connection_id);
                 self.addresses.remove(&peer_id);
-                self.remotes.remove(&peer_id);
                 self.round_trips.remove(&peer_id);
+                self.relays.gone(&peer_id);
+                self.observed.remove(&peer_id);
+                self.parting.remove(&peer_id);
+                if self.refused.remove(&peer_id) {
+                    self.block(peer_id);
+                }
                 self.events.extend(match self.older.gone(&peer_id) {
                     None => Some(Event::Disconnected(peer_id)),
                     Some(true) => Some(Event::DialFailed { peer: peer_id, error: "the connection is gone".into() }),
@@ -96,8 +139,9 @@ impl Network {
                 let answer = self.older.answer(peer, &request);
                 let _ = self.swarm.behaviour_mut().older.send_response(channel, answer);
             }
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                self.on_identified(peer_id, &info)
+            BehaviourEvent::Relay(event) => self.relaying.note(&event),
+            BehaviourEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {
+                self.on_identified(peer_id, connection_id, &info)
             }
             BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, addresses, .. }) => {
                 self.found(peer, addresses.iter());
@@ -113,7 +157,8 @@ impl Network {
             BehaviourEvent::Ping(ping::Event { peer, result: Ok(time), .. }) => {
                 self.round_trips.insert(peer, time);
             }
-            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found))
+            | BehaviourEvent::Mdns6(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found.into_iter().take(64) {
                     self.reach.is_near(&address);
                     self.found(peer, [&address]);
@@ -140,8 +185,19 @@ impl Network {
         }
     }
 
+    /// Whether a directly connected peer relays, and where it is called then.
+    fn note_relay(&mut self, peer: PeerId, info: &identify::Info) {
+        let Some(remote) = self.links.remote(&peer).filter(|_| !self.links.is_relayed(&peer)) else { return };
+        let dialed = self.addresses.get(&peer).filter(|address| !is_relayed(address)).cloned();
+        // Behind the port that a caller came from, nobody listens.
+        let listed = info.listen_addrs.iter().filter(|listed| !is_relayed(listed) && ip(listed) == ip(remote));
+        let callable = dialed.or_else(|| listed.map(without_peer).next());
+        let relays = callable.is_some() && info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        self.relays.offers(peer, &callable.unwrap_or_else(Multiaddr::empty), relays);
+    }
+
     /// A peer's own word on where it listens: good enough to be called there, which proves it.
-    fn on_identified(&mut self, peer: PeerId, info: &identify::Info) {
+    fn on_identified(&mut self, peer: PeerId, connection: ConnectionId, info: &identify::Info) {
         if is_older(info) {
             if self.swarm.is_connected(&peer) && self.older.recognise(peer) {
                 self.addresses.remove(&peer);
@@ -149,10 +205,16 @@ impl Network {
             }
             return;
         }
+        self.note_observed(&peer, connection, info);
+        self.note_relay(peer, info);
         let same_kad = |kad: &kad::Behaviour<_>| kad.protocol_names().iter().any(|name| info.protocols.contains(name));
         let shares_run = self.swarm.behaviour().kad.as_ref().is_some_and(same_kad);
+        if self.relays_only && self.swarm.behaviour().kad.is_enabled() && !shares_run {
+            // Not of the run that is relayed for.
+            self.hang_up(peer);
+        }
         // What it lists beside is for those who are nearer to it.
-        let distance = self.remotes.get(&peer).and_then(Scope::of);
+        let distance = self.links.remote(&peer).and_then(Scope::of);
         let is_for_us = |address: &&Multiaddr| Scope::of(address).is_some_and(|scope| Some(scope) >= distance);
         let listed: Vec<Multiaddr> = info.listen_addrs.iter().filter(is_for_us).map(without_peer).collect();
         for address in listed.into_iter().take(ADDRESSES_PER_PEER_MAX) {
@@ -179,6 +241,17 @@ impl Network {
     /// for.
     pub(super) fn look_around(&mut self) {
         self.notice_sleep();
+        self.look_for_relays();
+        for circuit in self.links.superfluous() {
+            self.swarm.close_connection(circuit);
+        }
+        let due: Vec<PeerId> = self.parting.extract_if(|_, at| *at <= Instant::now()).map(|(peer, _)| peer).collect();
+        for peer in due {
+            match self.refused.remove(&peer) {
+                true => self.block(peer),
+                false => drop(self.swarm.disconnect_peer_id(peer)),
+            }
+        }
         let few = self.swarm.connected_peers().count() < self.connections_target;
         if few && self.last_walk.elapsed() >= WALK_INTERVAL {
             self.last_walk = Instant::now();
@@ -198,6 +271,7 @@ fn slept(before: (Instant, SystemTime), now: (Instant, SystemTime)) -> bool {
 /// The part of a dial error that people can act on.
 fn in_words(error: &DialError, own: PeerId) -> String {
     match error {
+        DialError::Transport(errors) if errors.iter().any(|(_, error)| is_handshake(error)) => HANDSHAKE.into(),
         DialError::Transport(errors) => {
             let innermost = |error: &dyn std::error::Error| {
                 let mut text = error.to_string();
@@ -216,6 +290,22 @@ fn in_words(error: &DialError, own: PeerId) -> String {
         DialError::WrongPeerId { obtained, .. } => format!("another node answers there: {obtained}"),
         other => other.to_string(),
     }
+}
+
+/// Whether two ends did not come to terms: of a private run and not, or with different secrets.
+fn is_handshake(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<libp2p::noise::Error>() {
+            return true;
+        }
+        cause = match error.downcast_ref::<std::io::Error>() {
+            // What an `io::Error` was made from is not its source.
+            Some(wrapper) => wrapper.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 #[cfg(test)]

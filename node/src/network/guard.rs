@@ -12,6 +12,7 @@ use libp2p::{
     },
 };
 use std::{
+    collections::HashSet,
     net::IpAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -19,7 +20,7 @@ use std::{
 };
 
 use super::{
-    address::{ip, without_peer},
+    address::{ip, is_relayed, without_peer},
     liveness::Liveness,
     scope::Scope,
 };
@@ -35,11 +36,13 @@ struct Known {
     nearest: Scope,
     /// Where this node listens.
     own: Vec<Multiaddr>,
+    /// Names that people gave.
+    trusted: HashSet<String>,
 }
 
 impl Default for Reach {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Known { nearest: Scope::World, own: Vec::new() })))
+        Self(Arc::new(Mutex::new(Known { nearest: Scope::World, own: Vec::new(), trusted: HashSet::new() })))
     }
 }
 
@@ -63,6 +66,18 @@ impl Reach {
         })
     }
 
+    /// A person gave this name: whatever it stands for may be called.
+    pub fn trust(&self, name: String) {
+        self.known(|known| known.trusted.insert(name));
+    }
+
+    /// Whether an address that a name stands for may be called.
+    pub fn may_follow(&self, name: &str, address: &Multiaddr) -> bool {
+        let is_trusted =
+            self.known(|known| known.trusted.contains(name) && !known.own.contains(&without_peer(address)));
+        is_trusted && Scope::of(address).is_some() || self.could_be_meant(address)
+    }
+
     /// Whether no listener is at this IP any more.
     fn has_left(&self, gone: IpAddr) -> bool {
         self.known(|known| !known.own.iter().any(|own| ip(own) == Some(gone)))
@@ -79,6 +94,15 @@ pub struct Guarded {
 impl Guarded {
     pub fn new(inner: Connections, reach: Reach, liveness: Liveness) -> Self {
         Self { inner, reach, liveness }
+    }
+
+    /// Calls an address of which is known that it could be meant.
+    pub fn dial_checked(
+        &mut self,
+        address: Multiaddr,
+        options: DialOpts,
+    ) -> Result<<Self as Transport>::Dial, TransportError<<Self as Transport>::Error>> {
+        self.inner.dial(address, options)
     }
 }
 
@@ -109,7 +133,8 @@ impl Transport for Guarded {
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
         let event = Pin::new(&mut self.inner).poll(context);
         match &event {
-            Poll::Ready(TransportEvent::NewAddress { listen_addr, .. }) => {
+            // At a relay, other nodes have the same address but for the peer id.
+            Poll::Ready(TransportEvent::NewAddress { listen_addr, .. }) if !is_relayed(listen_addr) => {
                 self.reach.known(|known| known.own.push(listen_addr.clone()));
             }
             Poll::Ready(TransportEvent::AddressExpired { listen_addr, .. }) => {
@@ -144,6 +169,18 @@ mod tests {
         reach.is_near(&address("/ip4/127.0.0.1/tcp/4"));
         reach.is_near(&address("/ip4/203.0.113.5/tcp/4"));
         assert!(meant("/ip4/127.0.0.1/tcp/1") && meant("/ip4/203.0.113.5/tcp/1"));
+    }
+
+    #[test]
+    fn names_of_strangers_lead_nowhere_near_and_those_that_people_gave_do() {
+        let reach = Reach::default();
+        let (near, far) = (address("/ip4/192.168.1.7/tcp/9713"), address("/ip4/203.0.113.5/tcp/9713"));
+        assert!(!reach.may_follow("example.org", &near) && reach.may_follow("example.org", &far));
+        reach.trust("example.org".into());
+        assert!(reach.may_follow("example.org", &near) && !reach.may_follow("example.com", &near));
+        reach.known(|known| known.own.push(near.clone()));
+        assert!(!reach.may_follow("example.org", &near), "one's own address is nobody else's");
+        assert!(!reach.may_follow("example.org", &address("/ip4/0.0.0.0/tcp/1")));
     }
 
     #[test]

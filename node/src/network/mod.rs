@@ -20,28 +20,39 @@ mod codec;
 mod config;
 mod error;
 mod events;
+mod far;
 mod guard;
+mod links;
 mod liveness;
+mod names;
 mod older;
+mod reachable;
+mod relays;
 mod scope;
 mod traffic;
 mod transport;
 
-pub use address::{parse_bootstrap, parse_bootstrap_of_another, peer_id};
+pub use address::{
+    check_callable, check_listen, is_relayed, key_of_peer_id, parse_bootstrap, parse_bootstrap_of_another, peer_id,
+    peer_id_of_key, relay_of, without_peer,
+};
 pub use config::NetworkConfig;
 pub use error::{PublishError, StartError};
 pub use libp2p::{Multiaddr, PeerId, gossipsub::MessageId};
 pub use peer::{framing, mesh};
 pub use scope::Scope;
 pub use traffic::Traffic;
+pub use transport::{everywhere, free_port};
 
 use behaviour::{Behaviour, BehaviourEvent};
 use futures::StreamExt;
 use guard::Reach;
 use libp2p::request_response::OutboundFailure;
+use links::Links;
 use liveness::Liveness;
 use older::Older;
 use protocol::replica::Verdict;
+use relays::Relays;
 use traffic::Counters;
 
 /// Whether to look for more nodes is considered this often.
@@ -49,6 +60,8 @@ const UPKEEP: Duration = Duration::from_millis(500);
 /// A start waits this long for the system to name the addresses that a listener stands for. The listener stands in any
 /// case: addresses that are named later (an interface that comes up) are told then.
 const NAMING_MAX: Duration = Duration::from_secs(5);
+/// A peer that is parted with still gets what is on its way to it.
+const PARTING: Duration = Duration::from_secs(3);
 /// Connections get this long to close in an orderly way. Nothing depends on it: the other end notices anyhow.
 const CLOSING_MAX: Duration = Duration::from_millis(300);
 
@@ -109,8 +122,21 @@ pub enum Event {
     },
     /// A connected peer speaks version 1: it counts as disconnected.
     Older(PeerId),
-    /// This node can be reached here.
+    /// All connections to a peer lead through a relay, or one is direct.
+    Way {
+        /// Whose.
+        peer: PeerId,
+        /// Which of the two.
+        is_relayed: bool,
+    },
+    /// This node listens here.
     ListenAddress(Multiaddr),
+    /// It is known better where this node can be reached ([`Network::reachable_at`]).
+    Reachable,
+    /// A relay through which this node was reached is gone; others take its place.
+    RelayGone(PeerId),
+    /// Of several addresses to listen at, one is not to be had, for this reason.
+    NotListening(String),
     /// This machine has another address than before, or slept: calls that failed may succeed now.
     Moved,
 }
@@ -125,8 +151,26 @@ pub struct Network {
     upkeep: tokio::time::Interval,
     /// Calls under way that were asked for.
     calls: HashSet<ConnectionId>,
-    /// Where connected peers are.
-    remotes: HashMap<PeerId, Multiaddr>,
+    /// Connections by peer.
+    links: Links,
+    relays: Relays,
+    relays_only: bool,
+    /// Whether it listens to its own machine only.
+    is_alone: bool,
+    /// Where peers that were called see this machine.
+    observed: HashMap<PeerId, Multiaddr>,
+    /// What people say others can call this node at.
+    announced: Vec<Multiaddr>,
+    /// Whether anybody can call this node directly.
+    is_reachable: bool,
+    /// Whether it listens at all.
+    listens: bool,
+    /// Circuits through this node: for how many machines, and how many there are.
+    relaying: relays::Relaying,
+    /// Peers to disconnect from, and when.
+    parting: HashMap<PeerId, Instant>,
+    /// Those among them that may not come again.
+    refused: HashSet<PeerId>,
     /// Connected peers and the address to call them at.
     addresses: HashMap<PeerId, Multiaddr>,
     /// The last ping of each connected peer, there and back.
@@ -146,19 +190,38 @@ impl Network {
         let own = keypair.public().to_peer_id();
         let counters = Counters::default();
         let (reach, liveness) = (Reach::default(), Liveness::default());
-        let transport = transport::build(&keypair, &counters, &reach, &liveness).map_err(StartError::Setup)?;
-        let behaviour = Behaviour::new(&keypair, &config, &counters).map_err(StartError::Setup)?;
+        let (relayed, relay_client) = libp2p::relay::client::new(own);
+        let transport = transport::build(transport::Parts {
+            keypair: &keypair,
+            prologue: config.prologue,
+            relayed,
+            counters: &counters,
+            reach: &reach,
+            liveness: &liveness,
+        })
+        .map_err(StartError::Setup)?;
+        let behaviour = Behaviour::new(&keypair, &config, &counters, relay_client).map_err(StartError::Setup)?;
         let swarm_config =
             libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(120));
         let mut network = Self {
             swarm: Swarm::new(transport, behaviour, own, swarm_config),
-            topic: config.run.as_ref().map(behaviour::topic),
+            topic: config.gossips().map(behaviour::topic),
             counters,
             connections_target: config.connections_target,
             events: VecDeque::new(),
             upkeep: tokio::time::interval(UPKEEP),
             calls: HashSet::new(),
-            remotes: HashMap::new(),
+            links: Links::default(),
+            relays: Relays::new(&config.relays),
+            relays_only: config.relays_only,
+            is_alone: config.listen.iter().all(|address| Scope::of(address) == Some(Scope::Machine)),
+            observed: HashMap::new(),
+            announced: Vec::new(),
+            is_reachable: false,
+            listens: !config.listen.is_empty(),
+            relaying: relays::Relaying::default(),
+            parting: HashMap::new(),
+            refused: HashSet::new(),
             addresses: HashMap::new(),
             round_trips: HashMap::new(),
             last_walk: Instant::now(),
@@ -171,16 +234,41 @@ impl Network {
         if let (Some(topic), Some(gossip)) = (&network.topic, network.swarm.behaviour_mut().gossip.as_mut()) {
             gossip.subscribe(topic).map_err(|error| StartError::Setup(error.to_string()))?;
         }
-        for address in &config.listen {
-            network.listen(address).await?;
+        for address in config.given.iter().chain(config.relays.iter().map(|(_, address)| address)) {
+            network.reach.is_near(address);
+            names::name(address).into_iter().for_each(|name| network.reach.trust(name));
         }
+        config.announced.iter().for_each(|address| network.swarm.add_external_address(address.clone()));
+        network.announced = config.announced.clone();
+        network.listen_at_all(&config).await?;
+        network.on_reachability();
         Ok(network)
     }
 
-    async fn listen(&mut self, address: &Multiaddr) -> Result<(), StartError> {
-        if transport::is_occupied(address) {
-            return Err(StartError::Occupied(address.clone()));
+    async fn listen_at_all(&mut self, config: &NetworkConfig) -> Result<(), StartError> {
+        // Before the first of them: a port of IPv6 is looked for in both families.
+        if let Some(taken) = config.listen.iter().find(|address| transport::is_occupied(address)) {
+            return Err(StartError::Occupied(taken.clone()));
         }
+        let (mut listens, mut failed) = (config.listen.is_empty(), None);
+        for address in &config.listen {
+            match self.listen(address).await {
+                Ok(()) => listens = true,
+                Err(error @ StartError::Listen { .. }) if config.listen_at_any => failed = failed.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        match failed {
+            Some(error) if !listens => Err(error),
+            Some(error) => {
+                self.events.push_back(Event::NotListening(error.to_string()));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn listen(&mut self, address: &Multiaddr) -> Result<(), StartError> {
         let failed = |error: &(dyn std::error::Error + 'static)| match transport::is_address_in_use(error) {
             true => StartError::Occupied(address.clone()),
             false => StartError::Listen { address: address.clone(), error: format!("{error:?}") },
@@ -189,8 +277,8 @@ impl Network {
         let named = async {
             loop {
                 match self.swarm.select_next_some().await {
-                    SwarmEvent::NewListenAddr { listener_id, address } if listener_id == listener => {
-                        self.events.push_back(Event::ListenAddress(address));
+                    event @ SwarmEvent::NewListenAddr { listener_id, .. } if listener_id == listener => {
+                        self.on_swarm(event);
                         return Ok(());
                     }
                     SwarmEvent::ListenerClosed { listener_id, reason, .. } if listener_id == listener => {
@@ -255,6 +343,22 @@ impl Network {
         self.swarm.behaviour_mut().blocked.unblock_peer(peer);
     }
 
+    /// Closes connections to a peer, once what is on its way to it has had time to arrive. It may come again.
+    pub fn hang_up(&mut self, peer: PeerId) {
+        self.parting.entry(peer).or_insert_with(|| Instant::now() + PARTING);
+    }
+
+    /// The same, and it may not come again.
+    pub fn refuse(&mut self, peer: PeerId) {
+        match self.swarm.is_connected(&peer) {
+            true => {
+                self.refused.insert(peer);
+                self.hang_up(peer);
+            }
+            false => self.block(peer),
+        }
+    }
+
     /// Sends a gossip message to the run. What is larger than a frame of gossipsub is refused.
     pub fn publish(&mut self, bytes: Vec<u8>) -> Result<(), PublishError> {
         let (Some(topic), Some(gossip)) = (&self.topic, self.swarm.behaviour_mut().gossip.as_mut()) else {
@@ -306,8 +410,24 @@ impl Network {
 
     /// Connected peers, with the address they are at and the last round trip as far as known.
     pub fn neighbours(&self) -> impl Iterator<Item = (&PeerId, Option<&Multiaddr>, Option<Duration>)> {
-        let known = |peer| (peer, self.remotes.get(peer), self.round_trips.get(peer).copied());
-        self.swarm.connected_peers().filter(|peer| !self.older.is_connected(peer)).map(known)
+        let known = |peer| (peer, self.links.remote(peer), self.round_trips.get(peer).copied());
+        let is_parted = |peer: &&PeerId| self.older.is_connected(peer) || self.parting.contains_key(peer);
+        self.swarm.connected_peers().filter(move |peer| !is_parted(peer)).map(known)
+    }
+
+    /// Where peers that were called see this machine: what routers make of its address.
+    pub fn observed(&self) -> impl Iterator<Item = &Multiaddr> {
+        self.observed.values()
+    }
+
+    /// Connected peers that relay, and those that people named.
+    pub fn relays_known(&self) -> usize {
+        self.relays.known()
+    }
+
+    /// For how many machines this node is a relay, and how many connections lead through it now.
+    pub fn relaying(&self) -> (usize, usize) {
+        self.relaying.counts()
     }
 
     /// Bytes that went over the sockets so far.

@@ -54,6 +54,9 @@ fn is_shared(ip: Ipv4Addr) -> bool {
 mod tests {
     use super::*;
 
+    const CIRCUIT: &str =
+        "/ip4/203.0.113.5/tcp/9713/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN/p2p-circuit";
+
     #[test]
     fn an_address_means_a_machine_as_far_as_its_range_goes() {
         let table = [
@@ -72,6 +75,8 @@ mod tests {
             ("/ip6/2001:db8::1/tcp/1", Some(Scope::World)),
             ("/ip4/203.0.113.5/udp/1/quic-v1", Some(Scope::World)),
             ("/dns/node.example.org/tcp/1", Some(Scope::World)),
+            // As far as its relay.
+            (CIRCUIT, Some(Scope::World)),
             ("/ip4/0.0.0.0/tcp/1", None),
             ("/ip4/224.0.0.251/tcp/1", None),
             ("/ip6/::/tcp/1", None),

@@ -1,34 +1,58 @@
-//! TCP with noise and yamux, its bytes counted; QUIC beside it if the feature is on.
+//! TCP and circuits through relays, with noise and yamux, the bytes on sockets counted; QUIC beside them if the feature
+//! is on.
+//!
+//! *Private runs:* what follows from the run's secret is the prologue of every noise handshake, so that it stands only
+//! between two who know the secret, whatever the way: directly, or through a relay, end to end.
 
 use libp2p::{
     Multiaddr, PeerId, Transport,
-    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, OrTransport},
+        upgrade::Version,
+    },
     identity,
     multiaddr::Protocol,
-    noise, tcp, yamux,
+    noise, relay, tcp, yamux,
 };
 use std::{
     error::Error,
     io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     time::Duration,
 };
 
 use super::{
+    error::StartError,
     guard::{Guarded, Reach},
     liveness::Liveness,
+    names::Named,
     traffic::{Counted, Counters},
 };
 
 /// A connection must stand within this time.
 const UPGRADE_MAX: Duration = Duration::from_secs(10);
+/// One through a relay takes more ways there and back.
+const RELAYED_UPGRADE_MAX: Duration = Duration::from_secs(20);
 
-pub fn build(
-    keypair: &identity::Keypair,
-    counters: &Counters,
-    reach: &Reach,
-    liveness: &Liveness,
-) -> Result<Boxed<(PeerId, StreamMuxerBox)>, String> {
+type Connections = Boxed<(PeerId, StreamMuxerBox)>;
+
+/// Whose connections, and what goes with each of them.
+pub struct Parts<'a> {
+    pub keypair: &'a identity::Keypair,
+    /// Of a private run: what both ends of every connection must have in common.
+    pub prologue: Option<[u8; 32]>,
+    pub relayed: relay::client::Transport,
+    pub counters: &'a Counters,
+    pub reach: &'a Reach,
+    pub liveness: &'a Liveness,
+}
+
+pub fn build(parts: Parts<'_>) -> Result<Connections, String> {
+    let Parts { keypair, prologue, relayed, counters, reach, liveness } = parts;
+    let prologue = prologue.map_or_else(Vec::new, |prologue| prologue.to_vec());
+    let is_private = !prologue.is_empty();
+    let noise = noise::Config::new(keypair).map_err(|error| error.to_string())?.with_prologue(prologue);
     let (counters, watcher) = (counters.clone(), liveness.clone());
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .map(move |stream, _| {
@@ -36,24 +60,63 @@ pub fn build(
             watcher.watch(Counted::new(stream, counters.clone()), local)
         })
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(keypair).map_err(|error| error.to_string())?)
+        .authenticate(noise.clone())
         .multiplex(yamux::Config::default())
-        .timeout(UPGRADE_MAX);
-    #[cfg(feature = "quic")]
-    {
-        use futures::future::Either;
-        let quic = libp2p::quic::tokio::Transport::new(libp2p::quic::Config::new(keypair));
-        let all = quic.or_transport(tcp).map(|either, _| match either {
-            Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
-            Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
-        });
-        Ok(Guarded::new(all.boxed(), reach.clone(), liveness.clone()).boxed())
+        .timeout(UPGRADE_MAX)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let relayed = relayed
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(yamux::Config::default())
+        .timeout(RELAYED_UPGRADE_MAX)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let all = either(OrTransport::new(relayed, tcp));
+    let all = with_quic(all, keypair, is_private);
+    Ok(Named::new(Guarded::new(all, reach.clone(), liveness.clone()), reach.clone()).boxed())
+}
+
+/// The same connections, whichever of two ways they come.
+fn either<A, B>(two: OrTransport<A, B>) -> Connections
+where
+    A: Transport<Output = (PeerId, StreamMuxerBox)> + Send + Unpin + 'static,
+    B: Transport<Output = (PeerId, StreamMuxerBox)> + Send + Unpin + 'static,
+    A::Dial: Send + 'static,
+    B::Dial: Send + 'static,
+    A::ListenerUpgrade: Send + 'static,
+    B::ListenerUpgrade: Send + 'static,
+    A::Error: Send + Sync + 'static,
+    B::Error: Send + Sync + 'static,
+{
+    two.map(|either, _| either.into_inner()).boxed()
+}
+
+/// QUIC has a handshake of its own, which knows no secret: there is none in private runs.
+#[cfg(feature = "quic")]
+fn with_quic(others: Connections, keypair: &identity::Keypair, is_private: bool) -> Connections {
+    if is_private {
+        return others;
     }
-    #[cfg(not(feature = "quic"))]
-    {
-        let all = tcp.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-        Ok(Guarded::new(all.boxed(), reach.clone(), liveness.clone()).boxed())
-    }
+    let quic = libp2p::quic::tokio::Transport::new(libp2p::quic::Config::new(keypair))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    either(OrTransport::new(quic, others))
+}
+
+#[cfg(not(feature = "quic"))]
+fn with_quic(others: Connections, _: &identity::Keypair, _: bool) -> Connections {
+    others
+}
+
+/// All addresses of this machine, of both families.
+pub fn everywhere(port: u16) -> Vec<Multiaddr> {
+    let at = |host| Multiaddr::empty().with(host).with(Protocol::Tcp(port));
+    vec![at(Protocol::Ip4(Ipv4Addr::UNSPECIFIED)), at(Protocol::Ip6(Ipv6Addr::UNSPECIFIED))]
+}
+
+/// A port that nobody listens on, in either family.
+pub fn free_port() -> Result<u16, StartError> {
+    let both = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)));
+    let port = both.and_then(|listener| listener.local_addr()).map(|address| address.port());
+    port.map_err(|error| StartError::Setup(format!("no port is free ({error})")))
 }
 
 /// Whether another process, or another listener of this one, holds the TCP port. libp2p listens with SO_REUSEPORT, so

@@ -15,7 +15,7 @@ use peer::{Input, Look, Notice, Output, Peer, Work, leave::Departure};
 use protocol::{
     machine::MachineId,
     replay::Contribution,
-    replica::LedgerRange,
+    replica::{LedgerRange, Report},
     signature::{Ed25519Signer, Signer as _},
 };
 use std::{
@@ -217,6 +217,9 @@ impl Shell {
     fn on_notice(&mut self, notice: &Notice) {
         if let Notice::Fetched { here, .. } = notice {
             self.disk.show_progress(*here);
+        }
+        if let Notice::Report(Report::Withdrawn { key, is_own: false }) = notice {
+            self.wire.refuse(key);
         }
         self.people.hear(notice, self.wire.nodes(), self.peer.replica());
     }

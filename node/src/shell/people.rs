@@ -12,7 +12,8 @@ use std::path::Path;
 use super::{Nodes, Wire};
 use crate::{
     display::{Display, LineParts, LiveLine},
-    say::{self, JoinLine, Names},
+    invitation::Invitation,
+    say::{self, Names},
     watch::{Neighbour, Observer, Points, Session, View},
 };
 
@@ -24,7 +25,7 @@ pub struct People {
     /// Held-out points.
     points: Points,
     /// Once the node takes part.
-    join_line: Option<JoinLine>,
+    invitation: Option<Invitation>,
     observer: Option<Observer>,
     wished: Option<RunId>,
     /// Why no run is joined.
@@ -35,7 +36,7 @@ impl People {
     /// Nothing was said yet. `wished`: what `--run` says.
     pub fn new(display: Display, wished: Option<RunId>) -> Self {
         let (line, session) = (LiveLine::new(display), Session::default());
-        Self { line, session, points: Points::default(), join_line: None, observer: None, wished, refusal: None }
+        Self { line, session, points: Points::default(), invitation: None, observer: None, wished, refusal: None }
     }
 
     /// Somebody looks at this node, and writes down what there is to see.
@@ -49,8 +50,8 @@ impl People {
     }
 
     /// Others may join this run, through this node.
-    pub fn set_join_line(&mut self, run: String, peer_id: String) {
-        self.join_line = Some(JoinLine::new(run, peer_id));
+    pub fn set_invitation(&mut self, invitation: Invitation) {
+        self.invitation = Some(invitation);
     }
 
     /// Says a piece of news, and notes it down.
@@ -105,16 +106,17 @@ impl People {
     /// Shows how things stand, if it is time.
     pub fn look(&mut self, peer: &Peer, wire: &mut Wire) {
         let Some(replica) = peer.replica() else { return };
-        if let Some(join_line) = &mut self.join_line {
-            wire.take_listening().into_iter().for_each(|address| join_line.add(address));
-            join_line.say();
+        if let Some(invitation) = &mut self.invitation {
+            wire.take_places().into_iter().for_each(|places| invitation.update(places));
+            invitation.say();
         }
         if self.line.is_due() {
             let (facts, traffic) = (&peer.facts(), wire.traffic());
             self.line.refresh(&LineParts { facts, replica, session: &self.session, traffic });
         }
         if let Some(observer) = self.observer.as_mut().filter(|observer| observer.is_due()) {
-            observer.look(&view(peer, replica, &self.session, &self.points, wire));
+            let ticket = self.invitation.as_ref().and_then(Invitation::public);
+            observer.look(&View { ticket, ..view(peer, replica, &self.session, &self.points, wire) });
         }
     }
 
@@ -133,7 +135,15 @@ impl People {
 }
 
 fn view<'a>(peer: &Peer, replica: &'a Replica, session: &'a Session, points: &'a Points, wire: &Wire) -> View<'a> {
-    View { facts: peer.facts(), replica, session, points, traffic: wire.traffic(), neighbours: neighbours(wire) }
+    View {
+        facts: peer.facts(),
+        replica,
+        session,
+        points,
+        traffic: wire.traffic(),
+        neighbours: neighbours(wire),
+        ticket: None,
+    }
 }
 
 /// Connected nodes, by their names.

@@ -4,10 +4,14 @@
 use anyhow::{Context, Result, ensure};
 use engine::weights::Weights;
 use peer::{GoalSettings, Input, Run};
-use protocol::replica::Record;
+use protocol::{
+    replica::{Record, Replica},
+    statement::Statement,
+};
 
 use super::Shell;
 use crate::{
+    invitation::Invitation,
     network::{Multiaddr, NetworkConfig, PeerId, StartError},
     opened::Opened,
     records, say,
@@ -88,12 +92,25 @@ impl Shell {
         opened
             .state
             .for_each_chunk(|bytes| self.tell(Input::Restored(Record::Chunk(records::chunk(bytes)?.into()))))?;
+        self.refuse_withdrawn();
         match self.checkpoint_weights(opened) {
             Ok(Some(weights)) => return Ok(weights),
             Ok(None) => {}
             Err(error) => say::checkpoint_not_usable(&error),
         }
         opened.base_weights()
+    }
+
+    /// Keys that the run's authority withdrew before this start.
+    fn refuse_withdrawn(&mut self) {
+        let statements = self.peer.replica().into_iter().flat_map(Replica::statements);
+        let keys: Vec<[u8; 32]> = statements
+            .filter_map(|statement| match statement {
+                Statement::Withdrawal(withdrawal) => Some(withdrawal.key),
+                _ => None,
+            })
+            .collect();
+        keys.iter().for_each(|key| self.wire.refuse(key));
     }
 
     fn checkpoint_weights(&mut self, opened: &Opened) -> Result<Option<Weights>> {
@@ -127,7 +144,9 @@ impl Shell {
     pub fn start(&mut self, goals: GoalSettings) -> Result<()> {
         let network = self.wire.network().context("there is no network")?;
         if let Some(replica) = self.peer.replica() {
-            self.people.set_join_line(replica.run().to_string(), network.peer_id().to_string());
+            let state = &self.disk.state;
+            let secret = state.secret()?;
+            self.people.set_invitation(Invitation::new(*replica.run(), network.peer_id(), secret, state.path()));
         }
         self.tell(Input::Start(goals))
     }

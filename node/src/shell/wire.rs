@@ -6,9 +6,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use super::Nodes;
 use crate::{
     network::{
-        Event, MessageId, Multiaddr, Network, NetworkConfig, PeerId, PublishError, RequestId, Responder, StartError,
-        Traffic,
+        self, Event, MessageId, Multiaddr, Network, NetworkConfig, PeerId, PublishError, RequestId, Responder,
+        StartError, Traffic,
     },
+    places::Places,
     say,
 };
 
@@ -26,10 +27,12 @@ pub struct Wire {
     requests: HashMap<u64, Responder>,
     messages: HashMap<u64, MessageId>,
     last: u64,
-    /// Where this node can be reached, as far as the system has said it since somebody looked.
-    listening: Vec<Multiaddr>,
+    /// Since somebody looked, the addresses at which this node can be reached have changed.
+    places_changed: bool,
     /// Nodes of version 1 that people were told of.
     older: HashSet<PeerId>,
+    /// Whose keys the run's authority withdrew: nobody talks to them any more.
+    withdrawn: HashSet<PeerId>,
 }
 
 /// Nodes of version 1 that people are told of.
@@ -40,7 +43,7 @@ impl Wire {
     pub async fn open(&mut self, config: NetworkConfig) -> Result<Input, StartError> {
         self.close().await;
         let mut network = Network::start(config).await?;
-        self.nodes.banned().for_each(|peer| network.block(peer));
+        self.nodes.banned().chain(self.withdrawn.iter().copied()).for_each(|peer| network.block(peer));
         self.network = Some(network);
         Ok(Input::NetworkOpened)
     }
@@ -86,6 +89,7 @@ impl Wire {
             Event::Connected(peer) => {
                 let node = self.nodes.number(peer);
                 self.nodes.call_ended(node, None);
+                self.places_changed = true;
                 Some(Input::Connected(node))
             }
             Event::Disconnected(peer) => self.nodes.number_of(&peer).map(Input::Disconnected),
@@ -120,8 +124,18 @@ impl Wire {
                 }
                 None
             }
-            Event::ListenAddress(address) => {
-                self.listening.push(address);
+            Event::Way { peer, is_relayed } => self.nodes.number_of(&peer).map(|node| Input::Way { node, is_relayed }),
+            Event::ListenAddress(_) | Event::Reachable => {
+                self.places_changed = true;
+                None
+            }
+            Event::RelayGone(relay) => {
+                say::relay_gone(&relay);
+                self.places_changed = true;
+                None
+            }
+            Event::NotListening(error) => {
+                say::not_listening(&error);
                 None
             }
             Event::Moved => Some(Input::Moved),
@@ -143,8 +157,15 @@ impl Wire {
                 }
             }
             Output::Pardon(node) => {
-                if let (Some(peer), Some(network)) = (self.nodes.set_banned(node, false), &mut self.network) {
+                if let (Some(peer), Some(network)) = (self.nodes.set_banned(node, false), &mut self.network)
+                    && !self.withdrawn.contains(&peer)
+                {
                     network.unblock(peer);
+                }
+            }
+            Output::HangUp(node) => {
+                if let (Some(peer), Some(network)) = (self.nodes.peer_id(node), &mut self.network) {
+                    network.hang_up(peer);
                 }
             }
             Output::Forget(node) => self.nodes.forget(node),
@@ -179,6 +200,14 @@ impl Wire {
             other => return Some(other),
         }
         None
+    }
+
+    /// The run's authority withdrew the key. Its node hears that much, and nothing after it.
+    pub fn refuse(&mut self, key: &[u8; 32]) {
+        let Some(peer) = network::peer_id_of_key(key).filter(|peer| self.withdrawn.insert(*peer)) else { return };
+        if let Some(network) = &mut self.network {
+            network.refuse(peer);
+        }
     }
 
     /// Every call is answered, by an event if not at once.
@@ -223,8 +252,9 @@ impl Wire {
         self.network.as_ref().map(Network::traffic).unwrap_or_default()
     }
 
-    /// Addresses at which this node can be reached, of which nobody was told yet.
-    pub fn take_listening(&mut self) -> Vec<Multiaddr> {
-        std::mem::take(&mut self.listening)
+    /// Where this node can be reached, if that has changed since somebody looked.
+    pub fn take_places(&mut self) -> Option<Places> {
+        let network = self.network.as_ref().filter(|_| std::mem::take(&mut self.places_changed))?;
+        Some(Places::of(network))
     }
 }

@@ -13,6 +13,7 @@ use engine::{
 use protocol::{
     encoding,
     manifest::{BASE_CHUNK_BYTES, BaseFile, BaseModel, MANIFEST_BYTES_MAX, Manifest, Membership, Role},
+    secret::Secret,
 };
 use std::{
     fs::{self, File},
@@ -33,12 +34,23 @@ pub(super) const DIGESTS: &str = "base digests";
 pub(super) const OWN_FILES: &str = "base files";
 
 /// Writes `base`, that of a new run, to `state`, and makes the run's manifest durable.
-pub fn start_run(state: &StateDir, base: &Base, settings: BaseSettings, membership: Membership) -> Result<Manifest> {
+/// A run with a `secret` is private.
+pub fn start_run(
+    state: &StateDir,
+    base: &Base,
+    settings: BaseSettings,
+    membership: Membership,
+    secret: Option<Secret>,
+) -> Result<Manifest> {
     // Until the manifest is there, the file belongs to no run.
     let (described, digests) = write(state, base, |_, _| Ok(()))?;
-    let manifest = Manifest { membership, ..base.manifest(settings, described)? };
+    let private = secret.map(|secret| secret.commitment());
+    let manifest = Manifest { membership, private, ..base.manifest(settings, described)? };
     manifest.validate()?;
     let digests = digests.concat();
+    if let Some(secret) = secret {
+        state.set_secret(&secret)?;
+    }
     state.database.put_all(&[(DIGESTS, &digests), (OWN_FILES, &[]), ("manifest", &manifest.encode()?)])?;
     Ok(manifest)
 }

@@ -7,7 +7,7 @@
 //! look again.
 
 use anyhow::{Context, Result, bail, ensure};
-use protocol::manifest::Manifest;
+use protocol::{manifest::Manifest, secret::Secret};
 use std::{
     fs::File,
     io::{self, Read},
@@ -20,7 +20,7 @@ use super::{
     base::BaseReader,
     checkpoint::{CheckpointRecord, LoadedCheckpoint},
     database::{self, Database},
-    directory::{check_format, secret_key},
+    directory::{SECRET, check_format, secret_key},
     paths::{BASE, no_run, no_state},
 };
 
@@ -73,6 +73,16 @@ impl StateCopy {
                 checkpoint,
             });
         }
+    }
+
+    /// The secret of a private run.
+    pub fn secret(&self) -> Result<Option<Secret>> {
+        Ok(self.database.get(SECRET)?.and_then(|bytes| bytes.try_into().ok()).map(Secret))
+    }
+
+    /// (peer id, address) of earlier neighbours.
+    pub fn known_peers(&self) -> Result<Vec<(Vec<u8>, String)>> {
+        self.database.known_peers()
     }
 
     /// Of the original.

@@ -1,6 +1,7 @@
 //! One state directory, opened and locked.
 
 use anyhow::{Context, Result, ensure};
+use protocol::secret::Secret;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -16,6 +17,8 @@ use super::{
     paths::{BASE, no_state, sync_directory, unusable},
 };
 
+/// Name of a private run's secret in the database.
+pub(super) const SECRET: &str = "run secret";
 /// Version of the directory's layout.
 const FORMAT: u64 = 2;
 
@@ -121,6 +124,17 @@ impl StateDir {
             sync_directory(&self.path)?;
         }
         self.database.put("manifest", bytes)
+    }
+
+    /// The secret of a private run, if this machine has one.
+    pub fn secret(&self) -> Result<Option<Secret>> {
+        let bytes = self.database.get(SECRET)?.and_then(|bytes| bytes.try_into().ok());
+        Ok(bytes.map(Secret))
+    }
+
+    /// Keeps the secret of the run that is started or joined here.
+    pub fn set_secret(&self, secret: &Secret) -> Result<()> {
+        self.database.put(SECRET, &secret.0)
     }
 
     /// A small private value.

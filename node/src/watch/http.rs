@@ -5,6 +5,7 @@
 //! | `GET /` | one page, which asks for the next two and for nothing else |
 //! | `GET /api/status` | the latest [`Snapshot`], JSON, [made once a second](super). `version` 0: there is none yet |
 //! | `GET /api/history` | [points](super::Metrics) for curves, JSON array, oldest first, at most [`POINTS_MAX`](super::history::POINTS_MAX): those of `metrics.jsonl` from earlier sessions, then this one's. Bytes are summed over sessions |
+//! | `GET /ticket.svg` | the ticket of an open run, to scan |
 //! | `GET /metrics` | the latest snapshot for [Prometheus](super::prometheus), OpenMetrics text |
 //!
 //! `HEAD` is as `GET` without the body. Another path: 404. Another method: 405. Any answer forbids caching. One
@@ -45,7 +46,7 @@ use tokio::{
 };
 
 use super::{Metrics, Snapshot, history::History, prometheus};
-use crate::hex::hex;
+use crate::{hex::hex, scan};
 
 /// Connections at a time.
 pub const CONNECTIONS_MAX: usize = 32;
@@ -189,8 +190,14 @@ impl Shown {
             "/" => Self::page,
             "/api/status" => Self::status,
             "/api/history" => Self::history,
+            "/ticket.svg" => Self::ticket,
             "/metrics" => Self::metrics,
-            _ => return said(StatusCode::NOT_FOUND, "Here are /, /api/status, /api/history and /metrics.\n"),
+            _ => {
+                return said(
+                    StatusCode::NOT_FOUND,
+                    "Here are /, /api/status, /api/history, /ticket.svg and /metrics.\n",
+                );
+            }
         };
         if method == Method::GET || method == Method::HEAD {
             return answer(self);
@@ -208,7 +215,7 @@ impl Shown {
         let nonce = hex(&nonce);
         let page = PAGE.replace("{nonce}", &nonce).replace("{style}", STYLE).replace("{script}", SCRIPT);
         let policy = format!(
-            "default-src 'none'; connect-src 'self'; img-src data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
+            "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
              base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         );
         let mut answer = text(StatusCode::OK, "text/html; charset=utf-8", page);
@@ -220,6 +227,14 @@ impl Shown {
 
     fn status(&self) -> Answer {
         json(serde_json::to_string(&**self.snapshots.borrow()))
+    }
+
+    fn ticket(&self) -> Answer {
+        let drawing = self.snapshots.borrow().ticket.as_deref().and_then(scan::drawing);
+        drawing.map_or_else(
+            || said(StatusCode::NOT_FOUND, "There is no ticket to show: it is not known yet, or the run is private.\n"),
+            |drawing| text(StatusCode::OK, "image/svg+xml", drawing),
+        )
     }
 
     fn history(&self) -> Answer {

@@ -77,6 +77,12 @@ pub struct Snapshot {
     pub load: Load,
     /// Bytes on the sockets since the program started.
     pub traffic: Bytes,
+    /// What others join by. None before it is known, and in a private run, whose ticket holds its secret.
+    #[serde(default)]
+    pub ticket: Option<String>,
+    /// Whether the run is private.
+    #[serde(default)]
+    pub private: bool,
     /// Neighbours.
     pub peers: Vec<Neighbour>,
     /// How many machines the run has; `machines` may be fewer.

@@ -76,6 +76,8 @@ pub struct View<'a> {
     pub traffic: Traffic,
     /// Who is connected.
     pub neighbours: Vec<Neighbour>,
+    /// How others join, if everybody may know that.
+    pub ticket: Option<String>,
 }
 
 /// What was seen so far, and who is told.
@@ -190,6 +192,7 @@ impl Observer {
             load: load_of(&view.facts, view.replica),
             traffic: bytes_of(&view.traffic),
             peers: view.neighbours.clone(),
+            ticket: view.ticket.clone(),
             machine_count: view.replica.vector().machines() as u64,
             machines: self.machines(view.replica),
             ..self.template.clone()

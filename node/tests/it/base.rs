@@ -39,7 +39,7 @@ fn settings(trained: Trained) -> BaseSettings {
 /// A new run in `state`.
 fn begin(state: &StateDir, checkpoint: Checkpoint, trained: Trained) -> anyhow::Result<Manifest> {
     let settings = settings(trained);
-    start_run(state, &Base::of_new_run(checkpoint, &settings, [7; 16])?, settings, Membership::Open)
+    start_run(state, &Base::of_new_run(checkpoint, &settings, [7; 16])?, settings, Membership::Open, None)
 }
 
 /// What a command that must fail says.

@@ -4,6 +4,7 @@ mod base;
 mod best;
 mod crash;
 mod hostile;
+mod joining;
 mod log;
 mod netns;
 mod network;

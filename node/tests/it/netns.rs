@@ -1,8 +1,9 @@
 //! Real nodes on machines of their own, whose links and addresses change. Skips where namespaces cannot be made.
 
-use crate::support::{Net, Node};
+use crate::support::{Nat, Net, Node, assert_agreement};
+use node::{network, ticket::Ticket};
 use serde_json::Value;
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 const SMALL: [&str; 4] = ["--batch-size", "1", "--sequence-length", "32"];
 
@@ -81,6 +82,17 @@ fn a_link_that_comes_back_with_another_address_is_used_again() {
     }
 }
 
+/// Two homes on the switch `internet`, which knows their routers. False where there are no routers.
+fn two_homes(net: &Net, nat: Nat) -> bool {
+    net.home("home-1", "internet", "198.51.100.11/24", nat) && net.home("home-2", "internet", "198.51.100.12/24", nat)
+}
+
+/// Whether somebody is connected through a relay.
+fn has_circuit(status: &Value) -> bool {
+    let peers = status["peers"].as_array().into_iter().flatten();
+    peers.filter_map(|peer| peer["address"].as_str()).any(|address| address.contains("/p2p-circuit"))
+}
+
 /// Behind routers that let nobody in, each home has nobody but the public machine, and both think that they are
 /// 192.168.1.7.
 #[test]
@@ -89,7 +101,7 @@ fn homes_find_a_public_machine_that_was_away_and_hear_each_other_through_it() {
     let directory = tempfile::tempdir().unwrap();
     net.switch("internet");
     net.machine("public", "internet", "198.51.100.1/24");
-    if !net.home("home-1", "internet", "198.51.100.11/24") || !net.home("home-2", "internet", "198.51.100.12/24") {
+    if !two_homes(&net, Nat::PortRestricted) {
         return;
     }
     let public = first(&net, "public", directory.path(), 50);
@@ -111,4 +123,194 @@ fn homes_find_a_public_machine_that_was_away_and_hear_each_other_through_it() {
     for node in homes.into_iter().chain([public]) {
         node.leave();
     }
+}
+
+/// Ways through relays in a node's ticket.
+fn circuits(node: &Node) -> usize {
+    let ticket = Ticket::parse(&node.ticket()).unwrap();
+    ticket.machines[0].1.iter().filter(|address| network::is_relayed(address)).count()
+}
+
+/// Everything between the homes goes through machines that relay and train nothing: `node relay`, named by the first.
+#[test]
+fn two_homes_that_nobody_can_call_train_one_run_through_relays_and_one_relay_may_leave() {
+    let Some(net) = Net::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    net.switch("internet");
+    net.machine("relay-1", "internet", "198.51.100.1/24");
+    net.machine("relay-2", "internet", "198.51.100.2/24");
+    if !two_homes(&net, Nat::Symmetric) {
+        return;
+    }
+    let relays = ["relay-1", "relay-2"].map(|relay| net.run(relay, &directory.path().join(relay), &["relay"]));
+    let address = |relay: &Node, at: &str| {
+        let line = relay.hear(&format!("--relay /ip4/{at}"));
+        line.split_whitespace().last().unwrap().to_owned()
+    };
+    let (first_relay, second_relay) = (address(&relays[0], "198.51.100.1"), address(&relays[1], "198.51.100.2"));
+    let learns = ["--learning-rate", "2e-4", "--relay", &first_relay, "--relay", &second_relay];
+    let one = start(&net, "home-1", directory.path(), 400, &learns);
+    one.until("reached through both relays", |_| circuits(&one) == 2);
+    let two = start(&net, "home-2", directory.path(), 400, &["--join", &one.ticket()]);
+    for home in [&one, &two] {
+        home.until("has gradients of the other", |status| of_others(status) > 0 && has_circuit(status));
+    }
+    let [gone, other] = relays;
+    gone.leave();
+    for home in [&one, &two] {
+        home.until("goes on through the other relay", |status| of_others(status) >= 400 && has_circuit(status));
+    }
+    let states = [one, two].map(Node::leave);
+    assert_agreement(&states);
+    other.leave();
+}
+
+/// The same with two machines of the run that can be called: each relays beside its own work, nobody says so to anyone,
+/// and one of them leaves. The run is private.
+#[test]
+fn trainers_that_can_be_called_relay_for_those_that_cannot_and_one_may_leave() {
+    let Some(net) = Net::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    net.switch("internet");
+    net.machine("public-1", "internet", "198.51.100.1/24");
+    net.machine("public-2", "internet", "198.51.100.2/24");
+    if !two_homes(&net, Nat::Symmetric) {
+        return;
+    }
+    let gone = start(&net, "public-1", directory.path(), 50, &["--learning-rate", "2e-4", "--private"]);
+    let join = ["--join", &gone.ticket()];
+    let stays = start(&net, "public-2", directory.path(), 50, &join);
+    let homes = ["home-1", "home-2"].map(|home| start(&net, home, directory.path(), 50, &join));
+    for home in &homes {
+        home.until("reached through two relays", |status| circuits(home) == 2 && has_circuit(status));
+    }
+    gone.leave();
+    for home in &homes {
+        home.until("knows the other through the other relay", |status| peers(status) >= 2 && has_circuit(status));
+    }
+    let more = |name: &str| start(&net, name, directory.path(), 90, &[]);
+    let [first, second] = homes;
+    first.leave();
+    let first = more("home-1");
+    second.until("has what the first made since", |status| of_others(status) == 190);
+    first.until("has all", |status| of_others(status) == 150);
+    assert_agreement(&[first, second, stays].map(Node::leave));
+}
+
+/// Two machines that meet in some way train one run, whatever comes between them meanwhile, and end with equal weights.
+fn cell(first: Node, join: impl FnOnce(&Node) -> Node, between: impl FnOnce(&Node, &Node)) {
+    let second = join(&first);
+    let both = [&first, &second];
+    let took = both.map(|node| node.until("has gradients of the other", |status| of_others(status) > 0));
+    println!("first gradients of the other after {took:.1?}");
+    between(&first, &second);
+    for node in both {
+        node.until("has all of the other", |status| of_others(status) == CELL);
+    }
+    assert_agreement(&[first, second].map(Node::leave));
+}
+
+/// Gradients of each machine of a cell.
+const CELL: u64 = 2_000;
+
+/// A machine of a cell, with what people type there.
+fn of_cell(net: &Net, directory: &Path, machine: &str, arguments: &[&str]) -> Node {
+    let samples = CELL.to_string();
+    let limits = ["--samples", &samples, "--batch-size", "1", "--sequence-length", "32"];
+    net.run(machine, &directory.join(machine), &[&limits, arguments].concat())
+}
+
+/// Two machines on one switch at `addresses`, which find each other without being told of each other.
+fn on_one_network(addresses: [&str; 2], between: impl FnOnce(&Net, &Node, &Node)) {
+    let Some(net) = Net::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    net.switch("switch");
+    net.machine("first", "switch", addresses[0]);
+    net.machine("second", "switch", addresses[1]);
+    let first = of_cell(&net, directory.path(), "first", &["--learning-rate", "2e-4"]);
+    first.ticket();
+    let join = |_: &Node| of_cell(&net, directory.path(), "second", &["--join", "lan"]);
+    cell(first, join, |first, second| between(&net, first, second));
+}
+
+#[test]
+fn machines_of_one_network_find_each_other() {
+    on_one_network(["192.168.1.2/24", "192.168.1.3/24"], |_, _, _| ());
+}
+
+#[test]
+fn machines_without_ipv4_find_each_other() {
+    on_one_network(["fd00::1/64", "fd00::2/64"], |_, first, _| {
+        assert!(!first.ticket().is_empty() && !first.said("/ip4/"));
+    });
+}
+
+#[test]
+fn a_machine_that_slept_goes_on() {
+    on_one_network(["192.168.1.2/24", "192.168.1.3/24"], |_, first, second| {
+        second.signal("STOP");
+        first.until("aware that the other sleeps", |status| peers(status) == 0);
+        second.signal("CONT");
+        let took = first.until("aware that the other is back", |status| peers(status) == 1);
+        println!("back after {took:.1?}");
+    });
+}
+
+#[test]
+fn a_switch_that_is_unplugged_for_a_while_loses_nothing() {
+    on_one_network(["192.168.1.2/24", "192.168.1.3/24"], |net, first, _| {
+        net.ip("switch", &["link", "set", "br0", "down"]);
+        std::thread::sleep(Duration::from_secs(10));
+        net.ip("switch", &["link", "set", "br0", "up"]);
+        first.until("connected", |status| peers(status) == 1);
+    });
+}
+
+/// Another run on the same network is seen, said, and no offence.
+#[test]
+fn two_runs_on_one_network_leave_each_other_alone_and_a_run_can_be_named() {
+    let Some(net) = Net::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    net.switch("switch");
+    for (number, machine) in ["first", "other", "joiner"].iter().enumerate() {
+        net.machine(machine, "switch", &format!("192.168.1.{}/24", number + 2));
+    }
+    let learns = ["--learning-rate", "2e-4"];
+    let first = of_cell(&net, directory.path(), "first", &learns);
+    first.ticket();
+    let other = of_cell(&net, directory.path(), "other", &learns);
+    let run = Ticket::parse(&other.ticket()).unwrap().run.to_string();
+    first.hear(&format!("is of another run, {run}"));
+    other.hear(&format!("node --run {}", Ticket::parse(&first.ticket()).unwrap().run));
+    let joiner = of_cell(&net, directory.path(), "joiner", &["--run", &run]);
+    joiner.hear(&format!("joined run {run}"));
+    joiner.until("has all of the other run", |status| of_others(status) == CELL);
+    assert!(![&first, &other, &joiner].iter().any(|node| node.said("banned")));
+    for node in [first, other, joiner] {
+        node.leave();
+    }
+}
+
+/// A port that a router passes on is named by hand, or found out by those who came through it.
+#[test]
+fn a_home_whose_router_passes_the_port_on_is_called_directly() {
+    let Some(net) = Net::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    net.switch("internet");
+    if !net.home("home-1", "internet", "198.51.100.11/24", Nat::Forwarded)
+        || !net.home("home-2", "internet", "198.51.100.12/24", Nat::Symmetric)
+    {
+        return;
+    }
+    let outside = "/ip4/198.51.100.11/tcp/9713";
+    let first =
+        of_cell(&net, directory.path(), "home-1", &["--no-mdns", "--learning-rate", "2e-4", "--announce", outside]);
+    let join = |first: &Node| {
+        let ticket = Ticket::parse(&first.ticket()).unwrap();
+        assert_eq!(ticket.machines[0].1[0].to_string(), outside, "what others can reach comes first");
+        of_cell(&net, directory.path(), "home-2", &["--no-mdns", "--join", &ticket.encode()])
+    };
+    cell(first, join, |_, second| {
+        second.until("connected directly", |status| peers(status) == 1 && !has_circuit(status));
+    });
 }

@@ -37,6 +37,7 @@ impl Machine {
                     running.banned.remove(&number(node));
                 }
             }
+            Output::HangUp(node) => swarm.to_disconnect.push((self.number, number(node))),
             // Numbers and addresses of machines are for ever.
             Output::Forget(_) => {}
             Output::Ask { node, question, bytes } => return self.ask(number(node), question, bytes, swarm),

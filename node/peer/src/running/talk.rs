@@ -70,16 +70,17 @@ impl Running {
                 self.replica.answered(node, Response::BaseChunk(Vec::new()), cx.now_ms);
             }
             (Purpose::Replica, Answer::None | Answer::Malformed(_)) => self.replica.no_answer(node),
-            (Purpose::OtherRun, answer) => self.refuse_other_run(node, &answer, cx),
+            (Purpose::OtherRun, answer) => self.part_with_other_run(node, &answer, cx),
             (Purpose::Manifest | Purpose::Digests | Purpose::Chunk(_), _) => {}
         }
         self.carry_out(cx);
         self.move_on(cx);
     }
 
-    fn refuse_other_run(&self, node: NodeId, answer: &Answer, cx: &mut Context<'_>) {
-        let Some(differences) = join::differences(&self.run.manifest, answer) else { return };
-        cx.outputs.push_back(Output::Notice(Notice::OtherRun { node, differences }));
-        cx.links.fault(node, join::USELESS, "another run", cx.now_ms, cx.outputs);
+    fn part_with_other_run(&mut self, node: NodeId, answer: &Answer, cx: &mut Context<'_>) {
+        let Some((run, differences)) = join::differences(&self.run.manifest, answer) else { return };
+        cx.outputs.push_back(Output::Notice(Notice::OtherRun { node, run, differences }));
+        cx.links.part(node, cx.now_ms, cx.outputs);
+        self.replica.peer_gone(node);
     }
 }

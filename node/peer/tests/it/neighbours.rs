@@ -238,7 +238,7 @@ fn numbers_near_the_end_of_what_can_be_counted_are_refused() {
 }
 
 #[test]
-fn a_node_of_another_run_is_told_so_and_banned_once_its_manifest_is_known() {
+fn a_node_of_another_run_is_told_so_and_left_alone_without_a_ban() {
     let (mut lab, puppet) = lab(1);
     let bytes = Request { run: other_run().id, question: Question::Summary { root: [0; 32] } }.encode().unwrap();
     lab.puppet_sends_question(puppet, 0, bytes);
@@ -252,8 +252,21 @@ fn a_node_of_another_run_is_told_so_and_banned_once_its_manifest_is_known() {
         Question::Manifest => Some(Response::Manifest(other_run().bytes.to_vec())),
         _ => Some(Response::WrongRun(other_run().id)),
     });
-    assert!(lab.nodes[0].banned.contains(&puppet));
-    assert_eq!(lab.nodes[0].said(|notice| matches!(notice, Notice::OtherRun { .. })), 1);
+    let hung_up = |lab: &Lab| lab.nodes[0].did(|output| matches!(output, Output::HangUp(_)));
+    assert_eq!((hung_up(&lab), faults(&lab, 0)), (1, 0));
+    assert!(!lab.nodes[0].banned.contains(&puppet));
+    let told = |notice: &Notice| matches!(notice, Notice::OtherRun { run, .. } if *run == other_run().id);
+    assert_eq!(lab.nodes[0].said(told), 1);
+    // It comes again: nobody asks it anything, and people hear nothing more.
+    lab.connect(0, puppet);
+    lab.pass(30_000);
+    assert!(lab.puppet_questions(puppet).is_empty() && hung_up(&lab) == 2);
+    assert!(lab.nodes[0].peer().neighbours().next().is_none());
+    // Ten minutes later it may have joined this run.
+    lab.pass(600_000);
+    lab.connect(0, puppet);
+    lab.pass(12_000);
+    assert!(!lab.puppet_questions(puppet).is_empty());
 }
 
 #[test]

@@ -296,6 +296,32 @@ function drawMachines(snapshot) {
   more.textContent = state.all ? `Show ${ROWS}` : `Show all ${listed}`;
 }
 
+// How others join.
+
+function drawJoin(snapshot) {
+  const command = snapshot.ticket ? `node --join ${snapshot.ticket}` : '';
+  by('join').hidden = !snapshot.ticket && !snapshot.private;
+  by('copy').hidden = by('ticket-code').hidden = !snapshot.ticket;
+  by('join-note').textContent = snapshot.ticket ? 'On another machine:' :
+    'This run is private: its ticket holds its secret, and is not shown here. On this machine, “node ticket” prints it.';
+  if (by('ticket').textContent === command) return;
+  by('ticket').textContent = command;
+  if (snapshot.ticket) by('ticket-code').src = `/ticket.svg?${snapshot.ticket.slice(-6)}`;
+}
+
+by('copy').addEventListener('click', async () => {
+  const button = by('copy');
+  try {
+    await navigator.clipboard.writeText(by('ticket').textContent);
+    button.textContent = 'Copied';
+  } catch {
+    // Only pages of this machine, or over HTTPS, may write to the clipboard.
+    getSelection().selectAllChildren(by('ticket'));
+    button.textContent = 'Selected: copy it';
+  }
+  setTimeout(() => { button.textContent = 'Copy'; }, 2000);
+});
+
 // Bytes and peers.
 
 function drawBytes(snapshot) {
@@ -356,6 +382,7 @@ function notify(snapshot) {
 
 function draw(snapshot) {
   drawAbout(snapshot);
+  drawJoin(snapshot);
   drawKeys(snapshot);
   drawBest(snapshot);
   drawCurves();

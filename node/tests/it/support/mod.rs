@@ -22,7 +22,7 @@ pub mod fed;
 mod netns;
 mod node;
 
-pub use netns::Net;
+pub use netns::{Nat, Net};
 pub use node::{Node, command};
 
 /// A wait for anything that a process should do ends after this long. It guards against waiting for ever and decides

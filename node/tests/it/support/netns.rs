@@ -9,8 +9,16 @@ use std::{
 
 use super::Node;
 
-/// Where nodes in namespaces listen.
-const LISTEN: &str = "/ip4/0.0.0.0/tcp/9713";
+/// What a home's router does with connections that did not begin at home, and with the ports of those that did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Nat {
+    /// Lets nobody in; ports stay what they are as long as they are free.
+    PortRestricted,
+    /// Lets nobody in; every connection has another port.
+    Symmetric,
+    /// Passes port 9713 on.
+    Forwarded,
+}
 
 /// A network of its own, which goes when it is dropped.
 pub struct Net {
@@ -81,9 +89,9 @@ impl Net {
         self.ip(other.0, &["link", "set", other.1, "up"]);
     }
 
-    /// A machine at 192.168.1.7 behind a router that translates addresses and lets nobody in, as in most homes. The
-    /// router is on a switch at `address`. False, with a printed reason, where there is no `nft`.
-    pub fn home(&self, machine: &str, switch: &str, address: &str) -> bool {
+    /// A machine at 192.168.1.7 behind a router that translates addresses, as in most homes. The router is on a switch at
+    /// `address`. False, with a printed reason, where there is no `nft`.
+    pub fn home(&self, machine: &str, switch: &str, address: &str, nat: Nat) -> bool {
         let router = format!("{machine}-router");
         self.machine(&router, switch, address);
         self.space(machine);
@@ -91,21 +99,29 @@ impl Net {
         self.ip(&router, &["addr", "add", "192.168.1.1/24", "dev", "lan"]);
         self.set_address(machine, "192.168.1.7/24");
         self.ip(machine, &["route", "add", "default", "via", "192.168.1.1"]);
-        let rules = concat!(
-            "add table ip home; ",
-            "add chain ip home out { type nat hook postrouting priority 100; }; ",
-            "add rule ip home out oifname eth0 masquerade; ",
-            "add chain ip home through { type filter hook forward priority 0; policy drop; }; ",
-            "add rule ip home through ct state established,related accept; ",
-            "add rule ip home through iifname lan accept",
+        let ports = if nat == Nat::Symmetric { " fully-random" } else { "" };
+        let mut rules = format!(
+            "add table ip home; \
+             add chain ip home out {{ type nat hook postrouting priority 100; }}; \
+             add rule ip home out oifname eth0 masquerade{ports}; \
+             add chain ip home through {{ type filter hook forward priority 0; policy drop; }}; \
+             add rule ip home through ct state established,related accept; \
+             add rule ip home through iifname lan accept"
         );
+        if nat == Nat::Forwarded {
+            rules.push_str(
+                "; add rule ip home through tcp dport 9713 accept; \
+                 add chain ip home in { type nat hook prerouting priority -100; }; \
+                 add rule ip home in iifname eth0 tcp dport 9713 dnat to 192.168.1.7",
+            );
+        }
         let within = |program: &str, arguments: &[&str]| {
             let router = self.name(&router);
             Command::new("ip").args(["netns", "exec", &router, program]).args(arguments).output()
         };
         let forwards = within("sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
         assert!(forwards.is_ok_and(|output| output.status.success()), "{router} cannot forward");
-        match within("nft", &[rules]) {
+        match within("nft", &[&rules]) {
             Ok(output) if output.status.success() => true,
             Ok(output) => {
                 println!("skipped: no home router here (nft: {})", String::from_utf8_lossy(&output.stderr).trim());
@@ -126,9 +142,14 @@ impl Net {
 
     /// A node on a machine, without mDNS, as across the internet.
     pub fn node(&self, machine: &str, state: &Path, arguments: &[&str]) -> Node {
+        self.run(machine, state, &[&["--no-mdns"], arguments].concat())
+    }
+
+    /// Any command of the binary on a machine, with its state in `state`.
+    pub fn run(&self, machine: &str, state: &Path, arguments: &[&str]) -> Node {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name(machine), env!("CARGO_BIN_EXE_node"), "--state"]).arg(state);
-        command.args(["--listen", LISTEN, "--no-mdns"]).args(arguments);
+        command.args(["netns", "exec", &self.name(machine), env!("CARGO_BIN_EXE_node")]);
+        command.args(arguments).arg("--state").arg(state);
         Node::spawn(command, state)
     }
 }

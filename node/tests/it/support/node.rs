@@ -16,7 +16,8 @@ use super::PATIENCE;
 pub fn command(state: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
     command.arg("--state").arg(state).args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"]).args(arguments);
-    if !arguments.iter().any(|argument| ["--bootstrap", "--learning-rate"].contains(argument)) {
+    let joins_or_says = ["--bootstrap", "--join", "--learning-rate"];
+    if !arguments.iter().any(|argument| joins_or_says.contains(argument)) {
         command.args(["--learning-rate", "2e-4", "--replay-budget", "100000"]);
     }
     command.env("RAYON_NUM_THREADS", "1").env_remove("ONEBYTE_CRASH_AT");
@@ -103,12 +104,18 @@ impl Node {
 
     /// (address with the peer id, run id) from the line for other machines.
     pub fn join_line(&self) -> (String, String) {
-        let line = self.hear("to join from another machine");
+        let line = self.hear("node --bootstrap");
         let word_after = |flag: &str| {
             let mut words = line.split_whitespace().skip_while(|word| *word != flag);
             words.nth(1).unwrap_or_else(|| panic!("no {flag} in {line}")).to_owned()
         };
         (word_after("--bootstrap"), word_after("--run"))
+    }
+
+    /// The latest ticket, once the node has one.
+    pub fn ticket(&self) -> String {
+        self.hear("--join onebyte1");
+        std::fs::read_to_string(self.state.join("ticket")).unwrap().trim().to_owned()
     }
 
     /// The last `version vector … weights …` that the node told at rest.

@@ -563,6 +563,7 @@ impl Lab {
                 self.cut(number, other.0 as usize);
             }
             Output::Pardon(other) => assert!(node.banned.remove(&(other.0 as usize)), "who is pardoned was banned"),
+            Output::HangUp(other) => self.cut(number, other.0 as usize),
             Output::Forget(_) => {}
             Output::Ask { node: to, question, bytes } => {
                 node.open.insert(question, to.0 as usize);

@@ -1,0 +1,355 @@
+//! `doctor`: what a node needs of this machine and its network, each with what to do about it.
+
+use anyhow::{Context, Result, bail};
+use engine::kernel::Kernel;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    cli::DoctorArgs,
+    memory,
+    network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope},
+    places::Places,
+    records,
+    settings::{DEFAULT_PORT, parse_ticket},
+    storage::StateCopy,
+};
+
+/// Machines that are called get this long to answer, and to look back.
+const LOOK: Duration = Duration::from_secs(12);
+/// Machines that are called.
+const CALLS_MAX: usize = 16;
+/// A ledger, a small model and its checkpoint need this much.
+const DISK_BYTES_MIN: u64 = 1 << 30;
+const MEMORY_BYTES_MIN: u64 = 1 << 29;
+/// 2025: an earlier time of day was never set.
+const EPOCH_MIN: Duration = Duration::from_secs(1_735_689_600);
+
+/// One line.
+enum Finding {
+    Good(String),
+    /// Not needed, or not known.
+    Note(String),
+    /// What is wrong, and what to do.
+    Bad(String, String),
+}
+
+/// Looks at everything, prints a line for each. Fails if something is wrong.
+pub fn run(args: &DoctorArgs) -> Result<()> {
+    let mut findings = vec![clock(SystemTime::now()), disk(&args.state), memory_to_spare(), kernels()];
+    findings.iter().for_each(print);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let network = runtime.block_on(look_around(args))?;
+    network.iter().for_each(print);
+    findings.extend(network);
+    let bad = findings.iter().filter(|finding| matches!(finding, Finding::Bad(..))).count();
+    if bad > 0 {
+        bail!("{bad} of {} findings want something done", findings.len());
+    }
+    Ok(())
+}
+
+fn print(finding: &Finding) {
+    match finding {
+        Finding::Good(what) => println!("good  {what}"),
+        Finding::Note(what) => println!("note  {what}"),
+        Finding::Bad(what, remedy) => println!("BAD   {what}\n      -> {remedy}"),
+    }
+}
+
+fn clock(now: SystemTime) -> Finding {
+    match now.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) if since >= EPOCH_MIN => Finding::Good("clock: set".into()),
+        _ => Finding::Bad(
+            "clock: long before this program was made".into(),
+            "set it (timedatectl set-ntp true): journals and the page show its times; training does not need it".into(),
+        ),
+    }
+}
+
+fn disk(state: &Path) -> Finding {
+    let existing = state.ancestors().find(|path| path.exists()).filter(|path| !path.as_os_str().is_empty());
+    let directory = existing.unwrap_or(Path::new("."));
+    let shown = directory.display();
+    match rustix::fs::statvfs(directory) {
+        Ok(found) => space(&shown.to_string(), found.f_bavail.saturating_mul(found.f_frsize)),
+        Err(error) => Finding::Note(format!("disk: {shown}: the system does not tell ({error})")),
+    }
+}
+
+fn space(directory: &str, free: u64) -> Finding {
+    let what = format!("disk: {:.1} GB free at {directory}", free as f64 / 1e9);
+    match free >= DISK_BYTES_MIN {
+        true => Finding::Good(what),
+        false => Finding::Bad(
+            what,
+            "free some, or put the state elsewhere with --state: a node needs twice its model and some megabytes"
+                .into(),
+        ),
+    }
+}
+
+fn memory_to_spare() -> Finding {
+    match memory::available_bytes() {
+        Some(bytes) if bytes >= MEMORY_BYTES_MIN => {
+            Finding::Good(format!("memory: {:.1} GB to spare; a model takes 4 bytes a weight", bytes as f64 / 1e9))
+        }
+        Some(bytes) => Finding::Bad(
+            format!("memory: {:.1} GB to spare", bytes as f64 / 1e9),
+            "close other programs, or take a smaller model: it takes 4 bytes a weight".into(),
+        ),
+        None => Finding::Note("memory: the system does not tell".into()),
+    }
+}
+
+fn kernels() -> Finding {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match Kernel::best() {
+        Kernel::Portable => Finding::Note(format!(
+            "processor: {cores} cores; neither AVX2 nor AVX-512, so replay takes the portable code, a fifth as fast"
+        )),
+        kernel => Finding::Good(format!("processor: {cores} cores; replay uses {kernel}")),
+    }
+}
+
+/// Calls who is known, and listens to what they see.
+async fn look_around(args: &DoctorArgs) -> Result<Vec<Finding>> {
+    // A directory that no node has used yet knows nobody.
+    let copy = StateCopy::of(&args.state).ok();
+    let ticket = args.join.as_deref().map(parse_ticket).transpose()?;
+    let own = copy.as_ref().map(|copy| network::peer_id(copy.secret_key())).transpose()?;
+    let named = args.bootstrap.iter().map(|text| network::parse_bootstrap(text));
+    let mut places: Vec<(PeerId, Multiaddr)> = named.collect::<Result<_, _>>()?;
+    for (peer, addresses) in ticket.iter().flat_map(|ticket| &ticket.machines) {
+        places.extend(addresses.iter().map(|address| (*peer, address.clone())));
+    }
+    let named: BTreeSet<PeerId> = places.iter().map(|(peer, _)| *peer).collect();
+    if let Some(copy) = &copy {
+        places.extend(records::peers(copy.known_peers()?));
+    }
+    places.retain(|(peer, _)| Some(*peer) != own);
+    let mut calls: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
+    for (peer, address) in places {
+        if calls.len() < CALLS_MAX || calls.contains_key(&peer) {
+            calls.entry(peer).or_default().push(address);
+        }
+    }
+    let of_state = copy.map(|copy| copy.secret()).transpose()?.flatten();
+    let secret = ticket.and_then(|ticket| ticket.secret).or(of_state);
+    let mut key = [0u8; 32];
+    getrandom::fill(&mut key).context("no random numbers from the system")?;
+    let config = |port| NetworkConfig {
+        listen_at_any: true,
+        given: calls.values().flatten().cloned().collect(),
+        prologue: secret.map(|secret| secret.connection()),
+        ..NetworkConfig::new(key, None, network::everywhere(port))
+    };
+    let (network, port) = match Network::start(config(DEFAULT_PORT)).await {
+        Err(error) if error.is_occupied() => {
+            let free = Network::start(config(network::free_port()?)).await?;
+            (
+                free,
+                Finding::Note(format!(
+                    "port {DEFAULT_PORT}: taken, by a node that runs or another program; looked from another"
+                )),
+            )
+        }
+        other => (other?, Finding::Good(format!("port {DEFAULT_PORT}: free to listen on"))),
+    };
+    let mut findings = vec![port];
+    findings.extend(look(network, &calls, &named).await);
+    Ok(findings)
+}
+
+/// What became of the calls.
+#[derive(Default)]
+struct Calls {
+    /// Whether only through a relay.
+    reached: BTreeMap<PeerId, bool>,
+    failed: BTreeMap<PeerId, String>,
+}
+
+impl Calls {
+    /// Listens until nobody is left to wait for; who was reached may say more, until time is up.
+    async fn listen(&mut self, network: &mut Network, called: usize) {
+        while self.failed.len() < called {
+            match network.next().await {
+                Event::Connected(peer) => drop(self.reached.insert(peer, false)),
+                Event::Way { peer, is_relayed } => drop(self.reached.insert(peer, is_relayed)),
+                Event::DialFailed { peer, error } => drop(self.failed.insert(peer, error)),
+                _ => {}
+            }
+        }
+    }
+}
+
+async fn look(
+    mut network: Network,
+    calls: &BTreeMap<PeerId, Vec<Multiaddr>>,
+    named: &BTreeSet<PeerId>,
+) -> Vec<Finding> {
+    calls.iter().for_each(|(peer, addresses)| network.dial(*peer, addresses.clone()));
+    let mut outcome = Calls::default();
+    let _ = tokio::time::timeout(LOOK, outcome.listen(&mut network, calls.len())).await;
+    let Calls { reached, failed } = outcome;
+    let places = Places::of(&network);
+    let observed: Vec<Multiaddr> = network.observed().cloned().collect();
+    let mut findings = vec![addresses(&places)];
+    findings.extend(calls.iter().map(|(peer, addresses)| {
+        let at = addresses.first().map_or_else(String::new, |address| format!(" at {address}"));
+        match (reached.get(peer), failed.get(peer)) {
+            (Some(true), _) => Finding::Good(format!("machine {peer}: reached through a relay")),
+            (Some(false), _) => Finding::Good(format!("machine {peer}: reached{at}")),
+            (None, error) if !named.contains(peer) => Finding::Note(format!(
+                "machine {peer}{at}, of an earlier session: {}",
+                error.map_or("no answer", String::as_str)
+            )),
+            (None, error) => Finding::Bad(
+                format!("machine {peer}{at}: {}", error.map_or("no answer", String::as_str)),
+                "is its node running, and its port open? It may have moved: a new ticket says where it is".into(),
+            ),
+        }
+    }));
+    findings.push(router(&places, &observed));
+    findings.push(from_outside(&places, reached.len(), network.relays_known()));
+    network.close().await;
+    findings
+}
+
+fn addresses(places: &Places) -> Finding {
+    let own: Vec<String> = places.own().iter().map(ToString::to_string).collect();
+    match own.is_empty() {
+        true => Finding::Bad(
+            "addresses: none".into(),
+            "connect this machine to a network; a link-local address alone is not enough".into(),
+        ),
+        false => Finding::Good(format!("addresses: {}", own.join(", "))),
+    }
+}
+
+/// What a router between this machine and others does, by where they see it.
+fn router(places: &Places, observed: &[Multiaddr]) -> Finding {
+    let ip_of = |address: &Multiaddr| -> Option<IpAddr> {
+        let text = address.to_string();
+        text.split('/').nth(2)?.parse().ok()
+    };
+    let port_of = |address: &Multiaddr| address.iter().nth(1).map(|port| port.to_string());
+    let Some(first) = observed.first() else {
+        return Finding::Note(
+            "router: not known, since no machine outside was called; name one with --join or --bootstrap".into(),
+        );
+    };
+    if observed.iter().all(|seen| places.listening.iter().any(|own| ip_of(own) == ip_of(seen))) {
+        return Finding::Good("router: none that translates addresses".into());
+    }
+    let ports: BTreeSet<_> = observed.iter().map(port_of).collect();
+    let own_port = places.port().map(|port| format!("/tcp/{port}"));
+    match (ports.len(), observed.len()) {
+        (1, _) if port_of(first) == own_port => Finding::Good(format!(
+            "router: translates addresses and keeps ports (seen at {first}): direct connections can often be opened through it"
+        )),
+        (1, 1) => Finding::Note(format!("router: translates addresses and ports (seen at {first})")),
+        (1, _) => Finding::Good(format!(
+            "router: translates addresses, one port for all (seen at {first}): direct connections can often be opened through it"
+        )),
+        _ => Finding::Note(
+            "router: another port for every connection (symmetric): connections to other homes go through relays, which is enough for \
+             gradients"
+                .into(),
+        ),
+    }
+}
+
+/// Whether others could come here.
+fn from_outside(places: &Places, reached: usize, relays: usize) -> Finding {
+    let port = places.port().unwrap_or(DEFAULT_PORT);
+    let of_world = |address: &&Multiaddr| Scope::of(address) == Some(Scope::World);
+    if let Some(address) = places.reachable.first() {
+        return Finding::Good(format!("from outside: reachable at {address}; a node here relays for others"));
+    }
+    if reached == 0 {
+        return Finding::Note("from outside: not known, since nobody out there was reached".into());
+    }
+    let open = format!("pass TCP port {port} on to this machine in the router, and let it through the firewall");
+    match (places.listening.iter().find(of_world), relays) {
+        (_, 1..) => Finding::Note(format!(
+            "from outside: nobody came; {relays} relays are there, so a node here is reached through them. Direct: {open}"
+        )),
+        (Some(address), 0) => Finding::Bad(
+            format!("from outside: {address} is an address of the world, and nobody came"),
+            format!("let TCP port {port} through the firewall, or name a relay with --relay"),
+        ),
+        (None, 0) => Finding::Bad(
+            "from outside: nobody came, and no relay is known".into(),
+            format!("{open}, or name a relay with --relay (`node relay --help`)"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses_of(texts: &[&str]) -> Vec<Multiaddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn words(finding: &Finding) -> String {
+        match finding {
+            Finding::Good(what) => format!("good {what}"),
+            Finding::Note(what) => format!("note {what}"),
+            Finding::Bad(what, remedy) => format!("bad {what} {remedy}"),
+        }
+    }
+
+    #[test]
+    fn a_router_is_known_by_where_others_see_this_machine() {
+        let home = Places { listening: addresses_of(&["/ip4/192.168.1.7/tcp/9713"]), ..Places::default() };
+        let open = Places { listening: addresses_of(&["/ip4/203.0.113.5/tcp/9713"]), ..Places::default() };
+        for (places, observed, expected) in [
+            (&home, &[][..], "note router: not known"),
+            (&open, &["/ip4/203.0.113.5/tcp/9713"][..], "good router: none"),
+            (
+                &home,
+                &["/ip4/203.0.113.5/tcp/9713", "/ip4/203.0.113.5/tcp/9713"],
+                "good router: translates addresses and keeps",
+            ),
+            (
+                &home,
+                &["/ip4/203.0.113.5/tcp/40000", "/ip4/203.0.113.5/tcp/40000"],
+                "good router: translates addresses, one",
+            ),
+            (&home, &["/ip4/203.0.113.5/tcp/40000"], "note router: translates addresses and ports"),
+            (&home, &["/ip4/203.0.113.5/tcp/40000", "/ip4/203.0.113.5/tcp/40001"], "note router: another port"),
+        ] {
+            let found = words(&router(places, &addresses_of(observed)));
+            assert!(found.starts_with(expected), "{observed:?}: {found}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_comes_with_what_to_do() {
+        let home = Places { listening: addresses_of(&["/ip4/192.168.1.7/tcp/4000"]), ..Places::default() };
+        let world = Places { listening: addresses_of(&["/ip4/203.0.113.5/tcp/4000"]), ..Places::default() };
+        let reachable = Places { reachable: addresses_of(&["/ip4/203.0.113.5/tcp/4000"]), ..Places::default() };
+        for (finding, expected) in [
+            (from_outside(&reachable, 1, 0), "good from outside: reachable at /ip4/203.0.113.5"),
+            (from_outside(&home, 0, 0), "note from outside: not known"),
+            (from_outside(&home, 1, 2), "note from outside: nobody came; 2 relays"),
+            (from_outside(&home, 1, 0), "bad from outside: nobody came, and no relay is known pass TCP port 4000"),
+            (from_outside(&world, 1, 0), "bad from outside: /ip4/203.0.113.5/tcp/4000 is an address"),
+            (space("x", 5), "bad disk: 0.0 GB free at x free some"),
+            (space("x", 1 << 40), "good disk"),
+            (clock(SystemTime::UNIX_EPOCH), "bad clock"),
+            (clock(SystemTime::now()), "good clock"),
+            (addresses(&Places::default()), "bad addresses: none connect"),
+        ] {
+            let found = words(&finding);
+            assert!(found.starts_with(expected), "{found}");
+        }
+    }
+}

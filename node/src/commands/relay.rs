@@ -1,0 +1,141 @@
+//! `relay`: a machine that can be reached, for those of a run that cannot. It holds an identity and nothing of the run.
+
+use anyhow::{Context, Result};
+use protocol::{manifest::RunId, message::Response};
+use std::time::{Duration, Instant};
+
+use crate::{
+    cli::RelayArgs,
+    interrupt::{Interrupt, Wish},
+    network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope},
+    settings::{DEFAULT_PORT, parse_announced, parse_listen, parse_ticket},
+    storage::StateDir,
+};
+
+/// Machines of the run that are not connected are called this often.
+const CALL: Duration = Duration::from_secs(10);
+/// What is relayed is said this often, if it has changed.
+const SAY: Duration = Duration::from_secs(30);
+
+/// Relays until Ctrl-C.
+pub fn run(args: &RelayArgs) -> Result<()> {
+    let ticket = args.join.as_deref().map(parse_ticket).transpose()?;
+    let run = match &args.run {
+        Some(id) => Some(id.parse::<RunId>().map_err(anyhow::Error::msg).context("--run")?),
+        None => ticket.as_ref().map(|ticket| ticket.run),
+    };
+    let state = StateDir::create_or_open(&args.state)?;
+    let own = network::peer_id(state.secret_key())?;
+    let named = args.bootstrap.iter().map(|text| network::parse_bootstrap_of_another(text, own));
+    let mut known = named.collect::<Result<Vec<_>, _>>()?;
+    if let Some(ticket) = &ticket {
+        let others = ticket.machines.iter().filter(|(peer, _)| *peer != own);
+        known.extend(others.flat_map(|(peer, at)| at.iter().map(|address| (*peer, address.clone()))));
+    }
+    let listen = args.listen.iter().map(|text| parse_listen(text)).collect::<Result<Vec<_>>>()?;
+    let config = NetworkConfig {
+        listen_at_any: listen.is_empty(),
+        announced: args.announce.iter().map(|text| parse_announced(text)).collect::<Result<_>>()?,
+        given: known.iter().map(|(_, address)| address.clone()).collect(),
+        prologue: ticket.and_then(|ticket| ticket.secret).map(|secret| secret.connection()),
+        relays_only: true,
+        connections_max: CONNECTIONS_MAX,
+        ..NetworkConfig::new(
+            state.secret_key(),
+            run.map(|run| run.0),
+            if listen.is_empty() { network::everywhere(DEFAULT_PORT) } else { listen },
+        )
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut interrupt = Interrupt::install()?;
+    interrupt.take_over();
+    runtime.block_on(async {
+        let network = Network::start(config).await?;
+        match run {
+            Some(run) => tracing::info!("relaying for machines of run {run}"),
+            None => tracing::info!("relaying for whoever comes (--join or --run: for machines of one run only)"),
+        }
+        let mut relay = Relay { network, known, said: (0, 0), said_at: Instant::now(), told: Vec::new() };
+        tokio::select! {
+            () = relay.work() => {}
+            _ = interrupt.wait(Wish::Stay) => {}
+        }
+        tracing::info!("left; machines that were reached through this relay look for another");
+        relay.network.close().await;
+        Ok(())
+    })
+}
+
+/// Room for machines of a large run.
+const CONNECTIONS_MAX: u32 = 1_024;
+
+struct Relay {
+    network: Network,
+    /// Machines to call, and where.
+    known: Vec<(PeerId, Multiaddr)>,
+    /// Reservations and circuits that were said last, and when.
+    said: (usize, usize),
+    said_at: Instant,
+    /// Own addresses that were said.
+    told: Vec<Multiaddr>,
+}
+
+impl Relay {
+    async fn work(&mut self) {
+        let mut calls = tokio::time::interval(CALL);
+        calls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                event = self.network.next() => self.heard(event),
+                _ = calls.tick() => self.call(),
+                _ = looks.tick() => self.look(),
+            }
+        }
+    }
+
+    fn heard(&mut self, event: Event) {
+        match event {
+            // Nothing of the run is here.
+            Event::Request { responder, .. } => {
+                if let Ok(bytes) = Response::Unavailable.encode() {
+                    self.network.respond(responder, bytes);
+                }
+            }
+            Event::DialFailed { peer, error } => tracing::debug!(%peer, %error, "a machine of the run is not there"),
+            Event::NotListening(error) => crate::say::not_listening(&error),
+            _ => {}
+        }
+    }
+
+    fn call(&mut self) {
+        let connected: Vec<PeerId> = self.network.connected().copied().collect();
+        let mut peers: Vec<PeerId> = self.known.iter().map(|(peer, _)| *peer).collect();
+        peers.dedup();
+        for peer in peers.into_iter().filter(|peer| !connected.contains(peer)) {
+            let addresses = self.known.iter().filter(|(known, _)| *known == peer).map(|(_, address)| address.clone());
+            self.network.dial(peer, addresses.collect());
+        }
+    }
+
+    /// Says where it is, and what it does.
+    fn look(&mut self) {
+        let peer = self.network.peer_id();
+        let mut places: Vec<Multiaddr> = self.network.reachable_at().cloned().collect();
+        places.extend(self.network.listen_addresses());
+        let widest = places.iter().filter_map(Scope::of).max();
+        for address in places {
+            let is_of_use = Scope::of(&address).is_some_and(|scope| scope > Scope::Machine || widest == Some(scope));
+            if is_of_use && !self.told.contains(&address) {
+                tracing::info!("machines that nobody can call name this relay: node --relay {address}/p2p/{peer}");
+                self.told.push(address);
+            }
+        }
+        let relaying = self.network.relaying();
+        if relaying != self.said && self.said_at.elapsed() >= SAY {
+            (self.said, self.said_at) = (relaying, Instant::now());
+            let (machines, circuits) = relaying;
+            tracing::info!("reached through this relay: {machines} machines; {circuits} connections between them now");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `ticket`, `key`: what others need to let this machine in, or to come to it.
+
+use anyhow::{Context, Result};
+use protocol::signature::{Ed25519Signer, Signer as _};
+use std::{
+    fs,
+    io::{ErrorKind, IsTerminal, Write as _},
+};
+
+use crate::{
+    cli::{KeyArgs, TicketArgs},
+    hex::hex,
+    invitation::TICKET,
+    opened::Opened,
+    scan,
+    storage::{StateCopy, StateDir},
+    ticket::Ticket,
+};
+
+/// Prints the latest ticket of a state directory's node.
+pub fn ticket(args: &TicketArgs) -> Result<()> {
+    let file = args.state.join(TICKET);
+    let word = match fs::read_to_string(&file) {
+        Ok(word) => word.trim().to_owned(),
+        // A node that never listened has no place to name; its run can be found on the local network.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let opened = Opened::existing(&args.state)?;
+            eprintln!("this node has not run yet, so its ticket names no address: it works on the same local network");
+            Ticket { run: opened.run, secret: opened.state.secret()?, machines: Vec::new() }.encode()
+        }
+        Err(error) => return Err(error).with_context(|| file.display().to_string()),
+    };
+    let ticket = Ticket::parse(&word).with_context(|| file.display().to_string())?;
+    let mut out = std::io::stdout().lock();
+    let is_read_by_people = out.is_terminal() && !args.plain;
+    writeln!(out, "{word}")?;
+    if is_read_by_people {
+        writeln!(out, "\n{}\nOn another machine: node --join <this word>", scan::picture(&word)?)?;
+        if ticket.secret.is_some() {
+            writeln!(
+                out,
+                "The run is private: who has this word is in, for good. Pass it on as you would a password."
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints this machine's key. A new directory is made if there is none.
+pub fn key(args: &KeyArgs) -> Result<()> {
+    let secret_key = match StateDir::create_or_open(&args.state) {
+        Ok(state) => state.secret_key(),
+        // A node that runs holds the directory.
+        Err(error) => StateCopy::of(&args.state).map_err(|_| error)?.secret_key(),
+    };
+    println!("{}", hex(&Ed25519Signer::from_seed(&secret_key).key()));
+    Ok(())
+}

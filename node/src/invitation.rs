@@ -1,0 +1,152 @@
+//! What other machines need to join: where this one can be reached, as one word and as an address.
+
+use anyhow::{Context, Result};
+use libp2p::PeerId;
+use protocol::{manifest::RunId, secret::Secret};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use crate::{places::Places, say, ticket::Ticket};
+
+/// File in the state directory with the latest ticket.
+pub const TICKET: &str = "ticket";
+/// Other machines in a ticket, where this one cannot be called from everywhere.
+const OTHERS_MAX: usize = 2;
+
+/// Says how to join, whenever that changes.
+pub struct Invitation {
+    run: RunId,
+    peer: PeerId,
+    secret: Option<Secret>,
+    file: PathBuf,
+    places: Option<Places>,
+    /// Since when `places` are what they are, and unsaid.
+    unsaid: Option<Instant>,
+    /// What was said last.
+    said: Option<Ticket>,
+    said_at: Option<Instant>,
+    is_warned: bool,
+}
+
+impl Invitation {
+    /// The system names an interface's addresses one after the other.
+    const GATHER: Duration = Duration::from_millis(300);
+    /// Addresses that change all the time fill no log.
+    const AGAIN: Duration = Duration::from_secs(10);
+
+    /// To `run`, through the node `peer`. The ticket is kept in `state`.
+    pub fn new(run: RunId, peer: PeerId, secret: Option<Secret>, state: &Path) -> Self {
+        let (file, said) = (state.join(TICKET), None);
+        Self { run, peer, secret, file, places: None, unsaid: None, said, said_at: None, is_warned: false }
+    }
+
+    /// Where this machine can be reached has changed.
+    pub fn update(&mut self, places: Places) {
+        if self.places.as_ref() != Some(&places) {
+            self.places = Some(places);
+            self.unsaid = self.unsaid.or_else(|| Some(Instant::now()));
+        }
+    }
+
+    fn ticket(&self, places: &Places) -> Ticket {
+        let mut machines = vec![(self.peer, places.own())];
+        if places.reachable.is_empty() {
+            let others = places.others.iter().take(OTHERS_MAX);
+            machines.extend(others.map(|(peer, address)| (*peer, vec![address.clone()])));
+        }
+        Ticket { run: self.run, secret: self.secret, machines }
+    }
+
+    /// Says what was not said yet. Returns whether the ticket is another now.
+    pub fn say(&mut self) -> bool {
+        let is_due = |at: Option<Instant>, pause| at.is_some_and(|at| at.elapsed() >= pause);
+        let may_repeat = self.said_at.is_none() || is_due(self.said_at, Self::AGAIN);
+        if !is_due(self.unsaid, Self::GATHER) || !may_repeat {
+            return false;
+        }
+        self.unsaid = None;
+        let Some(places) = self.places.clone().filter(|places| !places.own().is_empty()) else { return false };
+        let ticket = self.ticket(&places);
+        let is_other = self.said.as_ref() != Some(&ticket);
+        if is_other {
+            self.said_at = Some(Instant::now());
+            if let Err(error) = write(&self.file, &ticket.encode()) {
+                tracing::warn!("the ticket is not written down ({error:#}); `node ticket` will not print it");
+            }
+            // Machines that stand in for this one come and go.
+            let is_news = self.said.as_ref().is_none_or(|said| said.machines.first() != ticket.machines.first());
+            if is_news {
+                say::invitation(&ticket, &places, self.said.is_some());
+            }
+            self.said = Some(ticket);
+        }
+        if !places.is_far() && !places.is_alone() && !std::mem::replace(&mut self.is_warned, true) {
+            say::not_reachable(&places);
+        }
+        is_other
+    }
+
+    /// The ticket of an open run, for all to see.
+    pub fn public(&self) -> Option<String> {
+        self.said.as_ref().filter(|_| self.secret.is_none()).map(Ticket::encode)
+    }
+}
+
+/// Writes a ticket, which may hold a secret: nobody else may read it.
+fn write(file: &Path, ticket: &str) -> Result<()> {
+    let new = file.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(&new).and_then(|mut out| out.write_all(format!("{ticket}\n").as_bytes()));
+    written.and_then(|()| fs::rename(&new, file)).with_context(|| file.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOME: &str = "/ip4/192.168.1.7/tcp/9713";
+    const WORLD: &str = "/ip4/203.0.113.5/tcp/9713";
+
+    fn home() -> Places {
+        Places { listening: vec![HOME.parse().unwrap()], ..Places::default() }
+    }
+
+    #[test]
+    fn a_ticket_is_said_when_it_changes_and_kept_where_nobody_else_reads_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (peer, secret) = (crate::network::peer_id([1; 32]).unwrap(), Secret([3; 16]));
+        let mut invitation = Invitation::new(RunId([2; 32]), peer, Some(secret), directory.path());
+        let settle = |invitation: &mut Invitation| {
+            for at in [&mut invitation.unsaid, &mut invitation.said_at] {
+                *at = at.map(|at| at - Invitation::AGAIN);
+            }
+        };
+        assert!(!invitation.say());
+        let home = home();
+        invitation.update(home.clone());
+        assert!(!invitation.say(), "more may follow");
+        settle(&mut invitation);
+        assert!(invitation.say() && !invitation.say());
+        let file = directory.path().join(TICKET);
+        let ticket = Ticket::parse(&fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!((ticket.secret, ticket.machines[0].0), (Some(secret), peer));
+        #[cfg(unix)]
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions()) & 0o77, 0);
+        assert_eq!(invitation.public(), None, "a secret is nothing for a page");
+        let other = crate::network::peer_id([4; 32]).unwrap();
+        invitation.update(Places { others: vec![(other, WORLD.parse().unwrap())], ..home.clone() });
+        settle(&mut invitation);
+        assert!(invitation.say());
+        let ticket = Ticket::parse(&fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!(ticket.machines[1].0, other, "one that can be reached stands in for this one");
+        invitation.update(home);
+        assert!(!invitation.say(), "addresses that come and go are not said all the time");
+    }
+}

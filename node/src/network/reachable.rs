@@ -1,0 +1,124 @@
+//! Whether this machine can be called from outside, and where.
+//!
+//! A direct connection that somebody out there opened is the proof: its local address, if that is one of the world, or
+//! what the caller says it called (a router passes a port on). AutoNAT asks others to call back, for machines that only
+//! ever call themselves. Who can be reached relays for others; who cannot is reached through them.
+
+use libp2p::{
+    Multiaddr, PeerId, core::ConnectedPoint, identify, multiaddr::Protocol, relay::Status, swarm::ConnectionId,
+};
+use std::time::Instant;
+
+use super::{
+    Event, Network,
+    address::{ip, is_relayed, without_peer},
+    scope::Scope,
+};
+
+/// Addresses at which this machine can be reached that are kept.
+const ADDRESSES_MAX: usize = 8;
+
+fn is_of_world(address: &Multiaddr) -> bool {
+    !is_relayed(address) && Scope::of(address) == Some(Scope::World)
+}
+
+impl Network {
+    /// Where others can call this machine directly, as far as somebody did.
+    pub fn reachable_at(&self) -> impl Iterator<Item = &Multiaddr> {
+        self.swarm.external_addresses().filter(|address| is_of_world(address))
+    }
+
+    /// Where this machine is reached through relays.
+    pub fn relayed_at(&self) -> impl Iterator<Item = &Multiaddr> {
+        self.relays.addresses()
+    }
+
+    /// A connection stands that somebody else opened.
+    pub(super) fn note_caller(&mut self, peer: &PeerId, endpoint: &ConnectedPoint) {
+        let ConnectedPoint::Listener { local_addr, send_back_addr } = endpoint else { return };
+        // One that was punched through a router shows nothing of strangers' chances.
+        let was_punched = self.links.has_circuit(peer);
+        if is_of_world(local_addr) && is_of_world(send_back_addr) && !was_punched {
+            self.is_reachable_at(local_addr.clone());
+        }
+    }
+
+    /// A peer says where it called this machine, or where it sees it.
+    pub(super) fn note_observed(&mut self, peer: &PeerId, connection: ConnectionId, info: &identify::Info) {
+        let observed = without_peer(&info.observed_addr);
+        let is_outside = self.links.remote(peer).is_some_and(is_of_world);
+        if !is_outside || !is_of_world(&observed) || self.links.has_circuit(peer) {
+            return;
+        }
+        if self.links.is_inbound(peer, connection) {
+            let port = observed.iter().nth(1);
+            if matches!(port, Some(Protocol::Tcp(1..))) && observed.iter().count() == 2 {
+                self.is_reachable_at(observed);
+            }
+            return;
+        }
+        self.observed.insert(*peer, observed.clone());
+        // A call from here is seen to come from where this machine is now.
+        let Some(now_at) = ip(&observed) else { return };
+        let is_old = |address: &&Multiaddr| {
+            ip(address).is_some_and(|ip| ip != now_at && ip.is_ipv4() == now_at.is_ipv4() && !self.listens_at(ip))
+        };
+        let old: Vec<Multiaddr> = self.reachable_at().filter(is_old).cloned().collect();
+        self.not_reachable_at(&old);
+    }
+
+    fn listens_at(&self, at: std::net::IpAddr) -> bool {
+        self.swarm.listeners().any(|address| ip(address) == Some(at))
+    }
+
+    fn is_reachable_at(&mut self, address: Multiaddr) {
+        if self.swarm.external_addresses().filter(|known| !is_relayed(known)).count() < ADDRESSES_MAX {
+            self.swarm.add_external_address(address);
+            self.on_reachability();
+        }
+    }
+
+    /// What others found out about this machine's addresses is old.
+    pub(super) fn forget_reachability(&mut self) {
+        let all: Vec<Multiaddr> = self.reachable_at().cloned().collect();
+        self.not_reachable_at(&all);
+    }
+
+    fn not_reachable_at(&mut self, addresses: &[Multiaddr]) {
+        let seen = addresses.iter().filter(|address| !self.announced.contains(address));
+        seen.for_each(|address| self.swarm.remove_external_address(address));
+        if !addresses.is_empty() {
+            self.on_reachability();
+        }
+    }
+
+    /// Relays if this machine can be reached, and is relayed if not.
+    pub(super) fn on_reachability(&mut self) {
+        let reachable = self.relays_only || self.reachable_at().next().is_some();
+        if self.is_reachable != reachable {
+            self.is_reachable = reachable;
+            let status = if reachable { Status::Enable } else { Status::Disable };
+            self.swarm.behaviour_mut().relay.set_status(Some(status));
+            if reachable {
+                for listener in self.relays.take_all() {
+                    self.swarm.remove_listener(listener);
+                }
+            }
+        }
+        self.events.push_back(Event::Reachable);
+    }
+
+    /// Asks for reservations that are missing.
+    pub(super) fn look_for_relays(&mut self) {
+        if self.is_reachable || !self.listens {
+            return;
+        }
+        let now = Instant::now();
+        for (relay, circuit) in self.relays.wanted(now) {
+            match self.swarm.listen_on(circuit) {
+                Ok(listener) => self.relays.asked(listener, relay),
+                Err(_) => self.relays.refused(&relay, now),
+            }
+        }
+    }
+}

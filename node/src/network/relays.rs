@@ -1,0 +1,269 @@
+//! Which relays this node is reached through, as long as nobody can call it directly.
+//!
+//! Every node that can be reached relays for others, so that there is no special machine to lose. A node that cannot be
+//! reached keeps a reservation at more than one of them, those that people named first, and takes others when some go.
+
+use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, multiaddr::Protocol, relay};
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
+
+use super::scope::Scope;
+
+/// Reservations that a node keeps, beside those at relays that people named.
+const RESERVATIONS: usize = 2;
+/// A relay that refused, or went away, is asked again after this.
+const RETRY: Duration = Duration::from_secs(20);
+/// The same for those that people named, which may just be starting.
+const RETRY_NAMED: Duration = Duration::from_secs(4);
+/// Relays that are remembered.
+const KNOWN_MAX: usize = 64;
+
+/// Bytes of one circuit, both ways together: gradients of hours, and no base model. It is opened anew after that.
+const CIRCUIT_BYTES_MAX: u64 = 16 << 20;
+/// A circuit lasts this long, then it is opened anew.
+const CIRCUIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Circuits that one node, and one address, may open at once; each gets one more a minute.
+const CIRCUITS_AT_ONCE: u32 = 32;
+const CIRCUITS_AT_ONCE_PER_IP: u32 = 256;
+const CIRCUIT_EACH: Duration = Duration::from_secs(60);
+const RESERVATION: Duration = Duration::from_secs(60 * 60);
+
+/// What this node relays for others: a trainer beside its own work, or one that does nothing else.
+pub fn limits(relays_only: bool) -> relay::Config {
+    let (reservations, circuits) = if relays_only { (1_024, 4_096) } else { (128, 512) };
+    let rate = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+    let config = relay::Config {
+        max_reservations: reservations,
+        max_reservations_per_peer: 4,
+        reservation_duration: RESERVATION,
+        reservation_rate_limiters: Vec::new(),
+        max_circuits: circuits,
+        max_circuits_per_peer: 64,
+        max_circuit_duration: CIRCUIT_MAX,
+        max_circuit_bytes: CIRCUIT_BYTES_MAX,
+        circuit_src_rate_limiters: Vec::new(),
+    };
+    config
+        .reservation_rate_per_peer(rate(CIRCUITS_AT_ONCE), CIRCUIT_EACH)
+        .reservation_rate_per_ip(rate(CIRCUITS_AT_ONCE_PER_IP), CIRCUIT_EACH)
+        .circuit_src_per_peer(rate(CIRCUITS_AT_ONCE), CIRCUIT_EACH)
+        .circuit_src_per_ip(rate(CIRCUITS_AT_ONCE_PER_IP), CIRCUIT_EACH)
+}
+
+/// What goes through this node as a relay.
+#[derive(Default)]
+pub struct Relaying {
+    reservations: HashSet<PeerId>,
+    circuits: usize,
+}
+
+impl Relaying {
+    /// Takes note of what the relay did.
+    pub fn note(&mut self, event: &relay::Event) {
+        match event {
+            relay::Event::ReservationReqAccepted { src_peer_id, .. } => drop(self.reservations.insert(*src_peer_id)),
+            relay::Event::ReservationClosed { src_peer_id } | relay::Event::ReservationTimedOut { src_peer_id } => {
+                self.reservations.remove(src_peer_id);
+            }
+            relay::Event::CircuitReqAccepted { .. } => self.circuits += 1,
+            relay::Event::CircuitClosed { .. } => self.circuits = self.circuits.saturating_sub(1),
+            _ => {}
+        }
+    }
+
+    /// Machines with a reservation, and circuits.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.reservations.len(), self.circuits)
+    }
+}
+
+/// A node that relays.
+struct Known {
+    /// Where it is called, without its peer id.
+    address: Multiaddr,
+    is_named: bool,
+    /// Not asked before this.
+    rests_until: Option<Instant>,
+}
+
+/// A reservation, or the question for one.
+struct Reservation {
+    relay: PeerId,
+    /// Where this node is reached through it, once it is granted.
+    address: Option<Multiaddr>,
+}
+
+/// See the module's documentation.
+#[derive(Default)]
+pub struct Relays {
+    known: HashMap<PeerId, Known>,
+    reservations: HashMap<ListenerId, Reservation>,
+}
+
+impl Relays {
+    /// With those that people named.
+    pub fn new(named: &[(PeerId, Multiaddr)]) -> Self {
+        let known = named
+            .iter()
+            .map(|(peer, address)| (*peer, Known { address: address.clone(), is_named: true, rests_until: None }));
+        Self { known: known.collect(), reservations: HashMap::new() }
+    }
+
+    /// How many relays are known.
+    pub fn known(&self) -> usize {
+        self.known.len()
+    }
+
+    /// A connected node says whether it relays; `address`: where it was called or is.
+    pub fn offers(&mut self, peer: PeerId, address: &Multiaddr, relays: bool) {
+        // From nearer than the world nobody else could come through it who could not come directly.
+        let is_useful = relays && Scope::of(address) == Some(Scope::World);
+        let has_room = self.known.len() < KNOWN_MAX;
+        match self.known.get_mut(&peer) {
+            Some(known) if known.is_named => {}
+            Some(known) if is_useful => known.address = address.clone(),
+            Some(_) => drop(self.known.remove(&peer)),
+            None if is_useful && has_room => {
+                let known = Known { address: address.clone(), is_named: false, rests_until: None };
+                self.known.insert(peer, known);
+            }
+            None => {}
+        }
+    }
+
+    /// The last connection to a node is gone.
+    pub fn gone(&mut self, peer: &PeerId) {
+        if self.known.get(peer).is_some_and(|known| !known.is_named) {
+            self.known.remove(peer);
+        }
+    }
+
+    /// Where to listen now: at relays that people named, and at as many others as are missing.
+    pub fn wanted(&self, now: Instant) -> Vec<(PeerId, Multiaddr)> {
+        let asked: HashSet<PeerId> = self.reservations.values().map(|reservation| reservation.relay).collect();
+        let missing = RESERVATIONS.saturating_sub(asked.len());
+        let is_free = |(peer, known): &(&PeerId, &Known)| {
+            !asked.contains(*peer) && known.rests_until.is_none_or(|until| until <= now)
+        };
+        // Hash maps have an order of their own in every process: so nodes spread over the relays.
+        let (named, others): (Vec<_>, Vec<_>) =
+            self.known.iter().filter(is_free).partition(|(_, known)| known.is_named);
+        let missing = missing.saturating_sub(named.len());
+        let at = |(peer, known): (&PeerId, &Known)| {
+            let circuit = known.address.clone().with(Protocol::P2p(*peer)).with(Protocol::P2pCircuit);
+            (*peer, circuit)
+        };
+        named.into_iter().chain(others.into_iter().take(missing)).map(at).collect()
+    }
+
+    /// A relay was asked.
+    pub fn asked(&mut self, listener: ListenerId, relay: PeerId) {
+        self.reservations.insert(listener, Reservation { relay, address: None });
+    }
+
+    /// It could not even be asked.
+    pub fn refused(&mut self, relay: &PeerId, now: Instant) {
+        if let Some(known) = self.known.get_mut(relay) {
+            known.rests_until = Some(now + if known.is_named { RETRY_NAMED } else { RETRY });
+        }
+    }
+
+    /// A relay granted a reservation, and says that this node is reached at `address` now. False if the listener is none
+    /// at a relay.
+    pub fn granted(&mut self, listener: ListenerId, address: &Multiaddr) -> bool {
+        let Some(reservation) = self.reservations.get_mut(&listener) else { return false };
+        // What it lists beside where it was called is for those who are nearer to it.
+        let called = self.known.get(&reservation.relay).and_then(|known| Scope::of(&known.address));
+        if reservation.address.is_none() || Scope::of(address) >= called {
+            reservation.address = Some(address.clone());
+        }
+        true
+    }
+
+    /// A reservation ended. Returns its relay, if it was granted before; None if there was none, or the relay refused.
+    pub fn ended(&mut self, listener: ListenerId, now: Instant) -> Option<PeerId> {
+        let reservation = self.reservations.remove(&listener)?;
+        self.refused(&reservation.relay, now);
+        reservation.address.map(|_| reservation.relay)
+    }
+
+    /// Whether a listener is one at a relay.
+    pub fn has(&self, listener: ListenerId) -> bool {
+        self.reservations.contains_key(&listener)
+    }
+
+    /// All reservations, to be given up: this node can be reached directly.
+    pub fn take_all(&mut self) -> Vec<ListenerId> {
+        self.reservations.drain().map(|(listener, _)| listener).collect()
+    }
+
+    /// Where this node is reached through relays.
+    pub fn addresses(&self) -> impl Iterator<Item = &Multiaddr> {
+        self.reservations.values().filter_map(|reservation| reservation.address.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: u8) -> Multiaddr {
+        format!("/ip4/198.51.100.{number}/tcp/9713").parse().unwrap()
+    }
+
+    fn relays_of(wanted: Vec<(PeerId, Multiaddr)>) -> HashSet<PeerId> {
+        wanted.into_iter().map(|(peer, _)| peer).collect()
+    }
+
+    #[test]
+    fn more_than_one_relay_is_kept_and_another_takes_the_place_of_one_that_goes() {
+        let (mut relays, now) = (Relays::default(), Instant::now());
+        let peers: Vec<PeerId> = (0..4).map(|_| PeerId::random()).collect();
+        for (number, peer) in peers.iter().enumerate() {
+            relays.offers(*peer, &address(number as u8), true);
+        }
+        let first = relays.wanted(now);
+        assert_eq!(first.len(), RESERVATIONS);
+        let listeners: Vec<ListenerId> = first.iter().map(|_| ListenerId::next()).collect();
+        for (listener, (peer, circuit)) in listeners.iter().zip(&first) {
+            assert!(circuit.to_string().ends_with(&format!("/p2p/{peer}/p2p-circuit")));
+            relays.asked(*listener, *peer);
+            assert!(relays.granted(*listener, circuit));
+        }
+        assert!(relays.wanted(now).is_empty());
+        assert_eq!(relays.addresses().count(), RESERVATIONS);
+        assert_eq!(relays.ended(listeners[0], now), Some(first[0].0));
+        let next = relays_of(relays.wanted(now));
+        assert!(next.len() == 1 && !next.contains(&first[0].0) && !next.contains(&first[1].0));
+        assert!(relays_of(relays.wanted(now + RETRY)).is_subset(&peers.iter().copied().collect()));
+        assert_eq!(relays.take_all().len(), 1);
+    }
+
+    #[test]
+    fn relays_that_people_named_are_always_asked_and_those_that_are_near_or_gone_are_not() {
+        let (named, near, far) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let mut relays = Relays::new(&[(named, address(1))]);
+        let now = Instant::now();
+        relays.offers(near, &"/ip4/192.168.1.7/tcp/9713".parse().unwrap(), true);
+        relays.offers(far, &address(2), true);
+        assert_eq!(relays_of(relays.wanted(now)), HashSet::from([named, far]));
+        relays.offers(far, &address(2), false);
+        relays.gone(&named);
+        assert_eq!(relays_of(relays.wanted(now)), HashSet::from([named]));
+        relays.refused(&named, now);
+        assert!(relays.wanted(now).is_empty());
+        assert_eq!(relays_of(relays.wanted(now + RETRY_NAMED)), HashSet::from([named]));
+    }
+
+    #[test]
+    fn what_strangers_offer_is_bounded() {
+        let mut relays = Relays::default();
+        for _ in 0..10 * KNOWN_MAX {
+            relays.offers(PeerId::random(), &address(3), true);
+        }
+        assert_eq!(relays.known.len(), KNOWN_MAX);
+    }
+}
