@@ -66,6 +66,9 @@ impl Network {
                 }
                 if num_established.get() == 1 {
                     self.events.push_back(Event::Connected(peer_id));
+                    if self.refused.contains(&peer_id) {
+                        self.part_with(peer_id);
+                    }
                 }
                 if is_other_way || num_established.get() == 1 && self.links.is_relayed(&peer_id) {
                     self.events.push_back(Event::Way { peer: peer_id, is_relayed: self.links.is_relayed(&peer_id) });

@@ -62,6 +62,8 @@ const UPKEEP: Duration = Duration::from_millis(500);
 const NAMING_MAX: Duration = Duration::from_secs(5);
 /// A peer that is parted with still gets what is on its way to it.
 const PARTING: Duration = Duration::from_secs(3);
+/// A peer that is refused for good gets this long to hear why: neighbours compare what they hold every ten seconds.
+const HEARING: Duration = Duration::from_secs(15);
 /// Connections get this long to close in an orderly way. Nothing depends on it: the other end notices anyhow.
 const CLOSING_MAX: Duration = Duration::from_millis(300);
 
@@ -169,7 +171,7 @@ pub struct Network {
     relaying: relays::Relaying,
     /// Peers to disconnect from, and when.
     parting: HashMap<PeerId, Instant>,
-    /// Those among them that may not come again.
+    /// Those that may not come again, once they have been heard out.
     refused: HashSet<PeerId>,
     /// Connected peers and the address to call them at.
     addresses: HashMap<PeerId, Multiaddr>,
@@ -348,15 +350,17 @@ impl Network {
         self.parting.entry(peer).or_insert_with(|| Instant::now() + PARTING);
     }
 
-    /// The same, and it may not come again.
+    /// The run has parted with a peer: it is heard out once, long enough to learn why, and does not come again after
+    /// that.
     pub fn refuse(&mut self, peer: PeerId) {
-        match self.swarm.is_connected(&peer) {
-            true => {
-                self.refused.insert(peer);
-                self.hang_up(peer);
-            }
-            false => self.block(peer),
+        self.refused.insert(peer);
+        if self.swarm.is_connected(&peer) {
+            self.part_with(peer);
         }
+    }
+
+    fn part_with(&mut self, peer: PeerId) {
+        self.parting.insert(peer, Instant::now() + HEARING);
     }
 
     /// Sends a gossip message to the run. What is larger than a frame of gossipsub is refused.

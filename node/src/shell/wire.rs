@@ -43,7 +43,8 @@ impl Wire {
     pub async fn open(&mut self, config: NetworkConfig) -> Result<Input, StartError> {
         self.close().await;
         let mut network = Network::start(config).await?;
-        self.nodes.banned().chain(self.withdrawn.iter().copied()).for_each(|peer| network.block(peer));
+        self.nodes.banned().for_each(|peer| network.block(peer));
+        self.withdrawn.iter().for_each(|peer| network.refuse(*peer));
         self.network = Some(network);
         Ok(Input::NetworkOpened)
     }

@@ -69,6 +69,8 @@ fn moment(second: u64, machines: u64) -> Snapshot {
     let total = 45 * second * machines;
     let rate = |base: f64| base * (0.9 + 0.2 * noise(second));
     Snapshot {
+        ticket: Some("onebyte1qqqqqqqq".into()),
+        private: false,
         version: VERSION,
         time_ms: 1_764_000_000_000 + 1_000 * second,
         uptime_seconds: second as f64,
