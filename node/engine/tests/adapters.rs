@@ -170,7 +170,7 @@ fn gradients_of_adapters_agree_with_central_differences() {
         for (name, gradient) in &found {
             let tensor = &trained[name];
             let values = tensor.copy().unwrap();
-            let sign = |i: usize| if (i * i + i / 3) % 2 == 0 { 1f32 } else { -1.0 };
+            let sign = |i: usize| if (i * i + i / 3).is_multiple_of(2) { 1f32 } else { -1.0 };
             let signs: Vec<f32> = (0..gradient.len()).map(sign).collect();
             let along: f64 = gradient.iter().zip(&signs).map(|(g, z)| f64::from(g * z)).sum();
             let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();

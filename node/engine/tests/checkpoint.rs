@@ -239,6 +239,8 @@ fn what_cannot_be_trained_is_refused_with_its_conversion() {
     fs::rename(directory.path().join("model.safetensors"), directory.path().join("model-Q4_1.gguf")).unwrap();
     let refused = error(directory.path());
     assert!(refused.contains("gguf_file=\"model-Q4_1.gguf\"") && refused.contains("save_pretrained"), "{refused}");
+    let named = error(&directory.path().join("model-Q4_1.gguf"));
+    assert!(named.contains("gguf_file=\"model-Q4_1.gguf\"") && named.contains("save_pretrained"), "{named}");
     let mut quantised = weights(&config(true));
     let name = "model.layers.0.mlp.up_proj.weight";
     quantised.insert(name.into(), Tensor::zeros((12, 8), DType::U8, &Device::Cpu).unwrap());
@@ -338,6 +340,9 @@ fn names_may_lack_their_prefix_or_have_another_before_it() {
     }
 }
 
+/// What is done to a sound directory, and what its refusal must say.
+type Case<'a> = (&'a dyn Fn(&Path), &'a [&'a str]);
+
 /// Each was once told to be downloaded again, or to have a header of 2336927755350992246 bytes.
 #[test]
 fn what_is_no_checkpoint_is_called_by_its_name_with_the_remedy() {
@@ -390,7 +395,7 @@ fn what_is_no_checkpoint_is_called_by_its_name_with_the_remedy() {
         std::os::unix::fs::symlink("../../blobs/5f3e", path.join("model.safetensors")).unwrap();
     };
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1044992\n";
-    let cases: [(&dyn Fn(&Path), &[&str]); 19] = [
+    let cases: [Case; 19] = [
         (&adapter, &["is an adapter (PEFT)", "owner/base", "merge_and_unload()"]),
         (&beside, &["is an adapter (PEFT)", "merge_and_unload()"]),
         (&trainer, &["checkpoint-500", "give the directory of one"]),

@@ -441,7 +441,7 @@ fn trained(settings: &Settings, checkpoint: &Checkpoint) -> Result<(Trained, Opt
     let adapters = AdapterSettings::new(rank, alpha, &names, &*architecture);
     let adapters = adapters.with_context(|| format!("--lora {rank}, --train {text}"))?;
     let halves = adapters.halves(&*architecture)?;
-    let weights: u64 = halves.iter().map(|(_, _, shape, _)| count(shape)).sum();
+    let weights: u64 = halves.iter().map(|half| count(&half.shape)).sum();
     tracing::info!(
         "--lora {rank}: adapters of {} linear layers, {weights} weights beside the base's {all}, which stay as they are",
         adapters.layers.len()

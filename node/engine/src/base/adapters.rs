@@ -29,6 +29,20 @@ pub struct AdapterSettings {
     pub layers: BTreeSet<String>,
 }
 
+/// One of the two matrices of an adapter.
+pub struct AdapterHalf<'a> {
+    /// Of the tensor.
+    pub name: String,
+    /// Which of the two.
+    pub half: Half,
+    /// [rank, inputs] of A, [outputs, rank] of B.
+    pub shape: [usize; 2],
+    /// Of the layer.
+    pub inputs: usize,
+    /// The linear layer, without `.weight`.
+    pub layer: &'a str,
+}
+
 impl AdapterSettings {
     /// Adapters of those of `names` that are linear layers of attention or MLPs; `alpha` as PEFT has it. Errors if
     /// there are none, or if a number is out of bounds.
@@ -49,18 +63,18 @@ impl AdapterSettings {
         Ok(Self { rank, scaling, layers })
     }
 
-    /// Both halves of each: name, half, shape, layer.
-    pub fn halves(&self, architecture: &dyn Architecture) -> Result<Vec<(String, Half, [usize; 2], &str)>> {
+    /// Both halves of each, in the order of their names.
+    pub fn halves(&self, architecture: &dyn Architecture) -> Result<Vec<AdapterHalf<'_>>> {
         let mut halves = Vec::new();
         for layer in &self.layers {
             let shape = linear_shape(&format!("{layer}.weight"), architecture);
             let (outputs, inputs) = shape.with_context(|| format!("{layer} is no linear layer of the model"))?;
             let rank = self.rank as usize;
             for (half, shape) in [(Half::A, [rank, inputs]), (Half::B, [outputs, rank])] {
-                halves.push((format!("{layer}{}", half.suffix()), half, shape, layer.as_str()));
+                halves.push(AdapterHalf { name: format!("{layer}{}", half.suffix()), half, shape, inputs, layer });
             }
         }
-        halves.sort_by(|a, b| a.0.cmp(&b.0));
+        halves.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(halves)
     }
 
@@ -87,8 +101,7 @@ impl AdapterSettings {
             sizes.insert(layer.as_str(), rms);
         }
         let rms_all = (squares / f64::max(elements, 1.0)).sqrt().max(f64::MIN_POSITIVE);
-        let row = |(name, half, shape, layer): (String, Half, [usize; 2], &str)| {
-            let [_, inputs] = linear_inputs(half, shape, layer, architecture);
+        let row = |AdapterHalf { name, half, shape, inputs, layer }: AdapterHalf<'_>| {
             let begins = 1.0 / (3.0 * inputs as f64).sqrt();
             let scale = match half {
                 Half::A => begins / rms_all,
@@ -115,14 +128,6 @@ impl AdapterSettings {
 /// Q16, at least the smallest number above 0.
 fn fixed(value: f64) -> u32 {
     (value * f64::from(ADAPTER_ONE)).round().max(1.0) as u32
-}
-
-/// [rank, inputs of the layer].
-fn linear_inputs(half: Half, shape: [usize; 2], layer: &str, architecture: &dyn Architecture) -> [usize; 2] {
-    match half {
-        Half::A => shape,
-        Half::B => [shape[1], linear_shape(&format!("{layer}.weight"), architecture).map_or(1, |(_, inputs)| inputs)],
-    }
 }
 
 /// (outputs, inputs) of the linear layer whose weight is called `name`, if it is one of attention or of an MLP.

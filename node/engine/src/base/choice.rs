@@ -18,7 +18,6 @@ impl Trained {
         let mut chosen = BTreeSet::new();
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             let is_meant = meaning(item, architecture)?;
-            let before = chosen.len();
             let mut found = names.iter().filter(|name| is_meant(name)).peekable();
             ensure!(
                 found.peek().is_some(),
@@ -27,16 +26,18 @@ impl Trained {
                 names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ")
             );
             chosen.extend(found.cloned());
-            debug_assert!(chosen.len() >= before);
         }
         ensure!(!chosen.is_empty(), "it names no tensor; say what to train, for example attention or last:4");
         Ok(if chosen.len() == names.len() { Self::All } else { Self::Only(chosen) })
     }
 }
 
+/// Whether a tensor of this name is meant.
+type Meaning<'a> = Box<dyn Fn(&str) -> bool + 'a>;
+
 /// Whether a tensor is one of those that `item` means.
-fn meaning<'a>(item: &'a str, architecture: &'a dyn Architecture) -> Result<Box<dyn Fn(&str) -> bool + 'a>> {
-    let of = |part: Part| -> Box<dyn Fn(&str) -> bool + 'a> { Box::new(move |name| architecture.part(name) == part) };
+fn meaning<'a>(item: &'a str, architecture: &'a dyn Architecture) -> Result<Meaning<'a>> {
+    let of = |part: Part| -> Meaning<'a> { Box::new(move |name| architecture.part(name) == part) };
     Ok(match item {
         "all" => Box::new(|_| true),
         "attention" => of(Part::Attention),

@@ -19,7 +19,7 @@ use protocol::manifest::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use adapters::{AdapterSettings, export_adapters, merged};
+pub use adapters::{AdapterHalf, AdapterSettings, export_adapters, merged};
 use chunks::ChunkHasher;
 pub use chunks::chunks_root;
 pub use string::{Written, files_within};
@@ -101,7 +101,7 @@ impl Base {
         let mut elements: BTreeMap<String, u64> = trained.iter().map(count).collect();
         if let Some(adapters) = &settings.adapters {
             let halves = adapters.halves(&*architecture)?.into_iter();
-            elements.extend(halves.map(|(name, _, [rows, columns], _)| (name, (rows * columns) as u64)));
+            elements.extend(halves.map(|half| (half.name, half.shape.iter().product::<usize>() as u64)));
         }
         let (groups, group_of) = groups::cut(&*architecture, &elements);
         let emphasis = |name: &str| architecture.emphasis(name);

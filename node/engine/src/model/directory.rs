@@ -14,7 +14,7 @@ use super::{
     checkpoint_header::read_header,
     files::OriginalFile,
     hub_cache::{by_name, check_link, hub_name, snapshot},
-    unusable::{check_content, without_config, without_tokenizer, without_weights},
+    unusable::{check_content, gguf, without_config, without_tokenizer, without_weights},
 };
 
 #[derive(Deserialize)]
@@ -28,6 +28,9 @@ pub fn find(path: &Path) -> Result<PathBuf> {
     if path.is_file() {
         check_content(path)?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".gguf")) {
+            bail!("{}", gguf(directory, name));
+        }
         bail!("{} is a file: give the directory that it is in, {}", path.display(), directory.display());
     }
     let named = match path.to_str() {

@@ -43,7 +43,7 @@ pub fn check_content(path: &Path) -> Result<()> {
             "is a PyTorch file under another name: in transformers, load its directory with from_pretrained(...), then \
              save_pretrained(...)"
         }
-        () if head.starts_with(b"GGUF") && !path.extension().is_some_and(|extension| extension == "gguf") => {
+        () if head.starts_with(b"GGUF") && path.extension().is_none_or(|extension| extension != "gguf") => {
             "is a GGUF file under another name; rename it to end in .gguf"
         }
         () => return Ok(()),
@@ -77,7 +77,7 @@ pub fn without_config(directory: &Path) -> String {
         );
     }
     if let Some(name) = ends(".gguf") {
-        return only_gguf(directory, name);
+        return gguf(directory, name);
     }
     let below = names.iter().filter(|name| directory.join(name).join("config.json").is_file());
     let below: Vec<&str> = below.map(String::as_str).collect();
@@ -104,9 +104,10 @@ fn adapter_only(directory: &Path) -> String {
     )
 }
 
-fn only_gguf(directory: &Path, name: &str) -> String {
+/// What to do with the GGUF file of this name in `directory`.
+pub fn gguf(directory: &Path, name: &str) -> String {
     format!(
-        "{place} has only {name}: GGUF files cannot be trained. Convert it: in transformers, load it with \
+        "{name} in {place}: GGUF files cannot be trained. Convert it: in transformers, load it with \
          from_pretrained(directory, gguf_file=\"{name}\", dtype=torch.float32), then save_pretrained(...), the tokenizer \
          likewise",
         place = directory.display()
@@ -144,7 +145,7 @@ pub fn without_weights(directory: &Path) -> String {
         return adapter_only(directory);
     }
     if let Some(name) = ends(&[".gguf"]) {
-        return only_gguf(directory, name);
+        return gguf(directory, name);
     }
     if let Some(name) = ends(&[".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"]) {
         return format!(
