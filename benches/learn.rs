@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use engine::{
     base::{self, BaseSettings, Started, Trained},
-    data::{self, Dataset},
+    data::Dataset,
     embedded,
     estimator::{Estimator, EstimatorName, Normalizer},
     model::{self, Checkpoint, SuffixModel, Tokenizer},
@@ -95,9 +95,11 @@ struct Options {
 
 impl Options {
     /// As the form of the data has it.
-    fn objective(&self) -> Result<ObjectiveLine> {
-        let has_choices = self.data.as_deref().map(data::are_choices).transpose()?.unwrap_or(false);
-        objective::line(has_choices, false)
+    fn objective(&self, checkpoint: &Checkpoint) -> Result<ObjectiveLine> {
+        let tokenizer = Tokenizer::of(checkpoint)?;
+        let data =
+            self.data.as_deref().map(|path| Dataset::load(path, &tokenizer, self.sequence_length)).transpose()?;
+        objective::line(data.is_some_and(|data| data.has_choices()), false)
     }
 
     fn hyperparameters(&self, planned_gradients: u64) -> Hyperparameters {
@@ -118,7 +120,7 @@ fn main() -> Result<()> {
         Some(directory) => Checkpoint::load(directory)?,
     };
     println!("{options:?}");
-    let measure = match options.objective()? {
+    let measure = match options.objective(&checkpoint)? {
         ObjectiveLine::Choices { .. } => "accuracy",
         _ => "bits/byte",
     };
@@ -149,7 +151,7 @@ impl Run {
         let forwards = options.forwards * FORWARD_TOKENS / (options.batch_size * options.sequence_length) as f64;
         let gradients = (forwards / forwards_per_gradient(estimator)).round() as u64 * options.machines;
         let settings = BaseSettings {
-            objective: options.objective()?,
+            objective: options.objective(&checkpoint)?,
             hyperparameters: options.hyperparameters(gradients.max(1)),
             schedule: parse_schedule(&options.schedule, gradients)?,
             ledger_samples_max: 1 << 32,
@@ -263,7 +265,7 @@ fn survey(checkpoint: Checkpoint, options: &Options) -> Result<()> {
         let ground = survey::Ground {
             checkpoint: checkpoint.clone(),
             data: &texts(&tokenizer, *seed, options)?.0,
-            objective: options.objective()?,
+            objective: options.objective(&checkpoint)?,
             hyperparameters: options.hyperparameters(1_000),
             trained: Trained::All,
             adapters: None,

@@ -23,6 +23,8 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr};
   node relay --join onebyte1…                            carry a run's bytes between machines that nobody can call
   node --model ./my-llama --data ./notes/                start a run on a Hugging Face checkpoint and own text
   node --http 127.0.0.1:8080                             the same, and show it in a browser
+  node --serve 127.0.0.1:8000                            the same, and talk with the model while it learns
+  node chat --state onebyte-state                        talk with the model afterwards
   node log show --state onebyte-state                    look at the gossip log
   node export --state onebyte-state --out ./tuned        write the model for Hugging Face transformers")]
 pub struct Cli {
@@ -48,6 +50,10 @@ pub enum Command {
     Export(ExportArgs),
     /// Continue a text
     Generate(GenerateArgs),
+    /// Talk with the model in the terminal
+    Chat(ChatArgs),
+    /// Let people and programs talk with the model over HTTP, as OpenAI clients do
+    Serve(ServeArgs),
     /// Withdraw a machine's samples, as the run's authority (see --authority)
     Revoke(RevokeArgs),
     /// Let a key contribute, as the authority of a run with --members by-authority
@@ -165,9 +171,12 @@ pub struct ReplayArgs {
     /// Evaluate them on the embedded held-out text
     #[arg(long)]
     pub eval: bool,
-    /// Evaluate them on this text: a file, a directory, or JSON Lines
+    /// Evaluate them on this text, in any form that `node --data` takes
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
+    /// How its rows are read.
+    #[command(flatten)]
+    pub columns: ColumnArgs,
     /// Tokens per window
     #[arg(long, default_value_t = 128)]
     pub sequence_length: usize,
@@ -234,15 +243,29 @@ pub struct LogDiffArgs {
     pub json: bool,
 }
 
+/// Which columns of rows are read.
+#[derive(Args, Debug, Default)]
+pub struct ColumnArgs {
+    /// Column of its rows that is the text [default: told by the columns' names]
+    #[arg(long, value_name = "NAME")]
+    pub text_field: Option<String>,
+    /// Text of a row, as a Jinja template over its columns; see `node --help`
+    #[arg(long, value_name = "JINJA")]
+    pub template: Option<String>,
+}
+
 /// What to evaluate on.
 #[derive(Args, Debug)]
 pub struct EvalArgs {
     /// Where.
     #[command(flatten)]
     pub state: StateArgs,
-    /// Text file, directory or JSON Lines; without it the run's embedded held-out text
+    /// Text, in any form that `node --data` takes; without it the run's embedded held-out text
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
+    /// How its rows are read.
+    #[command(flatten)]
+    pub columns: ColumnArgs,
     /// Windows or rows per batch
     #[arg(long, default_value_t = 8)]
     pub batch_size: usize,
@@ -308,6 +331,47 @@ pub struct GenerateArgs {
     /// Seed of the sampling
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+}
+
+/// Who talks.
+#[derive(Args, Debug)]
+pub struct ChatArgs {
+    /// Where.
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// With the weights at the best held-out point of this node's journal; it may be running
+    #[arg(long)]
+    pub best: bool,
+    /// What the model is told first, as the system
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Most tokens of an answer
+    #[arg(long, default_value_t = 512)]
+    pub tokens: usize,
+    /// 0 takes the likeliest token; higher is more varied [default: as the model's generation_config.json samples, else
+    /// 0.8]
+    #[arg(long)]
+    pub temperature: Option<f64>,
+    /// Seed of the sampling
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Whom to serve.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Where.
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// With the weights at the best held-out point of this node's journal; it may be running
+    #[arg(long)]
+    pub best: bool,
+    /// Address to answer at
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8000")]
+    pub address: SocketAddr,
+    /// Token (API key) that who asks must send [default: none on a loopback address, a random one elsewhere]
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<String>,
 }
 
 /// Whom to revoke.
@@ -463,13 +527,22 @@ pub struct RunArgs {
     /// What the adapters' product is multiplied by, times the rank, as PEFT has it [default: twice the rank]
     #[arg(long, value_name = "ALPHA", requires = "lora")]
     pub lora_alpha: Option<f64>,
-    /// Text to train on: a file, a directory, or JSON Lines with `text`, or `prompt` and `completion`, or `prompt`,
-    /// `choices` and `answer` (the index of the right one). It stays here
+    /// Text to train on: a file, a directory, a pipe, or `-` for standard input. It stays here. What it is is told by
+    /// its content: text, JSON, JSON Lines, CSV or TSV with a header, each as it is, gzip or zstd. Rows have `text`;
+    /// `prompt` and `completion`; `messages` or `conversations`; `instruction` and `output`, or `question` and
+    /// `answer`; or `prompt`, `choices` and `answer` (the index of the right one)
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// Held-out text [default: the last tenth of --data]
     #[arg(long, value_name = "PATH")]
     pub eval: Option<PathBuf>,
+    /// Column of the rows of --data and --eval that is the text [default: told by the columns' names]
+    #[arg(long, value_name = "NAME")]
+    pub text_field: Option<String>,
+    /// Text of a row, as a Jinja template over its columns: 'Q: {{ question }} A:{% generation %} {{ answer
+    /// }}{% endgeneration %}'. What is between the generation marks is learned; without marks, everything
+    #[arg(long, value_name = "JINJA")]
+    pub template: Option<String>,
     /// Own gradients to contribute in all; then only serve and replay [default: no end]
     #[arg(long, value_name = "N")]
     pub samples: Option<u64>,
@@ -510,7 +583,7 @@ pub struct RunArgs {
     /// Bytes from one backward pass, with --estimator projection [default: 1024; at most one for a hundred weights]
     #[arg(long, value_name = "N")]
     pub projections: Option<NonZeroU32>,
-    /// Windows of text, or rows of JSON Lines, per own batch [default: 2; 8 with --estimator projection]. Larger is
+    /// Windows of text, or rows, per own batch [default: 2; 8 with --estimator projection]. Larger is
     /// slower and less noisy; the time is
     /// that of the tokens in the rows
     #[arg(long, value_name = "N")]
@@ -546,6 +619,15 @@ pub struct RunArgs {
     /// for no password: whoever reaches the address sees the run
     #[arg(long, value_name = "IP:PORT")]
     pub http: Option<SocketAddr>,
+    /// Let people and programs talk with the model as it is at the moment, at this address, for example 127.0.0.1:8000
+    /// [default: off]: a page, and the requests of OpenAI clients (base URL http://127.0.0.1:8000/v1). Training goes
+    /// on; it takes a second copy of the weights
+    #[arg(long, value_name = "IP:PORT")]
+    pub serve: Option<SocketAddr>,
+    /// Token (API key) that who talks with the model must send [default: none on a loopback address, a random one
+    /// elsewhere]
+    #[arg(long, value_name = "TOKEN")]
+    pub serve_token: Option<String>,
     /// Write down what this node is told and when, so that its decisions can be replayed. It holds what any node of the
     /// run sees, no text and no secret; it ends at 256 MiB. The file must not be there yet
     #[arg(long, value_name = "FILE")]

@@ -11,6 +11,8 @@ use std::{
 };
 use tokio::sync::watch;
 
+use crate::output;
+
 /// Signals that come within this time after the first are the same wish: a terminal and a parent may both send one.
 const TOGETHER: Duration = Duration::from_millis(500);
 /// After a second wish the task gets this long to say what it gives up, before the process ends without a word of its
@@ -48,7 +50,9 @@ impl Interrupt {
                 listen(async || signals.next().await, &is_taken_over, &wish).await
             });
             if code > 0 {
-                eprintln!("error: left at once, in the middle of something; what was not stored is lost, or comes again from peers");
+                output::complain(format_args!(
+                    "error: left at once, in the middle of something; what was not stored is lost, or comes again from peers"
+                ));
             }
             std::process::exit(code);
         })?;

@@ -6,6 +6,7 @@ use node::{
     cli::{Cli, Command},
     commands,
     display::Display,
+    output,
 };
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -23,10 +24,12 @@ fn main() -> ExitCode {
         .with_target(false)
         .with_writer(display.clone())
         .init();
-    match run(cli, display) {
+    match run(cli, display).and_then(|()| Ok(output::flush()?)) {
         Ok(()) => ExitCode::SUCCESS,
+        // `node log tail | head` is no failure.
+        Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::complain(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -40,6 +43,8 @@ fn run(cli: Cli, display: Display) -> Result<()> {
         Some(Command::Eval(args)) => commands::inspect::eval(args),
         Some(Command::Export(args)) => commands::inspect::export(args),
         Some(Command::Generate(args)) => commands::inspect::generate(args),
+        Some(Command::Chat(args)) => commands::chat::run(args),
+        Some(Command::Serve(args)) => commands::serve::run(args),
         Some(Command::Revoke(args)) => commands::inspect::revoke(args),
         Some(Command::Admit(args)) => commands::members::admit(args),
         Some(Command::Withdraw(args)) => commands::members::withdraw(args),

@@ -1,6 +1,6 @@
 //! All that a running node says to people: facts come in, words go out. Nothing is decided here.
 
-use engine::{data::Dataset, estimator::Estimator, objective::Evaluation};
+use engine::{data::Report as ReadReport, estimator::Estimator, objective::Evaluation};
 use libp2p::{Multiaddr, PeerId};
 use peer::{Load, NodeId, Notice, curve::STEP, leave::Waiting, limits::BAN_MS};
 use protocol::{
@@ -260,6 +260,21 @@ pub fn left_without(waiting: &Waiting, error: &str, directory: &Path) -> String 
     )
 }
 
+/// The state directory was copied or restored.
+pub fn copied(directory: &Path, is_renamed: bool) {
+    let directory = directory.display();
+    match is_renamed {
+        true => tracing::warn!(
+            "{directory}: this state directory was copied or restored: going on as a new machine, with a key of its own, so that \
+             a node on the other copy is not taken for this one. What the old one made still counts"
+        ),
+        false => tracing::warn!(
+            "{directory}: this state directory was copied or restored: going on as a new incarnation under the same key, which the \
+             run knows. Let no other copy run at the same time: peers take both for one machine, and hear one of them only"
+        ),
+    }
+}
+
 /// Why a state directory cannot be used.
 pub fn damaged(directory: &Path, machine: &MachineId, first: u64, reason: &str) -> String {
     format!(
@@ -316,16 +331,11 @@ pub fn evaluation_words(evaluation: &Evaluation) -> String {
     }
 }
 
-/// Rows of `data` lost the start of their prompts.
-pub fn prompts_cut(data: &Dataset, path: &Path, sequence_length: usize) {
-    if data.prompts_cut() > 0 {
-        tracing::warn!(
-            "{}: {} of {} prompts lost their start: with what follows them they have more than {sequence_length} tokens; \
-             a longer --sequence-length keeps it",
-            path.display(),
-            data.prompts_cut(),
-            data.windows(),
-        );
+/// What was read of the text that `flag` named: a warning if something was left out.
+pub fn read(flag: &str, report: &ReadReport) {
+    match report.bad_rows() + report.files_skipped() + report.prompts_cut() {
+        0 => tracing::info!("{flag} {report}"),
+        _ => tracing::warn!("{flag} {report}"),
     }
 }
 

@@ -58,6 +58,10 @@ pub struct Settings {
     pub data: Option<PathBuf>,
     /// Held-out text.
     pub eval: Option<PathBuf>,
+    /// Column of rows that is the text, if said.
+    pub text_field: Option<String>,
+    /// Template over a row's columns, if said.
+    pub template: Option<String>,
     /// Own gradients in all.
     pub samples: Option<u64>,
     /// End own gradients once the held-out curve is flat.
@@ -96,6 +100,10 @@ pub struct Settings {
     pub mdns: bool,
     /// Where to show the run.
     pub http: Option<SocketAddr>,
+    /// Where to answer who talks with the model.
+    pub serve: Option<SocketAddr>,
+    /// What they need to say there.
+    pub serve_token: Option<String>,
     /// Where to record what the peer is told.
     pub record: Option<PathBuf>,
 }
@@ -157,6 +165,8 @@ impl Settings {
             lora_alpha: args.lora_alpha.or(file.lora_alpha),
             data: args.data.or(file.data),
             eval: args.eval.or(file.eval),
+            text_field: args.text_field.or(file.text_field),
+            template: args.template.or(file.template),
             samples: args.samples.or(file.samples),
             stop_when_flat: args.stop_when_flat || file.stop_when_flat,
             exit_when_idle: args.exit_when_idle.or(file.exit_when_idle).map(parse_seconds).transpose()?,
@@ -179,6 +189,8 @@ impl Settings {
             members,
             mdns: !(args.no_mdns || file.no_mdns),
             http: args.http.or(file.http),
+            serve: args.serve.or(file.serve),
+            serve_token: args.serve_token.or(file.serve_token),
             record: args.record.or(file.record),
         };
         settings.check()?;

@@ -4,13 +4,14 @@ use anyhow::Result;
 use engine::{
     objective::Evaluation,
     trainer::{Step, Trainer},
+    weights::Weights,
 };
 use peer::{backlog::WORKS_MAX, time_share::TimeShare};
 use protocol::{codec, machine::MachineId, replay::Contribution};
 use std::{
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
     },
     time::{Duration, Instant},
 };
@@ -25,6 +26,14 @@ const ENTRIES_PER_SWEEP: usize = 8_192;
 
 /// So many entries get a sweep of their own before a step, which tells how long they take.
 const ENTRIES_ALONE_MIN: usize = 256;
+
+/// While it rests, the trainer looks so often whether somebody wants a copy.
+const COPY_PAUSE: Duration = Duration::from_millis(50);
+/// Wishes for copies that may wait.
+const COPIES_MAX: usize = 16;
+
+/// Where a copy of the exact weights is to go.
+pub type CopyFor = SyncSender<Result<Weights>>;
 
 /// What the shell wants of the trainer. Carried out in order, each after [`Event::Took`].
 pub enum Command {
@@ -106,25 +115,30 @@ pub struct TrainerHandle {
     pub commands: SyncSender<Command>,
     /// What comes back.
     pub events: mpsc::Receiver<Event>,
+    /// For who speaks with the model: a copy of the weights, made between two steps.
+    pub copies: SyncSender<CopyFor>,
 }
 
 /// Starts the thread.
 pub fn spawn(trainer: Trainer) -> Result<TrainerHandle> {
     let (commands, command_receiver) = sync_channel(WORKS_MAX);
     let (event_sender, events) = mpsc::channel(EVENTS_MAX);
+    let (copies, wishes) = sync_channel(COPIES_MAX);
     std::thread::Builder::new().name("trainer".into()).spawn(move || {
         let (commands, events, share) = (command_receiver, event_sender, TimeShare::default());
-        let mut worker = Worker { trainer, commands, events, until_sample: 0, edge: false, share, put_off: None };
+        let mut worker =
+            Worker { trainer, commands, wishes, events, until_sample: 0, edge: false, share, put_off: None };
         if let Err(error) = worker.run() {
             let _ = worker.events.blocking_send(Event::Failed(error));
         }
     })?;
-    Ok(TrainerHandle { commands, events })
+    Ok(TrainerHandle { commands, events, copies })
 }
 
 struct Worker {
     trainer: Trainer,
     commands: Receiver<Command>,
+    wishes: Receiver<CopyFor>,
     events: mpsc::Sender<Event>,
     until_sample: u64,
     edge: bool,
@@ -136,6 +150,7 @@ struct Worker {
 impl Worker {
     fn run(&mut self) -> Result<()> {
         loop {
+            self.grant_wishes()?;
             let busy = self.is_busy();
             let heard = self.put_off.take().map_or_else(|| self.commands.try_recv(), Ok);
             let command = match heard {
@@ -154,9 +169,10 @@ impl Worker {
                     if edge != self.edge {
                         continue;
                     }
-                    match self.commands.recv() {
+                    match self.commands.recv_timeout(COPY_PAUSE) {
                         Ok(command) => Some(command),
-                        Err(_) => return Ok(()),
+                        Err(RecvTimeoutError::Timeout) => continue,
+                        Err(RecvTimeoutError::Disconnected) => return Ok(()),
                     }
                 }
             };
@@ -187,6 +203,16 @@ impl Worker {
         self.tell(Event::Step(step));
         if waiting > 0 {
             self.tell(Event::Replayed(waiting, Duration::ZERO));
+        }
+        Ok(())
+    }
+
+    /// Copies the weights for whoever asked. That takes less time than a forward.
+    fn grant_wishes(&mut self) -> Result<()> {
+        while let Ok(wish) = self.wishes.try_recv() {
+            self.sweep_in()?;
+            // Who has gone needs none.
+            let _ = wish.try_send(self.trainer.weights()?.copy());
         }
         Ok(())
     }

@@ -10,6 +10,7 @@
 //! | module | noun |
 //! |---|---|
 //! | [`model`] | [`Model`](model::Model), the one forward contract; a file per family; the parts that families share |
+//! | [`chat`] | conversations → text, by the model's template |
 //! | [`data`] | files → documents → windows → batches |
 //! | [`embedded`] | the default model and its two texts |
 //! | [`objective`] | [`Objective`](objective::Objective): a batch → a loss; the held-out evaluation |
@@ -27,6 +28,7 @@
 //! `protocol` says how they are computed; this crate may compute them faster, and is tested against it bit for bit.
 
 pub mod base;
+pub mod chat;
 pub mod data;
 mod device;
 pub mod embedded;

@@ -256,7 +256,11 @@ fn rows_of_sst2_score_alike_whatever_they_are_packed_with() {
         })
         .collect();
     let dataset = with_choices(&rows, &tokenizer, 128);
-    assert!(dataset.prompts_cut() > 0 && dataset.prompts_cut() < 40, "{} cut", dataset.prompts_cut());
+    assert!(
+        dataset.report().prompts_cut() > 0 && dataset.report().prompts_cut() < 40,
+        "{} cut",
+        dataset.report().prompts_cut()
+    );
     let objective = Choices { normalize: false };
     let measured = [1, 8, 40].map(|batch_size| evaluate(&objective, &*model, &dataset, batch_size, None).unwrap());
     for evaluation in measured {

@@ -3,9 +3,9 @@
 use anyhow::{Result, bail, ensure};
 use engine::{
     base::{export_adapters, merged},
-    data::Dataset,
+    data::{Columns, Dataset},
     embedded,
-    model::{self, Model, Sampling, Tokenizer},
+    model::{self, Checkpoint, Model, Sampling, Tokenizer},
     objective::{self, Evaluation, evaluate},
 };
 use protocol::{
@@ -17,22 +17,24 @@ use protocol::{
     statement::Statement,
 };
 use serde_json::{Value, json};
-use std::{io::Write, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use crate::{
-    cli::{EvalArgs, ExportArgs, GenerateArgs, RevokeArgs, StateArgs},
+    cli::{ColumnArgs, EvalArgs, ExportArgs, GenerateArgs, RevokeArgs, StateArgs},
     hex::hex,
     log::{Base, Log, best::Best},
     opened::Opened,
-    records,
-    say::{self, evaluation_words, prompts_cut},
+    outln, output, records,
+    say::{self, evaluation_words},
+    serve::{Source, Speaker},
+    texts::TextReader,
 };
 
 /// One line: the version vector's hash and the weights' digest.
 pub fn digest(args: &StateArgs) -> Result<()> {
     let opened = Opened::existing(&args.state)?;
     let (replica, weights) = opened.current_weights()?;
-    println!("vector {} weights {}", hex(&replica.root()), hex(&weights.digest()));
+    outln!("vector {} weights {}", hex(&replica.root()), hex(&weights.digest()))?;
     Ok(())
 }
 
@@ -41,8 +43,8 @@ struct Inspected {
     model: Box<dyn Model>,
     tokenizer: Tokenizer,
     manifest: Arc<Manifest>,
-    /// How the base's own files sample, if they do.
-    sampling: Option<Sampling>,
+    /// Of the base: its files.
+    checkpoint: Checkpoint,
 }
 
 impl Inspected {
@@ -51,14 +53,26 @@ impl Inspected {
         if best {
             let (_, log, base) = at_best(state)?;
             let (model, tokenizer) = base.model()?;
-            return Ok(Self { model, tokenizer, manifest: log.manifest, sampling: base.sampling()? });
+            return Ok(Self { model, tokenizer, manifest: log.manifest, checkpoint: base.checkpoint });
         }
         let opened = Opened::existing(state)?;
         let (_, weights) = opened.current_weights()?;
         let (model, tokenizer) = opened.model(&weights)?;
-        let sampling = opened.state.base(&opened.manifest)?.checkpoint()?.sampling()?;
-        Ok(Self { model, tokenizer, manifest: opened.manifest, sampling })
+        let checkpoint = opened.state.base(&opened.manifest)?.checkpoint()?;
+        Ok(Self { model, tokenizer, manifest: opened.manifest, checkpoint })
     }
+}
+
+/// What speaks with the model of the state directory `state`: with all that its ledgers hold, or at its best held-out
+/// point.
+pub fn speaker(state: &Path, best: bool) -> Result<Speaker> {
+    if best {
+        let (_, _, base) = at_best(state)?;
+        return Speaker::new(base.checkpoint, Source::Still(base.weights));
+    }
+    let opened = Opened::existing(state)?;
+    let (_, weights) = opened.current_weights()?;
+    Speaker::new(opened.state.base(&opened.manifest)?.checkpoint()?, Source::Still(weights))
 }
 
 /// The base of the run in `state`, brought to the best held-out point, and that point. A node may be running there.
@@ -92,13 +106,13 @@ fn chosen(best: &Best) {
 /// Loss and bits per byte, or accuracy.
 pub fn eval(args: &EvalArgs) -> Result<()> {
     ensure!(args.batch_size > 0, "--batch-size 0: must be at least 1");
-    let Inspected { model, tokenizer, manifest, .. } = Inspected::of(&args.state.state, args.best)?;
-    let data = evaluation_text(&manifest, args.data.as_deref(), &tokenizer, args.sequence_length)?;
+    let Inspected { model, manifest, checkpoint, .. } = Inspected::of(&args.state.state, args.best)?;
+    let data = evaluation_text(&manifest, &checkpoint, args.data.as_deref(), &args.columns, args.sequence_length)?;
     let objective = objective::to_evaluate(&manifest.objective, &data);
     let evaluation = evaluate(&*objective, &*model, &data, args.batch_size, None)?;
     match args.json {
-        true => println!("{}", evaluation_json(&evaluation)),
-        false => println!("{}", evaluation_line(&evaluation)),
+        true => outln!("{}", evaluation_json(&evaluation))?,
+        false => outln!("{}", evaluation_line(&evaluation))?,
     }
     Ok(())
 }
@@ -124,17 +138,16 @@ pub fn evaluation_json(evaluation: &Evaluation) -> Value {
 /// The text at `data`, or the embedded held-out text if the run trains the embedded model. `length`: tokens per window.
 pub fn evaluation_text(
     manifest: &Manifest,
+    checkpoint: &Checkpoint,
     data: Option<&Path>,
-    tokenizer: &Tokenizer,
+    columns: &ColumnArgs,
     length: usize,
 ) -> Result<Dataset> {
+    let columns = Columns::new(columns.text_field.clone(), columns.template.as_deref())?;
+    let reader = TextReader::new(checkpoint, columns, length)?;
     match data {
-        Some(path) => {
-            let data = Dataset::load(path, tokenizer, length)?;
-            prompts_cut(&data, path, length);
-            Ok(data)
-        }
-        None if embedded::is_of(&manifest.base) => embedded::held_out(tokenizer, length),
+        Some(path) => reader.load("--data", path),
+        None if embedded::is_of(&manifest.base) => embedded::held_out(&reader.tokenizer, length),
         None => bail!("this run does not train the embedded model: name a text with --data"),
     }
 }
@@ -148,11 +161,11 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         } else {
             base.export(&args.out)?
         }
-        println!(
+        outln!(
             "{}: the model at its best held-out point, after {} gradients",
             args.out.display(),
             best.point.gradients()
-        );
+        )?;
         return Ok(());
     }
     let opened = Opened::existing(&args.state.state)?;
@@ -162,24 +175,19 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         true => export_adapters(&args.out, &base, &weights)?,
         false => model::export(&args.out, &base, &merged(&base, &weights)?)?,
     }
-    println!("{}: the model after {} gradients", args.out.display(), replica.swarm_step());
+    outln!("{}: the model after {} gradients", args.out.display(), replica.swarm_step())?;
     Ok(())
 }
 
 /// A continuation, as it comes.
 pub fn generate(args: &GenerateArgs) -> Result<()> {
-    let Inspected { model, tokenizer, sampling, .. } = Inspected::of(&args.state.state, args.best)?;
-    let sampling = chosen_sampling(args, sampling.unwrap_or_default());
+    let Inspected { model, tokenizer, checkpoint, .. } = Inspected::of(&args.state.state, args.best)?;
+    let sampling = chosen_sampling(args, checkpoint.sampling()?.unwrap_or_default());
     let prompt = tokenizer.encode_whole(&args.prompt)?;
     let prompt = if prompt.is_empty() { tokenizer.bos().into_iter().collect() } else { prompt };
-    let mut out = std::io::stdout().lock();
-    write!(out, "{}", args.prompt)?;
-    model::generate(&*model, &tokenizer, &prompt, &sampling, |text| {
-        write!(out, "{text}")?;
-        Ok(out.flush()?)
-    })?;
-    writeln!(out)?;
-    Ok(())
+    output::piece(&args.prompt)?;
+    model::generate(&*model, &tokenizer, &prompt, &sampling, |text| Ok(output::piece(text)?))?;
+    Ok(outln!("")?)
 }
 
 /// What the command line says over `usual`, the model's own settings or the program's.
@@ -209,7 +217,7 @@ pub fn revoke(args: &RevokeArgs) -> Result<()> {
     ensure!(replica.floor(&machine) > args.from, "{machine} is withdrawn already, as far or further");
     let revocation = Revocation::sign(&opened.run, machine, args.from, &authority);
     opened.state.commit(&[records::to_row(&Record::Statement(Statement::Revocation(revocation)))?])?;
-    println!("{machine} is withdrawn from sample {} on; the swarm learns it when this node runs next", args.from);
+    outln!("{machine} is withdrawn from sample {} on; the swarm learns it when this node runs next", args.from)?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use crate::{
     cli::{AdmitArgs, WithdrawArgs},
     hex::{hex, parse_key},
     opened::Opened,
-    records,
+    outln, records,
 };
 
 /// Lets a key contribute.
@@ -34,7 +34,7 @@ pub fn admit(args: &AdmitArgs) -> Result<()> {
         Some(Member::Withdrawn { .. }) => anyhow::bail!("{}: withdrawn, which is for good", args.key),
     }
     store(&opened, Statement::Admission(Admission::sign(&opened.run, key, &authority)))?;
-    println!("{} is admitted; the swarm learns it when this node runs next", args.key);
+    outln!("{} is admitted; the swarm learns it when this node runs next", args.key)?;
     Ok(())
 }
 
@@ -56,13 +56,13 @@ pub fn withdraw(args: &WithdrawArgs) -> Result<()> {
         ensure!(known.after(&withdrawal).is_some(), "{}: withdrawn already, as far or further", args.key);
     }
     store(&opened, Statement::Withdrawal(withdrawal))?;
-    println!(
+    outln!(
         "{} is withdrawn, for good: {kept} of its gradients still count, nothing else of it ever will; the swarm learns it when \
          this node runs next",
         args.key
-    );
+    )?;
     if left_out > 0 {
-        println!("{left_out} gradients of its smallest ledgers do not count: a withdrawal names {NAMED_MAX} of them");
+        outln!("{left_out} gradients of its smallest ledgers do not count: a withdrawal names {NAMED_MAX} of them")?;
     }
     Ok(())
 }

@@ -4,8 +4,7 @@ use anyhow::Result;
 use engine::{
     base::{AdapterSettings, Base, Trained},
     data::Dataset,
-    embedded,
-    model::{Checkpoint, Tokenizer},
+    model::Checkpoint,
     recipe::{
         budget, rate,
         survey::{Ground, Survey, survey},
@@ -29,6 +28,7 @@ const SURVEY_TIME_MAX: Duration = Duration::from_secs(30);
 pub fn learning_rate(
     settings: &Settings,
     checkpoint: Checkpoint,
+    data: &Dataset,
     objective: ObjectiveLine,
     seed: u64,
     hyperparameters: Hyperparameters,
@@ -36,10 +36,8 @@ pub fn learning_rate(
 ) -> Result<f64> {
     let begin = Instant::now();
     tracing::info!("finding the learning rate for this model and text (--learning-rate <rate> skips it)");
-    let data = training_text(settings, &checkpoint, seed)?;
     let (batch_size, time_max) = (settings.batch_size, SURVEY_TIME_MAX);
-    let ground =
-        Ground { checkpoint, data: &data, objective, hyperparameters, trained, adapters, batch_size, seed, time_max };
+    let ground = Ground { checkpoint, data, objective, hyperparameters, trained, adapters, batch_size, seed, time_max };
     let Some(survey) = look(ground) else { return Ok(LEARNING_RATE) };
     let rate = rate::first_rate(&survey, settings.gradients);
     let fall = match settings.gradients {
@@ -86,16 +84,5 @@ fn look(ground: Ground<'_>) -> Option<Survey> {
             tracing::warn!("no learning rate could be measured ({error:#}); taking {LEARNING_RATE:e}");
             None
         }
-    }
-}
-
-/// The text that this machine will train on.
-fn training_text(settings: &Settings, checkpoint: &Checkpoint, seed: u64) -> Result<Dataset> {
-    let tokenizer = Tokenizer::of(checkpoint)?;
-    let length = settings.sequence_length;
-    match &settings.data {
-        Some(path) if settings.eval.is_some() => Dataset::load(path, &tokenizer, length),
-        Some(path) => Ok(Dataset::load_split(path, &tokenizer, length)?.0),
-        None => embedded::training(settings.seed.unwrap_or(seed), &tokenizer, length),
     }
 }

@@ -6,11 +6,11 @@ use ratatui::{
     crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
 };
 use std::{
-    io::{ErrorKind, IsTerminal, Write},
+    io::IsTerminal,
     time::{Duration, Instant},
 };
 
-use crate::{cli::TopArgs, interrupt::Interrupt, watch::terminal::View};
+use crate::{cli::TopArgs, interrupt::Interrupt, output, watch::terminal::View};
 
 /// As often as the node writes.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -33,12 +33,8 @@ pub fn run(args: &TopArgs) -> Result<()> {
 }
 
 fn lines(args: &TopArgs, mut view: View) -> Result<()> {
-    let mut out = std::io::stdout();
     loop {
-        match writeln!(out, "{}", view.line()).and_then(|()| out.flush()) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-            written => written?,
-        }
+        output::piece(&format!("{}\n", view.line()))?;
         if args.once || view.has_left() {
             return Ok(());
         }

@@ -3,10 +3,10 @@
 use anyhow::{Context, Result, bail, ensure};
 use engine::{
     base::{AdapterSettings, Base, BaseSettings, Trained},
-    data::{Dataset, are_choices},
+    data::Dataset,
     embedded,
     estimator::{Estimator, Normalizer},
-    model::{Checkpoint, SuffixModel, Tokenizer},
+    model::{Checkpoint, SuffixModel},
     objective::{self, NextToken, Objective},
     recipe::rate,
     trainer::{self, ProbeSettings, Trainer},
@@ -14,7 +14,7 @@ use engine::{
 };
 use peer::{GoalSettings, Peer, Run};
 use protocol::{
-    manifest::{DirectionScale, Hyperparameters, Manifest, ObjectiveLine, RunId},
+    manifest::{DirectionScale, Hyperparameters, Manifest, Membership, ObjectiveLine, RunId},
     secret::{SECRET_BYTES, Secret},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
@@ -31,9 +31,11 @@ use crate::{
     network::{self, Multiaddr, NetworkConfig, PeerId},
     opened::Opened,
     records, say,
+    serve::{Server, Source, Speaker},
     settings::{DEFAULT_PORT, ModelChoice, Settings},
     shell::{self, Disk, People, Recording, Shell, Wire},
     storage::{self, Row, StateDir},
+    texts::Texts,
     trainer as trainer_thread,
     watch::{METRICS, Observer, Points, Snapshot, http, journal::Measure},
 };
@@ -45,22 +47,28 @@ const PLANNED_GRADIENTS: u64 = 100_000;
 const PLANNED_GRADIENTS_MIN: u64 = 1_000;
 /// Largest ledger of one machine.
 const LEDGER_SAMPLES_MAX: u64 = 1 << 32;
+/// Name of the setting that says that this machine started the run.
+const STARTER: &str = "starter";
 /// Largest base model that is fetched from peers, bytes.
 const BASE_BYTES_MAX: u64 = 1 << 40;
 
 /// Runs the node until its goals are reached or Ctrl-C.
 pub fn run(args: RunArgs, display: Display) -> Result<()> {
     let settings = Settings::resolve(args)?;
-    for path in settings.data.iter().chain(&settings.eval) {
+    for path in settings.data.iter().chain(&settings.eval).filter(|path| *path != Path::new("-")) {
         std::fs::metadata(path).with_context(|| format!("{}: no such text", path.display()))?;
     }
+    let reads_standard_input = [&settings.data, &settings.eval].map(|path| path.as_deref() == Some(Path::new("-")));
+    ensure!(reads_standard_input != [true; 2], "--data and --eval are both standard input; give one of them a file");
     let state = Arc::new(StateDir::create_or_open(&settings.state)?);
     let page = settings.http.map(http::Listener::bind).transpose()?;
+    let token = settings.serve_token.clone();
+    let server = settings.serve.map(|address| Server::bind("--serve", address, token)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let interrupt = Interrupt::install()?;
     let outcome = runtime.block_on(async {
         let mut shell = new_shell(&settings, &state, display, interrupt)?;
-        match prepare(&settings, state, page, &mut shell).await? {
+        match prepare(&settings, state, (page, server), &mut shell).await? {
             true => shell.run().await,
             false => shell.close().await,
         }
@@ -158,13 +166,14 @@ fn random() -> Result<u64> {
 async fn prepare(
     settings: &Settings,
     state: Arc<StateDir>,
-    page: Option<http::Listener>,
+    (page, server): (Option<http::Listener>, Option<Server>),
     shell: &mut Shell,
 ) -> Result<bool> {
-    let is_new = state.manifest()?.is_none();
+    let is_new = state.manifest()?.is_none() || gives_way(settings, &state)?;
     if is_new {
         settings.check_joining()?;
     }
+    let mut texts = None;
     let opened = if is_new && settings.joins() {
         say::looking_for_run(settings);
         if !shell.join(asking(settings, &state, settings.run)?).await? {
@@ -174,7 +183,14 @@ async fn prepare(
         say::joined(&opened.run, &opened.manifest);
         opened
     } else {
-        let opened = if is_new { start(settings, state)? } else { restart(settings, state)? };
+        let opened = match is_new {
+            true => {
+                let (opened, read) = start(settings, state)?;
+                texts = Some(read);
+                opened
+            }
+            false => restart(settings, state)?,
+        };
         shell.set_run(Run::decode(&opened.manifest_bytes)?)?;
         opened
     };
@@ -182,9 +198,17 @@ async fn prepare(
     if !opened.state.has_base() && !take_base(settings, &opened, shell).await? {
         return Ok(false);
     }
+    let texts = match texts {
+        Some(texts) => texts,
+        None => {
+            let checkpoint = opened.state.base(&opened.manifest)?.checkpoint()?;
+            let is_embedded = embedded::is_of(&opened.manifest.base);
+            Texts::read(settings, &checkpoint, is_embedded, data_seed(settings, &opened.state)?)?
+        }
+    };
     let weights = shell.restore(&opened)?;
     say_what_is_settled(settings, &opened)?;
-    let (trainer, goals, points) = new_trainer(settings, &opened, weights)?;
+    let (trainer, goals, points) = new_trainer(settings, &opened, weights, texts)?;
     if goals.can_train {
         say::memory_for_projection(settings.estimator, opened.manifest.parameters(), memory::available_bytes());
     }
@@ -192,20 +216,30 @@ async fn prepare(
     let observer = observer(&opened, page)?;
     let storage = storage::spawn(&opened.state)?;
     let base = opened.state.base(&opened.manifest)?;
-    shell.equip(trainer_thread::spawn(trainer)?, storage, Some(base), Some(observer));
+    let trainer = trainer_thread::spawn(trainer)?;
+    if let Some(server) = server {
+        let speaker = Speaker::new(base.checkpoint()?, Source::Trainer(trainer.copies.clone()))?;
+        server.serve(speaker.into())?;
+    }
+    shell.equip(trainer, storage, Some(base), Some(observer));
     listen(settings, &opened, shell).await?;
     shell.start(goals)?;
     Ok(true)
 }
 
 /// What trains, for how long, and the held-out points so far.
-fn new_trainer(settings: &Settings, opened: &Opened, weights: Weights) -> Result<(Trainer, GoalSettings, Points)> {
-    let (model, tokenizer) = opened.model(&weights)?;
-    let seed = data_seed(settings, opened)?;
-    let (data, held_out) = texts(settings, opened, &tokenizer, seed)?;
-    if settings.stop_when_flat {
-        ensure!(data.is_some(), "--stop-when-flat ends own gradients, and without --data this node makes none");
-        ensure!(held_out.is_some(), "--stop-when-flat needs a held-out text: give --eval <file or directory>");
+fn new_trainer(
+    settings: &Settings,
+    opened: &Opened,
+    weights: Weights,
+    texts: Texts,
+) -> Result<(Trainer, GoalSettings, Points)> {
+    let (model, _) = opened.model(&weights)?;
+    let seed = data_seed(settings, &opened.state)?;
+    check_goals(settings, &texts)?;
+    let Texts { data, held_out } = texts;
+    if data.is_none() {
+        tracing::warn!("no --data: this node replays and serves the run, but does not train");
     }
     let objective = objective(&opened.manifest, data.as_ref(), held_out.as_ref())?;
     let points = held_out.as_ref().map(|text| points(opened, text, &*objective)).transpose()?.unwrap_or_default();
@@ -333,33 +367,14 @@ fn show(page: http::Listener, observer: &Observer, state: &Path) -> Result<()> {
 /// Some flags are for those who start a run.
 fn say_what_is_settled(settings: &Settings, opened: &Opened) -> Result<()> {
     let manifest = &*opened.manifest;
-    let has_adapters = manifest.tensors.iter().any(|spec| spec.adapter().is_some());
-    if settings.lora.is_some() != has_adapters && (settings.lora.is_some() || settings.train.is_some()) {
-        let what = if has_adapters { "adapters" } else { "tensors of the base" };
-        tracing::warn!("--lora and --train are of new runs only: this run trains {} {what}", manifest.tensors.len());
-    } else if let (Some(text), false) = (&settings.train, has_adapters) {
-        let architecture = opened.state.base(manifest)?.checkpoint()?.architecture()?;
-        let wanted = Trained::choose(text, &*architecture).with_context(|| format!("--train {text}"))?;
-        let trains = |name: &str| manifest.tensors.iter().any(|spec| spec.name == name);
-        if architecture.tensors().iter().any(|(name, _)| wanted.has(name) != trains(name)) {
-            tracing::warn!("--train is of new runs only: this run trains {} tensors", manifest.tensors.len());
-        }
+    if let Some(what) = trains_otherwise(settings, &opened.state, manifest)? {
+        tracing::warn!("--lora and --train are of new runs only: this run trains {what}");
     }
     let normalizes = matches!(manifest.objective, ObjectiveLine::Choices { normalize: true });
     if settings.normalize && !normalizes {
         tracing::warn!("--normalize is of new runs only: this run does not");
     }
-    let run = &manifest.hyperparameters;
-    let learning_rate = match settings.learning_rate {
-        Some(LearningRate::Fixed(rate)) => Some(rate),
-        _ => None,
-    };
-    let budget = settings.replay_budget.map(f64::from);
-    for (flag, said, settled) in [
-        ("--learning-rate", learning_rate, run.learning_rate),
-        ("--epsilon", settings.epsilon, run.epsilon),
-        ("--replay-budget", budget, f64::from(manifest.replay_budget)),
-    ] {
+    for (flag, said, settled) in settled(settings, manifest) {
         if said.is_some_and(|said| said != settled) {
             tracing::warn!("{flag} is of new runs only: this run's is {settled}");
         }
@@ -370,8 +385,93 @@ fn say_what_is_settled(settings: &Settings, opened: &Opened) -> Result<()> {
     Ok(())
 }
 
-/// A new run.
-fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
+/// Whether what is asked for can be done with these texts.
+fn check_goals(settings: &Settings, texts: &Texts) -> Result<()> {
+    if settings.stop_when_flat {
+        ensure!(texts.data.is_some(), "--stop-when-flat ends own gradients, and without --data this node makes none");
+        ensure!(texts.held_out.is_some(), "--stop-when-flat needs a held-out text: give --eval <file or directory>");
+    }
+    Ok(())
+}
+
+/// Whether the run in `state`, which this machine started and nobody has joined, is not the one that the settings ask
+/// for: then a new one is to take its place.
+fn gives_way(settings: &Settings, state: &StateDir) -> Result<bool> {
+    let Some(bytes) = state.manifest()? else { return Ok(false) };
+    let asks_for_it = settings.joins() || settings.run.is_some();
+    let is_shared = !state.is_untouched()? || !known_peers(state)?.is_empty();
+    if asks_for_it || is_shared || state.setting(STARTER)?.is_none() {
+        return Ok(false);
+    }
+    let Ok((manifest, run)) = Manifest::decode(&bytes) else { return Ok(false) };
+    let other = match difference(settings, &manifest) {
+        None => trains_otherwise(settings, state, &manifest)?.map(|what| format!("trains {what}")),
+        other => other,
+    };
+    let Some(difference) = other else { return Ok(false) };
+    tracing::warn!(
+        "{}: run {run} was started here, has no gradient yet, and {difference}: it gives way to a new run",
+        state.path().display()
+    );
+    Ok(true)
+}
+
+/// What the run trains, in words, if `--train` or `--lora` ask for something else.
+fn trains_otherwise(settings: &Settings, state: &StateDir, manifest: &Manifest) -> Result<Option<String>> {
+    let count = manifest.tensors.len();
+    let has_adapters = manifest.tensors.iter().any(|spec| spec.adapter().is_some());
+    if settings.lora.is_some() != has_adapters && (settings.lora.is_some() || settings.train.is_some()) {
+        let what = if has_adapters { "adapters" } else { "tensors of the base" };
+        return Ok(Some(format!("{count} {what}")));
+    }
+    let Some(text) = settings.train.as_ref().filter(|_| !has_adapters) else { return Ok(None) };
+    let architecture = state.base(manifest)?.checkpoint()?.architecture()?;
+    let wanted = Trained::choose(text, &*architecture).with_context(|| format!("--train {text}"))?;
+    let trains = |name: &str| manifest.tensors.iter().any(|spec| spec.name == name);
+    let differs = architecture.tensors().iter().any(|(name, _)| wanted.has(name) != trains(name));
+    Ok(differs.then(|| format!("{count} tensors")))
+}
+
+/// What the settings ask for that is not the run's.
+fn difference(settings: &Settings, manifest: &Manifest) -> Option<String> {
+    let other =
+        settled(settings, manifest).into_iter().find(|(.., said, settled)| said.is_some_and(|said| said != *settled));
+    if let Some((flag, said, settled)) = other {
+        return Some(format!("its {} is {settled}, not {}", flag.trim_start_matches("--"), said.unwrap_or_default()));
+    }
+    if settings.gradients.is_some_and(|said| manifest.schedule != rate::schedule(Some(said))) {
+        return Some("is planned for another number of gradients".into());
+    }
+    let other_members = settings.members != Membership::Open && settings.members != manifest.membership;
+    if other_members || settings.authority && manifest.authority.is_none() {
+        return Some("has other members".into());
+    }
+    if settings.model == ModelChoice::Unsaid {
+        return None;
+    }
+    let is_its_base = load_model(&settings.model).and_then(|checkpoint| Base::of_run(manifest, checkpoint));
+    is_its_base.is_err().then(|| format!("is on another model, {}", manifest.base.source))
+}
+
+/// Settings of new runs: (flag, what was said, what the run has).
+fn settled(settings: &Settings, manifest: &Manifest) -> [(&'static str, Option<f64>, f64); 3] {
+    let run = &manifest.hyperparameters;
+    let learning_rate = match settings.learning_rate {
+        Some(LearningRate::Fixed(rate)) => Some(rate),
+        _ => None,
+    };
+    [
+        ("--learning-rate", learning_rate, run.learning_rate),
+        ("--epsilon", settings.epsilon, run.epsilon),
+        ("--replay-budget", settings.replay_budget.map(f64::from), f64::from(manifest.replay_budget)),
+    ]
+}
+
+/// A new run, and the texts that were read for it: all that can fail fails before anything of it is stored.
+fn start(settings: &Settings, state: Arc<StateDir>) -> Result<(Opened, Texts)> {
+    if let Some(run) = settings.run {
+        bail!("--run {run}: a new run gets its own id; to join that one, name one of its machines with --bootstrap");
+    }
     ensure!(
         settings.data.is_some() || matches!(settings.model, ModelChoice::Unsaid | ModelChoice::Embedded),
         "a run on one's own model needs a text to train on: --data <file or directory>"
@@ -383,17 +483,26 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
         planned_gradients: settings.planned_gradients.unwrap_or(planned),
         direction_scale: DirectionScale::Rms,
     };
-    let has_choices = settings.data.as_deref().map_or(Ok(false), are_choices)?;
-    let objective = objective::line(has_choices, settings.normalize)?;
     let checkpoint = load_model(&settings.model)?;
     let (trained, adapters) = trained(settings, &checkpoint)?;
+    let is_embedded = matches!(settings.model, ModelChoice::Unsaid | ModelChoice::Embedded);
+    let texts = Texts::read(settings, &checkpoint, is_embedded, data_seed(settings, &state)?)?;
+    check_goals(settings, &texts)?;
+    let has_choices = texts.data.as_ref().is_some_and(Dataset::has_choices);
+    let objective = objective::line(has_choices, settings.normalize)?;
     hyperparameters.learning_rate = match settings.learning_rate {
         Some(LearningRate::Fixed(rate)) => rate,
-        _ => {
-            let (own, objective, chosen) = (checkpoint.clone(), objective.clone(), (trained.clone(), adapters.clone()));
-            recipe::learning_rate(settings, own, objective, random()?, hyperparameters, chosen)?
-        }
+        _ => match &texts.data {
+            Some(data) => {
+                let (own, objective) = (checkpoint.clone(), objective.clone());
+                let chosen = (trained.clone(), adapters.clone());
+                recipe::learning_rate(settings, own, data, objective, random()?, hyperparameters, chosen)?
+            }
+            None => recipe::LEARNING_RATE,
+        },
     };
+    // What is measured is of the same form.
+    objective::check(&objective, texts.held_out.as_ref()).context("--eval")?;
     let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());
     let mut about = BaseSettings {
         objective,
@@ -411,12 +520,17 @@ fn start(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     if settings.replay_budget.is_none() {
         about.replay_budget = recipe::replay_budget(&mut base)?;
     }
+    if state.manifest()?.is_some() {
+        // One that gives way. Until here nothing of it has changed.
+        state.forget_run()?;
+    }
+    state.commit(&[Row::Setting { name: STARTER.into(), bytes: Vec::new() }])?;
     let secret = settings.private.then(random_secret).transpose()?;
     let manifest = storage::start_run(&state, &base, about, settings.members.clone(), secret)?;
     let opened = Opened::of(state)?;
     let kind = if secret.is_some() { "new private run" } else { "new run" };
     tracing::info!("{kind} {} on {} ({} parameters)", opened.run, manifest.base.source, manifest.parameters());
-    Ok(opened)
+    Ok((opened, texts))
 }
 
 /// What a new run trains of its base and beside it, and a line that says how much of how much.
@@ -458,10 +572,7 @@ fn random_secret() -> Result<Secret> {
 /// Goes on with the run in the state directory, whose base may not be complete yet.
 fn restart(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     if state.moved() {
-        tracing::warn!(
-            "{}: this state directory was copied or restored: going on as a new incarnation",
-            state.path().display()
-        );
+        say::copied(state.path(), state.is_renamed());
     }
     let opened = Opened::of(state)?;
     if let Some(run) = settings.run.filter(|run| *run != opened.run) {
@@ -510,13 +621,13 @@ pub fn base_of_run(manifest: &Manifest, checkpoint: Checkpoint) -> Result<Base> 
 }
 
 /// The seed of the own data order: told, or kept.
-fn data_seed(settings: &Settings, opened: &Opened) -> Result<u64> {
-    let kept = opened.state.setting("data seed")?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+fn data_seed(settings: &Settings, state: &StateDir) -> Result<u64> {
+    let kept = state.setting("data seed")?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
     if let Some(seed) = settings.seed.or(kept) {
         return Ok(seed);
     }
     let seed = random()?;
-    opened.state.commit(&[Row::Setting { name: "data seed".into(), bytes: seed.to_le_bytes().to_vec() }])?;
+    state.commit(&[Row::Setting { name: "data seed".into(), bytes: seed.to_le_bytes().to_vec() }])?;
     Ok(seed)
 }
 
@@ -526,44 +637,6 @@ fn objective(manifest: &Manifest, data: Option<&Dataset>, held_out: Option<&Data
     let held_out = of(held_out).context("--eval")?;
     // Who has no text measures nothing.
     Ok(of(data).context("--data")?.or(held_out).unwrap_or_else(|| Box::new(NextToken)))
-}
-
-/// Own and held-out text.
-fn texts(
-    settings: &Settings,
-    opened: &Opened,
-    tokenizer: &Tokenizer,
-    seed: u64,
-) -> Result<(Option<Dataset>, Option<Dataset>)> {
-    let length = settings.sequence_length;
-    let eval = settings.eval.as_ref().map(|path| load(path, tokenizer, length)).transpose()?;
-    let embedded_task = embedded::is_of(&opened.manifest.base);
-    Ok(match &settings.data {
-        Some(path) if eval.is_some() => (Some(load(path, tokenizer, length)?), eval),
-        Some(path) => {
-            let (data, held_out) = Dataset::load_split(path, tokenizer, length)?;
-            say::prompts_cut(&data, path, length);
-            say::prompts_cut(&held_out, path, length);
-            (Some(data), Some(held_out))
-        }
-        None if embedded_task => {
-            let held_out = match eval {
-                Some(eval) => eval,
-                None => embedded::held_out(tokenizer, length)?,
-            };
-            (Some(embedded::training(seed, tokenizer, length)?), Some(held_out))
-        }
-        None => {
-            tracing::warn!("no --data: this node replays and serves the run, but does not train");
-            (None, eval)
-        }
-    })
-}
-
-fn load(path: &Path, tokenizer: &Tokenizer, length: usize) -> Result<Dataset> {
-    let data = Dataset::load(path, tokenizer, length)?;
-    say::prompts_cut(&data, path, length);
-    Ok(data)
 }
 
 /// Listens where the user said, or on the usual port, or on any.

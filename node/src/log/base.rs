@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use engine::{
     base, embedded,
-    model::{self, Checkpoint, Model, Sampling, Tokenizer},
+    model::{self, Checkpoint, Model, Tokenizer},
     weights::Weights,
 };
 use std::path::Path;
@@ -13,7 +13,8 @@ use crate::commands::train::base_of_run;
 
 /// A run's base, its digests checked. The weights are there to be replayed on.
 pub struct Base {
-    checkpoint: Checkpoint,
+    /// Its files.
+    pub checkpoint: Checkpoint,
     /// Of the base, until someone sweeps them.
     pub weights: Weights,
 }
@@ -44,11 +45,6 @@ impl Base {
     /// The model over the weights as they are, and its tokenizer.
     pub fn model(&self) -> Result<(Box<dyn Model>, Tokenizer)> {
         model::load_adapted(&self.checkpoint, self.weights.tensors(), &self.weights.adapters())
-    }
-
-    /// How its files sample, if they do.
-    pub fn sampling(&self) -> Result<Option<Sampling>> {
-        self.checkpoint.sampling()
     }
 
     /// Writes the adapters as they are as PEFT does, into a directory, new or empty.

@@ -163,6 +163,17 @@ impl Database {
         })
     }
 
+    /// Removes values, all or none; those that are not there, too.
+    pub fn remove_all(&self, names: &[&str]) -> Result<()> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(VALUES)?;
+            for name in names {
+                table.remove(*name)?;
+            }
+            Ok(())
+        })
+    }
+
     fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<()>) -> Result<()> {
         self.with(|database| {
             let transaction = database.begin_write()?;

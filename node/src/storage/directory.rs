@@ -1,9 +1,13 @@
 //! One state directory, opened and locked.
 
 use anyhow::{Context, Result, ensure};
-use protocol::secret::Secret;
+use protocol::{
+    manifest::{Manifest, Membership},
+    secret::Secret,
+    signature::{Ed25519Signer, Signer as _},
+};
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -31,6 +35,7 @@ pub struct StateDir {
     /// The incarnation was opened by this process: no segment of it can be anywhere else.
     is_new_incarnation: AtomicBool,
     moved: bool,
+    is_renamed: bool,
     _lock: Lock,
 }
 
@@ -57,11 +62,16 @@ impl StateDir {
             initialize(&database, &home)?;
         }
         check_format(&database, path)?;
-        let secret_key = secret_key(&database, path)?;
+        let mut secret_key = secret_key(&database, path)?;
         let moved = database.get("home")?.as_deref() != Some(home.as_slice());
+        let is_renamed = moved && !is_known_by_key(&database, &secret_key)?;
         if moved {
+            if is_renamed {
+                secret_key = random_key()?;
+            }
+            let incarnation = random_incarnation()?.to_le_bytes();
             // In one transaction: whoever opens this directory next must not go on with the ledger either.
-            database.put_all(&[("home", &home), ("incarnation", &random_incarnation()?.to_le_bytes())])?;
+            database.put_all(&[("home", &home), ("incarnation", &incarnation), ("secret key", &secret_key)])?;
         }
         let incarnation = database.get_u64("incarnation")?.context("no incarnation in the database")?;
         Ok(Self {
@@ -71,6 +81,7 @@ impl StateDir {
             incarnation: AtomicU64::new(incarnation),
             is_new_incarnation: AtomicBool::new(fresh || moved),
             moved,
+            is_renamed,
             _lock: lock,
         })
     }
@@ -84,6 +95,12 @@ impl StateDir {
     /// another number. The node it was copied from may still run, so a new incarnation was opened.
     pub fn moved(&self) -> bool {
         self.moved
+    }
+
+    /// Whether it got a new key for that reason: peers take nodes of one key for one, and hear only one of them. A key
+    /// that the run names, as its authority's or a member's, is kept.
+    pub fn is_renamed(&self) -> bool {
+        self.is_renamed
     }
 
     /// Ed25519 seed of this machine.
@@ -137,6 +154,32 @@ impl StateDir {
         self.database.put(SECRET, &secret.0)
     }
 
+    /// Whether the ledgers are empty and nobody has signed a statement.
+    pub fn is_untouched(&self) -> Result<bool> {
+        let mut chunks = 0;
+        self.for_each_chunk(|_| {
+            chunks += 1;
+            Ok(())
+        })?;
+        Ok(chunks == 0 && self.statements()?.is_empty())
+    }
+
+    /// Makes this the state of no run again: its identity stays, and so does nothing else. The base goes once another
+    /// takes its place.
+    pub fn forget_run(&self) -> Result<()> {
+        let old = ["manifest", "checkpoint", "checkpoint contents", "setting spsa", "setting starter", SECRET];
+        self.database.remove_all(&old)?;
+        for name in ["metrics.jsonl", "journal.jsonl", "status.json"] {
+            match fs::remove_file(self.path.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| unusable(&self.path));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// A small private value.
     pub fn setting(&self, name: &str) -> Result<Option<Vec<u8>>> {
         self.database.get(&format!("setting {name}"))
@@ -170,8 +213,7 @@ impl StateDir {
 
 /// Format and identity of a fresh directory, in one transaction.
 fn initialize(database: &Database, home: &[u8]) -> Result<()> {
-    let mut secret_key = [0u8; 32];
-    getrandom::fill(&mut secret_key).context("no random numbers from the system")?;
+    let secret_key = random_key()?;
     let incarnation = random_incarnation()?;
     database.put_all(&[
         ("format", &FORMAT.to_le_bytes()),
@@ -200,6 +242,20 @@ fn random_incarnation() -> Result<u64> {
     let mut bytes = [0u8; 8];
     getrandom::fill(&mut bytes).context("no random numbers from the system")?;
     Ok(u64::from_le_bytes(bytes).max(1))
+}
+
+fn random_key() -> Result<[u8; 32]> {
+    let mut key = [0u8; 32];
+    getrandom::fill(&mut key).context("no random numbers from the system")?;
+    Ok(key)
+}
+
+/// Whether the run in the database is not open to every key, or this one is its authority's.
+fn is_known_by_key(database: &Database, secret_key: &[u8; 32]) -> Result<bool> {
+    let Some(manifest) = database.get("manifest")? else { return Ok(false) };
+    let own = Ed25519Signer::from_seed(secret_key).key();
+    let is_named = |manifest: &Manifest| manifest.membership != Membership::Open || manifest.authority == Some(own);
+    Ok(Manifest::decode(&manifest).is_ok_and(|(manifest, _)| is_named(&manifest)))
 }
 
 /// What the file system knows the database by.

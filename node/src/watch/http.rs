@@ -251,7 +251,7 @@ impl Shown {
 
 /// Whether `host` (with or without a port) is a name that only this machine has: an address of loopback, `bound`,
 /// `localhost`.
-fn is_local(host: &str, bound: IpAddr) -> bool {
+pub fn is_local(host: &str, bound: IpAddr) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => {
             if port.is_empty() || !port.bytes().all(|digit| digit.is_ascii_digit()) {

@@ -14,6 +14,8 @@ mod past;
 mod recipe;
 mod recording;
 mod recovery;
+mod serve;
+mod start;
 mod support;
 mod swarm;
 mod traffic;

@@ -78,7 +78,12 @@ fn a_copied_directory_goes_on_beside_the_original() {
     run("original", "0").finish();
     run("copy", "0").finish();
     assert_agreement(&[&states[..], &[first.leave()]].concat());
-    assert!(machines_shown(&states[0]).iter().all(|machine| machine["revoked"].is_null()));
+    let shown = machines_shown(&states[0]);
+    assert!(shown.iter().all(|machine| machine["revoked"].is_null()));
+    // Under one key a peer would have heard only one of the two.
+    let keys: std::collections::BTreeSet<String> = shown.iter().map(|machine| machine["key"].to_string()).collect();
+    assert_eq!(keys.len(), 3, "{shown:?}");
+    assert!(shown.iter().map(|machine| machine["height"].as_u64().unwrap()).sum::<u64>() >= 800);
 }
 
 #[test]
@@ -86,15 +91,19 @@ fn a_copy_that_was_only_looked_at_never_goes_on_with_the_ledger() {
     use node::storage::StateDir;
     let directory = tempfile::tempdir().unwrap();
     let (original, copy) = (directory.path().join("original"), directory.path().join("copy"));
-    let incarnation = StateDir::create_or_open(&original).unwrap().incarnation();
+    let opened = StateDir::create_or_open(&original).unwrap();
+    let (incarnation, original_key) = (opened.incarnation(), opened.secret_key());
+    drop(opened);
     fs::create_dir(&copy).unwrap();
     fs::copy(original.join("node.redb"), copy.join("node.redb")).unwrap();
     let looked_at = StateDir::open_existing(&copy).unwrap();
-    assert!(looked_at.moved());
+    assert!(looked_at.moved() && looked_at.is_renamed());
+    let looked_at_key = looked_at.secret_key();
     drop(looked_at);
     let opened = StateDir::create_or_open(&copy).unwrap();
     assert!(!opened.moved());
     assert_ne!(opened.incarnation(), incarnation);
+    assert!(looked_at_key != original_key && opened.secret_key() == looked_at_key, "it has a key of its own");
     assert_eq!(StateDir::create_or_open(&original).unwrap().incarnation(), incarnation, "the original goes on");
 }
 

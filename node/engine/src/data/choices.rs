@@ -1,10 +1,13 @@
 //! Rows of a prompt and possible continuations, one of which is right.
 
-use anyhow::{Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, bail, ensure};
+use minijinja::Value;
 
 use super::pack::Pack;
-use crate::model::{Row, Tokenizer};
+use crate::{
+    chat::kind,
+    model::{Row, Tokenizer},
+};
 
 /// Tokens of a prompt and, right behind it, those of each choice.
 #[derive(Clone, Debug)]
@@ -53,7 +56,7 @@ pub struct Encoded {
     pub cut: bool,
 }
 
-/// Tokens of a line `{"prompt", "choices", "answer"}`. A prompt that does not fit `sequence_length` with the longest
+/// Tokens of a row `{"prompt", "choices", "answer"}`. A prompt that does not fit `sequence_length` with the longest
 /// choice loses its start. Errors name the field, the value and the remedy.
 pub fn encode(
     prompt: &str,
@@ -91,13 +94,11 @@ fn check(choices: &[String], answer: &Value) -> Result<u32> {
     ensure!(count >= 2, "choices has {count} of at least two; use completion where there is nothing to choose");
     let empty = choices.iter().position(String::is_empty);
     ensure!(empty.is_none(), "choices[{}] is empty; give it a text", empty.unwrap_or_default());
-    match answer.as_u64() {
-        Some(index) if index < count as u64 => Ok(index as u32),
-        _ => bail!(
-            "answer is {answer}; it must be the index of the right one of the {count} choices, 0 to {}",
-            count - 1
-        ),
-    }
+    let index = Some(answer).filter(|answer| answer.is_integer()).and_then(Value::as_usize);
+    index.filter(|index| *index < count).map(|index| index as u32).with_context(|| {
+        let last = count - 1;
+        format!("answer is {}; it must be the index of the right one of the {count} choices, 0 to {last}", kind(answer))
+    })
 }
 
 /// Tokens of the prompt, at least one, and of each choice as it follows the prompt.

@@ -1,163 +1,237 @@
-//! JSON Lines: each line is a document, in one of three forms.
+//! A row's sample as tokens, and which of them are learned.
 
-use anyhow::{Context, Result, bail, ensure};
-use rayon::prelude::*;
-use serde::Deserialize;
-use serde_json::Value;
-use std::path::Path;
+use anyhow::{Result, ensure};
+use std::ops::Range;
 
 use super::{
-    choices,
-    file::read_text,
+    choices::{self, Question},
+    columns::Sample,
     part::{Part, Rows},
+    text::pieces,
     tokens::Tokens,
-    window::{Window, document_windows},
+    window::{answer_windows, document_windows},
 };
-use crate::model::Tokenizer;
+use crate::{
+    chat::{ChatTemplate, Rendered},
+    model::Tokenizer,
+};
 
-/// Lines that are tokenised side by side before their tokens are stored.
-const LINES_AT_ONCE: usize = 256;
-/// What a line may be.
-const FORMS: &str = "text, or prompt and completion, or prompt, choices and answer";
-
-/// One line of JSON Lines.
-#[derive(Deserialize)]
-struct Line {
-    text: Option<String>,
-    prompt: Option<String>,
-    completion: Option<String>,
-    choices: Option<Vec<String>>,
-    answer: Option<Value>,
+/// What makes tokens of samples.
+pub struct Encoder<'a> {
+    pub tokenizer: &'a Tokenizer,
+    pub template: &'a ChatTemplate,
+    pub sequence_length: usize,
 }
 
-/// Whether the first document of the file at `path` is a row of choices. Errors name the line.
-pub fn has_choices(path: &Path) -> Result<bool> {
-    let text = read_text(path)?;
-    match lines(&text).next() {
-        Some((number, line)) => Ok(parse(line).with_context(|| place(path, number))?.choices.is_some()),
-        None => Ok(false),
-    }
-}
-
-/// Appends the documents of the file at `path` and their tokens.
-pub fn load_documents(
-    path: &Path,
-    tokenizer: &Tokenizer,
-    sequence_length: usize,
-    tokens: &mut Tokens,
-    documents: &mut Vec<Part>,
-) -> Result<()> {
-    let text = read_text(path)?;
-    let lines: Vec<(usize, &str)> = lines(&text).collect();
-    for lines in lines.chunks(LINES_AT_ONCE) {
-        let encoded = lines.par_iter().map(|(number, line)| {
-            parse(line).and_then(|line| encode(line, tokenizer, sequence_length)).with_context(|| place(path, *number))
-        });
-        for (document, (number, _)) in encoded.collect::<Result<Vec<_>>>()?.into_iter().zip(lines) {
-            let start = tokens.len();
-            tokens.extend(&document.ids);
-            let part = document.at(start, sequence_length);
-            if let Some(first) = documents.first() {
-                let same = std::mem::discriminant(&first.rows) == std::mem::discriminant(&part.rows);
-                ensure!(
-                    same,
-                    "{}: this row {} choices, those before {}; put the two forms into texts of their own",
-                    place(path, *number),
-                    if matches!(part.rows, Rows::Questions(_)) { "has" } else { "has no" },
-                    if matches!(first.rows, Rows::Questions(_)) { "have" } else { "have none" },
-                );
-            }
-            documents.push(part);
-        }
-    }
-    Ok(())
-}
-
-/// The lines with something in them, and their numbers.
-fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty())
-}
-
-fn place(path: &Path, number: usize) -> String {
-    format!("in {}, line {number}", path.display())
-}
-
-fn parse(line: &str) -> Result<Line> {
-    serde_json::from_str(line).with_context(|| format!("malformed: each line must be a JSON object with {FORMS}"))
-}
-
-struct Document {
-    ids: Vec<u32>,
+/// Tokens of one row.
+pub struct Document {
     form: Form,
-    /// Bytes of what is predicted.
+    /// Bytes of what is learned.
     bytes: u64,
+    /// Whether the system's turn went before the user's.
+    pub system_moved: bool,
     /// Whether its prompt lost its start.
     cut: bool,
 }
 
 enum Form {
-    Text,
-    /// So many tokens are the prompt.
-    Completion(u32),
-    Choices(choices::Question),
+    Text(Vec<u32>),
+    /// One row, or one for each turn that is shown otherwise once others follow.
+    Answers(Vec<Answers>),
+    Choices(Vec<u32>, Question),
+}
+
+/// Tokens, and which of them are learned: the last one, and never the first.
+struct Answers {
+    ids: Vec<u32>,
+    learned: Vec<bool>,
+    /// Whether the prompt lost its start.
+    cut: bool,
+}
+
+impl Encoder<'_> {
+    /// Errors if there is nothing to learn, or if the template refuses a conversation.
+    pub fn encode(&self, sample: Sample) -> Result<Document> {
+        let document = |form, bytes| Document { form, bytes, system_moved: false, cut: false };
+        Ok(match sample {
+            Sample::Text(text) => {
+                let ids = [self.tokenizer.opening(), &self.ids(&text)?, self.tokenizer.closing()].concat();
+                document(Form::Text(ids), text.len() as u64)
+            }
+            Sample::Completion(prompt, completion) => {
+                document(Form::Answers(vec![self.completion(&prompt, &completion)?]), completion.len() as u64)
+            }
+            Sample::Marked(rendered) => {
+                let (answers, bytes) = self.answers(&rendered, self.tokenizer.opening())?;
+                document(Form::Answers(vec![answers]), bytes)
+            }
+            Sample::Conversation(conversation) => {
+                let (rendered, system_moved) = conversation.render(self.template)?;
+                let opening = self.template.opening(self.tokenizer);
+                let rows = rendered.iter().map(|one| self.answers(one, opening)).collect::<Result<Vec<_>>>()?;
+                let bytes = rows.iter().map(|(_, bytes)| bytes).sum();
+                let rows = rows.into_iter().map(|(answers, _)| answers).collect();
+                Document { system_moved, ..document(Form::Answers(rows), bytes) }
+            }
+            Sample::Choices { prompt, choices, answer } => {
+                let bytes = choices.iter().map(|choice| choice.len() as u64).sum();
+                let choices::Encoded { ids, question, cut } =
+                    choices::encode(&prompt, &choices, &answer, self.tokenizer, self.sequence_length)?;
+                Document { cut, ..document(Form::Choices(ids, question), bytes) }
+            }
+        })
+    }
+
+    fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for piece in pieces(text) {
+            ids.append(&mut self.tokenizer.encode(piece)?);
+        }
+        Ok(ids)
+    }
+
+    fn completion(&self, prompt: &str, completion: &str) -> Result<Answers> {
+        let mut ids = [self.tokenizer.opening(), &self.ids(prompt)?].concat();
+        if ids.is_empty() {
+            ids.extend(self.tokenizer.bos());
+        }
+        ensure!(!ids.is_empty(), "the prompt is empty and the model has no token that starts a text");
+        let mut learned = vec![false; ids.len()];
+        ids.append(&mut self.ids(completion)?);
+        ensure!(ids.len() > learned.len(), "the completion has no tokens, there is nothing to learn");
+        // The end of the turn is part of what is learned, so that generation stops there.
+        ids.extend(self.tokenizer.turn_end());
+        learned.resize(ids.len(), true);
+        Ok(self.fitted(ids, learned))
+    }
+
+    /// Tokens of a text after `opening`, and the bytes of those that are learned. What is learned ends with a special
+    /// token: the template's, or else the one that ends a text.
+    fn answers(&self, rendered: &Rendered, opening: &[u32]) -> Result<(Answers, u64)> {
+        let Rendered { text, learned: ranges } = rendered;
+        let (mut ids, mut learned, mut bytes) = (opening.to_vec(), vec![false; opening.len()], 0);
+        let (mut base, mut counted, mut range, mut ended, mut blank) = (0, 0, 0, None, learned.clone());
+        for piece in pieces(text) {
+            for (id, Range { start, end }) in self.tokenizer.encode_with_offsets(piece)? {
+                let (start, end) = (base + start, base + end);
+                while ranges.get(range).is_some_and(|range| range.end <= start) {
+                    range += 1;
+                }
+                let mut is_learned = ranges.get(range).is_some_and(|range| range.start <= start);
+                // After the special token that ends a turn there is but white space, which is the template's.
+                let is_blank = text.get(start..end).is_some_and(|text| text.trim().is_empty());
+                let was_special = ids.last().is_some_and(|id| self.tokenizer.is_special(*id));
+                if is_learned && is_blank && (ended == Some(range) || was_special && learned.last() == Some(&true)) {
+                    (is_learned, ended) = (false, Some(range));
+                }
+                ids.push(id);
+                learned.push(is_learned);
+                blank.push(is_blank);
+                if is_learned && !self.tokenizer.is_special(id) {
+                    // Tokens that are bytes of one character all have its place.
+                    bytes += end.saturating_sub(start.max(counted)) as u64;
+                    counted = counted.max(end);
+                }
+            }
+            base += piece.len();
+        }
+        let mut end = learned.iter().rposition(|learned| *learned).map_or(0, |last| last + 1);
+        // Without a token that ends the turn, what ends it is white space of the template; at the end that is not
+        // needed.
+        while end > 0 && blank[end - 1] && learned[end - 1] && !self.tokenizer.is_special(ids[end - 1]) {
+            end -= 1;
+        }
+        ensure!(end > 0 && bytes > 0, "the answer is empty, there is nothing to learn");
+        ids.truncate(end);
+        learned.truncate(end);
+        if !ids.last().is_some_and(|id| self.tokenizer.is_special(*id) || self.tokenizer.eos().contains(id)) {
+            ids.extend(self.tokenizer.turn_end());
+            learned.resize(ids.len(), true);
+        }
+        if learned[0] {
+            let start = self.tokenizer.bos().or(self.tokenizer.turn_end());
+            ids.splice(0..0, start);
+            learned.splice(0..0, start.map(|_| false));
+            learned[0] = false;
+        }
+        ensure!(learned.contains(&true), "one token alone is no answer, there is nothing to learn");
+        Ok((self.fitted(ids, learned), bytes))
+    }
+
+    /// Cuts the start of a prompt that leaves no room for what is learned: to what fits beside that, or to half of a
+    /// window. What opens a text stays in front.
+    fn fitted(&self, mut ids: Vec<u32>, mut learned: Vec<bool>) -> Answers {
+        let (length, given) = (self.sequence_length, learned.iter().position(|learned| *learned).unwrap_or(0));
+        let half = given.min(length / 2).max(1);
+        let room = if ids.len() - given + half <= length { length - (ids.len() - given) } else { half };
+        let cut = given > room;
+        if cut {
+            let answer = ids.split_off(given);
+            self.tokenizer.cut_start(&mut ids, room);
+            ids.extend(answer);
+            learned.drain(..given - room);
+        }
+        Answers { ids, learned, cut }
+    }
 }
 
 impl Document {
-    /// Its rows, where its tokens begin with token `start` of the dataset.
-    fn at(self, start: usize, sequence_length: usize) -> Part {
-        let count = self.ids.len();
-        let (rows, given) = match self.form {
-            Form::Text => (Rows::Windows(document_windows(start, count, sequence_length).collect()), 0),
-            Form::Completion(given) => {
-                (Rows::Windows(vec![Window { start, tokens: count as u32, given }]), given as usize)
-            }
-            Form::Choices(question) => {
-                let given = question.prompt as usize;
-                (Rows::Questions(vec![choices::Question { start, ..question }]), given)
+    /// What tells documents apart: equal for equal tokens.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = blake3::Hasher::new();
+        let mut write = |ids: &[u32]| {
+            for id in ids {
+                hasher.update(&id.to_le_bytes());
             }
         };
-        Part { rows, tokens: (count - given) as u64, bytes: self.bytes, cut: u64::from(self.cut) }
+        match &self.form {
+            Form::Text(ids) | Form::Choices(ids, _) => write(ids),
+            Form::Answers(rows) => rows.iter().for_each(|row| write(&row.ids)),
+        }
+        let digest: [u8; 32] = hasher.finalize().into();
+        u64::from_le_bytes(*digest.first_chunk().unwrap_or(&[0; 8]))
+    }
+
+    /// Whether it has choices.
+    pub fn has_choices(&self) -> bool {
+        matches!(self.form, Form::Choices(..))
+    }
+
+    /// Stores its tokens behind those of `tokens`.
+    pub fn store(self, sequence_length: usize, tokens: &mut Tokens) -> Stored {
+        let (mut windows, mut count, mut cut) = (Vec::new(), 0, self.cut);
+        match self.form {
+            Form::Text(ids) => {
+                windows.extend(document_windows(tokens.len(), ids.len(), sequence_length));
+                tokens.extend(&ids);
+                count = ids.len() as u64;
+            }
+            Form::Answers(rows) => {
+                for Answers { ids, learned, cut: own } in rows {
+                    cut |= own;
+                    windows.extend(answer_windows(tokens.len(), &learned, sequence_length));
+                    tokens.extend_marked(&ids, &learned);
+                    count += learned.iter().filter(|learned| **learned).count() as u64;
+                }
+            }
+            Form::Choices(ids, question) => {
+                let question = Question { start: tokens.len(), ..question };
+                tokens.extend(&ids);
+                let tokens = ids.len() as u64 - u64::from(question.prompt);
+                let part = Part { rows: Rows::Questions(vec![question]), tokens, bytes: self.bytes };
+                return Stored { part, windowed: false, cut };
+            }
+        }
+        let windowed = windows.len() > 1;
+        Stored { part: Part { rows: Rows::Windows(windows), tokens: count, bytes: self.bytes }, windowed, cut }
     }
 }
 
-fn encode(line: Line, tokenizer: &Tokenizer, sequence_length: usize) -> Result<Document> {
-    match line {
-        Line { text: Some(text), prompt: None, completion: None, choices: None, answer: None } => {
-            Ok(Document { ids: tokenizer.encode_whole(&text)?, form: Form::Text, bytes: text.len() as u64, cut: false })
-        }
-        Line { text: None, prompt: Some(prompt), completion: Some(completion), choices: None, answer: None } => {
-            encode_completion(&prompt, &completion, tokenizer, sequence_length)
-        }
-        Line { text: None, prompt: Some(prompt), completion: None, choices: Some(choices), answer: Some(answer) } => {
-            let bytes = choices.iter().map(|choice| choice.len() as u64).sum();
-            let choices::Encoded { ids, question, cut } =
-                choices::encode(&prompt, &choices, &answer, tokenizer, sequence_length)?;
-            Ok(Document { ids, form: Form::Choices(question), bytes, cut })
-        }
-        _ => bail!("the object must have either {FORMS}"),
-    }
-}
-
-fn encode_completion(
-    prompt: &str,
-    completion: &str,
-    tokenizer: &Tokenizer,
-    sequence_length: usize,
-) -> Result<Document> {
-    let mut prompt = [tokenizer.opening(), &tokenizer.encode(prompt)?].concat();
-    if prompt.is_empty() {
-        prompt.extend(tokenizer.bos());
-    }
-    let mut ids = tokenizer.encode(completion)?;
-    ensure!(!prompt.is_empty(), "the prompt is empty and the model has no token that starts a text");
-    ensure!(!ids.is_empty(), "the completion is empty, there is nothing to learn");
-    // The end of the turn is part of what is learned, so that generation stops there.
-    ids.extend(tokenizer.turn_end());
-    // The end of the prompt and the start of the completion are what fits the window best.
-    ids.truncate(sequence_length - 1);
-    let kept = prompt.len().min(sequence_length - ids.len());
-    let cut = kept < prompt.len();
-    tokenizer.cut_start(&mut prompt, kept);
-    prompt.append(&mut ids);
-    Ok(Document { ids: prompt, form: Form::Completion(kept as u32), bytes: completion.len() as u64, cut })
+/// What became of a document.
+pub struct Stored {
+    pub part: Part,
+    /// Whether it has more than one window.
+    pub windowed: bool,
+    /// Whether a prompt lost its start.
+    pub cut: bool,
 }

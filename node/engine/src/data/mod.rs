@@ -1,40 +1,63 @@
 //! A machine's own data: files → documents → rows of tokens → batches.
 //!
-//! Plain text is one stream of tokens, each file with what the tokenizer's post-processor puts around it, cut into
-//! windows of `sequence_length` tokens that do not overlap; a window predicts all its tokens but the first. JSON Lines
-//! are documents: `text`, cut into windows of which the last is shorter; `prompt` and `completion`, one window each,
-//! with the loss on the completion only; or `prompt`, `choices` and `answer`, one row each, which holds the prompt
-//! once. A file of windows has no choices, and the other way round. A batch packs its rows one after the other, so that
-//! a short one costs what it is long.
+//! What a file is, its bytes tell, not its name: gzip, zstd and UTF-16 are taken off, then it is plain text, JSON, JSON
+//! Lines or a table. Plain text is one stream of tokens, each file with what the tokenizer's post-processor puts around
+//! it, cut into windows of `sequence_length` tokens that do not overlap; a window predicts all its tokens but the
+//! first. Rows are documents: a text, cut into windows of which the last is shorter; an answer after what was asked,
+//! with the loss on the answer only; or choices, one row each, which holds the prompt once. A file of windows has no
+//! choices, and the other way round. A batch packs its rows one after the other, so that a short one costs what it is
+//! long.
 //!
 //! | file | noun |
 //! |---|---|
-//! | `file.rs`, `read.rs` | which files; what is trained on and what is held out |
-//! | `text.rs`, `documents.rs`, `choices.rs` | a form each |
+//! | `source.rs` | which files a path names |
+//! | `bytes.rs`, `zstd.rs`, `utf16.rs` | from a file's bytes to text |
+//! | `form.rs` | which form a text has |
+//! | `row.rs`, `non_finite.rs` | rows of JSON, JSON Lines and tables |
+//! | `columns.rs` | a row's columns → what is learned of it |
+//! | `documents.rs`, `choices.rs`, `text.rs` | that → tokens |
 //! | `tokens.rs`, `window.rs`, `part.rs` | what is kept: ids, and which of them are a row |
+//! | `read.rs`, `report.rs` | all of these at work; what was read, skipped and cut |
 //! | `order.rs`, `pack.rs` | which rows come when; rows → batch |
 //! | `digest.rs` | what tells texts apart |
 
+mod bytes;
 mod choices;
+mod columns;
 mod digest;
 mod documents;
-mod file;
+mod form;
+mod non_finite;
 mod order;
 mod pack;
 mod part;
 mod read;
+mod report;
+mod row;
+mod source;
 mod text;
 mod tokens;
+mod utf16;
 mod window;
+mod zstd;
 
 use anyhow::{Context, Result, ensure};
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+};
 
-use crate::model::{Batch, Tokenizer};
+use crate::{
+    chat::ChatTemplate,
+    model::{Batch, Tokenizer},
+};
+pub use columns::Columns;
+use documents::Encoder;
 use pack::Pack;
 use part::{Part, Rows};
 use read::ReadTexts;
-pub use read::are_choices;
+pub use report::Report;
 use tokens::Tokens;
 use window::stream_windows;
 
@@ -50,31 +73,64 @@ pub struct Dataset {
     sequence_length: usize,
     text_tokens: u64,
     text_bytes: u64,
-    cut: u64,
+    report: Arc<Report>,
 }
 
-impl Dataset {
-    /// Reads a text file, a JSON Lines file (`.jsonl`, `.ndjson`), or a directory of both, in the order of their paths.
+/// How texts are read.
+pub struct Reader<'a> {
+    /// The model's.
+    pub tokenizer: &'a Tokenizer,
+    /// How conversations become text.
+    pub template: &'a ChatTemplate,
+    /// Which columns of rows are read.
+    pub columns: &'a Columns,
+    /// Tokens of a window.
+    pub sequence_length: usize,
+    /// Bytes that were read so far, for who watches.
+    pub progress: Arc<AtomicU64>,
+}
+
+impl Reader<'_> {
+    /// Reads a file, a directory, or standard input (`-`).
     ///
     /// Errors name the file, the line or byte, and what to do.
-    pub fn load(path: &Path, tokenizer: &Tokenizer, sequence_length: usize) -> Result<Self> {
-        let ReadTexts { tokens, train, .. } = read::load(path, tokenizer, sequence_length, 0.0)?;
-        Self::of_part(Arc::new(tokens), train, sequence_length).with_context(|| format!("in {}", path.display()))
+    pub fn load(&self, path: &Path) -> Result<Dataset> {
+        let ReadTexts { tokens, train, report, .. } = self.read(path, 0.0)?;
+        let report = Arc::new(report);
+        Dataset::of_part(Arc::new(tokens), train, self.sequence_length, report)
+            .with_context(|| format!("in {}", path.display()))
     }
 
-    /// The same, split: (first 90%, last 10%), by bytes for text, by documents for JSON Lines. Both have at least one
-    /// row.
-    pub fn load_split(path: &Path, tokenizer: &Tokenizer, sequence_length: usize) -> Result<(Self, Self)> {
-        let ReadTexts { tokens, train, held_out } = read::load(path, tokenizer, sequence_length, HELD_OUT)?;
-        let tokens = Arc::new(tokens);
-        let train =
-            Self::of_part(tokens.clone(), train, sequence_length).with_context(|| format!("in {}", path.display()))?;
+    /// The same, split: (first 90%, last 10%), by bytes for text, in whole files where that comes near, and by rows. A
+    /// row that is trained on in equal words is not held out. Both have at least one row.
+    pub fn load_split(&self, path: &Path) -> Result<(Dataset, Dataset)> {
+        let ReadTexts { tokens, train, held_out, report } = self.read(path, HELD_OUT)?;
+        let (tokens, report) = (Arc::new(tokens), Arc::new(report));
+        let train = Dataset::of_part(tokens.clone(), train, self.sequence_length, report.clone())
+            .with_context(|| format!("in {}", path.display()))?;
         ensure!(
             held_out.rows.len() > 0,
             "{} is too short to hold out a part; give --eval a file of its own",
             path.display()
         );
-        Ok((train, Self::of_part(tokens, held_out, sequence_length)?))
+        Ok((train, Dataset::of_part(tokens, held_out, self.sequence_length, report)?))
+    }
+
+    fn read(&self, path: &Path, held_out: f64) -> Result<ReadTexts> {
+        let Self { tokenizer, template, sequence_length, .. } = *self;
+        read::load(path, &Encoder { tokenizer, template, sequence_length }, self.columns, held_out, &self.progress)
+    }
+}
+
+impl Dataset {
+    /// As [`Reader::load`] with a plain template and the columns by their names.
+    pub fn load(path: &Path, tokenizer: &Tokenizer, sequence_length: usize) -> Result<Self> {
+        plain(tokenizer, sequence_length, |reader| reader.load(path))
+    }
+
+    /// As [`Reader::load_split`], likewise.
+    pub fn load_split(path: &Path, tokenizer: &Tokenizer, sequence_length: usize) -> Result<(Self, Self)> {
+        plain(tokenizer, sequence_length, |reader| reader.load_split(path))
     }
 
     /// Windows of a text in memory.
@@ -85,12 +141,12 @@ impl Dataset {
         text::encode_text(text, tokenizer, &mut tokens)?;
         tokens.extend(tokenizer.closing());
         let rows = Rows::Windows(stream_windows(0, tokens.len(), sequence_length));
-        let part = Part { rows, tokens: tokens.len() as u64, bytes: text.len() as u64, cut: 0 };
-        Self::of_part(Arc::new(tokens), part, sequence_length)
+        let part = Part { rows, tokens: tokens.len() as u64, bytes: text.len() as u64 };
+        Self::of_part(Arc::new(tokens), part, sequence_length, Arc::default())
     }
 
-    fn of_part(tokens: Arc<Tokens>, part: Part, sequence_length: usize) -> Result<Self> {
-        let Part { rows, tokens: text_tokens, bytes: text_bytes, cut } = part;
+    fn of_part(tokens: Arc<Tokens>, part: Part, sequence_length: usize, report: Arc<Report>) -> Result<Self> {
+        let Part { rows, tokens: text_tokens, bytes: text_bytes } = part;
         ensure!(
             rows.len() > 0,
             "the text has {text_tokens} tokens, one window needs {sequence_length}; give more text or a shorter --sequence-length"
@@ -102,7 +158,7 @@ impl Dataset {
             sequence_length,
             text_tokens,
             text_bytes,
-            cut,
+            report,
         })
     }
 
@@ -128,9 +184,9 @@ impl Dataset {
         matches!(*self.rows, Rows::Questions(_))
     }
 
-    /// Rows whose prompt lost its start, so that the row fits the window.
-    pub fn prompts_cut(&self) -> u64 {
-        self.cut
+    /// What was read, skipped and cut, of all parts.
+    pub fn report(&self) -> &Report {
+        &self.report
     }
 
     /// Tokens of the whole text (of the completions or choices, where the loss is on them only).
@@ -182,4 +238,12 @@ fn by_cost(rows: &Rows) -> Option<Arc<[u32]>> {
         indices.sort_by_key(|index| rows.cost(*index as usize));
         indices.into()
     })
+}
+
+fn plain<T>(tokenizer: &Tokenizer, sequence_length: usize, read: impl FnOnce(&Reader<'_>) -> Result<T>) -> Result<T> {
+    let end = tokenizer.eos().first().and_then(|id| tokenizer.special_text(*id));
+    let special: BTreeMap<String, String> = end.map(|end| ("eos_token".into(), end)).into_iter().collect();
+    let (template, columns) = (ChatTemplate::plain(special)?, Columns::default());
+    let progress = Arc::default();
+    read(&Reader { tokenizer, template: &template, columns: &columns, sequence_length, progress })
 }

@@ -51,6 +51,16 @@ impl<'a> Pack<'a> {
         first..self.targets.len()
     }
 
+    /// The packed tokens from position `first` on predict those of `tokens` that are to be learned. Returns their
+    /// targets.
+    pub fn predict_learned(&mut self, first: usize, tokens: Range<usize>) -> Range<usize> {
+        let before = self.targets.len();
+        let targets = (first..).zip(tokens).filter(|(_, at)| !self.all.is_given(*at));
+        self.targets
+            .extend(targets.map(|(position, at)| Target { position: position as u32, token: self.all.get(at) }));
+        before..self.targets.len()
+    }
+
     /// Ends a row that has these targets.
     pub fn end(&mut self, row: Row) {
         self.rows.push(row);

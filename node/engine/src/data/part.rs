@@ -1,6 +1,7 @@
 //! The rows of one part of the data.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use std::collections::{HashMap, HashSet};
 
 use super::{choices::Question, pack::Pack, window::Window};
 
@@ -41,16 +42,26 @@ impl Rows {
         }
     }
 
-    /// Appends `other`. Errors if both have rows, of different forms.
-    pub fn append(&mut self, other: Self) -> Result<()> {
+    /// Appends `other`, of the same form.
+    pub fn append(&mut self, other: Self) {
         match (&mut *self, other) {
-            (_, other) if other.len() == 0 => {}
-            (rows, other) if rows.len() == 0 => *rows = other,
             (Self::Windows(windows), Self::Windows(others)) => windows.extend(others),
             (Self::Questions(questions), Self::Questions(others)) => questions.extend(others),
-            _ => bail!("some rows have choices, and others have none"),
+            (rows, other) if rows.len() == 0 => *rows = other,
+            _ => {}
         }
-        Ok(())
+    }
+
+    /// Those with an index in `ranges`.
+    fn select(&self, ranges: &[std::ops::Range<usize>]) -> Self {
+        match self {
+            Self::Windows(all) => {
+                Self::Windows(ranges.iter().flat_map(|range| all[range.clone()].iter().copied()).collect())
+            }
+            Self::Questions(all) => {
+                Self::Questions(ranges.iter().flat_map(|range| all[range.clone()].iter().cloned()).collect())
+            }
+        }
     }
 }
 
@@ -62,6 +73,91 @@ pub struct Part {
     pub tokens: u64,
     /// Bytes of the same.
     pub bytes: u64,
-    /// Rows whose prompt lost its start.
-    pub cut: u64,
+}
+
+impl Part {
+    pub fn append(&mut self, other: Self) {
+        self.rows.append(other.rows);
+        self.tokens += other.tokens;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Documents in the order in which they were read, each with rows of its own.
+#[derive(Default)]
+pub struct Documents {
+    all: Part,
+    marks: Vec<Mark>,
+}
+
+struct Mark {
+    /// Rows up to the end of this document.
+    rows: usize,
+    tokens: u64,
+    bytes: u64,
+    /// Of its tokens: equal for equal documents.
+    digest: u64,
+}
+
+impl Documents {
+    pub fn len(&self) -> usize {
+        self.marks.len()
+    }
+
+    pub fn rows(&self) -> &Rows {
+        &self.all.rows
+    }
+
+    pub fn push(&mut self, part: Part, digest: u64) {
+        let (tokens, bytes) = (part.tokens, part.bytes);
+        self.all.append(part);
+        self.marks.push(Mark { rows: self.all.rows.len(), tokens, bytes, digest });
+    }
+
+    /// What is trained on, and the last `held_out` of the documents; equal documents stay together on either side.
+    /// Where that leaves nothing to hold out, all being equal, the last ones are, in spite of it.
+    pub fn split(self, held_out: f64) -> Split {
+        let (count, wanted) = (self.marks.len(), (self.marks.len() as f64 * held_out).floor() as usize);
+        if wanted == 0 {
+            return Split { train: self.all, ..Split::default() };
+        }
+        let mut copies: HashMap<u64, usize> = HashMap::new();
+        self.marks.iter().for_each(|mark| *copies.entry(mark.digest).or_default() += 1);
+        let (mut held, mut chosen) = (0, HashSet::new());
+        for mark in self.marks.iter().rev() {
+            let own = copies[&mark.digest];
+            if held + own <= wanted && chosen.insert(mark.digest) {
+                held += own;
+            }
+        }
+        let all_equal = held == 0;
+        let is_held = |(index, mark): (usize, &Mark)| match all_equal {
+            true => index >= count - wanted,
+            false => chosen.contains(&mark.digest),
+        };
+        let (mut ranges, mut parts, mut first) = ([Vec::new(), Vec::new()], [Part::default(), Part::default()], 0);
+        for (index, mark) in self.marks.iter().enumerate() {
+            let side = usize::from(is_held((index, mark)));
+            ranges[side].push(first..mark.rows);
+            parts[side].tokens += mark.tokens;
+            parts[side].bytes += mark.bytes;
+            first = mark.rows;
+        }
+        let [mut train, mut eval] = parts;
+        let held = ranges[1].len() as u64;
+        train.rows = self.all.rows.select(&ranges[0]);
+        eval.rows = self.all.rows.select(&ranges[1]);
+        Split { train, eval, held, all_equal }
+    }
+}
+
+/// Documents in two parts.
+#[derive(Default)]
+pub struct Split {
+    pub train: Part,
+    pub eval: Part,
+    /// Documents that are held out.
+    pub held: u64,
+    /// Whether they are trained on as well, since all are equal.
+    pub all_equal: bool,
 }

@@ -1,16 +1,39 @@
-//! From files to tokens and rows.
+//! From a path to tokens and rows.
 
-use anyhow::{Result, ensure};
-use std::path::Path;
+use anyhow::{Context, Result, bail, ensure};
+use rayon::prelude::*;
+use std::{
+    io::Read,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use super::{
-    documents::{has_choices, load_documents},
-    file::find_files,
-    part::{Part, Rows},
-    text::load_texts,
+    bytes::{self, Content, Text},
+    columns::{Columns, Found},
+    documents::{Document, Encoder},
+    form::{Form, form},
+    part::{Documents, Part, Rows, Split},
+    report::{Report, counted, few},
+    row::{self, Row},
+    source::{self, Source},
+    text::{encode_text, split},
     tokens::Tokens,
+    window::stream_windows,
 };
-use crate::model::Tokenizer;
+
+/// Rows, and bytes of them, that are tokenised side by side before their tokens are stored.
+const ROWS_AT_ONCE: usize = 256;
+const BYTES_AT_ONCE: usize = 1 << 20;
+/// Largest share of rows that cannot be used: one in twenty.
+const BAD_SHARE: u64 = 20;
+/// So many are enough to know that a file is no good, if they are more than the others.
+const BAD_ENOUGH: u64 = 1_000;
+/// The held-out part is whole files if some at the end have a share of all bytes between these.
+const WHOLE_FILES_SHARE: [f64; 2] = [0.4, 2.0];
 
 /// What was read of a path.
 pub struct ReadTexts {
@@ -20,39 +43,372 @@ pub struct ReadTexts {
     pub train: Part,
     /// Without rows if nothing is held out.
     pub held_out: Part,
+    pub report: Report,
 }
 
-/// Reads `path` and holds out the last `held_out` of it.
-pub fn load(path: &Path, tokenizer: &Tokenizer, sequence_length: usize, held_out: f64) -> Result<ReadTexts> {
+/// A file that holds something.
+struct Seen {
+    source: Source,
+    form: Form,
+    /// Of what can be read only once.
+    open: Option<Text>,
+}
+
+/// Reads `path` and holds out the last `held_out` of it. `progress` counts bytes as they are read.
+pub fn load(
+    path: &Path,
+    encoder: &Encoder<'_>,
+    columns: &Columns,
+    held_out: f64,
+    progress: &Arc<AtomicU64>,
+) -> Result<ReadTexts> {
+    let sequence_length = encoder.sequence_length;
     ensure!(sequence_length >= 2, "--sequence-length {sequence_length} is too short, a window needs 2 tokens");
-    let (texts, json_lines) = find_files(path)?;
-    let mut tokens = Tokens::for_vocabulary(tokenizer.vocabulary());
-    let (mut train, mut eval) = load_texts(&texts, tokenizer, sequence_length, held_out, &mut tokens)?;
-    let mut documents = Vec::new();
-    for file in &json_lines {
-        load_documents(file, tokenizer, sequence_length, &mut tokens, &mut documents)?;
+    let report = Report { path: path.to_owned(), sequence_length, ..Report::default() };
+    let tokens = Tokens::for_vocabulary(encoder.tokenizer.vocabulary());
+    let documents = Documents::default();
+    let mut reading = Reading { encoder, columns, progress, report, tokens, documents, waiting: Vec::new(), bytes: 0 };
+    let (texts, tables) = reading.look(path)?;
+    let (mut train, mut eval) = reading.texts(texts, held_out)?;
+    for seen in tables {
+        reading.table(seen)?;
     }
+    let Reading { mut report, tokens, documents, .. } = reading;
+    check(&report)?;
     ensure!(
-        texts.is_empty() || !documents.iter().any(|document| matches!(document.rows, Rows::Questions(_))),
+        train.rows.len() + eval.rows.len() == 0 || !matches!(documents.rows(), Rows::Questions(_)),
         "{} has rows with choices, and plain texts; put the two forms into directories of their own",
         path.display()
     );
-    let split = documents.len() - (documents.len() as f64 * held_out).floor() as usize;
-    for (index, document) in documents.into_iter().enumerate() {
-        let part = if index < split { &mut train } else { &mut eval };
-        part.rows.append(document.rows)?;
-        part.tokens += document.tokens;
-        part.bytes += document.bytes;
-        part.cut += document.cut;
+    let Split { train: rows, eval: held_rows, held, all_equal } = documents.split(held_out);
+    train.append(rows);
+    eval.append(held_rows);
+    ensure!(train.bytes + eval.bytes > 0, "{}{}", path.display(), no_text(&report));
+    if held > 0 {
+        let texts = report.held_out.take().map_or(String::new(), |texts| format!("{texts} and "));
+        report.held_out = Some(format!("{texts}the last {}", counted(held, "row")));
     }
-    ensure!(train.bytes + eval.bytes > 0, "{} has no text; give --data a file with some", path.display());
-    Ok(ReadTexts { tokens, train, held_out: eval })
+    report.all_equal = all_equal;
+    report.windows = (train.rows.len() + eval.rows.len()) as u64;
+    report.tokens = train.tokens + eval.tokens;
+    Ok(ReadTexts { tokens, train, held_out: eval, report })
 }
 
-/// Whether `load` will find rows with choices at `path`, from a look at its first document.
-pub fn are_choices(path: &Path) -> Result<bool> {
-    match find_files(path)? {
-        (texts, json_lines) if texts.is_empty() => json_lines.first().map_or(Ok(false), |file| has_choices(file)),
-        _ => Ok(false),
+/// Errors if too many rows cannot be used: names the first.
+fn check(report: &Report) -> Result<()> {
+    let (bad, all) = (report.bad, report.all_rows());
+    if bad * BAD_SHARE <= all {
+        return Ok(());
+    }
+    let more = if bad > report.first_bad.len() as u64 { "; the first are" } else { "" };
+    bail!("{bad} of {all} rows cannot be used{more}:\n  {}", report.first_bad.join("\n  "))
+}
+
+/// Why there is nothing to learn.
+fn no_text(report: &Report) -> String {
+    if report.is_directory {
+        let names: Vec<String> = report.skipped.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        let why = if names.is_empty() { String::new() } else { format!(" ({})", few(&names)) };
+        return format!(" has no files with text{why}; give --data a file or a directory with some");
+    }
+    let empty = if report.empty > 0 { format!(" ({} empty rows)", report.empty) } else { String::new() };
+    format!(" has no text{empty}; give --data a file with some")
+}
+
+struct Reading<'a> {
+    encoder: &'a Encoder<'a>,
+    columns: &'a Columns,
+    progress: &'a Arc<AtomicU64>,
+    report: Report,
+    tokens: Tokens,
+    documents: Documents,
+    /// Rows that are to be tokenised together, and their bytes.
+    waiting: Vec<Row>,
+    bytes: usize,
+}
+
+impl Reading<'_> {
+    /// What there is at `path`: plain texts, and files of rows.
+    fn look(&mut self, path: &Path) -> Result<(Vec<Seen>, Vec<Seen>)> {
+        let (mut texts, mut tables) = (Vec::new(), Vec::new());
+        for source in source::find(path, &mut self.report)? {
+            let name = source.path().strip_prefix(path).unwrap_or(source.path()).display().to_string();
+            match self.look_at(source) {
+                Ok(Some(seen)) if seen.form == Form::Text => texts.push(seen),
+                Ok(Some(seen)) => tables.push(seen),
+                Ok(None) => self.report.skip(name, "empty".into()),
+                Err(error) if self.report.is_directory => self.report.skip(name, format!("{error:#}")),
+                Err(error) => return Err(error.context(path.display().to_string())),
+            }
+        }
+        Ok((texts, tables))
+    }
+
+    fn look_at(&mut self, source: Source) -> Result<Option<Seen>> {
+        let text = match self.open(&source)? {
+            Content::Text(text) => text,
+            Content::Empty => return Ok(None),
+            Content::Parquet => {
+                bail!("a Parquet file; write it as JSON Lines (datasets: to_json, pandas: to_json with lines=True)")
+            }
+            Content::Other(what) => bail!("{what}"),
+        };
+        if text.head.iter().all(u8::is_ascii_whitespace) && text.is_whole {
+            return Ok(None);
+        }
+        let form = form(&text.head, text.is_whole, source.path(), self.columns)?;
+        let open = source.size().is_none().then_some(text);
+        Ok(Some(Seen { source, form, open }))
+    }
+
+    fn open(&self, source: &Source) -> Result<Content> {
+        let raw = Counted { raw: source.open()?, progress: self.progress.clone() };
+        bytes::content(Box::new(raw))
+    }
+
+    /// The bytes of a file that was looked at before.
+    fn reopen(&mut self, seen: &mut Seen) -> Result<Text> {
+        let text = match seen.open.take() {
+            Some(text) => text,
+            None => match self.open(&seen.source)? {
+                Content::Text(text) => text,
+                _ => bail!("{} has changed while it was read", seen.source.path().display()),
+            },
+        };
+        Ok(text)
+    }
+
+    /// A file is read.
+    fn count(&mut self, form: Form, wrapping: &[&'static str]) {
+        *self.report.files.entry(form.name()).or_default() += 1;
+        self.report.wrapping.extend(wrapping);
+    }
+
+    /// All plain texts as one stream: what is trained on, what is held out.
+    fn texts(&mut self, mut texts: Vec<Seen>, held_out: f64) -> Result<(Part, Part)> {
+        let sizes: Vec<u64> = texts.iter().map(|seen| seen.source.size().unwrap_or(1)).collect();
+        let (whole_from, share) = held_out_files(&sizes, held_out);
+        let (mut train, mut eval, mut eval_start) = (Part::default(), Part::default(), None);
+        for (index, seen) in texts.iter_mut().enumerate() {
+            let name = seen.source.path().display().to_string();
+            let text = match self.text(seen) {
+                Ok(text) => text,
+                Err(error) if self.report.is_directory => {
+                    self.report.skip(name, format!("{error:#}"));
+                    continue;
+                }
+                Err(error) => return Err(error.context(name)),
+            };
+            let here = match () {
+                () if index < whole_from => text.len(),
+                () if index > whole_from => 0,
+                () => split(&text, (text.len() as f64 * share).floor() as usize),
+            };
+            let (first, last) = text.split_at(here);
+            self.stream(first, last, &mut eval_start).with_context(|| format!("in {name}"))?;
+            train.bytes += first.len() as u64;
+            eval.bytes += last.len() as u64;
+        }
+        let (end, length) = (self.tokens.len(), self.encoder.sequence_length);
+        let boundary = eval_start.unwrap_or(end);
+        (train.tokens, eval.tokens) = (boundary as u64, (end - boundary) as u64);
+        train.rows = Rows::Windows(stream_windows(0, boundary, length));
+        eval.rows = Rows::Windows(stream_windows(boundary, end, length));
+        self.report.left_over = (boundary % length + (end - boundary) % length) as u64;
+        if eval.bytes > 0 {
+            let files = (texts.len() - whole_from) as u64;
+            self.report.held_out = Some(match (share > 0.0, texts.get(whole_from)) {
+                (true, Some(seen)) if texts.len() > 1 => format!("the end of {}", seen.source.path().display()),
+                (true, _) => format!("the last {:.0}%", 100.0 * held_out),
+                (false, _) => format!("the last {}", counted(files, "text")),
+            });
+        }
+        Ok((train, eval))
+    }
+
+    /// Tokens of a file, with what opens and closes a text where it begins and ends, on whichever side that is.
+    fn stream(&mut self, first: &str, last: &str, eval_start: &mut Option<usize>) -> Result<()> {
+        let (tokenizer, tokens) = (self.encoder.tokenizer, &mut self.tokens);
+        if !first.is_empty() {
+            tokens.extend(tokenizer.opening());
+            encode_text(first, tokenizer, tokens)?;
+        }
+        if !last.is_empty() {
+            eval_start.get_or_insert(tokens.len());
+            tokens.extend(if first.is_empty() { tokenizer.opening() } else { &[] });
+            encode_text(last, tokenizer, tokens)?;
+        }
+        tokens.extend(tokenizer.closing());
+        Ok(())
+    }
+
+    fn text(&mut self, seen: &mut Seen) -> Result<String> {
+        let mut bytes = Vec::new();
+        let Text { bytes: mut all, wrapping, .. } = self.reopen(seen)?;
+        all.read_to_end(&mut bytes)?;
+        let text = bytes::utf8(bytes)?;
+        if let Some(at) = text.find('\0') {
+            bail!("no text: byte {at} is NUL");
+        }
+        self.count(seen.form, &wrapping);
+        Ok(text)
+    }
+
+    /// The rows of a file. One of a directory that has none which can be used is skipped: a list of settings, mostly.
+    fn table(&mut self, mut seen: Seen) -> Result<()> {
+        let name = seen.source.path().display().to_string();
+        let (documents, bad, named) = (self.documents.len(), self.report.bad, self.report.first_bad.len());
+        let read = self.rows_of(&mut seen, &name).with_context(|| format!("in {name}"));
+        if !self.report.is_directory || self.documents.len() > documents {
+            return read;
+        }
+        self.waiting.clear();
+        let first = self.report.first_bad.get(named).cloned();
+        let why = match (read, first) {
+            (Err(error), _) => error.root_cause().to_string(),
+            (Ok(()), Some(first)) => first,
+            (Ok(()), None) if self.report.bad > bad => "no row of it can be used".into(),
+            (Ok(()), None) => return Ok(()),
+        };
+        self.report.bad = bad;
+        self.report.first_bad.truncate(named);
+        self.report.uncount(seen.form.name());
+        self.report.skip(name, why);
+        Ok(())
+    }
+
+    fn rows_of(&mut self, seen: &mut Seen, name: &str) -> Result<()> {
+        let text = self.reopen(seen)?;
+        self.count(seen.form, &text.wrapping);
+        row::read(seen.form, text.bytes, &mut |row| {
+            self.bytes += row.size();
+            self.waiting.push(row);
+            if self.waiting.len() >= ROWS_AT_ONCE || self.bytes >= BYTES_AT_ONCE {
+                self.store(name)?;
+            }
+            Ok(())
+        })?;
+        self.store(name)
+    }
+
+    /// Tokenises the rows that wait, side by side, and stores their tokens in their order.
+    fn store(&mut self, name: &str) -> Result<()> {
+        let rows = std::mem::take(&mut self.waiting);
+        self.bytes = 0;
+        let (encoder, columns) = (self.encoder, self.columns);
+        let encoded: Vec<(String, Result<Option<Encoded>>)> =
+            rows.into_par_iter().map(|row| (row.place.clone(), encode(row, encoder, columns))).collect();
+        for (place, document) in encoded {
+            let stored = document.and_then(|document| match document {
+                Some(document) => self.push(document),
+                None => {
+                    self.report.empty += 1;
+                    Ok(())
+                }
+            });
+            if let Err(error) = stored {
+                self.report.bad_row(format!("{name}, {place}: {error:#}"));
+            }
+        }
+        if self.report.bad >= BAD_ENOUGH && 2 * self.report.bad > self.report.all_rows() {
+            return check(&self.report);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, encoded: Encoded) -> Result<()> {
+        let Encoded { document, label, left, is_conversation } = encoded;
+        let has_choices = document.has_choices();
+        let had_choices = matches!(self.documents.rows(), Rows::Questions(_));
+        ensure!(
+            self.documents.len() == 0 || has_choices == had_choices,
+            "this row {} choices, those before {}; put the two forms into texts of their own",
+            if has_choices { "has" } else { "has no" },
+            if had_choices { "have" } else { "have none" },
+        );
+        let (digest, system_moved) = (document.digest(), document.system_moved);
+        let stored = document.store(self.encoder.sequence_length, &mut self.tokens);
+        self.documents.push(stored.part, digest);
+        let report = &mut self.report;
+        *report.rows.entry(label).or_default() += 1;
+        report.windowed += u64::from(stored.windowed);
+        report.prompts_cut += u64::from(stored.cut);
+        report.systems_moved += u64::from(system_moved);
+        report.plain_template |= is_conversation && self.encoder.template.is_plain();
+        report.columns_left.extend(left);
+        Ok(())
+    }
+}
+
+/// A row as tokens.
+struct Encoded {
+    document: Document,
+    label: &'static str,
+    /// Columns that nothing was taken from.
+    left: Vec<String>,
+    is_conversation: bool,
+}
+
+/// None if there is no text in it.
+fn encode(row: Row, encoder: &Encoder<'_>, columns: &Columns) -> Result<Option<Encoded>> {
+    let value = row.value()?;
+    let Some(Found { sample, label, used }) = columns.sample(&value)? else { return Ok(None) };
+    let left = super::columns::keys(&value).into_iter().filter(|name| !used.contains(name)).collect();
+    let is_conversation = sample.is_conversation();
+    Ok(Some(Encoded { document: encoder.encode(sample)?, label, left, is_conversation }))
+}
+
+/// From which file on, and from which share of that file on, the last `held_out` of files of these sizes begins: whole
+/// files if some at the end have about as many bytes, and else the end of one.
+fn held_out_files(sizes: &[u64], held_out: f64) -> (usize, f64) {
+    let total: u64 = sizes.iter().sum();
+    let wanted = total as f64 * held_out;
+    if held_out == 0.0 || total == 0 {
+        return (sizes.len(), 0.0);
+    }
+    let suffix = |from: usize| sizes[from..].iter().sum::<u64>() as f64;
+    let is_near = |from: &usize| {
+        let share = suffix(*from) / wanted;
+        (WHOLE_FILES_SHARE[0]..=WHOLE_FILES_SHARE[1]).contains(&share)
+    };
+    let distance = |from: &usize| (suffix(*from) - wanted).abs();
+    if let Some(from) = (1..sizes.len()).filter(is_near).min_by(|a, b| distance(a).total_cmp(&distance(b))) {
+        return (from, 0.0);
+    }
+    let from = (0..sizes.len()).rev().find(|from| suffix(*from) >= wanted).unwrap_or(0);
+    let after = suffix(from + 1);
+    (from, 1.0 - (wanted - after) / sizes[from] as f64)
+}
+
+/// Counts what is read.
+struct Counted {
+    raw: Box<dyn Read + Send>,
+    progress: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.raw.read(buffer)?;
+        self.progress.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_files_are_held_out_where_some_at_the_end_have_about_a_tenth() {
+        assert_eq!(held_out_files(&[100; 10], 0.1), (9, 0.0));
+        assert_eq!(held_out_files(&[100; 40], 0.1), (36, 0.0));
+        assert_eq!(held_out_files(&[500, 400, 60, 40], 0.1), (2, 0.0));
+        // The last one alone is too large, or too small.
+        assert_eq!(held_out_files(&[100, 100], 0.1), (1, 0.8));
+        assert_eq!(held_out_files(&[1000], 0.1), (0, 0.9));
+        let (from, share) = held_out_files(&[990, 10], 0.1);
+        assert!(from == 0 && (share - 900.0 / 990.0).abs() < 1e-9);
+        assert_eq!(held_out_files(&[10, 10], 0.0), (2, 0.0));
+        assert_eq!(held_out_files(&[], 0.1), (0, 0.0));
     }
 }

@@ -142,6 +142,11 @@ impl Checkpoint {
         Ok(*hasher.finalize().as_bytes())
     }
 
+    /// The bytes of the file of this role, if there is one.
+    pub fn file(&self, role: Role) -> Result<Option<Vec<u8>>> {
+        self.files.iter().find(|file| file.role == role).map(OriginalFile::read).transpose()
+    }
+
     /// The model that the config describes.
     pub fn architecture(&self) -> Result<Box<dyn Architecture>> {
         let architecture = architecture(&self.config)?;

@@ -1,7 +1,11 @@
 //! The model's tokenizer. Its file may come from a peer.
 
 use anyhow::{Context, Result, anyhow, ensure};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use super::{Checkpoint, Interface, special_tokens::SpecialTokens};
 
@@ -17,6 +21,8 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Vec<u32>,
     turn_end: Option<u32>,
+    /// Special tokens, and how they are written.
+    special: BTreeMap<u32, String>,
 }
 
 impl Tokenizer {
@@ -41,8 +47,11 @@ impl Tokenizer {
     pub fn from_bytes(bytes: &[u8], interface: &Interface) -> Result<Self> {
         let inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))
             .context("tokenizer.json is malformed or not of a supported kind; download it again")?;
+        let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special);
+        let special = added.map(|(id, token)| (id, token.content)).collect();
         let mut this = Self {
             inner,
+            special,
             vocabulary: interface.vocabulary,
             opening: Vec::new(),
             closing: Vec::new(),
@@ -86,12 +95,35 @@ impl Tokenizer {
         Ok([self.opening(), &self.encode(text)?, self.closing()].concat())
     }
 
-    fn ids(&self, text: &str, around: bool) -> Result<Vec<u32>> {
-        let encoding = guarded(|| self.inner.encode_fast(text, around)).context("the tokenizer failed on the text")?;
-        let ids = encoding.get_ids().to_vec();
+    /// As [`Self::encode`], each id with the bytes of `text` that it stands for. Slower.
+    pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        let encoding = guarded(|| self.inner.encode(text, false)).context("the tokenizer failed on the text")?;
+        let ids = encoding.get_ids();
+        self.check(ids)?;
+        Ok(ids.iter().zip(encoding.get_offsets()).map(|(id, (start, end))| (*id, *start..*end)).collect())
+    }
+
+    /// How the special token `id` is written, if it is one: no text is written with it.
+    pub fn special_text(&self, id: u32) -> Option<String> {
+        self.special.get(&id).cloned()
+    }
+
+    /// Whether `id` is a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.contains_key(&id)
+    }
+
+    fn check(&self, ids: &[u32]) -> Result<()> {
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocabulary) {
             anyhow::bail!("the tokenizer made token id {id}, the model's vocabulary ends at {}", self.vocabulary - 1);
         }
+        Ok(())
+    }
+
+    fn ids(&self, text: &str, around: bool) -> Result<Vec<u32>> {
+        let encoding = guarded(|| self.inner.encode_fast(text, around)).context("the tokenizer failed on the text")?;
+        let ids = encoding.get_ids().to_vec();
+        self.check(&ids)?;
         Ok(ids)
     }
 

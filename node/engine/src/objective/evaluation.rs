@@ -14,7 +14,7 @@ pub struct Evaluation {
     pub count: u64,
     /// Rows whose right choice was the likeliest, where there are choices.
     pub right: Option<u64>,
-    /// Bytes of the whole text, of which the predicted positions may be a part.
+    /// Bytes of what is predicted, by the text's tokens per byte; of all choices, where there are choices.
     pub bytes: u64,
     /// `loss · tokens per byte / ln 2`, where tokens per byte is that of the whole text; none where there are choices.
     pub bits_per_byte: Option<f64>,
@@ -44,6 +44,10 @@ pub fn evaluate(
     let loss = total.mean();
     let bits_per_byte = loss * dataset.tokens_per_byte() / std::f64::consts::LN_2;
     let LossSum { count, right, .. } = total;
+    let bytes = match right {
+        Some(_) => dataset.bytes(),
+        None => (count as f64 / dataset.tokens_per_byte()).round() as u64,
+    };
     let bits_per_byte = right.is_none().then_some(bits_per_byte);
-    Ok(Evaluation { loss, count, right, bytes: dataset.bytes(), bits_per_byte })
+    Ok(Evaluation { loss, count, right, bytes, bits_per_byte })
 }

@@ -89,6 +89,11 @@ pub fn of(line: &ObjectiveLine, data: &Dataset) -> Result<Box<dyn Objective>> {
     }
 }
 
+/// Errors if `data`, if there is any, has not the form of a run that states `line`.
+pub fn check(line: &ObjectiveLine, data: Option<&Dataset>) -> Result<()> {
+    data.map_or(Ok(()), |data| of(line, data).map(drop))
+}
+
 /// What tells most about a run that states `line`, on `data` of whatever form.
 pub fn to_evaluate(line: &ObjectiveLine, data: &Dataset) -> Box<dyn Objective> {
     let normalize = matches!(line, ObjectiveLine::Choices { normalize: true });

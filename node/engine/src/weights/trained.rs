@@ -72,6 +72,15 @@ impl Weights {
         Ok(self)
     }
 
+    /// The same values in storage of their own, which sweeps of these do not touch. What is frozen is shared.
+    pub fn copy(&self) -> Result<Self> {
+        let mut tensors = self.tensors.clone();
+        for spec in &self.specs {
+            tensors.insert(spec.name.clone(), self.tensors[&spec.name].copy()?);
+        }
+        Ok(Self { specs: self.specs.clone(), tensors, kernel: self.kernel })
+    }
+
     /// Sweeps with `kernel` from now on; the bits are the same with any.
     pub fn set_kernel(&mut self, kernel: Kernel) {
         self.kernel = kernel;

@@ -11,6 +11,7 @@ use crate::{
     cli::EntryArgs,
     hex::hex,
     log::{self, Log},
+    outln,
     watch::journal::now_ms,
 };
 
@@ -43,30 +44,30 @@ pub fn run(args: &EntryArgs) -> Result<()> {
             "signature": { "by_sample": chunk.end(), "head": hex(&log_head(&log, &machine, chunk.end())), "signature": hex(&chunk.signature.0) },
             "not_yet_at_ms": came.and_then(|(before, _)| before), "came_by_ms": came.map(|(_, at)| at),
         });
-        println!("{json:#}");
+        outln!("{json:#}")?;
         return Ok(());
     }
-    println!("machine    {machine}  (key {}, incarnation {})", hex(&machine.key), machine.incarnation);
-    println!("sample     {sample} of {height}{}", if sample < floor { "" } else { ", does not count" });
+    outln!("machine    {machine}  (key {}, incarnation {})", hex(&machine.key), machine.incarnation)?;
+    outln!("sample     {sample} of {height}{}", if sample < floor { "" } else { ", does not count" })?;
     if let Some(withheld) = log::withheld(&log.replica, &machine) {
-        println!("           {withheld}");
+        outln!("           {withheld}")?;
     }
-    println!("seed       {}", hex(&seed.bytes));
-    println!("byte       {byte}: {}", in_words(byte, levels));
+    outln!("seed       {}", hex(&seed.bytes))?;
+    outln!("byte       {byte}: {}", in_words(byte, levels))?;
     let step = rate / log.manifest.groups.share(seed.group).sqrt();
-    println!(
+    outln!(
         "           moves every weight of group {} of {} by {:.3e} of its tensor's scale",
         seed.group,
         log.manifest.groups.members.len(),
         movement(byte, levels, step)
-    );
-    print_segment(&segment, &digest);
-    println!("signature  {}", hex(&chunk.signature.0));
-    println!(
+    )?;
+    print_segment(&segment, &digest)?;
+    outln!("signature  {}", hex(&chunk.signature.0))?;
+    outln!(
         "           of the segment that ends at sample {}, whose digest chains back to this one; sound",
         chunk.end()
-    );
-    println!("came       {}", when(came));
+    )?;
+    outln!("came       {}", when(came))?;
     Ok(())
 }
 
@@ -83,14 +84,10 @@ fn movement(byte: i8, levels: u8, learning_rate: f64) -> f64 {
     }
 }
 
-fn print_segment(segment: &Segment<'_>, digest: &[u8; 32]) {
-    println!(
-        "segment    samples {} to {} (exclusive), swarm step {}",
-        segment.first,
-        segment.end(),
-        segment.swarm_step
-    );
-    println!("           digest {}", hex(digest));
+fn print_segment(segment: &Segment<'_>, digest: &[u8; 32]) -> Result<()> {
+    outln!("segment    samples {} to {} (exclusive), swarm step {}", segment.first, segment.end(), segment.swarm_step)?;
+    outln!("           digest {}", hex(digest))?;
+    Ok(())
 }
 
 fn when(came: Option<(Option<u64>, u64)>) -> String {

@@ -21,7 +21,7 @@ use crate::{
         onlooker,
     },
     opened::{Opened, restore},
-    records,
+    outln, records,
     storage::{Row, StateDir},
 };
 
@@ -48,16 +48,16 @@ pub fn export(args: &LogExportArgs) -> Result<()> {
     let totals = write().inspect_err(|_| drop(fs::remove_file(part))).with_context(|| {
         format!("{}: cannot be written; is the disk full? --out names another place", out.display())
     })?;
-    println!("run     {}", log.run);
-    println!("vector  {}", hex(&log.replica.root()));
-    println!(
+    outln!("run     {}", log.run)?;
+    outln!("vector  {}", hex(&log.replica.root()))?;
+    outln!(
         "{} gradients of {} machines under {} signatures: {} bytes in {}",
         totals.gradients,
         totals.machines,
         totals.chunks,
         totals.bytes,
         out.display()
-    );
+    )?;
     Ok(())
 }
 
@@ -83,19 +83,19 @@ pub fn import(args: &LogImportArgs) -> Result<()> {
     });
     opened.state.commit(&waiting)?;
     for report in reports.with_context(|| format!("{}: importing into {place}", log.origin))? {
-        tell(&report);
+        tell(&report)?;
     }
     if let Some(limit) = target.incomplete().next() {
         bail!("{place}: not all of it fits: {limit}; what did is stored");
     }
-    println!("run     {}", opened.run);
-    println!("vector  {}", hex(&target.root()));
-    println!("{} gradients are new, {} are there now", gradients(&target) - before, gradients(&target));
+    outln!("run     {}", opened.run)?;
+    outln!("vector  {}", hex(&target.root()))?;
+    outln!("{} gradients are new, {} are there now", gradients(&target) - before, gradients(&target))?;
     if !opened.state.has_base() {
-        println!(
+        outln!(
             "the base model is not there yet: node --state {place} fetches it with --bootstrap <address>, or takes it with --model \
              <directory>"
-        );
+        )?;
     }
     Ok(())
 }
@@ -125,17 +125,18 @@ fn gradients(replica: &Replica) -> u64 {
     replica.machines().map(|(_, ledger, _)| ledger.height()).sum()
 }
 
-fn tell(report: &Report) {
+fn tell(report: &Report) -> Result<()> {
     match report {
         Report::Forked { machine, was } => {
-            println!(
+            outln!(
                 "machine {machine} signed two histories: all of it is out, {was} gradients that were here among it"
-            );
+            )?;
         }
-        Report::Revoked { machine, from } => println!("machine {machine}: withdrawn from sample {from} on"),
-        Report::Withdrawn { key, .. } => println!("key {}: withdrawn", hex(key)),
+        Report::Revoked { machine, from } => outln!("machine {machine}: withdrawn from sample {from} on")?,
+        Report::Withdrawn { key, .. } => outln!("key {}: withdrawn", hex(key))?,
         Report::HeadConfirmed | Report::Admitted | Report::Incomplete(_) => {}
     }
+    Ok(())
 }
 
 /// `log diff`.
@@ -159,25 +160,25 @@ pub fn diff(args: &LogDiffArgs) -> Result<()> {
             "run": first.run.to_string(), "first": log(&first, &roots[0]), "second": log(&second, &roots[1]),
             "same": roots[0] == roots[1], "machines": machines,
         });
-        println!("{report:#}");
+        outln!("{report:#}")?;
         return Ok(());
     }
-    println!("run  {}", first.run);
-    println!("A    {}  vector {}", first.origin, roots[0]);
-    println!("B    {}  vector {}", second.origin, roots[1]);
+    outln!("run  {}", first.run)?;
+    outln!("A    {}  vector {}", first.origin, roots[0])?;
+    outln!("B    {}  vector {}", second.origin, roots[1])?;
     if found.is_empty() {
-        println!("the same gradients, machine by machine");
+        outln!("the same gradients, machine by machine")?;
         return Ok(());
     }
-    println!("\n{:<18} {:>21} {:>21}", "machine", "only in A", "only in B");
+    outln!("\n{:<18} {:>21} {:>21}", "machine", "only in A", "only in B")?;
     for difference in &found {
-        println!(
+        outln!(
             "{:<18} {:>21} {:>21}  {}",
             difference.machine.to_string(),
             range(&difference.only_first),
             range(&difference.only_second),
             remarks(difference)
-        );
+        )?;
     }
     Ok(())
 }

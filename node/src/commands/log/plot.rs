@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 
 use crate::{
     cli::PlotArgs,
+    outln,
     watch::{
         METRICS, Metrics,
         journal::{self, Line},
@@ -36,12 +37,12 @@ pub fn run(args: &PlotArgs) -> Result<()> {
     let metrics = read_metrics(&args.state.state)?;
     let svg = draw(&panels(&metrics, &heights(&args.state.state)?))?;
     fs::write(&args.out, svg).with_context(|| format!("{}: cannot be written", args.out.display()))?;
-    println!(
+    outln!(
         "{}: {} gradients, {} points",
         args.out.display(),
         metrics.last().map_or(0, |m| m.gradients),
         metrics.len()
-    );
+    )?;
     Ok(())
 }
 

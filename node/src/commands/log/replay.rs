@@ -10,6 +10,7 @@ use crate::{
     commands::inspect::{evaluation_json, evaluation_line, evaluation_text},
     hex::hex,
     log::{Base, Log, past::Cut},
+    outln,
     watch::journal::Heights,
 };
 
@@ -26,8 +27,9 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     let evaluation = match &args.data {
         None if !args.eval => None,
         data => {
-            let (model, tokenizer) = base.model()?;
-            let text = evaluation_text(&log.manifest, data.as_deref(), &tokenizer, args.sequence_length)?;
+            let (model, _) = base.model()?;
+            let (columns, length) = (&args.columns, args.sequence_length);
+            let text = evaluation_text(&log.manifest, &base.checkpoint, data.as_deref(), columns, length)?;
             let objective = objective::to_evaluate(&log.manifest.objective, &text);
             Some(evaluate(&*objective, &*model, &text, BATCH, None)?)
         }
@@ -36,11 +38,11 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
         base.export(out)?;
     }
     if args.log.json {
-        print_json(&cut, &digest, recorded.as_deref(), evaluation.as_ref());
+        print_json(&cut, &digest, recorded.as_deref(), evaluation.as_ref())?;
     } else {
-        print(&cut, &digest, recorded.as_deref(), evaluation.as_ref());
+        print(&cut, &digest, recorded.as_deref(), evaluation.as_ref())?;
         if let Some(out) = &args.out {
-            println!("written to  {}", out.display());
+            outln!("written to  {}", out.display())?;
         }
     }
     if let Some(recorded) = recorded {
@@ -67,36 +69,38 @@ fn recorded(log: &Log, cut: &Cut) -> Option<String> {
     weights.iter().rev().find(|(.., heights)| *heights == held).map(|(_, digest, _)| digest.clone())
 }
 
-fn print_json(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Option<&Evaluation>) {
+fn print_json(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Option<&Evaluation>) -> Result<()> {
     let names = |heights: &[(protocol::machine::MachineId, u64)]| {
         heights.iter().map(|(machine, height)| (machine.to_string(), *height)).collect::<BTreeMap<_, _>>()
     };
     let evaluation = evaluation.map(evaluation_json);
-    println!(
+    outln!(
         "{:#}",
         json!({
             "heights": names(&cut.heights), "counted": names(&cut.counted), "gradients": cut.gradients(),
             "reached_at_ms": cut.at_ms, "weights": digest, "recorded": recorded, "evaluation": evaluation,
         })
-    );
+    )?;
+    Ok(())
 }
 
-fn print(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Option<&Evaluation>) {
+fn print(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Option<&Evaluation>) -> Result<()> {
     for ((machine, height), (_, counted)) in cut.heights.iter().zip(&cut.counted) {
         let less = if counted < height { format!(", of which {counted} count") } else { String::new() };
-        println!("{machine}  {height} gradients{less}");
+        outln!("{machine}  {height} gradients{less}")?;
     }
-    println!("replayed    {} gradients from the base", cut.gradients());
+    outln!("replayed    {} gradients from the base", cut.gradients())?;
     if cut.at_ms.is_none() {
-        println!("            no journal says when this was: every revocation that is known now counts");
+        outln!("            no journal says when this was: every revocation that is known now counts")?;
     }
-    println!("weights     {digest}");
+    outln!("weights     {digest}")?;
     match recorded {
-        Some(recorded) if recorded == digest => println!("recorded    the same, by the node that had them"),
-        Some(recorded) => println!("recorded    {recorded}"),
-        None => println!("recorded    nothing: the node took no digest just there"),
+        Some(recorded) if recorded == digest => outln!("recorded    the same, by the node that had them")?,
+        Some(recorded) => outln!("recorded    {recorded}")?,
+        None => outln!("recorded    nothing: the node took no digest just there")?,
     }
     if let Some(evaluation) = evaluation {
-        println!("held out    {}", evaluation_line(evaluation));
+        outln!("held out    {}", evaluation_line(evaluation))?;
     }
+    Ok(())
 }

@@ -10,6 +10,7 @@ use crate::{
     cli::LogArgs,
     hex::hex,
     log::{Log, withheld},
+    outln,
     watch::journal::now_ms,
 };
 
@@ -22,26 +23,32 @@ pub fn run(args: &LogArgs) -> Result<()> {
     if args.json {
         let machines: Vec<_> =
             log.replica.machines().map(|(machine, ledger, _)| as_json(&log, (machine, ledger))).collect();
-        println!(
+        outln!(
             "{:#}",
             json!({
                 "run": log.run.to_string(), "vector": root, "gradients": step, "replay_budget": log.manifest.replay_budget,
                 "machines": machines,
             })
-        );
+        )?;
         return Ok(());
     }
-    println!("run     {}", log.run);
-    println!("base    {} ({} parameters)", log.manifest.base.source, log.manifest.parameters());
-    println!("budget  {} gradients a second, of all machines", log.manifest.replay_budget);
-    println!("vector  {root}");
-    println!("{step} gradients of {} machines count\n", log.replica.vector().machines());
-    println!(
+    outln!("run     {}", log.run)?;
+    outln!("base    {} ({} parameters)", log.manifest.base.source, log.manifest.parameters())?;
+    outln!("budget  {} gradients a second, of all machines", log.manifest.replay_budget)?;
+    outln!("vector  {root}")?;
+    outln!("{step} gradients of {} machines count\n", log.replica.vector().machines())?;
+    outln!(
         "{:<18} {:>10} {:>6} {:>8} {:>15} {:>9}  {:<16}",
-        "machine", "gradients", "share", "a second", "last seen", "segments", "head"
-    );
+        "machine",
+        "gradients",
+        "share",
+        "a second",
+        "last seen",
+        "segments",
+        "head"
+    )?;
     for (machine, ledger, _) in log.replica.machines() {
-        print_row(&log, (machine, ledger), step);
+        print_row(&log, (machine, ledger), step)?;
     }
     Ok(())
 }
@@ -75,10 +82,10 @@ fn as_json(log: &Log, (machine, ledger): Row<'_>) -> Value {
     })
 }
 
-fn print_row(log: &Log, (machine, ledger): Row<'_>, step: u64) {
+fn print_row(log: &Log, (machine, ledger): Row<'_>, step: u64) -> Result<()> {
     let (last, rate) = seen(log, machine);
     let ago = |at: u64| format!("{} ago", HumanDuration(Duration::from_millis(now_ms().saturating_sub(at))));
-    println!(
+    outln!(
         "{:<18} {:>10} {:>5.1}% {:>8} {:>15} {:>9}  {:<16} {}{}",
         machine.to_string(),
         ledger.height(),
@@ -89,5 +96,6 @@ fn print_row(log: &Log, (machine, ledger): Row<'_>, step: u64) {
         &hex(&ledger.head())[..16],
         if log.own == Some(*machine) { "this node " } else { "" },
         withheld(&log.replica, machine).unwrap_or_default(),
-    );
+    )?;
+    Ok(())
 }

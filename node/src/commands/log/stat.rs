@@ -9,6 +9,7 @@ use crate::{
         Log,
         statistics::{COLUMNS, Distribution, MachineStatistics, statistics},
     },
+    outln,
 };
 
 /// Heights of a bar that is one character wide.
@@ -22,34 +23,40 @@ pub fn run(args: &LogArgs) -> Result<()> {
     let bytes = ledgers.flat_map(|ledger| ledger.entries(0, ledger.height()).map(|(_, byte, _)| byte));
     let swarm = Distribution::of(bytes, levels);
     if args.json {
-        println!("{:#}", json!({ "run": log.run.to_string(), "levels": levels, "swarm": swarm, "machines": machines }));
+        outln!("{:#}", json!({ "run": log.run.to_string(), "levels": levels, "swarm": swarm, "machines": machines }))?;
         return Ok(());
     }
-    println!(
+    outln!(
         "rms and mean in standard deviations (byte / {levels}); the bars show how often bytes from -127 to 127 occur\n"
-    );
-    println!(
+    )?;
+    outln!(
         "{:<18} {:>10} {:>6} {:>6} {:>6} {:>6}  {:<COLUMNS$}  rms over time",
-        "machine", "gradients", "rms", "mean", "±127", "void", "bytes"
-    );
+        "machine",
+        "gradients",
+        "rms",
+        "mean",
+        "±127",
+        "void",
+        "bytes"
+    )?;
     for machine in &machines {
-        print_row(&machine.machine, &machine.all, &machine.parts);
+        print_row(&machine.machine, &machine.all, &machine.parts)?;
     }
-    print_row("all", &swarm, &[]);
+    print_row("all", &swarm, &[])?;
     let remarkable: Vec<&MachineStatistics> = machines.iter().filter(|machine| !machine.remarks.is_empty()).collect();
     if remarkable.is_empty() {
-        println!("\nno machine stands out from the swarm");
+        outln!("\nno machine stands out from the swarm")?;
     }
     for machine in remarkable {
-        println!("\n{} stands out: {}", machine.machine, machine.remarks.join("; "));
+        outln!("\n{} stands out: {}", machine.machine, machine.remarks.join("; "))?;
     }
     Ok(())
 }
 
-fn print_row(name: &str, all: &Distribution, parts: &[Distribution]) {
+fn print_row(name: &str, all: &Distribution, parts: &[Distribution]) -> Result<()> {
     let share = |part: u64| 100.0 * part as f64 / all.gradients.max(1) as f64;
     let over_time: Vec<f64> = parts.iter().map(|part| part.rms).collect();
-    println!(
+    outln!(
         "{name:<18} {:>10} {:>6.2} {:>+6.2} {:>5.1}% {:>5.1}%  {}  {}",
         all.gradients,
         all.rms,
@@ -58,7 +65,8 @@ fn print_row(name: &str, all: &Distribution, parts: &[Distribution]) {
         share(all.voids),
         bars(&all.histogram.map(|count| count as f64)),
         bars(&over_time),
-    );
+    )?;
+    Ok(())
 }
 
 /// One character for each value, relative to the largest; what is there at all is seen.

@@ -5,11 +5,10 @@ use protocol::{codec, machine::MachineId};
 use serde_json::json;
 use std::{
     collections::HashMap,
-    io::Write,
     time::{Duration, Instant},
 };
 
-use crate::{cli::TailArgs, log::Log};
+use crate::{cli::TailArgs, log::Log, outln, output};
 
 /// With `--follow`, the log is read again after this, or after ten times as long as reading takes.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -30,27 +29,26 @@ pub fn run(args: &TailArgs) -> Result<()> {
         if !args.follow {
             return Ok(());
         }
-        std::io::stdout().flush()?;
+        output::flush()?;
         std::thread::sleep(PAUSE_MIN.max(10 * took));
     }
 }
 
 /// What `machine` has from sample `from` on.
 fn print(log: &Log, machine: &MachineId, from: u64, as_json: bool) -> Result<()> {
-    let mut out = std::io::stdout().lock();
     let Some(ledger) = log.replica.ledger(machine) else { return Ok(()) };
     let height = ledger.height();
     let entries = ledger.entries(from, height);
     if as_json {
         let entries: Vec<_> =
             entries.map(|(sample, byte, step)| json!({ "sample": sample, "byte": byte, "swarm_step": step })).collect();
-        writeln!(out, "{}", json!({ "machine": machine.to_string(), "height": height, "entries": entries }))?;
+        outln!("{}", json!({ "machine": machine.to_string(), "height": height, "entries": entries }))?;
         return Ok(());
     }
-    writeln!(out, "{machine}, {height} gradients")?;
+    outln!("{machine}, {height} gradients")?;
     for (sample, byte, step) in entries {
         let meaning = in_words(byte, log.manifest.levels);
-        writeln!(out, "  sample {sample:>8}  byte {byte:>4}  {meaning}  (swarm step {step})")?;
+        outln!("  sample {sample:>8}  byte {byte:>4}  {meaning}  (swarm step {step})")?;
     }
     Ok(())
 }

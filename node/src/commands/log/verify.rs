@@ -8,7 +8,7 @@ use crate::{
     hex::hex,
     log::{Base, Log, replica_of},
     opened::replay,
-    records,
+    outln, records,
 };
 
 /// Signatures and digests are checked as the log is read; then everything is replayed from the base, if it is at hand,
@@ -37,17 +37,17 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
             "run": log.run.to_string(), "vector": vector, "weights": digest, "entries": replayed.map(|(entries, _)| entries),
             "segments": segments, "signatures": signatures, "checkpoint_agrees": agrees,
         });
-        println!("{report:#}");
+        outln!("{report:#}")?;
     } else {
-        println!("{segments} segments under {signatures} signatures: all sound");
+        outln!("{segments} segments under {signatures} signatures: all sound")?;
         match (replayed, digest) {
             (Some((entries, _)), Some(digest)) => {
-                println!("{entries} gradients replayed from the base");
-                println!("vector {vector} weights {digest}");
+                outln!("{entries} gradients replayed from the base")?;
+                outln!("vector {vector} weights {digest}")?;
             }
             _ => {
-                println!("the weights were not replayed: the base model is not here; --model <directory> gives it");
-                println!("vector {vector}");
+                outln!("the weights were not replayed: the base model is not here; --model <directory> gives it")?;
+                outln!("vector {vector}")?;
             }
         }
     }

@@ -1,0 +1,208 @@
+//! Messages as the usual data sets have them, in the one form that templates take: `role`, `content`, `tool_calls`.
+
+use anyhow::{Context, Result, bail, ensure};
+use minijinja::{Value, value::ValueKind};
+
+/// One message: OpenAI's and TRL's `role` and `content`, or ShareGPT's `from` and `value`.
+///
+/// Roles that mean `system`, `user`, `assistant` or `tool` become these. Content is a string, a list of parts of text,
+/// or null. Arguments of tool calls that are JSON in a string become values, as templates expect. Errors name the field
+/// and what it may be.
+pub fn message(value: &Value) -> Result<Value> {
+    ensure!(value.kind() == ValueKind::Map, "a message is {}, not an object with role and content", kind(value));
+    let field = |names: [&str; 2]| names.into_iter().find_map(|name| present(value, name));
+    let role = field(["role", "from"]).context("a message has no role")?;
+    let role = role.as_str().with_context(|| format!("a message's role is {}, not a text", kind(&role)))?.to_owned();
+    let content = field(["content", "value"]);
+    let calls = match (present(value, "tool_calls"), present(value, "function_call")) {
+        (Some(calls), _) => Some(tool_calls(&calls)?),
+        (None, Some(call)) => Some(Value::from(vec![tool_call(&call)?])),
+        (None, None) if role == "function_call" => {
+            let text = content.as_ref().and_then(Value::as_str).unwrap_or_default();
+            let call = serde_json::from_str(text).context("a function_call's value is not JSON")?;
+            Some(Value::from(vec![tool_call(&call)?]))
+        }
+        (None, None) => None,
+    };
+    let text = match content {
+        _ if role == "function_call" => None,
+        Some(content) => Some(text_of(&content)?),
+        None => {
+            ensure!(calls.is_some(), "a message of role {role} has no content");
+            None
+        }
+    };
+    let mut pairs = vec![
+        ("role".to_owned(), Value::from(known_role(&role)?)),
+        ("content".to_owned(), Value::from(text.unwrap_or_default())),
+    ];
+    for name in ["name", "tool_call_id", "reasoning_content", "thinking", "weight"] {
+        pairs.extend(present(value, name).map(|value| (name.to_owned(), value)));
+    }
+    pairs.extend(calls.map(|calls| ("tool_calls".to_owned(), calls)));
+    Ok(Value::from_pairs(pairs))
+}
+
+/// The messages of a list, or of JSON in a string, as tables have them. At least one.
+pub fn messages(value: &Value) -> Result<Vec<Value>> {
+    let list = list_of(value).context("the messages are not a list")?;
+    ensure!(!list.is_empty(), "the list of messages is empty");
+    list.iter().enumerate().map(|(index, one)| message(one).with_context(|| format!("message {index}"))).collect()
+}
+
+/// Tools or, as older data has them, functions: a list, or JSON in a string. None if it is empty.
+pub fn tools(value: &Value) -> Result<Option<Value>> {
+    let list = list_of(value).context("the tools are not a list")?;
+    let tool = |tool: &Value| match present(tool, "function") {
+        Some(_) => tool.clone(),
+        None => Value::from_pairs([("type", Value::from("function")), ("function", tool.clone())]),
+    };
+    Ok((!list.is_empty()).then(|| list.iter().map(tool).collect()))
+}
+
+/// The field, if it is there and not null.
+pub fn present(value: &Value, name: &str) -> Option<Value> {
+    value.get_attr(name).ok().filter(|field| !field.is_undefined() && !field.is_none())
+}
+
+/// A list, which may be JSON in a string.
+fn list_of(value: &Value) -> Result<Vec<Value>> {
+    match value.kind() {
+        ValueKind::Seq => Ok(value.try_iter()?.collect()),
+        ValueKind::String => {
+            let parsed: Value =
+                serde_json::from_str(value.as_str().unwrap_or_default()).context("it is a text that is not JSON")?;
+            ensure!(parsed.kind() == ValueKind::Seq, "it is {}", kind(&parsed));
+            Ok(parsed.try_iter()?.collect())
+        }
+        _ => bail!("it is {}", kind(value)),
+    }
+}
+
+fn known_role(role: &str) -> Result<&'static str> {
+    Ok(match role.to_ascii_lowercase().as_str() {
+        "system" | "developer" => "system",
+        "user" | "human" | "prompter" => "user",
+        "assistant" | "gpt" | "model" | "bot" | "chatgpt" | "bing" | "bard" | "function_call" => "assistant",
+        "tool" | "function" | "observation" | "ipython" | "function_response" => "tool",
+        _ => bail!("a message's role is {role:?}; it must be system, user, assistant or tool"),
+    })
+}
+
+/// The text of a message's content.
+fn text_of(content: &Value) -> Result<String> {
+    match content.kind() {
+        ValueKind::String => Ok(content.as_str().unwrap_or_default().to_owned()),
+        ValueKind::Seq => content.try_iter()?.map(|part| part_text(&part)).collect(),
+        // What a tool returned, often.
+        ValueKind::Map => Ok(serde_json::to_string(content)?),
+        _ => bail!("a message's content is {}, not a text", kind(content)),
+    }
+}
+
+fn part_text(part: &Value) -> Result<String> {
+    if let Some(text) = part.as_str() {
+        return Ok(text.to_owned());
+    }
+    let kind = present(part, "type").map_or_else(|| "no type".to_owned(), |kind| kind.to_string());
+    match present(part, "text") {
+        Some(text) if kind == "text" || kind.ends_with("_text") || kind == "no type" => {
+            Ok(text.as_str().context("a part's text is no text")?.to_owned())
+        }
+        _ => bail!("a message has a part of type {kind:?}; only text can be learned"),
+    }
+}
+
+fn tool_calls(calls: &Value) -> Result<Value> {
+    let list = list_of(calls).context("tool_calls is not a list")?;
+    list.iter().map(tool_call).collect::<Result<Vec<_>>>().map(Value::from)
+}
+
+/// A call with its `function`, whose arguments are a value.
+fn tool_call(call: &Value) -> Result<Value> {
+    let function = present(call, "function").unwrap_or_else(|| call.clone());
+    let name = present(&function, "name").context("a tool call has no name")?;
+    let arguments = match present(&function, "arguments") {
+        Some(arguments) if arguments.kind() == ValueKind::String => {
+            let text = arguments.as_str().unwrap_or_default();
+            serde_json::from_str(text).unwrap_or(arguments)
+        }
+        Some(arguments) => arguments,
+        None => Value::from_pairs(Vec::<(String, Value)>::new()),
+    };
+    let function = Value::from_pairs([("name", name), ("arguments", arguments)]);
+    let mut pairs: Vec<(&str, Value)> = present(call, "id").map(|id| ("id", id)).into_iter().collect();
+    pairs.extend([("type", Value::from("function")), ("function", function)]);
+    Ok(Value::from_pairs(pairs))
+}
+
+/// What kind of thing a value is, with it if it is short.
+pub fn kind(value: &Value) -> String {
+    match value.kind() {
+        ValueKind::None => "null".into(),
+        ValueKind::Undefined => "not there".into(),
+        ValueKind::Bool | ValueKind::Number => value.to_string(),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            let short: String = text.chars().take(40).collect();
+            if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
+        }
+        ValueKind::Seq => "a list".into(),
+        ValueKind::Map => "an object".into(),
+        _ => "something else".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(json: &str) -> String {
+        match message(&serde_json::from_str(json).unwrap()) {
+            Ok(message) => serde_json::to_string(&message).unwrap(),
+            Err(error) => format!("{error:#}"),
+        }
+    }
+
+    #[test]
+    fn messages_of_all_kinds_become_one() {
+        let user = r#"{"role":"user","content":"hi"}"#;
+        for same in [
+            r#"{"role": "user", "content": "hi", "id": 7}"#,
+            r#"{"from": "human", "value": "hi"}"#,
+            r#"{"role": "User", "content": [{"type": "text", "text": "hi"}]}"#,
+            r#"{"role": "user", "content": ["h", {"type": "input_text", "text": "i"}]}"#,
+        ] {
+            assert_eq!(shown(same), user, "{same}");
+        }
+        let call = concat!(
+            r#"{"role":"assistant","content":"","tool_calls":[{"type":"function","#,
+            r#""function":{"name":"f","arguments":{"b":1,"a":2}}}]}"#
+        );
+        for same in [
+            r#"{"role": "assistant", "content": null, "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{\"b\": 1, \"a\": 2}"}}]}"#,
+            r#"{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"b": 1, "a": 2}}}]}"#,
+            r#"{"role": "assistant", "content": null, "function_call": {"name": "f", "arguments": "{\"b\": 1, \"a\": 2}"}}"#,
+            r#"{"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"b\": 1, \"a\": 2}}"}"#,
+        ] {
+            assert_eq!(shown(same), call, "{same}");
+        }
+        assert_eq!(shown(r#"{"from": "observation", "value": "4"}"#), r#"{"role":"tool","content":"4"}"#);
+    }
+
+    #[test]
+    fn what_is_no_message_is_named() {
+        for (json, part) in [
+            (r#""hi""#, "a message is \"hi\", not an object"),
+            (r#"{"content": "hi"}"#, "no role"),
+            (r#"{"role": 3, "content": "hi"}"#, "role is 3"),
+            (r#"{"role": "narrator", "content": "hi"}"#, "\"narrator\"; it must be system"),
+            (r#"{"role": "user"}"#, "of role user has no content"),
+            (r#"{"role": "user", "content": 5}"#, "content is 5"),
+            (r#"{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}"#, "\"image_url\"; only text"),
+            (r#"{"role": "assistant", "tool_calls": [{}]}"#, "has no name"),
+        ] {
+            assert!(shown(json).contains(part), "{json}: {}", shown(json));
+        }
+    }
+}

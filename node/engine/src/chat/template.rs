@@ -1,0 +1,244 @@
+//! A model's chat template (Jinja). It may come from a peer: what it may compute is bounded.
+
+use anyhow::{Context, Result, anyhow};
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig, value::ValueKind,
+};
+use protocol::manifest::Role;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+use super::python;
+use crate::model::{Checkpoint, Tokenizer};
+
+/// Instructions and blocks of 64 bytes that one rendering may take: 128 MiB, or about a second, at most.
+const FUEL: u64 = 1 << 21;
+/// Longest template, bytes; those of today have up to 20,000.
+const TEMPLATE_BYTES_MAX: usize = 1 << 20;
+/// Around what `{% generation %}` marks as said by the model. Of the private use area, which no text uses.
+pub const LEARNED_START: char = '\u{100000}';
+/// See [`LEARNED_START`].
+pub const LEARNED_END: char = '\u{100001}';
+
+/// Turns of a model that has no template.
+const PLAIN: &str = include_str!("plain.jinja");
+
+/// How a conversation becomes text.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    /// Special tokens by the names that templates know: `bos_token` and so on.
+    special: BTreeMap<String, String>,
+    is_plain: bool,
+    /// Why the model's own cannot be used.
+    broken: Option<String>,
+    /// Whether it says itself what the model says.
+    marks_learned: bool,
+}
+
+/// What of `tokenizer_config.json` matters here.
+#[derive(Deserialize, Default)]
+struct TokenizerConfig {
+    chat_template: Option<Templates>,
+    #[serde(flatten)]
+    others: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Templates {
+    One(String),
+    Named(Vec<NamedTemplate>),
+}
+
+#[derive(Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
+}
+
+impl ChatTemplate {
+    /// The template of `checkpoint`: `chat_template.jinja`, else that of `tokenizer_config.json`, else a plain one
+    /// ([`Self::is_plain`]). One that cannot be used is an error only where a conversation is to be rendered.
+    pub fn of(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Self> {
+        let end = tokenizer.eos().first().and_then(|id| tokenizer.special_text(*id));
+        let mut special: BTreeMap<String, String> = end.map(|end| ("eos_token".into(), end)).into_iter().collect();
+        match Self::own(checkpoint, &mut special) {
+            Ok(Some(own)) => Ok(own),
+            Ok(None) => Self::plain(special),
+            Err(error) => Ok(Self { broken: Some(format!("{error:#}")), is_plain: false, ..Self::plain(special)? }),
+        }
+    }
+
+    /// The model's own, if it has one. `special` takes what `tokenizer_config.json` says of special tokens.
+    fn own(checkpoint: &Checkpoint, special: &mut BTreeMap<String, String>) -> Result<Option<Self>> {
+        let config: TokenizerConfig = match checkpoint.file(Role::TokenizerConfig)? {
+            Some(bytes) => serde_json::from_slice(&bytes).context("tokenizer_config.json is malformed")?,
+            None => TokenizerConfig::default(),
+        };
+        special.extend(config.others.iter().filter_map(|(name, value)| special_token(name, value)));
+        let templates = match (checkpoint.file(Role::ChatTemplate)?, config.chat_template) {
+            (Some(bytes), _) => {
+                let template = String::from_utf8(bytes).context("chat_template.jinja is not UTF-8")?;
+                vec![("default".to_owned(), template)]
+            }
+            (None, Some(Templates::One(template))) => vec![("default".into(), template)],
+            (None, Some(Templates::Named(all))) => all.into_iter().map(|named| (named.name, named.template)).collect(),
+            (None, None) => return Ok(None),
+        };
+        Self::new(&templates, special.clone()).map(Some)
+    }
+
+    /// The plain one, `User: …` and `Assistant: …`, for a model that has none.
+    pub fn plain(special: BTreeMap<String, String>) -> Result<Self> {
+        Ok(Self { is_plain: true, ..Self::new(&[("default".into(), PLAIN.to_owned())], special)? })
+    }
+
+    /// Of (name, template); `default` is for conversations, and `tool_use`, if there is one, for those with tools.
+    pub fn new(templates: &[(String, String)], special: BTreeMap<String, String>) -> Result<Self> {
+        let mut environment = environment()?;
+        let mut marks_learned = false;
+        for (name, template) in templates {
+            anyhow::ensure!(template.len() <= TEMPLATE_BYTES_MAX, "it has {} bytes, too many", template.len());
+            let (template, marks) = mark_learned(template);
+            marks_learned |= marks;
+            environment.add_template_owned(name.clone(), template).map_err(|error| anyhow!("{}", words(&error)))?;
+        }
+        anyhow::ensure!(
+            templates.iter().any(|(name, _)| name == "default"),
+            "there are templates {}, and none of them is called default",
+            templates.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+        );
+        Ok(Self { environment, special, is_plain: false, broken: None, marks_learned })
+    }
+
+    /// Whether the model has no template of its own.
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
+    /// What stands before its text: nothing where the model's own template says how a conversation begins.
+    pub fn opening<'a>(&self, tokenizer: &'a Tokenizer) -> &'a [u32] {
+        if self.is_plain { tokenizer.opening() } else { &[] }
+    }
+
+    /// Whether it says itself which parts are the model's (`{% generation %}`).
+    pub(super) fn marks_learned(&self) -> bool {
+        self.marks_learned
+    }
+
+    /// The text of `messages`, with the beginning of an answer if `asks`. Errors are the template's words.
+    pub fn render(&self, messages: &[Value], tools: Option<&Value>, asks: bool) -> Result<String> {
+        let mut text = self.render_marked(messages, tools, asks)?;
+        text.retain(|character| character != LEARNED_START && character != LEARNED_END);
+        Ok(text)
+    }
+
+    /// The same with [`LEARNED_START`] and [`LEARNED_END`] around what the template says is the model's.
+    pub(super) fn render_marked(&self, messages: &[Value], tools: Option<&Value>, asks: bool) -> Result<String> {
+        if let Some(why) = &self.broken {
+            anyhow::bail!("the model's chat template cannot be used: {why}");
+        }
+        let name = match tools {
+            Some(_) if self.environment.get_template("tool_use").is_ok() => "tool_use",
+            _ => "default",
+        };
+        let mut context: Vec<(String, Value)> =
+            self.special.iter().map(|(name, text)| (name.clone(), Value::from(text.as_str()))).collect();
+        context.push(("messages".into(), Value::from(messages.to_vec())));
+        context.push(("tools".into(), tools.cloned().unwrap_or(Value::from(()))));
+        context.push(("documents".into(), Value::from(())));
+        context.push(("add_generation_prompt".into(), Value::from(asks)));
+        render(&self.environment, name, Value::from_pairs(context))
+    }
+}
+
+/// A template of a row's columns (`--template`), which may mark what is learned by `{% generation %}`.
+pub struct Formatter(Environment<'static>);
+
+impl Formatter {
+    /// Errors are the template's words.
+    pub fn new(template: &str) -> Result<Self> {
+        let mut environment = environment()?;
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        let (template, _) = mark_learned(template);
+        environment.add_template_owned("row", template).map_err(|error| anyhow!("{}", words(&error)))?;
+        Ok(Self(environment))
+    }
+
+    /// The text of a row, with [`LEARNED_START`] and [`LEARNED_END`] in it.
+    pub(crate) fn render_marked(&self, row: &Value) -> Result<String> {
+        render(&self.0, "row", row.clone())
+    }
+}
+
+fn render(environment: &Environment<'_>, name: &str, context: Value) -> Result<String> {
+    let template = environment.get_template(name).map_err(|error| anyhow!("{}", words(&error)))?;
+    template.render(context).map_err(|error| match error.kind() {
+        ErrorKind::OutOfFuel => anyhow!("the template computes too much; is it sound?"),
+        _ => anyhow!("{}", words(&error)),
+    })
+}
+
+/// What went wrong, in one line.
+fn words(error: &Error) -> String {
+    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    match (error.kind(), error.line()) {
+        (ErrorKind::InvalidOperation, _) if error.detail().is_some() => detail,
+        (_, Some(line)) => format!("{detail} (line {line} of the template)"),
+        _ => detail,
+    }
+}
+
+/// Jinja as transformers sets it up.
+fn environment() -> Result<Environment<'static>> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_fuel(Some(FUEL));
+    environment.set_syntax(syntax.map_err(|error| anyhow!("{error}"))?);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_formatter(|output, _, value| output.write_str(&python::print(value)).map_err(Error::from));
+    environment.add_filter("tojson", python::to_json);
+    environment.add_filter("onebyte_learned", |text: String| format!("{LEARNED_START}{text}{LEARNED_END}"));
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", |format: String| python::strftime_now(&format));
+    // In Jinja2 a string is a sequence, and so is whatever has a length.
+    let has_length = |value: &Value| matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map);
+    environment.add_test("sequence", move |value: &Value| has_length(value));
+    environment
+        .add_test("iterable", move |value: &Value| has_length(value) || matches!(value.kind(), ValueKind::Iterable));
+    Ok(environment)
+}
+
+/// `bos_token`, `eos_token` and others of `tokenizer_config.json`: strings, or objects with a `content`.
+fn special_token(name: &str, value: &serde_json::Value) -> Option<(String, String)> {
+    if !name.ends_with("_token") {
+        return None;
+    }
+    let text = value.as_str().or_else(|| value.get("content")?.as_str())?;
+    Some((name.to_owned(), text.to_owned()))
+}
+
+/// `{% generation %}` … `{% endgeneration %}`, which transformers adds to Jinja, as a filter that marks what is inside;
+/// and whether there is any.
+fn mark_learned(template: &str) -> (String, bool) {
+    let (mut out, mut rest, mut found) = (String::with_capacity(template.len()), template, false);
+    while let Some(at) = rest.find("{%") {
+        let Some(end) = rest[at..].find("%}").map(|end| at + end) else { break };
+        let tag = &rest[at + 2..end];
+        let name = tag.trim_matches(['-', '+']).trim();
+        out.push_str(&rest[..at + 2]);
+        match name {
+            "generation" => out.push_str(&tag.replace("generation", " filter onebyte_learned ")),
+            "endgeneration" => out.push_str(&tag.replace("endgeneration", " endfilter ")),
+            _ => out.push_str(tag),
+        }
+        found |= name == "generation";
+        out.push_str("%}");
+        rest = &rest[end + 2..];
+    }
+    out.push_str(rest);
+    (out, found)
+}

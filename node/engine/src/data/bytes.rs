@@ -1,0 +1,157 @@
+//! From a file's bytes to text: what they are is told by the bytes, not by the name.
+
+use anyhow::{Context, Result, anyhow};
+use flate2::bufread::MultiGzDecoder;
+use std::io::{BufReader, Cursor, Read};
+
+use super::{
+    utf16::{Utf16Reader, byte_order},
+    zstd::ZstdReader,
+};
+
+/// So much of a file is looked at before it is read.
+const HEAD_BYTES: usize = 64 * 1024;
+/// Bytes that are read at a time.
+const BUFFER_BYTES: usize = 256 * 1024;
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Bytes that can be read once, from the beginning.
+pub type Bytes = BufReader<Box<dyn Read + Send>>;
+
+/// What a file holds.
+pub enum Content {
+    /// Text, to be UTF-8.
+    Text(Text),
+    /// Parquet, which is read from its end.
+    Parquet,
+    /// Nothing at all.
+    Empty,
+    /// Something else: what it is, and the remedy.
+    Other(String),
+}
+
+/// Text, its beginning, and how it is wrapped.
+pub struct Text {
+    /// The beginning, or all of a short text.
+    pub head: Vec<u8>,
+    /// Whether `head` is all.
+    pub is_whole: bool,
+    /// All of it.
+    pub bytes: Bytes,
+    /// What was taken off: `gzip`, `UTF-16LE`.
+    pub wrapping: Vec<&'static str>,
+}
+
+/// Looks what `raw` is. Errors if it cannot be read.
+pub fn content(raw: Box<dyn Read + Send>) -> Result<Content> {
+    let (mut head, mut bytes) = peek(raw)?;
+    let mut wrapping = Vec::new();
+    if let Some(name) = compression(&head) {
+        let plain: Box<dyn Read + Send> = match name {
+            "gzip" => Box::new(MultiGzDecoder::new(bytes)),
+            _ => Box::new(ZstdReader::new(bytes)),
+        };
+        (head, bytes) = peek(plain).with_context(|| format!("the {name} file is damaged or cut off"))?;
+        wrapping.push(name);
+    }
+    if head.is_empty() {
+        return Ok(Content::Empty);
+    }
+    if head.starts_with(b"PAR1") {
+        return Ok(match wrapping.is_empty() {
+            true => Content::Parquet,
+            false => Content::Other("a compressed Parquet file; decompress it".into()),
+        });
+    }
+    if let Some(other) = other(&head) {
+        return Ok(Content::Other(other));
+    }
+    if let Some(order) = byte_order(&head) {
+        wrapping.push(order.name());
+        (head, bytes) = peek(Box::new(Utf16Reader::new(bytes, order)))?;
+    }
+    if head.starts_with(BYTE_ORDER_MARK) {
+        bytes.read_exact(&mut [0; BYTE_ORDER_MARK.len()])?;
+        head.drain(..BYTE_ORDER_MARK.len());
+    }
+    if head.is_empty() {
+        return Ok(Content::Empty);
+    }
+    if let Some(at) = head.iter().position(|byte| *byte == 0) {
+        return Ok(Content::Other(format!("no text: byte {at} is NUL; if it should be text, save it as UTF-8")));
+    }
+    let is_whole = head.len() < HEAD_BYTES - BYTE_ORDER_MARK.len();
+    Ok(Content::Text(Text { head, is_whole, bytes, wrapping }))
+}
+
+/// The beginning, and everything.
+fn peek(mut bytes: Box<dyn Read + Send>) -> Result<(Vec<u8>, Bytes)> {
+    let mut head = Vec::new();
+    bytes.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    let all: Box<dyn Read + Send> = Box::new(Cursor::new(head.clone()).chain(bytes));
+    Ok((head, BufReader::with_capacity(BUFFER_BYTES, all)))
+}
+
+fn compression(head: &[u8]) -> Option<&'static str> {
+    let is_skippable = |head: &[u8]| head.len() > 4 && head[0] & 0xf0 == 0x50 && head[1..4] == [0x2a, 0x4d, 0x18];
+    match head {
+        [0x1f, 0x8b, ..] => Some("gzip"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
+        _ if is_skippable(head) => Some("zstd"),
+        _ => None,
+    }
+}
+
+/// What is not text, by its first bytes: (where, bytes, name, remedy).
+const OTHERS: [(usize, &[u8], &str, &str); 24] = [
+    (0, b"\x89PNG", "a PNG image", ""),
+    (0, b"\xff\xd8\xff", "a JPEG image", ""),
+    (0, b"GIF8", "a GIF image", ""),
+    (8, b"WEBP", "a WebP image", ""),
+    (0, b"%PDF-", "a PDF document", "save its text (pdftotext makes it)"),
+    (0, b"PK\x03\x04", "a ZIP archive, or a document of an office program", "unpack it, or save it as text or CSV"),
+    (0, b"\xd0\xcf\x11\xe0", "a document of an older office program", "save it as text or CSV"),
+    (0, b"{\\rtf", "an RTF document", "save it as plain text"),
+    (0, b"BZh", "a bzip2 file", "decompress it, or pipe it in: --data <(bzcat FILE)"),
+    (0, b"\xfd7zXZ", "an xz file", "decompress it, or pipe it in: --data <(xzcat FILE)"),
+    (0, b"\x04\"M\x18", "an lz4 file", "decompress it, or pipe it in: --data <(lz4cat FILE)"),
+    (0, b"7z\xbc\xaf", "a 7-Zip archive", "unpack it"),
+    (0, b"Rar!\x1a", "a RAR archive", "unpack it"),
+    (257, b"ustar", "a tar archive", "unpack it, and name the directory"),
+    (0, b"\x7fELF", "a program", ""),
+    (0, b"MZ\x90\x00", "a program", ""),
+    (0, b"GGUF", "a model (GGUF)", "--model takes models"),
+    (0, b"SQLite format 3", "an SQLite database", "export its rows as CSV"),
+    (0, b"ARROW1", "an Arrow file", "save it as Parquet or JSON Lines (datasets: to_json)"),
+    (0, b"Obj\x01", "an Avro file", "save it as JSON Lines"),
+    (0, b"\x93NUMPY", "a NumPy array", ""),
+    (0, b"ID3\x03", "an audio file", ""),
+    (4, b"ftyp", "a video", ""),
+    (0, b"version https://git-lfs", "a Git LFS pointer, and not the file itself", "fetch it: git lfs pull"),
+];
+
+fn other(head: &[u8]) -> Option<String> {
+    let known = OTHERS.iter().find(|(at, magic, ..)| head.get(*at..).is_some_and(|head| head.starts_with(magic)));
+    let (name, remedy) = match known {
+        Some((_, _, name, remedy)) => (*name, *remedy),
+        // Eight bytes of a length, then a header of JSON.
+        None if head.len() > 9 && head[5..10] == *b"\0\0\0{\"" => ("a model (safetensors)", "--model takes models"),
+        None if head.starts_with(b"\xff\xfe\0\0") || head.starts_with(b"\0\0\xfe\xff") => {
+            ("UTF-32 text", "save it as UTF-8")
+        }
+        None => return None,
+    };
+    Some(if remedy.is_empty() { name.to_owned() } else { format!("{name}; {remedy}") })
+}
+
+/// What is not UTF-8 is an error that says so. `bytes`: those from byte `start` of the text on.
+pub fn utf8(bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let byte = error.as_bytes()[at];
+        anyhow!(
+            "not UTF-8 text: byte {at}, {byte:#04x}, begins no character; convert the file to UTF-8 (if it is from Windows: \
+             iconv -f WINDOWS-1252 -t UTF-8)"
+        )
+    })
+}

@@ -1,0 +1,164 @@
+//! Which files a path names.
+
+use anyhow::{Context, Result, ensure};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, FileType},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use super::report::Report;
+
+/// Deepest directory that is searched.
+const DEPTH_MAX: usize = 32;
+/// Most files of a directory.
+const FILES_MAX: usize = 1 << 20;
+
+/// Where bytes come from.
+pub enum Source {
+    /// Standard input, or a pipe: it can be read once.
+    Once(PathBuf),
+    /// A file.
+    File(PathBuf, u64),
+}
+
+impl Source {
+    /// For people.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Once(path) | Self::File(path, _) => path,
+        }
+    }
+
+    /// Bytes on the disk, if that can be known.
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Self::Once(_) => None,
+            Self::File(_, size) => Some(*size),
+        }
+    }
+
+    /// Opens it. A pipe that nobody has opened for writing waits for somebody who does.
+    pub fn open(&self) -> Result<Box<dyn Read + Send>> {
+        let path = self.path();
+        if path == Path::new("-") {
+            return Ok(Box::new(io::stdin()));
+        }
+        Ok(Box::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?))
+    }
+}
+
+/// The sources at `path`, in the order of their paths; `-` is standard input. `report` hears of all that a directory
+/// has beside files.
+pub fn find(path: &Path, report: &mut Report) -> Result<Vec<Source>> {
+    if path == Path::new("-") {
+        return Ok(vec![Source::Once(path.to_owned())]);
+    }
+    let metadata = fs::metadata(path).with_context(|| {
+        format!("cannot read {}; --data takes a file, a directory, or - for standard input", path.display())
+    })?;
+    if metadata.is_file() {
+        return Ok(vec![Source::File(path.to_owned(), metadata.len())]);
+    }
+    if !metadata.is_dir() {
+        let kind = special(metadata.file_type());
+        ensure!(kind == PIPE, "{} is {kind}; --data takes a file, a directory, or a pipe", path.display());
+        return Ok(vec![Source::Once(path.to_owned())]);
+    }
+    report.is_directory = true;
+    let mut search = Search { root: path, files: Vec::new(), seen: BTreeSet::new(), report };
+    search.directory(path, 0)?;
+    let mut files = search.files;
+    files.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(files.into_iter().map(|(path, size)| Source::File(path, size)).collect())
+}
+
+const PIPE: &str = "a pipe";
+
+struct Search<'a> {
+    root: &'a Path,
+    files: Vec<(PathBuf, u64)>,
+    /// Files by what the file system knows them by.
+    seen: BTreeSet<(u64, u64)>,
+    report: &'a mut Report,
+}
+
+impl Search<'_> {
+    fn directory(&mut self, directory: &Path, depth: usize) -> Result<()> {
+        ensure!(depth <= DEPTH_MAX, "{} lies more than {DEPTH_MAX} directories deep", directory.display());
+        let cannot = || format!("cannot list {}", directory.display());
+        let mut entries: Vec<_> =
+            fs::read_dir(directory).with_context(cannot)?.collect::<io::Result<_>>().with_context(cannot)?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let (path, kind) = (entry.path(), entry.file_type().with_context(cannot)?);
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                self.report.hidden += 1;
+            } else if kind.is_dir() {
+                self.directory(&path, depth + 1)?;
+            } else {
+                self.entry(&path, kind)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &Path, kind: FileType) -> Result<()> {
+        let name = path.strip_prefix(self.root).unwrap_or(path).display().to_string();
+        match fs::metadata(path) {
+            Err(error) if kind.is_symlink() => self.report.skip(name, format!("a link that leads nowhere ({error})")),
+            Err(error) => self.report.skip(name, format!("cannot be read ({error})")),
+            // It could lead in a circle, or out of what was named.
+            Ok(metadata) if metadata.is_dir() => {
+                self.report
+                    .skip(name, "a link to a directory, which is not followed: name that directory as --data".into());
+            }
+            Ok(metadata) if !metadata.is_file() => {
+                self.report.skip(name, format!("{}, not a file", special(metadata.file_type())));
+            }
+            Ok(metadata) => {
+                ensure!(self.files.len() < FILES_MAX, "{} has more than {FILES_MAX} files", self.root.display());
+                match identity(&metadata).is_none_or(|identity| self.seen.insert(identity)) {
+                    true => self.files.push((path.to_owned(), metadata.len())),
+                    false => self.report.skip(name, "the same file as one before, under another name".into()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is neither a file nor a directory.
+fn special(kind: FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        match () {
+            () if kind.is_fifo() => PIPE,
+            () if kind.is_socket() => "a socket",
+            // A terminal, or another device that gives bytes one after the other.
+            () if kind.is_char_device() => "a device",
+            () if kind.is_block_device() => "a disk",
+            () => "something unknown",
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = kind;
+        PIPE
+    }
+}
+
+fn identity(metadata: &fs::Metadata) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        Some((metadata.dev(), metadata.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        None
+    }
+}

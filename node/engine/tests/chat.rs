@@ -1,0 +1,133 @@
+//! Chat templates of the usual kinds, with text that transformers 5.24 made of the same conversations
+//! (`scripts/compare_chat_templates.py` compares those of real families).
+
+use engine::chat::{ChatTemplate, Conversation, Value, messages, tools};
+use std::collections::BTreeMap;
+
+const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + \
+                      '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+/// Refuses system turns and wrong orders, calls the assistant by another name, and trims.
+const STRICT: &str = "{{ bos_token }}
+{% if messages[0]['role'] == 'system' %}
+    {{ raise_exception('System role not supported') }}
+{% endif %}
+{% for message in messages %}
+    {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{ raise_exception('Roles must alternate') }}
+    {% endif %}
+    {%- set role = 'model' if message.role == 'assistant' else message.role -%}
+    {{ '<start>' + role + '\n' + message['content'] | trim + '<end>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt -%}{{ '<start>model\n' }}{%- endif -%}";
+/// Leaves the reasoning of earlier turns out.
+const REASONING: &str = "{% for m in messages %}{% set text = m.content %}{% if m.role == 'assistant' and not loop.last \
+                         and '</think>' in text %}{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}\
+                         <{{ m.role }}>{{ text }}</s>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+const MARKED: &str = "{% for m in messages %}\n    {%- if m.role == 'assistant' %}\nA: {% generation %}{{ m.content }}!\
+                      {% endgeneration %}\n    {%- else %}\nU: {{ m.content }}\n    {%- endif %}\n{% endfor %}";
+const TOOLS: &str = "{% if tools is not none %}{{ tools | tojson }}\n{% endif %}{% for m in messages %}{{ m.role }}:\
+                     {% if m.tool_calls %}{% for call in m.tool_calls %} {{ call.function.name }}({{ call.function.arguments \
+                     | tojson }}){% endfor %}{% else %} {{ m.content }}{% endif %}\n{% endfor %}";
+
+fn template(text: &str) -> ChatTemplate {
+    let special = BTreeMap::from([("bos_token".into(), "<s>".into()), ("eos_token".into(), "</s>".into())]);
+    ChatTemplate::new(&[("default".into(), text.into())], special).unwrap()
+}
+
+fn conversation(turns: &[(&str, &str)]) -> Vec<Value> {
+    turns.iter().map(|(role, content)| Value::from_pairs([("role", *role), ("content", *content)])).collect()
+}
+
+const ABCD: [(&str, &str); 4] = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")];
+
+/// Each text, with what is learned of it in brackets.
+fn learned(text: &str, turns: &[(&str, &str)]) -> Vec<String> {
+    let (rendered, _) = Conversation::new(conversation(turns), None).render(&template(text)).unwrap();
+    let shown = rendered.into_iter().map(|rendered| {
+        let mut text = rendered.text;
+        for range in rendered.learned.into_iter().rev() {
+            text.insert(range.end, ']');
+            text.insert(range.start, '[');
+        }
+        text
+    });
+    shown.collect()
+}
+
+#[test]
+fn templates_render_as_transformers_renders_them() {
+    let chat = conversation(&ABCD);
+    assert_eq!(
+        template(CHATML).render(&chat[..3], None, true).unwrap(),
+        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n"
+    );
+    assert_eq!(
+        template(STRICT).render(&conversation(&[("user", " a\n"), ("assistant", "b ")]), None, false).unwrap(),
+        "<s>\n<start>user\na<end>\n<start>model\nb<end>\n"
+    );
+    let error = template(STRICT).render(&chat[1..], None, false).unwrap_err().to_string();
+    assert!(error.contains("Roles must alternate"), "{error}");
+    let call: Value = serde_json::from_str(
+        r#"[{"role": "user", "content": "w?"}, {"role": "assistant", "content": null, "tool_calls": [{"function":
+            {"name": "f", "arguments": "{\"town\": \"Köln\", \"a\": [1, 2.0]}"}}]}]"#,
+    )
+    .unwrap();
+    let functions =
+        tools(&serde_json::from_str(r#"[{"name": "f", "parameters": {"b": 1, "a": "<&>"}}]"#).unwrap()).unwrap();
+    assert_eq!(
+        template(TOOLS).render(&messages(&call).unwrap(), functions.as_ref(), false).unwrap(),
+        "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {\"b\": 1, \"a\": \"<&>\"}}}]\n\
+         user: w?assistant: f({\"town\": \"Köln\", \"a\": [1, 2.0]})"
+    );
+}
+
+#[test]
+fn the_assistants_turns_are_learned_and_nothing_else() {
+    assert_eq!(
+        learned(CHATML, &ABCD),
+        ["<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>\n]<|im_start|>user\nc<|im_end|>\n\
+          <|im_start|>assistant\n[d<|im_end|>\n]"]
+    );
+    assert_eq!(learned(MARKED, &ABCD), ["U: aA: [b!]U: cA: [d!]"]);
+    // The first turn is shown otherwise once another follows, so it has a text of its own.
+    let turns = [("user", "a"), ("assistant", "<think>t</think>\nb"), ("user", "c"), ("assistant", "d")];
+    assert_eq!(
+        learned(REASONING, &turns),
+        [
+            "<user>a</s>\n<assistant>[<think>t</think>\nb</s>\n]",
+            "<user>a</s>\n<assistant>b</s>\n<user>c</s>\n<assistant>[d</s>\n]"
+        ]
+    );
+}
+
+#[test]
+fn a_system_turn_goes_before_the_users_first_where_the_template_takes_none() {
+    let chat = conversation(&[("system", "s"), ("user", "a"), ("assistant", "b")]);
+    let (rendered, moved) = Conversation::new(chat, None).render(&template(STRICT)).unwrap();
+    assert!(moved && rendered[0].text.contains("<start>user\ns\n\na<end>"), "{rendered:?}");
+    let nobody = Conversation::new(conversation(&[("user", "a")]), None).render(&template(CHATML));
+    assert!(nobody.unwrap_err().to_string().contains("no turn of the assistant"));
+}
+
+#[test]
+fn a_hostile_template_ends_with_an_error() {
+    let chat = conversation(&ABCD);
+    for text in [
+        "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+        "{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for a in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+        "{{ 'a' * 1000000000000 }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ range(1000000000) | list }}",
+        "{{ messages[0].content.nothing.at.all }}",
+        "{% set x = [[]] %}{{ x | tojson(indent=999999999999) }}",
+        "{{ '%999999999d' | format(1) }}",
+    ] {
+        // What it says matters less than that it says it soon, and that little memory is taken.
+        let result = template(text).render(&chat, None, false);
+        assert!(result.as_ref().is_ok_and(|text| text.len() < 1 << 20) || result.is_err(), "{text}");
+    }
+    for text in ["{{ open", "{% for %}", "{% include 'x' %}{% extends 'y' %}", &"{% if a %}".repeat(100_000)] {
+        let broken = ChatTemplate::new(&[("default".into(), text.to_owned())], BTreeMap::new());
+        assert!(broken.is_err() || broken.unwrap().render(&chat, None, false).is_err());
+    }
+}

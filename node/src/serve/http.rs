@@ -1,0 +1,391 @@
+//! Sockets, limits, and who may ask.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /` | a small chat |
+//! | `GET /v1/models` | the one model |
+//! | `POST /v1/chat/completions`, `POST /v1/completions` | an answer, streamed as server-sent events if `stream` says so |
+//!
+//! *Who may ask.* On a loopback address everyone on the machine, by a name that only the machine has (no web site can
+//! point its own name here) and with `Content-Type: application/json` (which no web site can send here unasked). On any
+//! other address whoever has the token.
+//!
+//! *What it costs.* A body has at most [`BODY_BYTES_MAX`] bytes. [`ANSWERS_MAX`] answers are made at a time,
+//! [`WAITING_MAX`] wait; who comes then is told to come again. A client that does not read for [`READ_PATIENCE`], and a
+//! request that takes longer than [`REQUEST_TIME`], get no more.
+
+use anyhow::{Context, Result, bail};
+use futures::{StreamExt, stream};
+use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Frame, Incoming},
+    header::{self, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use std::{
+    convert::Infallible,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::TcpStream,
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
+
+use super::{
+    answer::{Answer, error},
+    request::Asked,
+    speaker::{Speaker, Spoken},
+};
+use crate::{hex::hex, watch::http::is_local};
+
+/// Of a request's body.
+const BODY_BYTES_MAX: usize = 1 << 20;
+/// Of a request's line and headers.
+const HEADERS_BYTES_MAX: usize = 16 * 1024;
+/// Answers at a time.
+const ANSWERS_MAX: usize = 4;
+/// Requests that wait for their turn.
+const WAITING_MAX: usize = 64;
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 128;
+/// A request takes no longer, from its first byte to the last of its answer.
+const REQUEST_TIME: Duration = Duration::from_secs(300);
+/// A client that reads nothing for so long has gone.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
+/// Pieces that may wait for a client.
+const PIECES_MAX: usize = 16;
+/// After a failure to accept (no file descriptors, mostly).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+const PAGE: &str = include_str!("page.html");
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// An address taken, where nobody answers yet.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    /// Who asks needs it, if there is one.
+    token: Option<String>,
+}
+
+impl Server {
+    /// Takes the address, port 0 being any free one, which `flag` named. An address that others can reach gets a token,
+    /// random unless one is given.
+    pub fn bind(flag: &str, address: SocketAddr, token: Option<String>) -> Result<Self> {
+        let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => anyhow::anyhow!(
+                "{flag} {address}: the port is taken. Is another node running? Choose another port, or 0 for any free one"
+            ),
+            _ => anyhow::anyhow!(
+                "{flag} {address}: cannot listen there ({error}). Give an address of this machine, for example 127.0.0.1:8000"
+            ),
+        })?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let token = match token {
+            Some(token) if token.len() < 8 || !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                bail!("--serve-token: it must have at least 8 characters, letters, digits or signs without spaces")
+            }
+            Some(token) => Some(token),
+            None if address.ip().to_canonical().is_loopback() => None,
+            None => {
+                let mut bytes = [0u8; 16];
+                getrandom::fill(&mut bytes).context("no random numbers from the system")?;
+                Some(hex(&bytes))
+            }
+        };
+        Ok(Self { listener, address, token })
+    }
+
+    /// Says where it is, and answers from a thread of its own.
+    pub fn serve(self, speaker: Arc<Speaker>) -> Result<()> {
+        let Self { listener, address, token } = self;
+        tracing::info!(
+            "talk with the model at http://{address}/; for OpenAI clients the base URL is http://{address}/v1"
+        );
+        if let Some(token) = &token {
+            tracing::info!("whoever asks there needs the token (API key) {token}");
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(ANSWERS_MAX)
+            .thread_name("answer")
+            .build()?;
+        let served = Arc::new(Served {
+            address,
+            token,
+            speaker,
+            answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
+            places: Arc::new(Semaphore::new(ANSWERS_MAX + WAITING_MAX)),
+        });
+        std::thread::Builder::new().name("serve".into()).spawn(move || runtime.block_on(accept(served, listener)))?;
+        Ok(())
+    }
+}
+
+struct Served {
+    address: SocketAddr,
+    token: Option<String>,
+    speaker: Arc<Speaker>,
+    answers: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+/// Takes connections for ever.
+async fn accept(served: Arc<Served>, listener: TcpListener) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!("{}: nothing is served ({error})", served.address),
+    };
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = room.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let served = served.clone();
+                tokio::task::spawn(async move {
+                    let _ = tokio::time::timeout(REQUEST_TIME, converse(served, stream)).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!("serve: a connection could not be taken: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One request and its answer. What goes wrong is the client's business.
+async fn converse(served: Arc<Served>, stream: TcpStream) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let served = served.clone();
+        async move {
+            let answer = served.answer(request).await;
+            Ok::<_, Infallible>(answer.unwrap_or_else(|refusal| refusal.response()))
+        }
+    });
+    let mut connection = http1::Builder::new();
+    connection.keep_alive(false).max_buf_size(HEADERS_BYTES_MAX).timer(hyper_util::rt::TokioTimer::new());
+    if let Err(error) = connection.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!("serve: {error}");
+    }
+}
+
+/// Why there is no answer.
+struct Refusal(StatusCode, String);
+
+impl Refusal {
+    fn response(self) -> Response<Body> {
+        let kind = if self.0.is_server_error() { "server_error" } else { "invalid_request_error" };
+        let mut response = json_response(self.0, &error(&self.1, kind));
+        if self.0 == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+}
+
+fn invalid(error: &anyhow::Error) -> Refusal {
+    Refusal(StatusCode::BAD_REQUEST, format!("{error:#}"))
+}
+
+impl Served {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        if (&method, path.as_str()) == (&Method::GET, "/") {
+            self.check_host(&request)?;
+            return self.page();
+        }
+        self.check_host(&request)?;
+        self.check_token(&request)?;
+        let is_chat = match (method, path.as_str()) {
+            (Method::GET, "/v1/models") => return Ok(self.models()),
+            (Method::POST, "/v1/chat/completions") => true,
+            (Method::POST, "/v1/completions") => false,
+            (_, "/" | "/v1/models" | "/v1/chat/completions" | "/v1/completions") => {
+                return Err(Refusal(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "models are read (GET), answers asked for (POST)".into(),
+                ));
+            }
+            _ => {
+                let known = "here are /v1/models, /v1/chat/completions and /v1/completions";
+                return Err(Refusal(StatusCode::NOT_FOUND, known.into()));
+            }
+        };
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+        if !kind.to_ascii_lowercase().starts_with("application/json") {
+            let what = format!("Content-Type is {kind:?}; it must be application/json");
+            return Err(Refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
+        }
+        let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await.map_err(|error| {
+            Refusal(StatusCode::PAYLOAD_TOO_LARGE, format!("the body cannot be read ({error}); it may have 1 MiB"))
+        })?;
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            let what = format!("{WAITING_MAX} requests are waiting; come again in a few seconds");
+            return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, what));
+        };
+        let asked = self.asked(&body.to_bytes(), is_chat).map_err(|error| invalid(&error))?;
+        let answer = Answer::new(&asked, &self.speaker.name, &random_id().map_err(|error| invalid(&error))?);
+        match asked.streams {
+            true => Ok(self.stream(asked, answer, place)),
+            false => self.whole(asked, answer, place).await,
+        }
+    }
+
+    fn asked(&self, body: &[u8], is_chat: bool) -> Result<Asked> {
+        let mut seed = [0u8; 8];
+        getrandom::fill(&mut seed).context("no random numbers from the system")?;
+        Asked::of(body, is_chat, &self.speaker, u64::from_le_bytes(seed))
+    }
+
+    /// A web site that makes its own name point here gets nothing.
+    fn check_host(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        let is_loopback = self.address.ip().to_canonical().is_loopback();
+        match is_loopback && !host.is_some_and(|host| is_local(host, self.address.ip())) {
+            true => Err(Refusal(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or 127.0.0.1".into())),
+            false => Ok(()),
+        }
+    }
+
+    fn check_token(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
+        let Some(token) = &self.token else { return Ok(()) };
+        let said = request.headers().get(header::AUTHORIZATION).and_then(|said| said.to_str().ok());
+        let said = said.and_then(|said| said.strip_prefix("Bearer ")).unwrap_or("");
+        // Digests, so that the time of the comparison says nothing about the token.
+        match blake3::hash(said.trim().as_bytes()) == blake3::hash(token.as_bytes()) {
+            true => Ok(()),
+            false => {
+                let what = "the token is missing or wrong: send Authorization: Bearer <token>, as the node printed it";
+                Err(Refusal(StatusCode::UNAUTHORIZED, what.into()))
+            }
+        }
+    }
+
+    fn models(&self) -> Response<Body> {
+        let model = json!({ "id": self.speaker.name, "object": "model", "created": 0, "owned_by": "onebyte" });
+        json_response(StatusCode::OK, &json!({ "object": "list", "data": [model] }))
+    }
+
+    fn page(&self) -> Result<Response<Body>, Refusal> {
+        let nonce = random_id().map_err(|error| invalid(&error))?;
+        let page = PAGE.replace("{nonce}", &nonce).replace("{token}", if self.token.is_some() { "" } else { "hidden" });
+        let policy = format!(
+            "default-src 'none'; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; base-uri 'none'; \
+             form-action 'none'; frame-ancestors 'none'"
+        );
+        let mut response = response(StatusCode::OK, "text/html; charset=utf-8", Full::from(page).boxed_unsync());
+        if let Ok(policy) = HeaderValue::from_str(&policy) {
+            response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+        }
+        Ok(response)
+    }
+
+    /// Pieces as they come.
+    fn pieces(self: Arc<Self>, asked: Asked, place: OwnedSemaphorePermit) -> mpsc::Receiver<Piece> {
+        let (send, receive) = mpsc::channel(PIECES_MAX);
+        tokio::task::spawn(async move {
+            let Ok(turn) = self.answers.clone().acquire_owned().await else { return };
+            let runtime = Handle::current();
+            let work = move || {
+                let tell = |piece| {
+                    let sent = runtime.block_on(async { tokio::time::timeout(READ_PATIENCE, send.send(piece)).await });
+                    sent.ok().and_then(Result::ok).context("the client has gone")
+                };
+                let text = |text: &str| tell(Piece::Text(text.to_owned()));
+                // Who has gone is told nothing.
+                let _ = match self.speaker.speak(&asked.prompt, &asked.sampling, text) {
+                    Ok(spoken) => tell(Piece::End(spoken)),
+                    Err(error) => tell(Piece::Failed(format!("{error:#}"))),
+                };
+                drop((turn, place));
+            };
+            let _ = tokio::task::spawn_blocking(work).await;
+        });
+        receive
+    }
+
+    async fn whole(
+        self: Arc<Self>,
+        asked: Asked,
+        answer: Answer,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Response<Body>, Refusal> {
+        let mut pieces = self.pieces(asked, place);
+        let mut text = String::new();
+        while let Some(piece) = pieces.recv().await {
+            match piece {
+                Piece::Text(piece) => text.push_str(&piece),
+                Piece::End(spoken) => return Ok(json_response(StatusCode::OK, &answer.whole(&text, &spoken))),
+                Piece::Failed(error) => return Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, error)),
+            }
+        }
+        Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, "the answer ended early".into()))
+    }
+
+    fn stream(self: Arc<Self>, asked: Asked, answer: Answer, place: OwnedSemaphorePermit) -> Response<Body> {
+        let counts = asked.counts;
+        let first = answer.first().map(|first| event(&first));
+        let pieces = stream::unfold(self.pieces(asked, place), |mut pieces| async {
+            let piece = pieces.recv().await?;
+            Some((piece, pieces))
+        });
+        let rest = pieces.map(move |piece| match piece {
+            Piece::Text(text) => event(&answer.piece(&text)),
+            Piece::End(spoken) => {
+                let last: String = answer.last(&spoken, counts).iter().map(event).collect();
+                format!("{last}data: [DONE]\n\n")
+            }
+            Piece::Failed(why) => event(&error(&why, "server_error")),
+        });
+        let frames = stream::iter(first).chain(rest).map(|event| Ok::<_, Infallible>(Frame::data(Bytes::from(event))));
+        response(StatusCode::OK, "text/event-stream", BodyExt::boxed_unsync(StreamBody::new(frames)))
+    }
+}
+
+enum Piece {
+    Text(String),
+    End(Spoken),
+    Failed(String),
+}
+
+/// A server-sent event.
+fn event(value: &Value) -> String {
+    format!("data: {value}\n\n")
+}
+
+fn random_id() -> Result<String> {
+    let mut bytes = [0u8; 12];
+    getrandom::fill(&mut bytes).context("no random numbers from the system")?;
+    Ok(hex(&bytes))
+}
+
+fn json_response(status: StatusCode, value: &Value) -> Response<Body> {
+    response(status, "application/json", Full::from(value.to_string()).boxed_unsync())
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, content_type),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

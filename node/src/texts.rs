@@ -1,0 +1,133 @@
+//! Texts, read for one model: once, so that they may come through a pipe, and with a line that says what was read.
+
+use anyhow::{Context, Result, ensure};
+use engine::{
+    chat::ChatTemplate,
+    data::{Columns, Dataset, Reader},
+    embedded,
+    model::{Checkpoint, Tokenizer},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use crate::{say, settings::Settings};
+
+/// A text that takes longer gets a line that shows how far it is.
+const PATIENCE: Duration = Duration::from_millis(500);
+const REFRESH: Duration = Duration::from_millis(200);
+
+/// What this machine trains on, and what it is measured by.
+#[derive(Default)]
+pub struct Texts {
+    /// None: this node does not train.
+    pub data: Option<Dataset>,
+    /// None: nothing is measured.
+    pub held_out: Option<Dataset>,
+}
+
+impl Texts {
+    /// As the settings say, for a run on `checkpoint`. `seed`: of the embedded task's own part.
+    pub fn read(settings: &Settings, checkpoint: &Checkpoint, is_embedded: bool, seed: u64) -> Result<Self> {
+        let columns = Columns::new(settings.text_field.clone(), settings.template.as_deref())?;
+        let length = settings.sequence_length;
+        let reader = TextReader::new(checkpoint, columns, length)?;
+        let eval = settings.eval.as_ref().map(|path| reader.load("--eval", path)).transpose()?;
+        let (data, held_out) = match &settings.data {
+            Some(path) if eval.is_some() => (Some(reader.load("--data", path)?), eval),
+            Some(path) => {
+                let (data, held_out) = reader.load_split("--data", path)?;
+                (Some(data), Some(held_out))
+            }
+            None if is_embedded => {
+                reader.check_length()?;
+                let held_out = eval.map_or_else(|| embedded::held_out(&reader.tokenizer, length), Ok)?;
+                (Some(embedded::training(seed, &reader.tokenizer, length)?), Some(held_out))
+            }
+            None => (None, eval),
+        };
+        Ok(Self { data, held_out })
+    }
+}
+
+/// Reads texts for a model.
+pub struct TextReader {
+    /// The model's.
+    pub tokenizer: Tokenizer,
+    template: ChatTemplate,
+    columns: Columns,
+    length: usize,
+    length_max: usize,
+}
+
+impl TextReader {
+    /// `length`: tokens of a window. Errors if the model's tokenizer is not sound.
+    pub fn new(checkpoint: &Checkpoint, columns: Columns, length: usize) -> Result<Self> {
+        // The last token of a window is only predicted.
+        let length_max = checkpoint.architecture()?.interface().window_max + 1;
+        let tokenizer = Tokenizer::of(checkpoint).with_context(|| format!("the tokenizer of {}", checkpoint.source))?;
+        let template = ChatTemplate::of(checkpoint, &tokenizer).with_context(|| format!("of {}", checkpoint.source))?;
+        Ok(Self { tokenizer, template, columns, length, length_max })
+    }
+
+    /// Errors if the model has no window of this length.
+    pub fn check_length(&self) -> Result<()> {
+        let Self { length, length_max, .. } = self;
+        ensure!(
+            length <= length_max,
+            "--sequence-length {length}: the model's rows have at most {length_max} tokens; give no more"
+        );
+        Ok(())
+    }
+
+    /// The text at `path`, which `flag` named.
+    pub fn load(&self, flag: &str, path: &Path) -> Result<Dataset> {
+        let data = self.watched(flag, path, |reader| reader.load(path))?;
+        say::read(flag, data.report());
+        Ok(data)
+    }
+
+    /// The same, and its held-out part.
+    pub fn load_split(&self, flag: &str, path: &Path) -> Result<(Dataset, Dataset)> {
+        let parts = self.watched(flag, path, |reader| reader.load_split(path))?;
+        say::read(flag, parts.0.report());
+        Ok(parts)
+    }
+
+    /// Reads, while a line shows how far that is, if it takes long.
+    fn watched<T>(&self, flag: &str, path: &Path, read: impl FnOnce(&Reader<'_>) -> Result<T>) -> Result<T> {
+        let progress = Arc::default();
+        let Self { tokenizer, template, columns, length, .. } = self;
+        let reader = Reader { tokenizer, template, columns, sequence_length: *length, progress: Arc::clone(&progress) };
+        if path == Path::new("-") || std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+            tracing::info!("{flag} {}: reading until its writer closes it", path.display());
+        }
+        let done = Arc::new(());
+        let is_going_on = Arc::downgrade(&done);
+        let name = format!("reading {}", path.display());
+        let watcher = thread::Builder::new().name("progress".into()).spawn(move || {
+            thread::park_timeout(PATIENCE);
+            let bar = ProgressBar::new_spinner().with_message(name);
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}: {bytes} ({bytes_per_sec}), {elapsed}") {
+                bar.set_style(style);
+            }
+            while is_going_on.upgrade().is_some() {
+                bar.set_position(progress.load(Ordering::Relaxed));
+                thread::park_timeout(REFRESH);
+            }
+            bar.finish_and_clear();
+        })?;
+        let result = read(&reader);
+        drop(done);
+        watcher.thread().unpark();
+        // It has nothing to tell.
+        let _ = watcher.join();
+        let read = result?;
+        self.check_length()?;
+        Ok(read)
+    }
+}

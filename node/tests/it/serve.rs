@@ -1,0 +1,168 @@
+//! `--serve`: clients of the OpenAI kind talk with a node that trains, and with a directory that nobody trains.
+
+use crate::support::{Node, PATIENCE, Workshop, assert_agreement};
+use serde_json::{Value, json};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+/// The address in `talk with the model at http://…/`.
+fn address(node: &Node) -> SocketAddr {
+    let line = node.hear("talk with the model at http://");
+    let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap();
+    address.parse().unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+/// Status code; body, of which the chunks are put together.
+fn request(address: SocketAddr, head: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer, but {answer:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return (status, body.to_owned());
+    }
+    let (mut rest, mut whole) = (body, String::new());
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap();
+        whole.push_str(&after[..size]);
+        rest = after.get(size + 2..).unwrap_or("");
+        if size == 0 {
+            break;
+        }
+    }
+    (status, whole)
+}
+
+fn post(address: SocketAddr, path: &str, body: &Value) -> (u16, String) {
+    let head = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json");
+    request(address, &head, &body.to_string())
+}
+
+fn chat(more: &Value) -> Value {
+    let mut body = json!({ "messages": [{ "role": "user", "content": "hello" }], "max_tokens": 5, "seed": 1 });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+#[test]
+fn clients_are_answered_with_exact_weights_while_nodes_train() {
+    let workshop = Workshop::new();
+    let first = workshop.first("first", &["--samples", "4000", "--serve", "127.0.0.1:0"]);
+    let (join, _) = first.join_line();
+    let second = workshop.node("second", &["--bootstrap", &join, "--samples", "2000"]);
+    let address = address(&first);
+    let (status, models) = request(address, &format!("GET /v1/models HTTP/1.1\r\nHost: {address}"), "");
+    assert!(status == 200 && models.contains("\"owned_by\":\"onebyte\""), "{models}");
+    let (status, whole) = post(address, "/v1/chat/completions", &chat(&json!({})));
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    assert_eq!((status, &whole["object"]), (200, &json!("chat.completion")), "{whole}");
+    assert_eq!(whole["choices"][0]["message"]["role"], "assistant");
+    assert_eq!(whole["system_fingerprint"].as_str().unwrap().len(), 64);
+    assert!(whole["usage"]["prompt_tokens"].as_u64().unwrap() > 0);
+    // Streamed pieces, as server-sent events; their fingerprint is of weights that a node at rest would tell.
+    let (status, events) = post(address, "/v1/chat/completions", &chat(&json!({ "stream": true })));
+    let events: Vec<&str> = events.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).collect();
+    assert_eq!((status, events.last()), (200, Some(&"[DONE]")), "{events:?}");
+    let piece: Value = serde_json::from_str(events[0]).unwrap();
+    assert_eq!(piece["choices"][0]["delta"]["role"], "assistant");
+    let (status, text) = post(address, "/v1/completions", &json!({ "prompt": "one", "max_tokens": 1_000_000_000u64 }));
+    let text: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(status, 200, "{text}");
+    assert!(text["usage"]["completion_tokens"].as_u64().unwrap() <= 4096, "{text}");
+    // Many at once, some of whom never read.
+    let silent: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let answers: Vec<u16> = std::thread::scope(|scope| {
+        let ask = || post(address, "/v1/chat/completions", &chat(&json!({ "stream": true }))).0;
+        let asking: Vec<_> = (0..50).map(|_| scope.spawn(ask)).collect();
+        asking.into_iter().map(|answer| answer.join().unwrap()).collect()
+    });
+    assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
+    drop(silent);
+    first.until_gradients(6000);
+    second.until_gradients(6000);
+    // At rest the weights that speak are those that the node has.
+    let begun = Instant::now();
+    loop {
+        let (_, whole) = post(address, "/v1/chat/completions", &chat(&json!({})));
+        let whole: Value = serde_json::from_str(&whole).unwrap();
+        let resting = first.at_rest().unwrap_or_default();
+        if resting.ends_with(whole["system_fingerprint"].as_str().unwrap()) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{resting}, but {whole}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_agreement(&[first.leave(), second.leave()]);
+}
+
+#[test]
+fn each_bad_request_is_told_what_is_wrong_with_it() {
+    let workshop = Workshop::new();
+    let node = workshop.first("node", &["--samples", "16", "--serve", "127.0.0.1:0"]);
+    let address = address(&node);
+    for (body, part) in [
+        (json!({}), "messages is missing"),
+        (json!({ "messages": [] }), "list of messages is empty"),
+        (json!({ "messages": [{ "role": "pope", "content": "a" }] }), "\\\"pope\\\""),
+        (chat(&json!({ "n": 3 })), "n is 3"),
+        (chat(&json!({ "temperature": -1 })), "temperature is -1"),
+        (chat(&json!({ "top_p": 0 })), "top_p is 0"),
+        (chat(&json!({ "max_tokens": "many" })), "not the JSON of a request"),
+        (chat(&json!({ "stop": [""] })), "a text of stop"),
+        (chat(&json!({ "messages": [{ "role": "user", "content": "word ".repeat(9000) }] })), "the model's window"),
+    ] {
+        let (status, answer) = post(address, "/v1/chat/completions", &body);
+        assert!(status == 400 && answer.contains(part), "{part}: {status} {answer}");
+    }
+    let huge = json!({ "prompt": "a".repeat(2 << 20) });
+    let with = |head: &str| request(address, head, &chat(&json!({})).to_string()).0;
+    let ask = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost";
+    assert_eq!(with(&format!("{ask}\r\nContent-Type: text/plain")), 415, "no web site can ask");
+    assert_eq!(with("POST /v1/chat/completions HTTP/1.1\r\nHost: evil.example\r\nContent-Type: application/json"), 421);
+    assert_eq!(with("GET /v1/completions HTTP/1.1\r\nHost: localhost"), 405);
+    assert_eq!(with("GET /etc/passwd HTTP/1.1\r\nHost: localhost"), 404);
+    assert_eq!(post(address, "/v1/completions", &huge).0, 413);
+    let (status, page) = request(address, "GET / HTTP/1.1\r\nHost: localhost", "");
+    assert!(status == 200 && page.contains("<script nonce="));
+    node.leave();
+}
+
+#[test]
+fn a_stopped_directory_is_served_to_who_has_the_token_and_talked_with_in_a_terminal() {
+    let workshop = Workshop::new();
+    let state = workshop.first("node", &["--samples", "16", "--exit-when-idle", "0.1"]).finish();
+    let mut serve = std::process::Command::new(env!("CARGO_BIN_EXE_node"));
+    serve.args(["serve", "--address", "127.0.0.1:0", "--token", "a-long-secret", "--state"]).arg(&state);
+    let server = Node::spawn(serve, &state);
+    let address = address(&server);
+    let ask = format!("POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json");
+    let body = json!({ "prompt": "one", "max_tokens": 3, "temperature": 0 }).to_string();
+    assert_eq!(request(address, &ask, &body).0, 401);
+    assert_eq!(request(address, &format!("{ask}\r\nAuthorization: Bearer a-long-secreT"), &body).0, 401);
+    assert_eq!(request(address, &format!("{ask}\r\nAuthorization: Bearer a-long-secret"), &body).0, 200);
+    server.leave();
+    let mut chat = std::process::Command::new(env!("CARGO_BIN_EXE_node"));
+    chat.args(["chat", "--tokens", "4", "--state"]).arg(&state);
+    let pipe = std::process::Stdio::piped;
+    let mut chat = chat.stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
+    chat.stdin.take().unwrap().write_all(b"hello\n/new\n\nhello again\n/bye\nnot read\n").unwrap();
+    let output = chat.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).lines().count() >= 2, "{output:?}");
+    let cut = String::from_utf8_lossy(&output.stderr).matches("the answer ends at 4 tokens").count();
+    assert_eq!(cut, 2, "{output:?}");
+    // A full disk, or a reader that has gone, is no panic.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    if let Ok(full) = full {
+        let mut digest = std::process::Command::new(env!("CARGO_BIN_EXE_node"));
+        let output = digest.args(["digest", "--state"]).arg(&state).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("standard output takes no more"), "{said}");
+    }
+}

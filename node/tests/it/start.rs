@@ -1,0 +1,33 @@
+//! What a start leaves behind that fails, or whose run nobody has contributed to.
+
+use crate::support::{Workshop, command};
+
+#[test]
+fn a_start_that_fails_leaves_no_run_and_one_without_gradients_gives_way() {
+    let workshop = Workshop::new();
+    let (state, text) = (workshop.state("state"), workshop.state("text.txt"));
+    let bad = workshop.state("bad.jsonl");
+    std::fs::write(&bad, "{\"text\": \"ok\"}\n{\"messages\": []}\n").unwrap();
+    let run = |arguments: &[&str]| {
+        let output = command(&state, arguments).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (bad, text, model) = (bad.to_str().unwrap(), text.to_str().unwrap(), workshop.model());
+    let model = model.to_str().unwrap();
+    let (worked, said) = run(&["--data", bad]);
+    assert!(!worked && said.contains("bad.jsonl, line 2"), "{said}");
+    let once = ["--samples", "0", "--exit-when-idle", "0.1", "--sequence-length", "32"];
+    // The model was forgotten: a run on the embedded one, without a gradient.
+    let (worked, said) = run(&[&once[..], &["--data", text]].concat());
+    assert!(worked && said.contains("new run"), "{said}");
+    let (worked, said) = run(&[&once[..], &["--data", text, "--model", model]].concat());
+    assert!(worked && said.contains("is on another model") && said.contains("gives way"), "{said}");
+    let (worked, said) = run(&[&once[..], &["--data", text, "--model", model, "--epsilon", "0.004"]].concat());
+    assert!(worked && said.contains("epsilon is 0.003, not 0.004"), "{said}");
+    // The same once more goes on; and a run that has gradients stays.
+    let some = ["--samples", "16", "--exit-when-idle", "0.1", "--sequence-length", "32"];
+    let (worked, said) = run(&[&some[..], &["--data", text, "--model", model, "--epsilon", "0.004"]].concat());
+    assert!(worked && said.contains("going on with run"), "{said}");
+    let (worked, said) = run(&[&once[..], &["--data", text, "--epsilon", "0.001"]].concat());
+    assert!(worked && said.contains("--epsilon is of new runs only"), "{said}");
+}
