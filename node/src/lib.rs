@@ -12,6 +12,7 @@ pub mod network;
 pub mod opened;
 pub mod output;
 pub mod places;
+pub mod random;
 pub mod records;
 pub mod say;
 pub mod scan;

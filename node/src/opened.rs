@@ -16,6 +16,7 @@ use protocol::{
 use std::{path::Path, sync::Arc};
 
 use crate::{
+    random::random,
     records, say,
     storage::{StateDir, no_run},
 };
@@ -69,15 +70,13 @@ impl Opened {
 
     /// A replica with everything that is on the disk, each signature checked.
     pub fn replica(&self, settings: Settings) -> Result<Replica> {
-        let mut seed = [0u8; 8];
-        getrandom::fill(&mut seed).context("no random numbers from the system")?;
         let mut replica = Replica::new(
             self.run,
             self.manifest.clone(),
             settings,
             self.own_machine()?,
             Box::new(Ed25519Verifier),
-            u64::from_le_bytes(seed),
+            u64::from_le_bytes(random()?),
         );
         let chunks = |visit: &mut dyn FnMut(&[u8]) -> Result<()>| self.state.for_each_chunk(visit);
         restore(&mut replica, self.state.path(), self.state.statements()?, chunks)?;

@@ -52,6 +52,18 @@ impl Texts {
         };
         Ok(Self { data, held_out })
     }
+
+    /// Fails if what the settings ask for cannot be done with these texts.
+    pub fn check(&self, settings: &Settings) -> Result<()> {
+        if settings.stop_when_flat {
+            ensure!(
+                self.data.is_some(),
+                "--stop-when-flat ends own gradients, and without --data this node makes none"
+            );
+            ensure!(self.held_out.is_some(), "--stop-when-flat needs a held-out text: give --eval <file or directory>");
+        }
+        Ok(())
+    }
 }
 
 /// Reads texts for a model.

@@ -1,6 +1,6 @@
 //! `doctor`: what a node needs of this machine and its network, each with what to do about it.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use engine::kernel::Kernel;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,6 +14,7 @@ use crate::{
     memory,
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope},
     places::Places,
+    random::random,
     records,
     settings::{DEFAULT_PORT, parse_ticket},
     storage::StateCopy,
@@ -140,8 +141,7 @@ async fn look_around(args: &DoctorArgs) -> Result<Vec<Finding>> {
     }
     let of_state = copy.map(|copy| copy.secret()).transpose()?.flatten();
     let secret = ticket.and_then(|ticket| ticket.secret).or(of_state);
-    let mut key = [0u8; 32];
-    getrandom::fill(&mut key).context("no random numbers from the system")?;
+    let key: [u8; 32] = random()?;
     let config = |port| NetworkConfig {
         listen_at_any: true,
         given: calls.values().flatten().cloned().collect(),

@@ -2,7 +2,7 @@
 //!
 //! Whoever reads a log only looks: nothing is written, and no machine of the run hears of it.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
@@ -13,7 +13,7 @@ use protocol::{
 };
 use std::sync::Arc;
 
-use crate::{cli::SourceArgs, storage::StateCopy};
+use crate::{cli::SourceArgs, random::random, storage::StateCopy};
 
 mod base;
 pub mod best;
@@ -95,9 +95,8 @@ impl Log {
 
 /// An empty replica that belongs to no machine of the run: its key is drawn at random, and it signs nothing.
 pub fn onlooker(run: RunId, manifest: &Manifest) -> Result<Replica> {
-    let mut random = [0u8; 40];
-    getrandom::fill(&mut random).context("no random numbers from the system")?;
-    let (key, seed) = random.split_at(32);
+    let drawn: [u8; 40] = random()?;
+    let (key, seed) = drawn.split_at(32);
     let machine = MachineId { key: key.try_into()?, incarnation: 1 };
     let seed = u64::from_le_bytes(seed.try_into()?);
     let verifier = Box::new(Ed25519Verifier);

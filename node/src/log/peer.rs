@@ -20,6 +20,7 @@ use std::{
 use super::{Content, onlooker};
 use crate::{
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, StartError},
+    random::random,
     ticket::Ticket,
 };
 
@@ -107,8 +108,7 @@ impl Asker {
         };
         // What people hear says nothing of a secret.
         let address = if Ticket::is_meant(address) { format!("{}/p2p/{peer}", places[0]) } else { address.to_owned() };
-        let mut key = [0u8; 32];
-        getrandom::fill(&mut key).context("no random numbers from the system")?;
+        let key: [u8; 32] = random()?;
         let config = NetworkConfig {
             given: places.clone(),
             prologue: secret.map(|secret| secret.connection()),

@@ -44,7 +44,7 @@ use super::{
     request::Asked,
     speaker::{Speaker, Spoken},
 };
-use crate::{hex::hex, watch::http::is_local};
+use crate::{hex::hex, random::random, watch::http::is_local};
 
 /// Of a request's body.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -97,11 +97,7 @@ impl Server {
             }
             Some(token) => Some(token),
             None if address.ip().to_canonical().is_loopback() => None,
-            None => {
-                let mut bytes = [0u8; 16];
-                getrandom::fill(&mut bytes).context("no random numbers from the system")?;
-                Some(hex(&bytes))
-            }
+            None => Some(hex(&random::<16>()?)),
         };
         Ok(Self { listener, address, token })
     }
@@ -244,9 +240,7 @@ impl Served {
     }
 
     fn asked(&self, body: &[u8], is_chat: bool) -> Result<Asked> {
-        let mut seed = [0u8; 8];
-        getrandom::fill(&mut seed).context("no random numbers from the system")?;
-        Asked::of(body, is_chat, &self.speaker, u64::from_le_bytes(seed))
+        Asked::of(body, is_chat, &self.speaker, u64::from_le_bytes(random()?))
     }
 
     /// A web site that makes its own name point here gets nothing.
@@ -366,9 +360,7 @@ fn event(value: &Value) -> String {
 }
 
 fn random_id() -> Result<String> {
-    let mut bytes = [0u8; 12];
-    getrandom::fill(&mut bytes).context("no random numbers from the system")?;
-    Ok(hex(&bytes))
+    Ok(hex(&random::<12>()?))
 }
 
 fn json_response(status: StatusCode, value: &Value) -> Response<Body> {

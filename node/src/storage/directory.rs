@@ -15,6 +15,8 @@ use std::{
     },
 };
 
+use crate::random::random;
+
 use super::{
     database::{self, Database, Row},
     lock::Lock,
@@ -67,7 +69,7 @@ impl StateDir {
         let is_renamed = moved && !is_known_by_key(&database, &secret_key)?;
         if moved {
             if is_renamed {
-                secret_key = random_key()?;
+                secret_key = random()?;
             }
             let incarnation = random_incarnation()?.to_le_bytes();
             // In one transaction: whoever opens this directory next must not go on with the ledger either.
@@ -213,7 +215,7 @@ impl StateDir {
 
 /// Format and identity of a fresh directory, in one transaction.
 fn initialize(database: &Database, home: &[u8]) -> Result<()> {
-    let secret_key = random_key()?;
+    let secret_key: [u8; 32] = random()?;
     let incarnation = random_incarnation()?;
     database.put_all(&[
         ("format", &FORMAT.to_le_bytes()),
@@ -239,15 +241,7 @@ pub(super) fn secret_key(database: &Database, path: &Path) -> Result<[u8; 32]> {
 }
 
 fn random_incarnation() -> Result<u64> {
-    let mut bytes = [0u8; 8];
-    getrandom::fill(&mut bytes).context("no random numbers from the system")?;
-    Ok(u64::from_le_bytes(bytes).max(1))
-}
-
-fn random_key() -> Result<[u8; 32]> {
-    let mut key = [0u8; 32];
-    getrandom::fill(&mut key).context("no random numbers from the system")?;
-    Ok(key)
+    Ok(u64::from_le_bytes(random()?).max(1))
 }
 
 /// Whether the run in the database is not open to every key, or this one is its authority's.

@@ -1,0 +1,113 @@
+//! What the settings ask for, beside what the run has settled.
+
+use anyhow::{Context, Result};
+use engine::{
+    base::{Base, Trained},
+    recipe::rate,
+};
+use protocol::manifest::{Manifest, Membership, ObjectiveLine};
+
+use super::{base::load_model, others::known_peers};
+use crate::{
+    cli::LearningRate,
+    opened::Opened,
+    settings::{ModelChoice, Settings},
+    storage::StateDir,
+};
+
+/// Name of the setting that says that this machine started the run.
+pub const STARTER: &str = "starter";
+
+/// Some flags are for those who start a run.
+pub fn say_what_is_settled(settings: &Settings, opened: &Opened) -> Result<()> {
+    let manifest = &*opened.manifest;
+    if let Some(what) = trains_otherwise(settings, &opened.state, manifest)? {
+        tracing::warn!("--lora and --train are of new runs only: this run trains {what}");
+    }
+    let normalizes = matches!(manifest.objective, ObjectiveLine::Choices { normalize: true });
+    if settings.normalize && !normalizes {
+        tracing::warn!("--normalize is of new runs only: this run does not");
+    }
+    for (flag, said, settled) in settled(settings, manifest) {
+        if said.is_some_and(|said| said != settled) {
+            tracing::warn!("{flag} is of new runs only: this run's is {settled}");
+        }
+    }
+    if settings.gradients.is_some_and(|said| manifest.schedule != rate::schedule(Some(said))) {
+        tracing::warn!("--gradients is of new runs only: this run's learning rate falls as its starter said");
+    }
+    Ok(())
+}
+
+/// Whether the run in `state`, which this machine started and nobody has joined, is not the one that the settings ask
+/// for: then a new one is to take its place.
+pub fn gives_way(settings: &Settings, state: &StateDir) -> Result<bool> {
+    let Some(bytes) = state.manifest()? else { return Ok(false) };
+    let asks_for_it = settings.joins() || settings.run.is_some();
+    let is_shared = !state.is_untouched()? || !known_peers(state)?.is_empty();
+    if asks_for_it || is_shared || state.setting(STARTER)?.is_none() {
+        return Ok(false);
+    }
+    let Ok((manifest, run)) = Manifest::decode(&bytes) else { return Ok(false) };
+    let other = match difference(settings, &manifest) {
+        None => trains_otherwise(settings, state, &manifest)?.map(|what| format!("trains {what}")),
+        other => other,
+    };
+    let Some(difference) = other else { return Ok(false) };
+    tracing::warn!(
+        "{}: run {run} was started here, has no gradient yet, and {difference}: it gives way to a new run",
+        state.path().display()
+    );
+    Ok(true)
+}
+
+/// What the run trains, in words, if `--train` or `--lora` ask for something else.
+fn trains_otherwise(settings: &Settings, state: &StateDir, manifest: &Manifest) -> Result<Option<String>> {
+    let count = manifest.tensors.len();
+    let has_adapters = manifest.tensors.iter().any(|spec| spec.adapter().is_some());
+    if settings.lora.is_some() != has_adapters && (settings.lora.is_some() || settings.train.is_some()) {
+        let what = if has_adapters { "adapters" } else { "tensors of the base" };
+        return Ok(Some(format!("{count} {what}")));
+    }
+    let Some(text) = settings.train.as_ref().filter(|_| !has_adapters) else { return Ok(None) };
+    let architecture = state.base(manifest)?.checkpoint()?.architecture()?;
+    let wanted = Trained::choose(text, &*architecture).with_context(|| format!("--train {text}"))?;
+    let trains = |name: &str| manifest.tensors.iter().any(|spec| spec.name == name);
+    let differs = architecture.tensors().iter().any(|(name, _)| wanted.has(name) != trains(name));
+    Ok(differs.then(|| format!("{count} tensors")))
+}
+
+/// What the settings ask for that is not the run's.
+fn difference(settings: &Settings, manifest: &Manifest) -> Option<String> {
+    let other =
+        settled(settings, manifest).into_iter().find(|(.., said, settled)| said.is_some_and(|said| said != *settled));
+    if let Some((flag, said, settled)) = other {
+        return Some(format!("its {} is {settled}, not {}", flag.trim_start_matches("--"), said.unwrap_or_default()));
+    }
+    if settings.gradients.is_some_and(|said| manifest.schedule != rate::schedule(Some(said))) {
+        return Some("is planned for another number of gradients".into());
+    }
+    let other_members = settings.members != Membership::Open && settings.members != manifest.membership;
+    if other_members || settings.authority && manifest.authority.is_none() {
+        return Some("has other members".into());
+    }
+    if settings.model == ModelChoice::Unsaid {
+        return None;
+    }
+    let is_its_base = load_model(&settings.model).and_then(|checkpoint| Base::of_run(manifest, checkpoint));
+    is_its_base.is_err().then(|| format!("is on another model, {}", manifest.base.source))
+}
+
+/// Settings of new runs: (flag, what was said, what the run has).
+fn settled(settings: &Settings, manifest: &Manifest) -> [(&'static str, Option<f64>, f64); 3] {
+    let run = &manifest.hyperparameters;
+    let learning_rate = match settings.learning_rate {
+        Some(LearningRate::Fixed(rate)) => Some(rate),
+        _ => None,
+    };
+    [
+        ("--learning-rate", learning_rate, run.learning_rate),
+        ("--epsilon", settings.epsilon, run.epsilon),
+        ("--replay-budget", settings.replay_budget.map(f64::from), f64::from(manifest.replay_budget)),
+    ]
+}

@@ -1,0 +1,186 @@
+//! A new run, or one that goes on.
+
+use anyhow::{Context, Result, bail, ensure};
+use engine::{
+    base::{AdapterSettings, Base, BaseSettings, Trained},
+    data::Dataset,
+    embedded,
+    model::Checkpoint,
+    objective,
+    recipe::rate,
+};
+use protocol::{
+    manifest::{DirectionScale, Hyperparameters},
+    secret::Secret,
+    signature::{Ed25519Signer, Signer as _},
+};
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    base::{base_of_run, load_model},
+    settled::STARTER,
+};
+use crate::{
+    cli::LearningRate,
+    commands::recipe,
+    opened::Opened,
+    random::random,
+    say,
+    settings::{ModelChoice, Settings},
+    storage::{self, Row, StateDir},
+    texts::Texts,
+};
+
+/// Epsilon of a new run, unless said otherwise.
+const EPSILON: f64 = 3e-3;
+/// Gradients that the ranges of a run without a planned length leave room for, ten times over, and of any run at least.
+const PLANNED_GRADIENTS: u64 = 100_000;
+const PLANNED_GRADIENTS_MIN: u64 = 1_000;
+/// Largest ledger of one machine.
+const LEDGER_SAMPLES_MAX: u64 = 1 << 32;
+
+/// A new run, and the texts that were read for it: all that can fail fails before anything of it is stored.
+pub fn start(settings: &Settings, state: Arc<StateDir>) -> Result<(Opened, Texts)> {
+    if let Some(run) = settings.run {
+        bail!("--run {run}: a new run gets its own id; to join that one, name one of its machines with --bootstrap");
+    }
+    ensure!(
+        settings.data.is_some() || matches!(settings.model, ModelChoice::Unsaid | ModelChoice::Embedded),
+        "a run on one's own model needs a text to train on: --data <file or directory>"
+    );
+    let planned = settings.gradients.map_or(PLANNED_GRADIENTS, |gradients| gradients.max(PLANNED_GRADIENTS_MIN));
+    let mut hyperparameters = Hyperparameters {
+        learning_rate: recipe::LEARNING_RATE,
+        epsilon: settings.epsilon.unwrap_or(EPSILON),
+        planned_gradients: settings.planned_gradients.unwrap_or(planned),
+        direction_scale: DirectionScale::Rms,
+    };
+    let checkpoint = load_model(&settings.model)?;
+    let (trained, adapters) = trained(settings, &checkpoint)?;
+    let is_embedded = matches!(settings.model, ModelChoice::Unsaid | ModelChoice::Embedded);
+    let texts = Texts::read(settings, &checkpoint, is_embedded, data_seed(settings, &state)?)?;
+    texts.check(settings)?;
+    let has_choices = texts.data.as_ref().is_some_and(Dataset::has_choices);
+    let objective = objective::line(has_choices, settings.normalize)?;
+    hyperparameters.learning_rate = match settings.learning_rate {
+        Some(LearningRate::Fixed(rate)) => rate,
+        _ => match &texts.data {
+            Some(data) => {
+                let (own, objective) = (checkpoint.clone(), objective.clone());
+                let chosen = (trained.clone(), adapters.clone());
+                recipe::learning_rate(
+                    settings,
+                    own,
+                    data,
+                    objective,
+                    u64::from_le_bytes(random()?),
+                    hyperparameters,
+                    chosen,
+                )?
+            }
+            None => recipe::LEARNING_RATE,
+        },
+    };
+    // What is measured is of the same form.
+    objective::check(&objective, texts.held_out.as_ref()).context("--eval")?;
+    let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());
+    let mut about = BaseSettings {
+        objective,
+        hyperparameters,
+        schedule: rate::schedule(settings.gradients),
+        ledger_samples_max: LEDGER_SAMPLES_MAX,
+        replay_budget: settings.replay_budget.unwrap_or(1),
+        authority,
+        trained,
+        adapters,
+    };
+    let mut base = Base::of_new_run(checkpoint, &about, random()?)?;
+    if settings.replay_budget.is_none() {
+        about.replay_budget = recipe::replay_budget(&mut base)?;
+    }
+    if state.manifest()?.is_some() {
+        // One that gives way. Until here nothing of it has changed.
+        state.forget_run()?;
+    }
+    state.commit(&[Row::Setting { name: STARTER.into(), bytes: Vec::new() }])?;
+    let secret = settings.private.then(|| random().map(Secret)).transpose()?;
+    let manifest = storage::start_run(&state, &base, about, settings.members.clone(), secret)?;
+    let opened = Opened::of(state)?;
+    let kind = if secret.is_some() { "new private run" } else { "new run" };
+    tracing::info!("{kind} {} on {} ({} parameters)", opened.run, manifest.base.source, manifest.parameters());
+    Ok((opened, texts))
+}
+
+/// What a new run trains of its base and beside it, and a line that says how much of how much.
+fn trained(settings: &Settings, checkpoint: &Checkpoint) -> Result<(Trained, Option<AdapterSettings>)> {
+    if settings.train.is_none() && settings.lora.is_none() {
+        return Ok((Trained::All, None));
+    }
+    let architecture = checkpoint.architecture()?;
+    let text = settings.train.as_deref().unwrap_or("all");
+    let named = Trained::choose(text, &*architecture).with_context(|| format!("--train {text}"))?;
+    let tensors = architecture.tensors();
+    let count = |shape: &[usize]| shape.iter().product::<usize>() as u64;
+    let all: u64 = tensors.iter().map(|(_, shape)| count(shape)).sum();
+    let chosen = tensors.iter().filter(|(name, _)| named.has(name));
+    let Some(rank) = settings.lora else {
+        let (tensors, weights) = chosen.fold((0, 0), |(n, sum), (_, shape)| (n + 1, sum + count(shape)));
+        tracing::info!("--train {text}: {tensors} tensors, {weights} of {all} weights; the others stay as they are");
+        return Ok((named, None));
+    };
+    let alpha = settings.lora_alpha.unwrap_or(2.0 * f64::from(rank));
+    let names = chosen.map(|(name, _)| name.clone()).collect();
+    let adapters = AdapterSettings::new(rank, alpha, &names, &*architecture);
+    let adapters = adapters.with_context(|| format!("--lora {rank}, --train {text}"))?;
+    let halves = adapters.halves(&*architecture)?;
+    let weights: u64 = halves.iter().map(|half| count(&half.shape)).sum();
+    tracing::info!(
+        "--lora {rank}: adapters of {} linear layers, {weights} weights beside the base's {all}, which stay as they are",
+        adapters.layers.len()
+    );
+    Ok((Trained::Only(BTreeSet::new()), Some(adapters)))
+}
+
+/// Goes on with the run in the state directory, whose base may not be complete yet.
+pub fn restart(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
+    if state.moved() {
+        say::copied(state.path(), state.is_renamed());
+    }
+    let opened = Opened::of(state)?;
+    if let Some(run) = settings.run.filter(|run| *run != opened.run) {
+        bail!(
+            "{}: this state belongs to run {}, not to {} {run}; give another --state",
+            opened.state.path().display(),
+            opened.run,
+            if settings.ticket.is_some() { "that of --join," } else { "--run" }
+        );
+    }
+    if opened.state.has_base() {
+        if let ModelChoice::Directory(_) | ModelChoice::Embedded = settings.model {
+            base_of_run(&opened.manifest, load_model(&settings.model)?)?;
+        }
+        tracing::info!("going on with run {} in {}", opened.run, opened.state.path().display());
+        return Ok(opened);
+    }
+    let nobody_to_ask = settings.bootstrap.is_empty() && settings.ticket.is_none() && !settings.mdns;
+    if nobody_to_ask && settings.model == ModelChoice::Unsaid && !embedded::is_of(&opened.manifest.base) {
+        bail!(
+            "{}: the run's base model {} is not here: give it with --model <directory>, or name a machine of \
+             the run with --join or --bootstrap",
+            opened.state.path().display(),
+            opened.manifest.base.source
+        );
+    }
+    Ok(opened)
+}
+
+/// The seed of the own data order: told, or kept.
+pub fn data_seed(settings: &Settings, state: &StateDir) -> Result<u64> {
+    let kept = state.setting("data seed")?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+    if let Some(seed) = settings.seed.or(kept) {
+        return Ok(seed);
+    }
+    let seed = u64::from_le_bytes(random()?);
+    state.commit(&[Row::Setting { name: "data seed".into(), bytes: seed.to_le_bytes().to_vec() }])?;
+    Ok(seed)
+}
