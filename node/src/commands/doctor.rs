@@ -13,6 +13,8 @@ use crate::{
     cli::DoctorArgs,
     memory,
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope},
+    outln,
+    output::OutputError,
     places::Places,
     random::random,
     records,
@@ -42,10 +44,10 @@ enum Finding {
 /// Looks at everything, prints a line for each. Fails if something is wrong.
 pub fn run(args: &DoctorArgs) -> Result<()> {
     let mut findings = vec![clock(SystemTime::now()), disk(&args.state), memory_to_spare(), kernels()];
-    findings.iter().for_each(print);
+    findings.iter().try_for_each(print)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let network = runtime.block_on(look_around(args))?;
-    network.iter().for_each(print);
+    network.iter().try_for_each(print)?;
     findings.extend(network);
     let bad = findings.iter().filter(|finding| matches!(finding, Finding::Bad(..))).count();
     if bad > 0 {
@@ -54,11 +56,11 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     Ok(())
 }
 
-fn print(finding: &Finding) {
+fn print(finding: &Finding) -> Result<(), OutputError> {
     match finding {
-        Finding::Good(what) => println!("good  {what}"),
-        Finding::Note(what) => println!("note  {what}"),
-        Finding::Bad(what, remedy) => println!("BAD   {what}\n      -> {remedy}"),
+        Finding::Good(what) => outln!("good  {what}"),
+        Finding::Note(what) => outln!("note  {what}"),
+        Finding::Bad(what, remedy) => outln!("BAD   {what}\n      -> {remedy}"),
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use protocol::signature::{Ed25519Signer, Signer as _};
 use std::{
     fs,
-    io::{ErrorKind, IsTerminal, Write as _},
+    io::{ErrorKind, IsTerminal},
 };
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     hex::hex,
     invitation::TICKET,
     opened::Opened,
-    scan,
+    outln, output, scan,
     storage::{StateCopy, StateDir},
     ticket::Ticket,
 };
@@ -25,22 +25,19 @@ pub fn ticket(args: &TicketArgs) -> Result<()> {
         // A node that never listened has no place to name; its run can be found on the local network.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let opened = Opened::existing(&args.state)?;
-            eprintln!("this node has not run yet, so its ticket names no address: it works on the same local network");
+            output::complain(format_args!(
+                "this node has not run yet, so its ticket names no address: it works on the same local network"
+            ));
             Ticket { run: opened.run, secret: opened.state.secret()?, machines: Vec::new() }.encode()
         }
         Err(error) => return Err(error).with_context(|| file.display().to_string()),
     };
     let ticket = Ticket::parse(&word).with_context(|| file.display().to_string())?;
-    let mut out = std::io::stdout().lock();
-    let is_read_by_people = out.is_terminal() && !args.plain;
-    writeln!(out, "{word}")?;
-    if is_read_by_people {
-        writeln!(out, "\n{}\nOn another machine: node --join <this word>", scan::picture(&word)?)?;
+    outln!("{word}")?;
+    if std::io::stdout().is_terminal() && !args.plain {
+        outln!("\n{}\nOn another machine: node --join <this word>", scan::picture(&word)?)?;
         if ticket.secret.is_some() {
-            writeln!(
-                out,
-                "The run is private: who has this word is in, for good. Pass it on as you would a password."
-            )?;
+            outln!("The run is private: who has this word is in, for good. Pass it on as you would a password.")?;
         }
     }
     Ok(())
@@ -53,6 +50,6 @@ pub fn key(args: &KeyArgs) -> Result<()> {
         // A node that runs holds the directory.
         Err(error) => StateCopy::of(&args.state).map_err(|_| error)?.secret_key(),
     };
-    println!("{}", hex(&Ed25519Signer::from_seed(&secret_key).key()));
+    outln!("{}", hex(&Ed25519Signer::from_seed(&secret_key).key()))?;
     Ok(())
 }

@@ -9,6 +9,7 @@ mod log;
 mod netns;
 mod network;
 mod older;
+mod output;
 mod page;
 mod past;
 mod recipe;

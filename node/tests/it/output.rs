@@ -1,0 +1,56 @@
+//! Every command that prints, with nobody there to read it.
+
+use crate::support::Workshop;
+use std::{
+    fs::OpenOptions,
+    io,
+    process::{Command, Output, Stdio},
+};
+
+#[test]
+fn closed_pipes_and_full_devices_end_every_command_without_a_panic() {
+    let workshop = Workshop::new();
+    let state = workshop.first("node", &["--samples", "20", "--exit-when-idle", "0"]).finish();
+    let state = state.to_str().unwrap();
+    let commands: &[&[&str]] = &[
+        &["--help"],
+        &["--version"],
+        &["digest"],
+        &["eval", "--data", "Cargo.toml"],
+        &["generate", "--prompt", "a", "--tokens", "4"],
+        &["key"],
+        &["ticket"],
+        &["top", "--once"],
+        &["doctor"],
+        &["log", "show"],
+        &["log", "show", "--json"],
+        &["log", "tail"],
+        &["log", "stat"],
+        &["log", "verify"],
+        &["log", "replay", "--until", "0.5"],
+        &["log", "diff", state, state],
+    ];
+    for command in commands {
+        let of_state = match command[0] {
+            "--help" | "--version" => vec![],
+            _ if command.contains(&"diff") => vec![],
+            _ => vec!["--state", state],
+        };
+        let run = |stdout: Stdio| -> Output {
+            let mut node = Command::new(env!("CARGO_BIN_EXE_node"));
+            node.args(*command).args(&of_state).stdin(Stdio::null()).stdout(stdout).output().unwrap()
+        };
+        let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let output = run(writer.into());
+        let is_quiet = !["error", "panicked"].iter().any(|word| said(&output).contains(word));
+        assert!(output.status.success() && is_quiet, "node {command:?} | true: {}", said(&output));
+        // Only where there is such a device.
+        if let Ok(full) = OpenOptions::new().write(true).open("/dev/full") {
+            let said = said(&run(full.into()));
+            let complaints = said.lines().filter(|line| line.contains("error")).count();
+            assert!(!said.contains("panicked") && complaints <= 1, "node {command:?} > /dev/full: {said}");
+        }
+    }
+}
