@@ -100,7 +100,8 @@ pub struct Changes {
 #[derive(Args, Clone, Debug)]
 #[command(allow_negative_numbers = true)]
 pub struct RunArgs {
-    /// demo, calm, home_internet, churn, partition, flash_crowd, flaky_disks, hostile, thousand, real_model, or a TOML
+    /// demo, calm, home_internet, churn, partition, flash_crowd, flaky_disks, hostile, members, slow_laptop, overspend,
+    /// mixed, thousand, real_model, or a TOML
     /// file
     #[arg(default_value = "demo")]
     pub scenario: String,
@@ -143,7 +144,7 @@ pub struct ExploreArgs {
     /// The first seed
     #[arg(long, default_value_t = 1)]
     pub first_seed: u64,
-    /// Only these scenarios (by default all but thousand and real_model)
+    /// Only these scenarios (by default all but thousand, real_model and mixed)
     #[arg(long = "scenario", value_name = "NAME")]
     pub scenarios: Vec<String>,
 }
