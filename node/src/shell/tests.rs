@@ -110,7 +110,9 @@ fn trainer() -> TrainerHandle {
             }
         }
     });
-    TrainerHandle { commands, events: receiver }
+    // Nobody asks it for copies.
+    let (copies, _) = std::sync::mpsc::sync_channel(1);
+    TrainerHandle { commands, events: receiver, copies }
 }
 
 /// A disk that does before each write what it is told to.

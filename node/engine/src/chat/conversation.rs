@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use minijinja::{Value, value::ValueKind};
-use std::ops::Range;
+use std::{iter, ops::Range};
 
 use super::{
     message::present,
@@ -77,7 +77,7 @@ impl Conversation {
             ensure!(start < until.len(), "the template shows nothing of message {index}");
             match whole.starts_with(&until) {
                 true => together.push(start..until.len()),
-                false => apart.push(Rendered { text: until.clone(), learned: vec![start..until.len()] }),
+                false => apart.push(Rendered { text: until.clone(), learned: iter::once(start..until.len()).collect() }),
             }
         }
         if !together.is_empty() {
