@@ -95,7 +95,7 @@ impl Ticket {
             let mut fitting: Vec<Vec<u8>> = Vec::new();
             for address in addresses.iter().map(Multiaddr::to_vec).take(u8::MAX.into()) {
                 if let Ok(length) = u8::try_from(address.len())
-                    && 1 + address.len() <= room
+                    && address.len() < room
                 {
                     room -= 1 + address.len();
                     fitting.push([&[length][..], &address].concat());

@@ -74,10 +74,10 @@ impl Network {
                     self.events.push_back(Event::Way { peer: peer_id, is_relayed: self.links.is_relayed(&peer_id) });
                 }
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established: 1.., .. } => {
-                if self.links.closed(peer_id, connection_id) {
-                    self.events.push_back(Event::Way { peer: peer_id, is_relayed: self.links.is_relayed(&peer_id) });
-                }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established: 1.., .. }
+                if self.links.closed(peer_id, connection_id) =>
+            {
+                self.events.push_back(Event::Way { peer: peer_id, is_relayed: self.links.is_relayed(&peer_id) });
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established: 0, .. } => {
                 self.links.closed(peer_id, connection_id);

@@ -77,7 +77,9 @@ impl Conversation {
             ensure!(start < until.len(), "the template shows nothing of message {index}");
             match whole.starts_with(&until) {
                 true => together.push(start..until.len()),
-                false => apart.push(Rendered { text: until.clone(), learned: iter::once(start..until.len()).collect() }),
+                false => {
+                    apart.push(Rendered { text: until.clone(), learned: iter::once(start..until.len()).collect() })
+                }
             }
         }
         if !together.is_empty() {
