@@ -500,7 +500,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "MULTIADDR")]
     pub listen: Vec<String>,
     /// Address at which others reach this machine, where that is not one of its own: /ip4/…/tcp/… of a router that
-    /// passes the port on, or /dns/<name>/tcp/…. Repeatable
+    /// passes the port on, or /dns/NAME/tcp/…. Repeatable
     #[arg(long, value_name = "MULTIADDR")]
     pub announce: Vec<String>,
     /// Address of a relay with its peer id, as `node relay` prints it, through which others reach this machine if they
