@@ -177,9 +177,9 @@ pub struct ReplayArgs {
     /// How its rows are read.
     #[command(flatten)]
     pub columns: ColumnArgs,
-    /// Tokens per window
-    #[arg(long, default_value_t = 128)]
-    pub sequence_length: usize,
+    /// Tokens per window [default: 128, or as many as the model can read]
+    #[arg(long)]
+    pub sequence_length: Option<usize>,
     /// Write them as a directory that Hugging Face transformers loads, new or empty
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -269,9 +269,9 @@ pub struct EvalArgs {
     /// Windows or rows per batch
     #[arg(long, default_value_t = 8)]
     pub batch_size: usize,
-    /// Tokens per window
-    #[arg(long, default_value_t = 128)]
-    pub sequence_length: usize,
+    /// Tokens per window [default: 128, or as many as the model can read]
+    #[arg(long)]
+    pub sequence_length: Option<usize>,
     /// At the best held-out point of this node's journal; it may be running
     #[arg(long)]
     pub best: bool,
@@ -588,7 +588,7 @@ pub struct RunArgs {
     /// that of the tokens in the rows
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
-    /// Tokens per window, or of the longest row [default: 128]
+    /// Tokens per window, or of the longest row [default: 128, or as many as the model can read]
     #[arg(long, value_name = "N")]
     pub sequence_length: Option<usize>,
     /// Of a new run on rows with choices: divide the log-probability of each choice by its tokens

@@ -83,7 +83,7 @@ pub struct Settings {
     /// Windows or rows per batch.
     pub batch_size: usize,
     /// Tokens per window.
-    pub sequence_length: usize,
+    pub sequence_length: Option<usize>,
     /// Whether the log-probability of a choice is divided by its tokens.
     pub normalize: bool,
     /// Of the data order.
@@ -180,7 +180,7 @@ impl Settings {
                 Estimator::Projection { .. } => 8,
                 _ => 2,
             }),
-            sequence_length: args.sequence_length.or(file.sequence_length).unwrap_or(128),
+            sequence_length: args.sequence_length.or(file.sequence_length),
             normalize: args.normalize || file.normalize,
             seed: args.seed.or(file.seed),
             flush_samples: args.flush_samples.or(file.flush_samples),
@@ -245,11 +245,12 @@ impl Settings {
             ensure!(positive(size), "--epsilon {size}: must be a positive number, 1e-3 is usual");
         }
         ensure!((1..=65_536).contains(&self.batch_size), "--batch-size {}: must be 1 to 65536", self.batch_size);
-        ensure!(
-            (2..=1 << 20).contains(&self.sequence_length),
-            "--sequence-length {}: must be at least 2, a token to read and one to predict",
-            self.sequence_length
-        );
+        if let Some(length) = self.sequence_length {
+            ensure!(
+                (2..=1 << 20).contains(&length),
+                "--sequence-length {length}: must be at least 2, a token to read and one to predict"
+            );
+        }
         let flush_samples = self.replica().flush_samples;
         ensure!(
             (1..=CHUNK_SAMPLES_MAX).contains(&flush_samples),

@@ -17,6 +17,8 @@ use std::{
 
 use crate::{say, settings::Settings};
 
+/// Tokens of a window, where the model has so many.
+const SEQUENCE_LENGTH: usize = 128;
 /// A text that takes longer gets a line that shows how far it is.
 const PATIENCE: Duration = Duration::from_millis(500);
 const REFRESH: Duration = Duration::from_millis(200);
@@ -34,8 +36,8 @@ impl Texts {
     /// As the settings say, for a run on `checkpoint`. `seed`: of the embedded task's own part.
     pub fn read(settings: &Settings, checkpoint: &Checkpoint, is_embedded: bool, seed: u64) -> Result<Self> {
         let columns = Columns::new(settings.text_field.clone(), settings.template.as_deref())?;
-        let length = settings.sequence_length;
-        let reader = TextReader::new(checkpoint, columns, length)?;
+        let reader = TextReader::new(checkpoint, columns, settings.sequence_length)?;
+        let length = reader.length;
         let eval = settings.eval.as_ref().map(|path| reader.load("--eval", path)).transpose()?;
         let (data, held_out) = match &settings.data {
             Some(path) if eval.is_some() => (Some(reader.load("--data", path)?), eval),
@@ -72,15 +74,17 @@ pub struct TextReader {
     pub tokenizer: Tokenizer,
     template: ChatTemplate,
     columns: Columns,
-    length: usize,
+    /// Tokens of a window.
+    pub length: usize,
     length_max: usize,
 }
 
 impl TextReader {
-    /// `length`: tokens of a window. Errors if the model's tokenizer is not sound.
-    pub fn new(checkpoint: &Checkpoint, columns: Columns, length: usize) -> Result<Self> {
+    /// `length`: tokens of a window, if said. Errors if the model's tokenizer is not sound.
+    pub fn new(checkpoint: &Checkpoint, columns: Columns, length: Option<usize>) -> Result<Self> {
         // The last token of a window is only predicted.
         let length_max = checkpoint.architecture()?.interface().window_max + 1;
+        let length = length.unwrap_or(SEQUENCE_LENGTH.min(length_max));
         let tokenizer = Tokenizer::of(checkpoint).with_context(|| format!("the tokenizer of {}", checkpoint.source))?;
         let template = ChatTemplate::of(checkpoint, &tokenizer).with_context(|| format!("of {}", checkpoint.source))?;
         Ok(Self { tokenizer, template, columns, length, length_max })

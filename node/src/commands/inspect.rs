@@ -141,13 +141,13 @@ pub fn evaluation_text(
     checkpoint: &Checkpoint,
     data: Option<&Path>,
     columns: &ColumnArgs,
-    length: usize,
+    length: Option<usize>,
 ) -> Result<Dataset> {
     let columns = Columns::new(columns.text_field.clone(), columns.template.as_deref())?;
     let reader = TextReader::new(checkpoint, columns, length)?;
     match data {
         Some(path) => reader.load("--data", path),
-        None if embedded::is_of(&manifest.base) => embedded::held_out(&reader.tokenizer, length),
+        None if embedded::is_of(&manifest.base) => embedded::held_out(&reader.tokenizer, reader.length),
         None => bail!("this run does not train the embedded model: name a text with --data"),
     }
 }

@@ -5,7 +5,10 @@ use libp2p::{
     core::ConnectedPoint,
     gossipsub, identify, kad, mdns, ping, relay,
     request_response::{self, Message},
-    swarm::{ConnectionId, DialError, SwarmEvent},
+    swarm::{
+        ConnectionId, DialError, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,6 +17,7 @@ use super::{
     address::{ip, is_relayed, without_peer},
     links::remote_of,
     older::is_older,
+    reachable::is_of_world,
     scope::Scope,
 };
 
@@ -59,6 +63,9 @@ impl Network {
                 self.calls.remove(&connection_id);
                 self.note_caller(&peer_id, &endpoint);
                 let is_other_way = self.links.opened(peer_id, connection_id, &endpoint);
+                if !self.links.is_relayed(&peer_id) {
+                    self.direct_calls.settled(&peer_id);
+                }
                 let remote = remote_of(&endpoint);
                 self.reach.is_near(&remote);
                 if let ConnectedPoint::Dialer { .. } = &endpoint {
@@ -81,6 +88,7 @@ impl Network {
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established: 0, .. } => {
                 self.links.closed(peer_id, connection_id);
+                self.direct_calls.settled(&peer_id);
                 self.addresses.remove(&peer_id);
                 self.round_trips.remove(&peer_id);
                 self.relays.gone(&peer_id);
@@ -199,6 +207,23 @@ impl Network {
         self.relays.offers(peer, &callable.unwrap_or_else(Multiaddr::empty), relays);
     }
 
+    /// Where a peer that only a relay leads to could be called directly.
+    fn note_direct_ways(&mut self, peer: PeerId, info: &identify::Info) {
+        if self.links.is_relayed(&peer) {
+            let listed = info.listen_addrs.iter().filter(|listed| is_of_world(listed));
+            let meant = listed.filter(|listed| self.reach.could_be_meant(listed)).map(without_peer);
+            self.direct_calls.listed(peer, meant.take(ADDRESSES_PER_PEER_MAX).collect(), Instant::now());
+        }
+    }
+
+    fn call_directly(&mut self) {
+        for (peer, addresses) in self.direct_calls.due(Instant::now()) {
+            let call = DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::Always).build();
+            // A failure is no news: the relayed connection stands.
+            let _ = self.swarm.dial(call);
+        }
+    }
+
     /// A peer's own word on where it listens: good enough to be called there, which proves it.
     fn on_identified(&mut self, peer: PeerId, connection: ConnectionId, info: &identify::Info) {
         if is_older(info) {
@@ -210,6 +235,7 @@ impl Network {
         }
         self.note_observed(&peer, connection, info);
         self.note_relay(peer, info);
+        self.note_direct_ways(peer, info);
         let same_kad = |kad: &kad::Behaviour<_>| kad.protocol_names().iter().any(|name| info.protocols.contains(name));
         let shares_run = self.swarm.behaviour().kad.as_ref().is_some_and(same_kad);
         if self.relays_only && self.swarm.behaviour().kad.is_enabled() && !shares_run {
@@ -245,6 +271,7 @@ impl Network {
     pub(super) fn look_around(&mut self) {
         self.notice_sleep();
         self.look_for_relays();
+        self.call_directly();
         for circuit in self.links.superfluous() {
             self.swarm.close_connection(circuit);
         }

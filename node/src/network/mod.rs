@@ -18,6 +18,7 @@ mod address;
 mod behaviour;
 mod codec;
 mod config;
+mod direct;
 mod error;
 mod events;
 mod far;
@@ -45,6 +46,7 @@ pub use traffic::Traffic;
 pub use transport::{everywhere, free_port};
 
 use behaviour::{Behaviour, BehaviourEvent};
+use direct::DirectCalls;
 use futures::StreamExt;
 use guard::Reach;
 use libp2p::request_response::OutboundFailure;
@@ -155,6 +157,8 @@ pub struct Network {
     calls: HashSet<ConnectionId>,
     /// Connections by peer.
     links: Links,
+    /// Peers that only a relay leads to.
+    direct_calls: DirectCalls,
     relays: Relays,
     relays_only: bool,
     /// Whether it listens to its own machine only.
@@ -214,6 +218,7 @@ impl Network {
             upkeep: tokio::time::interval(UPKEEP),
             calls: HashSet::new(),
             links: Links::default(),
+            direct_calls: DirectCalls::default(),
             relays: Relays::new(&config.relays),
             relays_only: config.relays_only,
             is_alone: config.listen.iter().all(|address| Scope::of(address) == Some(Scope::Machine)),

@@ -18,7 +18,8 @@ use super::{
 /// Addresses at which this machine can be reached that are kept.
 const ADDRESSES_MAX: usize = 8;
 
-fn is_of_world(address: &Multiaddr) -> bool {
+/// Whether an address is one of the world, not through a relay.
+pub(super) fn is_of_world(address: &Multiaddr) -> bool {
     !is_relayed(address) && Scope::of(address) == Some(Scope::World)
 }
 
