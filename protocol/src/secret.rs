@@ -1,8 +1,8 @@
 //! The secret of a private run.
 //!
-//! The manifest holds a commitment to it, so that everybody who has the run's id can tell the right secret. Who connects
-//! shows that it has it without saying it: [`Secret::connection`] is the prologue of every Noise handshake, and a
-//! handshake with another prologue fails before a byte of anything else.
+//! The manifest holds a commitment to it, so that everybody who has the run's id can tell the right secret. Who
+//! connects shows that it has it without saying it: [`Secret::connection`] is the prologue of every Noise handshake,
+//! and a handshake with another prologue fails before a byte of anything else.
 //!
 //! ```text
 //! commitment = BLAKE3.derive_key("onebyte 2 private run", secret 16)

@@ -1,5 +1,5 @@
-//! AutoNAT's client, which is told of addresses of the world only: whether one of a home or of this machine can be called
-//! is known without asking, and each question may cost a hundred kilobytes.
+//! AutoNAT's client, which is told of addresses of the world only: whether one of a home or of this machine can be
+//! called is known without asking, and each question may cost a hundred kilobytes.
 
 use libp2p::{
     Multiaddr, PeerId, autonat,

@@ -171,8 +171,8 @@ impl Relays {
         }
     }
 
-    /// A relay granted a reservation, and says that this node is reached at `address` now. False if the listener is none
-    /// at a relay.
+    /// A relay granted a reservation, and says that this node is reached at `address` now. False if the listener is
+    /// none at a relay.
     pub fn granted(&mut self, listener: ListenerId, address: &Multiaddr) -> bool {
         let Some(reservation) = self.reservations.get_mut(&listener) else { return false };
         // What it lists beside where it was called is for those who are nearer to it.

@@ -89,8 +89,8 @@ impl Net {
         self.ip(other.0, &["link", "set", other.1, "up"]);
     }
 
-    /// A machine at 192.168.1.7 behind a router that translates addresses, as in most homes. The router is on a switch at
-    /// `address`. False, with a printed reason, where there is no `nft`.
+    /// A machine at 192.168.1.7 behind a router that translates addresses, as in most homes. The router is on a switch
+    /// at `address`. False, with a printed reason, where there is no `nft`.
     pub fn home(&self, machine: &str, switch: &str, address: &str, nat: Nat) -> bool {
         let router = format!("{machine}-router");
         self.machine(&router, switch, address);
