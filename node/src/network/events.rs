@@ -19,6 +19,7 @@ use super::{
     older::is_older,
     reachable::is_of_world,
     scope::Scope,
+    transport::causes,
 };
 
 /// Below the target number of connections, strangers are looked for this often.
@@ -324,18 +325,7 @@ fn in_words(error: &DialError, own: PeerId) -> String {
 
 /// Whether two ends did not come to terms: of a private run and not, or with different secrets.
 fn is_handshake(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.is::<libp2p::noise::Error>() {
-            return true;
-        }
-        cause = match error.downcast_ref::<std::io::Error>() {
-            // What an `io::Error` was made from is not its source.
-            Some(wrapper) => wrapper.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static)),
-            None => error.source(),
-        };
-    }
-    false
+    causes(error).any(|cause| cause.is::<libp2p::noise::Error>())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use libp2p::{
 };
 use std::task::{Context, Poll};
 
-use super::{address::is_relayed, scope::Scope};
+use super::reachable::is_of_world;
 
 type Client = autonat::v2::client::Behaviour;
 
@@ -46,7 +46,7 @@ impl NetworkBehaviour for Far {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
-            FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr }) if !is_far(addr) => {}
+            FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr }) if !is_of_world(addr) => {}
             event => self.0.on_swarm_event(event),
         }
     }
@@ -58,9 +58,4 @@ impl NetworkBehaviour for Far {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         self.0.poll(context)
     }
-}
-
-/// Whether an address is one of the world, and of this machine itself.
-fn is_far(address: &Multiaddr) -> bool {
-    Scope::of(address) == Some(Scope::World) && !is_relayed(address)
 }

@@ -17,7 +17,7 @@ use libp2p::{
 };
 use std::{
     error::Error,
-    io,
+    io, iter,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     time::Duration,
 };
@@ -136,18 +136,19 @@ pub fn is_occupied(address: &Multiaddr) -> bool {
     }
 }
 
+/// An error and what caused it, the innermost last.
+pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&error: &&'a (dyn Error + 'static)| match error.downcast_ref::<io::Error>() {
+        // What an `io::Error` was made from is not its source.
+        Some(wrapper) => wrapper.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+        None => error.source(),
+    })
+}
+
 /// Whether the address is taken, by the first cause of an error: libp2p wraps the system's errors in its own.
 pub fn is_address_in_use(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        cause = match error.downcast_ref::<io::Error>() {
-            Some(error) if error.kind() == io::ErrorKind::AddrInUse => return true,
-            // What an `io::Error` was made from is not its source.
-            Some(wrapper) => wrapper.get_ref().map(|inner| inner as &(dyn Error + 'static)),
-            None => error.source(),
-        };
-    }
-    false
+    let is_in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    causes(error).any(|cause| cause.downcast_ref().is_some_and(is_in_use))
 }
 
 #[cfg(test)]

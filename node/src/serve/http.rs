@@ -197,12 +197,11 @@ fn invalid(error: &anyhow::Error) -> Refusal {
 
 impl Served {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        self.check_host(&request)?;
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         if (&method, path.as_str()) == (&Method::GET, "/") {
-            self.check_host(&request)?;
             return self.page();
         }
-        self.check_host(&request)?;
         self.check_token(&request)?;
         let is_chat = match (method, path.as_str()) {
             (Method::GET, "/v1/models") => return Ok(self.models()),

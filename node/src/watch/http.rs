@@ -46,7 +46,7 @@ use tokio::{
 };
 
 use super::{Metrics, Snapshot, history::History, prometheus};
-use crate::{hex::hex, scan};
+use crate::{hex::hex, random::random, scan};
 
 /// Connections at a time.
 pub const CONNECTIONS_MAX: usize = 32;
@@ -208,10 +208,9 @@ impl Shown {
     }
 
     fn page(&self) -> Answer {
-        let mut nonce = [0u8; 16];
-        if getrandom::fill(&mut nonce).is_err() {
+        let Ok(nonce) = random::<16>() else {
             return said(StatusCode::INTERNAL_SERVER_ERROR, "The system has no random numbers.\n");
-        }
+        };
         let nonce = hex(&nonce);
         let page = PAGE.replace("{nonce}", &nonce).replace("{style}", STYLE).replace("{script}", SCRIPT);
         let policy = format!(
