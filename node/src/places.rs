@@ -2,7 +2,7 @@
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
-use crate::network::{Network, Scope, is_relayed, without_peer};
+use crate::network::{Network, Scope, is_of_world, is_relayed, without_peer};
 
 /// Addresses of this machine in a ticket.
 const OWN_MAX: usize = 5;
@@ -76,7 +76,6 @@ impl Places {
 
     /// Whether a machine anywhere could come to this one, as far as this one can tell.
     pub fn is_far(&self) -> bool {
-        let is_of_world = |address: &Multiaddr| Scope::of(address) == Some(Scope::World);
         !self.reachable.is_empty() || !self.relayed.is_empty() || self.listening.iter().any(is_of_world)
     }
 

@@ -159,6 +159,11 @@ pub fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
+/// Whether an address is one of the world, not through a relay.
+pub fn is_of_world(address: &Multiaddr) -> bool {
+    !is_relayed(address) && Scope::of(address) == Some(Scope::World)
+}
+
 /// The relay that an address leads through.
 pub fn relay_of(address: &Multiaddr) -> Option<PeerId> {
     let mut parts = address.iter().take_while(|part| *part != Protocol::P2pCircuit);

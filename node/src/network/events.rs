@@ -14,10 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{
     BehaviourEvent, Event, Network, Responder,
-    address::{ip, is_relayed, without_peer},
+    address::{ip, is_of_world, is_relayed, without_peer},
     links::remote_of,
     older::is_older,
-    reachable::is_of_world,
     scope::Scope,
     transport::causes,
 };

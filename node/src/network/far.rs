@@ -11,7 +11,7 @@ use libp2p::{
 };
 use std::task::{Context, Poll};
 
-use super::reachable::is_of_world;
+use super::address::is_of_world;
 
 type Client = autonat::v2::client::Behaviour;
 

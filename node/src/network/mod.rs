@@ -34,8 +34,8 @@ mod traffic;
 mod transport;
 
 pub use address::{
-    check_callable, check_listen, is_relayed, key_of_peer_id, parse_bootstrap, parse_bootstrap_of_another, peer_id,
-    peer_id_of_key, relay_of, without_peer,
+    check_callable, check_listen, is_of_world, is_relayed, key_of_peer_id, parse_bootstrap, parse_bootstrap_of_another,
+    peer_id, peer_id_of_key, relay_of, without_peer,
 };
 pub use config::NetworkConfig;
 pub use error::{PublishError, StartError};

@@ -11,17 +11,11 @@ use std::time::Instant;
 
 use super::{
     Event, Network,
-    address::{ip, is_relayed, without_peer},
-    scope::Scope,
+    address::{ip, is_of_world, is_relayed, without_peer},
 };
 
 /// Addresses at which this machine can be reached that are kept.
 const ADDRESSES_MAX: usize = 8;
-
-/// Whether an address is one of the world, not through a relay.
-pub(super) fn is_of_world(address: &Multiaddr) -> bool {
-    !is_relayed(address) && Scope::of(address) == Some(Scope::World)
-}
 
 impl Network {
     /// Where others can call this machine directly, as far as somebody did.
