@@ -4,6 +4,7 @@ pub mod cli;
 pub mod commands;
 pub mod display;
 pub mod hex;
+pub mod http;
 pub mod interrupt;
 pub mod invitation;
 pub mod log;

@@ -34,6 +34,7 @@ use crate::{
     cli::RunArgs,
     display::Display,
     hex::hex,
+    http::Listener,
     interrupt::Interrupt,
     memory, network,
     opened::Opened,
@@ -57,7 +58,7 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
     let reads_standard_input = [&settings.data, &settings.eval].map(|path| path.as_deref() == Some(Path::new("-")));
     ensure!(reads_standard_input != [true; 2], "--data and --eval are both standard input; give one of them a file");
     let state = Arc::new(StateDir::create_or_open(&settings.state)?);
-    let page = settings.http.map(http::Listener::bind).transpose()?;
+    let page = settings.http.map(|address| Listener::bind("--http", address)).transpose()?;
     let token = settings.serve_token.clone();
     let server = settings.serve.map(|address| Server::bind("--serve", address, token)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -107,7 +108,7 @@ fn new_shell(settings: &Settings, state: &Arc<StateDir>, display: Display, inter
 async fn prepare(
     settings: &Settings,
     state: Arc<StateDir>,
-    (page, server): (Option<http::Listener>, Option<Server>),
+    (page, server): (Option<Listener>, Option<Server>),
     shell: &mut Shell,
 ) -> Result<bool> {
     let is_new = state.manifest()?.is_none() || gives_way(settings, &state)?;
@@ -223,7 +224,7 @@ fn points(opened: &Opened, text: &Dataset, objective: &dyn Objective) -> Result<
 }
 
 /// Who looks at this node, and shows it at `page`.
-fn observer(opened: &Opened, page: Option<http::Listener>) -> Result<Observer> {
+fn observer(opened: &Opened, page: Option<Listener>) -> Result<Observer> {
     let template = Snapshot {
         run: opened.run.to_string(),
         peer_id: network::peer_id(opened.state.secret_key())?.to_string(),
@@ -240,9 +241,9 @@ fn observer(opened: &Opened, page: Option<http::Listener>) -> Result<Observer> {
 }
 
 /// Shows the run in browsers.
-fn show(page: http::Listener, observer: &Observer, state: &Path) -> Result<()> {
+fn show(page: Listener, observer: &Observer, state: &Path) -> Result<()> {
     let address = page.address();
-    page.serve(observer.subscribe(), state.join(METRICS))?;
+    http::serve(page, observer.subscribe(), state.join(METRICS)).context("--http: no thread to serve from")?;
     tracing::info!("watch at http://{address}/");
     if !address.ip().to_canonical().is_loopback() {
         tracing::warn!(

@@ -12,7 +12,7 @@
 //!
 //! *What it costs.* A body has at most [`BODY_BYTES_MAX`] bytes. [`ANSWERS_MAX`] answers are made at a time,
 //! [`WAITING_MAX`] wait; who comes then is told to come again. A client that does not read for [`READ_PATIENCE`], and a
-//! request that takes longer than [`REQUEST_TIME`], get no more.
+//! request that takes longer than [`REQUEST_TIME`], get no more. Sockets and headers are those of [`crate::http`].
 
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, stream};
@@ -21,20 +21,10 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Frame, Incoming},
     header::{self, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
 };
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use std::{
-    convert::Infallible,
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    net::TcpStream,
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
@@ -44,12 +34,14 @@ use super::{
     request::Asked,
     speaker::{Speaker, Spoken},
 };
-use crate::{hex::hex, random::random, watch::http::is_local};
+use crate::{
+    hex::hex,
+    http::{self, Limits, Listener, response},
+    random::random,
+};
 
 /// Of a request's body.
 const BODY_BYTES_MAX: usize = 1 << 20;
-/// Of a request's line and headers.
-const HEADERS_BYTES_MAX: usize = 16 * 1024;
 /// Answers at a time.
 const ANSWERS_MAX: usize = 4;
 /// Requests that wait for their turn.
@@ -62,8 +54,6 @@ const REQUEST_TIME: Duration = Duration::from_secs(300);
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// Pieces that may wait for a client.
 const PIECES_MAX: usize = 16;
-/// After a failure to accept (no file descriptors, mostly).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 const PAGE: &str = include_str!("page.html");
 
@@ -71,8 +61,7 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// An address taken, where nobody answers yet.
 pub struct Server {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
     /// Who asks needs it, if there is one.
     token: Option<String>,
 }
@@ -80,31 +69,23 @@ pub struct Server {
 impl Server {
     /// Takes the address, port 0 being any free one, which `flag` named. An address that others can reach gets a token,
     /// random unless one is given.
-    pub fn bind(flag: &str, address: SocketAddr, token: Option<String>) -> Result<Self> {
-        let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => anyhow::anyhow!(
-                "{flag} {address}: the port is taken. Is another node running? Choose another port, or 0 for any free one"
-            ),
-            _ => anyhow::anyhow!(
-                "{flag} {address}: cannot listen there ({error}). Give an address of this machine, for example 127.0.0.1:8000"
-            ),
-        })?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
+    pub fn bind(flag: &'static str, address: SocketAddr, token: Option<String>) -> Result<Self> {
+        let listener = Listener::bind(flag, address)?;
         let token = match token {
             Some(token) if token.len() < 8 || !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
                 bail!("--serve-token: it must have at least 8 characters, letters, digits or signs without spaces")
             }
             Some(token) => Some(token),
-            None if address.ip().to_canonical().is_loopback() => None,
+            None if listener.address().ip().to_canonical().is_loopback() => None,
             None => Some(hex(&random::<16>()?)),
         };
-        Ok(Self { listener, address, token })
+        Ok(Self { listener, token })
     }
 
     /// Says where it is, and answers from a thread of its own.
     pub fn serve(self, speaker: Arc<Speaker>) -> Result<()> {
-        let Self { listener, address, token } = self;
+        let Self { listener, token } = self;
+        let address = listener.address();
         tracing::info!(
             "talk with the model at http://{address}/; for OpenAI clients the base URL is http://{address}/v1"
         );
@@ -123,7 +104,13 @@ impl Server {
             answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
             places: Arc::new(Semaphore::new(ANSWERS_MAX + WAITING_MAX)),
         });
-        std::thread::Builder::new().name("serve".into()).spawn(move || runtime.block_on(accept(served, listener)))?;
+        std::thread::Builder::new().name("serve".into()).spawn(move || {
+            let limits = Limits { connections: CONNECTIONS_MAX, time: REQUEST_TIME };
+            runtime.block_on(listener.serve(limits, move |request| {
+                let served = served.clone();
+                async move { served.answer(request).await.unwrap_or_else(Refusal::response) }
+            }));
+        })?;
         Ok(())
     }
 }
@@ -134,47 +121,6 @@ struct Served {
     speaker: Arc<Speaker>,
     answers: Arc<Semaphore>,
     places: Arc<Semaphore>,
-}
-
-/// Takes connections for ever.
-async fn accept(served: Arc<Served>, listener: TcpListener) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!("{}: nothing is served ({error})", served.address),
-    };
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(place) = room.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let served = served.clone();
-                tokio::task::spawn(async move {
-                    let _ = tokio::time::timeout(REQUEST_TIME, converse(served, stream)).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::debug!("serve: a connection could not be taken: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// One request and its answer. What goes wrong is the client's business.
-async fn converse(served: Arc<Served>, stream: TcpStream) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let served = served.clone();
-        async move {
-            let answer = served.answer(request).await;
-            Ok::<_, Infallible>(answer.unwrap_or_else(|refusal| refusal.response()))
-        }
-    });
-    let mut connection = http1::Builder::new();
-    connection.keep_alive(false).max_buf_size(HEADERS_BYTES_MAX).timer(hyper_util::rt::TokioTimer::new());
-    if let Err(error) = connection.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!("serve: {error}");
-    }
 }
 
 /// Why there is no answer.
@@ -197,7 +143,9 @@ fn invalid(error: &anyhow::Error) -> Refusal {
 
 impl Served {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        self.check_host(&request)?;
+        if !http::is_meant(request.headers(), self.address) {
+            return Err(Refusal(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or 127.0.0.1".into()));
+        }
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         if (&method, path.as_str()) == (&Method::GET, "/") {
             return self.page();
@@ -242,16 +190,6 @@ impl Served {
         Asked::of(body, is_chat, &self.speaker, u64::from_le_bytes(random()?))
     }
 
-    /// A web site that makes its own name point here gets nothing.
-    fn check_host(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-        let is_loopback = self.address.ip().to_canonical().is_loopback();
-        match is_loopback && !host.is_some_and(|host| is_local(host, self.address.ip())) {
-            true => Err(Refusal(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or 127.0.0.1".into())),
-            false => Ok(()),
-        }
-    }
-
     fn check_token(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
         let Some(token) = &self.token else { return Ok(()) };
         let said = request.headers().get(header::AUTHORIZATION).and_then(|said| said.to_str().ok());
@@ -272,17 +210,9 @@ impl Served {
     }
 
     fn page(&self) -> Result<Response<Body>, Refusal> {
-        let nonce = random_id().map_err(|error| invalid(&error))?;
-        let page = PAGE.replace("{nonce}", &nonce).replace("{token}", if self.token.is_some() { "" } else { "hidden" });
-        let policy = format!(
-            "default-src 'none'; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; base-uri 'none'; \
-             form-action 'none'; frame-ancestors 'none'"
-        );
-        let mut response = response(StatusCode::OK, "text/html; charset=utf-8", Full::from(page).boxed_unsync());
-        if let Ok(policy) = HeaderValue::from_str(&policy) {
-            response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
-        }
-        Ok(response)
+        let page = PAGE.replace("{token}", if self.token.is_some() { "" } else { "hidden" });
+        let page = http::page::<Full<Bytes>>(&page).map_err(|error| invalid(&error))?;
+        Ok(page.map(BodyExt::boxed_unsync))
     }
 
     /// Pieces as they come.
@@ -364,19 +294,4 @@ fn random_id() -> Result<String> {
 
 fn json_response(status: StatusCode, value: &Value) -> Response<Body> {
     response(status, "application/json", Full::from(value.to_string()).boxed_unsync())
-}
-
-fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::CONTENT_TYPE, content_type),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    response
 }

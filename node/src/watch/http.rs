@@ -18,159 +18,78 @@
 //!
 //! *What it costs the node.* A thread and a runtime of its own; it sees the node only through a
 //! [`watch`] channel, which never makes the sender wait. At most [`CONNECTIONS_MAX`] connections at a time, others
-//! wait in the system's queue; each is closed after [`CONNECTION_TIME`].
+//! wait in the system's queue; each is closed after [`CONNECTION_TIME`]. Sockets and headers are those of
+//! [`crate::http`].
 
 use http_body_util::Full;
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header::{self, HeaderName, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
+    HeaderMap, Method, Response, StatusCode,
+    body::Bytes,
+    header::{self, HeaderValue},
 };
-use hyper_util::rt::TokioIo;
 use std::{
-    cell::RefCell,
-    convert::Infallible,
-    io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
-    rc::Rc,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{
-    net::TcpStream,
-    sync::{Semaphore, watch},
-    task::LocalSet,
-};
+use tokio::sync::watch;
 
 use super::{Metrics, Snapshot, history::History, prometheus};
-use crate::{hex::hex, random::random, scan};
+use crate::{
+    http::{self, Limits, Listener},
+    scan,
+};
 
 /// Connections at a time.
 pub const CONNECTIONS_MAX: usize = 32;
 /// A connection lasts no longer, whatever its client does.
 pub const CONNECTION_TIME: Duration = Duration::from_secs(15);
-/// Of a request's line and headers.
-const HEADERS_BYTES_MAX: usize = 16 * 1024;
-/// After a failure to accept (no file descriptors, mostly).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = concat!(include_str!("page/chart.js"), include_str!("page/page.js"));
 
-/// Why nothing is served. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum HttpError {
-    /// Another program listens there.
-    #[error("--http {0}: the port is taken. Is another node running? Choose another port, or 0 for any free one")]
-    Occupied(SocketAddr),
-    /// The system does not let this program listen there.
-    #[error("--http {0}: cannot listen there ({1}). Give an address of this machine, for example 127.0.0.1:8080")]
-    Unusable(SocketAddr, io::Error),
-    /// No thread.
-    #[error("--http: no thread to serve from ({0})")]
-    NoThread(io::Error),
-}
-
-/// An address taken, where nobody answers yet.
-pub struct Listener {
-    listener: TcpListener,
-    address: SocketAddr,
-}
-
-impl Listener {
-    /// Takes the address; port 0 is any free one.
-    pub fn bind(address: SocketAddr) -> Result<Self, HttpError> {
-        let unusable = |error| HttpError::Unusable(address, error);
-        let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => HttpError::Occupied(address),
-            _ => unusable(error),
-        })?;
-        listener.set_nonblocking(true).map_err(unusable)?;
-        let address = listener.local_addr().map_err(unusable)?;
-        Ok(Self { listener, address })
-    }
-
-    /// With the port that the system chose.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Serves from a thread of its own, until the sender of the snapshots is gone. Earlier points are read from
-    /// `metrics_path`, if there is such a file.
-    pub fn serve(self, snapshots: watch::Receiver<Arc<Snapshot>>, metrics_path: PathBuf) -> Result<(), HttpError> {
-        let Self { listener, address } = self;
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HttpError::NoThread)?;
-        let work = move || {
-            let mut history = History::read(&metrics_path);
-            history.begin_session();
-            let shown = Rc::new(Shown { address, snapshots: snapshots.clone(), history: RefCell::new(history) });
-            runtime.block_on(LocalSet::new().run_until(async {
-                tokio::select! {
-                    () = remember(&shown, snapshots) => {}
-                    () = accept(&shown, listener) => {}
-                }
-            }));
-        };
-        std::thread::Builder::new().name("http".into()).spawn(work).map_err(HttpError::NoThread)?;
-        Ok(())
-    }
+/// Serves from a thread of its own, until the sender of the snapshots is gone. Earlier points are read from
+/// `metrics_path`, if there is such a file.
+pub fn serve(
+    listener: Listener,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    metrics_path: PathBuf,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let work = move || {
+        let mut history = History::read(&metrics_path);
+        history.begin_session();
+        let (address, limits) = (listener.address(), Limits { connections: CONNECTIONS_MAX, time: CONNECTION_TIME });
+        let shown = Arc::new(Shown { address, snapshots: snapshots.clone(), history: Mutex::new(history) });
+        let asked = shown.clone();
+        runtime.block_on(async {
+            tokio::select! {
+                () = remember(&shown, snapshots) => {}
+                () = listener.serve(limits, move |request| {
+                    let answer = asked.answer(request.method(), request.uri().path(), request.headers());
+                    async move { answer }
+                }) => {}
+            }
+        });
+    };
+    std::thread::Builder::new().name("http".into()).spawn(work)?;
+    Ok(())
 }
 
 /// What requests read.
 struct Shown {
     address: SocketAddr,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    history: RefCell<History>,
+    history: Mutex<History>,
 }
 
 /// Adds each snapshot to the history. Returns when no more come.
 async fn remember(shown: &Shown, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     while snapshots.changed().await.is_ok() {
         let point = Metrics::from(&**snapshots.borrow_and_update());
-        shown.history.borrow_mut().push(point);
-    }
-}
-
-/// Takes connections for ever.
-async fn accept(shown: &Rc<Shown>, listener: TcpListener) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!("--http {}: nothing is served ({error})", shown.address),
-    };
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(place) = room.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let shown = shown.clone();
-                tokio::task::spawn_local(async move {
-                    let _ = tokio::time::timeout(CONNECTION_TIME, converse(shown, stream)).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::debug!("http: a connection could not be taken: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// One request and its answer. What goes wrong is the client's business.
-async fn converse(shown: Rc<Shown>, stream: TcpStream) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let answer = shown.answer(request.method(), request.uri().path(), request.headers());
-        async move { Ok::<_, Infallible>(answer) }
-    });
-    let mut connection = http1::Builder::new();
-    connection.keep_alive(false).max_buf_size(HEADERS_BYTES_MAX).timer(hyper_util::rt::TokioTimer::new());
-    if let Err(error) = connection.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!("http: {error}");
+        shown.history.lock().unwrap_or_else(PoisonError::into_inner).push(point);
     }
 }
 
@@ -178,9 +97,7 @@ type Answer = Response<Full<Bytes>>;
 
 impl Shown {
     fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Answer {
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        if self.address.ip().to_canonical().is_loopback() && !host.is_some_and(|host| is_local(host, self.address.ip()))
-        {
+        if !http::is_meant(headers, self.address) {
             return said(
                 StatusCode::MISDIRECTED_REQUEST,
                 "Ask for localhost or 127.0.0.1: this node answers no other name.\n",
@@ -208,20 +125,8 @@ impl Shown {
     }
 
     fn page(&self) -> Answer {
-        let Ok(nonce) = random::<16>() else {
-            return said(StatusCode::INTERNAL_SERVER_ERROR, "The system has no random numbers.\n");
-        };
-        let nonce = hex(&nonce);
-        let page = PAGE.replace("{nonce}", &nonce).replace("{style}", STYLE).replace("{script}", SCRIPT);
-        let policy = format!(
-            "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
-             base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        );
-        let mut answer = text(StatusCode::OK, "text/html; charset=utf-8", page);
-        if let Ok(policy) = HeaderValue::from_str(&policy) {
-            answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
-        }
-        answer
+        let page = PAGE.replace("{style}", STYLE).replace("{script}", SCRIPT);
+        http::page(&page).unwrap_or_else(|error| said(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}\n")))
     }
 
     fn status(&self) -> Answer {
@@ -237,7 +142,9 @@ impl Shown {
     }
 
     fn history(&self) -> Answer {
-        json(serde_json::to_string(&self.history.borrow().points().collect::<Vec<_>>()))
+        json(serde_json::to_string(
+            &self.history.lock().unwrap_or_else(PoisonError::into_inner).points().collect::<Vec<_>>(),
+        ))
     }
 
     fn metrics(&self) -> Answer {
@@ -246,25 +153,6 @@ impl Shown {
             Err(error) => said(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
         }
     }
-}
-
-/// Whether `host` (with or without a port) is a name that only this machine has: an address of loopback, `bound`,
-/// `localhost`.
-pub fn is_local(host: &str, bound: IpAddr) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => {
-            if port.is_empty() || !port.bytes().all(|digit| digit.is_ascii_digit()) {
-                return false;
-            }
-            name
-        }
-        _ => host,
-    };
-    let ip = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(ip) => ip.parse::<std::net::Ipv6Addr>().ok().map(IpAddr::from),
-        None => name.parse::<std::net::Ipv4Addr>().ok().map(IpAddr::from),
-    };
-    name.eq_ignore_ascii_case("localhost") || ip.is_some_and(|ip| ip == bound || ip.is_loopback())
 }
 
 fn json(body: serde_json::Result<String>) -> Answer {
@@ -279,49 +167,5 @@ fn said(status: StatusCode, body: &str) -> Answer {
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    const HEADERS: [(HeaderName, &str); 5] = [
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ];
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    for (name, value) in HEADERS {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_of_this_machine_are_local() {
-        let bound = "127.0.0.2".parse().unwrap();
-        for host in ["localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:8080", "127.0.0.2:9"] {
-            assert!(is_local(host, bound), "{host}");
-        }
-        for host in [
-            "",
-            ":80",
-            "example.org",
-            "localhost.example.org:80",
-            "127.0.0.1.example.org",
-            "localhost:",
-            "localhost:x",
-            "[::1",
-            "::1",
-            "[::2]:80",
-            "10.0.0.1",
-            "evil@localhost",
-            "localhost:80:80",
-        ] {
-            assert!(!is_local(host, bound), "{host}");
-        }
-    }
+    http::response(status, content_type, Full::from(body))
 }

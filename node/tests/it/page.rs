@@ -4,9 +4,12 @@
 
 use crate::support::browser::{Browser, Page};
 use crate::support::{Node, PATIENCE, Workshop, inspect};
-use node::watch::{
-    Bytes, Forecast, Gradients, HeldOut, Load, Machine, Neighbour, Phase, RECENT_BYTES, Snapshot, VERSION,
-    http::CONNECTIONS_MAX, http::Listener,
+use node::{
+    http::Listener,
+    watch::{
+        Bytes, Forecast, Gradients, HeldOut, Load, Machine, Neighbour, Phase, RECENT_BYTES, Snapshot, VERSION,
+        http::{CONNECTIONS_MAX, serve},
+    },
 };
 use serde_json::{Value, json};
 use std::{
@@ -41,9 +44,9 @@ fn get(address: SocketAddr, path: &str) -> (String, String) {
 fn made_up(snapshot: Snapshot) -> (SocketAddr, watch::Sender<Arc<Snapshot>>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let (sender, receiver) = watch::channel(Arc::new(snapshot));
-    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = Listener::bind("--http", "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.address();
-    listener.serve(receiver, directory.path().join("metrics.jsonl")).unwrap();
+    serve(listener, receiver, directory.path().join("metrics.jsonl")).unwrap();
     (address, sender, directory)
 }
 
@@ -178,9 +181,9 @@ fn earlier_sessions_are_in_the_history_and_the_thread_ends_with_the_node() {
         .map(|second| serde_json::to_string(&node::watch::Metrics::from(&moment(10 * second, 3))).unwrap() + "\n");
     std::fs::write(&path, lines.collect::<String>() + "{\"time_ms\":17").unwrap();
     let (sender, receiver) = watch::channel(Arc::new(moment(50_000, 3)));
-    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = Listener::bind("--http", "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.address();
-    listener.serve(receiver, path).unwrap();
+    serve(listener, receiver, path).unwrap();
     let history: Vec<Value> = serde_json::from_str(&get(address, "/api/history").1).unwrap();
     assert!((500..=1_500).contains(&history.len()), "{}", history.len());
     let gradients = |at: usize| history[at]["gradients"].as_u64().unwrap();
