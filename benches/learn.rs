@@ -45,10 +45,10 @@ struct Options {
     #[arg(long, requires = "model")]
     data: Option<PathBuf>,
     /// Of the run
-    #[arg(long, default_value_t = 2e-4)]
+    #[arg(long, default_value_t = 1e-3)]
     learning_rate: f64,
     /// Of the run
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 0.017)]
     epsilon: f64,
     /// `constant`, `linear:LAST` over what is measured in all, or `root:GRADIENTS`
     #[arg(long, default_value = "constant")]
@@ -147,7 +147,7 @@ struct Run {
 
 impl Run {
     fn new(checkpoint: Checkpoint, options: &Options) -> Result<Self> {
-        let estimator = Estimator::new(options.estimator, options.probes, options.projections)?;
+        let estimator = Estimator::new(options.estimator, options.probes, options.projections)?.unwrap_or_default();
         let forwards = options.forwards * FORWARD_TOKENS / (options.batch_size * options.sequence_length) as f64;
         let gradients = (forwards / forwards_per_gradient(estimator)).round() as u64 * options.machines;
         let settings = BaseSettings {

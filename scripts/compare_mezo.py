@@ -109,7 +109,7 @@ def train(args, environment, estimator, gradients):
         state = ["--state", os.path.join(directory, "state")]
         flags = ["--probes", str(FZOO_ROUND)] if estimator == "fzoo" else []
         text, memory = measured([NODE, *state, "--model", args.model, "--data", args.text, "--eval", args.text,
-                                 "--estimator", estimator, *flags, "--learning-rate", "2e-4",
+                                 "--estimator", estimator, *flags, "--learning-rate", "1e-3",
                                  "--samples", str(gradients), "--exit-when-idle", "0.1",
                                  "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0", *common], environment)
         _, eval_memory = measured([NODE, "eval", *state, "--data", args.text, *common], environment)

@@ -6,7 +6,7 @@
 The attacker knows what everyone in the run knows: the weights at which the batch was measured, the directions (±1 times
 a tensor's scale, each round of 16 in one group of tensors: embedding or a layer), and the bytes. Directions come from
 PyTorch's generator, not from the run's stream; scale, RMS, gain and stochastic rounding of the bytes are the node's.
-Bytes are those of projection, the exact slope along each direction; "fzoo" is one round by forwards, at epsilon 3e-3.
+Bytes are those of projection, the exact slope along each direction; "fzoo" is one round by forwards, at epsilon 0.017.
 
 With a text: he compares the bytes with the slopes of a candidate window, less what windows of the same book have in
 common (the mean of others). Shown is the AUC, the chance that a window of the batch scores above one that is not in it,
@@ -21,7 +21,7 @@ import argparse, math
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-ROUND, FULL, LEVELS, EPSILON = 16, 256, 32, 3e-3
+ROUND, FULL, LEVELS, EPSILON = 16, 256, 32, 0.017
 EMPHASIS = {"embed_tokens": 1.5, "lm_head": 1.5, "k_proj": 0.4, "input_layernorm": 0.8, "post_attention_layernorm": 0.7,
             "model.norm": 0.7}
 COUNTS, SIZES = [16, 256, 1024, 4096], [1, 2, 8]
@@ -45,7 +45,7 @@ class Subject:
         counts = [p.numel() for p in self.parameters]
         rms_all = math.sqrt(sum(r * r * n for r, n in zip(rms, counts)) / sum(counts))
         emphasis = [next((e for kind, e in EMPHASIS.items() if kind in name), 1.0) for name in self.names]
-        self.scales = [max(r * e / rms_all, 0.1) for r, e in zip(rms, emphasis)]
+        self.scales = [max(r * e, 0.1 * rms_all) for r, e in zip(rms, emphasis)]
 
     def groups(self):
         """Places of the parameters in each group: the embedding, each layer; the last norm goes with the last layer."""

@@ -1,5 +1,6 @@
 //! The command line.
 
+use bytesize::ByteSize;
 use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -553,7 +554,7 @@ pub struct RunArgs {
     /// Leave once own samples are done and nothing new has come for this long
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub exit_when_idle: Option<f64>,
-    /// Step size of a new run, relative to the weights' rms, or `auto`: measure what the model and the text can take,
+    /// Step size of a new run, a share of each tensor's rms, or `auto`: measure what the model and the text can take,
     /// which takes up to a minute [default: auto]. Too high diverges, too low crawls
     #[arg(long, value_name = "RATE|auto", allow_negative_numbers = true)]
     pub learning_rate: Option<LearningRate>,
@@ -561,7 +562,7 @@ pub struct RunArgs {
     /// no end, the rate falls as an inverse square root]
     #[arg(long, value_name = "N")]
     pub gradients: Option<u64>,
-    /// Size of the perturbation of a new run, relative to the weights' rms [default: 3e-3]
+    /// Size of the perturbation of a new run, as a share of each tensor's rms [default: 0.017]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub epsilon: Option<f64>,
     /// Gradients that a new run has room for, ten times over: more make the grid of its weights coarser [default:
@@ -572,20 +573,25 @@ pub struct RunArgs {
     /// [default: a quarter of what this machine replays, measured at the start]
     #[arg(long, value_name = "N")]
     pub replay_budget: Option<u32>,
-    /// How own gradients are measured: `fzoo` (N bytes from N + 1 forwards), `spsa` (one from two), `mezo` (the same,
-    /// on the fixed scale of the paper), `projection` (N bytes from one backward pass, in up to twice the memory)
-    /// [default: fzoo]. Each machine may choose for itself
+    /// How own gradients are measured: `projection` (N bytes from one backward pass, in up to twice the memory), `fzoo`
+    /// (N bytes from N + 1 forwards), `spsa` (one from two), `mezo` (the same, on the fixed scale of the paper), or
+    /// `auto`: projection where the memory is there for it, else fzoo [default: auto]. Each machine may choose for
+    /// itself
     #[arg(long, value_name = "NAME", value_parser = estimator_name())]
-    pub estimator: Option<EstimatorName>,
+    pub estimator: Option<EstimatorChoice>,
+    /// Memory that training may take in all, the model included, for example 3GiB or 800MB [default: what the model
+    /// needs, and half of what is free beside it]. With less than a backward pass needs, gradients are measured by
+    /// forwards alone
+    #[arg(long, value_name = "BYTES")]
+    pub memory: Option<ByteSize>,
     /// Bytes from one batch, with --estimator fzoo [default: 16]
     #[arg(long, value_name = "N")]
     pub probes: Option<NonZeroU32>,
     /// Bytes from one backward pass, with --estimator projection [default: 1024; at most one for a hundred weights]
     #[arg(long, value_name = "N")]
     pub projections: Option<NonZeroU32>,
-    /// Windows of text, or rows, per own batch [default: 2; 8 with --estimator projection]. Larger is
-    /// slower and less noisy; the time is
-    /// that of the tokens in the rows
+    /// Windows of text, or rows, per own batch [default: 2; 8 with --estimator projection]. Larger is slower and less
+    /// noisy; the time is that of the tokens in the rows
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Tokens per window, or of the longest row [default: 128, or as many as the model can read]
@@ -678,6 +684,29 @@ impl FromStr for LearningRate {
     }
 }
 
-fn estimator_name() -> impl TypedValueParser<Value = EstimatorName> {
-    PossibleValuesParser::new(EstimatorName::ALL.map(EstimatorName::as_str)).try_map(|name| name.parse())
+/// What `--estimator` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EstimatorChoice {
+    /// What this machine's memory allows.
+    Auto,
+    /// This one.
+    #[serde(untagged)]
+    Named(EstimatorName),
+}
+
+impl FromStr for EstimatorChoice {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            name => name.parse().map(Self::Named),
+        }
+    }
+}
+
+fn estimator_name() -> impl TypedValueParser<Value = EstimatorChoice> {
+    let names = std::iter::once("auto").chain(EstimatorName::ALL.map(EstimatorName::as_str));
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
 }

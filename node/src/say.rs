@@ -1,6 +1,6 @@
 //! All that a running node says to people: facts come in, words go out. Nothing is decided here.
 
-use engine::{data::Report as ReadReport, estimator::Estimator, objective::Evaluation};
+use engine::{data::Report as ReadReport, objective::Evaluation};
 use libp2p::{Multiaddr, PeerId};
 use peer::{Load, NodeId, Notice, curve::STEP, leave::Waiting, limits::BAN_MS};
 use protocol::{
@@ -43,30 +43,6 @@ impl Names<'_> {
     fn by_address(&self, node: NodeId) -> String {
         let address = self.nodes.addresses(node).first();
         address.map_or_else(String::new, |address| format!(" --bootstrap {address}/p2p/{}", self.peer_id(node)))
-    }
-}
-
-/// Bytes of a backward pass beside weights: logits, hidden states, gradients of one layer.
-const BACKWARD_BYTES: u64 = 256 << 20;
-
-/// Whether a backward pass fits beside the model, which has so many `parameters`; `available`: bytes, if the system
-/// tells.
-pub fn memory_for_projection(estimator: Estimator, parameters: u64, available: Option<u64>) {
-    let Some(available) = available else { return };
-    // An embedding's gradient is at most as large as the model.
-    let needed = 4 * parameters + BACKWARD_BYTES;
-    let (needed_mib, available_mib) = (needed >> 20, available >> 20);
-    let projects = matches!(estimator, Estimator::Projection { .. });
-    if projects && available < needed {
-        tracing::warn!(
-            "--estimator projection takes up to {needed_mib} MiB beside the model, and {available_mib} MiB are free: smaller \
-             batches take less, --estimator fzoo takes none"
-        );
-    } else if !projects && available >= needed {
-        tracing::info!(
-            "there is memory for --estimator projection (up to {needed_mib} MiB more, {available_mib} MiB are free): a thousand \
-             gradients from one backward pass, where forwards alone give one each"
-        );
     }
 }
 

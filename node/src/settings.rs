@@ -11,7 +11,7 @@ use protocol::{
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::{
-    cli::{LearningRate, RunArgs},
+    cli::{EstimatorChoice, LearningRate, RunArgs},
     hex::parse_key,
     network::{check_callable, check_listen, parse_bootstrap},
     ticket::Ticket,
@@ -78,10 +78,12 @@ pub struct Settings {
     pub planned_gradients: Option<u64>,
     /// Gradients a second of all machines of a new run, if said.
     pub replay_budget: Option<u32>,
-    /// From losses to bytes.
-    pub estimator: Estimator,
-    /// Windows or rows per batch.
-    pub batch_size: usize,
+    /// From losses to bytes, if said.
+    pub estimator: Option<Estimator>,
+    /// Bytes that training may take in all, if said.
+    pub memory: Option<u64>,
+    /// Windows or rows per batch, if said.
+    pub batch_size: Option<usize>,
     /// Tokens per window.
     pub sequence_length: Option<usize>,
     /// Whether the log-probability of a choice is divided by its tokens.
@@ -137,11 +139,11 @@ impl Settings {
         let run =
             args.run.or(file.run).map(|id| id.parse()).transpose().map_err(anyhow::Error::msg).context("--run")?;
         let members = parse_members(args.members.or(file.members).as_deref())?;
-        let estimator = Estimator::new(
-            args.estimator.or(file.estimator),
-            args.probes.or(file.probes),
-            args.projections.or(file.projections),
-        )?;
+        let named = match args.estimator.or(file.estimator) {
+            Some(EstimatorChoice::Named(name)) => Some(name),
+            Some(EstimatorChoice::Auto) | None => None,
+        };
+        let estimator = Estimator::new(named, args.probes.or(file.probes), args.projections.or(file.projections))?;
         let settings = Self {
             bootstrap: list(args.bootstrap, file.bootstrap),
             run: run.or(ticket.as_ref().map(|ticket| ticket.run)),
@@ -176,10 +178,8 @@ impl Settings {
             planned_gradients: args.planned_gradients.or(file.planned_gradients),
             replay_budget: args.replay_budget.or(file.replay_budget),
             estimator,
-            batch_size: args.batch_size.or(file.batch_size).unwrap_or(match estimator {
-                Estimator::Projection { .. } => 8,
-                _ => 2,
-            }),
+            memory: args.memory.or(file.memory).map(|size| size.as_u64()),
+            batch_size: args.batch_size.or(file.batch_size),
             sequence_length: args.sequence_length.or(file.sequence_length),
             normalize: args.normalize || file.normalize,
             seed: args.seed.or(file.seed),
@@ -242,9 +242,11 @@ impl Settings {
             );
         }
         if let Some(size) = self.epsilon {
-            ensure!(positive(size), "--epsilon {size}: must be a positive number, 1e-3 is usual");
+            ensure!(positive(size), "--epsilon {size}: must be a positive number, 0.017 is usual");
         }
-        ensure!((1..=65_536).contains(&self.batch_size), "--batch-size {}: must be 1 to 65536", self.batch_size);
+        if let Some(size) = self.batch_size {
+            ensure!((1..=65_536).contains(&size), "--batch-size {size}: must be 1 to 65536");
+        }
         if let Some(length) = self.sequence_length {
             ensure!(
                 (2..=1 << 20).contains(&length),

@@ -44,8 +44,8 @@ fn run(case: &str, text: &str) -> Started {
     let settings = BaseSettings {
         objective: ObjectiveLine::NextToken,
         hyperparameters: Hyperparameters {
-            learning_rate: 1e-3,
-            epsilon: 3e-3,
+            learning_rate: 1e-2,
+            epsilon: 3e-2,
             planned_gradients: 1_000,
             direction_scale: DirectionScale::Rms,
         },

@@ -17,26 +17,26 @@ use std::time::{Duration, Instant};
 use crate::settings::Settings;
 
 /// Learning rate where none can be measured.
-pub const LEARNING_RATE: f64 = 2e-4;
+pub const LEARNING_RATE: f64 = 1e-3;
 /// Gradients are measured for so long at most; what follows takes about as long.
 const SURVEY_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// The learning rate that the base and the text of a new run ask for. `hyperparameters` are the run's but for the rate.
 ///
-/// It needs a `checkpoint` of its own, which it snaps: the run's base must be snapped once. `seed`: of what is
-/// measured.
+/// It needs a `checkpoint` of its own, which it snaps: the run's base must be snapped once. Gradients are measured with
+/// `seed`, on so many rows at a time.
 pub fn learning_rate(
     settings: &Settings,
     checkpoint: Checkpoint,
     data: &Dataset,
     objective: ObjectiveLine,
-    seed: u64,
+    (seed, batch_size): (u64, usize),
     hyperparameters: Hyperparameters,
     (trained, adapters): (Trained, Option<AdapterSettings>),
 ) -> Result<f64> {
     let begin = Instant::now();
     tracing::info!("finding the learning rate for this model and text (--learning-rate <rate> skips it)");
-    let (batch_size, time_max) = (settings.batch_size, SURVEY_TIME_MAX);
+    let time_max = SURVEY_TIME_MAX;
     let ground = Ground { checkpoint, data, objective, hyperparameters, trained, adapters, batch_size, seed, time_max };
     let Some(survey) = look(ground) else { return Ok(LEARNING_RATE) };
     let rate = rate::first_rate(&survey, settings.gradients);

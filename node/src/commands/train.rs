@@ -1,6 +1,7 @@
 //! `node` itself: start a run or join one, train, leave.
 
 mod base;
+mod estimator;
 mod others;
 mod settled;
 mod start;
@@ -36,7 +37,7 @@ use crate::{
     hex::hex,
     http::Listener,
     interrupt::Interrupt,
-    memory, network,
+    network,
     opened::Opened,
     random::random,
     say,
@@ -151,9 +152,6 @@ async fn prepare(
     let weights = shell.restore(&opened)?;
     say_what_is_settled(settings, &opened)?;
     let (trainer, goals, points) = new_trainer(settings, &opened, weights, texts)?;
-    if goals.can_train {
-        say::memory_for_projection(settings.estimator, opened.manifest.parameters(), memory::available_bytes());
-    }
     shell.recall(points)?;
     let observer = observer(&opened, page)?;
     let storage = storage::spawn(&opened.state)?;
@@ -185,12 +183,16 @@ fn new_trainer(
     }
     let objective = objective(&opened.manifest, data.as_ref(), held_out.as_ref())?;
     let points = held_out.as_ref().map(|text| points(opened, text, &*objective)).transpose()?.unwrap_or_default();
+    let estimator = match data {
+        Some(_) => estimator::choose(settings, opened.manifest.parameters())?,
+        None => Estimator::default(),
+    };
     let goals = GoalSettings {
         samples: settings.samples,
         exit_when_idle_ms: settings.exit_when_idle.map(|idle| idle.as_millis() as u64),
         can_train: data.is_some(),
-        batch_samples: settings.estimator.samples(),
-        waits_to_sign: matches!(settings.estimator, Estimator::Projection { .. }),
+        batch_samples: estimator.samples(),
+        waits_to_sign: matches!(estimator, Estimator::Projection { .. }),
         evaluates: held_out.is_some(),
         stops_when_flat: settings.stop_when_flat,
         ..GoalSettings::default()
@@ -206,8 +208,8 @@ fn new_trainer(
         held_out,
         settings: ProbeSettings {
             epsilon: opened.manifest.hyperparameters.epsilon,
-            estimator: settings.estimator,
-            batch_size: settings.batch_size,
+            estimator,
+            batch_size: estimator::rows(settings, estimator),
             data_seed: seed,
         },
         normalizer: kept.unwrap_or_else(|| Normalizer::new(opened.manifest.levels)),

@@ -19,8 +19,8 @@ use std::{fs, path::Path, process::Command};
 
 fn settings(trained: Trained) -> BaseSettings {
     let hyperparameters = Hyperparameters {
-        learning_rate: 2e-4,
-        epsilon: 1e-3,
+        learning_rate: 2e-3,
+        epsilon: 1e-2,
         planned_gradients: 100_000,
         direction_scale: DirectionScale::Rms,
     };

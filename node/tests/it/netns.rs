@@ -15,7 +15,7 @@ fn start(net: &Net, machine: &str, directory: &Path, samples: u64, more: &[&str]
 
 /// The first node of a run.
 fn first(net: &Net, machine: &str, directory: &Path, samples: u64) -> Node {
-    start(net, machine, directory, samples, &["--learning-rate", "2e-4"])
+    start(net, machine, directory, samples, &["--learning-rate", "2e-3"])
 }
 
 fn peers(status: &Value) -> usize {
@@ -148,7 +148,7 @@ fn two_homes_that_nobody_can_call_train_one_run_through_relays_and_one_relay_may
         line.split_whitespace().last().unwrap().to_owned()
     };
     let (first_relay, second_relay) = (address(&relays[0], "198.51.100.1"), address(&relays[1], "198.51.100.2"));
-    let learns = ["--learning-rate", "2e-4", "--relay", &first_relay, "--relay", &second_relay];
+    let learns = ["--learning-rate", "2e-3", "--relay", &first_relay, "--relay", &second_relay];
     let one = start(&net, "home-1", directory.path(), 400, &learns);
     one.until("reached through both relays", |_| circuits(&one) == 2);
     let two = start(&net, "home-2", directory.path(), 400, &["--join", &one.ticket()]);
@@ -177,7 +177,7 @@ fn trainers_that_can_be_called_relay_for_those_that_cannot_and_one_may_leave() {
     if !two_homes(&net, Nat::Symmetric) {
         return;
     }
-    let gone = start(&net, "public-1", directory.path(), 50, &["--learning-rate", "2e-4", "--private"]);
+    let gone = start(&net, "public-1", directory.path(), 50, &["--learning-rate", "2e-3", "--private"]);
     let join = ["--join", &gone.ticket()];
     let stays = start(&net, "public-2", directory.path(), 50, &join);
     let homes = ["home-1", "home-2"].map(|home| start(&net, home, directory.path(), 50, &join));
@@ -227,7 +227,7 @@ fn on_one_network(addresses: [&str; 2], between: impl FnOnce(&Net, &Node, &Node)
     net.switch("switch");
     net.machine("first", "switch", addresses[0]);
     net.machine("second", "switch", addresses[1]);
-    let first = of_cell(&net, directory.path(), "first", &["--learning-rate", "2e-4"]);
+    let first = of_cell(&net, directory.path(), "first", &["--learning-rate", "2e-3"]);
     first.ticket();
     let join = |_: &Node| of_cell(&net, directory.path(), "second", &["--join", "lan"]);
     cell(first, join, |first, second| between(&net, first, second));
@@ -275,7 +275,7 @@ fn two_runs_on_one_network_leave_each_other_alone_and_a_run_can_be_named() {
     for (number, machine) in ["first", "other", "joiner"].iter().enumerate() {
         net.machine(machine, "switch", &format!("192.168.1.{}/24", number + 2));
     }
-    let learns = ["--learning-rate", "2e-4"];
+    let learns = ["--learning-rate", "2e-3"];
     let first = of_cell(&net, directory.path(), "first", &learns);
     first.ticket();
     let other = of_cell(&net, directory.path(), "other", &learns);
@@ -304,7 +304,7 @@ fn a_home_whose_router_passes_the_port_on_is_called_directly() {
     }
     let outside = "/ip4/198.51.100.11/tcp/9713";
     let first =
-        of_cell(&net, directory.path(), "home-1", &["--no-mdns", "--learning-rate", "2e-4", "--announce", outside]);
+        of_cell(&net, directory.path(), "home-1", &["--no-mdns", "--learning-rate", "2e-3", "--announce", outside]);
     let join = |first: &Node| {
         let ticket = Ticket::parse(&first.ticket()).unwrap();
         assert_eq!(ticket.machines[0].1[0].to_string(), outside, "what others can reach comes first");

@@ -15,25 +15,25 @@ use crate::{
 const DIRECTED: f64 = 10.0;
 /// Quanta that ε and a gradient of average size must at least have.
 const QUANTA_MIN: f64 = 4.0;
-/// Smallest scale of a tensor's directions, in units of the average weight.
+/// Smallest scale of a tensor's directions, as a share of the rms over all trained base tensors.
 const SCALE_MIN: f64 = 0.1;
 
 /// How directions are scaled between tensors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DirectionScale {
-    /// s_t = rms(B_t) / rms(all), at least 0.1: every tensor moves in proportion to its own size.
+    /// s_t = rms(B_t), at least a tenth of the rms over all: rates and ε are shares of a tensor's own size.
     Rms,
     /// s_t = 1.
     Uniform,
 }
 
 impl DirectionScale {
-    /// s of a tensor whose root mean square is `rms`, where that of all trained base tensors is `rms_all` (1 if there
-    /// are none).
+    /// s of a tensor whose root mean square is `rms`, where that of all trained base tensors is `rms_all` (if that is
+    /// zero, s is 1).
     pub fn of(self, rms: f64, rms_all: f64) -> f64 {
         match self {
-            Self::Rms if rms_all > 0.0 => (rms / rms_all).max(SCALE_MIN),
+            Self::Rms if rms_all > 0.0 => rms.max(SCALE_MIN * rms_all),
             Self::Rms | Self::Uniform => 1.0,
         }
     }

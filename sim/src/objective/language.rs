@@ -109,10 +109,11 @@ impl Language {
     }
 
     fn estimator(&self, sender: &Sender) -> Result<Estimator> {
-        match sender.estimator {
+        let chosen = match sender.estimator {
             Some(_) => Estimator::new(sender.estimator, None, sender.projections),
             None => Estimator::new(self.settings.estimator, self.settings.probes, self.settings.projections),
-        }
+        };
+        Ok(chosen?.unwrap_or_default())
     }
 
     fn data_seed(&self, number: u32) -> u64 {

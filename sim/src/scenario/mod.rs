@@ -287,8 +287,8 @@ impl Default for LanguageSettings {
             projections: None,
             batch_size: 8,
             sequence_length: 128,
-            learning_rate: 2e-4,
-            epsilon: 1e-3,
+            learning_rate: 2.2e-3,
+            epsilon: 1.1e-2,
         }
     }
 }

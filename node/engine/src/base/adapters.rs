@@ -91,23 +91,18 @@ impl AdapterSettings {
         settings: &Hyperparameters,
     ) -> Result<Vec<TensorSpec>> {
         let mut sizes = BTreeMap::new();
-        let (mut squares, mut elements) = (0.0, 0.0);
         for layer in &self.layers {
             let name = format!("{layer}.weight");
             let tensor = checkpoint.tensor(&name)?;
-            let rms = statistics(&name, &tensor)?.rms;
-            squares += rms * rms * tensor.elem_count() as f64;
-            elements += tensor.elem_count() as f64;
-            sizes.insert(layer.as_str(), rms);
+            sizes.insert(layer.as_str(), statistics(&name, &tensor)?.rms);
         }
-        let rms_all = (squares / f64::max(elements, 1.0)).sqrt().max(f64::MIN_POSITIVE);
         let row = |AdapterHalf { name, half, shape, inputs, layer }: AdapterHalf<'_>| {
             let begins = 1.0 / (3.0 * inputs as f64).sqrt();
             let scale = match half {
-                Half::A => begins / rms_all,
-                Half::B => sizes[layer] / rms_all / (begins * self.scaling * f64::from(self.rank).sqrt()),
+                Half::A => begins,
+                Half::B => sizes[layer] / (begins * self.scaling * f64::from(self.rank).sqrt()),
             };
-            let scale = scale.clamp(1e-3, 1e3);
+            let scale = scale.clamp(1e-4, 1e3);
             let (group, first) = (group_of[&name], if half == Half::A { begins } else { 0.0 });
             let chosen = choose_arithmetic(first, scale, groups, group, settings);
             let chosen = chosen.with_context(|| format!("adapter {name}"))?;

@@ -43,7 +43,7 @@ pub enum EstimatorName {
 }
 
 impl EstimatorName {
-    /// All of them, the default first.
+    /// All of them.
     pub const ALL: [Self; 4] = [Self::Fzoo, Self::Spsa, Self::Mezo, Self::Projection];
 
     /// As people write it.
@@ -106,13 +106,14 @@ impl Estimator {
     /// Bytes of one backward pass, unless told otherwise.
     pub const PROJECTIONS: NonZeroU32 = NonZeroU32::new(1024).expect("is not zero");
 
-    /// What `--estimator`, `--probes` and `--projections` ask for; the errors name them.
+    /// What `--estimator`, `--probes` and `--projections` ask for; the errors name them. None if they leave it open.
     pub fn new(
         name: Option<EstimatorName>,
         probes: Option<NonZeroU32>,
         projections: Option<NonZeroU32>,
-    ) -> Result<Self> {
-        let name = name.unwrap_or(EstimatorName::Fzoo);
+    ) -> Result<Option<Self>> {
+        let implied = probes.map(|_| EstimatorName::Fzoo).or(projections.map(|_| EstimatorName::Projection));
+        let Some(name) = name.or(implied) else { return Ok(None) };
         if let Some(probes) = probes {
             ensure!(
                 name == EstimatorName::Fzoo,
@@ -131,12 +132,12 @@ impl Estimator {
                 Self::PROJECTIONS
             );
         }
-        Ok(match name {
+        Ok(Some(match name {
             EstimatorName::Fzoo => Self::Fzoo { probes: probes.unwrap_or(Self::PROBES) },
             EstimatorName::Spsa => Self::Spsa,
             EstimatorName::Mezo => Self::Mezo,
             EstimatorName::Projection => Self::Projection { projections: projections.unwrap_or(Self::PROJECTIONS) },
-        })
+        }))
     }
 
     /// Samples that are measured together.
@@ -194,13 +195,15 @@ mod tests {
     #[test]
     fn probes_and_projections_are_for_their_estimators_and_not_too_many() {
         let count = |n: u32| Some(NonZeroU32::new(n).unwrap());
-        assert_eq!(Estimator::new(None, None, None).unwrap(), Estimator::default());
+        assert_eq!(Estimator::new(None, None, None).unwrap(), None);
         let fzoo = Estimator::Fzoo { probes: count(256).unwrap() };
-        assert_eq!(Estimator::new(None, count(256), None).unwrap(), fzoo);
+        assert_eq!(Estimator::new(None, count(256), None).unwrap(), Some(fzoo));
         assert!(Estimator::new(None, count(257), None).is_err());
         let projection = Some(EstimatorName::Projection);
         let most = Estimator::Projection { projections: count(4096).unwrap() };
-        assert_eq!(Estimator::new(projection, None, count(4096)).unwrap(), most);
+        assert_eq!(Estimator::new(projection, None, count(4096)).unwrap(), Some(most));
+        assert_eq!(Estimator::new(None, None, count(4096)).unwrap(), Some(most));
+        assert!(Estimator::new(None, count(2), count(2)).is_err());
         assert!(Estimator::new(projection, None, count(4097)).is_err());
         for name in EstimatorName::ALL {
             assert!(Estimator::new(Some(name), None, None).is_ok());

@@ -68,8 +68,8 @@ mod tests {
     #[test]
     fn measuring_the_rate_leaves_the_weights_as_they_were() {
         let hyperparameters = Hyperparameters {
-            learning_rate: 1e-3,
-            epsilon: 3e-3,
+            learning_rate: 1e-2,
+            epsilon: 2e-2,
             planned_gradients: 10_000,
             direction_scale: DirectionScale::Rms,
         };

@@ -39,7 +39,7 @@ const LINE_WINDOWS_MIN: usize = 4;
 /// Losses that the two lines take, about.
 const LINE_LOSSES: f64 = 20.0;
 /// The rate that is tried first; others by doubling or halving.
-const RATE_FIRST: f64 = 1e-3;
+const RATE_FIRST: f64 = 5e-3;
 /// Doublings at most.
 const DOUBLINGS: i32 = 24;
 
@@ -240,8 +240,8 @@ mod tests {
     use protocol::manifest::DirectionScale;
 
     const HYPERPARAMETERS: Hyperparameters = Hyperparameters {
-        learning_rate: 1e-4,
-        epsilon: 3e-3,
+        learning_rate: 1e-3,
+        epsilon: 2e-2,
         planned_gradients: 1_000,
         direction_scale: DirectionScale::Rms,
     };

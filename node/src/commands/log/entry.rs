@@ -56,7 +56,7 @@ pub fn run(args: &EntryArgs) -> Result<()> {
     outln!("byte       {byte}: {}", in_words(byte, levels))?;
     let step = rate / log.manifest.groups.share(seed.group).sqrt();
     outln!(
-        "           moves every weight of group {} of {} by {:.3e} of its tensor's scale",
+        "           moves every weight of group {} of {} by {:.3e} of its tensor's size",
         seed.group,
         log.manifest.groups.members.len(),
         movement(byte, levels, step)
@@ -76,7 +76,7 @@ fn log_head(log: &Log, machine: &MachineId, end: u64) -> [u8; 32] {
     digest.unwrap_or_default()
 }
 
-/// |change| of a weight, relative to its tensor's scale; stochastic rounding comes on top.
+/// |change| of a weight, relative to its tensor's size; stochastic rounding comes on top.
 fn movement(byte: i8, levels: u8, learning_rate: f64) -> f64 {
     match byte {
         protocol::codec::VOID => 0.0,

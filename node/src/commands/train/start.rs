@@ -10,7 +10,7 @@ use engine::{
     recipe::rate,
 };
 use protocol::{
-    manifest::{DirectionScale, Hyperparameters},
+    manifest::{DirectionScale, Hyperparameters, TensorSpec},
     secret::Secret,
     signature::{Ed25519Signer, Signer as _},
 };
@@ -18,6 +18,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     base::{base_of_run, load_model},
+    estimator,
     settled::STARTER,
 };
 use crate::{
@@ -32,7 +33,7 @@ use crate::{
 };
 
 /// Epsilon of a new run, unless said otherwise.
-const EPSILON: f64 = 3e-3;
+const EPSILON: f64 = 0.017;
 /// Gradients that the ranges of a run without a planned length leave room for, ten times over, and of any run at least.
 const PLANNED_GRADIENTS: u64 = 100_000;
 const PLANNED_GRADIENTS_MIN: u64 = 1_000;
@@ -73,7 +74,7 @@ pub fn start(settings: &Settings, state: Arc<StateDir>) -> Result<(Opened, Texts
                     own,
                     data,
                     objective,
-                    u64::from_le_bytes(random()?),
+                    (u64::from_le_bytes(random()?), estimator::rows_by_forwards(settings)),
                     hyperparameters,
                     chosen,
                 )?
@@ -95,6 +96,9 @@ pub fn start(settings: &Settings, state: Arc<StateDir>) -> Result<(Opened, Texts
         adapters,
     };
     let mut base = Base::of_new_run(checkpoint, &about, random()?)?;
+    if texts.data.is_some() {
+        estimator::check(settings, base.weights.specs().iter().map(TensorSpec::elements).sum())?;
+    }
     if settings.replay_budget.is_none() {
         about.replay_budget = recipe::replay_budget(&mut base)?;
     }

@@ -13,12 +13,16 @@ use super::PATIENCE;
 
 /// The command line of a node with its state in `state`: on loopback, on a port that the system picks, on one core. A
 /// run that it starts has a learning rate and a replay budget that nobody needs to find, unless `arguments` say a rate.
+/// It measures by forwards, a few gradients at a time, unless they say how.
 pub fn command(state: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
     command.arg("--state").arg(state).args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"]).args(arguments);
-    let joins_or_says = ["--bootstrap", "--join", "--learning-rate"];
-    if !arguments.iter().any(|argument| joins_or_says.contains(argument)) {
-        command.args(["--learning-rate", "2e-4", "--replay-budget", "100000"]);
+    let has = |named: &[&str]| arguments.iter().any(|argument| named.contains(argument));
+    if !has(&["--bootstrap", "--join", "--learning-rate"]) {
+        command.args(["--learning-rate", "2e-3", "--replay-budget", "100000"]);
+    }
+    if !has(&["--estimator", "--projections"]) {
+        command.args(["--estimator", "fzoo"]);
     }
     command.env("RAYON_NUM_THREADS", "1").env_remove("ONEBYTE_CRASH_AT");
     command
