@@ -69,3 +69,8 @@ fn replay_in_the_order_of_arrival_is_found() {
 fn leaving_at_once_is_found() {
     is_found(Fault::LeavesAtOnce, "churn", "who leaves leaves nothing behind");
 }
+
+#[test]
+fn a_machine_that_hides_its_backlog_is_found() {
+    is_found(Fault::HidesItsBacklog, "overspend", "who falls behind says so");
+}

@@ -17,6 +17,8 @@ pub enum Fault {
     IgnoresBudget,
     /// What others made is replayed in the order in which it came, whoever made it.
     TakesNoTurns,
+    /// A machine that falls further and further behind tells nobody.
+    HidesItsBacklog,
 }
 
 /// Which rule is broken: none, and the question costs nothing, without the crate's feature `planted`.

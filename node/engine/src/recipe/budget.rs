@@ -38,9 +38,12 @@ pub fn replay_rate(weights: &mut Weights, groups: &Groups) -> Result<f64> {
     }
 }
 
-/// The replay budget of a run that a machine starts which replays `rate` gradients a second.
+/// The replay budget of a run that a machine starts which replays `rate` gradients a second: two digits of it, since a
+/// measurement has no more.
 pub fn replay_budget(rate: f64) -> u32 {
-    (rate / HEADROOM).clamp(1.0, f64::from(REPLAY_BUDGET_MAX)) as u32
+    let budget = (rate / HEADROOM).clamp(1.0, f64::from(REPLAY_BUDGET_MAX)) as u32;
+    let unit = 10u32.pow(budget.ilog10().saturating_sub(1));
+    budget / unit * unit
 }
 
 /// Entries of a run that does not exist.
@@ -95,6 +98,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_a_quarter_of_the_rate_within_what_a_manifest_allows() {
-        assert_eq!([0.0, 1.0, 4_000.0, 1e12].map(replay_budget), [1, 1, 1_000, REPLAY_BUDGET_MAX]);
+        let rates = [0.0, 1.0, 39.0, 4_000.0, 4.0 * 12_999.0, 1e12];
+        assert_eq!(rates.map(replay_budget), [1, 1, 9, 1_000, 12_000, 16_000_000]);
     }
 }

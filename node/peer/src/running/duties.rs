@@ -1,7 +1,7 @@
 //! What a tick brings: goals, checkpoints, digests of weights at rest.
 
 use super::state::{Context, Running};
-use crate::{Notice, Output, Work, checkpoint::Next};
+use crate::{Notice, Output, Work, checkpoint::Next, planted::Fault};
 
 impl Running {
     /// Time has passed.
@@ -28,7 +28,8 @@ impl Running {
     fn pursue_goals(&mut self, cx: &mut Context<'_>) {
         let now_ms = cx.now_ms;
         self.goals.observe(&self.replica, now_ms);
-        if self.load.advance(self.owed, self.goals.is_current(), now_ms) {
+        let falls_behind = self.load.advance(self.owed, self.goals.is_current(), now_ms);
+        if falls_behind && !self.planted.has(Fault::HidesItsBacklog) {
             cx.outputs.push_back(Output::Notice(Notice::Behind(self.load.load(self.owed))));
         }
         if self.is_flushing() {
