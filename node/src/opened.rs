@@ -117,7 +117,7 @@ impl Opened {
     /// The model over `weights`, and its tokenizer.
     pub fn model(&self, weights: &Weights) -> Result<(Box<dyn Model>, Tokenizer)> {
         let base = self.state.base(&self.manifest)?.checkpoint()?;
-        model::load_adapted(&base, weights.tensors(), &weights.adapters())
+        model::load_adapted(&base, weights.tensors(), weights.packed(), &weights.adapters())
     }
 }
 

@@ -19,6 +19,7 @@
 //! | [`base`] | what a run agrees on about its base model, computed from a checkpoint |
 //! | [`recipe`] | what whoever starts a run decides for it: how the learning rate falls |
 //! | [`trainer`] | own gradients: all of the above at work |
+//! | [`packed`] | frozen matrices in the form in which they are stored |
 //! | `device` | where tensors become slices of numbers, and slices tensors |
 //!
 //! Weights are plain tensors that the model shares with the store, which changes them in place between forwards.
@@ -36,6 +37,7 @@ pub mod estimator;
 pub mod kernel;
 pub mod model;
 pub mod objective;
+pub mod packed;
 pub mod recipe;
 pub mod threads;
 pub mod trainer;

@@ -81,7 +81,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 
 /// The model of a run's base, adapters included.
 fn model(base: &Base) -> Box<dyn Model> {
-    load_adapted(&base.checkpoint, base.weights.tensors(), &base.weights.adapters()).unwrap().0
+    load_adapted(&base.checkpoint, base.weights.tensors(), base.weights.packed(), &base.weights.adapters()).unwrap().0
 }
 
 /// Gives every B values.

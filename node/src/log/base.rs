@@ -44,7 +44,7 @@ impl Base {
 
     /// The model over the weights as they are, and its tokenizer.
     pub fn model(&self) -> Result<(Box<dyn Model>, Tokenizer)> {
-        model::load_adapted(&self.checkpoint, self.weights.tensors(), &self.weights.adapters())
+        model::load_adapted(&self.checkpoint, self.weights.tensors(), self.weights.packed(), &self.weights.adapters())
     }
 
     /// Writes the adapters as they are as PEFT does, into a directory, new or empty.

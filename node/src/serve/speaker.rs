@@ -115,7 +115,11 @@ impl Speaker {
         on_text: impl FnMut(&str) -> Result<()>,
     ) -> Result<Spoken> {
         let copied = self.weights()?;
-        let model = self.checkpoint.architecture()?.adapted(copied.weights.tensors(), &copied.weights.adapters())?;
+        let model = self.checkpoint.architecture()?.adapted(
+            copied.weights.tensors(),
+            copied.weights.packed(),
+            &copied.weights.adapters(),
+        )?;
         let generated = model::generate(&*model, &self.tokenizer, prompt, sampling, on_text)?;
         Ok(Spoken { generated, weights: hex(&copied.digest) })
     }

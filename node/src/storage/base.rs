@@ -153,7 +153,8 @@ impl BaseReader {
     /// The original files. All but the weights were checked.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         let here = files_within(&self.files, &self.path);
-        for (file, expected) in here.iter().zip(&self.files).filter(|(file, _)| file.role != Role::Weights) {
+        let is_small = |role: Role| !matches!(role, Role::Weights | Role::Gguf);
+        for (file, expected) in here.iter().zip(&self.files).filter(|(file, _)| is_small(file.role)) {
             ensure!(
                 *blake3::hash(&file.read()?).as_bytes() == expected.digest,
                 "{}: {} in it is damaged; join anew in another --state",

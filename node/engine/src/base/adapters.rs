@@ -146,7 +146,7 @@ pub fn merged(checkpoint: &Checkpoint, weights: &Weights) -> Result<BTreeMap<Str
         let name = format!("{layer}.weight");
         let product = (b.matmul(&a)? * scaling)?;
         let product = if architecture.is_transposed() { product.t()?.contiguous()? } else { product };
-        let layer = weights.tensors().get(&name).with_context(|| format!("tensor {name} is missing"))?;
+        let layer = weights.values(&name)?;
         merged.insert(name, (layer + product)?);
     }
     Ok(merged)
@@ -170,7 +170,7 @@ pub fn export_adapters(directory: &Path, checkpoint: &Checkpoint, weights: &Weig
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": name, "revision": revision,
         "r": first.rank, "lora_alpha": f64::from(first.scaling) / f64::from(ADAPTER_ONE) * f64::from(first.rank),
         "target_modules": layers, "lora_dropout": 0.0, "bias": "none", "inference_mode": true,
-        "fan_in_fan_out": checkpoint.architecture()?.is_transposed()
+        "fan_in_fan_out": checkpoint.is_transposed()
     });
     let path = directory.join("adapter_config.json");
     fs::write(&path, serde_json::to_vec_pretty(&config)?)

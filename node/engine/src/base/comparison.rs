@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::{Base, appendix, arithmetic::snap};
 use crate::{
-    model::Checkpoint,
+    model::{Checkpoint, OriginalFile},
     weights::{Weights, tensor_digest},
 };
 
@@ -18,9 +18,18 @@ impl Base {
     pub fn of_run(manifest: &Manifest, checkpoint: Checkpoint) -> Result<Self> {
         let mut differences = Vec::new();
         for (role, bytes) in [(Role::Config, &checkpoint.config), (Role::Tokenizer, &checkpoint.tokenizer)] {
-            let expected = manifest.base.file(role).map(|file| file.digest);
-            if expected != Some(*blake3::hash(bytes).as_bytes()) {
+            // A GGUF file holds both: whether it is the same is asked below.
+            let Some(expected) = manifest.base.file(role) else { continue };
+            if expected.digest != *blake3::hash(bytes).as_bytes() {
                 differences.push(format!("{} differs", role.file_name().unwrap_or_default()));
+            }
+        }
+        if let Some(expected) = manifest.base.file(Role::Gguf) {
+            let own = checkpoint.files.iter().find(|file| file.role == Role::Gguf);
+            match own.map(OriginalFile::digest).transpose()? {
+                None => differences.push(format!("it is no GGUF file, as the run's {} is", expected.name)),
+                Some(digest) if digest != expected.digest => differences.push("the GGUF file differs".into()),
+                Some(_) => {}
             }
         }
         let shapes: BTreeMap<&str, &[usize]> = checkpoint.shapes().collect();
@@ -50,7 +59,7 @@ impl Base {
             "the tensors that the run does not train are others: their names, types, shapes or values differ"
         );
         let frozen = shapes.keys().filter(|name| !trained.contains_key(**name));
-        let frozen = frozen.map(|name| Ok(((*name).to_owned(), checkpoint.tensor(name)?))).collect::<Result<_>>()?;
+        let frozen = frozen.map(|name| Ok(((*name).to_owned(), checkpoint.frozen(name)?))).collect::<Result<_>>()?;
         let weights = Weights::of_run(manifest, trained)?.with_frozen(frozen)?;
         Ok(Self { appendix, weights, checkpoint, groups: manifest.groups.clone(), nonce: manifest.nonce })
     }

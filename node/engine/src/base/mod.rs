@@ -24,7 +24,7 @@ use chunks::ChunkHasher;
 pub use chunks::chunks_root;
 pub use string::{Written, files_within};
 
-use crate::{model::Checkpoint, weights::Weights};
+use crate::{model::Checkpoint, packed::Frozen, weights::Weights};
 
 /// What the starter of a run decides beside the base.
 pub struct BaseSettings {
@@ -91,10 +91,21 @@ impl Base {
         {
             bail!("{} has no tensor {name} to train", checkpoint.source);
         }
+        for (name, _) in checkpoint.shapes().filter(|(name, _)| settings.trained.has(name)) {
+            ensure!(
+                !checkpoint.is_quantised(name)?,
+                "tensor {name} is stored as {:?}, which adds no whole quanta and cannot be trained. Train adapters over it \
+                 (--lora 8), or only what is not quantised (--train norms), or convert the model to f32: node export of a run \
+                 with adapters writes it so",
+                checkpoint.element_type(name)?
+            );
+        }
         let (mut trained, mut frozen) = (BTreeMap::new(), BTreeMap::new());
         for (name, _) in checkpoint.shapes() {
-            let side = if settings.trained.has(name) { &mut trained } else { &mut frozen };
-            side.insert(name.to_owned(), checkpoint.tensor(name)?);
+            match settings.trained.has(name) {
+                true => drop(trained.insert(name.to_owned(), checkpoint.tensor(name)?)),
+                false => drop(frozen.insert(name.to_owned(), checkpoint.frozen(name)?)),
+            }
         }
         let architecture = checkpoint.architecture()?;
         let count = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.elem_count() as u64);
@@ -167,14 +178,14 @@ fn raw_digest(checkpoint: &Checkpoint, name: &str) -> Result<[u8; 32]> {
 }
 
 /// The tensors that a run does not train, each compared with the run's `appendix`.
-pub fn frozen(appendix: &Appendix, checkpoint: &Checkpoint) -> Result<BTreeMap<String, Tensor>> {
+pub fn frozen(appendix: &Appendix, checkpoint: &Checkpoint) -> Result<BTreeMap<String, Frozen>> {
     let is_frozen = |tensor: &&BaseTensor| matches!(tensor.treatment, Treatment::Frozen(_));
-    let load = |tensor: &BaseTensor| -> Result<(String, Tensor)> {
+    let load = |tensor: &BaseTensor| -> Result<(String, Frozen)> {
         let name = &tensor.name;
         let is_same = raw_digest(checkpoint, name)? == tensor.digest
             && Treatment::Frozen(checkpoint.element_type(name)?) == tensor.treatment;
         ensure!(is_same, "tensor {name} has other values than the run's base");
-        Ok((name.clone(), checkpoint.tensor(name)?))
+        Ok((name.clone(), checkpoint.frozen(name)?))
     };
     appendix.tensors.iter().filter(is_frozen).map(load).collect()
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 use super::Model;
+use crate::packed::Packed;
 
 /// Most layers that a config may ask for.
 pub const LAYERS_MAX: usize = 1024;
@@ -46,9 +47,6 @@ pub trait Architecture {
     /// The output head, as the config has it.
     fn head(&self) -> Head;
 
-    /// The same model with an output head of its own, whether or not the config ties it.
-    fn with_own_head(&self) -> Box<dyn Architecture>;
-
     /// Where the tensor of this name, one of [`Architecture::tensors`], is first used.
     fn stage(&self, name: &str) -> Stage;
 
@@ -70,12 +68,17 @@ pub trait Architecture {
     /// Builds the model on clones of `tensors`, which share their storage. Errors if one of [`Architecture::tensors`]
     /// is missing, has another shape, or is not contiguous f32 where the model computes.
     fn model(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Box<dyn Model>> {
-        self.adapted(tensors, &Adapters::new())
+        self.adapted(tensors, &BTreeMap::new(), &Adapters::new())
     }
 
     /// The same with `adapters`, whose halves are among `tensors`, as `<layer>.lora_A.weight` [rank, in] and
-    /// `<layer>.lora_B.weight` [out, rank].
-    fn adapted(&self, tensors: &BTreeMap<String, Tensor>, adapters: &Adapters) -> Result<Box<dyn Model>>;
+    /// `<layer>.lora_B.weight` [out, rank]. Matrices that nobody trains may be among `packed` instead.
+    fn adapted(
+        &self,
+        tensors: &BTreeMap<String, Tensor>,
+        packed: &BTreeMap<String, Packed>,
+        adapters: &Adapters,
+    ) -> Result<Box<dyn Model>>;
 }
 
 /// Linear layers that have an adapter, without `.weight`, and what the product of its halves is multiplied by.

@@ -18,7 +18,7 @@ use super::{
     queries::Heads,
     rotary::{Rotary, RotaryTable},
 };
-use crate::device;
+use crate::{device, packed::Packed};
 
 impl Architecture for Plan {
     fn interface(&self) -> &Interface {
@@ -43,12 +43,6 @@ impl Architecture for Plan {
             embedding: format!("{}.weight", self.embedding.name),
             is_tied: self.head.is_tied,
         }
-    }
-
-    fn with_own_head(&self) -> Box<dyn Architecture> {
-        let mut plan = self.clone();
-        plan.head.is_tied = false;
-        Box::new(plan)
     }
 
     fn stage(&self, name: &str) -> Stage {
@@ -120,9 +114,14 @@ impl Architecture for Plan {
         self.is_transposed
     }
 
-    fn adapted(&self, tensors: &BTreeMap<String, Tensor>, adapters: &Adapters) -> Result<Box<dyn Model>> {
-        let all = Parameters::new(tensors, &self.tensors(), adapters)?;
-        let weight = |name: &str| all.tensor(&format!("{name}.weight"));
+    fn adapted(
+        &self,
+        tensors: &BTreeMap<String, Tensor>,
+        packed: &BTreeMap<String, Packed>,
+        adapters: &Adapters,
+    ) -> Result<Box<dyn Model>> {
+        let all = Parameters::new(tensors, packed, &self.tensors(), adapters)?;
+        let weight = |name: &str| all.matrix(&format!("{name}.weight"));
         let embedding = weight(self.embedding.name)?;
         let head = if self.head.is_tied { embedding.clone() } else { weight(self.head.name)? };
         let positions = self

@@ -14,7 +14,7 @@ use super::{
     checkpoint_header::read_header,
     files::OriginalFile,
     hub_cache::{by_name, check_link, hub_name, snapshot},
-    unusable::{check_content, gguf, without_config, without_tokenizer, without_weights},
+    unusable::{check_content, without_config, without_tokenizer, without_weights},
 };
 
 #[derive(Deserialize)]
@@ -22,15 +22,15 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The directory of the checkpoint that `path` means: `path`, or a snapshot in the hub's cache. Errors say what `path`
-/// is instead.
+/// The directory of the checkpoint that `path` means: `path`, or a snapshot in the hub's cache; or the GGUF file that it
+/// means. Errors say what `path` is instead.
 pub fn find(path: &Path) -> Result<PathBuf> {
     if path.is_file() {
         check_content(path)?;
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".gguf")) {
-            bail!("{}", gguf(directory, name));
+        if is_gguf(path) {
+            return Ok(path.to_owned());
         }
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         bail!("{} is a file: give the directory that it is in, {}", path.display(), directory.display());
     }
     let named = match path.to_str() {
@@ -39,21 +39,70 @@ pub fn find(path: &Path) -> Result<PathBuf> {
     };
     ensure!(
         named.is_some() || path.is_dir(),
-        "model directory {} does not exist; give a directory with config.json, tokenizer.json and model.safetensors, or the \
-         name of a model in the hub's cache, owner/name",
+        "model directory {} does not exist; give a directory with config.json, tokenizer.json and model.safetensors, a .gguf \
+         file, or the name of a model in the hub's cache, owner/name",
         path.display()
     );
     let directory = named.map_or_else(|| snapshot(path), Ok)?;
     let config = directory.join("config.json");
     check_link(&config)?;
+    if let Some(file) = only_gguf(&directory)? {
+        return Ok(file);
+    }
     ensure!(config.is_file(), "{}", without_config(&directory));
     Ok(directory)
 }
 
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+/// The GGUF file in `directory`, if its weights are in one and nowhere else. Errors if there are several.
+fn only_gguf(directory: &Path) -> Result<Option<PathBuf>> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut paths: Vec<PathBuf> = entries.collect();
+    paths.sort();
+    if paths.iter().any(|path| path.extension().is_some_and(|extension| extension == "safetensors")) {
+        return Ok(None);
+    }
+    // What sees pictures lies beside the language model.
+    let models = paths.into_iter().filter(|path| is_gguf(path) && !name(path).starts_with("mmproj"));
+    let models: Vec<PathBuf> = models.collect();
+    match &models[..] {
+        [] => Ok(None),
+        [one] => {
+            check_link(one)?;
+            check_content(one)?;
+            Ok(Some(one.clone()))
+        }
+        several => bail!(
+            "{} holds {} GGUF files ({}): give the path of one",
+            directory.display(),
+            several.len(),
+            several.iter().map(|path| name(path)).collect::<Vec<_>>().join(", ")
+        ),
+    }
+}
+
+/// The file at `path` as the only one of a base. Its name is made plain.
+fn gguf(path: &Path) -> Result<OriginalFile> {
+    let mut file = OriginalFile::at(Role::Gguf, path.to_owned())?;
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let plain: String = stem.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
+    let plain: String = plain.trim_start_matches('.').chars().take(200).collect();
+    file.name = format!("{}.gguf", if plain.is_empty() { "model" } else { &plain });
+    Ok(file)
+}
+
 /// The files of the model in `directory`, in the order of (role, name): `config.json`, `tokenizer.json`, what of
 /// `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json`, `special_tokens_map.json` and of other
-/// files of a tokenizer is there, and `model.safetensors`, or `model.safetensors.index.json` and its shards.
+/// files of a tokenizer is there, and `model.safetensors`, or `model.safetensors.index.json` and its shards. Of a GGUF file: it alone.
 pub fn files(directory: &Path) -> Result<Vec<OriginalFile>> {
+    if directory.is_file() {
+        return Ok(vec![gguf(directory)?]);
+    }
     ensure!(directory.join("tokenizer.json").exists(), "{}", without_tokenizer(directory));
     let mut files = Vec::new();
     // The index belongs to the shards.
@@ -168,9 +217,15 @@ fn shard_of(name: &str) -> Option<(usize, usize)> {
 /// (`models--owner--name/snapshots/revision`), else the last part of its path.
 pub fn source(directory: &Path) -> String {
     let full = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-    if let Some(source) = hub_name(&full).filter(|source| is_source(source)) {
+    // The links of a cache lead elsewhere: a file is called by the directory that it was found in.
+    let place = match directory.is_file() {
+        true => directory.parent().and_then(|parent| parent.canonicalize().ok()).unwrap_or_default(),
+        false => full.clone(),
+    };
+    if let Some(source) = hub_name(&place).filter(|source| is_source(source)) {
         return source;
     }
+    let full = if directory.is_file() { directory.to_owned() } else { full };
     let last = full.file_name().map(|name| name.to_string_lossy().into_owned()).filter(|name| is_source(name));
     last.unwrap_or_else(|| "model".into())
 }

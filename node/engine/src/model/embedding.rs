@@ -3,21 +3,26 @@
 use anyhow::{Context, Result};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::gradients;
+use super::{gradients, linear::Weight};
 
 /// A row of `weight` for each token.
 pub struct Embedding {
     /// [vocabulary, H].
-    pub weight: Tensor,
+    pub weight: Weight,
 }
 
 impl Embedding {
     /// `tokens`: [N], u32; the result: [N, H]. Errors if an id is outside the vocabulary.
     pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
-        let rows = self.weight.index_select(tokens, 0).context("a token id is outside the vocabulary")?;
-        Ok(match gradients::root_for(&self.weight) {
+        let outside = "a token id is outside the vocabulary";
+        let weight = match &self.weight {
+            Weight::Plain(weight) => weight,
+            Weight::Packed(weight) => return weight.select(tokens).context(outside),
+        };
+        let rows = weight.index_select(tokens, 0).context(outside)?;
+        Ok(match gradients::root_for(weight) {
             None => rows,
-            Some(root) => root.apply_op1(Rows { weight: self.weight.clone(), ids: tokens.to_vec1()?, rows })?,
+            Some(root) => root.apply_op1(Rows { weight: weight.clone(), ids: tokens.to_vec1()?, rows })?,
         })
     }
 }

@@ -23,7 +23,8 @@ use crate::device;
 ///
 /// Files other than weights are the base's, byte for byte; but `config.json` says float32 where it said another type,
 /// since transformers would round what was trained. `generation_config.json` and `tokenizer_config.json` are made if
-/// the base has none. `model.safetensors` holds trained tensors as f32, all others as the base stores them.
+/// the base has none. `model.safetensors` holds trained tensors as f32, all others as the base stores them; of a GGUF
+/// file those that are quantised, or stored in another order, as f32.
 pub fn export(directory: &Path, base: &Checkpoint, trained: &BTreeMap<String, Tensor>) -> Result<()> {
     let architecture = base.architecture()?;
     new_directory(directory)?;
@@ -35,8 +36,7 @@ pub fn export(directory: &Path, base: &Checkpoint, trained: &BTreeMap<String, Te
     write(Role::GenerationConfig, &serde_json::to_vec_pretty(&generation_config(&config))?)?;
     let tokenizer_config = tokenizer_config(&base.tokenizer, architecture.interface())?;
     write(Role::TokenizerConfig, &serde_json::to_vec_pretty(&tokenizer_config)?)?;
-    let is_weights = |role: Role| matches!(role, Role::WeightsIndex | Role::Weights | Role::Gguf);
-    for file in base.files.iter().filter(|file| !is_weights(file.role)) {
+    for file in base.beside_weights() {
         let path = directory.join(&file.name);
         fs::write(&path, file.read()?).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -102,10 +102,14 @@ fn write_weights(path: &Path, base: &Checkpoint, trained: &BTreeMap<String, Tens
     }
     let mut tensors = Vec::new();
     for (name, shape) in base.shapes() {
-        let dtype = match trained.contains_key(name) {
+        let dtype = match trained.contains_key(name) || !base.is_plain(name)? {
             true => Dtype::F32,
             false => dtype(base.element_type(name)?)?,
         };
+        let mut shape = shape.to_vec();
+        if base.is_turned(name) {
+            shape.reverse();
+        }
         tensors.push((name, shape, dtype));
     }
     tensors.sort_by_key(|(name, _, dtype)| (std::cmp::Reverse(dtype.bitsize()), *name));
@@ -114,7 +118,7 @@ fn write_weights(path: &Path, base: &Checkpoint, trained: &BTreeMap<String, Tens
     for (name, shape, dtype) in &tensors {
         let start = end;
         end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
-        let info = TensorInfo { dtype: *dtype, shape: shape.to_vec(), data_offsets: (start, end) };
+        let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (start, end) };
         infos.push(((*name).to_owned(), info));
     }
     let metadata = Metadata::new(Some(HashMap::from([("format".to_owned(), "pt".to_owned())])), infos)?;
@@ -124,10 +128,16 @@ fn write_weights(path: &Path, base: &Checkpoint, trained: &BTreeMap<String, Tens
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
     for (name, ..) in tensors {
-        match trained.get(name) {
-            Some(tensor) => device::for_each_bytes(tensor, |bytes| Ok(out.write_all(bytes)?))?,
-            None => base.for_each_bytes(name, |bytes| Ok(out.write_all(bytes)?))?,
-        }
+        let values = match trained.get(name) {
+            Some(tensor) => tensor.clone(),
+            None if base.is_plain(name)? => {
+                base.for_each_bytes(name, |bytes| Ok(out.write_all(bytes)?))?;
+                continue;
+            }
+            None => base.tensor(name)?,
+        };
+        let values = if base.is_turned(name) { values.t()?.contiguous()? } else { values };
+        device::for_each_bytes(&values, |bytes| Ok(out.write_all(bytes)?))?;
     }
     Ok(out.flush()?)
 }

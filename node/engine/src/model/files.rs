@@ -38,6 +38,11 @@ impl OriginalFile {
         Self { role, name, bytes: bytes.len() as u64, place: Place::Memory(Arc::new(bytes)) }
     }
 
+    /// A file of the one name of its role, which someone made.
+    pub fn made(role: Role, bytes: Vec<u8>) -> Self {
+        Self::in_memory(role, role.file_name().unwrap_or_default(), bytes)
+    }
+
     /// The file at `path`. Errors if it cannot be looked at, or is larger than a run may carry.
     pub fn at(role: Role, path: PathBuf) -> Result<Self> {
         let metadata = std::fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -74,6 +79,13 @@ impl OriginalFile {
         let mut section = Section { inner, start, bytes: self.bytes, position: 0 };
         section.seek(SeekFrom::Start(0)).with_context(|| format!("cannot read {}", self.describe()))?;
         Ok(section)
+    }
+
+    /// BLAKE3 of it.
+    pub fn digest(&self) -> Result<[u8; 32]> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(self.open()?).with_context(|| format!("cannot read {}", self.describe()))?;
+        Ok(*hasher.finalize().as_bytes())
     }
 
     /// All of it. For files whose role bounds them: weights are read piece by piece.

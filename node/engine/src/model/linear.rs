@@ -4,17 +4,27 @@ use anyhow::Result;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, backend::BackendStorage};
 
 use super::{gradients, operations::add};
+use crate::packed::Packed;
 
 /// `x · weightᵀ + bias`.
 pub struct Linear {
     /// [out, in], or [in, out] if it is stored transposed.
-    pub weight: Tensor,
+    pub weight: Weight,
     /// Whether it is.
     pub is_transposed: bool,
     /// [out].
     pub bias: Option<Tensor>,
     /// What an adapter adds.
     pub adapter: Option<LowRank>,
+}
+
+/// A matrix that a model computes with.
+#[derive(Clone)]
+pub enum Weight {
+    /// f32: somebody may change it.
+    Plain(Tensor),
+    /// As it is stored: nobody does.
+    Packed(Packed),
 }
 
 /// `scaling · x · aᵀ · bᵀ` (LoRA, arXiv 2106.09685, eq. 3).
@@ -29,7 +39,10 @@ pub struct LowRank {
 impl Linear {
     /// `x`: [N, in]; the result: [N, out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = product(x, &self.weight, self.is_transposed)?;
+        let y = match &self.weight {
+            Weight::Plain(weight) => product(x, weight, self.is_transposed)?,
+            Weight::Packed(weight) => packed_product(x, weight, self.is_transposed)?,
+        };
         let y = match &self.adapter {
             Some(LowRank { a, b, scaling }) => add(y, &(product(&product(x, a, false)?, b, false)? * *scaling)?)?,
             None => y,
@@ -48,6 +61,36 @@ fn product(x: &Tensor, weight: &Tensor, is_transposed: bool) -> candle_core::Res
         true => x.apply_op1(Product { weight: weight.clone(), is_transposed }),
         false if is_transposed => x.matmul(weight),
         false => x.matmul(&weight.t()?),
+    }
+}
+
+/// The same of a weight that is kept as it is stored.
+fn packed_product(x: &Tensor, weight: &Packed, is_transposed: bool) -> candle_core::Result<Tensor> {
+    let y = weight.product(&x.detach(), is_transposed)?;
+    match x.track_op() {
+        true => x.apply_op1(PackedProduct { weight: weight.clone(), is_transposed, y }),
+        false => Ok(y),
+    }
+}
+
+/// [`packed_product`], recorded: what was computed, as a function of `x`.
+struct PackedProduct {
+    weight: Packed,
+    is_transposed: bool,
+    y: Tensor,
+}
+
+impl CustomOp1 for PackedProduct {
+    fn name(&self) -> &'static str {
+        "packed linear"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(self.y.flatten_all()?.to_vec1()?), self.y.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        self.weight.product(&gradient.contiguous()?, !self.is_transposed).map(Some)
     }
 }
 

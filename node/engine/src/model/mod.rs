@@ -27,6 +27,7 @@ mod families;
 mod fields;
 mod files;
 mod generate;
+mod gguf;
 mod gradients;
 mod hub_cache;
 mod layout;
@@ -50,6 +51,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 
+use crate::packed::Packed;
 pub use architecture::{Adapters, Architecture, Interface, Part, Stage};
 pub use backward::backward;
 pub use batch::{Batch, Row, Target};
@@ -156,15 +158,16 @@ pub trait Model: Send {
 
 /// The model of `checkpoint`, over `tensors`, whose storage it shares, and its tokenizer.
 pub fn load(checkpoint: &Checkpoint, tensors: &BTreeMap<String, Tensor>) -> Result<(Box<dyn Model>, Tokenizer)> {
-    load_adapted(checkpoint, tensors, &Adapters::new())
+    load_adapted(checkpoint, tensors, &BTreeMap::new(), &Adapters::new())
 }
 
-/// The same with adapters, see [`Architecture::adapted`].
+/// The same with matrices as they are stored, and with adapters, see [`Architecture::adapted`].
 pub fn load_adapted(
     checkpoint: &Checkpoint,
     tensors: &BTreeMap<String, Tensor>,
+    packed: &BTreeMap<String, Packed>,
     adapters: &Adapters,
 ) -> Result<(Box<dyn Model>, Tokenizer)> {
     let tokenizer = Tokenizer::of(checkpoint)?;
-    Ok((checkpoint.architecture()?.adapted(tensors, adapters)?, tokenizer))
+    Ok((checkpoint.architecture()?.adapted(tensors, packed, adapters)?, tokenizer))
 }

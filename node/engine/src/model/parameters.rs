@@ -6,30 +6,41 @@ use std::collections::BTreeMap;
 
 use super::{
     architecture::Adapters,
-    linear::{Linear, LowRank},
+    linear::{Linear, LowRank, Weight},
 };
-use crate::device;
+use crate::{device, packed::Packed};
 
 /// A model's weights. What is taken shares the storage.
 pub struct Parameters<'a> {
     tensors: &'a BTreeMap<String, Tensor>,
+    packed: &'a BTreeMap<String, Packed>,
     adapters: &'a Adapters,
 }
 
 impl<'a> Parameters<'a> {
-    /// All `tensors`, if each of `expected` is among them in its shape, f32, and contiguous where the model computes.
+    /// All `tensors`, if each of `expected` is among them in its shape, f32, and contiguous where the model computes, or
+    /// among `packed` in its shape.
     pub fn new(
         tensors: &'a BTreeMap<String, Tensor>,
+        packed: &'a BTreeMap<String, Packed>,
         expected: &[(String, Vec<usize>)],
         adapters: &'a Adapters,
     ) -> Result<Self> {
         for (name, shape) in expected {
+            if let Some(packed) = packed.get(name) {
+                ensure!(
+                    packed.shape() == shape[..],
+                    "tensor {name} has shape {:?}, expected {shape:?}",
+                    packed.shape()
+                );
+                continue;
+            }
             let tensor = tensors.get(name).with_context(|| format!("tensor {name} is missing"))?;
             ensure!(tensor.dims() == shape, "tensor {name} has shape {:?}, expected {shape:?}", tensor.dims());
             let is_sound = tensor.dtype() == DType::F32 && device::holds(tensor);
             ensure!(is_sound, "tensor {name} must be contiguous f32 on the CPU");
         }
-        Ok(Self { tensors, adapters })
+        Ok(Self { tensors, packed, adapters })
     }
 
     /// The tensor called `name`.
@@ -37,13 +48,24 @@ impl<'a> Parameters<'a> {
         self.tensors.get(name).cloned().with_context(|| format!("tensor {name} is missing"))
     }
 
+    /// The matrix called `name`.
+    pub fn matrix(&self, name: &str) -> Result<Weight> {
+        match self.packed.get(name) {
+            Some(packed) => Ok(Weight::Packed(packed.clone())),
+            None => self.tensor(name).map(Weight::Plain),
+        }
+    }
+
     /// The linear layer called `name`, with a bias if there is one.
     pub fn linear(&self, name: &str, is_transposed: bool) -> Result<Linear> {
         let bias = self.tensors.get(&format!("{name}.bias")).cloned();
-        let weight = self.tensor(&format!("{name}.weight"))?;
+        let weight = self.matrix(&format!("{name}.weight"))?;
         let adapter = self.adapters.get(name).map(|scaling| self.low_rank(name, *scaling)).transpose()?;
         if let Some(LowRank { a, b, .. }) = &adapter {
-            let (first, second) = weight.dims2()?;
+            let (first, second) = match &weight {
+                Weight::Plain(weight) => weight.dims2()?,
+                Weight::Packed(weight) => weight.shape().into(),
+            };
             let (outputs, inputs) = if is_transposed { (second, first) } else { (first, second) };
             let fits = a.dims2()?.1 == inputs && b.dims2()?.0 == outputs && a.dims2()?.0 == b.dims2()?.1;
             ensure!(fits, "adapter of {name}: {:?} and {:?} do not fit {inputs} to {outputs}", a.dims(), b.dims());

@@ -19,10 +19,10 @@ pub struct SpecialTokens {
 
 impl SpecialTokens {
     /// Reads the small files among `files`. One that is not JSON is an error: transformers would not read it either.
-    pub fn read(files: &[OriginalFile]) -> Result<Self> {
-        let config = json(files, Role::TokenizerConfig)?;
-        let map = json(files, Role::SpecialTokens)?;
-        let generation = json(files, Role::GenerationConfig)?;
+    pub fn read<'a>(files: impl Iterator<Item = &'a OriginalFile> + Clone) -> Result<Self> {
+        let file = |role| json(files.clone(), role);
+        let (config, map) = (file(Role::TokenizerConfig)?, file(Role::SpecialTokens)?);
+        let generation = file(Role::GenerationConfig)?;
         // As transformers: newer files say everything in tokenizer_config.json; in older ones the map comes after it.
         let is_newer = config.get("added_tokens_decoder").is_some();
         let token = |name: &str| match is_newer {
@@ -35,8 +35,8 @@ impl SpecialTokens {
 }
 
 /// The file of a role, parsed; null if it is not there.
-pub fn json(files: &[OriginalFile], role: Role) -> Result<Value> {
-    let Some(file) = files.iter().find(|file| file.role == role) else { return Ok(Value::Null) };
+pub fn json<'a>(files: impl IntoIterator<Item = &'a OriginalFile>, role: Role) -> Result<Value> {
+    let Some(file) = files.into_iter().find(|file| file.role == role) else { return Ok(Value::Null) };
     let malformed = || format!("{} is not valid JSON; download it again, or leave it out", file.describe());
     serde_json::from_slice(&file.read()?).with_context(malformed)
 }

@@ -29,7 +29,7 @@ impl Tokenizer {
     /// The tokenizer of a checkpoint, with the special tokens that its files name.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let mut this = Self::from_bytes(&checkpoint.tokenizer, checkpoint.architecture()?.interface())?;
-        let special = SpecialTokens::read(&checkpoint.files)?;
+        let special = SpecialTokens::read(checkpoint.beside_weights())?;
         let id = |token: Option<&String>| this.inner.token_to_id(token?).filter(|id| (*id as usize) < this.vocabulary);
         let (end, beginning) = (id(special.end.as_ref()), id(special.beginning.as_ref()));
         this.bos = beginning.or(this.bos);

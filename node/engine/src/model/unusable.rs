@@ -63,7 +63,6 @@ fn names(directory: &Path) -> Vec<String> {
 pub fn without_config(directory: &Path) -> String {
     let (place, names) = (directory.display(), names(directory));
     let has = |name: &str| names.iter().any(|found| found == name);
-    let ends = |ending: &str| names.iter().find(|name| name.ends_with(ending));
     if has("adapter_config.json") {
         return adapter_only(directory);
     }
@@ -75,9 +74,6 @@ pub fn without_config(directory: &Path) -> String {
             "{place} is in the layout of the model's makers (params.json, .pth): convert it with transformers' \
              convert_llama_weights_to_hf.py, or download the version for transformers"
         );
-    }
-    if let Some(name) = ends(".gguf") {
-        return gguf(directory, name);
     }
     let below = names.iter().filter(|name| directory.join(name).join("config.json").is_file());
     let below: Vec<&str> = below.map(String::as_str).collect();
@@ -101,16 +97,6 @@ fn adapter_only(directory: &Path) -> String {
          the tokenizer into the same directory; then --model merged",
         place = directory.display(),
         of = base.map(|base| format!(", which is {base}")).unwrap_or_default(),
-    )
-}
-
-/// What to do with the GGUF file of this name in `directory`.
-pub fn gguf(directory: &Path, name: &str) -> String {
-    format!(
-        "{name} in {place}: GGUF files cannot be trained. Convert it: in transformers, load it with \
-         from_pretrained(directory, gguf_file=\"{name}\", dtype=torch.float32), then save_pretrained(...), the tokenizer \
-         likewise",
-        place = directory.display()
     )
 }
 
@@ -143,9 +129,6 @@ pub fn without_weights(directory: &Path) -> String {
     let ends = |endings: &[&str]| names.iter().find(|name| endings.iter().any(|ending| name.ends_with(ending)));
     if names.iter().any(|name| name == "adapter_config.json") {
         return adapter_only(directory);
-    }
-    if let Some(name) = ends(&[".gguf"]) {
-        return gguf(directory, name);
     }
     if let Some(name) = ends(&[".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"]) {
         return format!(

@@ -135,7 +135,8 @@ fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Arc<Manifest>)> {
     let nonce = (u128::from(seed) << 64).to_le_bytes();
     let base = Base::of_new_run(ground.checkpoint.clone(), &settings, nonce)?;
     let manifest = Arc::new(base.manifest(settings, base.write_to(std::io::sink())?.base)?);
-    let (model, _) = model::load_adapted(&base.checkpoint, base.weights.tensors(), &base.weights.adapters())?;
+    let (model, _) =
+        model::load_adapted(&base.checkpoint, base.weights.tensors(), base.weights.packed(), &base.weights.adapters())?;
     let mut trainer = Trainer::new(Parts {
         run: manifest.run_id()?,
         weights: base.weights,

@@ -11,13 +11,19 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 use super::grid::{check_grid, check_layout, dimensions};
-use crate::{device, kernel::Kernel};
+use crate::{
+    device,
+    kernel::Kernel,
+    packed::{Frozen, Packed},
+};
 
 /// The trained tensors of a run: f32, contiguous, every value n · quantum with −2^24 ≤ n < 2^24, zero as +0.0.
 pub struct Weights {
     pub(super) specs: Vec<TensorSpec>,
     /// Trained and frozen.
     pub(super) tensors: BTreeMap<String, Tensor>,
+    /// Frozen, as they are stored.
+    packed: BTreeMap<String, Packed>,
     kernel: Kernel,
 }
 
@@ -37,7 +43,7 @@ impl Weights {
                 .with_context(|| format!("tensor {} of the run is missing; use the run's base model", spec.name))?;
             check_layout(spec, tensor)?;
         }
-        let weights = Self { specs: specs.to_vec(), tensors, kernel: Kernel::best() };
+        let weights = Self { specs: specs.to_vec(), tensors, packed: BTreeMap::new(), kernel: Kernel::best() };
         weights
             .specs
             .par_iter()
@@ -62,12 +68,13 @@ impl Weights {
     }
 
     /// Takes over the tensors that the run does not train. Errors if one of them is trained.
-    pub fn with_frozen(mut self, frozen: BTreeMap<String, Tensor>) -> Result<Self> {
+    pub fn with_frozen(mut self, frozen: BTreeMap<String, Frozen>) -> Result<Self> {
         for (name, tensor) in frozen {
-            ensure!(
-                self.tensors.insert(name.clone(), tensor).is_none(),
-                "tensor {name} is trained, and cannot be frozen"
-            );
+            ensure!(!self.tensors.contains_key(&name), "tensor {name} is trained, and cannot be frozen");
+            match tensor {
+                Frozen::Plain(tensor) => drop(self.tensors.insert(name, tensor)),
+                Frozen::Packed(packed) => drop(self.packed.insert(name, packed)),
+            }
         }
         Ok(self)
     }
@@ -78,7 +85,7 @@ impl Weights {
         for spec in &self.specs {
             tensors.insert(spec.name.clone(), self.tensors[&spec.name].copy()?);
         }
-        Ok(Self { specs: self.specs.clone(), tensors, kernel: self.kernel })
+        Ok(Self { specs: self.specs.clone(), tensors, packed: self.packed.clone(), kernel: self.kernel })
     }
 
     /// Sweeps with `kernel` from now on; the bits are the same with any.
@@ -96,7 +103,22 @@ impl Weights {
         &self.specs
     }
 
-    /// All tensors of the model by name, trained and frozen. Clones share the storage and see every sweep.
+    /// Frozen matrices by name, as they are stored.
+    pub fn packed(&self) -> &BTreeMap<String, Packed> {
+        &self.packed
+    }
+
+    /// The values of the tensor of this name, trained or frozen.
+    pub fn values(&self, name: &str) -> Result<Tensor> {
+        match (self.tensors.get(name), self.packed.get(name)) {
+            (Some(tensor), _) => Ok(tensor.clone()),
+            (None, Some(packed)) => packed.tensor(),
+            (None, None) => bail!("tensor {name} is missing"),
+        }
+    }
+
+    /// All tensors of the model by name, trained and frozen, but those of [`Self::packed`]. Clones share the storage and
+    /// see every sweep.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors
     }

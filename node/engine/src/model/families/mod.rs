@@ -17,7 +17,11 @@ mod smollm3;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{architecture::Architecture, fields::Fields, plan::Family};
+use super::{
+    architecture::Architecture,
+    fields::Fields,
+    plan::{Family, Plan},
+};
 
 /// Every family that can be read. A new one is a file of its own and a line here.
 const FAMILIES: [&Family; 13] = [
@@ -41,6 +45,11 @@ const FAMILIES: [&Family; 13] = [
 /// The family is looked up before any other field is read, so that an unknown one is called by its name, not by a field
 /// it lacks.
 pub fn architecture(config: &[u8]) -> Result<Box<dyn Architecture>> {
+    Ok(Box::new(plan(config)?))
+}
+
+/// What it is made of.
+pub fn plan(config: &[u8]) -> Result<Plan> {
     let value: Value = serde_json::from_slice(config).context("config.json is not valid JSON")?;
     let model_type = value.get("model_type").and_then(Value::as_str);
     let class = value.pointer("/architectures/0").and_then(Value::as_str);
@@ -57,8 +66,8 @@ pub fn architecture(config: &[u8]) -> Result<Box<dyn Architecture>> {
             known.join(", ")
         );
     };
-    let plan = (family.read)(&Fields(&value)).and_then(super::plan::Plan::checked);
-    Ok(Box::new(plan.with_context(|| format!("config.json does not describe a model of {}", family.name))?))
+    let plan = (family.read)(&Fields(&value)).and_then(Plan::checked);
+    plan.with_context(|| format!("config.json does not describe a model of {}", family.name))
 }
 
 #[cfg(test)]
