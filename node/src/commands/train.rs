@@ -5,6 +5,7 @@ mod estimator;
 mod others;
 mod settled;
 mod start;
+mod table;
 
 use anyhow::{Context, Result, ensure};
 use engine::{

@@ -348,6 +348,26 @@ impl Checkpoint {
         Packed::new(kind, [rows, columns], bytes).map(Frozen::Packed).with_context(|| format!("tensor {name}"))
     }
 
+    /// What [`Self::frozen`] takes in memory.
+    pub fn frozen_bytes(&self, name: &str) -> Result<u64> {
+        let stored = self.find(name)?;
+        let bytes = if stored.shape.len() == 2 { stored.bytes() } else { 4 * stored.elements() };
+        Ok(bytes as u64)
+    }
+
+    /// Width of the hidden states.
+    pub fn width(&self) -> usize {
+        self.plan.hidden
+    }
+
+    /// Outputs of the linear layers of one layer, all together.
+    pub fn outputs_of_layer(&self) -> usize {
+        let first = format!("{}0.", self.plan.layers);
+        let outputs =
+            self.plan.tensors().into_iter().filter(|(name, shape)| name.starts_with(&first) && shape.len() == 2);
+        outputs.map(|(_, shape)| if self.plan.is_transposed { shape[1] } else { shape[0] }).sum()
+    }
+
     /// All tensors, as [`Self::tensor`] reads them.
     pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
         self.stored.keys().map(|name| Ok((name.clone(), self.tensor(name)?))).collect()

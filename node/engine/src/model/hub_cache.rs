@@ -9,6 +9,8 @@ use std::{
 
 /// How the directory of a model in the cache begins.
 const MODEL: &str = "models--";
+/// The revision that is meant where none is named.
+const MAIN: &str = "main";
 /// Most names in an error.
 const NAMED: usize = 8;
 
@@ -43,7 +45,7 @@ pub fn snapshot(path: &Path) -> Result<PathBuf> {
 }
 
 /// Where the cache is, as huggingface_hub looks for it.
-fn root() -> Option<PathBuf> {
+pub fn root() -> Option<PathBuf> {
     let said = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     let home = || {
         let caches = said("XDG_CACHE_HOME").or_else(|| Some(said("HOME")?.join(".cache")));
@@ -53,22 +55,49 @@ fn root() -> Option<PathBuf> {
     whole.or_else(|| Some(said("HF_HOME").or_else(home)?.join("hub")))
 }
 
-/// The snapshot of a model that is called `owner/name` or `owner/name@revision`; None if `text` is no such name. Errors
-/// if it is not in the cache.
-pub fn by_name(text: &str) -> Result<Option<PathBuf>> {
-    let (model, revision) = text.split_once('@').unwrap_or((text, "main"));
+/// A model of the hub, by name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HubName {
+    /// `owner/name`.
+    pub model: String,
+    /// A branch, a tag or a commit.
+    pub revision: String,
+}
+
+impl std::fmt::Display for HubName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &*self.revision {
+            MAIN => write!(f, "{}", self.model),
+            revision => write!(f, "{}@{revision}", self.model),
+        }
+    }
+}
+
+/// What `owner/name` or `owner/name@revision` means; None if `text` is no such name.
+pub fn parse(text: &str) -> Option<HubName> {
+    let (model, revision) = text.split_once('@').unwrap_or((text, MAIN));
     let is_plain = |part: &str| {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         !part.is_empty() && !part.starts_with('.') && part.bytes().all(is_allowed)
     };
-    let Some((owner, name)) = model.split_once('/').filter(|(owner, name)| is_plain(owner) && is_plain(name)) else {
-        return Ok(None);
-    };
-    if !is_plain(revision) {
-        return Ok(None);
-    }
+    let (owner, name) = model.split_once('/')?;
+    let is_name = is_plain(owner) && is_plain(name) && is_plain(revision);
+    is_name.then(|| HubName { model: model.to_owned(), revision: revision.to_owned() })
+}
+
+/// Its snapshot in the cache, if it is there. What is in it may not be all.
+pub fn cached(name: &HubName) -> Option<PathBuf> {
+    let (owner, model) = name.model.split_once('/')?;
+    in_cache(&root()?, owner, model, &name.revision).ok()
+}
+
+/// The snapshot of a model that is called `owner/name` or `owner/name@revision`; None if `text` is no such name. Errors
+/// if it is not in the cache.
+pub fn by_name(text: &str) -> Result<Option<PathBuf>> {
+    let Some(HubName { model, revision }) = parse(text) else { return Ok(None) };
     let root = root().with_context(|| format!("{text}: no cache of the hub: set HF_HOME"))?;
-    in_cache(&root, owner, name, revision).map(Some)
+    let (owner, name) = model.split_once('/').unwrap_or_default();
+    in_cache(&root, owner, name, &revision).map(Some)
 }
 
 fn in_cache(root: &Path, owner: &str, name: &str, revision: &str) -> Result<PathBuf> {

@@ -51,6 +51,11 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 
+/// Models of Hugging Face's hub, in its cache on this machine.
+pub mod hub {
+    pub use super::hub_cache::{HubName, cached, parse, root};
+}
+
 use crate::packed::Packed;
 pub use architecture::{Adapters, Architecture, Interface, Part, Stage};
 pub use backward::backward;

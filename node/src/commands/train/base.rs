@@ -1,7 +1,11 @@
 //! Where the base model comes from.
 
 use anyhow::{Context, Result, ensure};
-use engine::{base::Base, embedded, model::Checkpoint};
+use engine::{
+    base::Base,
+    embedded,
+    model::{self, Checkpoint},
+};
 use protocol::manifest::Manifest;
 
 use super::others::{asking, known_peers};
@@ -19,6 +23,19 @@ pub fn load_model(choice: &ModelChoice) -> Result<Checkpoint> {
     match choice {
         ModelChoice::Unsaid | ModelChoice::Embedded => embedded::checkpoint(),
         ModelChoice::Directory(directory) => Checkpoint::load(directory),
+    }
+}
+
+/// The run's base in the hub's cache, if it is there: the run names its revision, and everything is compared.
+fn base_in_cache(manifest: &Manifest) -> Option<Base> {
+    let name = model::hub::parse(&manifest.base.source)?;
+    let checkpoint = Checkpoint::load(&model::hub::cached(&name)?).ok()?;
+    match Base::of_run(manifest, checkpoint) {
+        Ok(base) => Some(base),
+        Err(error) => {
+            tracing::info!("{name} in the hub's cache is not the run's base ({error:#}): fetching it from peers");
+            None
+        }
     }
 }
 
@@ -52,6 +69,11 @@ pub async fn take_base(settings: &Settings, opened: &Opened, shell: &mut Shell) 
             return Ok(true);
         }
         tracing::info!("the run's base is another release's embedded model");
+    }
+    if let Some(base) = base_in_cache(manifest) {
+        opened.state.adopt_base(manifest, &base)?;
+        tracing::info!("the run's base, {}, was in the hub's cache: nothing to fetch", manifest.base.source);
+        return Ok(true);
     }
     ensure!(
         manifest.base.bytes() <= BASE_BYTES_MAX,

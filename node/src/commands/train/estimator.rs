@@ -20,9 +20,20 @@ pub fn rows_by_forwards(settings: &Settings) -> usize {
 /// Rows of this machine's batches.
 pub fn rows(settings: &Settings, estimator: Estimator) -> usize {
     match estimator {
-        Estimator::Projection { .. } => settings.batch_size.unwrap_or(ROWS_PROJECTION),
+        Estimator::Projection { .. } => rows_of_projection(settings),
         _ => rows_by_forwards(settings),
     }
+}
+
+/// Rows of a batch of a machine that measures by projection.
+pub fn rows_of_projection(settings: &Settings) -> usize {
+    settings.batch_size.unwrap_or(ROWS_PROJECTION)
+}
+
+/// Bytes that a backward pass takes at most in a run that trains so many `parameters`: an embedding's gradient is at most
+/// as large as all trained weights.
+pub fn projection_bytes(parameters: u64) -> u64 {
+    4 * parameters + BACKWARD_BYTES
 }
 
 /// Memory for a backward pass, beside a model that is loaded.
@@ -39,8 +50,7 @@ impl Room {
     /// Of a run that trains so many `parameters`, after its weights were loaded.
     fn of(settings: &Settings, parameters: u64) -> Self {
         let allowed = settings.memory.map(|memory| memory.saturating_sub(memory::resident_bytes().unwrap_or(0)));
-        // An embedding's gradient is at most as large as all trained weights.
-        Self { needed: 4 * parameters + BACKWARD_BYTES, allowed, free: memory::available_bytes() }
+        Self { needed: projection_bytes(parameters), allowed, free: memory::available_bytes() }
     }
 
     /// Whether a machine takes it unasked.

@@ -20,6 +20,7 @@ use super::{
     base::{base_of_run, load_model},
     estimator,
     settled::STARTER,
+    table,
 };
 use crate::{
     cli::LearningRate,
@@ -57,8 +58,11 @@ pub fn start(settings: &Settings, state: Arc<StateDir>) -> Result<(Opened, Texts
         direction_scale: DirectionScale::Rms,
     };
     let checkpoint = load_model(&settings.model)?;
-    let (trained, adapters) = trained(settings, &checkpoint)?;
     let is_embedded = matches!(settings.model, ModelChoice::Unsaid | ModelChoice::Embedded);
+    if !is_embedded {
+        table::say(&checkpoint, settings)?;
+    }
+    let (trained, adapters) = trained(settings, &checkpoint)?;
     let texts = Texts::read(settings, &checkpoint, is_embedded, data_seed(settings, &state)?)?;
     texts.check(settings)?;
     let has_choices = texts.data.as_ref().is_some_and(Dataset::has_choices);
