@@ -23,7 +23,7 @@ fn a_start_that_fails_leaves_no_run_and_one_without_gradients_gives_way() {
     let (worked, said) = run(&[&once[..], &["--data", text, "--model", model]].concat());
     assert!(worked && said.contains("is on another model") && said.contains("gives way"), "{said}");
     let (worked, said) = run(&[&once[..], &["--data", text, "--model", model, "--epsilon", "0.004"]].concat());
-    assert!(worked && said.contains("epsilon is 0.003, not 0.004"), "{said}");
+    assert!(worked && said.contains("epsilon is 0.017, not 0.004"), "{said}");
     // The same once more goes on; and a run that has gradients stays.
     let some = ["--samples", "16", "--exit-when-idle", "0.1", "--sequence-length", "32"];
     let (worked, said) = run(&[&some[..], &["--data", text, "--model", model, "--epsilon", "0.004"]].concat());
