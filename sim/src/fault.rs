@@ -19,6 +19,7 @@ use crate::{
     random::{below, sample, uniform},
     scenario::{Strategy, What},
     schedule::{Step, micros},
+    summary::Mark,
     swarm::Sabotage,
     world::World,
 };
@@ -87,9 +88,21 @@ impl World {
 
     pub(crate) fn inject(&mut self, step: Step) -> Result<()> {
         match step {
-            Step::Begin(what) => return self.begin(what),
+            Step::Begin(what) => {
+                self.mark(match what {
+                    What::Join { .. } => "join",
+                    What::Leave { .. } => "leave",
+                    What::Crash { .. } => "crash",
+                    What::Partition { .. } => "partition",
+                    _ => "",
+                });
+                return self.begin(what);
+            }
             Step::Cut => return self.cut(),
-            Step::Heal => self.swarm.parts.clear(),
+            Step::Heal => {
+                self.mark("heal");
+                self.swarm.parts.clear();
+            }
             Step::MakeRoom(machines) => self.each_disk(&machines, |disk| disk.set_full(false)),
             Step::PowerFails(machines, back) => return self.crash(&machines, Some(back)),
             Step::RememberDisks { machines, rolled_back_in, down_for } => {
@@ -109,6 +122,14 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What happens now is marked on the curves, if it has a name there.
+    fn mark(&mut self, what: &'static str) {
+        let seconds = self.swarm.queue.now() as f64 / 1e6;
+        if !what.is_empty() {
+            self.swarm.metrics.marks.push(Mark { seconds, what });
+        }
     }
 
     /// Honest machines that are up, without the one that started the run.

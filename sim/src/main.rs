@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // SAFETY: nothing has run yet that starts a thread.
-    unsafe { engine::threads::settle() };
+    unsafe { engine::threads::settle(None) };
     let cli = Cli::parse();
     let interrupt = match Interrupt::install() {
         Ok(interrupt) => interrupt,

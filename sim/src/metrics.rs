@@ -3,7 +3,7 @@
 use protocol::replica::LedgerRange;
 
 use crate::{
-    summary::{BytesByCause, CurvePoint, Quantiles, SpreadPoint},
+    summary::{BytesByCause, CurvePoint, Mark, Quantiles, SpreadPoint},
     truth::Truth,
 };
 
@@ -75,6 +75,8 @@ pub struct Metrics {
     pub curve: Vec<CurvePoint>,
     /// Spread.
     pub spread: Vec<SpreadPoint>,
+    /// What befell the swarm.
+    pub marks: Vec<Mark>,
     /// Most that waited in one machine's queues.
     pub queued_max: usize,
 }

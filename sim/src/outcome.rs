@@ -115,6 +115,7 @@ impl World {
             deliveries: swarm.metrics.deliveries,
             curve: swarm.metrics.curve,
             spread: swarm.metrics.spread,
+            marks: swarm.metrics.marks,
             signed_after_loss: swarm.truth.signed_twice_after_loss.len(),
             checks,
         })

@@ -86,6 +86,15 @@ pub struct SpreadPoint {
     pub machines: usize,
 }
 
+/// Something that befell the swarm, as its curves show it.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Mark {
+    /// Virtual time, seconds.
+    pub seconds: f64,
+    /// One word.
+    pub what: &'static str,
+}
+
 /// What one honest machine came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct SenderSummary {
@@ -180,6 +189,8 @@ pub struct Summary {
     pub curve: Vec<CurvePoint>,
     /// Spread of the version vectors.
     pub spread: Vec<SpreadPoint>,
+    /// Joins, crashes, partitions, in order.
+    pub marks: Vec<Mark>,
     /// Samples that machines signed again after their disks had lost what they acknowledged (see [`crate::checks`]).
     pub signed_after_loss: usize,
     /// Checkers by name.

@@ -69,7 +69,7 @@ fn numbers_of(summaries: &[Summary]) -> anyhow::Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::{words::*, *};
-    use crate::summary::{BytesByCause, CheckResult, CurvePoint, Quantiles, SpreadPoint};
+    use crate::summary::{BytesByCause, CheckResult, CurvePoint, Mark, Quantiles, SpreadPoint};
 
     fn summary(machines: usize) -> Summary {
         let at =
@@ -88,6 +88,7 @@ mod tests {
             deliveries: 1000,
             curve: (0..4).map(at).collect(),
             spread: (0..4).map(spread).collect(),
+            marks: vec![Mark { seconds: 1.0, what: "crash" }, Mark { seconds: 2.0, what: "join" }],
             checks: [("conservation", CheckResult::Passed), ("hostile input", CheckResult::NotTried)].into(),
             ..empty()
         }
@@ -117,9 +118,29 @@ mod tests {
             deliveries: 0,
             curve: Vec::new(),
             spread: Vec::new(),
+            marks: Vec::new(),
             signed_after_loss: 0,
             checks: [].into(),
         }
+    }
+
+    #[test]
+    fn what_befell_the_swarm_is_marked_and_percentiles_are_bars() -> anyhow::Result<()> {
+        let spreads = plots::spreads(&[summary(4)])?;
+        let svg = spreads[0].svg.as_ref().context("there is a plot")?;
+        assert_eq!(svg.matches("class=\"mark\"").count(), 2);
+        assert!(["crash", "join"].iter().all(|word| svg.contains(word)), "{svg}");
+        let mut crowded = summary(4);
+        crowded.marks = (0..1_000).map(|n| Mark { seconds: f64::from(n) * 0.003, what: "join" }).collect();
+        let spreads = plots::spreads(&[crowded])?;
+        let svg = spreads[0].svg.as_ref().context("there is a plot")?;
+        assert!(svg.matches("class=\"mark\"").count() <= 50 && svg.matches("join").count() <= 7, "{svg}");
+        for figure in plots::staleness(&[summary(4), summary(8)])? {
+            let svg = figure.svg.context("there is a plot")?;
+            let bars = |series: u32| svg.matches(&format!("class=\"f{series}\"")).count();
+            assert!(figure.bars && bars(0) == 4 && bars(1) == 4, "{svg}");
+        }
+        Ok(())
     }
 
     #[test]

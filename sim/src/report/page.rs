@@ -44,6 +44,7 @@ figure .plot svg { display: block; width: 100%; height: auto; }
 .plot rect { stroke: var(--page); stroke-width: 2; }
 @media (max-width: 36rem) { .plot text { font-size: 29px; } }
 .grid { stroke: var(--rule); stroke-width: 1.5; }
+.mark { stroke: var(--soft); stroke-width: 2; stroke-dasharray: 3 7; fill: none; }
 polyline { stroke-linejoin: round; stroke-linecap: round; }
 .empty { display: grid; place-items: center; aspect-ratio: 3 / 1; background: var(--box); color: var(--soft); }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; margin: .25rem 0 0; padding: 0; list-style: none;

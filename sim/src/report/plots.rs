@@ -26,6 +26,9 @@ const POINTS_MAX: usize = 400;
 const MARKED_MAX: usize = 24;
 /// Ratio from which a logarithmic axis shows more than a linear one.
 const LOG_RATIO: f64 = 30.0;
+/// Of the plot's width, between two marks, and between two words.
+const MARK_APART: f64 = 0.02;
+const WORD_APART: f64 = 0.16;
 /// Plots of the spread; of more summaries the first, the last and some between are shown.
 const SPREADS_MAX: usize = 4;
 
@@ -48,6 +51,8 @@ enum Shape {
     Dots(usize, Vec<(f64, f64)>),
     Bar(usize, (f64, f64), (f64, f64)),
     Note((f64, f64), String),
+    /// A line across the plot at this x, with a word beside its top if there is room for one.
+    Mark(f64, Option<&'static str>),
 }
 
 fn colour(series: usize) -> RGBColor {
@@ -66,6 +71,7 @@ fn draw(x: &Axis, y: &Axis, shapes: &[Shape]) -> anyhow::Result<String> {
         svg = svg.replace(&format!("stroke=\"{name}\""), &format!("class=\"l{series}\""));
         svg = svg.replace(&format!("fill=\"{name}\""), &format!("class=\"f{series}\""));
     }
+    let svg = svg.replace("stroke=\"#C20000\"", "class=\"mark\"");
     let svg = svg.replace("stroke=\"#C20001\"", "class=\"grid\"").replace("fill=\"#C20000\"", "class=\"text\"");
     Ok(svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "").replace(" opacity=\"1\"", ""))
 }
@@ -114,6 +120,12 @@ fn draw_on(area: &Area<'_>, x: &Axis, y: &Axis, shapes: &[Shape]) -> Drawn {
                 let style = font.clone().pos(Pos::new(HPos::Left, VPos::Center));
                 chart.draw_series([EmptyElement::at(*at) + Text::new(text.clone(), (12, 0), style)])?;
             }
+            Shape::Mark(at, word) => {
+                chart.draw_series([PathElement::new([(*at, y.from), (*at, y.to)], TEXT)])?;
+                let style = font.clone().pos(Pos::new(HPos::Left, VPos::Top));
+                let word = word.map(|word| EmptyElement::at((*at, y.to)) + Text::new(word, (6, 2), style));
+                chart.draw_series(word)?;
+            }
         }
     }
     area.present()
@@ -134,14 +146,45 @@ fn line(series: usize, points: Vec<(f64, f64)>) -> Vec<Shape> {
 
 /// Lines on axes that fit them; none if no line has a point.
 fn lines(x: (&str, bool), y: (&str, bool), all: Vec<(usize, Vec<(f64, f64)>)>) -> anyhow::Result<Option<String>> {
+    marked_lines(x, y, all, &[])
+}
+
+/// The same, with what happened meanwhile: (place on a linear x axis, word).
+fn marked_lines(
+    x: (&str, bool),
+    y: (&str, bool),
+    all: Vec<(usize, Vec<(f64, f64)>)>,
+    marks: &[(f64, &'static str)],
+) -> anyhow::Result<Option<String>> {
     let points = || all.iter().flat_map(|(_, points)| points).filter(|(a, b)| a.is_finite() && b.is_finite());
     let x = Axis::over(x.0, x.1, points().map(|point| point.0));
     let y = Axis::over(y.0, y.1, points().map(|point| point.1));
     let (Some(x), Some(y)) = (x, y) else {
         return Ok(None);
     };
-    let shapes: Vec<Shape> = all.into_iter().flat_map(|(series, points)| line(series, points)).collect();
+    let mut shapes: Vec<Shape> = placed_marks(&x, marks);
+    shapes.extend(all.into_iter().flat_map(|(series, points)| line(series, points)));
     draw(&x, &y, &shapes).map(Some)
+}
+
+/// Marks that are on the axis, not more of them than can be told apart, and words where there is room.
+fn placed_marks(x: &Axis, marks: &[(f64, &'static str)]) -> Vec<Shape> {
+    let (wide, apart) =
+        (x.to - x.from, |a: f64, b: Option<f64>, share: f64| b.is_none_or(|b| a - b >= share * (x.to - x.from)));
+    let (mut line, mut word) = (None, None);
+    let mut shapes = Vec::new();
+    for (at, what) in marks.iter().filter(|(at, _)| wide > 0.0 && (x.from..=x.to).contains(at)) {
+        if !apart(*at, line, MARK_APART) {
+            continue;
+        }
+        line = Some(*at);
+        let has_room = apart(*at, word, WORD_APART) && x.to - at >= 0.5 * WORD_APART * wide;
+        if has_room {
+            word = Some(*at);
+        }
+        shapes.push(Shape::Mark(*at, has_room.then_some(*what)));
+    }
+    shapes
 }
 
 /// Whether positive values lie so far apart that a linear axis would hide the small ones.
@@ -220,7 +263,7 @@ pub fn staleness(summaries: &[Summary]) -> anyhow::Result<Vec<Figure>> {
         Figure {
             title: "Delay of a gradient".into(),
             svg: delays,
-            bars: false,
+            bars: true,
             legend: legend(),
             reading: "From a gradient's making to its arrival in another machine's weights, in virtual time: half \
                       arrive within the median, 99 of 100 within p99."
@@ -229,7 +272,7 @@ pub fn staleness(summaries: &[Summary]) -> anyhow::Result<Vec<Figure>> {
         Figure {
             title: "Staleness of the weights".into(),
             svg: missed,
-            bars: false,
+            bars: true,
             legend: legend(),
             reading: "How many gradients that the swarm had already made were missing in the weights that a machine \
                       probed."
@@ -253,8 +296,17 @@ fn quantiles(
         return Ok(None);
     };
     let x = Axis::of_names(["median", "p90", "p99", "max"].map(String::from).into_iter());
-    let points = |summary| values(summary).into_iter().enumerate().map(|(at, v)| (at as f64, v)).collect();
-    let shapes: Vec<Shape> = received().flat_map(|(series, summary)| line(series, points(summary))).collect();
+    let (count, base) = (received().count(), y.from);
+    let bar = |place: usize, series: usize, at: usize, value: f64| {
+        let (left, wide) = (at as f64 - 0.4, 0.8 / count as f64);
+        let from = left + wide * place as f64;
+        Shape::Bar(series, (from, base), (from + wide, y.place(value).max(base)))
+    };
+    let bars = received().enumerate().flat_map(|(place, (series, summary))| {
+        values(summary).into_iter().enumerate().map(move |(at, value)| (place, series, at, value))
+    });
+    let finite = bars.filter(|(.., value)| value.is_finite());
+    let shapes: Vec<Shape> = finite.map(|(place, series, at, value)| bar(place, series, at, value)).collect();
     draw(&x, &y, &shapes).map(Some)
 }
 
@@ -289,13 +341,14 @@ fn spread(summary: &Summary, label: &str) -> anyhow::Result<Figure> {
         summary.spread.iter().map(|point| (point.seconds / second, of(point) as f64)).collect()
     };
     let all = kinds.iter().map(|(series, _, of)| (*series, curve(*of))).collect();
+    let marks: Vec<(f64, &str)> = summary.marks.iter().map(|mark| (mark.seconds / second, mark.what)).collect();
     Ok(Figure {
         title: format!("Gradients held, {label}"),
-        svg: lines((&format!("virtual time ({unit})"), false), ("gradients", false), all)?,
+        svg: marked_lines((&format!("virtual time ({unit})"), false), ("gradients", false), all, &marks)?,
         bars: false,
         legend: kinds.iter().map(|(series, name, _)| (*series, (*name).into())).collect(),
         reading: "Lines close together mean that the machines agree; where they meet at the end, all hold the same \
-                  gradients."
+                  gradients. Broken lines mark what befell the swarm."
             .into(),
     })
 }
