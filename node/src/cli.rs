@@ -7,7 +7,14 @@ use clap::{
 };
 use engine::estimator::EstimatorName;
 use serde::Deserialize;
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use crate::priority::Priority;
 
 /// Fine-tune a language model together with others, exchanging one byte per gradient.
 ///
@@ -71,6 +78,10 @@ pub enum Command {
     Relay(RelayArgs),
     /// Look at what a node needs of this machine and its network, and say what to do about the rest
     Doctor(DoctorArgs),
+    /// Let a node measure nothing for now; it goes on replaying and answering
+    Pause(PauseArgs),
+    /// Let a paused node go on
+    Resume(PauseArgs),
 }
 
 /// Ways to look at the log.
@@ -163,7 +174,8 @@ pub struct ReplayArgs {
     /// Where, and how.
     #[command(flatten)]
     pub log: LogArgs,
-    /// How far: `machine:height,...` (others count with nothing), or a fraction of every height, 0 to 1
+    /// How far: a fraction of every height, 0 to 1; a number of gradients of the swarm, or a time by the clock here
+    /// (2026-11-29T19:20), as the node's journal has them; or `machine:height,...` (others count with nothing)
     #[arg(long, value_name = "WHERE")]
     pub until: String,
     /// Hugging Face directory of the run's base model, for a log that comes without it
@@ -434,6 +446,14 @@ pub struct TicketArgs {
     pub plain: bool,
 }
 
+/// Which node.
+#[derive(Args, Debug)]
+pub struct PauseArgs {
+    /// State directory; its node may be running, or hears of it when it starts
+    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    pub state: PathBuf,
+}
+
 /// Whose key.
 #[derive(Args, Debug)]
 pub struct KeyArgs {
@@ -474,6 +494,13 @@ pub struct RelayArgs {
     /// Address at which others reach this machine, where that is not one of its own: of a router, or a name. Repeatable
     #[arg(long, value_name = "MULTIADDR")]
     pub announce: Vec<String>,
+    /// Send at most so many kilobytes a second, over all connections [default: 250 for whoever comes, no limit for
+    /// machines of one run]
+    #[arg(long, value_name = "KB/S")]
+    pub upload_limit: Option<u64>,
+    /// Receive at most so many kilobytes a second, likewise
+    #[arg(long, value_name = "KB/S")]
+    pub download_limit: Option<u64>,
     /// Directory for the relay's identity
     #[arg(long, value_name = "DIR", default_value = "onebyte-relay")]
     pub state: PathBuf,
@@ -634,6 +661,23 @@ pub struct RunArgs {
     /// elsewhere]
     #[arg(long, value_name = "TOKEN")]
     pub serve_token: Option<String>,
+    /// Threads that compute [default: one for each core, or what RAYON_NUM_THREADS says]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// How this node stands beside other programs of this machine: `background` lets them go first, `normal` does not
+    /// [default: background]
+    #[arg(long, value_name = "HOW", value_enum, hide_possible_values = true)]
+    pub priority: Option<Priority>,
+    /// Measure nothing of its own while this machine runs on its battery; replay and answer all the same
+    #[arg(long)]
+    pub pause_on_battery: bool,
+    /// Send at most so many kilobytes a second of TCP payload, over all connections; 32 is the least [default: no
+    /// limit]. What others fetch of this machine comes slower, and so does what they hear of it
+    #[arg(long, value_name = "KB/S")]
+    pub upload_limit: Option<u64>,
+    /// Receive at most so many kilobytes a second, likewise [default: no limit]
+    #[arg(long, value_name = "KB/S")]
+    pub download_limit: Option<u64>,
     /// Write down what this node is told and when, so that its decisions can be replayed. It holds what any node of the
     /// run sees, no text and no secret; it ends at 256 MiB. The file must not be there yet
     #[arg(long, value_name = "FILE")]

@@ -90,7 +90,7 @@ pub struct LiveLine {
     display: Display,
     refreshed: Instant,
     /// When rates were last taken, with own gradients and everyone's.
-    since: (Instant, u64, u64),
+    since: Option<(Instant, u64, u64)>,
     rates: (f64, f64),
     swarm_at_start: Option<u64>,
 }
@@ -105,13 +105,15 @@ pub struct LineParts<'a> {
     pub session: &'a Session,
     /// What went over its sockets.
     pub traffic: Traffic,
+    /// Why no own gradients are made, if they rest.
+    pub paused: Option<&'static str>,
 }
 
 impl LiveLine {
     /// Nothing is shown yet.
     pub fn new(display: Display) -> Self {
         let now = Instant::now();
-        Self { display, refreshed: now, since: (now, 0, 0), rates: (0.0, 0.0), swarm_at_start: None }
+        Self { display, refreshed: now, since: None, rates: (0.0, 0.0), swarm_at_start: None }
     }
 
     /// Takes the line off the terminal.
@@ -130,19 +132,21 @@ impl LiveLine {
     /// Redraws the line.
     pub fn refresh(&mut self, parts: &LineParts<'_>) {
         self.refreshed = Instant::now();
-        let (own, swarm) = (parts.session.own(), parts.replica.swarm_step());
-        let (since, own_then, swarm_then) = self.since;
+        let (own, swarm) = (own(parts.replica), parts.replica.swarm_step());
+        let (since, own_then, swarm_then) = *self.since.get_or_insert((self.refreshed, own, swarm));
         let seconds = since.elapsed().as_secs_f64();
         if seconds >= 2.0 {
             let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
             self.rates = (rate(own, own_then), rate(swarm, swarm_then));
-            self.since = (self.refreshed, own, swarm);
+            self.since = Some((self.refreshed, own, swarm));
         }
         let start = *self.swarm_at_start.get_or_insert(swarm);
         let (training, network) = (self.training(parts), network(parts, swarm.saturating_sub(start).max(1)));
         match &self.display.bar {
             Some(bar) => {
-                bar.set_message(format!("{training}\n  {network}"));
+                // Behind the spinner.
+                let width = terminal_width().saturating_sub(2);
+                bar.set_message(format!("{}\n  {}", fitted(&training, width), fitted(&network, width)));
                 bar.tick();
             }
             None => tracing::info!("{training}  {network}"),
@@ -151,9 +155,10 @@ impl LiveLine {
 
     fn training(&self, parts: &LineParts<'_>) -> String {
         let loss = |loss: Option<f64>| loss.map_or("-".into(), |loss| format!("{loss:.4}"));
+        let paused = parts.paused.map_or_else(String::new, |why| format!("paused ({why})  "));
         format!(
-            "own {} ({:.1}/s)  swarm {} ({:.1}/s)  loss {}  held-out {}",
-            parts.session.own(),
+            "{paused}own {} ({:.1}/s)  swarm {} ({:.1}/s)  loss {}  held-out {}",
+            own(parts.replica),
             self.rates.0,
             parts.replica.swarm_step(),
             self.rates.1,
@@ -161,6 +166,30 @@ impl LiveLine {
             parts.session.held_out().map_or("-".into(), |held_out| held_out.to_string()),
         )
     }
+}
+
+/// Own gradients, of all incarnations.
+fn own(replica: &Replica) -> u64 {
+    replica.own_samples_elsewhere() + replica.own_next_sample()
+}
+
+/// Columns of the terminal.
+fn terminal_width() -> usize {
+    ratatui::crossterm::terminal::size().map_or(80, |(columns, _)| usize::from(columns))
+}
+
+/// As many whole parts of a line, which two spaces divide, as there is room for.
+fn fitted(line: &str, width: usize) -> String {
+    let mut fitted = String::new();
+    for part in line.split("  ") {
+        let gap = if fitted.is_empty() { "" } else { "  " };
+        if fitted.chars().count() + gap.len() + part.chars().count() > width {
+            break;
+        }
+        fitted.push_str(gap);
+        fitted.push_str(part);
+    }
+    fitted
 }
 
 /// `gradients`: of the swarm, since this node started.
@@ -180,4 +209,19 @@ fn network(parts: &LineParts<'_>, gradients: u64) -> String {
         text.push_str("  INCOMPLETE");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_keeps_to_the_width_in_whole_parts() {
+        let line = "own 120 (3.2/s)  swarm 4000 (9.5/s)  loss 1.2345";
+        assert_eq!(fitted(line, 200), line);
+        assert_eq!(fitted(line, line.len()), line);
+        assert_eq!(fitted(line, line.len() - 1), "own 120 (3.2/s)  swarm 4000 (9.5/s)");
+        assert_eq!(fitted(line, 15), "own 120 (3.2/s)");
+        assert_eq!(fitted(line, 3), "");
+    }
 }

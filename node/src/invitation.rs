@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{places::Places, say, ticket::Ticket};
+use crate::{
+    name::program,
+    {places::Places, say, ticket::Ticket},
+};
 
 /// File in the state directory with the latest ticket.
 pub const TICKET: &str = "ticket";
@@ -75,7 +78,7 @@ impl Invitation {
         if is_other {
             self.said_at = Some(Instant::now());
             if let Err(error) = write(&self.file, &ticket.encode()) {
-                tracing::warn!("the ticket is not written down ({error:#}); `node ticket` will not print it");
+                tracing::warn!("the ticket is not written down ({error:#}); `{} ticket` will not print it", program());
             }
             // Machines that stand in for this one come and go.
             let is_news = self.said.as_ref().is_none_or(|said| said.machines.first() != ticket.machines.first());

@@ -1,6 +1,7 @@
 //! A peer that fine-tunes a language model by exchanging one byte per gradient.
 
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod display;
 pub mod hex;
@@ -9,10 +10,15 @@ pub mod interrupt;
 pub mod invitation;
 pub mod log;
 pub mod memory;
+pub mod name;
 pub mod network;
 pub mod opened;
 pub mod output;
+pub mod pause;
 pub mod places;
+pub mod power;
+pub mod priority;
+pub mod program;
 pub mod random;
 pub mod records;
 pub mod say;

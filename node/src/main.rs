@@ -1,57 +1,7 @@
 //! The `node` binary.
 
-use anyhow::Result;
-use clap::Parser;
-use node::{
-    cli::{Cli, Command},
-    commands,
-    display::Display,
-    output,
-};
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    // SAFETY: nothing has run yet that starts a thread.
-    unsafe { engine::threads::settle() };
-    let cli = Cli::parse();
-    let display = Display::new();
-    let filter =
-        EnvFilter::try_from_env("ONEBYTE_LOG").unwrap_or_else(|_| EnvFilter::new("error,libp2p_mdns=off,node=info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(display.is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_target(false)
-        .with_writer(display.clone())
-        .init();
-    match run(cli, display).and_then(|()| Ok(output::flush()?)) {
-        Ok(()) => ExitCode::SUCCESS,
-        // `node log tail | head` is no failure.
-        Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::complain(format_args!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(cli: Cli, display: Display) -> Result<()> {
-    match &cli.command {
-        None => commands::train::run(cli.run, display),
-        Some(Command::Log(command)) => commands::log::run(command),
-        Some(Command::Digest(args)) => commands::inspect::digest(args),
-        Some(Command::Eval(args)) => commands::inspect::eval(args),
-        Some(Command::Export(args)) => commands::inspect::export(args),
-        Some(Command::Generate(args)) => commands::inspect::generate(args),
-        Some(Command::Chat(args)) => commands::chat::run(args),
-        Some(Command::Serve(args)) => commands::serve::run(args),
-        Some(Command::Revoke(args)) => commands::inspect::revoke(args),
-        Some(Command::Admit(args)) => commands::members::admit(args),
-        Some(Command::Withdraw(args)) => commands::members::withdraw(args),
-        Some(Command::Top(args)) => commands::top::run(args),
-        Some(Command::Ticket(args)) => commands::ticket::ticket(args),
-        Some(Command::Key(args)) => commands::ticket::key(args),
-        Some(Command::Doctor(args)) => commands::doctor::run(args),
-        Some(Command::Relay(args)) => commands::relay::run(args),
-    }
+    node::program::main()
 }

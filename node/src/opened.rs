@@ -16,6 +16,7 @@ use protocol::{
 use std::{path::Path, sync::Arc};
 
 use crate::{
+    name::program,
     random::random,
     records, say,
     storage::{StateDir, no_run},
@@ -42,7 +43,9 @@ pub fn not_usable(path: &Path, manifest: &[u8]) -> String {
     match Manifest::version_of(manifest) {
         Some(version) if version < PROTOCOL_VERSION => format!(
             "{path}: a run of an earlier release, which speaks protocol version {version}. Keep the directory: the release that made it \
-             lists and exports it (node log show, node log export, node export); start a new run with this one in another --state"
+             lists and exports it (`{program} log show`, `{program} log export`, `{program} export`); start a new run with this one in \
+             another --state",
+            program = program()
         ),
         _ => format!("{path}: the run's manifest is not usable"),
     }

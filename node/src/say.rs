@@ -12,6 +12,8 @@ use std::path::Path;
 
 use crate::{
     hex::hex,
+    name::program,
+    pause::Cause,
     places::Places,
     settings::Settings,
     shell::Nodes,
@@ -64,11 +66,12 @@ pub fn news(news: &Notice, names: &Names<'_>) {
             tracing::warn!("{} is banned for {} minutes: {reason}", names.peer_id(*node), BAN_MS / 60_000);
         }
         Notice::OtherRun { node, run, differences } => tracing::info!(
-            "{}{} is of another run, {run} ({}), and is left alone. To join that one: node --run {run} --state <another directory>{}",
+            "{}{} is of another run, {run} ({}), and is left alone. To join that one: {program} --run {run} --state <another directory>{}",
             names.peer_id(*node),
             names.place(*node),
             differences.join("; "),
             names.by_address(*node),
+            program = program(),
         ),
         // The last one is the reason why the node ends, and is said as such.
         Notice::NotTheWishedRun { is_last: true, .. } => {}
@@ -155,7 +158,8 @@ fn no_member(key: &[u8; 32], replica: Option<&Replica>) {
     let why = match () {
         () if is_withdrawn => "the run's authority withdrew this machine's key, for good".to_owned(),
         () if needs_admission => format!(
-            "this machine's key is not a member of the run yet; the run's authority admits it with `node admit {}`",
+            "this machine's key is not a member of the run yet; the run's authority admits it with `{} admit {}`",
+            program(),
             hex(key)
         ),
         () => format!("this machine's key is not among the run's members ({})", hex(key)),
@@ -350,9 +354,10 @@ pub fn left(replica: &Replica, session: &Session) {
 pub fn best(points: &Points, state: &Path) {
     let Some(point) = points.best() else { return };
     tracing::info!(
-        "best held-out point: {}, of {} looks; to have it: node export --best --state {} --out <dir>. {CHOSEN}",
+        "best held-out point: {}, of {} looks; to have it: {} export --best --state {} --out <dir>. {CHOSEN}",
         figures(point),
         points.count(),
+        program(),
         state.display()
     );
 }
@@ -389,14 +394,17 @@ pub fn joined(run: &RunId, manifest: &Manifest) {
 pub fn invitation(ticket: &Ticket, places: &Places, again: bool) {
     let word = ticket.encode();
     match again {
-        false => tracing::info!("to join from another machine: node --join {word}"),
-        true => tracing::info!("this machine is reached elsewhere now; to join from another one: node --join {word}"),
+        false => tracing::info!("to join from another machine: {} --join {word}", program()),
+        true => tracing::info!(
+            "this machine is reached elsewhere now; to join from another one: {} --join {word}",
+            program()
+        ),
     }
     // An address says nothing of a private run's secret.
     let shown = if ticket.secret.is_none() { places.shown() } else { Vec::new() };
     if let Some((peer, _)) = ticket.machines.first() {
         for address in shown {
-            tracing::info!("the same by address: node --bootstrap {address}/p2p/{peer} --run {}", ticket.run);
+            tracing::info!("the same by address: {} --bootstrap {address}/p2p/{peer} --run {}", program(), ticket.run);
         }
     }
 }
@@ -406,7 +414,8 @@ pub fn not_reachable(places: &Places) {
     let port = places.port().map_or_else(|| "its port".into(), |port| format!("TCP port {port}"));
     tracing::info!(
         "machines of other networks cannot reach this one, as far as it can tell: pass {port} on to it in the router, or name a relay \
-         (--relay; see `node relay --help`). It can reach them, and is reached through them once one of the run is reachable"
+         (--relay; see `{program} relay --help`). It can reach them, and is reached through them once one of the run is reachable",
+        program = program()
     );
 }
 
@@ -418,4 +427,46 @@ pub fn not_listening(error: &str) {
 /// A relay through which this machine was reached is gone.
 pub fn relay_gone(relay: &PeerId) {
     tracing::info!("the relay {relay} is gone; another takes its place as soon as one is found");
+}
+
+/// Own gradients rest from now on, for this cause, or go on.
+pub fn paused(cause: Option<Cause>, state: &Path) {
+    let going_on = "this node goes on replaying and answering";
+    match cause {
+        Some(Cause::Asked) => {
+            tracing::info!(
+                "paused: no own gradients, {going_on}; `{} resume --state {}` ends it",
+                program(),
+                state.display()
+            )
+        }
+        Some(Cause::Battery) => tracing::info!(
+            "on battery, so paused (--pause-on-battery): no own gradients until the machine is fed again, {going_on}"
+        ),
+        None => tracing::info!("no longer paused: own gradients go on"),
+    }
+}
+
+/// Names that one line has room for.
+const NAMED_MAX: usize = 3;
+
+fn named(machines: &[MachineId]) -> String {
+    let names: Vec<String> = machines.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = machines.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", names.join(", "))
+}
+
+/// Machines whose first gradients have come, and how many the run has now.
+pub fn new_machines(machines: &[MachineId], count: usize) {
+    if !machines.is_empty() {
+        tracing::info!("new in the run: {}; {count} machines so far", named(machines));
+    }
+}
+
+/// Machines of which nothing has come for a minute.
+pub fn silent_machines(machines: &[MachineId]) {
+    if !machines.is_empty() {
+        tracing::info!("no gradients for a minute of {}: paused, done, or gone", named(machines));
+    }
 }

@@ -8,12 +8,13 @@ use protocol::{
     replica,
     segment::CHUNK_SAMPLES_MAX,
 };
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use crate::{
     cli::{EstimatorChoice, LearningRate, RunArgs},
     hex::parse_key,
-    network::{check_callable, check_listen, parse_bootstrap},
+    network::{Limits, check_callable, check_listen, parse_bootstrap},
+    priority::Priority,
     ticket::Ticket,
 };
 
@@ -24,6 +25,13 @@ pub const DEFAULT_STATE: &str = "onebyte-state";
 
 /// Own gradients wait no longer than this, whatever is asked for: a machine that fails loses those that were not sent.
 const STALENESS_MS_MAX: u64 = 60_000;
+
+/// Kilobytes a second; with less, chunks of the base model take longer than peers wait for them.
+const LIMIT_KB_MIN: u64 = 32;
+/// The same, in bytes a second, must be a number of them.
+const LIMIT_KB_MAX: u64 = 1_000_000_000;
+/// More threads than any machine has.
+const THREADS_MAX: usize = 4_096;
 
 /// Checked settings.
 #[derive(Clone, Debug)]
@@ -108,6 +116,14 @@ pub struct Settings {
     pub serve_token: Option<String>,
     /// Where to record what the peer is told.
     pub record: Option<PathBuf>,
+    /// Threads that compute, if said.
+    pub threads: Option<NonZeroUsize>,
+    /// Beside other programs of this machine.
+    pub priority: Priority,
+    /// Rest while this machine runs on its battery.
+    pub pause_on_battery: bool,
+    /// What the network may have.
+    pub limits: Limits,
 }
 
 /// Where the base model comes from.
@@ -192,6 +208,10 @@ impl Settings {
             serve: args.serve.or(file.serve),
             serve_token: args.serve_token.or(file.serve_token),
             record: args.record.or(file.record),
+            threads: args.threads.or(file.threads),
+            priority: args.priority.or(file.priority).unwrap_or_default(),
+            pause_on_battery: args.pause_on_battery || file.pause_on_battery,
+            limits: parse_limits(args.upload_limit.or(file.upload_limit), args.download_limit.or(file.download_limit))?,
         };
         settings.check()?;
         Ok(settings)
@@ -253,6 +273,9 @@ impl Settings {
                 "--sequence-length {length}: must be at least 2, a token to read and one to predict"
             );
         }
+        if let Some(threads) = self.threads {
+            ensure!(threads.get() <= THREADS_MAX, "--threads {threads}: must be 1 to {THREADS_MAX}");
+        }
         let flush_samples = self.replica().flush_samples;
         ensure!(
             (1..=CHUNK_SAMPLES_MAX).contains(&flush_samples),
@@ -284,6 +307,20 @@ pub fn parse_listen(text: &str) -> Result<Multiaddr> {
     check_listen(&address)
         .map_err(|error| anyhow::anyhow!("--listen {text}: cannot listen there ({error}); {example}"))?;
     Ok(address)
+}
+
+/// What the network may have, in kilobytes a second.
+pub fn parse_limits(upload: Option<u64>, download: Option<u64>) -> Result<Limits> {
+    let parse = |flag: &str, limit: Option<u64>| {
+        let Some(limit) = limit else { return Ok(None) };
+        ensure!(
+            (LIMIT_KB_MIN..=LIMIT_KB_MAX).contains(&limit),
+            "{flag} {limit}: must be at least {LIMIT_KB_MIN} kilobytes a second, or other machines take this one for gone; leave it away \
+             for no limit"
+        );
+        Ok(Some(limit * 1_000))
+    };
+    Ok(Limits { upload: parse("--upload-limit", upload)?, download: parse("--download-limit", download)? })
 }
 
 /// Where others reach this machine.

@@ -15,7 +15,10 @@ use protocol::{
 };
 use std::fmt;
 
-use crate::network::{check_callable, key_of_peer_id, peer_id_of_key};
+use crate::{
+    name::program,
+    network::{check_callable, key_of_peer_id, peer_id_of_key},
+};
 
 /// What every ticket begins with, before a 1.
 pub const PREFIX: &str = "onebyte";
@@ -46,7 +49,10 @@ impl Ticket {
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.trim();
         let read = CheckedHrpstring::new::<Bech32m>(text).map_err(|error| {
-            anyhow!("not a whole ticket ({error}): copy all of it, from `{PREFIX}1` on, as `node ticket` prints it")
+            anyhow!(
+                "not a whole ticket ({error}): copy all of it, from `{PREFIX}1` on, as `{} ticket` prints it",
+                program()
+            )
         })?;
         let hrp = read.hrp().to_lowercase();
         ensure!(hrp == PREFIX, "a word of something else ({hrp}…): a ticket begins with `{PREFIX}1`");

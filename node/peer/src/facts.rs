@@ -13,7 +13,7 @@ pub enum Phase {
     CatchingUp,
     /// Own gradients are being made.
     Training,
-    /// A weight is near the end of its range: own probes rest.
+    /// Own gradients rest: somebody wants it so, or a weight is near the end of its range.
     Paused,
     /// All own gradients are made; what others make is replayed and passed on.
     Serving,

@@ -129,10 +129,10 @@ impl Goals {
     }
 
     /// The limit to give the trainer, if it is another than the last. A trainer that measures at swarm step `step` gets
-    /// no further than others accept, and makes no more than its share of the budget.
-    pub fn new_limit(&mut self, replica: &Replica, step: u64, pace: &Pace) -> Option<u64> {
+    /// no further than others accept, and makes no more than its share of the budget, and nothing while paused.
+    pub fn new_limit(&mut self, replica: &Replica, step: u64, pace: &Pace, is_paused: bool) -> Option<u64> {
         let may_sign = !self.settings.waits_to_sign || replica.signs();
-        let may_train = self.is_current() && self.settings.can_train && may_sign && replica.may_probe();
+        let may_train = !is_paused && self.is_current() && self.settings.can_train && may_sign && replica.may_probe();
         let accepted = step.saturating_add(SWARM_STEP_LAG_MAX);
         let paced = if self.planted.has(Fault::IgnoresBudget) { u64::MAX } else { pace.limit(self.allowed) };
         let limit = if may_train { self.own_samples_limit(replica).min(accepted).min(paced) } else { 0 };
@@ -192,11 +192,11 @@ impl Goals {
     }
 
     /// Whether to evaluate now; if so, an evaluation is under way. The last one, before leaving, does not wait but for
-    /// the weights to be `complete`: to lack nothing.
-    pub fn evaluates_now(&mut self, replica: &Replica, complete: bool, now_ms: u64) -> bool {
+    /// the weights to be `complete`: to lack nothing. While paused it is the only one.
+    pub fn evaluates_now(&mut self, replica: &Replica, complete: bool, is_paused: bool, now_ms: u64) -> bool {
         let pause_ms = EVALUATION_INTERVAL_MS.max(self.evaluation_took_ms.saturating_mul(OVERHEAD_PART));
         let is_over = self.last_evaluation.is_none_or(|(last_ms, _)| now_ms.saturating_sub(last_ms) >= pause_ms);
-        let is_due = self.has_news() && (is_over || complete && self.is_idle(replica, now_ms));
+        let is_due = self.has_news() && (is_over && !is_paused || complete && self.is_idle(replica, now_ms));
         let evaluates = self.settings.evaluates && self.has_joined && self.evaluating.is_none() && is_due;
         if evaluates {
             self.evaluating = Some(complete.then_some(self.revision));

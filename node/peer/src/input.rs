@@ -152,6 +152,8 @@ pub enum Input {
         /// Which of the two.
         is_relayed: bool,
     },
+    /// Whether this machine is to measure nothing of its own for now: no gradients, no held-out text.
+    Pause(bool),
 }
 
 /// What came in answer to a question. [`crate::exchange::read_answer`] makes one.

@@ -16,6 +16,8 @@ use crate::{
 
 /// Questions that may be under way at one node.
 const QUESTIONS_PER_NODE: usize = 4;
+/// The same at a node that once had no answer in time: on a slow link what is asked for together comes too late together.
+const QUESTIONS_PER_SLOW_NODE: usize = 1;
 /// A node that had no answer is left alone for so long, ms.
 const REST_MS: u64 = 5_000;
 /// People hear that nobody can help this often, ms.
@@ -57,6 +59,8 @@ pub struct Join {
     fetch: Option<Fetch>,
     /// Nodes that had no answer, and when they may be asked again.
     resting: BTreeMap<NodeId, u64>,
+    /// Nodes from which a chunk did not come in time.
+    slow: BTreeSet<NodeId>,
     /// When somebody could last be asked.
     helped_ms: u64,
     planted: Planted,
@@ -89,6 +93,7 @@ impl Join {
             run: None,
             fetch: None,
             resting: BTreeMap::new(),
+            slow: BTreeSet::new(),
             helped_ms: 0,
             planted: Planted::default(),
         }
@@ -171,7 +176,8 @@ impl Join {
         now_ms: u64,
     ) -> Option<(Purpose, RunId, Question)> {
         let its = open.iter().filter(|(asked, _)| *asked == node).count();
-        if its >= QUESTIONS_PER_NODE || self.rests(node, now_ms) {
+        let most = if self.slow.contains(&node) { QUESTIONS_PER_SLOW_NODE } else { QUESTIONS_PER_NODE };
+        if its >= most || self.rests(node, now_ms) {
             return None;
         }
         let is_open = |purpose: Purpose| open.iter().any(|(_, asked)| *asked == purpose);
@@ -195,6 +201,9 @@ impl Join {
 
     /// Takes the answer of `node` to a question that was asked for `purpose`.
     pub fn take(&mut self, node: NodeId, purpose: Purpose, answer: Answer, now_ms: u64) -> Taken {
+        if let (Purpose::Chunk(_), Answer::None) = (purpose, &answer) {
+            self.slow.insert(node);
+        }
         let taken = match (purpose, answer) {
             (Purpose::Manifest, answer) if self.run.is_none() => self.take_manifest(node, answer),
             (Purpose::Digests | Purpose::Chunk(_), answer) => self.take_piece(node, purpose, answer),
@@ -268,6 +277,7 @@ impl Join {
     pub fn gone(&mut self, node: NodeId) {
         self.forget_digests(node);
         self.resting.remove(&node);
+        self.slow.remove(&node);
     }
 
     fn forget_digests(&mut self, node: NodeId) {

@@ -12,6 +12,7 @@ use std::{
 use crate::{
     cli::DoctorArgs,
     memory,
+    name::program,
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope},
     outln,
     output::OutputError,
@@ -287,7 +288,7 @@ fn from_outside(places: &Places, reached: usize, relays: usize) -> Finding {
         ),
         (None, 0) => Finding::Bad(
             "from outside: nobody came, and no relay is known".into(),
-            format!("{open}, or name a relay with --relay (`node relay --help`)"),
+            format!("{open}, or name a relay with --relay (`{} relay --help`)", program()),
         ),
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     cli::{ColumnArgs, EvalArgs, ExportArgs, GenerateArgs, RevokeArgs, StateArgs},
     hex::hex,
     log::{Base, Log, best::Best},
+    name::program,
     opened::Opened,
     outln, output, records,
     say::{self, evaluation_words},
@@ -227,7 +228,7 @@ fn find_machine(replica: &Replica, name: &str) -> Result<MachineId> {
         replica.machines().map(|(machine, ..)| *machine).filter(|machine| machine.to_string() == name).collect();
     match matches[..] {
         [machine] => Ok(machine),
-        [] => bail!("--machine {name}: no such machine here; `node log show` lists them"),
+        [] => bail!("--machine {name}: no such machine here; `{} log show` lists them", program()),
         _ => bail!("--machine {name}: {} machines go by this name; nothing was withdrawn", matches.len()),
     }
 }

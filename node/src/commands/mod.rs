@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod inspect;
 pub mod log;
 pub mod members;
+pub mod pause;
 mod recipe;
 pub mod relay;
 pub mod serve;

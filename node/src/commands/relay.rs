@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use crate::{
     cli::RelayArgs,
     interrupt::{Interrupt, Wish},
+    name::program,
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope},
-    settings::{DEFAULT_PORT, parse_announced, parse_listen, parse_ticket},
+    settings::{DEFAULT_PORT, parse_announced, parse_limits, parse_listen, parse_ticket},
     storage::StateDir,
 };
 
@@ -32,6 +33,11 @@ pub fn run(args: &RelayArgs) -> Result<()> {
         let others = ticket.machines.iter().filter(|(peer, _)| *peer != own);
         known.extend(others.flat_map(|(peer, at)| at.iter().map(|address| (*peer, address.clone()))));
     }
+    let mut limits = parse_limits(args.upload_limit, args.download_limit)?;
+    if run.is_none() {
+        limits.upload.get_or_insert(OPEN_BYTES_PER_SECOND);
+        limits.download.get_or_insert(OPEN_BYTES_PER_SECOND);
+    }
     let listen = args.listen.iter().map(|text| parse_listen(text)).collect::<Result<Vec<_>>>()?;
     let config = NetworkConfig {
         listen_at_any: listen.is_empty(),
@@ -40,6 +46,7 @@ pub fn run(args: &RelayArgs) -> Result<()> {
         prologue: ticket.and_then(|ticket| ticket.secret).map(|secret| secret.connection()),
         relays_only: true,
         connections_max: CONNECTIONS_MAX,
+        limits,
         ..NetworkConfig::new(
             state.secret_key(),
             run.map(|run| run.0),
@@ -53,7 +60,11 @@ pub fn run(args: &RelayArgs) -> Result<()> {
         let network = Network::start(config).await?;
         match run {
             Some(run) => tracing::info!("relaying for machines of run {run}"),
-            None => tracing::info!("relaying for whoever comes (--join or --run: for machines of one run only)"),
+            None => tracing::info!(
+                "relaying for whoever comes, at most {} kilobytes a second together (--upload-limit says otherwise; --join or \
+                 --run: for machines of one run only)",
+                limits.upload.unwrap_or(OPEN_BYTES_PER_SECOND) / 1_000
+            ),
         }
         let mut relay = Relay { network, known, said: (0, 0), said_at: Instant::now(), told: Vec::new() };
         tokio::select! {
@@ -66,6 +77,9 @@ pub fn run(args: &RelayArgs) -> Result<()> {
     })
 }
 
+/// What strangers get of a relay that is open to all, each way and all together: gradients of a hundred machines, and
+/// no more than the small server of whoever meant well can spare.
+const OPEN_BYTES_PER_SECOND: u64 = 250_000;
 /// Room for machines of a large run.
 const CONNECTIONS_MAX: u32 = 1_024;
 
@@ -127,7 +141,10 @@ impl Relay {
         for address in places {
             let is_of_use = Scope::of(&address).is_some_and(|scope| scope > Scope::Machine || widest == Some(scope));
             if is_of_use && !self.told.contains(&address) {
-                tracing::info!("machines that nobody can call name this relay: node --relay {address}/p2p/{peer}");
+                tracing::info!(
+                    "machines that nobody can call name this relay: {} --relay {address}/p2p/{peer}",
+                    program()
+                );
                 self.told.push(address);
             }
         }

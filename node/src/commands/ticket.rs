@@ -11,6 +11,7 @@ use crate::{
     cli::{KeyArgs, TicketArgs},
     hex::hex,
     invitation::TICKET,
+    name::program,
     opened::Opened,
     outln, output, scan,
     storage::{StateCopy, StateDir},
@@ -35,7 +36,7 @@ pub fn ticket(args: &TicketArgs) -> Result<()> {
     let ticket = Ticket::parse(&word).with_context(|| file.display().to_string())?;
     outln!("{word}")?;
     if std::io::stdout().is_terminal() && !args.plain {
-        outln!("\n{}\nOn another machine: node --join <this word>", scan::picture(&word)?)?;
+        outln!("\n{}\nOn another machine: {} --join <this word>", scan::picture(&word)?, program())?;
         if ticket.secret.is_some() {
             outln!("The run is private: who has this word is in, for good. Pass it on as you would a password.")?;
         }

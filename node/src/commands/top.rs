@@ -10,12 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{cli::TopArgs, interrupt::Interrupt, output, watch::terminal::View};
+use crate::{cli::TopArgs, interrupt::Interrupt, output, pause, watch::terminal::View};
 
 /// As often as the node writes.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A wish to leave is heard within this.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Machines that a key for pages moves by.
+const PAGE: isize = 10;
 
 /// A screen until q, Esc or Ctrl-C; off a terminal a line a second, until the node leaves.
 pub fn run(args: &TopArgs) -> Result<()> {
@@ -54,11 +57,31 @@ fn screen(args: &TopArgs, mut view: View, interrupt: &Interrupt, terminal: &mut 
             }
             match event::read()? {
                 event if leaves(&event) => return Ok(()),
+                Event::Key(key) if key.kind != KeyEventKind::Release => {
+                    pressed(args, &mut view, key.code)?;
+                    break;
+                }
                 Event::Resize(..) => break,
                 _ => {}
             }
         }
         view.refresh(&args.state)?;
+    }
+    Ok(())
+}
+
+/// What a key does that does not leave.
+fn pressed(args: &TopArgs, view: &mut View, key: KeyCode) -> Result<()> {
+    match key {
+        KeyCode::Up | KeyCode::Char('k') => view.scroll(-1),
+        KeyCode::Down | KeyCode::Char('j') => view.scroll(1),
+        KeyCode::PageUp => view.scroll(-PAGE),
+        KeyCode::PageDown => view.scroll(PAGE),
+        KeyCode::Home => view.scroll(isize::MIN),
+        KeyCode::Char('s') => view.reorder(),
+        KeyCode::Char('p') if view.is_paused() => drop(pause::take_back(&args.state)?),
+        KeyCode::Char('p') => drop(pause::ask(&args.state)?),
+        _ => {}
     }
     Ok(())
 }

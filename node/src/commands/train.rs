@@ -14,6 +14,7 @@ use engine::{
     estimator::{Estimator, Normalizer},
     model::SuffixModel,
     objective::{self, NextToken, Objective},
+    threads,
     trainer::{self, ProbeSettings, Trainer},
     weights::Weights,
 };
@@ -38,8 +39,12 @@ use crate::{
     hex::hex,
     http::Listener,
     interrupt::Interrupt,
+    name::program,
     network,
     opened::Opened,
+    pause::Pauses,
+    power::Power,
+    priority::{self, Priority},
     random::random,
     say,
     serve::{Server, Source, Speaker},
@@ -54,6 +59,7 @@ use crate::{
 /// Runs the node until its goals are reached or Ctrl-C.
 pub fn run(args: RunArgs, display: Display) -> Result<()> {
     let settings = Settings::resolve(args)?;
+    be_kind(&settings);
     for path in settings.data.iter().chain(&settings.eval).filter(|path| *path != Path::new("-")) {
         std::fs::metadata(path).with_context(|| format!("{}: no such text", path.display()))?;
     }
@@ -75,6 +81,25 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
     // The trainer may be in the middle of a forward pass: nothing of it is needed any more.
     runtime.shutdown_background();
     outcome
+}
+
+/// Takes no more of the machine than people want. To be called before anything that starts a thread.
+fn be_kind(settings: &Settings) {
+    // SAFETY: nothing has run yet that starts a thread.
+    unsafe { threads::settle(settings.threads) };
+    if let Some(wanted) = settings.threads.filter(|wanted| wanted.get() > threads::cores()) {
+        tracing::warn!("--threads {wanted}: this process may use {} cores; more threads only wait", threads::cores());
+    }
+    if settings.priority == Priority::Background
+        && let Err(error) = priority::step_back()
+    {
+        tracing::warn!(
+            "this process runs at the priority of any other: the system does not let it step back ({error})"
+        );
+    }
+    if settings.pause_on_battery && Power::default().is_on_battery().is_none() {
+        tracing::warn!("--pause-on-battery: the system tells of no battery here, so this node never pauses for it");
+    }
 }
 
 /// A shell that knows what the command line and the disk say of this node and of others.
@@ -102,6 +127,7 @@ fn new_shell(settings: &Settings, state: &Arc<StateDir>, display: Display, inter
         disk: Disk::new(state.clone()),
         people: People::new(display, settings.run),
         interrupt,
+        pauses: Pauses::new(state.path(), settings.pause_on_battery.then(Power::default)),
         recording,
     }))
 }
@@ -231,6 +257,7 @@ fn observer(opened: &Opened, page: Option<Listener>) -> Result<Observer> {
     let template = Snapshot {
         run: opened.run.to_string(),
         peer_id: network::peer_id(opened.state.secret_key())?.to_string(),
+        program: program().into(),
         model: opened.manifest.base.source.clone(),
         parameters: opened.manifest.parameters(),
         private: opened.manifest.private.is_some(),

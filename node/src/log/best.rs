@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Base, Log, past::Cut};
 use crate::{
     hex::hex,
+    name::program,
     watch::journal::{Point, counted},
 };
 
@@ -88,8 +89,9 @@ impl Best {
         ensure!(
             digest == *recorded,
             "{}: the weights at the best point come out as {digest}, but {recorded} were measured. The journal, the ledgers or \
-             the base were changed since; `node log verify` looks at the latter two",
-            log.origin
+             the base were changed since; `{} log verify` looks at the latter two",
+            log.origin,
+            program()
         );
         Ok(())
     }

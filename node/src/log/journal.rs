@@ -90,6 +90,37 @@ impl Journal {
         heights.iter().map(when).try_fold(0, |latest, at| Some(latest.max(at?)))
     }
 
+    /// What the node held when it last looked before it held more than so many gradients.
+    pub fn held_at_most(&self, gradients: u64) -> Option<Heights> {
+        self.held_while(|_, heights| heights.values().sum::<u64>() <= gradients)
+    }
+
+    /// What the node held when it last looked by then, Unix ms.
+    pub fn held_by(&self, at_ms: u64) -> Option<Heights> {
+        self.held_while(|at, _| at <= at_ms)
+    }
+
+    /// What it held at the last of its looks up to which `holds` is so.
+    fn held_while(&self, holds: impl Fn(u64, &Heights) -> bool) -> Option<Heights> {
+        let mut grown: Vec<(u64, &String, u64)> = Vec::new();
+        for (machine, heights) in &self.grown {
+            grown.extend(heights.iter().map(|(at, height)| (*at, machine, *height)));
+        }
+        grown.sort_unstable();
+        let came = |look: u64| grown.partition_point(|(at, ..)| *at <= look);
+        let named = |(_, machine, height): &(u64, &String, u64)| ((*machine).clone(), *height);
+        let (mut held, mut known, mut last) = (Heights::default(), 0, None);
+        for look in &self.looks {
+            held.extend(grown[known..came(*look).max(known)].iter().map(named));
+            known = came(*look).max(known);
+            if !holds(*look, &held) {
+                break;
+            }
+            last = Some(*look);
+        }
+        last.map(|last| grown[..came(last)].iter().map(named).collect())
+    }
+
     /// (Unix ms, weights' digest, what they held), in order.
     pub fn weights(&self) -> &[(u64, String, Heights)] {
         &self.weights
@@ -98,5 +129,28 @@ impl Journal {
     /// Looks at the held-out text, in order.
     pub fn points(&self) -> &[Point] {
         &self.points
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_held_is_found_by_gradients_and_by_time() {
+        let grown = HashMap::from([("a".to_owned(), vec![(10, 3), (30, 9)]), ("b".to_owned(), vec![(20, 4), (30, 5)])]);
+        let journal = Journal { grown, looks: vec![0, 10, 20, 30], ..Journal::default() };
+        let heights = |a: u64, b: u64| {
+            let both = [("a".to_owned(), a), ("b".to_owned(), b)];
+            Some(both.into_iter().filter(|(_, height)| *height > 0).collect::<Heights>())
+        };
+        assert_eq!(journal.held_at_most(0), heights(0, 0));
+        assert_eq!(journal.held_at_most(6), heights(3, 0));
+        assert_eq!(journal.held_at_most(7), heights(3, 4));
+        assert_eq!(journal.held_at_most(13), heights(3, 4), "nine and four it never held at once");
+        assert_eq!(journal.held_at_most(100), heights(9, 5));
+        assert_eq!(journal.held_by(29), heights(3, 4));
+        assert_eq!(journal.held_by(1_000), heights(9, 5));
+        assert_eq!(Journal { looks: vec![5], ..Journal::default() }.held_by(4), None);
     }
 }

@@ -13,7 +13,10 @@ use protocol::{
 };
 use std::sync::Arc;
 
-use crate::{cli::SourceArgs, random::random, storage::StateCopy};
+use crate::{
+    name::program,
+    {cli::SourceArgs, random::random, storage::StateCopy},
+};
 
 mod base;
 pub mod best;
@@ -82,7 +85,7 @@ impl Log {
         };
         match matches[..] {
             [machine] => Ok(machine),
-            [] => bail!("{name}: no such machine in {}; `node log show` lists them", self.origin),
+            [] => bail!("{name}: no such machine in {}; `{} log show` lists them", self.origin, program()),
             _ => bail!("{name}: {} machines of {} go by this name", matches.len(), self.origin),
         }
     }

@@ -9,7 +9,8 @@ use protocol::{
     seed::EntrySeeds,
 };
 
-use super::Log;
+use super::{Journal, Log};
+use crate::{clock, watch::journal::Heights};
 
 /// Entries that are spelled out at a time.
 const ENTRIES_PER_SWEEP: usize = 8_192;
@@ -27,18 +28,28 @@ pub struct Cut {
 
 impl Cut {
     /// Where `until` is in the history of `log`: `machine:height,...` (machines that are not named count with nothing),
-    /// or a fraction of every height, 0 to 1.
+    /// a fraction of every height, 0 to 1, a number of gradients of the swarm, or a time, `2026-11-29 19:20`. The last
+    /// two are looked up in the node's journal: what it held then.
     ///
     /// Revocations count that were known when the heights were reached, as the node's journal has it. Without a
     /// journal, all do.
     pub fn find(log: &Log, until: &str) -> Result<Self> {
         let heights = match until.parse::<f64>() {
+            Ok(number) if number > 1.0 => {
+                let gradients: u64 = until.parse().ok().with_context(|| {
+                    format!("--until {until}: a fraction must be from 0 to 1, a number of gradients whole")
+                })?;
+                held(log, until, |journal| journal.held_at_most(gradients))?
+            }
             Ok(fraction) => {
                 ensure!((0.0..=1.0).contains(&fraction), "--until {until}: a fraction must be from 0 to 1");
                 let part = |height: u64| (height as f64 * fraction).round() as u64;
                 log.replica.machines().map(|(machine, ledger, _)| (*machine, part(ledger.height()))).collect()
             }
-            Err(_) => until.split(',').map(|part| named(log, part)).collect::<Result<Vec<_>>>()?,
+            Err(_) => match clock::parse(until) {
+                Some(at_ms) => held(log, until, |journal| journal.held_by(at_ms))?,
+                None => until.split(',').map(|part| named(log, part)).collect::<Result<Vec<_>>>()?,
+            },
         };
         let journal = log.journal.as_ref();
         let at_ms = journal.and_then(|journal| journal.reached(&heights));
@@ -87,10 +98,29 @@ impl Cut {
     }
 }
 
+/// What the node of this log held at a look of its own.
+fn held(log: &Log, until: &str, find: impl Fn(&Journal) -> Option<Heights>) -> Result<Vec<(MachineId, u64)>> {
+    let journal = log.journal.as_ref().with_context(|| {
+        format!(
+            "--until {until}: {} has no journal that tells when what was there; give a fraction or machine:height",
+            log.origin
+        )
+    })?;
+    let heights = find(journal).with_context(|| format!("--until {until}: the node looked at nothing before that"))?;
+    let machines = log.replica.machines().filter_map(|(machine, ledger, _)| {
+        let height = heights.get(&machine.to_string())?;
+        Some((*machine, (*height).min(ledger.height())))
+    });
+    Ok(machines.collect())
+}
+
 /// `machine:height`.
 fn named(log: &Log, part: &str) -> Result<(MachineId, u64)> {
     let Some((name, height)) = part.trim().rsplit_once(':') else {
-        bail!("--until {part}: neither a fraction nor machine:height, as in 0.5 or 8f1c22ab0d9e.51f0:384")
+        bail!(
+            "--until {part}: none of a fraction, a number of gradients, a time and machine:height, as in 0.5, 5000, 2026-11-29T19:20 or \
+             8f1c22ab0d9e.51f0:384"
+        )
     };
     let machine = log.find(name)?;
     let height: u64 = height.parse().ok().with_context(|| format!("--until {part}: {height} is no height"))?;

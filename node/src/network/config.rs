@@ -3,6 +3,8 @@
 use libp2p::{Multiaddr, PeerId};
 use peer::config::{CONNECTIONS_MAX, CONNECTIONS_TARGET};
 
+use super::limit::Limits;
+
 /// How a node takes part.
 #[derive(Clone, Debug)]
 pub struct NetworkConfig {
@@ -28,6 +30,8 @@ pub struct NetworkConfig {
     pub mdns: bool,
     /// Connections in all. More cost memory, fewer isolate.
     pub connections_max: u32,
+    /// What they may carry together. QUIC keeps to no limit, so there is none where there is one.
+    pub limits: Limits,
     /// Below so many connections, more nodes are looked for (and found, not called).
     pub connections_target: usize,
 }
@@ -47,6 +51,7 @@ impl NetworkConfig {
             relays_only: false,
             mdns: false,
             connections_max: CONNECTIONS_MAX as u32,
+            limits: Limits::default(),
             connections_target: CONNECTIONS_TARGET,
         }
     }

@@ -23,6 +23,7 @@ mod error;
 mod events;
 mod far;
 mod guard;
+mod limit;
 mod links;
 mod liveness;
 mod names;
@@ -40,6 +41,7 @@ pub use address::{
 pub use config::NetworkConfig;
 pub use error::{PublishError, StartError};
 pub use libp2p::{Multiaddr, PeerId, gossipsub::MessageId};
+pub use limit::Limits;
 pub use peer::{framing, mesh};
 pub use scope::Scope;
 pub use traffic::Traffic;
@@ -202,6 +204,7 @@ impl Network {
             prologue: config.prologue,
             relayed,
             counters: &counters,
+            limits: config.limits,
             reach: &reach,
             liveness: &liveness,
         })

@@ -25,6 +25,7 @@ use std::{
 use super::{
     error::StartError,
     guard::{Guarded, Reach},
+    limit::{Limited, Limits, Rate},
     liveness::Liveness,
     names::Named,
     traffic::{Counted, Counters},
@@ -44,20 +45,23 @@ pub struct Parts<'a> {
     pub prologue: Option<[u8; 32]>,
     pub relayed: relay::client::Transport,
     pub counters: &'a Counters,
+    pub limits: Limits,
     pub reach: &'a Reach,
     pub liveness: &'a Liveness,
 }
 
 pub fn build(parts: Parts<'_>) -> Result<Connections, String> {
-    let Parts { keypair, prologue, relayed, counters, reach, liveness } = parts;
+    let Parts { keypair, prologue, relayed, counters, limits, reach, liveness } = parts;
     let prologue = prologue.map_or_else(Vec::new, |prologue| prologue.to_vec());
     let is_private = !prologue.is_empty();
     let noise = noise::Config::new(keypair).map_err(|error| error.to_string())?.with_prologue(prologue);
     let (counters, watcher) = (counters.clone(), liveness.clone());
+    let (download, upload) = (limits.download.map(Rate::new), limits.upload.map(Rate::new));
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .map(move |stream, _| {
             let local = stream.0.local_addr().ok().map(|address| address.ip());
-            watcher.watch(Counted::new(stream, counters.clone()), local)
+            let limited = Limited::new(stream, download.clone(), upload.clone());
+            watcher.watch(Counted::new(limited, counters.clone()), local)
         })
         .upgrade(Version::V1Lazy)
         .authenticate(noise.clone())
@@ -71,7 +75,7 @@ pub fn build(parts: Parts<'_>) -> Result<Connections, String> {
         .timeout(RELAYED_UPGRADE_MAX)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let all = either(OrTransport::new(relayed, tcp));
-    let all = with_quic(all, keypair, is_private);
+    let all = with_quic(all, keypair, is_private || limits.any());
     Ok(Named::new(Guarded::new(all, reach.clone(), liveness.clone()), reach.clone()).boxed())
 }
 
@@ -90,10 +94,11 @@ where
     two.map(|either, _| either.into_inner()).boxed()
 }
 
-/// QUIC has a handshake of its own, which knows no secret: there is none in private runs.
+/// QUIC has a handshake of its own, which knows no secret, and sockets of its own, which keep to no limit: there is
+/// none in private runs, and none where there are limits.
 #[cfg(feature = "quic")]
-fn with_quic(others: Connections, keypair: &identity::Keypair, is_private: bool) -> Connections {
-    if is_private {
+fn with_quic(others: Connections, keypair: &identity::Keypair, is_barred: bool) -> Connections {
+    if is_barred {
         return others;
     }
     let quic = libp2p::quic::tokio::Transport::new(libp2p::quic::Config::new(keypair))

@@ -26,6 +26,7 @@ use std::{
 
 use crate::{
     interrupt::{Interrupt, Wish},
+    pause::Pauses,
     say,
     trainer::{Command, Event, TrainerHandle},
 };
@@ -66,6 +67,7 @@ pub struct Shell {
     signer: Ed25519Signer,
     recording: Option<Recording>,
     interrupt: Interrupt,
+    pauses: Pauses,
     /// What people wished so far.
     wish: Wish,
     remembered: Instant,
@@ -86,6 +88,8 @@ pub struct Parts {
     pub people: People,
     /// Ctrl-C.
     pub interrupt: Interrupt,
+    /// Why it may have to rest.
+    pub pauses: Pauses,
     /// Begun with the peer's configuration.
     pub recording: Option<Recording>,
 }
@@ -93,7 +97,7 @@ pub struct Parts {
 impl Shell {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { peer, wire, disk, people, interrupt, recording } = parts;
+        let Parts { peer, wire, disk, people, interrupt, pauses, recording } = parts;
         Self {
             signer: Ed25519Signer::from_seed(&disk.state.secret_key()),
             peer,
@@ -105,6 +109,7 @@ impl Shell {
             people,
             recording,
             interrupt,
+            pauses,
             wish: Wish::Stay,
             remembered: Instant::now(),
             resumes: None,
@@ -277,13 +282,19 @@ impl Shell {
     }
 
     fn on_tick(&mut self) -> Result<()> {
+        // Before there is a trainer nothing is measured, and nobody listens.
+        if self.trainer.is_some() && self.pauses.look() {
+            let cause = self.pauses.cause();
+            say::paused(cause, self.disk.state.path());
+            self.tell(Input::Pause(cause.is_some()))?;
+        }
         self.tell(Input::Tick)?;
         self.disk.pump();
         if self.remembered.elapsed() >= REMEMBER_INTERVAL {
             self.remembered = Instant::now();
             self.remember();
         }
-        self.people.look(&self.peer, &mut self.wire);
+        self.people.look(&self.peer, &mut self.wire, self.pauses.cause());
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use super::{Nodes, Wire};
 use crate::{
     display::{Display, LineParts, LiveLine},
     invitation::Invitation,
+    pause::{self, Cause},
     say::{self, Names},
     watch::{Neighbour, Observer, Points, Session, View},
 };
@@ -103,20 +104,21 @@ impl People {
         say::evaluated(evaluation, gradients);
     }
 
-    /// Shows how things stand, if it is time.
-    pub fn look(&mut self, peer: &Peer, wire: &mut Wire) {
+    /// Shows how things stand, if it is time. `pause`: why own gradients are to rest, if they are.
+    pub fn look(&mut self, peer: &Peer, wire: &mut Wire, pause: Option<Cause>) {
         let Some(replica) = peer.replica() else { return };
         if let Some(invitation) = &mut self.invitation {
             wire.take_places().into_iter().for_each(|places| invitation.update(places));
             invitation.say();
         }
+        let paused = pause::reason(peer.facts().phase, pause);
         if self.line.is_due() {
             let (facts, traffic) = (&peer.facts(), wire.traffic());
-            self.line.refresh(&LineParts { facts, replica, session: &self.session, traffic });
+            self.line.refresh(&LineParts { facts, replica, session: &self.session, traffic, paused });
         }
         if let Some(observer) = self.observer.as_mut().filter(|observer| observer.is_due()) {
             let ticket = self.invitation.as_ref().and_then(Invitation::public);
-            observer.look(&View { ticket, ..view(peer, replica, &self.session, &self.points, wire) });
+            observer.look(&View { ticket, paused, ..view(peer, replica, &self.session, &self.points, wire) });
         }
     }
 
@@ -143,6 +145,7 @@ fn view<'a>(peer: &Peer, replica: &'a Replica, session: &'a Session, points: &'a
         traffic: wire.traffic(),
         neighbours: neighbours(wire),
         ticket: None,
+        paused: None,
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     display::Display,
     interrupt::{Interrupt, Wish},
     network::NetworkConfig,
+    pause::Pauses,
     records,
     storage::{self, Row, StateDir, checkpoint::WrittenCheckpoint, spawn_on},
     trainer::{Command, Event, TrainerHandle},
@@ -173,6 +174,7 @@ impl Node {
             disk: Disk::new(state.clone()),
             people: People::new(Display::new(), None),
             interrupt: Interrupt::of(receiver),
+            pauses: Pauses::new(state.path(), None),
             recording,
         });
         let rows = Arc::default();

@@ -28,6 +28,12 @@ pub(super) const SECRET: &str = "run secret";
 /// Version of the directory's layout.
 const FORMAT: u64 = 2;
 
+/// Says what to do about a directory that no node has used.
+pub fn ensure_state(path: &Path) -> Result<()> {
+    ensure!(path.join(database::FILE).is_file(), no_state(path));
+    Ok(())
+}
+
 /// An opened, locked state directory.
 pub struct StateDir {
     pub(super) path: PathBuf,
@@ -50,7 +56,7 @@ impl StateDir {
 
     /// Opens a directory that a node has used.
     pub fn open_existing(path: &Path) -> Result<Self> {
-        ensure!(path.join(database::FILE).is_file(), no_state(path));
+        ensure_state(path)?;
         Self::open(path)
     }
 

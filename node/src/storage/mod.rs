@@ -26,7 +26,7 @@ mod thread;
 pub use base::{BaseReader, start_run};
 pub use copy::StateCopy;
 pub use database::Row;
-pub use directory::StateDir;
+pub use directory::{StateDir, ensure_state};
 pub use download::{BaseDownload, Refusal};
 pub use paths::no_run;
 pub use thread::{Disk, StorageHandle, StorageState, spawn, spawn_on};

@@ -4,17 +4,18 @@ use anyhow::{Result, bail};
 use std::{fs, path::Path};
 
 use super::durable;
+use crate::name::program;
 
 /// The base model.
 pub const BASE: &str = "base";
 
 pub fn no_state(path: &Path) -> String {
-    format!("{}: not a state directory; `node --state {0}` would make it one", path.display())
+    format!("{}: not a state directory; `{} --state {0}` would make it one", path.display(), program())
 }
 
 /// What to say of a directory at `path` that has no run.
 pub fn no_run(path: &Path) -> String {
-    format!("{}: no run here yet; start one with node --state {0}", path.display())
+    format!("{}: no run here yet; start one with {} --state {0}", path.display(), program())
 }
 
 pub fn unusable(path: &Path) -> String {

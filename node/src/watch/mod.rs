@@ -39,6 +39,9 @@ pub struct Snapshot {
     pub version: u32,
     /// Unix time, milliseconds.
     pub time_ms: u64,
+    /// What people call this program on the command line.
+    #[serde(default)]
+    pub program: String,
     /// Since the program started.
     pub uptime_seconds: f64,
     /// The run's id, hexadecimal.
@@ -53,6 +56,9 @@ pub struct Snapshot {
     pub parameters: u64,
     /// What the node is doing.
     pub phase: Phase,
+    /// Why, if it is paused.
+    #[serde(default)]
+    pub paused_because: Option<String>,
     /// Hash of the version vector, hexadecimal: equal for nodes that hold the same.
     pub vector: String,
     /// Own gradients.
@@ -91,6 +97,14 @@ pub struct Snapshot {
     pub machines: Vec<Machine>,
 }
 
+impl Snapshot {
+    /// What the node is doing, in a few words.
+    pub fn doing(&self) -> String {
+        let phase = self.phase.name().replace('_', " ");
+        self.paused_because.as_ref().map_or_else(|| phase.clone(), |why| format!("{phase} ({why})"))
+    }
+}
+
 /// What a node is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -102,7 +116,7 @@ pub enum Phase {
     Training,
     /// Replaying and serving only: no data, or own samples are done.
     Serving,
-    /// Not making gradients: a weight is near the end of its range.
+    /// Not making gradients, for the reason that [`Snapshot::paused_because`] tells.
     Paused,
     /// It has stopped.
     Left,

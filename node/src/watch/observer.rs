@@ -20,7 +20,7 @@ use super::{
     Snapshot, VERSION,
     journal::{Heights, Line, Point, now_ms},
 };
-use crate::{hex::hex, network::Traffic};
+use crate::{hex::hex, network::Traffic, say};
 
 /// Between two snapshots.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -30,6 +30,10 @@ const JOURNAL_INTERVAL: Duration = Duration::from_secs(5);
 const RATE_INTERVAL: Duration = Duration::from_secs(5);
 /// A machine that was silent for so long is not waited for.
 const SILENT: Duration = Duration::from_secs(10);
+
+/// After so much more people are told that a machine makes no more gradients. It is as long as a machine counts as
+/// one that makes some.
+const GONE: Duration = Duration::from_secs(60);
 
 /// What one machine was seen to do in this session.
 struct Seen {
@@ -41,18 +45,21 @@ struct Seen {
     per_second: f64,
     /// Where the present rate is measured from.
     since: (Instant, u64),
+    /// Whether people were told that no more comes of it.
+    is_silent: bool,
 }
 
 impl Seen {
     fn new(height: u64) -> Self {
         let since = (Instant::now(), height);
-        Self { height, journaled: 0, last: None, segment: 0, per_second: 0.0, since }
+        Self { height, journaled: 0, last: None, segment: 0, per_second: 0.0, since, is_silent: false }
     }
 
     fn look(&mut self, height: u64) {
         if height > self.height {
             self.last = Some(Instant::now());
             self.height = height;
+            self.is_silent = false;
         }
         let (since, from) = self.since;
         if since.elapsed() >= RATE_INTERVAL {
@@ -78,6 +85,8 @@ pub struct View<'a> {
     pub neighbours: Vec<Neighbour>,
     /// How others join, if everybody may know that.
     pub ticket: Option<String>,
+    /// Why no own gradients are made, if they rest.
+    pub paused: Option<&'static str>,
 }
 
 /// What was seen so far, and who is told.
@@ -176,6 +185,7 @@ impl Observer {
             uptime_seconds: self.begun.elapsed().as_secs_f64(),
             machine: own.to_string(),
             phase,
+            paused_because: view.paused.map(str::to_owned),
             vector: hex(&view.replica.root()),
             swarm,
             own: Gradients {
@@ -202,17 +212,35 @@ impl Observer {
     /// What came since the last look. Returns the swarm's gradients.
     fn look_at_ledgers(&mut self, replica: &Replica) -> Gradients {
         let (total, is_first) = (replica.swarm_step(), self.swarm.is_none());
+        let own = replica.own_machine();
+        let mut new = Vec::new();
         for (machine, ledger, _) in replica.machines() {
             let height = ledger.height();
+            if !is_first && *machine != own && !self.machines.contains_key(machine) {
+                new.push(*machine);
+            }
             let seen = self.machines.entry(*machine);
             seen.or_insert_with(|| Seen::new(if is_first { height } else { 0 })).look(height);
         }
+        say::new_machines(&new, self.machines.len());
+        say::silent_machines(&self.newly_silent(&own));
         if is_first {
             self.swarm_at_start = total;
         }
         let seen = self.swarm.get_or_insert_with(|| Seen::new(total));
         seen.look(total);
         Gradients { total, session: total.saturating_sub(self.swarm_at_start), per_second: seen.per_second }
+    }
+
+    /// Machines that made gradients in this session, and none for a while. Each is told once.
+    fn newly_silent(&mut self, own: &MachineId) -> Vec<MachineId> {
+        let is_gone = |seen: &Seen| !seen.is_silent && seen.last.is_some_and(|last| last.elapsed() >= GONE);
+        let gone = self.machines.iter_mut().filter(|(machine, seen)| *machine != own && is_gone(seen));
+        gone.map(|(machine, seen)| {
+            seen.is_silent = true;
+            *machine
+        })
+        .collect()
     }
 
     fn journal_heights(&mut self) {

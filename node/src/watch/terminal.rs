@@ -16,12 +16,15 @@ use super::{
     journal::now_ms,
     recorder::{METRICS, STATUS},
 };
+use crate::name::program;
 
 /// A snapshot that is older makes one ask whether the node still runs. It makes one a second.
 const STALE: Duration = Duration::from_secs(5);
 /// Below so many rows there is no room for curves.
 const CURVES_ROWS_MIN: u16 = 24;
 const CURVES_ROWS: u16 = 9;
+/// Peers that are shown at most.
+const PEERS_MAX: usize = 6;
 /// Bytes by size of their absolute value.
 const BARS: [&str; 8] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
 
@@ -30,14 +33,15 @@ const BARS: [&str; 8] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"]
 pub enum TopError {
     /// There is no `status.json`.
     #[error(
-        "{0}: no node runs there, or none has run. Start one with `node --state {0}`, or name the directory of one with --state"
+        "{0}: no node runs there, or none has run. Start one with `{program} --state {0}`, or name the directory of one with --state",
+        program = program()
     )]
     NoStatus(String),
     /// It cannot be read.
     #[error("{0}: cannot be read ({1})")]
     Unreadable(String, std::io::Error),
     /// It is not what this program writes.
-    #[error("{0}: not a status of this version ({1}). Use the same version of `node` for both")]
+    #[error("{0}: not a status of this version ({1}). Use the same version of `{program}` for both", program = program())]
     Foreign(String, serde_json::Error),
 }
 
@@ -45,13 +49,44 @@ pub enum TopError {
 pub struct View {
     snapshot: Snapshot,
     history: History,
+    order: Order,
+    /// Machines above the first that is shown.
+    scrolled: usize,
+}
+
+/// By what machines are listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Order {
+    /// As the node tells them: its own, then those heard of last.
+    Heard,
+    Gradients,
+    Rate,
+}
+
+impl Order {
+    fn next(self) -> Self {
+        match self {
+            Self::Heard => Self::Gradients,
+            Self::Gradients => Self::Rate,
+            Self::Rate => Self::Heard,
+        }
+    }
+
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Heard => "heard of last",
+            Self::Gradients => "gradients",
+            Self::Rate => "per second",
+        }
+    }
 }
 
 impl View {
     /// Reads `status.json` and `metrics.jsonl` in `state`.
     pub fn open(state: &Path) -> Result<Self, TopError> {
         let snapshot = read(state)?;
-        Ok(Self { snapshot, history: History::read(&state.join(METRICS)) })
+        let history = History::read(&state.join(METRICS));
+        Ok(Self { snapshot, history, order: Order::Heard, scrolled: 0 })
     }
 
     /// Reads `status.json` again.
@@ -62,6 +97,28 @@ impl View {
             self.snapshot = snapshot;
         }
         Ok(())
+    }
+
+    /// Lists machines by the next thing.
+    pub fn reorder(&mut self) {
+        self.order = self.order.next();
+        self.scrolled = 0;
+    }
+
+    /// Shows machines further down, or up.
+    pub fn scroll(&mut self, by: isize) {
+        let last = self.snapshot.machines.len().saturating_sub(1);
+        self.scrolled = self.scrolled.saturating_add_signed(by).min(last);
+    }
+
+    /// Whether somebody paused the node.
+    pub fn is_paused(&self) -> bool {
+        self.snapshot.phase == Phase::Paused
+    }
+
+    /// Whether the figures may be old.
+    fn is_past(&self) -> bool {
+        self.notice().is_some()
     }
 
     /// Whether the node said that it left.
@@ -84,7 +141,7 @@ impl View {
         let shown = &self.snapshot;
         let mut line = format!(
             "{}  gradients {} ({:.1}/s)  own {} ({:.1}/s)  loss {}  held-out {}  machines {}  peers {}  bytes per gradient {} in {} out",
-            shown.phase.name().replace('_', " "),
+            shown.doing(),
             shown.swarm.total,
             shown.swarm.per_second,
             shown.own.total,
@@ -112,13 +169,14 @@ impl View {
     /// The screen.
     pub fn draw(&self, frame: &mut Frame) {
         let with_curves = frame.area().height >= CURVES_ROWS_MIN;
-        let peers = self.snapshot.peers.len().clamp(1, 4) as u16;
+        // All causes of traffic have room, however few the peers.
+        let rows = self.snapshot.traffic.causes().len().max(self.snapshot.peers.len().min(PEERS_MAX)) as u16;
         let [head, keys, curves, machines, below, foot] = Layout::vertical([
             Constraint::Length(3),
             Constraint::Length(5),
             Constraint::Length(if with_curves { CURVES_ROWS } else { 0 }),
             Constraint::Fill(1),
-            Constraint::Length(2 + peers),
+            Constraint::Length(1 + rows),
             Constraint::Length(1),
         ])
         .areas(frame.area());
@@ -131,7 +189,14 @@ impl View {
         let [bytes, peers] = Layout::horizontal([Constraint::Length(40), Constraint::Fill(1)]).spacing(2).areas(below);
         frame.render_widget(self.bytes(), bytes);
         frame.render_widget(self.peers(), peers);
-        frame.render_widget(Line::from("q leaves").dim(), foot);
+        let keys = format!("q leaves  ↑↓ machines  s sorts (by {})  p pauses or resumes", self.order.in_words());
+        frame.render_widget(Line::from(keys).dim(), foot);
+        if self.is_past() {
+            let all = frame.area();
+            // What it says of the node's end stays bright.
+            let below = Rect { y: all.y + head.height, height: all.height.saturating_sub(head.height), ..all };
+            frame.buffer_mut().set_style(below, Style::new().fg(Color::DarkGray));
+        }
     }
 
     fn head(&self) -> Paragraph<'_> {
@@ -141,7 +206,10 @@ impl View {
             Phase::CatchingUp | Phase::Serving => Color::Blue,
             Phase::Paused | Phase::Left => Color::Yellow,
         };
-        let phase = Span::styled(format!("● {}", shown.phase.name().replace('_', " ")), colour);
+        let phase = match self.is_past() && !self.has_left() {
+            true => Span::styled(format!("○ was {}", shown.doing()), Color::DarkGray),
+            false => Span::styled(format!("● {}", shown.doing()), colour),
+        };
         let short = |text: &str| text.chars().take(16).collect::<String>();
         Paragraph::new(vec![
             Line::from(vec!["onebyte  ".bold(), phase, format!("  up {}", span(shown.uptime_seconds)).into()]),
@@ -207,7 +275,13 @@ impl View {
     fn machines(&self, frame: &mut Frame, area: Rect) {
         let shown = &self.snapshot;
         let bytes = usize::from(area.width.saturating_sub(60)).min(super::RECENT_BYTES);
-        let rows = shown.machines.iter().map(|machine| row(machine, shown.swarm.total, bytes));
+        let mut machines: Vec<&Machine> = shown.machines.iter().collect();
+        match self.order {
+            Order::Heard => {}
+            Order::Gradients => machines.sort_by_key(|machine| std::cmp::Reverse(machine.counted)),
+            Order::Rate => machines.sort_by(|a, b| b.per_second.total_cmp(&a.per_second)),
+        }
+        let rows = machines.into_iter().skip(self.scrolled).map(|machine| row(machine, shown.swarm.total, bytes));
         let widths = [18, 10, 6, 8, 10].map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
         let head = Row::new(["machine", "gradients", "share", "per s", "seen", "latest bytes, newest right"]).dim();
         let count = format!(" {} machines, {} peers ", shown.machine_count, shown.peers.len());
@@ -413,11 +487,55 @@ mod tests {
     }
 
     #[test]
+    fn every_cause_of_traffic_is_shown_at_every_width_and_machines_are_listed_in_any_order() {
+        let machine = |name: &str, counted: u64, per_second: f64| Machine {
+            machine: name.into(),
+            counted,
+            per_second,
+            ..Machine::default()
+        };
+        let machines = vec![machine("own", 5, 2.0), machine("many", 90, 0.0), machine("fast", 7, 9.0)];
+        let state = written(&Snapshot { machines, ..snapshot(now_ms()) });
+        let mut view = View::open(state.path()).unwrap();
+        for (width, height) in [(80, 24), (120, 24), (120, 40)] {
+            let text = screen(&view, width, height);
+            for cause in ["gossip", "duplicates", "exchange", "upkeep", "q leaves"] {
+                assert!(text.contains(cause), "no {cause} at {width} x {height} in\n{text}");
+            }
+        }
+        let listed = |view: &View| {
+            let text = screen(view, 120, 40);
+            let mut places: Vec<(usize, &str)> = ["own ", "many ", "fast "]
+                .into_iter()
+                .filter_map(|name| Some((text.find(&format!("\"{name}"))?, name)))
+                .collect();
+            places.sort_unstable();
+            places.into_iter().map(|(_, name)| name.trim()).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(&view), ["own", "many", "fast"]);
+        view.reorder();
+        assert_eq!(listed(&view), ["many", "fast", "own"]);
+        view.reorder();
+        assert_eq!(listed(&view), ["fast", "own", "many"]);
+        view.scroll(1);
+        assert_eq!(listed(&view), ["own", "many"]);
+        view.scroll(100);
+        assert_eq!(listed(&view), ["many"]);
+        view.scroll(-100);
+        view.reorder();
+        assert_eq!(listed(&view), ["own", "many", "fast"]);
+    }
+
+    #[test]
     fn says_that_the_node_may_have_stopped() {
         let state = written(&snapshot(now_ms() - 12_000));
         let view = View::open(state.path()).unwrap();
         assert!(view.line().ends_with("(no status for 12 s: has the node stopped?)"), "{}", view.line());
-        assert!(screen(&view, 80, 24).contains("no status for 12 s: has the node stopped?"));
+        let text = screen(&view, 80, 24);
+        assert!(
+            text.contains("no status for 12 s: has the node stopped?") && text.contains("○ was training"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod best;
 mod crash;
 mod hostile;
 mod joining;
+mod kind;
 mod log;
 mod netns;
 mod network;

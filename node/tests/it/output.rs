@@ -54,3 +54,23 @@ fn closed_pipes_and_full_devices_end_every_command_without_a_panic() {
         }
     }
 }
+
+#[test]
+fn people_are_told_to_type_the_name_that_they_typed() {
+    let directory = tempfile::tempdir().unwrap();
+    let said = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).current_dir(directory.path()).output().unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let programs =
+        [(env!("CARGO_BIN_EXE_node"), "node", "onebyte "), (env!("CARGO_BIN_EXE_onebyte"), "onebyte", "node ")];
+    for (program, name, wrong) in programs {
+        let refused = said(program, &["digest"]);
+        assert!(refused.contains(&format!("`{name} --state onebyte-state`")), "{refused}");
+        let help = said(program, &["--help"]);
+        assert!(help.contains(&format!("Usage: {name} [OPTIONS]")), "{help}");
+        assert!(!help.contains(&format!("  {wrong}")) && !help.contains(&format!("`{wrong}")), "{help}");
+        assert!(said(program, &["log", "entry"]).contains(&format!("{name} log entry")));
+        assert!(said(program, &["--version"]).starts_with(&format!("{name} ")));
+    }
+}

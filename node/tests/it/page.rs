@@ -74,6 +74,8 @@ fn moment(second: u64, machines: u64) -> Snapshot {
     Snapshot {
         ticket: Some("onebyte1qqqqqqqq".into()),
         private: false,
+        paused_because: None,
+        program: "node".into(),
         version: VERSION,
         time_ms: 1_764_000_000_000 + 1_000 * second,
         uptime_seconds: second as f64,
@@ -132,9 +134,14 @@ fn status(address: SocketAddr) -> Value {
 #[test]
 fn answers_reads_and_nothing_else() {
     let (address, sender, _directory) = made_up(moment(1, 3));
+    let points = || serde_json::from_str::<Vec<Value>>(&get(address, "/api/history").1).unwrap().len();
     for second in 2..5 {
+        let (before, begun) = (points(), Instant::now());
         sender.send(Arc::new(moment(second, 3))).unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        while points() == before {
+            assert!(begun.elapsed() < PATIENCE, "second {second} is not in the history");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
     let (head, page) = get(address, "/");
     assert!(head.starts_with("http/1.1 200") && head.contains("content-type: text/html"), "{head}");
@@ -257,7 +264,7 @@ fn assert_clean(page: &Page, origin: &str) {
 
 /// The curve of gradients per second, as drawn.
 const RATES: &str =
-    "document.querySelectorAll('#charts figure')[2].querySelector('polyline')?.getAttribute('points') ?? ''";
+    "document.querySelectorAll('#charts figure')[2]?.querySelector('polyline')?.getAttribute('points') ?? ''";
 const TOTAL: &str = "[...document.querySelectorAll('#keys .value')][2]?.textContent ?? ''";
 const NAMES: &str = "[...document.querySelectorAll('#machines .mono')].map(name => name.textContent).sort()";
 const NOTICE: &str = "document.getElementById('notice').textContent";
@@ -293,6 +300,17 @@ fn a_swarm_is_seen_in_a_browser() {
         page.evaluate(&format!("document.querySelector('input[value={over}]').click()"));
         page.wait_until(over, |page| page.evaluate(RATES) != before);
     }
+    // What is pointed at in one chart is marked in all; they share their axis.
+    let point = "charts[2].svg.dispatchEvent(new PointerEvent('pointermove', { clientX: \
+                 charts[2].svg.getBoundingClientRect().left + 200, bubbles: true }))";
+    page.evaluate(point);
+    let crosses =
+        "[...document.querySelectorAll('#charts figure')].filter(figure => figure.querySelector('.cross')).length";
+    let drawn =
+        "[...document.querySelectorAll('#charts figure')].filter(figure => figure.querySelector('polyline')).length";
+    assert!(page.evaluate(crosses).as_u64() >= Some(2) && page.evaluate(crosses) == page.evaluate(drawn));
+    assert_eq!(page.evaluate("new Set(charts.map(chart => chart.range.join())).size"), json!(1));
+    page.evaluate("charts[2].svg.dispatchEvent(new PointerEvent('pointerleave'))");
     assert_eq!(status(http)["peers"].as_array().unwrap().len(), 2);
     assert!(inspect(&workshop.state("first"), &["top", "--once"]).contains("machines 3"));
     assert_fits_phones(&mut page);
@@ -304,9 +322,11 @@ fn a_swarm_is_seen_in_a_browser() {
     page.wait_until("the loss is told", |page| {
         page.evaluate(NOTICE).as_str().unwrap().starts_with("Connection lost since")
     });
+    assert_eq!(page.evaluate("document.body.className"), json!("past"));
     photograph(&mut page, "lost");
     let first = workshop.node("first", &["--http", &http.to_string()]);
     page.wait_until("it is back", |page| page.evaluate(NOTICE) == json!(""));
+    assert_eq!(page.evaluate("document.body.className"), json!(""));
     let history: Vec<Value> = serde_json::from_str(&get(http, "/api/history").1).unwrap();
     assert!(
         history.len() > 2
@@ -340,7 +360,7 @@ fn what_others_say_is_text_and_many_machines_fit() {
     page.evaluate("document.getElementById('more').click()");
     assert_eq!(page.evaluate("document.querySelectorAll('#machines tr').length"), json!(40));
     page.evaluate("document.getElementById('more').click()");
-    assert_eq!(page.evaluate("document.querySelectorAll('main img, main script').length"), json!(0));
+    assert_eq!(page.evaluate("document.querySelectorAll('main img:not(#ticket-code), main script').length"), json!(0));
     assert_eq!(page.evaluate(&format!("document.body.innerText.split({}).length", json!(markup))), json!(5));
     assert_fits_phones(&mut page);
     assert_clean(&page, &origin);

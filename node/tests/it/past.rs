@@ -2,7 +2,7 @@
 
 use crate::support::{Workshop, inspect};
 use serde_json::Value;
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 /// What a node wrote down: (weights' digest, heights).
 fn recorded(state: &Path) -> Vec<(String, BTreeMap<String, u64>)> {
@@ -46,6 +46,18 @@ fn the_weights_at_ten_points_of_a_run_are_those_that_the_node_had() {
     }
     let all = json(&b, &["log", "replay", "--until", "1"]);
     assert!(inspect(&b, &["digest"]).contains(all["weights"].as_str().unwrap()));
+    // By gradients of the swarm and by time: what the node held at a look of its own.
+    let total = all["gradients"].as_u64().unwrap();
+    let some = json(&b, &["log", "replay", "--until", &(total - 1).to_string()]);
+    assert!((1..total).contains(&some["gradients"].as_u64().unwrap()), "{some:#}");
+    assert_eq!(json(&b, &["log", "replay", "--until", &(10 * total).to_string()])["weights"], all["weights"]);
+    assert_eq!(json(&b, &["log", "replay", "--until", "2999-12-31 23:59"])["weights"], all["weights"]);
+    for (until, why) in [("1990-01-01T00:00", "looked at nothing before"), ("1.5", "whole"), ("soon", "a time")] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
+        let refused = command.args(["log", "replay", "--until", until, "--state"]).arg(&b).output().unwrap();
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && said.contains(until) && said.contains(why), "{said}");
+    }
     let base = json(&b, &["log", "replay", "--until", "0"]);
     assert_eq!((&base["gradients"], base["weights"] == all["weights"]), (&Value::from(0), false));
 }
@@ -85,5 +97,9 @@ fn every_view_of_a_run_agrees_with_its_ledgers() {
     }
     let out = state.join("run.svg");
     inspect(&state, &["log", "plot", "--out", out.to_str().unwrap()]);
-    assert!(fs::read_to_string(out).unwrap().contains("bits per byte"));
+    let drawn = fs::read_to_string(out).unwrap();
+    let run = shown["run"].as_str().unwrap();
+    for part in ["bits per byte", &run[..16], "200 gradients of one machine", "prefers-color-scheme:dark"] {
+        assert!(drawn.contains(part), "no {part}");
+    }
 }

@@ -18,6 +18,7 @@ impl Running {
     pub fn handle(&mut self, input: Input, cx: &mut Context<'_>) {
         match (&self.stage, input) {
             (Stage::Ended, _) => return,
+            (_, Input::Pause(is_paused)) => return self.is_paused = is_paused,
             (Stage::Restoring, Input::Restored(record)) => return self.restore(record, cx),
             (Stage::Restoring, Input::Checkpoint(contents)) => {
                 let fits = self.replica.resume(&contents);

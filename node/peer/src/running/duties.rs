@@ -47,10 +47,10 @@ impl Running {
             self.advance_swarm_step();
         }
         self.pace.advance(self.replica.own_next_sample(), now_ms);
-        if let Some(until_sample) = self.goals.new_limit(&self.replica, self.swarm_step, &self.pace) {
+        if let Some(until_sample) = self.goals.new_limit(&self.replica, self.swarm_step, &self.pace, self.is_paused) {
             self.backlog.push(Work::Train { until_sample });
         }
-        if self.goals.evaluates_now(&self.replica, self.backlog.entries() == 0, now_ms) {
+        if self.goals.evaluates_now(&self.replica, self.backlog.entries() == 0, self.is_paused, now_ms) {
             let is_certain = self.adopting == 0 && self.renewal.is_none();
             self.points.begin(&self.replica, |machine| self.backlog.held(machine), is_certain);
             self.backlog.push(Work::Evaluate);

@@ -51,6 +51,8 @@ pub struct Running {
     pub(super) is_reading: bool,
     /// Whether a weight is so near its range's end that probes rest.
     pub(super) is_near_edge: bool,
+    /// Whether somebody wants nothing measured here.
+    pub(super) is_paused: bool,
     /// Entries that the weights lack, and the most of them since they lacked none.
     pub(super) owed: u64,
     pub(super) owed_most: u64,
@@ -92,6 +94,7 @@ impl Running {
             unheard: VecDeque::new(),
             is_reading: true,
             is_near_edge: false,
+            is_paused: false,
             owed: 0,
             owed_most: 0,
             leaving: None,
@@ -127,6 +130,7 @@ impl Running {
             () if self.is_near_edge => Phase::Paused,
             () if !self.goals.has_joined() || self.owed > BEHIND_ENTRIES => Phase::CatchingUp,
             () if self.goals.own_is_done(&self.replica) => Phase::Serving,
+            () if self.is_paused => Phase::Paused,
             () => Phase::Training,
         }
     }

@@ -404,3 +404,46 @@ fn what_is_left_is_looked_at_before_leaving() {
     lab.pass_until(60_000, "it has left", |lab| lab.nodes[0].left.is_some());
     assert_eq!(lab.nodes[0].disk.curve.last().map(|point| point.gradients), Some(64));
 }
+
+#[test]
+fn a_paused_machine_measures_nothing_and_takes_in_what_others_make() {
+    let mut lab = Lab::new(1);
+    for number in 0..2 {
+        lab.add_with_base(100_000);
+        lab.nodes[number].goals.evaluates = true;
+        lab.nodes[number].disk.knows_others = number > 0;
+        lab.boot(number);
+    }
+    lab.connect(0, 1);
+    let own = |lab: &Lab, number: usize| lab.nodes[number].peer().replica().unwrap().own_next_sample();
+    lab.pass_until(60_000, "both train", |lab| own(lab, 0) > 0 && own(lab, 1) > 0);
+    lab.tell(0, Input::Pause(true));
+    // What is under way comes to its end.
+    lab.pass(2_000);
+    lab.nodes[0].outputs.clear();
+    let (made, others) = (own(&lab, 0), own(&lab, 1));
+    assert_eq!(lab.nodes[0].peer().facts().phase, Phase::Paused);
+    lab.pass(60_000);
+    assert_eq!(own(&lab, 0), made, "own gradients");
+    let machine = lab.nodes[1].own();
+    assert!(lab.nodes[0].height(&machine) > others, "others' gradients");
+    let measures = |output: &&Output| matches!(output, Output::Work(Work::Train { .. } | Work::Evaluate));
+    assert!(!lab.nodes[0].outputs.iter().any(|output| measures(&output)));
+    lab.tell(0, Input::Pause(false));
+    lab.pass_until(60_000, "it goes on", |lab| own(lab, 0) > made);
+    assert_eq!(lab.nodes[0].peer().facts().phase, Phase::Training);
+}
+
+#[test]
+fn a_machine_that_was_paused_before_it_started_does_not_begin() {
+    let mut lab = Lab::swarm(1, 1, 1_000);
+    lab.crash(0);
+    lab.nodes[0].outputs.clear();
+    lab.boot(0);
+    lab.tell(0, Input::Pause(true));
+    lab.pass(10_000);
+    assert_eq!((lab.nodes[0].peer().facts().phase, limits(&lab, 0)), (Phase::Paused, vec![0]));
+    lab.tell(0, Input::Pause(false));
+    lab.pass(1_000);
+    assert_eq!(lab.nodes[0].peer().facts().phase, Phase::Training);
+}

@@ -123,6 +123,24 @@ fn who_has_nothing_rests_and_is_not_held_guilty() {
 }
 
 #[test]
+fn what_a_slow_link_does_not_bring_together_is_asked_for_one_by_one() {
+    let (mut lab, puppet) = with_puppet(1);
+    let mut asked = 0;
+    let mut without_chunks = |question: &Question| {
+        let is_chunk = matches!(question, Question::BaseChunk { .. });
+        asked += u32::from(is_chunk);
+        honest(question).filter(|_| !is_chunk)
+    };
+    lab.pass_answering(puppet, 15_000, &mut without_chunks);
+    lab.pass_answering(puppet, 15_000, &mut without_chunks);
+    // Those that came too late, and after a rest the next.
+    assert_eq!(asked, base().len().min(4) as u32 + 1);
+    assert_eq!(lab.nodes[0].said(is_fault), 0);
+    lab.pass_answering(puppet, 30_000, honest);
+    assert!(lab.nodes[0].disk.has_base);
+}
+
+#[test]
 fn an_unusable_manifest_is_a_fault() {
     let (mut lab, puppet) = with_puppet(1);
     lab.pass_answering(puppet, 2_000, |_| Some(Response::Manifest(vec![1, 2, 3])));

@@ -70,7 +70,7 @@ fn lab(seed: u64) -> Lab {
 fn disturb(lab: &mut Lab) {
     let (a, b) = (lab.draw((0, PEERS as u64 - 1)) as usize, lab.draw((0, PEERS as u64)) as usize);
     let channel = CHANNELS[lab.draw((0, CHANNELS.len() as u64 - 1)) as usize];
-    match lab.draw((0, 15)) {
+    match lab.draw((0, 16)) {
         0..=3 => {
             lab.connect(a, b);
         }
@@ -90,6 +90,12 @@ fn disturb(lab: &mut Lab) {
             lab.nodes[a].clock_offset_ms += by_ms;
         }
         13 => lab.nodes[a].trainer.is_near_edge = !lab.nodes[a].trainer.is_near_edge,
+        15 => {
+            let is_paused = lab.draw((0, 1)) == 0;
+            if lab.nodes[a].peer.is_some() {
+                lab.tell(a, Input::Pause(is_paused));
+            }
+        }
         14 => repeat(lab, a),
         _ => {
             let bytes = anything(&mut lab.random);
@@ -133,6 +139,7 @@ fn heal(lab: &mut Lab) {
         if lab.nodes[number].peer.is_none() {
             lab.boot(number);
         }
+        lab.tell(number, Input::Pause(false));
         lab.nodes[number].banned.clear();
     }
     for _ in 0..20 {
@@ -373,6 +380,7 @@ fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
             Input::Took,
             Input::Adopted,
             Input::NearEdge(true),
+            Input::Pause(true),
             Input::Evaluated({
                 let took_ms = number(random);
                 any_look(random, took_ms)
@@ -385,7 +393,7 @@ fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
             Input::NetworkOpened,
             Input::Unheard(vec![1]),
             Input::Weighed { root: [0; 32], digest: [1; 32] },
-        ][(random.next_u64() % 9) as usize]
+        ][(random.next_u64() % 10) as usize]
             .clone(),
         38 => Input::Written { machine: machine(STRANGERS, 1), next_sample: number(random), took_ms: number(random) },
         _ if random.next_u64().is_multiple_of(20) => Input::Leave,

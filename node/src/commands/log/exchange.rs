@@ -20,6 +20,7 @@ use crate::{
         import::merge,
         onlooker,
     },
+    name::program,
     opened::{Opened, restore},
     outln, records,
     storage::{Row, StateDir},
@@ -93,8 +94,9 @@ pub fn import(args: &LogImportArgs) -> Result<()> {
     outln!("{} gradients are new, {} are there now", gradients(&target) - before, gradients(&target))?;
     if !opened.state.has_base() {
         outln!(
-            "the base model is not there yet: node --state {place} fetches it with --bootstrap <address>, or takes it with --model \
-             <directory>"
+            "the base model is not there yet: {} --state {place} fetches it with --bootstrap <address>, or takes it with --model \
+             <directory>",
+            program()
         )?;
     }
     Ok(())

@@ -6,19 +6,32 @@ use std::{fs, path::Path};
 
 use crate::{
     cli::PlotArgs,
-    outln,
+    clock, outln,
     watch::{
-        METRICS, Metrics,
+        METRICS, Metrics, STATUS, Snapshot,
         journal::{self, Line},
     },
 };
 
-const SIZE: (u32, u32) = (1120, 760);
+const SIZE: (u32, u32) = (1120, 810);
+/// Of that, above the panels.
+const TITLE_HEIGHT: u32 = 50;
 const FONT: (&str, u32) = ("sans-serif", 17);
-const LINE: RGBColor = RGBColor(0x1f, 0x5f, 0xb4);
-const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
-/// Lines of the panel that shows who made what.
-const MACHINES_MAX: usize = 12;
+/// The page's colours by day, and what they are by night (the viewer's system decides).
+const PAPER: (RGBColor, &str) = (RGBColor(0xfc, 0xfc, 0xfa), "#16181b");
+const INK: (RGBColor, &str) = (RGBColor(0x1c, 0x1e, 0x21), "#e4e6e8");
+const SOFT: (RGBColor, &str) = (RGBColor(0x5c, 0x63, 0x6b), "#a0a7af");
+const GRID: (RGBColor, &str) = (RGBColor(0xdc, 0xdf, 0xe2), "#343940");
+const LINES: [(RGBColor, &str); 6] = [
+    (RGBColor(0x1f, 0x6f, 0xb4), "#62aeec"),
+    (RGBColor(0xc4, 0x52, 0x0a), "#f08a45"),
+    (RGBColor(0x22, 0x7a, 0x4b), "#5cc48c"),
+    (RGBColor(0x8a, 0x3f, 0xa0), "#c88ade"),
+    (RGBColor(0x9a, 0x6b, 0x00), "#dcb13c"),
+    (RGBColor(0x5f, 0x6f, 0x7f), "#9fb0c0"),
+];
+/// Lines of the panel that shows who made what: one for each colour.
+const MACHINES_MAX: usize = LINES.len();
 
 type Points = Vec<(f64, f64)>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -35,7 +48,8 @@ struct Panel {
 
 pub fn run(args: &PlotArgs) -> Result<()> {
     let metrics = read_metrics(&args.state.state)?;
-    let svg = draw(&panels(&metrics, &heights(&args.state.state)?))?;
+    let heading = heading(&args.state.state, &metrics);
+    let svg = draw(&heading, &panels(&metrics, &heights(&args.state.state)?))?;
     fs::write(&args.out, svg).with_context(|| format!("{}: cannot be written", args.out.display()))?;
     outln!(
         "{}: {} gradients, {} points",
@@ -44,6 +58,24 @@ pub fn run(args: &PlotArgs) -> Result<()> {
         metrics.len()
     )?;
     Ok(())
+}
+
+/// Whose run it is, and from when to when: a title, and a line below it.
+fn heading(state: &Path, metrics: &[Metrics]) -> [String; 2] {
+    let status = fs::read(state.join(STATUS)).ok();
+    let status: Option<Snapshot> = status.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let title = status.as_ref().map_or_else(
+        || format!("onebyte, {}", state.display()),
+        |status| format!("onebyte run {}… on {}", status.run.get(..16).unwrap_or(&status.run), status.model),
+    );
+    let (first, last) = (metrics.first().map_or(0, |m| m.time_ms), metrics.last().map_or(0, |m| m.time_ms));
+    let machines = status.map_or_else(String::new, |status| match status.machine_count {
+        1 => " of one machine".into(),
+        count => format!(" of {count} machines"),
+    });
+    let gradients = metrics.last().map_or(0, |m| m.gradients);
+    let when = format!("{} to {}", clock::date_and_time(first), clock::date_and_time(last));
+    [title, format!("{gradients} gradients{machines}, as one of them saw it, {when}")]
 }
 
 /// The lines of `metrics.jsonl` that can be read.
@@ -134,18 +166,38 @@ fn label(value: &f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn draw(panels: &[Panel; 4]) -> Result<String> {
+fn draw(heading: &[String; 2], panels: &[Panel; 4]) -> Result<String> {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        draw_on(&area, panels).map_err(|error| anyhow!("cannot draw the plot: {error}"))?;
+        draw_on(&area, heading, panels).map_err(|error| anyhow!("cannot draw the plot: {error}"))?;
     }
-    Ok(svg)
+    Ok(by_night(&svg))
 }
 
-fn draw_on(area: &Area<'_>, panels: &[Panel; 4]) -> Drawn {
-    area.fill(&WHITE)?;
-    for (area, panel) in area.split_evenly((2, 2)).iter().zip(panels) {
+/// The same picture with a style that changes its colours where the viewer's system is dark.
+fn by_night(svg: &str) -> String {
+    let colours = [PAPER, INK, SOFT, GRID].into_iter().chain(LINES);
+    let rules: String = colours
+        .map(|(RGBColor(red, green, blue), night)| {
+            let day = format!("#{red:02X}{green:02X}{blue:02X}");
+            format!("[fill=\"{day}\"]{{fill:{night}}}[stroke=\"{day}\"]{{stroke:{night}}}")
+        })
+        .collect();
+    let style = format!("<style>@media (prefers-color-scheme:dark){{{rules}}}</style>");
+    match svg.find("<svg").and_then(|start| svg[start..].find('>').map(|end| start + end + 1)) {
+        Some(inside) => format!("{}\n{style}{}", &svg[..inside], &svg[inside..]),
+        None => svg.to_owned(),
+    }
+}
+
+fn draw_on(area: &Area<'_>, [title, more]: &[String; 2], panels: &[Panel; 4]) -> Drawn {
+    area.fill(&PAPER.0)?;
+    let (above, below) = area.split_vertically(TITLE_HEIGHT);
+    let text = |size: u32, colour: RGBColor| (FONT.0, size).into_font().color(&colour);
+    above.draw(&Text::new(title.as_str(), (16, 10), text(22, INK.0)))?;
+    above.draw(&Text::new(more.as_str(), (16, 36), text(15, SOFT.0)))?;
+    for (area, panel) in below.split_evenly((2, 2)).iter().zip(panels) {
         draw_panel(area, panel)?;
     }
     area.present()
@@ -163,16 +215,17 @@ fn draw_panel(area: &Area<'_>, panel: &Panel) -> Drawn {
     };
     let mut chart = ChartBuilder::on(area)
         .margin(14)
-        .caption(panel.title, (FONT.0, 20))
+        .caption(panel.title, (FONT.0, 19).into_font().color(&INK.0))
         .x_label_area_size(48)
         .y_label_area_size(72)
         .build_cartesian_2d(range(|point| point.0, true), range(|point| point.1, panel.from_zero))?;
     chart
         .configure_mesh()
-        .bold_line_style(GRID)
+        .bold_line_style(GRID.0)
+        .axis_style(GRID.0)
         .light_line_style(TRANSPARENT)
-        .label_style(FONT)
-        .axis_desc_style(FONT)
+        .label_style(FONT.into_font().color(&SOFT.0))
+        .axis_desc_style(FONT.into_font().color(&SOFT.0))
         .x_desc(&panel.x)
         .x_label_formatter(&label)
         .y_label_formatter(&label)
@@ -180,7 +233,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel) -> Drawn {
         .y_labels(6)
         .draw()?;
     for (index, (name, points)) in panel.series.iter().enumerate() {
-        let colour = if panel.series.len() == 1 { LINE.to_rgba() } else { Palette99::pick(index).to_rgba() };
+        let colour = LINES[index % LINES.len()].0;
         let line = chart.draw_series([PathElement::new(points.clone(), colour.stroke_width(2))])?;
         if !name.is_empty() {
             line.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
@@ -193,8 +246,8 @@ fn draw_panel(area: &Area<'_>, panel: &Panel) -> Drawn {
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.8))
-            .label_font((FONT.0, 14))
+            .background_style(PAPER.0)
+            .label_font((FONT.0, 14).into_font().color(&INK.0))
             .draw()?;
     }
     Ok(())

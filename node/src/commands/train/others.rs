@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use protocol::{manifest::RunId, secret::Secret};
 
 use crate::{
+    name::program,
     network::{self, Multiaddr, NetworkConfig, PeerId},
     opened::Opened,
     records,
@@ -43,12 +44,13 @@ pub fn check_secret(settings: &Settings, opened: &Opened) -> Result<()> {
     let secret = secret(settings, &opened.state)?;
     ensure!(
         opened.manifest.private == secret.map(|secret| secret.commitment()),
-        "{}: the run is {}; join it with its ticket (--join), which `node ticket` prints on any of its machines",
+        "{}: the run is {}; join it with its ticket (--join), which `{program} ticket` prints on any of its machines",
         opened.state.path().display(),
         match opened.manifest.private {
             Some(_) => "private, and its secret is not here",
             None => "not private, and the ticket has a secret",
-        }
+        },
+        program = program()
     );
     ensure!(
         !settings.private || opened.manifest.private.is_some(),
@@ -79,6 +81,7 @@ fn network_of(
         given: given(settings, state)?.into_iter().map(|(_, address)| address).collect(),
         relays: settings.relays.clone(),
         announced: settings.announce.clone(),
+        limits: settings.limits,
         prologue: secret(settings, state)?.map(|secret| secret.connection()),
         ..NetworkConfig::new(state.secret_key(), run.map(|run| run.0), listen)
     })

@@ -14,6 +14,7 @@ use std::io::Read;
 use super::{CHECK_BYTES, END_BYTES, HEADER_BYTES, Header, MAGIC, Section, Totals, VERSION, check, columns};
 use crate::{
     log::{Content, onlooker},
+    name::program,
     records::{self, RECORD_BYTES_MAX},
 };
 
@@ -124,7 +125,7 @@ impl<'a, R: Read> Sections<'a, R> {
     fn header(&mut self, file_bytes: u64) -> Result<Header> {
         let name = self.name;
         let bytes = self.take(HEADER_BYTES)?;
-        ensure!(!bytes.is_empty(), "{name}: empty; an export is made with node log export --out");
+        ensure!(!bytes.is_empty(), "{name}: empty; an export is made with {} log export --out", program());
         let start = &bytes[..bytes.len().min(MAGIC.len())];
         ensure!(
             start == &MAGIC[..start.len()],

@@ -60,8 +60,9 @@ class Chart {
     this.lines = this.series.map(() => []);
     this.axis = AXES.count;
     new ResizeObserver(() => this.draw()).observe(this.svg);
-    this.svg.addEventListener('pointermove', event => this.point(event.offsetX));
-    this.svg.addEventListener('pointerleave', () => this.point(null));
+    // What is pointed at in one chart is shown in all that share its axis.
+    this.svg.addEventListener('pointermove', event => this.pointAll(this.valueAt(event.offsetX)));
+    this.svg.addEventListener('pointerleave', () => this.pointAll(null));
   }
 
   /** From now on it shows something else. */
@@ -81,16 +82,28 @@ class Chart {
     return legend;
   }
 
-  /** `lines`: for each series, points [x, y] in the order of x. */
-  show(lines, axis) {
+  /** `lines`: for each series, points [x, y] in the order of x; `range`: [from, to] of x, as all charts have it. */
+  show(lines, axis, range) {
     this.lines = lines;
     this.axis = AXES[axis];
+    this.range = range;
     this.draw();
   }
 
+  /** Shows the points nearest to `at` on the x axis, or the last ones. */
   point(at) {
     this.at = at;
     this.draw();
+  }
+
+  pointAll(at) {
+    this.together.forEach(chart => chart.point(at));
+  }
+
+  /** What is drawn at so many pixels from the left. */
+  valueAt(pixels) {
+    const scales = this.scales(this.svg.clientWidth, this.svg.clientHeight);
+    return scales && scales.x0 + (pixels - MARGIN.left) / (scales.x(scales.x1) - MARGIN.left) * (scales.x1 - scales.x0);
   }
 
   /** The scales, or nothing if there is nothing to draw. */
@@ -98,7 +111,7 @@ class Chart {
     const all = this.lines.flat();
     if (all.length === 0 || width < 80) return null;
     const span = values => [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
-    let [x0, x1] = span(all.map(point => point[0]));
+    let [x0, x1] = this.range ?? span(all.map(point => point[0]));
     let [y0, y1] = span(all.map(point => point[1]));
     if (x0 === x1) x1 = x0 + 1;
     if (this.zero) y0 = 0;
@@ -167,7 +180,7 @@ class Chart {
     const pointed = this.at !== undefined && this.at !== null;
     let marked = null;
     this.lines.forEach((line, number) => {
-      const shown = pointed ? nearest(line, at => scales.x(at), this.at) : line.at(-1);
+      const shown = pointed ? nearest(line, this.at) : line.at(-1);
       if (pointed && shown) {
         const [x, y] = [scales.x(shown[0]), scales.y(shown[1])];
         marked ??= shown[0];
@@ -196,11 +209,11 @@ function unbroken(line) {
   return pieces;
 }
 
-/** The point of `line` that is drawn closest to `at`. */
-function nearest(line, place, at) {
+/** The point of `line` whose x is closest to `at`. */
+function nearest(line, at) {
   let best = null;
   for (const point of line) {
-    if (best === null || Math.abs(place(point[0]) - at) < Math.abs(place(best[0]) - at)) best = point;
+    if (best === null || Math.abs(point[0] - at) < Math.abs(best[0] - at)) best = point;
   }
   return best;
 }

@@ -70,6 +70,7 @@ const charts = [
   ['gradients per second', [{ name: 'swarm', colour: 'blue' }, { name: 'own', colour: 'orange', dashed: true }], true, rate],
   ['staleness, gradients', [{ name: 'staleness', colour: 'green' }], true, whole],
 ].map(([title, series, zero, format]) => new Chart(by('charts'), { title, series, zero, format, over: '' }));
+charts.forEach(chart => { chart.together = charts; });
 
 const places = {
   gradients: point => point.gradients,
@@ -94,9 +95,12 @@ function drawCurves() {
     [line(point => point.staleness)],
   ];
   const [axis, over] = OVER[state.over];
+  const all = lines.flat(2).map(([x]) => x);
+  const range = all.length === 0 ? null
+    : [all.reduce((a, b) => Math.min(a, b)), all.reduce((a, b) => Math.max(a, b))];
   charts.forEach((chart, number) => {
     chart.over = over;
-    chart.show(lines[number], axis);
+    chart.show(lines[number], axis, range);
   });
 }
 
@@ -115,7 +119,8 @@ function pointOf(snapshot) {
 
 function drawAbout(snapshot) {
   const phase = by('phase');
-  phase.textContent = PHASES[snapshot.phase] ?? snapshot.phase;
+  const why = snapshot.paused_because ? ` (${snapshot.paused_because})` : '';
+  phase.textContent = (PHASES[snapshot.phase] ?? snapshot.phase) + why;
   phase.className = `phase ${PHASES[snapshot.phase] ? snapshot.phase : ''}`;
   const entries = [
     ['run', short(snapshot.run, 16), snapshot.run], ['model', snapshot.model],
@@ -169,11 +174,11 @@ function behind({ seconds_behind: seconds, waiting_per_minute: grows }) {
 }
 
 /** The best held-out point, and where the curve goes. */
-function drawBest({ best, forecast, held_out: look }) {
+function drawBest({ best, forecast, held_out: look, program }) {
   const words = [];
   if (best) {
     words.push(`Best held-out point: ${best.accuracy == null ? `${figure(best.bits_per_byte)} bits per byte` : `${figure(best.accuracy)} accuracy`} after ${whole(best.gradients)} gradients`
-      + ' (node export --best). It is chosen on that text, so its figure there flatters it: keep another text for the final word.');
+      + ` (${program} export --best). It is chosen on that text, so its figure there flatters it: keep another text for the final word.`);
   }
   if (look && forecast) {
     words.push(forecast.is_flat ? 'The curve is flat.'
@@ -299,11 +304,11 @@ function drawMachines(snapshot) {
 // How others join.
 
 function drawJoin(snapshot) {
-  const command = snapshot.ticket ? `node --join ${snapshot.ticket}` : '';
+  const command = snapshot.ticket ? `${snapshot.program} --join ${snapshot.ticket}` : '';
   by('join').hidden = !snapshot.ticket && !snapshot.private;
   by('copy').hidden = by('ticket-code').hidden = !snapshot.ticket;
   by('join-note').textContent = snapshot.ticket ? 'On another machine:' :
-    'This run is private: its ticket holds its secret, and is not shown here. On this machine, “node ticket” prints it.';
+    `This run is private: its ticket holds its secret, and is not shown here. On this machine, “${snapshot.program} ticket” prints it.`;
   if (by('ticket').textContent === command) return;
   by('ticket').textContent = command;
   if (snapshot.ticket) by('ticket-code').src = `/ticket.svg?${snapshot.ticket.slice(-6)}`;
@@ -378,6 +383,8 @@ function notify(snapshot) {
   }
   if (by('notice').textContent !== text) by('notice').textContent = text;
   by('notice').hidden = text === '';
+  // Figures of a node that is not there are of the past.
+  document.body.classList.toggle('past', state.lost !== null || snapshot?.phase === 'left');
 }
 
 function draw(snapshot) {
