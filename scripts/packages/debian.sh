@@ -60,7 +60,7 @@ within dpkg --install /onebyte.deb
 within /bin/bash /try.sh /usr/bin/onebyte runuser -u onebyte --
 # As the unit starts it, but for what only systemd does.
 within runuser -u onebyte -- sh -c 'cd / && exec timeout --signal=TERM 20 /usr/bin/onebyte --config /etc/onebyte.toml \
-    --state /var/lib/onebyte --no-mdns --samples 32 --exit-when-idle 0 --learning-rate 2e-4 --replay-budget 1000'
+    --state /var/lib/onebyte --no-mdns --samples 32 --exit-when-idle 0 --learning-rate 2e-3 --replay-budget 1000'
 within runuser -u onebyte -- /usr/bin/onebyte ticket --plain --state /var/lib/onebyte
 within dpkg --purge onebyte
 [ ! -e "$root/var/lib/onebyte" ] && [ ! -e "$root/usr/bin/onebyte" ] && [ ! -e "$root/etc/onebyte.toml" ]

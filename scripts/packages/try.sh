@@ -15,7 +15,7 @@ for _ in 1 2; do
     echo "starts in $((($(date +%s%N) - begun) / 1000000)) ms"
 done
 "$@" "$program" --state "$state/run" --no-mdns --listen /ip4/127.0.0.1/tcp/0 --samples 64 --exit-when-idle 0 \
-    --learning-rate 2e-4 --replay-budget 1000
+    --learning-rate 2e-3 --replay-budget 1000
 "$@" "$program" log verify --state "$state/run"
 "$@" "$program" digest --state "$state/run"
 "$@" rm -r "$state"

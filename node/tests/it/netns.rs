@@ -1,6 +1,6 @@
 //! Real nodes on machines of their own, whose links and addresses change. Skips where namespaces cannot be made.
 
-use crate::support::{Nat, Net, Node, assert_agreement};
+use crate::support::{Line, Nat, Net, Node, assert_agreement};
 use node::{network, ticket::Ticket};
 use serde_json::Value;
 use std::{path::Path, time::Duration};
@@ -148,6 +148,7 @@ fn two_homes_that_nobody_can_call_train_one_run_through_relays_and_one_relay_may
         line.split_whitespace().last().unwrap().to_owned()
     };
     let (first_relay, second_relay) = (address(&relays[0], "198.51.100.1"), address(&relays[1], "198.51.100.2"));
+    relays[0].hear("whoever comes, at most 250 kilobytes a second together");
     let learns = ["--learning-rate", "2e-3", "--relay", &first_relay, "--relay", &second_relay];
     let one = start(&net, "home-1", directory.path(), 400, &learns);
     one.until("reached through both relays", |_| circuits(&one) == 2);
@@ -313,4 +314,86 @@ fn a_home_whose_router_passes_the_port_on_is_called_directly() {
     cell(first, join, |_, second| {
         second.until("connected directly", |status| peers(status) == 1 && !has_circuit(status));
     });
+}
+
+/// Delay, loss and little room: 80 ms, one frame in fifty lost, 1 Mbit/s.
+#[test]
+fn a_long_and_lossy_line_carries_a_run() {
+    let Some(net) = Net::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let seed = u64::from(std::process::id());
+    println!("the line loses by seed {seed}");
+    let line = Line { delay: Duration::from_millis(80), lost: 20, bytes_per_second: 125_000.0 };
+    net.switch("internet");
+    net.machine("first", "internet", "198.51.100.1/24");
+    if !net.machine_over("second", "internet", "198.51.100.2/24", line, seed) {
+        return;
+    }
+    let first = of_cell(&net, directory.path(), "first", &["--no-mdns", "--learning-rate", "2e-3"]);
+    let join = |first: &Node| of_cell(&net, directory.path(), "second", &["--no-mdns", "--join", &first.ticket()]);
+    cell(first, join, |first, _| {
+        let far = |status: &Value| status["peers"][0]["round_trip_ms"].as_f64() > Some(150.0);
+        first.until("aware how far the other is", far);
+    });
+}
+
+/// Whether somebody is connected directly, at this address.
+fn is_at(status: &Value, ip: &str) -> bool {
+    let peers = status["peers"].as_array().into_iter().flatten();
+    peers.filter_map(|peer| peer["address"].as_str()).any(|address| address.starts_with(&format!("/ip4/{ip}/")))
+}
+
+/// A relay and two homes; what the relay's address is. None, with a printed reason, where there are no routers.
+fn relay_and_homes(net: &Net, directory: &Path, nat: Nat) -> Option<(Node, String)> {
+    net.switch("internet");
+    net.machine("relay", "internet", "198.51.100.1/24");
+    if !two_homes(net, nat) {
+        return None;
+    }
+    let relay = net.run("relay", &directory.join("relay"), &["relay"]);
+    let line = relay.hear("--relay /ip4/198.51.100.1");
+    let address = line.split_whitespace().last().unwrap().to_owned();
+    Some((relay, address))
+}
+
+/// They meet through a relay; each sends to where the relay sees the other, which opens both routers; then what went
+/// through the relay goes directly.
+#[test]
+fn holes_are_punched_between_port_restricted_homes() {
+    let Some(net) = Net::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let Some((relay, address)) = relay_and_homes(&net, directory.path(), Nat::PortRestricted) else { return };
+    let learns = ["--no-mdns", "--learning-rate", "2e-3", "--relay", &address];
+    let first = of_cell(&net, directory.path(), "home-1", &learns);
+    first.until("reached through the relay", |_| circuits(&first) == 1);
+    let join = |first: &Node| of_cell(&net, directory.path(), "home-2", &["--no-mdns", "--join", &first.ticket()]);
+    cell(first, join, |first, second| {
+        for (node, other) in [(first, "198.51.100.12"), (second, "198.51.100.11")] {
+            let took = node.until("connected directly", |status| is_at(status, other) && !has_circuit(status));
+            println!("connected directly after {took:.1?}");
+        }
+    });
+    relay.leave();
+}
+
+/// The relay's call back shows that the router lets everybody in: this home needs no relay, and its ticket says so.
+#[test]
+fn a_home_behind_a_full_cone_router_is_called_directly() {
+    let Some(net) = Net::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let Some((relay, address)) = relay_and_homes(&net, directory.path(), Nat::FullCone) else { return };
+    let learns = ["--no-mdns", "--learning-rate", "2e-3", "--relay", &address];
+    let first = of_cell(&net, directory.path(), "home-1", &learns);
+    let outside = "/ip4/198.51.100.11/tcp/9713";
+    let leads_there = |_: &Value| {
+        let ticket = Ticket::parse(&first.ticket()).unwrap();
+        ticket.machines[0].1.iter().any(|address| address.to_string() == outside)
+    };
+    let took = first.until("named where it can be called", leads_there);
+    println!("found out after {took:.1?}");
+    let join = |first: &Node| of_cell(&net, directory.path(), "home-2", &["--no-mdns", "--join", &first.ticket()]);
+    cell(first, join, |_, second| {
+        second.until("connected directly", |status| is_at(status, "198.51.100.11") && !has_circuit(status));
+    });
+    relay.leave();
 }

@@ -18,10 +18,12 @@ use std::{
 };
 
 pub mod browser;
+mod cable;
 pub mod fed;
 mod netns;
 mod node;
 
+pub use cable::Line;
 pub use netns::{Nat, Net};
 pub use node::{Node, command};
 

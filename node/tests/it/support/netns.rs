@@ -7,7 +7,10 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::Node;
+use super::{
+    Node,
+    cable::{Cable, Line},
+};
 
 /// What a home's router does with connections that did not begin at home, and with the ports of those that did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +21,8 @@ pub enum Nat {
     Symmetric,
     /// Passes port 9713 on.
     Forwarded,
+    /// Passes everything on that comes to a port which something at home has used, whoever sends it.
+    FullCone,
 }
 
 /// A network of its own, which goes when it is dropped.
@@ -25,6 +30,7 @@ pub struct Net {
     prefix: String,
     spaces: RefCell<Vec<String>>,
     plugs: Cell<u32>,
+    cables: RefCell<Vec<Cable>>,
 }
 
 impl Net {
@@ -32,7 +38,7 @@ impl Net {
     pub fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("ob{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let net = Self { prefix, spaces: RefCell::default(), plugs: Cell::default() };
+        let net = Self { prefix, spaces: RefCell::default(), plugs: Cell::default(), cables: RefCell::default() };
         match Command::new("ip").args(["netns", "add", &net.name("probe")]).output() {
             Ok(output) if output.status.success() => {
                 net.spaces.borrow_mut().push(net.name("probe"));
@@ -80,6 +86,25 @@ impl Net {
         self.set_address(machine, address);
     }
 
+    /// A machine with one interface, `eth0`, on a switch, over a line of its own. What the line loses follows from
+    /// `seed`. False, with a printed reason, where there are no TAP devices.
+    pub fn machine_over(&self, machine: &str, switch: &str, address: &str, line: Line, seed: u64) -> bool {
+        self.space(machine);
+        let plug = format!("p{}", self.plugs.replace(self.plugs.get() + 1));
+        match Cable::new((self.name(machine), "eth0"), (self.name(switch), &plug), line, seed) {
+            Ok(cable) => self.cables.borrow_mut().push(cable),
+            Err(error) => {
+                println!("skipped: no TAP devices here ({error})");
+                return false;
+            }
+        }
+        self.ip(machine, &["link", "set", "eth0", "up"]);
+        self.ip(switch, &["link", "set", &plug, "master", "br0"]);
+        self.ip(switch, &["link", "set", &plug, "up"]);
+        self.set_address(machine, address);
+        true
+    }
+
     /// A cable between two interfaces, which are made for it.
     fn cable(&self, one: (&str, &str), other: (&str, &str)) {
         let (one_space, other_space) = (self.name(one.0), self.name(other.0));
@@ -108,6 +133,19 @@ impl Net {
              add rule ip home through ct state established,related accept; \
              add rule ip home through iifname lan accept"
         );
+        // What nobody at home asked for is dropped without a word, as home routers do.
+        rules.push_str(
+            "; add chain ip home here { type filter hook input priority 0; }; \
+             add rule ip home here iifname eth0 ct state new meta l4proto tcp drop",
+        );
+        if nat == Nat::FullCone {
+            // One machine is at home, and keeps its ports outside.
+            rules.push_str(
+                "; add rule ip home through ct status dnat accept; \
+                 add chain ip home in { type nat hook prerouting priority -100; }; \
+                 add rule ip home in iifname eth0 tcp dport 1024-65535 dnat to 192.168.1.7",
+            );
+        }
         if nat == Nat::Forwarded {
             rules.push_str(
                 "; add rule ip home through tcp dport 9713 accept; \
@@ -156,6 +194,7 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
+        self.cables.borrow_mut().clear();
         for space in self.spaces.borrow().iter() {
             let _ = Command::new("ip").args(["netns", "del", space]).output();
         }
