@@ -11,7 +11,7 @@ use ratatui::{
 use std::{path::Path, time::Duration};
 
 use super::{
-    HeldOut, Machine, Metrics, Phase, Snapshot,
+    Forecast, HeldOut, Machine, Metrics, Phase, Snapshot,
     history::History,
     journal::now_ms,
     recorder::{METRICS, STATUS},
@@ -21,7 +21,7 @@ use crate::name::program;
 /// A snapshot that is older makes one ask whether the node still runs. It makes one a second.
 const STALE: Duration = Duration::from_secs(5);
 /// Below so many rows there is no room for curves.
-const CURVES_ROWS_MIN: u16 = 24;
+const CURVES_ROWS_MIN: u16 = 30;
 const CURVES_ROWS: u16 = 9;
 /// Peers that are shown at most.
 const PEERS_MAX: usize = 6;
@@ -210,11 +210,11 @@ impl View {
             true => Span::styled(format!("○ was {}", shown.doing()), Color::DarkGray),
             false => Span::styled(format!("● {}", shown.doing()), colour),
         };
-        let short = |text: &str| text.chars().take(16).collect::<String>();
+        let short = |text: &str| text.chars().take(8).collect::<String>();
         Paragraph::new(vec![
             Line::from(vec!["onebyte  ".bold(), phase, format!("  up {}", span(shown.uptime_seconds)).into()]),
             Line::from(format!(
-                "run {}…  {} ({} parameters)  this machine {}",
+                "run {}…  {} ({} parameters)  machine {}",
                 short(&shown.run),
                 shown.model,
                 shown.parameters,
@@ -232,22 +232,23 @@ impl View {
         let pairs = [
             match accuracy {
                 Some(accuracy) => ("held-out accuracy", format!("{accuracy:.4}")),
-                None => ("held-out, bits per byte", figure(look.and_then(|look| look.bits_per_byte))),
+                None => ("held-out bits/byte", figure(look.and_then(|look| look.bits_per_byte))),
             },
             match accuracy {
-                Some(_) => ("training loss, nats per row", figure(shown.training_loss)),
-                None => ("training loss, nats per token", figure(shown.training_loss)),
+                Some(_) => ("training nats/row", figure(shown.training_loss)),
+                None => ("training nats/token", figure(shown.training_loss)),
             },
             ("gradients", format!("{} (own {})", shown.swarm.total, shown.own.total)),
             ("per second", format!("{:.1} (own {:.1})", shown.swarm.per_second, shown.own.per_second)),
-            ("bytes in per gradient", figure(per_gradient(shown, shown.traffic.received))),
-            ("staleness, gradients", shown.staleness.map_or("-".into(), |staleness| staleness.to_string())),
-            ("best so far, bits per byte", shown.best.map_or("-".into(), best_in_words)),
-            ("held-out loss", shown.forecast.map_or("-".into(), |forecast| forecast.in_words())),
+            ("bytes in/gradient", figure(per_gradient(shown, shown.traffic.received))),
+            ("staleness", shown.staleness.map_or("-".into(), |staleness| staleness.to_string())),
+            ("best so far", shown.best.map_or("-".into(), best_in_words)),
+            ("held-out loss", shown.forecast.map_or("-".into(), in_short)),
         ];
         let cells = |(name, value): &(&'static str, String)| [Cell::from(name.dim()), Cell::from(value.clone().bold())];
         let rows = pairs.chunks(2).map(|pair| Row::new(pair.iter().flat_map(cells)));
-        let widths = [24, 22, 30, 22].map(Constraint::Max);
+        // As many as the names and usual values take; the last has the rest.
+        let widths = [18, 20, 19].map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
         Table::new(rows.collect::<Vec<_>>(), widths).column_spacing(1)
     }
 
@@ -397,6 +398,15 @@ fn bounds(lines: &[Points], from_zero: bool) -> Option<([f64; 2], [f64; 2])> {
     Some(([x0, x1.max(x0 + 1.0)], [y0, if y1 > y0 { y1 } else { y0 + 0.1 }]))
 }
 
+/// What the held-out curve says, where there is little room.
+fn in_short(forecast: Forecast) -> String {
+    match (forecast.is_flat, forecast.gradients_to_next) {
+        (true, _) => "flat".into(),
+        (false, Some(gradients)) => format!("next 0.01 takes {gradients}"),
+        (false, None) => "not falling".into(),
+    }
+}
+
 fn best_in_words(best: HeldOut) -> String {
     format!("{} at {}", figure(best.accuracy.or(best.bits_per_byte)), best.gradients)
 }
@@ -425,7 +435,7 @@ fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::{Bytes, Forecast, Gradients, Neighbour, VERSION};
+    use crate::watch::{Bytes, Gradients, Neighbour, VERSION};
     use ratatui::{Terminal, backend::TestBackend};
 
     fn snapshot(time_ms: u64) -> Snapshot {
@@ -499,7 +509,16 @@ mod tests {
         let mut view = View::open(state.path()).unwrap();
         for (width, height) in [(80, 24), (120, 24), (120, 40)] {
             let text = screen(&view, width, height);
-            for cause in ["gossip", "duplicates", "exchange", "upkeep", "q leaves"] {
+            for cause in [
+                "gossip",
+                "duplicates",
+                "exchange",
+                "upkeep",
+                "q leaves",
+                "training nats/token",
+                "own ",
+                "next 0.01 takes 77",
+            ] {
                 assert!(text.contains(cause), "no {cause} at {width} x {height} in\n{text}");
             }
         }
