@@ -16,7 +16,7 @@ use crate::{
 
 /// Questions that may be under way at one node.
 const QUESTIONS_PER_NODE: usize = 4;
-/// The same at a node that once had no answer in time: on a slow link what is asked for together comes too late together.
+/// The same at a node that once had no answer in time: what a slow link brings together comes too late together.
 const QUESTIONS_PER_SLOW_NODE: usize = 1;
 /// A node that had no answer is left alone for so long, ms.
 const REST_MS: u64 = 5_000;
