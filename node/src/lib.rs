@@ -6,6 +6,7 @@ pub mod commands;
 pub mod display;
 pub mod hex;
 pub mod http;
+pub mod hub;
 pub mod interrupt;
 pub mod invitation;
 pub mod log;

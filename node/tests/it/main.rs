@@ -4,6 +4,7 @@ mod base;
 mod best;
 mod crash;
 mod hostile;
+mod hub;
 mod joining;
 mod kind;
 mod log;

@@ -63,6 +63,20 @@ impl Trained {
             Self::Only(names) => names.contains(name),
         }
     }
+
+    /// Errors if one of them is quantised: it adds no whole quanta.
+    pub fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
+        for (name, _) in checkpoint.shapes().filter(|(name, _)| self.has(name)) {
+            ensure!(
+                !checkpoint.is_quantised(name)?,
+                "tensor {name} is stored as {:?}, which adds no whole quanta and cannot be trained. Train adapters over it \
+                 (--lora 8), or only what is not quantised (--train norms), or take the model in f32 or 16 bits: node export \
+                 of a run with adapters writes it so",
+                checkpoint.element_type(name)?
+            );
+        }
+        Ok(())
+    }
 }
 
 /// A checkpoint whose trained tensors lie on a run's grids.
@@ -91,15 +105,7 @@ impl Base {
         {
             bail!("{} has no tensor {name} to train", checkpoint.source);
         }
-        for (name, _) in checkpoint.shapes().filter(|(name, _)| settings.trained.has(name)) {
-            ensure!(
-                !checkpoint.is_quantised(name)?,
-                "tensor {name} is stored as {:?}, which adds no whole quanta and cannot be trained. Train adapters over it \
-                 (--lora 8), or only what is not quantised (--train norms), or convert the model to f32: node export of a run \
-                 with adapters writes it so",
-                checkpoint.element_type(name)?
-            );
-        }
+        settings.trained.check(&checkpoint)?;
         let (mut trained, mut frozen) = (BTreeMap::new(), BTreeMap::new());
         for (name, _) in checkpoint.shapes() {
             match settings.trained.has(name) {

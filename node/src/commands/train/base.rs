@@ -7,9 +7,11 @@ use engine::{
     model::{self, Checkpoint},
 };
 use protocol::manifest::Manifest;
+use std::path::Path;
 
 use super::others::{asking, known_peers};
 use crate::{
+    hub,
     opened::Opened,
     settings::{ModelChoice, Settings},
     shell::Shell,
@@ -22,8 +24,19 @@ const BASE_BYTES_MAX: u64 = 1 << 40;
 pub fn load_model(choice: &ModelChoice) -> Result<Checkpoint> {
     match choice {
         ModelChoice::Unsaid | ModelChoice::Embedded => embedded::checkpoint(),
-        ModelChoice::Directory(directory) => Checkpoint::load(directory),
+        ModelChoice::Directory(path) => named(path).unwrap_or_else(|| Checkpoint::load(path)),
     }
+}
+
+/// The model of the hub that `path` names, if it names one and nothing here has that name: from the cache if all of it
+/// is there, else downloaded.
+fn named(path: &Path) -> Option<Result<Checkpoint>> {
+    let name = path.to_str().filter(|_| !path.exists()).and_then(model::hub::parse)?;
+    if let Some(Ok(checkpoint)) = model::hub::cached(&name).map(|snapshot| Checkpoint::load(&snapshot)) {
+        tracing::info!("{name} is in the hub's cache: {}", checkpoint.source);
+        return Some(Ok(checkpoint));
+    }
+    Some(hub::fetch(&name).and_then(|()| Checkpoint::load(path)))
 }
 
 /// The run's base in the hub's cache, if it is there: the run names its revision, and everything is compared.

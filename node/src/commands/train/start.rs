@@ -122,6 +122,7 @@ pub fn start(settings: &Settings, state: Arc<StateDir>) -> Result<(Opened, Texts
 /// What a new run trains of its base and beside it, and a line that says how much of how much.
 fn trained(settings: &Settings, checkpoint: &Checkpoint) -> Result<(Trained, Option<AdapterSettings>)> {
     if settings.train.is_none() && settings.lora.is_none() {
+        Trained::All.check(checkpoint)?;
         return Ok((Trained::All, None));
     }
     let architecture = checkpoint.architecture()?;
@@ -132,6 +133,7 @@ fn trained(settings: &Settings, checkpoint: &Checkpoint) -> Result<(Trained, Opt
     let all: u64 = tensors.iter().map(|(_, shape)| count(shape)).sum();
     let chosen = tensors.iter().filter(|(name, _)| named.has(name));
     let Some(rank) = settings.lora else {
+        named.check(checkpoint).with_context(|| format!("--train {text}"))?;
         let (tensors, weights) = chosen.fold((0, 0), |(n, sum), (_, shape)| (n + 1, sum + count(shape)));
         tracing::info!("--train {text}: {tensors} tensors, {weights} of {all} weights; the others stay as they are");
         return Ok((named, None));

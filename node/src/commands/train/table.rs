@@ -12,7 +12,7 @@ use super::estimator;
 use crate::{memory, settings::Settings};
 
 /// The program, its tables of tokens, tiles, and the logits that exist at once.
-const FIXED_BYTES: u64 = 64 << 20;
+const FIXED_BYTES: u64 = 96 << 20;
 /// Numbers of a hidden state's width that live beside the outputs of one layer's linear layers.
 const HIDDEN_STATES: u64 = 6;
 /// Rank of the adapters that are shown where nobody named one.
