@@ -1,10 +1,10 @@
 //! Frozen matrices in the form in which a file has them: f16, bf16, or blocks of quantised elements.
 //!
-//! A product makes f32 of a few rows at a time, and multiplies by those: exact for what the file says, in the memory of
-//! the file and one tile, in 1.0 to 1.3 times the time of f32 where a batch has a thousand tokens. candle's own quantised
-//! matmul rounds activations to 8 bits as well, and differs by 0.5 to 0.9% of the largest value: more than a probe moves.
-//! It takes 0.7 times the time of f32 for Q8_0 and Q4_K, and 27 times for Q4_1 (`cargo run --release --example packed`).
-//! So nothing here uses it: loss differences must be those of the weights.
+//! A product makes f32 of a few rows at a time, and multiplies by those: exact for what the file says, in the memory
+//! of the file and one tile, in 1.0 to 1.3 times the time of f32 where a batch has a thousand tokens. candle's own
+//! quantised matmul rounds activations to 8 bits as well, and differs by 0.5 to 0.9% of the largest value: more than a
+//! probe moves. It takes 0.7 times the time of f32 for Q8_0 and Q4_K, and 27 times for Q4_1 (`cargo run --release
+//! --example packed`). So nothing here uses it: loss differences must be those of the weights.
 
 use anyhow::{Result, ensure};
 use candle_core::{

@@ -22,7 +22,7 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The directory of the checkpoint that `path` means: `path`, or a snapshot in the hub's cache; or the GGUF file that it
+/// The directory of the checkpoint that `path` means, `path` or a snapshot in the hub's cache, or the GGUF file that it
 /// means. Errors say what `path` is instead.
 pub fn find(path: &Path) -> Result<PathBuf> {
     if path.is_file() {
@@ -98,7 +98,8 @@ fn gguf(path: &Path) -> Result<OriginalFile> {
 
 /// The files of the model in `directory`, in the order of (role, name): `config.json`, `tokenizer.json`, what of
 /// `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json`, `special_tokens_map.json` and of other
-/// files of a tokenizer is there, and `model.safetensors`, or `model.safetensors.index.json` and its shards. Of a GGUF file: it alone.
+/// files of a tokenizer is there, and `model.safetensors`, or `model.safetensors.index.json` and its shards. Of a
+/// GGUF file: it alone.
 pub fn files(directory: &Path) -> Result<Vec<OriginalFile>> {
     if directory.is_file() {
         return Ok(vec![gguf(directory)?]);

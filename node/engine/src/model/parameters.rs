@@ -18,7 +18,7 @@ pub struct Parameters<'a> {
 }
 
 impl<'a> Parameters<'a> {
-    /// All `tensors`, if each of `expected` is among them in its shape, f32, and contiguous where the model computes, or
+    /// All `tensors`, if each of `expected` is among them in its shape, f32, contiguous where the model computes, or is
     /// among `packed` in its shape.
     pub fn new(
         tensors: &'a BTreeMap<String, Tensor>,

@@ -117,8 +117,8 @@ impl Weights {
         }
     }
 
-    /// All tensors of the model by name, trained and frozen, but those of [`Self::packed`]. Clones share the storage and
-    /// see every sweep.
+    /// All tensors of the model by name, trained and frozen, but those of [`Self::packed`]. Clones share the storage
+    /// and see every sweep.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors
     }

@@ -30,8 +30,8 @@ pub fn rows_of_projection(settings: &Settings) -> usize {
     settings.batch_size.unwrap_or(ROWS_PROJECTION)
 }
 
-/// Bytes that a backward pass takes at most in a run that trains so many `parameters`: an embedding's gradient is at most
-/// as large as all trained weights.
+/// Bytes that a backward pass takes at most in a run that trains so many `parameters`: an embedding's gradient is at
+/// most as large as all trained weights.
 pub fn projection_bytes(parameters: u64) -> u64 {
     4 * parameters + BACKWARD_BYTES
 }
