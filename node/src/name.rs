@@ -33,25 +33,24 @@ pub fn renamed(command: Command, program: &'static str) -> Command {
     if program == USUAL {
         return command;
     }
-    let in_words = |text: &dyn ToString| text.to_string().replace("`node", &format!("`{program}"));
     let mut command = command.name(program).bin_name(program);
     if let Some(examples) = command.get_after_help() {
         // In columns: the lines stay as wide.
         let examples = examples.to_string().replace("\n  node", &format!("\n  {program}"));
         command = command.after_help(examples);
     }
-    for (text, set) in [
-        (command.get_about().map(|text| in_words(text)), Command::about as fn(Command, String) -> Command),
-        (command.get_long_about().map(|text| in_words(text)), Command::long_about),
-    ] {
-        command = text.into_iter().fold(command, |command, text| set(command, text));
-    }
-    of_arguments(command, program)
+    worded(command, program)
 }
 
-/// The help of all arguments and subcommands.
-fn of_arguments(command: Command, program: &'static str) -> Command {
+/// All that the help of a command and of those below it tells people to type.
+fn worded(mut command: Command, program: &'static str) -> Command {
     let in_words = |text: &dyn ToString| text.to_string().replace("`node", &format!("`{program}"));
+    if let Some(about) = command.get_about().map(|text| in_words(text)) {
+        command = command.about(about);
+    }
+    if let Some(about) = command.get_long_about().map(|text| in_words(text)) {
+        command = command.long_about(about);
+    }
     let command = command.mut_args(|argument| {
         let (short, long) =
             (argument.get_help().map(|text| in_words(text)), argument.get_long_help().map(|text| in_words(text)));
@@ -59,9 +58,7 @@ fn of_arguments(command: Command, program: &'static str) -> Command {
         long.into_iter().fold(argument, clap::Arg::long_help)
     });
     let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
-    names
-        .into_iter()
-        .fold(command, |command, name| command.mut_subcommand(name, |command| of_arguments(command, program)))
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, |command| worded(command, program)))
 }
 
 #[cfg(test)]
