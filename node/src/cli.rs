@@ -618,8 +618,8 @@ pub struct RunArgs {
     /// Bytes from one backward pass, with --estimator projection [default: 1024; at most one for a hundred weights]
     #[arg(long, value_name = "N")]
     pub projections: Option<NonZeroU32>,
-    /// Windows of text, or rows, per own batch [default: 2; 8 with --estimator projection]. Larger is slower and less
-    /// noisy; the time is that of the tokens in the rows
+    /// Windows of text, or rows, per own batch [default: 2; 8 by projection; of what has no derivative, 16 rows with
+    /// choices, 8 prompts]. Larger is slower and less noisy; the time is that of the tokens in the rows
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Tokens per window, or of the longest row [default: 128, or as many as the model can read]
@@ -628,6 +628,18 @@ pub struct RunArgs {
     /// Of a new run on rows with choices: divide the log-probability of each choice by its tokens
     #[arg(long)]
     pub normalize: bool,
+    /// What a new run makes better: `loss`, that of what is written or picked; `accuracy`, the share of rows with choices
+    /// that are picked right; or 'command PROGRAM': the model completes the prompts of --data, PROGRAM (for the shell)
+    /// reads the completions as JSON Lines on its standard input and prints one number for each, and their mean is what
+    /// is climbed. Who joins such a run names a program of their own [default: loss]
+    #[arg(long, value_name = "loss|accuracy|command …")]
+    pub objective: Option<String>,
+    /// Most tokens of a completion that the program of --objective scores [default: 64]
+    #[arg(long, value_name = "N")]
+    pub score_tokens: Option<usize>,
+    /// How long that program may take for the completions of one batch [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub score_seconds: Option<f64>,
     /// Seed of the own data order [default: random, kept in the state directory]
     #[arg(long, value_name = "SEED")]
     pub seed: Option<u64>,

@@ -304,7 +304,11 @@ pub fn evaluated(evaluation: &Evaluation, gradients: u64) {
 /// What an evaluation says.
 pub fn evaluation_words(evaluation: &Evaluation) -> String {
     let loss = evaluation.loss;
+    if let Some(score) = evaluation.score {
+        return format!("mean score {score:.4} of {} completions", evaluation.count);
+    }
     match (evaluation.accuracy(), evaluation.bits_per_byte) {
+        (Some(accuracy), _) if evaluation.is_wrong_share() => format!("accuracy {accuracy:.4}"),
         (Some(accuracy), _) => format!("accuracy {accuracy:.4}, loss {loss:.4} nats per row"),
         (None, Some(bits)) => format!("loss {loss:.4} nats per token, {bits:.4} bits per byte"),
         (None, None) => format!("loss {loss:.4} nats per token"),
@@ -369,6 +373,9 @@ pub const CHOSEN: &str =
 /// What a point measured, and after how many gradients.
 pub fn figures(point: &Point) -> String {
     let (loss, unit, gradients) = (point.loss, &point.measure.unit, point.gradients());
+    if let Some(score) = point.score {
+        return format!("mean score {score:.4} after {gradients} gradients");
+    }
     match (point.accuracy, point.bits_per_byte) {
         (Some(accuracy), _) => format!("accuracy {accuracy:.4} ({loss:.4} {unit}) after {gradients} gradients"),
         (None, Some(bits)) => format!("{bits:.4} bits per byte ({loss:.4} {unit}) after {gradients} gradients"),

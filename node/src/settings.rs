@@ -23,6 +23,12 @@ pub const DEFAULT_PORT: u16 = 9713;
 /// Where state lives unless told otherwise.
 pub const DEFAULT_STATE: &str = "onebyte-state";
 
+/// Most tokens of a completion that a program scores, unless told otherwise, and at all.
+const SCORE_TOKENS: usize = 64;
+const SCORE_TOKENS_MAX: usize = 65_536;
+/// How long it may take for a batch, unless told otherwise.
+const SCORE_SECONDS: f64 = 60.0;
+
 /// Own gradients wait no longer than this, whatever is asked for: a machine that fails loses those that were not sent.
 const STALENESS_MS_MAX: u64 = 60_000;
 
@@ -96,6 +102,12 @@ pub struct Settings {
     pub sequence_length: Option<usize>,
     /// Whether the log-probability of a choice is divided by its tokens.
     pub normalize: bool,
+    /// What is made better, if said.
+    pub objective: Option<ObjectiveChoice>,
+    /// Most tokens of a completion that is scored.
+    pub score_tokens: usize,
+    /// How long a program may take for the scores of a batch.
+    pub score_patience: Duration,
     /// Of the data order.
     pub seed: Option<u64>,
     /// Most own gradients in one message, if said.
@@ -137,6 +149,17 @@ pub enum ModelChoice {
     Directory(PathBuf),
 }
 
+/// What is made better.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ObjectiveChoice {
+    /// The loss of what is written, or picked.
+    Loss,
+    /// The share of rows that are picked right.
+    Accuracy,
+    /// The score that this program gives, a command for the shell.
+    Command(String),
+}
+
 impl Settings {
     /// Merges and checks.
     pub fn resolve(args: RunArgs) -> Result<Self> {
@@ -160,6 +183,8 @@ impl Settings {
             Some(EstimatorChoice::Auto) | None => None,
         };
         let estimator = Estimator::new(named, args.probes.or(file.probes), args.projections.or(file.projections))?;
+        let objective = args.objective.or(file.objective).as_deref().map(parse_objective).transpose()?;
+        let score_seconds = args.score_seconds.or(file.score_seconds).unwrap_or(SCORE_SECONDS);
         let settings = Self {
             bootstrap: list(args.bootstrap, file.bootstrap),
             run: run.or(ticket.as_ref().map(|ticket| ticket.run)),
@@ -198,6 +223,10 @@ impl Settings {
             batch_size: args.batch_size.or(file.batch_size),
             sequence_length: args.sequence_length.or(file.sequence_length),
             normalize: args.normalize || file.normalize,
+            objective,
+            score_tokens: args.score_tokens.or(file.score_tokens).unwrap_or(SCORE_TOKENS),
+            score_patience: Duration::try_from_secs_f64(score_seconds)
+                .with_context(|| format!("--score-seconds {score_seconds}: give seconds, for example 60"))?,
             seed: args.seed.or(file.seed),
             flush_samples: args.flush_samples.or(file.flush_samples),
             staleness_ms: args.staleness_ms.or(file.staleness_ms),
@@ -276,6 +305,12 @@ impl Settings {
         if let Some(threads) = self.threads {
             ensure!(threads.get() <= THREADS_MAX, "--threads {threads}: must be 1 to {THREADS_MAX}");
         }
+        ensure!(
+            (1..=SCORE_TOKENS_MAX).contains(&self.score_tokens),
+            "--score-tokens {}: must be 1 to {SCORE_TOKENS_MAX}",
+            self.score_tokens
+        );
+        ensure!(!self.score_patience.is_zero(), "--score-seconds 0: no program answers in no time; give it 60");
         let flush_samples = self.replica().flush_samples;
         ensure!(
             (1..=CHUNK_SAMPLES_MAX).contains(&flush_samples),
@@ -375,6 +410,18 @@ fn parse_members(who: Option<&str>) -> Result<Membership> {
     keys.dedup();
     ensure!(!keys.is_empty(), "--members {path}: names no key, so nobody could contribute");
     Ok(Membership::Keys(keys))
+}
+
+/// What `--objective` says.
+fn parse_objective(text: &str) -> Result<ObjectiveChoice> {
+    let command = text.strip_prefix("command").filter(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+    Ok(match (text.trim(), command.map(str::trim)) {
+        ("loss", _) => ObjectiveChoice::Loss,
+        ("accuracy", _) => ObjectiveChoice::Accuracy,
+        (_, Some("")) => bail!("--objective command: which? For example --objective 'command python3 score.py'"),
+        (_, Some(command)) => ObjectiveChoice::Command(command.to_owned()),
+        _ => bail!("--objective {text}: must be loss, accuracy, or 'command PROGRAM', a program that prints scores"),
+    })
 }
 
 fn parse_seconds(seconds: f64) -> Result<Duration> {

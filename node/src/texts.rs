@@ -6,8 +6,10 @@ use engine::{
     data::{Columns, Dataset, Reader},
     embedded,
     model::{Checkpoint, Tokenizer},
+    objective,
 };
 use indicatif::{ProgressBar, ProgressStyle};
+use protocol::manifest::ObjectiveLine;
 use std::{
     path::Path,
     sync::{Arc, atomic::Ordering},
@@ -15,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{say, settings::Settings};
+use crate::{
+    say,
+    settings::{ObjectiveChoice, Settings},
+};
 
 /// Tokens of a window, where the model has so many.
 const SEQUENCE_LENGTH: usize = 128;
@@ -33,9 +38,21 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// As the settings say, for a run on `checkpoint`. `seed`: of the embedded task's own part.
-    pub fn read(settings: &Settings, checkpoint: &Checkpoint, is_embedded: bool, seed: u64) -> Result<Self> {
+    /// As the settings say, for a run on `checkpoint` that states `objective`, if it is settled. `seed`: of the embedded
+    /// task's own part.
+    pub fn read(
+        settings: &Settings,
+        checkpoint: &Checkpoint,
+        objective: Option<&ObjectiveLine>,
+        is_embedded: bool,
+        seed: u64,
+    ) -> Result<Self> {
+        let asks = match objective {
+            Some(line) => objective::is_score(line),
+            None => matches!(settings.objective, Some(ObjectiveChoice::Command(_))),
+        };
         let columns = Columns::new(settings.text_field.clone(), settings.template.as_deref())?;
+        let columns = if asks { columns.asking() } else { columns };
         let reader = TextReader::new(checkpoint, columns, settings.sequence_length)?;
         let length = reader.length;
         let eval = settings.eval.as_ref().map(|path| reader.load("--eval", path)).transpose()?;
@@ -45,7 +62,7 @@ impl Texts {
                 let (data, held_out) = reader.load_split("--data", path)?;
                 (Some(data), Some(held_out))
             }
-            None if is_embedded => {
+            None if is_embedded && !asks => {
                 reader.check_length()?;
                 let held_out = eval.map_or_else(|| embedded::held_out(&reader.tokenizer, length), Ok)?;
                 (Some(embedded::training(seed, &reader.tokenizer, length)?), Some(held_out))

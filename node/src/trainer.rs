@@ -17,7 +17,10 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-use crate::storage::{StateDir, checkpoint::WrittenCheckpoint};
+use crate::{
+    sampler::{Sampled, Sampler},
+    storage::{StateDir, checkpoint::WrittenCheckpoint},
+};
 
 /// Events that may wait for the shell.
 const EVENTS_MAX: usize = 256;
@@ -77,6 +80,8 @@ pub enum Event {
         /// How long it took.
         took: Duration,
     },
+    /// What the model writes after a few prompts, now and then after a look at the held-out text.
+    Sampled(Vec<Sampled>),
     /// The file, and the own samples that it contains.
     Checkpoint {
         /// The file.
@@ -119,15 +124,15 @@ pub struct TrainerHandle {
     pub copies: SyncSender<CopyFor>,
 }
 
-/// Starts the thread.
-pub fn spawn(trainer: Trainer) -> Result<TrainerHandle> {
+/// Starts the thread. `sampler`: for who watches, if anybody does.
+pub fn spawn(trainer: Trainer, sampler: Option<Sampler>) -> Result<TrainerHandle> {
     let (commands, command_receiver) = sync_channel(WORKS_MAX);
     let (event_sender, events) = mpsc::channel(EVENTS_MAX);
     let (copies, wishes) = sync_channel(COPIES_MAX);
     std::thread::Builder::new().name("trainer".into()).spawn(move || {
         let (commands, events, share) = (command_receiver, event_sender, TimeShare::default());
         let mut worker =
-            Worker { trainer, commands, wishes, events, until_sample: 0, edge: false, share, put_off: None };
+            Worker { trainer, commands, wishes, events, until_sample: 0, edge: false, share, put_off: None, sampler };
         if let Err(error) = worker.run() {
             let _ = worker.events.blocking_send(Event::Failed(error));
         }
@@ -145,6 +150,7 @@ struct Worker {
     share: TimeShare,
     /// Entries that came when it was own gradients' turn.
     put_off: Option<Command>,
+    sampler: Option<Sampler>,
 }
 
 impl Worker {
@@ -263,6 +269,7 @@ impl Worker {
                     let (machine, next_sample) = self.trainer.position();
                     self.tell(Event::Evaluated { evaluation, digest, machine, next_sample, took: begun.elapsed() });
                 }
+                self.sample();
             }
             Command::Checkpoint(state) => {
                 // The database may be in the middle of a write: it is asked here, where nobody else has to wait for it.
@@ -287,6 +294,19 @@ impl Worker {
             Command::Stop => {}
         }
         Ok(())
+    }
+
+    /// Lets the model write for people, if it is time. What cannot be written is no reason to stop.
+    fn sample(&mut self) {
+        let Some(sampler) = &mut self.sampler else { return };
+        match sampler.look(&mut self.trainer) {
+            Ok(sampled) if sampled.is_empty() => {}
+            Ok(sampled) => self.tell(Event::Sampled(sampled)),
+            Err(error) => {
+                tracing::warn!("the page shows no more samples of what the model writes: {error:#}");
+                self.sampler = None;
+            }
+        }
     }
 
     /// The shell always drains its end, so this waits only for it to come round.

@@ -29,9 +29,7 @@ fn main() -> Result<()> {
         tokens: Tensor::from_vec(ids, windows * length, &Device::Cpu)?,
         layout: Layout::of_rows(std::iter::repeat_n(length, windows))?,
         targets: (0..windows * length).map(target).collect(),
-        rows: (0..windows)
-            .map(|row| Row { choices: std::iter::once(row * length..(row + 1) * length).collect(), answer: 0 })
-            .collect(),
+        rows: (0..windows).map(|row| Row::of_text(row * length..(row + 1) * length)).collect(),
     };
     let wanted: Vec<Tensor> = tensors.values().cloned().collect();
     let names: HashMap<_, _> = tensors.iter().map(|(name, tensor)| (tensor.id(), name.clone())).collect();

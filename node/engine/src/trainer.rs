@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     data::Dataset,
     estimator::{Company, Estimator, Measured, Normalizer, Probe, Stride, TRIALS_MAX, direction_scale},
-    model::{Batch, Gradient, Model, Stage, SuffixModel},
+    model::{Batch, Gradient, Model, Sampling, Stage, SuffixModel, Tokenizer, generate},
     objective::{Evaluation, Objective, evaluate},
     weights::{SweepReport, Weights},
 };
@@ -290,6 +290,17 @@ impl Trainer {
         let Parts { objective, model, held_out, settings, .. } = &self.parts;
         let Some(held_out) = held_out else { return Ok(None) };
         evaluate(&**objective, model, held_out, settings.batch_size, Some(rows_max)).map(Some)
+    }
+
+    /// What the model writes after `prompt` at the exact weights. Errors as [`generate`] does.
+    pub fn complete(&mut self, tokenizer: &Tokenizer, prompt: &[u32], sampling: &Sampling) -> Result<String> {
+        self.settle()?;
+        let mut text = String::new();
+        generate(&self.parts.model, tokenizer, prompt, sampling, |piece| {
+            text.push_str(piece);
+            Ok(())
+        })?;
+        Ok(text)
     }
 
     /// The exact weights.

@@ -293,3 +293,34 @@ fn the_held_out_part_shares_no_document_with_the_training_part() {
     assert_eq!((train.bytes(), held_out.bytes()), (960, 120));
     assert!(rows(&held_out).iter().all(|row| row.replace(['[', ']'], "").chars().all(|c| c == '8')));
 }
+
+#[test]
+fn of_rows_that_only_ask_the_answer_is_left_to_the_model() {
+    let asked = |content: &str| {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("rows.jsonl");
+        fs::write(&path, content).unwrap();
+        read_with(&Columns::default().asking(), &path, 24)
+    };
+    let prompt = |content: &str| {
+        let data = asked(content).unwrap();
+        let batch = data.batch_of(&[0]).unwrap();
+        let tokens: Vec<u32> = batch.tokens.to_vec1().unwrap();
+        assert!(data.is_prompts() && batch.targets.is_empty());
+        let told: serde_json::Value = serde_json::from_str(&batch.rows[0].asked.as_ref().unwrap().row).unwrap();
+        let row: serde_json::Value = serde_json::from_str(content).unwrap();
+        assert_eq!(told["row"], row, "the judge gets all columns");
+        let text: String = tokens.into_iter().map(|id| char::from(id as u8)).collect();
+        assert!(told["prompt"].as_str().unwrap().ends_with(&text));
+        text
+    };
+    assert_eq!(prompt(r#"{"prompt": "2+2=", "completion": "4", "level": 3}"#), "2+2=");
+    assert_eq!(prompt(r#"{"prompt": "2+2=", "nested": {"a": [1, null]}}"#), "2+2=");
+    assert_eq!(prompt(r#"{"question": "2+2?", "answer": "4"}"#), "User: 2+2?\nAssistant:");
+    assert_eq!(prompt(r#"{"prompt": "2+2?", "answer": "4"}"#), "User: 2+2?\nAssistant:");
+    let turns = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}"#;
+    assert_eq!(prompt(turns), "User: Hi\nAssistant:");
+    assert_eq!(prompt(&format!(r#"{{"prompt": "{}end"}}"#, "x".repeat(40))), format!("{}end", "x".repeat(21)));
+    let error = asked(r#"{"text": "only a text"}"#).err().unwrap();
+    assert!(error.contains("completions of what is asked"), "{error}");
+}

@@ -10,7 +10,7 @@ use engine::{
         Architecture, Batch, Checkpoint, Finish, Generated, Interface, Layout, Model, Row, Sampling, Target, Tokenizer,
         architecture, generate, load, token_losses,
     },
-    objective::{self, Choices, NextToken, Objective, evaluate},
+    objective::{self, Choices, NextToken, Objective, TokenObjective, evaluate},
 };
 use protocol::manifest::ObjectiveLine;
 use serde_json::{Value, json};
@@ -229,12 +229,22 @@ fn choices_cost_their_prompt_once_and_score_as_rows_of_their_own() {
         assert!((packed.loss - sum / 12.0).abs() < 1e-4, "{packed:?}, {sum}");
         assert_eq!((packed.count, packed.right, packed.bits_per_byte), (12, Some(right), None));
         assert!(right > 0 && right < 12, "{right} right: the rows should tell");
+        let line = objective::accuracy_line(true, normalize).unwrap();
+        let accuracy = objective::of(&line, &dataset).unwrap();
+        let share = evaluate(&*accuracy, &*model, &dataset, 5, None).unwrap();
+        assert_eq!((share.loss, share.right), ((12 - right) as f64 / 12.0, Some(right)));
+        assert!(
+            !objective::is_differentiable(&line)
+                && objective::surrogate(&line) == objective::line(true, normalize).ok()
+        );
     }
     let tokens = dataset.batch_of(&[0]).unwrap().layout.tokens();
     assert_eq!(tokens, prompts[0].len() + choices[0].len() - 1 + choices[1].len() - 1);
     let text = Dataset::from_text("no choices here", &tokenizer, 4).unwrap();
     let refused = |line: ObjectiveLine, data: &Dataset| format!("{:#}", objective::of(&line, data).err().unwrap());
-    assert!(objective::line(false, true).is_err());
+    assert!(objective::line(false, true).is_err() && objective::accuracy_line(false, false).is_err());
+    assert!(refused(objective::accuracy_line(true, false).unwrap(), &text).contains("choices and answer"));
+    assert!(refused(objective::score_line(), &text).contains("--objective 'command …'"));
     assert!(objective::of(&ObjectiveLine::NextToken, &text).is_ok());
     assert!(refused(ObjectiveLine::NextToken, &dataset).contains("prompt and completion"));
     assert!(refused(ObjectiveLine::Choices { normalize: false }, &text).contains("choices and answer"));

@@ -123,6 +123,7 @@ pub fn evaluation_line(evaluation: &Evaluation) -> String {
     let (words, count) = (evaluation_words(evaluation), evaluation.count);
     match evaluation.right {
         Some(right) => format!("{words} ({right} of {count} rows right)"),
+        None if evaluation.score.is_some() => words,
         None => format!("{words} ({count} tokens predicted, {} bytes)", evaluation.bytes),
     }
 }

@@ -2,6 +2,7 @@
 
 mod base;
 mod estimator;
+mod objective;
 mod others;
 mod settled;
 mod start;
@@ -13,16 +14,13 @@ use engine::{
     embedded,
     estimator::{Estimator, Normalizer},
     model::SuffixModel,
-    objective::{self, NextToken, Objective},
+    objective::Objective,
     threads,
     trainer::{self, ProbeSettings, Trainer},
     weights::Weights,
 };
 use peer::{GoalSettings, Peer, Run};
-use protocol::{
-    manifest::Manifest,
-    signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
-};
+use protocol::signature::{Ed25519Signer, Ed25519Verifier, Signer as _};
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{path::Path, sync::Arc};
 
@@ -46,9 +44,11 @@ use crate::{
     power::Power,
     priority::{self, Priority},
     random::random,
+    sampler::Sampler,
     say,
+    scorer::Program,
     serve::{Server, Source, Speaker},
-    settings::Settings,
+    settings::{ObjectiveChoice, Settings},
     shell::{self, Disk, People, Recording, Shell, Wire},
     storage::{self, StateDir},
     texts::Texts,
@@ -65,21 +65,32 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
     }
     let reads_standard_input = [&settings.data, &settings.eval].map(|path| path.as_deref() == Some(Path::new("-")));
     ensure!(reads_standard_input != [true; 2], "--data and --eval are both standard input; give one of them a file");
+    // What can fail fails before anything is stored.
+    settings.listen.iter().try_for_each(network::check_free)?;
     let state = Arc::new(StateDir::create_or_open(&settings.state)?);
     let page = settings.http.map(|address| Listener::bind("--http", address)).transpose()?;
     let token = settings.serve_token.clone();
     let server = settings.serve.map(|address| Server::bind("--serve", address, token)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let program = scorer(&settings);
     let interrupt = Interrupt::install()?;
     let outcome = runtime.block_on(async {
         let mut shell = new_shell(&settings, &state, display, interrupt)?;
-        match prepare(&settings, state, (page, server), &mut shell).await? {
-            true => shell.run().await,
-            false => shell.close().await,
+        match prepare(&settings, state, (page, server), program.as_ref(), &mut shell).await {
+            Ok(true) => shell.run().await,
+            Ok(false) => shell.close().await,
+            Err(error) => {
+                // A recording of nothing would be in the way of the next start.
+                settings.record.iter().for_each(|path| drop(std::fs::remove_file(path)));
+                Err(error)
+            }
         }
     });
     // The trainer may be in the middle of a forward pass: nothing of it is needed any more.
     runtime.shutdown_background();
+    if let Some(program) = program {
+        program.end();
+    }
     outcome
 }
 
@@ -99,6 +110,14 @@ fn be_kind(settings: &Settings) {
     }
     if settings.pause_on_battery && Power::default().is_on_battery().is_none() {
         tracing::warn!("--pause-on-battery: the system tells of no battery here, so this node never pauses for it");
+    }
+}
+
+/// Who scores what the model writes, if anybody does.
+fn scorer(settings: &Settings) -> Option<Arc<Program>> {
+    match &settings.objective {
+        Some(ObjectiveChoice::Command(command)) => Some(Program::new(command.clone(), settings.score_patience)),
+        _ => None,
     }
 }
 
@@ -137,6 +156,7 @@ async fn prepare(
     settings: &Settings,
     state: Arc<StateDir>,
     (page, server): (Option<Listener>, Option<Server>),
+    program: Option<&Arc<Program>>,
     shell: &mut Shell,
 ) -> Result<bool> {
     let is_new = state.manifest()?.is_none() || gives_way(settings, &state)?;
@@ -155,7 +175,7 @@ async fn prepare(
     } else {
         let opened = match is_new {
             true => {
-                let (opened, read) = start(settings, state)?;
+                let (opened, read) = start(settings, state, program)?;
                 texts = Some(read);
                 opened
             }
@@ -173,17 +193,19 @@ async fn prepare(
         None => {
             let checkpoint = opened.state.base(&opened.manifest)?.checkpoint()?;
             let is_embedded = embedded::is_of(&opened.manifest.base);
-            Texts::read(settings, &checkpoint, is_embedded, data_seed(settings, &opened.state)?)?
+            let seed = data_seed(settings, &opened.state)?;
+            Texts::read(settings, &checkpoint, Some(&opened.manifest.objective), is_embedded, seed)?
         }
     };
     let weights = shell.restore(&opened)?;
     say_what_is_settled(settings, &opened)?;
-    let (trainer, goals, points) = new_trainer(settings, &opened, weights, texts)?;
+    let sampler = sampler(page.as_ref(), &opened, &texts)?;
+    let (trainer, goals, points) = new_trainer(settings, &opened, weights, texts, program)?;
     shell.recall(points)?;
     let observer = observer(&opened, page)?;
     let storage = storage::spawn(&opened.state)?;
     let base = opened.state.base(&opened.manifest)?;
-    let trainer = trainer_thread::spawn(trainer)?;
+    let trainer = trainer_thread::spawn(trainer, sampler)?;
     if let Some(server) = server {
         let speaker = Speaker::new(base.checkpoint()?, Source::Trainer(trainer.copies.clone()))?;
         server.serve(speaker.into())?;
@@ -194,12 +216,21 @@ async fn prepare(
     Ok(true)
 }
 
+/// Who lets the model write for those who watch: where there is a page that this machine alone can see.
+fn sampler(page: Option<&Listener>, opened: &Opened, texts: &Texts) -> Result<Option<Sampler>> {
+    let is_own = page.is_some_and(|page| page.address().ip().to_canonical().is_loopback());
+    let Some(held_out) = texts.held_out.as_ref().filter(|_| is_own) else { return Ok(None) };
+    let checkpoint = opened.state.base(&opened.manifest)?.checkpoint()?;
+    Sampler::new(&checkpoint, held_out).map(Some)
+}
+
 /// What trains, for how long, and the held-out points so far.
 fn new_trainer(
     settings: &Settings,
     opened: &Opened,
     weights: Weights,
     texts: Texts,
+    program: Option<&Arc<Program>>,
 ) -> Result<(Trainer, GoalSettings, Points)> {
     let (model, _) = opened.model(&weights)?;
     let seed = data_seed(settings, &opened.state)?;
@@ -208,11 +239,15 @@ fn new_trainer(
     if data.is_none() {
         tracing::warn!("no --data: this node replays and serves the run, but does not train");
     }
-    let objective = objective(&opened.manifest, data.as_ref(), held_out.as_ref())?;
+    let objective = objective::of_run(settings, opened, data.as_ref(), held_out.as_ref(), program)?;
     let points = held_out.as_ref().map(|text| points(opened, text, &*objective)).transpose()?.unwrap_or_default();
+    let line = &opened.manifest.objective;
     let estimator = match data {
-        Some(_) => estimator::choose(settings, opened.manifest.parameters())?,
-        None => Estimator::default(),
+        Some(_) if engine::objective::is_differentiable(line) => {
+            estimator::choose(settings, opened.manifest.parameters())?
+        }
+        // What has no derivative is measured by forwards.
+        _ => settings.estimator.unwrap_or_default(),
     };
     let goals = GoalSettings {
         samples: settings.samples,
@@ -236,7 +271,7 @@ fn new_trainer(
         settings: ProbeSettings {
             epsilon: opened.manifest.hyperparameters.epsilon,
             estimator,
-            batch_size: estimator::rows(settings, estimator),
+            batch_size: objective::rows(settings, line, estimator),
             data_seed: seed,
         },
         normalizer: kept.unwrap_or_else(|| Normalizer::new(opened.manifest.levels)),
@@ -281,12 +316,4 @@ fn show(page: Listener, observer: &Observer, state: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// What is made smaller: the run states it, and own texts must have its form.
-fn objective(manifest: &Manifest, data: Option<&Dataset>, held_out: Option<&Dataset>) -> Result<Box<dyn Objective>> {
-    let of = |data: Option<&Dataset>| data.map(|data| objective::of(&manifest.objective, data)).transpose();
-    let held_out = of(held_out).context("--eval")?;
-    // Who has no text measures nothing.
-    Ok(of(data).context("--data")?.or(held_out).unwrap_or_else(|| Box::new(NextToken)))
 }

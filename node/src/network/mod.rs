@@ -45,7 +45,7 @@ pub use limit::Limits;
 pub use peer::{framing, mesh};
 pub use scope::Scope;
 pub use traffic::Traffic;
-pub use transport::{everywhere, free_port};
+pub use transport::{check_free, everywhere, free_port};
 
 use behaviour::{Behaviour, BehaviourEvent};
 use direct::DirectCalls;

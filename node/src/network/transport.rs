@@ -127,17 +127,29 @@ pub fn free_port() -> Result<u16, StartError> {
 /// Whether another process, or another listener of this one, holds the TCP port. libp2p listens with SO_REUSEPORT, so
 /// two nodes would share the port, and each get half of the calls: without that option the system tells.
 pub fn is_occupied(address: &Multiaddr) -> bool {
+    why_not(address).is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
+
+/// Errors if nobody could listen at this address now: it is taken, or not one of this machine.
+pub fn check_free(address: &Multiaddr) -> Result<(), StartError> {
+    match why_not(address) {
+        None => Ok(()),
+        Some(error) if error.kind() == io::ErrorKind::AddrInUse => Err(StartError::Occupied(address.clone())),
+        Some(error) => Err(StartError::Listen { address: address.clone(), error: error.to_string() }),
+    }
+}
+
+/// Why the system lets nobody listen at a TCP address, if it does not. Of other addresses it is not known.
+fn why_not(address: &Multiaddr) -> Option<io::Error> {
     let mut parts = address.iter();
     let ip: IpAddr = match parts.next() {
         Some(Protocol::Ip4(ip)) => ip.into(),
         Some(Protocol::Ip6(ip)) => ip.into(),
-        _ => return false,
+        _ => return None,
     };
     match parts.next() {
-        Some(Protocol::Tcp(port)) if port != 0 => {
-            TcpListener::bind(SocketAddr::new(ip, port)).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
-        }
-        _ => false,
+        Some(Protocol::Tcp(port)) => TcpListener::bind(SocketAddr::new(ip, port)).err(),
+        _ => None,
     }
 }
 

@@ -267,6 +267,10 @@ impl Shell {
                 self.people.evaluated(&evaluation, digest, self.peer.replica());
                 Input::Evaluated(Look { loss: evaluation.loss, digest, machine, next_sample, took_ms: ms(took) })
             }
+            Event::Sampled(sampled) => {
+                self.people.sampled(sampled, self.peer.replica());
+                return Ok(());
+            }
             Event::Checkpoint { written, machine, next_sample, spsa, took } => {
                 self.disk.wrote(written, spsa);
                 Input::Written { machine, next_sample, took_ms: ms(took) }

@@ -14,6 +14,7 @@ use crate::{
     display::{Display, LineParts, LiveLine},
     invitation::Invitation,
     pause::{self, Cause},
+    sampler::Sampled,
     say::{self, Names},
     watch::{Neighbour, Observer, Points, Session, View},
 };
@@ -102,6 +103,13 @@ impl People {
         self.session.evaluated(evaluation, gradients);
         self.points.looked(digest, *evaluation);
         say::evaluated(evaluation, gradients);
+    }
+
+    /// What the model writes now after a few prompts.
+    pub fn sampled(&mut self, samples: Vec<Sampled>, replica: Option<&Replica>) {
+        if let Some(observer) = &mut self.observer {
+            observer.sampled(samples, replica.map_or(0, Replica::swarm_step));
+        }
     }
 
     /// Shows how things stand, if it is time. `pause`: why own gradients are to rest, if they are.

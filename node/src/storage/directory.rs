@@ -177,7 +177,7 @@ impl StateDir {
     pub fn forget_run(&self) -> Result<()> {
         let old = ["manifest", "checkpoint", "checkpoint contents", "setting spsa", "setting starter", SECRET];
         self.database.remove_all(&old)?;
-        for name in ["metrics.jsonl", "journal.jsonl", "status.json"] {
+        for name in ["metrics.jsonl", "journal.jsonl", "status.json", "samples.jsonl"] {
             match fs::remove_file(self.path.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| unusable(&self.path));

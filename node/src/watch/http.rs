@@ -5,6 +5,7 @@
 //! | `GET /` | one page, which asks for the next two and for nothing else |
 //! | `GET /api/status` | the latest [`Snapshot`], JSON, [made once a second](super). `version` 0: there is none yet |
 //! | `GET /api/history` | [points](super::Metrics) for curves, JSON array, oldest first, at most [`POINTS_MAX`](super::history::POINTS_MAX): those of `metrics.jsonl` from earlier sessions, then this one's. Bytes are summed over sessions |
+//! | `GET /api/samples` | what the model wrote after the same prompts over the course of the run, JSON array of [`Look`](super::samples::Look)s, oldest first. Prompts are of own text: on a loopback address only, else 403 |
 //! | `GET /ticket.svg` | the ticket of an open run, to scan |
 //! | `GET /metrics` | the latest snapshot for [Prometheus](super::prometheus), OpenMetrics text |
 //!
@@ -35,7 +36,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-use super::{Metrics, Snapshot, history::History, prometheus};
+use super::{Metrics, Snapshot, history::History, prometheus, samples};
 use crate::{
     http::{self, Limits, Listener},
     scan,
@@ -62,7 +63,8 @@ pub fn serve(
         let mut history = History::read(&metrics_path);
         history.begin_session();
         let (address, limits) = (listener.address(), Limits { connections: CONNECTIONS_MAX, time: CONNECTION_TIME });
-        let shown = Arc::new(Shown { address, snapshots: snapshots.clone(), history: Mutex::new(history) });
+        let samples = metrics_path.with_file_name(samples::FILE);
+        let shown = Arc::new(Shown { address, snapshots: snapshots.clone(), history: Mutex::new(history), samples });
         let asked = shown.clone();
         runtime.block_on(async {
             tokio::select! {
@@ -83,6 +85,7 @@ struct Shown {
     address: SocketAddr,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     history: Mutex<History>,
+    samples: PathBuf,
 }
 
 /// Adds each snapshot to the history. Returns when no more come.
@@ -107,12 +110,13 @@ impl Shown {
             "/" => Self::page,
             "/api/status" => Self::status,
             "/api/history" => Self::history,
+            "/api/samples" => Self::samples,
             "/ticket.svg" => Self::ticket,
             "/metrics" => Self::metrics,
             _ => {
                 return said(
                     StatusCode::NOT_FOUND,
-                    "Here are /, /api/status, /api/history, /ticket.svg and /metrics.\n",
+                    "Here are /, /api/status, /api/history, /api/samples, /ticket.svg and /metrics.\n",
                 );
             }
         };
@@ -145,6 +149,16 @@ impl Shown {
         json(serde_json::to_string(
             &self.history.lock().unwrap_or_else(PoisonError::into_inner).points().collect::<Vec<_>>(),
         ))
+    }
+
+    fn samples(&self) -> Answer {
+        if !self.address.ip().to_canonical().is_loopback() {
+            return said(StatusCode::FORBIDDEN, "Prompts are of this machine's own text, and stay on it.\n");
+        }
+        match samples::read(&self.samples) {
+            Ok(looks) => json(serde_json::to_string(&looks)),
+            Err(error) => said(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}\n")),
+        }
     }
 
     fn metrics(&self) -> Answer {

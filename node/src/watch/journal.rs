@@ -90,6 +90,9 @@ pub struct Point {
     /// Share of rows whose right choice was the likeliest, where rows have choices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
+    /// Mean score of completions, where a program gives one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
 }
 
 /// What a held-out loss is of.

@@ -17,6 +17,7 @@ mod observer;
 mod points;
 pub mod prometheus;
 mod recorder;
+pub mod samples;
 mod session;
 pub mod terminal;
 
@@ -156,13 +157,57 @@ pub struct HeldOut {
     /// Share of rows whose right choice was the likeliest, where they have choices.
     #[serde(default)]
     pub accuracy: Option<f64>,
+    /// Mean score of completions, where a program gives one.
+    #[serde(default)]
+    pub score: Option<f64>,
     /// Of the swarm, when it was measured.
     pub gradients: u64,
+}
+
+/// What a look at the held-out text shows first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Measured {
+    /// Bits per byte of text.
+    BitsPerByte,
+    /// Share of rows whose right choice was the likeliest.
+    Accuracy,
+    /// Mean score of completions.
+    Score,
+}
+
+impl Measured {
+    /// Which of these a look has.
+    pub fn of(accuracy: Option<f64>, score: Option<f64>) -> Self {
+        match (score, accuracy) {
+            (Some(_), _) => Self::Score,
+            (None, Some(_)) => Self::Accuracy,
+            (None, None) => Self::BitsPerByte,
+        }
+    }
+
+    /// In words, with what the loss is then.
+    pub fn words(self) -> [&'static str; 2] {
+        match self {
+            Self::BitsPerByte => ["held-out, bits per byte", "training loss, nats per token"],
+            Self::Accuracy => ["held-out accuracy", "training loss, nats per row"],
+            Self::Score => ["held-out, mean score", "training loss, minus the score"],
+        }
+    }
+}
+
+impl HeldOut {
+    /// What it shows first, if it has that.
+    pub fn figure(&self) -> Option<f64> {
+        self.score.or(self.accuracy).or(self.bits_per_byte)
+    }
 }
 
 impl fmt::Display for HeldOut {
     /// What people ask for first, in a word or two.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(score) = self.score {
+            return write!(f, "score {score:.4}");
+        }
         match (self.accuracy, self.bits_per_byte) {
             (Some(accuracy), _) => write!(f, "{accuracy:.4} accuracy"),
             (None, Some(bits)) => write!(f, "{bits:.4} bits/byte"),

@@ -9,7 +9,7 @@ use protocol::{
 };
 use std::{
     collections::HashMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,8 +19,9 @@ use super::{
     Bytes, Forecast, Gradients, Load, MACHINES_MAX, Machine, Neighbour, Phase, Points, RECENT_BYTES, Recorder, Session,
     Snapshot, VERSION,
     journal::{Heights, Line, Point, now_ms},
+    samples,
 };
-use crate::{hex::hex, network::Traffic, say};
+use crate::{hex::hex, network::Traffic, sampler::Sampled, say};
 
 /// Between two snapshots.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -101,6 +102,8 @@ pub struct Observer {
     swarm: Option<Seen>,
     swarm_at_start: u64,
     machines: HashMap<MachineId, Seen>,
+    /// Where samples of what the model writes go.
+    samples: PathBuf,
 }
 
 impl Observer {
@@ -117,6 +120,7 @@ impl Observer {
             swarm: None,
             swarm_at_start: 0,
             machines: HashMap::new(),
+            samples: state.join(samples::FILE),
         })
     }
 
@@ -152,6 +156,14 @@ impl Observer {
     /// A held-out point.
     pub fn measured(&self, point: Point) {
         self.recorder.journal(Line::Point(point));
+    }
+
+    /// Keeps what the model wrote when the swarm had made so many gradients.
+    pub fn sampled(&self, samples: Vec<Sampled>, gradients: u64) {
+        let look = samples::Look { at_ms: now_ms(), gradients, samples };
+        if let Err(error) = samples::add(&self.samples, look) {
+            tracing::warn!("what the model writes is not kept: {error:#}");
+        }
     }
 
     /// Whether it is time for another look.

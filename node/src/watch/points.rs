@@ -83,6 +83,7 @@ impl Points {
             loss: evaluation.loss,
             bits_per_byte: evaluation.bits_per_byte,
             accuracy: evaluation.accuracy(),
+            score: evaluation.score,
         };
         self.rank(point.clone());
         Some(point)
@@ -111,8 +112,8 @@ impl Points {
     /// The same, in short.
     pub fn best_look(&self) -> Option<HeldOut> {
         let point = self.best()?;
-        let (bits_per_byte, accuracy) = (point.bits_per_byte, point.accuracy);
-        Some(HeldOut { loss: point.loss, bits_per_byte, accuracy, gradients: point.gradients() })
+        let Point { loss, bits_per_byte, accuracy, score, .. } = *point;
+        Some(HeldOut { loss, bits_per_byte, accuracy, score, gradients: point.gradients() })
     }
 
     /// Points that could be compared.

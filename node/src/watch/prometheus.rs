@@ -19,6 +19,7 @@
 //! | `onebyte_held_out_loss_nats_per_token`, `onebyte_held_out_bits_per_byte`, `onebyte_held_out_gradients` | | once known |
 //! | `onebyte_held_out_accuracy` | | once known, in place of bits per byte, where rows have choices |
 //! | `onebyte_best_held_out_bits_per_byte`, `onebyte_best_held_out_gradients` | | of the best point, once known |
+//! | `onebyte_held_out_score` | | once known, in place of bits per byte, where a program gives scores |
 //! | `onebyte_best_held_out_accuracy` | | of the best point, in place of bits per byte, where rows have choices |
 //! | `onebyte_received_bytes_total` | cause: gossip, duplicates, exchange, upkeep | since the program started |
 //! | `onebyte_sent_bytes_total` | | since the program started |
@@ -92,6 +93,8 @@ fn learning(registry: &mut Registry, snapshot: &Snapshot) {
     gauge(registry, "held_out_bits_per_byte", help, None, look.and_then(|look| look.bits_per_byte));
     let help = "Share of held-out rows whose right choice was the likeliest";
     gauge(registry, "held_out_accuracy", help, None, look.and_then(|look| look.accuracy));
+    let help = "Mean score of completions of held-out prompts";
+    gauge(registry, "held_out_score", help, None, look.and_then(|look| look.score));
     let help = "Gradients of the swarm when the held-out text was looked at";
     count(registry, "held_out_gradients", help, look.map(|look| look.gradients));
     let help = "Loss of the best held-out point so far, bits per byte of text";
@@ -210,7 +213,13 @@ mod tests {
             phase: Phase::Training,
             own: Gradients { total: 3, session: 3, per_second: 1.5 },
             swarm: Gradients { total: 7, session: 7, per_second: 2.5 },
-            held_out: Some(HeldOut { loss: 2.0, bits_per_byte: Some(2.885), accuracy: None, gradients: 4 }),
+            held_out: Some(HeldOut {
+                loss: 2.0,
+                bits_per_byte: Some(2.885),
+                accuracy: None,
+                score: None,
+                gradients: 4,
+            }),
             traffic: Bytes { received_gossip: 11, received_upkeep: 12, sent: 13, ..Bytes::default() },
             machines: vec![Machine { machine: "a\"b\n".into(), height: 5, ..Machine::default() }],
             peers: vec![Neighbour { peer_id: "p".into(), round_trip_ms: Some(1.5), ..Neighbour::default() }],
@@ -242,7 +251,8 @@ mod tests {
         for unknown in ["training_loss", "accuracy", "behind", "catch_up_seconds "] {
             assert!(!text.contains(unknown), "what is not known is not there:\n{text}");
         }
-        let held_out = Some(HeldOut { loss: 0.5, bits_per_byte: None, accuracy: Some(0.75), gradients: 4 });
+        let held_out =
+            Some(HeldOut { loss: 0.5, bits_per_byte: None, accuracy: Some(0.75), score: None, gradients: 4 });
         let text = encode(&Snapshot { held_out, ..snapshot }).unwrap();
         assert!(text.contains("\nonebyte_held_out_accuracy 0.75\n") && !text.contains("bits_per_byte"), "{text}");
     }

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Phase, Snapshot, journal};
+use super::{Measured, Phase, Snapshot, journal};
 
 /// The latest snapshot, replaced every second.
 pub const STATUS: &str = "status.json";
@@ -46,6 +46,9 @@ pub struct Metrics {
     pub held_out_bits_per_byte: Option<f64>,
     /// Share of rows whose right choice was the likeliest, where they have choices.
     pub held_out_accuracy: Option<f64>,
+    /// Mean score of completions, where a program gives one.
+    #[serde(default)]
+    pub held_out_score: Option<f64>,
     /// The swarm's gradients when that was measured.
     pub held_out_gradients: Option<u64>,
     /// Own gradients.
@@ -64,6 +67,26 @@ pub struct Metrics {
     pub peers: u64,
 }
 
+impl Metrics {
+    /// What the looks of these lines show first: those that an older release wrote have fewer fields.
+    pub fn shown<'a>(lines: impl Iterator<Item = &'a Self>) -> Measured {
+        let (mut accuracy, mut score) = (None, None);
+        for line in lines {
+            (accuracy, score) = (accuracy.or(line.held_out_accuracy), score.or(line.held_out_score));
+        }
+        Measured::of(accuracy, score)
+    }
+
+    /// Its look, as far as it shows this.
+    pub fn figure(&self, shown: Measured) -> Option<f64> {
+        match shown {
+            Measured::BitsPerByte => self.held_out_bits_per_byte,
+            Measured::Accuracy => self.held_out_accuracy,
+            Measured::Score => self.held_out_score,
+        }
+    }
+}
+
 impl From<&Snapshot> for Metrics {
     fn from(snapshot: &Snapshot) -> Self {
         let held_out = snapshot.held_out;
@@ -75,6 +98,7 @@ impl From<&Snapshot> for Metrics {
             held_out_loss: held_out.map(|held_out| held_out.loss),
             held_out_bits_per_byte: held_out.and_then(|held_out| held_out.bits_per_byte),
             held_out_accuracy: held_out.and_then(|held_out| held_out.accuracy),
+            held_out_score: held_out.and_then(|held_out| held_out.score),
             held_out_gradients: held_out.map(|held_out| held_out.gradients),
             own_per_second: snapshot.own.per_second,
             swarm_per_second: snapshot.swarm.per_second,

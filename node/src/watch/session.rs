@@ -29,8 +29,8 @@ impl Session {
 
     /// The held-out text was looked at when the swarm had made so many gradients.
     pub fn evaluated(&mut self, evaluation: &Evaluation, gradients: u64) {
-        let Evaluation { loss, bits_per_byte, .. } = *evaluation;
-        self.held_out = Some(HeldOut { loss, bits_per_byte, accuracy: evaluation.accuracy(), gradients });
+        let (Evaluation { loss, bits_per_byte, score, .. }, accuracy) = (*evaluation, evaluation.accuracy());
+        self.held_out = Some(HeldOut { loss, bits_per_byte, accuracy, score, gradients });
     }
 
     /// Own gradients.

@@ -11,7 +11,7 @@ use ratatui::{
 use std::{path::Path, time::Duration};
 
 use super::{
-    Forecast, HeldOut, Machine, Metrics, Phase, Snapshot,
+    Forecast, HeldOut, Machine, Measured, Metrics, Phase, Snapshot,
     history::History,
     journal::now_ms,
     recorder::{METRICS, STATUS},
@@ -228,16 +228,15 @@ impl View {
     fn keys(&self) -> Table<'_> {
         let shown = &self.snapshot;
         let look = shown.held_out;
-        let accuracy = look.and_then(|look| look.accuracy);
+        let kind = Measured::of(look.and_then(|look| look.accuracy), look.and_then(|look| look.score));
+        let [held_out, training] = match kind {
+            Measured::BitsPerByte => ["held-out bits/byte", "training nats/token"],
+            Measured::Accuracy => ["held-out accuracy", "training nats/row"],
+            Measured::Score => ["held-out score", "training minus score"],
+        };
         let pairs = [
-            match accuracy {
-                Some(accuracy) => ("held-out accuracy", format!("{accuracy:.4}")),
-                None => ("held-out bits/byte", figure(look.and_then(|look| look.bits_per_byte))),
-            },
-            match accuracy {
-                Some(_) => ("training nats/row", figure(shown.training_loss)),
-                None => ("training nats/token", figure(shown.training_loss)),
-            },
+            (held_out, figure(look.and_then(|look| look.figure()))),
+            (training, figure(shown.training_loss)),
             ("gradients", format!("{} (own {})", shown.swarm.total, shown.own.total)),
             ("per second", format!("{:.1} (own {:.1})", shown.swarm.per_second, shown.own.per_second)),
             ("bytes in/gradient", figure(per_gradient(shown, shown.traffic.received))),
@@ -254,12 +253,14 @@ impl View {
 
     fn curves(&self, frame: &mut Frame, area: Rect) {
         let points = || self.history.points();
-        let is_accuracy = points().any(|point| point.held_out_accuracy.is_some());
-        let title =
-            if is_accuracy { "held-out accuracy, over gradients" } else { "held-out bits per byte, over gradients" };
-        let shown = |point: &Metrics| if is_accuracy { point.held_out_accuracy } else { point.held_out_bits_per_byte };
-        let looks: Vec<(f64, f64)> =
-            points().filter_map(|point| Some((point.held_out_gradients? as f64, shown(point)?))).collect();
+        let shown = Metrics::shown(points());
+        let title = match shown {
+            Measured::BitsPerByte => "held-out bits per byte, over gradients",
+            Measured::Accuracy => "held-out accuracy, over gradients",
+            Measured::Score => "held-out mean score, over gradients",
+        };
+        let look = |point: &Metrics| Some((point.held_out_gradients? as f64, point.figure(shown)?));
+        let looks: Vec<(f64, f64)> = points().filter_map(look).collect();
         let swarm: Vec<(f64, f64)> = points().map(|point| (point.gradients as f64, point.swarm_per_second)).collect();
         let own: Vec<(f64, f64)> = points().map(|point| (point.gradients as f64, point.own_per_second)).collect();
         let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).spacing(2).areas(area);
@@ -408,7 +409,7 @@ fn in_short(forecast: Forecast) -> String {
 }
 
 fn best_in_words(best: HeldOut) -> String {
-    format!("{} at {}", figure(best.accuracy.or(best.bits_per_byte)), best.gradients)
+    format!("{} at {}", figure(best.figure()), best.gradients)
 }
 
 fn per_gradient(shown: &Snapshot, bytes: u64) -> Option<f64> {
@@ -445,8 +446,14 @@ mod tests {
             run: "ab".repeat(32),
             phase: Phase::Training,
             swarm: Gradients { total: 200, session: 100, per_second: 7.5 },
-            held_out: Some(HeldOut { loss: 2.5, bits_per_byte: Some(3.625), accuracy: None, gradients: 150 }),
-            best: Some(HeldOut { loss: 2.4, bits_per_byte: Some(3.5), accuracy: None, gradients: 120 }),
+            held_out: Some(HeldOut {
+                loss: 2.5,
+                bits_per_byte: Some(3.625),
+                accuracy: None,
+                score: None,
+                gradients: 150,
+            }),
+            best: Some(HeldOut { loss: 2.4, bits_per_byte: Some(3.5), accuracy: None, score: None, gradients: 120 }),
             forecast: Some(Forecast { gradients_to_next: Some(77), ..Forecast::default() }),
             traffic: Bytes { received: 1_000, ..Bytes::default() },
             machine_count: 1,

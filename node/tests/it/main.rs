@@ -17,6 +17,7 @@ mod past;
 mod recipe;
 mod recording;
 mod recovery;
+mod score;
 mod serve;
 mod start;
 mod support;

@@ -93,9 +93,10 @@ fn moment(second: u64, machines: u64) -> Snapshot {
             loss: 2.3 + 2.4 * decay,
             bits_per_byte: Some(3.3 + 3.5 * (-((second / 60 * 60) as f64) / 400.0).exp()),
             accuracy: None,
+            score: None,
             gradients: second / 60 * 60 * 45 * machines,
         }),
-        best: Some(HeldOut { loss: 2.25, bits_per_byte: Some(3.25), accuracy: None, gradients: 123_456 }),
+        best: Some(HeldOut { loss: 2.25, bits_per_byte: Some(3.25), accuracy: None, score: None, gradients: 123_456 }),
         forecast: Some(Forecast { gradients_to_next: Some(4_321), ..Forecast::default() }),
         staleness: Some((60.0 * noise(second / 5)) as u64),
         waiting: 3,
@@ -370,4 +371,33 @@ fn what_others_say_is_text_and_many_machines_fit() {
         page.evaluate(RATES).as_str().is_some_and(|curve| curve.split(' ').count() > 300)
     });
     photograph(&mut page, "many");
+}
+
+#[test]
+fn what_the_model_writes_is_kept_and_shown_on_this_machine_only() {
+    let workshop = Workshop::new();
+    let node = workshop.first("state", &["--http", "127.0.0.1:0", "--samples", "64"]);
+    let address = watched(&node);
+    let looks = || {
+        let body = get(address, "/api/samples").1;
+        serde_json::from_str::<Vec<Value>>(&body).unwrap_or_else(|error| panic!("{body}: {error}"))
+    };
+    let begun = Instant::now();
+    while looks().is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "no sample, but: {:?}", node.lines());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let first = looks();
+    let samples = first[0]["samples"].as_array().unwrap();
+    assert_eq!(samples.len(), 3);
+    let text = std::fs::read_to_string(workshop.state("text.txt")).unwrap();
+    samples.iter().for_each(|one| assert!(text.contains(one["prompt"].as_str().unwrap()), "{one}"));
+    let state = node.leave();
+    assert!(state.join("samples.jsonl").is_file());
+    // Others may see the run, and not the text of this machine.
+    let arguments = ["--http", "0.0.0.0:0", "--samples", "64"];
+    let node = workshop.node("state", &arguments);
+    let port = watched(&node).port();
+    let (head, _) = get(SocketAddr::from(([127, 0, 0, 1], port)), "/api/samples");
+    assert!(head.contains("403"), "{head}");
 }

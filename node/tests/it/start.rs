@@ -31,3 +31,35 @@ fn a_start_that_fails_leaves_no_run_and_one_without_gradients_gives_way() {
     let (worked, said) = run(&[&once[..], &["--data", text, "--epsilon", "0.001"]].concat());
     assert!(worked && said.contains("--epsilon is of new runs only"), "{said}");
 }
+
+#[test]
+fn ports_and_files_that_will_not_do_are_found_before_a_run_is_stored() {
+    let workshop = Workshop::new();
+    let (state, text, model) = (workshop.state("state"), workshop.state("text.txt"), workshop.model());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let (record, address) = (workshop.state("run.rec"), format!("127.0.0.1:{port}"));
+    let record = record.to_str().unwrap();
+    let run = |arguments: &[&str]| {
+        let usual = ["--model", model.to_str().unwrap(), "--data", text.to_str().unwrap(), "--sequence-length", "32"];
+        let output = command(&state, &[&usual, arguments].concat()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let multiaddr = format!("/ip4/127.0.0.1/tcp/{port}");
+    for (arguments, words) in [
+        (&["--listen", &multiaddr][..], "the port is taken"),
+        (&["--listen", "/ip4/203.0.113.77/tcp/0"], "203.0.113.77/tcp/0: cannot listen there"),
+        (&["--serve", &address], "the port is taken"),
+        (&["--http", &address], "the port is taken"),
+        (&["--serve", "127.0.0.1:0", "--serve-token", "short"], "--serve-token"),
+        (&["--record", "/proc/nowhere/run.rec"], "--record"),
+        (&["--record", record, "--stop-when-flat", "--epsilon", "-1"], "--epsilon"),
+        (&["--record", record, "--normalize"], "--normalize"),
+    ] {
+        let (worked, said) = run(arguments);
+        assert!(!worked && said.contains(words) && !said.contains("new run"), "{arguments:?}: {said}");
+    }
+    // Nothing of the failures is in the way of the start that is right.
+    let (worked, said) = run(&["--record", record, "--samples", "0", "--exit-when-idle", "0.1"]);
+    assert!(worked && said.contains("new run") && !said.contains("gives way"), "{said}");
+}

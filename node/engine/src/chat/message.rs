@@ -3,17 +3,17 @@
 use anyhow::{Context, Result, bail, ensure};
 use minijinja::{Value, value::ValueKind};
 
-/// One message: OpenAI's and TRL's `role` and `content`, or ShareGPT's `from` and `value`.
+/// One message: OpenAI's and TRL's `role` and `content`, ShareGPT's `from` and `value`, or Gemini's `role` and `parts`.
 ///
 /// Roles that mean `system`, `user`, `assistant` or `tool` become these. Content is a string, a list of parts of text,
 /// or null. Arguments of tool calls that are JSON in a string become values, as templates expect. Errors name the field
 /// and what it may be.
 pub fn message(value: &Value) -> Result<Value> {
     ensure!(value.kind() == ValueKind::Map, "a message is {}, not an object with role and content", kind(value));
-    let field = |names: [&str; 2]| names.into_iter().find_map(|name| present(value, name));
-    let role = field(["role", "from"]).context("a message has no role")?;
+    let field = |names: &[&str]| names.iter().find_map(|name| present(value, name));
+    let role = field(&["role", "from"]).context("a message has no role")?;
     let role = role.as_str().with_context(|| format!("a message's role is {}, not a text", kind(&role)))?.to_owned();
-    let content = field(["content", "value"]);
+    let content = field(&["content", "value", "parts", "text"]);
     let calls = match (present(value, "tool_calls"), present(value, "function_call")) {
         (Some(calls), _) => Some(tool_calls(&calls)?),
         (None, Some(call)) => Some(Value::from(vec![tool_call(&call)?])),
@@ -170,6 +170,8 @@ mod tests {
         for same in [
             r#"{"role": "user", "content": "hi", "id": 7}"#,
             r#"{"from": "human", "value": "hi"}"#,
+            r#"{"role": "prompter", "text": "hi"}"#,
+            r#"{"role": "user", "parts": [{"text": "h"}, {"text": "i"}]}"#,
             r#"{"role": "User", "content": [{"type": "text", "text": "hi"}]}"#,
             r#"{"role": "user", "content": ["h", {"type": "input_text", "text": "i"}]}"#,
         ] {

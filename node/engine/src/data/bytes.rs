@@ -136,12 +136,20 @@ fn other(head: &[u8]) -> Option<String> {
         Some((_, _, name, remedy)) => (*name, *remedy),
         // Eight bytes of a length, then a header of JSON.
         None if head.len() > 9 && head[5..10] == *b"\0\0\0{\"" => ("a model (safetensors)", "--model takes models"),
-        None if head.starts_with(b"\xff\xfe\0\0") || head.starts_with(b"\0\0\xfe\xff") => {
-            ("UTF-32 text", "save it as UTF-8")
-        }
+        None if is_utf32(head) => ("UTF-32 text", "save it as UTF-8 (iconv -f UTF-32 -t UTF-8)"),
         None => return None,
     };
     Some(if remedy.is_empty() { name.to_owned() } else { format!("{name}; {remedy}") })
+}
+
+/// Whether it is UTF-32: by its mark, or because every unit is a character below 2^21 in the same byte order.
+fn is_utf32(head: &[u8]) -> bool {
+    let units = head.as_chunks::<4>().0;
+    let is = |unit: fn([u8; 4]) -> u32| {
+        let is_text = |number: u32| matches!(number, 9 | 10 | 13 | 32..0x11_0000);
+        units.len() >= 2 && units.iter().all(|bytes| is_text(unit(*bytes)))
+    };
+    is(u32::from_le_bytes) || is(u32::from_be_bytes)
 }
 
 /// What is not UTF-8 is an error that says so. `bytes`: those from byte `start` of the text on.

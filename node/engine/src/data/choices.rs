@@ -41,7 +41,7 @@ impl Question {
             at = tokens.end;
             choices.push(pack.predict([last].into_iter().chain(own..), tokens));
         }
-        pack.end(Row { choices, answer: self.answer as usize });
+        pack.end(Row::of_choices(choices, self.answer as usize));
         Ok(())
     }
 }

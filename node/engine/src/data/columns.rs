@@ -9,9 +9,10 @@ use crate::chat::{self, Conversation, Formatter, Rendered, kind, present};
 /// What a row may be, for people.
 const FORMS: &str = "text; prompt and completion; messages; conversations; instruction (or question) and output (or answer); \
                      prompt, choices and answer. Other columns: --text-field <name>, or --template '…{{ name }}…'";
-const MESSAGES: [&str; 4] = ["messages", "conversations", "conversation", "dialogue"];
-const ASKED: [&str; 5] = ["instruction", "question", "query", "prompt", "input"];
-const ANSWERED: [&str; 4] = ["output", "response", "answer", "completion"];
+const MESSAGES: [&str; 5] = ["messages", "conversations", "conversation", "dialogue", "contents"];
+const TEXTS: [&str; 2] = ["text", "content"];
+const ASKED: [&str; 7] = ["instruction", "question", "query", "prompt", "input", "inputs", "user"];
+const ANSWERED: [&str; 7] = ["output", "response", "answer", "completion", "target", "targets", "assistant"];
 const CONTEXT: [&str; 2] = ["input", "context"];
 const SYSTEM: [&str; 2] = ["system", "system_prompt"];
 
@@ -20,6 +21,8 @@ const SYSTEM: [&str; 2] = ["system", "system_prompt"];
 pub struct Columns {
     text_field: Option<String>,
     formatter: Option<Formatter>,
+    /// Whether rows only ask, and what answers them is made by the model.
+    asks: bool,
 }
 
 /// What is learned of a row.
@@ -37,6 +40,21 @@ pub enum Sample {
         choices: Vec<String>,
         answer: Value,
     },
+    /// What is to be completed.
+    Prompt(Prompt),
+}
+
+/// What is to be completed, and judged then.
+pub struct Prompt {
+    pub asked: Question,
+    /// All of the row's columns.
+    pub row: Value,
+}
+
+/// What the model is to go on from.
+pub enum Question {
+    Text(String),
+    Conversation(Vec<Value>, Option<Value>),
 }
 
 impl Sample {
@@ -62,7 +80,17 @@ impl Columns {
             "--text-field and --template both say what a row's text is; give one"
         );
         let formatter = template.map(Formatter::new).transpose().context("--template")?;
-        Ok(Self { text_field, formatter })
+        Ok(Self { text_field, formatter, asks: false })
+    }
+
+    /// The same for rows of which only what is asked is read: the model completes it, and a program judges that.
+    pub fn asking(self) -> Self {
+        Self { asks: true, ..self }
+    }
+
+    /// Whether rows only ask.
+    pub fn asks(&self) -> bool {
+        self.asks
     }
 
     /// Whether a table with this header has columns that are read.
@@ -82,9 +110,11 @@ impl Columns {
             let rendered = Rendered::of_marked(&marked).context("--template marks parts within parts")?;
             let is_empty = rendered.text.trim().is_empty();
             let used = keys(row);
-            let sample = match rendered.learned.is_empty() {
-                true => Sample::Text(rendered.text),
-                false => Sample::Marked(rendered),
+            let sample = match rendered.learned.first() {
+                Some(first) if self.asks => prompt(Question::Text(rendered.text[..first.start].to_owned()), row),
+                None if self.asks => prompt(Question::Text(rendered.text), row),
+                Some(_) => Sample::Marked(rendered),
+                None => Sample::Text(rendered.text),
             };
             return Ok((!is_empty).then_some(Found { sample, label: "--template", used }));
         }
@@ -92,11 +122,16 @@ impl Columns {
         let sample = match &self.text_field {
             Some(field) => {
                 ensure!(fields.has(field), "no column {field:?} (--text-field); there are {}", keys(row).join(", "));
-                fields.text(&field.to_lowercase())?.map(|text| (Sample::Text(text), "--text-field"))
+                let text = fields.text(&field.to_lowercase())?;
+                let sample = |text| if self.asks { prompt(Question::Text(text), row) } else { Sample::Text(text) };
+                text.map(|text| (sample(text), "--text-field"))
             }
+            None if self.asks => fields.question()?.map(|(asked, label)| (prompt(asked, row), label)),
             None => fields.sample()?,
         };
-        Ok(sample.map(|(sample, label)| Found { sample, label, used: fields.used }))
+        // A judge gets all columns.
+        let used = if self.asks { keys(row) } else { fields.used };
+        Ok(sample.map(|(sample, label)| Found { sample, label, used }))
     }
 }
 
@@ -110,7 +145,7 @@ pub fn is_known(name: &str) -> bool {
 /// Whether a column of this name is read, and holds a text.
 pub fn is_text(name: &str) -> bool {
     let name = name.trim().to_lowercase();
-    name == "text" || ASKED.contains(&name.as_str()) || ANSWERED.contains(&name.as_str())
+    TEXTS.contains(&name.as_str()) || ASKED.contains(&name.as_str()) || ANSWERED.contains(&name.as_str())
 }
 
 /// The names of a row's columns.
@@ -188,8 +223,8 @@ impl Fields {
         if let (Some(asked), Some(answered)) = (self.first(&ASKED), self.first(&ANSWERED)) {
             return self.instruction(asked, answered).map(|one| Some((Sample::Conversation(one), "instructions")));
         }
-        if self.has("text") {
-            return Ok(self.text("text")?.map(|text| (Sample::Text(text), "text")));
+        if let Some(name) = self.first(&TEXTS) {
+            return Ok(self.text(name)?.map(|text| (Sample::Text(text), name)));
         }
         // A null, or a field that is not there.
         if self.all.is_empty() {
@@ -197,6 +232,38 @@ impl Fields {
         }
         let names: Vec<&str> = self.all.keys().map(String::as_str).take(12).collect();
         bail!("the row has {}; it must have {FORMS}", names.join(", "))
+    }
+
+    /// What is asked, without what answers it; None if there is nothing in the row.
+    fn question(&mut self) -> Result<Option<(Question, &'static str)>> {
+        if let Some(name) = MESSAGES.iter().find(|name| self.has(name)) {
+            let Conversation { messages, tools, .. } = self.messages(name)?;
+            return Ok(Some((unanswered(messages, tools)?, "prompts of conversations")));
+        }
+        if self.is_list("prompt") {
+            let messages = chat::messages(&self.take("prompt").context("the row has no prompt")?)?;
+            return Ok(Some((unanswered(messages, self.tools()?)?, "prompts of conversations")));
+        }
+        // As when it is learned: beside an answer it is a turn, else a text to go on with.
+        let is_turn = ANSWERED.iter().any(|name| *name != "completion" && self.has(name));
+        if self.has("prompt") && !is_turn {
+            let text = self.raw("prompt")?;
+            return Ok((!text.is_empty()).then_some((Question::Text(text), "prompts")));
+        }
+        if let Some(asked) = self.first(&ASKED) {
+            let (question, system) = (self.asked(asked)?, self.system()?);
+            let turns = system.into_iter().chain([turn("user", &question)]).collect();
+            return Ok(Some((Question::Conversation(turns, None), "questions")));
+        }
+        if self.all.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<&str> = self.all.keys().map(String::as_str).take(12).collect();
+        bail!(
+            "the row has {}; a program scores completions of what is asked: give rows with prompt, messages, conversations, \
+             instruction or question, or name the column with --text-field",
+            names.join(", ")
+        )
     }
 
     fn first(&self, names: &[&'static str]) -> Option<&'static str> {
@@ -241,14 +308,19 @@ impl Fields {
 
     /// Alpaca's and similar: what is asked, about what, and the answer.
     fn instruction(&mut self, asked: &'static str, answered: &'static str) -> Result<Conversation> {
+        let question = self.asked(asked)?;
+        let answer =
+            self.text(answered)?.with_context(|| format!("the {answered} is empty, there is nothing to learn"))?;
+        let turns = self.system()?.into_iter().chain([turn("user", &question), turn("assistant", &answer)]);
+        Ok(Conversation::new(turns.collect(), None))
+    }
+
+    /// What is asked, and about what.
+    fn asked(&mut self, asked: &'static str) -> Result<String> {
         let about = CONTEXT.iter().find(|name| **name != asked && self.has(name));
         let question = self.text(asked)?.with_context(|| format!("the {asked} is empty"))?;
         let about = about.map_or(Ok(None), |name| self.text(name))?;
-        let answer =
-            self.text(answered)?.with_context(|| format!("the {answered} is empty, there is nothing to learn"))?;
-        let question = about.map_or(question.clone(), |about| format!("{question}\n\n{about}"));
-        let turns = self.system()?.into_iter().chain([turn("user", &question), turn("assistant", &answer)]);
-        Ok(Conversation::new(turns.collect(), None))
+        Ok(about.map_or(question.clone(), |about| format!("{question}\n\n{about}")))
     }
 
     fn system(&mut self) -> Result<Option<Value>> {
@@ -257,27 +329,61 @@ impl Fields {
     }
 
     fn choices(&mut self) -> Result<(Sample, &'static str)> {
-        let is_whole = ["prompt", "choices", "answer"].iter().all(|name| self.has(name)) && !self.has("completion");
-        if !is_whole && !self.has("choices") {
+        if !self.has("choices") {
             return self.instruction("prompt", "answer").map(|one| (Sample::Conversation(one), "instructions"));
         }
-        ensure!(is_whole, "a row with choices must have prompt, choices and answer, and no completion");
-        let prompt = self.raw("prompt")?;
+        let (asked, answered) = (self.first(&["prompt", "question"]), self.first(&["answer", "answerkey", "label"]));
+        let (Some(asked), Some(answered), false) = (asked, answered, self.has("completion")) else {
+            bail!("a row with choices must have prompt (or question), choices and answer, and no completion");
+        };
+        let prompt = self.raw(asked)?;
         let value = self.take("choices").context("no choices")?;
+        // ARC's have labels of their own.
+        let labels = present(&value, "label").map(|labels| texts_of(&labels)).transpose()?;
+        let value = present(&value, "text").unwrap_or(value);
         let list = match value.as_str() {
             Some(text) => serde_json::from_str(text).unwrap_or_else(|_| value.clone()),
             None => value.clone(),
         };
-        let malformed = || format!("malformed: choices is {}, not a list of texts", kind(&value));
-        ensure!(list.kind() == ValueKind::Seq, malformed());
-        let choices = list.try_iter()?.map(|choice| choice.as_str().map(str::to_owned).with_context(malformed));
-        let choices = choices.collect::<Result<_>>()?;
-        let answer = self.take("answer").context("no answer")?;
-        // Tables know only texts.
-        let number = answer.as_str().and_then(|text| text.trim().parse::<u64>().ok());
-        let answer = number.map_or(answer, Value::from);
+        let choices = texts_of(&list).with_context(|| format!("malformed: choices is {}", kind(&value)))?;
+        let answer = self.take(answered).context("no answer")?;
+        let answer = right_choice(&answer, &choices, labels.as_deref()).map_or(answer, Value::from);
         Ok((Sample::Choices { prompt, choices, answer }, "prompt, choices and answer"))
     }
+}
+
+/// The texts of a list.
+fn texts_of(list: &Value) -> Result<Vec<String>> {
+    ensure!(list.kind() == ValueKind::Seq, "malformed: it is not a list of texts");
+    let text = |text: Value| text.as_str().map(str::to_owned).context("malformed: it is not a list of texts");
+    list.try_iter()?.map(text).collect()
+}
+
+/// The index of the right choice that a text names: by its label, by its own words, by a number as tables have it, or
+/// by a letter, A for the first. None where it is no text, or names none.
+fn right_choice(answer: &Value, choices: &[String], labels: Option<&[String]>) -> Option<usize> {
+    let text = answer.as_str()?;
+    let at = |all: &[String]| all.iter().position(|one| one.trim() == text.trim());
+    let letter = || match text.trim().as_bytes() {
+        [letter @ b'A'..=b'Z'] => Some(usize::from(letter - b'A')),
+        _ => None,
+    };
+    let by_label = labels.and_then(at).or_else(|| at(choices));
+    by_label.or_else(|| text.trim().parse().ok()).or_else(|| letter().filter(|at| *at < choices.len()))
+}
+
+/// A conversation up to what the assistant is to say.
+fn unanswered(mut messages: Vec<Value>, tools: Option<Value>) -> Result<Question> {
+    let is_answer = |message: &Value| present(message, "role").is_some_and(|role| role.as_str() == Some("assistant"));
+    while messages.last().is_some_and(is_answer) {
+        messages.pop();
+    }
+    ensure!(!messages.is_empty(), "the conversation asks nothing: it has turns of the assistant only");
+    Ok(Question::Conversation(messages, tools))
+}
+
+fn prompt(asked: Question, row: &Value) -> Sample {
+    Sample::Prompt(Prompt { asked, row: row.clone() })
 }
 
 fn turn(role: &str, content: &str) -> Value {

@@ -22,6 +22,7 @@ impl Dataset {
             for row in &batch.rows {
                 write(row.answer);
                 row.choices.iter().flat_map(|range| [range.start, range.end]).for_each(&mut write);
+                row.asked.iter().flat_map(|asked| asked.row.bytes()).for_each(|byte| write(usize::from(byte)));
             }
         }
         Ok(*hasher.finalize().as_bytes())

@@ -1,12 +1,13 @@
 //! A row's sample as tokens, and which of them are learned.
 
 use anyhow::{Result, ensure};
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use super::{
     choices::{self, Question},
     columns::Sample,
     part::{Part, Rows},
+    prompts::{self, Prompt},
     text::pieces,
     tokens::Tokens,
     window::{answer_windows, document_windows},
@@ -39,6 +40,7 @@ enum Form {
     /// One row, or one for each turn that is shown otherwise once others follow.
     Answers(Vec<Answers>),
     Choices(Vec<u32>, Question),
+    Prompt(Vec<u32>, Arc<str>),
 }
 
 /// Tokens, and which of them are learned: the last one, and never the first.
@@ -78,6 +80,11 @@ impl Encoder<'_> {
                 let choices::Encoded { ids, question, cut } =
                     choices::encode(&prompt, &choices, &answer, self.tokenizer, self.sequence_length)?;
                 Document { cut, ..document(Form::Choices(ids, question), bytes) }
+            }
+            Sample::Prompt(prompt) => {
+                let prompts::Encoded { ids, row, bytes, cut } =
+                    prompts::encode(prompt, self.tokenizer, self.template, self.sequence_length)?;
+                Document { cut, ..document(Form::Prompt(ids, row), bytes) }
             }
         })
     }
@@ -185,7 +192,7 @@ impl Document {
             }
         };
         match &self.form {
-            Form::Text(ids) | Form::Choices(ids, _) => write(ids),
+            Form::Text(ids) | Form::Choices(ids, _) | Form::Prompt(ids, _) => write(ids),
             Form::Answers(rows) => rows.iter().for_each(|row| write(&row.ids)),
         }
         let digest: [u8; 32] = hasher.finalize().into();
@@ -220,6 +227,16 @@ impl Document {
                 let tokens = ids.len() as u64 - u64::from(question.prompt);
                 let part = Part { rows: Rows::Questions(vec![question]), tokens, bytes: self.bytes };
                 return Stored { part, windowed: false, cut };
+            }
+            Form::Prompt(ids, row) => {
+                let prompt = Prompt { start: tokens.len(), tokens: ids.len() as u32, row };
+                tokens.extend(&ids);
+                let rows = Rows::Prompts(vec![prompt]);
+                return Stored {
+                    part: Part { rows, tokens: ids.len() as u64, bytes: self.bytes },
+                    windowed: false,
+                    cut,
+                };
             }
         }
         let windowed = windows.len() > 1;

@@ -52,7 +52,11 @@ pub fn form(head: &[u8], is_whole: bool, path: &Path, columns: &Columns) -> Resu
         "jsonl" | "ndjson" | "json" => {
             let first: String =
                 head.lines().find(|line| !line.trim().is_empty()).unwrap_or("").chars().take(60).collect();
-            bail!("it is named .{extension}, and its first line is no JSON: {first:?}; if it is text, name it .txt")
+            let is_comment = ["//", "/*", "#"].iter().any(|mark| first.trim_start().starts_with(mark));
+            bail!(
+                "it is named .{extension}, and its first line is no JSON: {first:?}; {}",
+                if is_comment { "JSON has no comments: take them out" } else { "if it is text, name it .txt" }
+            )
         }
         _ => Ok(Form::Text),
     }
@@ -121,7 +125,12 @@ fn looks_like_json(start: &str, is_named: bool) -> bool {
 /// Whether a line is one value that could be a row.
 fn is_row(line: &str) -> bool {
     line.trim_start().starts_with(['{', '[', '"'])
-        && serde_json::from_str::<IgnoredAny>(&without_non_finite(line)).is_ok()
+        && serde_json::from_str::<IgnoredAny>(&without_non_finite(without_comma(line))).is_ok()
+}
+
+/// A line as those of a list are written, without the comma between them.
+pub fn without_comma(line: &str) -> &str {
+    line.trim_end().strip_suffix(',').filter(|line| line.ends_with(['}', ']'])).unwrap_or(line)
 }
 
 fn without_non_finite(text: &str) -> std::borrow::Cow<'_, str> {

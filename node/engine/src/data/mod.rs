@@ -4,8 +4,8 @@
 //! Lines or a table. Plain text is one stream of tokens, each file with what the tokenizer's post-processor puts around
 //! it, cut into windows of `sequence_length` tokens that do not overlap; a window predicts all its tokens but the
 //! first. Rows are documents: a text, cut into windows of which the last is shorter; an answer after what was asked,
-//! with the loss on the answer only; or choices, one row each, which holds the prompt once. A file of windows has no
-//! choices, and the other way round. A batch packs its rows one after the other, so that a short one costs what it is
+//! with the loss on the answer only; choices, one row each, which holds the prompt once; or prompts, which the model
+//! completes. A file of windows has no choices, and the other way round. A batch packs its rows one after the other, so that a short one costs what it is
 //! long.
 //!
 //! | file | noun |
@@ -15,7 +15,7 @@
 //! | `form.rs` | which form a text has |
 //! | `row.rs`, `non_finite.rs` | rows of JSON, JSON Lines and tables |
 //! | `columns.rs` | a row's columns → what is learned of it |
-//! | `documents.rs`, `choices.rs`, `text.rs` | that → tokens |
+//! | `documents.rs`, `choices.rs`, `prompts.rs`, `text.rs` | that → tokens |
 //! | `tokens.rs`, `window.rs`, `part.rs` | what is kept: ids, and which of them are a row |
 //! | `read.rs`, `report.rs` | all of these at work; what was read, skipped and cut |
 //! | `order.rs`, `pack.rs` | which rows come when; rows → batch |
@@ -31,6 +31,7 @@ mod non_finite;
 mod order;
 mod pack;
 mod part;
+mod prompts;
 mod read;
 mod report;
 mod row;
@@ -125,12 +126,17 @@ impl Reader<'_> {
 impl Dataset {
     /// As [`Reader::load`] with a plain template and the columns by their names.
     pub fn load(path: &Path, tokenizer: &Tokenizer, sequence_length: usize) -> Result<Self> {
-        plain(tokenizer, sequence_length, |reader| reader.load(path))
+        plain(tokenizer, sequence_length, Columns::default(), |reader| reader.load(path))
+    }
+
+    /// As [`Dataset::load`], of rows that only ask ([`Columns::asking`]).
+    pub fn load_prompts(path: &Path, tokenizer: &Tokenizer, sequence_length: usize) -> Result<Self> {
+        plain(tokenizer, sequence_length, Columns::default().asking(), |reader| reader.load(path))
     }
 
     /// As [`Reader::load_split`], likewise.
     pub fn load_split(path: &Path, tokenizer: &Tokenizer, sequence_length: usize) -> Result<(Self, Self)> {
-        plain(tokenizer, sequence_length, |reader| reader.load_split(path))
+        plain(tokenizer, sequence_length, Columns::default(), |reader| reader.load_split(path))
     }
 
     /// Windows of a text in memory.
@@ -153,7 +159,7 @@ impl Dataset {
         );
         Ok(Self {
             tokens,
-            by_cost: by_cost(&rows),
+            by_cost: by_cost(&rows, sequence_length),
             rows: Arc::new(rows),
             sequence_length,
             text_tokens,
@@ -170,7 +176,7 @@ impl Dataset {
     /// How many rows have, on average, as many tokens as `windows` windows of full length.
     pub fn rows_of_windows(&self, windows: usize) -> usize {
         let tokens = windows as u128 * (self.sequence_length as u128 - 1);
-        let all: u128 = (0..self.rows.len()).map(|index| self.rows.cost(index) as u128).sum();
+        let all: u128 = (0..self.rows.len()).map(|index| self.rows.cost(index, self.sequence_length) as u128).sum();
         (tokens * self.rows.len() as u128 / all.max(1)) as usize
     }
 
@@ -182,6 +188,18 @@ impl Dataset {
     /// Whether rows have choices, of which one is right.
     pub fn has_choices(&self) -> bool {
         matches!(*self.rows, Rows::Questions(_))
+    }
+
+    /// Whether rows are prompts, which a model completes.
+    pub fn is_prompts(&self) -> bool {
+        matches!(*self.rows, Rows::Prompts(_))
+    }
+
+    /// Tokens to go on from, of `count` rows, evenly spread, or of all if there are fewer.
+    pub fn prompts(&self, count: usize) -> Vec<Vec<u32>> {
+        let (rows, count) = (self.rows.len(), count.min(self.rows.len()));
+        let prompt = |at: usize| self.rows.prompt(at * rows / count).map(|token| self.tokens.get(token)).collect();
+        (0..count).map(prompt).collect()
     }
 
     /// What was read, skipped and cut, of all parts.
@@ -210,40 +228,53 @@ impl Dataset {
     pub fn batch(&self, seed: u64, sample: u64, batch_size: usize) -> Result<Batch> {
         let rows = self.rows.len() as u64;
         let first = u128::from(sample) * batch_size as u128;
-        let indices = (first..first + batch_size as u128).map(|position| {
+        let indices = (0..batch_size).map(|place| {
+            let position = first + place as u128;
             let (epoch, index) = (position / u128::from(rows), position % u128::from(rows));
             let rank = order::stratified(seed, epoch as u64, rows, batch_size as u64, index as u64) as usize;
-            self.by_cost.as_ref().map_or(rank, |by_cost| by_cost[rank] as usize)
+            let index = self.by_cost.as_ref().map_or(rank, |by_cost| by_cost[rank] as usize);
+            (index, order::draw(seed, position as u64))
         });
-        self.batch_of(&indices.collect::<Vec<_>>())
+        self.packed(indices)
     }
 
-    /// The rows of these indices as one batch.
+    /// The rows of these indices as one batch, whose completions draw alike each time.
     pub fn batch_of(&self, indices: &[usize]) -> Result<Batch> {
-        ensure!(!indices.is_empty(), "a batch needs at least one row");
+        self.packed(indices.iter().map(|index| (*index, order::draw(0, *index as u64))))
+    }
+
+    /// A batch of rows, each by its index and the seed of its draws.
+    fn packed(&self, rows: impl ExactSizeIterator<Item = (usize, u64)>) -> Result<Batch> {
+        ensure!(rows.len() > 0, "a batch needs at least one row");
         let mut pack = Pack::new(&self.tokens);
-        for index in indices {
-            ensure!(*index < self.rows.len(), "row {index} of {}", self.rows.len());
-            self.rows.pack(*index, &mut pack)?;
+        for (index, draw) in rows {
+            ensure!(index < self.rows.len(), "row {index} of {}", self.rows.len());
+            self.rows.pack(index, draw, &mut pack)?;
         }
         pack.finish()
     }
 }
 
 /// Indices of the rows from the shortest to the longest; none if all have the same length, and any order will do.
-fn by_cost(rows: &Rows) -> Option<Arc<[u32]>> {
-    let differ = (1..rows.len()).any(|index| rows.cost(index) != rows.cost(0));
+fn by_cost(rows: &Rows, sequence_length: usize) -> Option<Arc<[u32]>> {
+    let cost = |index: usize| rows.cost(index, sequence_length);
+    let differ = (1..rows.len()).any(|index| cost(index) != cost(0));
     differ.then(|| {
         let mut indices: Vec<u32> = (0..rows.len() as u32).collect();
-        indices.sort_by_key(|index| rows.cost(*index as usize));
+        indices.sort_by_key(|index| cost(*index as usize));
         indices.into()
     })
 }
 
-fn plain<T>(tokenizer: &Tokenizer, sequence_length: usize, read: impl FnOnce(&Reader<'_>) -> Result<T>) -> Result<T> {
+fn plain<T>(
+    tokenizer: &Tokenizer,
+    sequence_length: usize,
+    columns: Columns,
+    read: impl FnOnce(&Reader<'_>) -> Result<T>,
+) -> Result<T> {
     let end = tokenizer.eos().first().and_then(|id| tokenizer.special_text(*id));
     let special: BTreeMap<String, String> = end.map(|end| ("eos_token".into(), end)).into_iter().collect();
-    let (template, columns) = (ChatTemplate::plain(special)?, Columns::default());
+    let template = ChatTemplate::plain(special)?;
     let progress = Arc::default();
     read(&Reader { tokenizer, template: &template, columns: &columns, sequence_length, progress })
 }

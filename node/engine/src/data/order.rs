@@ -34,6 +34,11 @@ fn permute(seed: u64, epoch: u64, n: u64, index: u64) -> u64 {
     }
 }
 
+/// The seed of what is drawn for the row at `position` of all epochs.
+pub fn draw(seed: u64, position: u64) -> u64 {
+    mix(seed ^ mix(position ^ 1 << 63))
+}
+
 /// SplitMix64's finaliser.
 fn mix(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);

@@ -1,15 +1,22 @@
 //! The rows of one part of the data.
 
 use anyhow::Result;
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
-use super::{choices::Question, pack::Pack, window::Window};
+use super::{choices::Question, pack::Pack, prompts::Prompt, window::Window};
+
+/// Tokens of a text that are enough to go on from.
+const PROMPT_TOKENS: u32 = 24;
 
 /// Rows of one form.
 #[derive(Debug)]
 pub enum Rows {
     Windows(Vec<Window>),
     Questions(Vec<Question>),
+    Prompts(Vec<Prompt>),
 }
 
 impl Default for Rows {
@@ -23,22 +30,40 @@ impl Rows {
         match self {
             Self::Windows(windows) => windows.len(),
             Self::Questions(questions) => questions.len(),
+            Self::Prompts(prompts) => prompts.len(),
         }
     }
 
-    /// Tokens that a forward of row `index` sees.
-    pub fn cost(&self, index: usize) -> usize {
+    /// Tokens that a forward of row `index` sees, or that a look at it counts for.
+    pub fn cost(&self, index: usize, sequence_length: usize) -> usize {
         match self {
             Self::Windows(windows) => windows[index].cost(),
             Self::Questions(questions) => questions[index].cost(),
+            Self::Prompts(prompts) => prompts[index].cost(sequence_length),
         }
     }
 
-    /// Adds row `index`.
-    pub fn pack(&self, index: usize, pack: &mut Pack<'_>) -> Result<()> {
+    /// Tokens that a look at row `index` begins with: what is given, of a text its beginning.
+    pub fn prompt(&self, index: usize) -> Range<usize> {
+        match self {
+            Self::Windows(windows) => {
+                let Window { start, tokens, given } = windows[index];
+                let beginning = if given > 1 { given } else { (tokens / 2).clamp(1, PROMPT_TOKENS) };
+                start..start + beginning as usize
+            }
+            Self::Questions(questions) => {
+                questions[index].start..questions[index].start + questions[index].prompt as usize
+            }
+            Self::Prompts(prompts) => prompts[index].start..prompts[index].start + prompts[index].tokens as usize,
+        }
+    }
+
+    /// Adds row `index`, whose completion, if it asks for one, draws with the seed `draw`.
+    pub fn pack(&self, index: usize, draw: u64, pack: &mut Pack<'_>) -> Result<()> {
         match self {
             Self::Windows(windows) => windows[index].pack(pack),
             Self::Questions(questions) => questions[index].pack(pack),
+            Self::Prompts(prompts) => prompts[index].pack(draw, pack),
         }
     }
 
@@ -47,22 +72,24 @@ impl Rows {
         match (&mut *self, other) {
             (Self::Windows(windows), Self::Windows(others)) => windows.extend(others),
             (Self::Questions(questions), Self::Questions(others)) => questions.extend(others),
+            (Self::Prompts(prompts), Self::Prompts(others)) => prompts.extend(others),
             (rows, other) if rows.len() == 0 => *rows = other,
             _ => {}
         }
     }
 
     /// Those with an index in `ranges`.
-    fn select(&self, ranges: &[std::ops::Range<usize>]) -> Self {
+    fn select(&self, ranges: &[Range<usize>]) -> Self {
         match self {
-            Self::Windows(all) => {
-                Self::Windows(ranges.iter().flat_map(|range| all[range.clone()].iter().copied()).collect())
-            }
-            Self::Questions(all) => {
-                Self::Questions(ranges.iter().flat_map(|range| all[range.clone()].iter().cloned()).collect())
-            }
+            Self::Windows(all) => Self::Windows(selected(all, ranges)),
+            Self::Questions(all) => Self::Questions(selected(all, ranges)),
+            Self::Prompts(all) => Self::Prompts(selected(all, ranges)),
         }
     }
+}
+
+fn selected<T: Clone>(all: &[T], ranges: &[Range<usize>]) -> Vec<T> {
+    ranges.iter().flat_map(|range| all[range.clone()].iter().cloned()).collect()
 }
 
 /// Rows and size of one part of the data.

@@ -75,9 +75,15 @@ pub fn load(
     }
     let Reading { mut report, tokens, documents, .. } = reading;
     check(&report)?;
+    let has_texts = train.rows.len() + eval.rows.len() > 0;
     ensure!(
-        train.rows.len() + eval.rows.len() == 0 || !matches!(documents.rows(), Rows::Questions(_)),
+        !has_texts || !matches!(documents.rows(), Rows::Questions(_)),
         "{} has rows with choices, and plain texts; put the two forms into directories of their own",
+        path.display()
+    );
+    ensure!(
+        !has_texts || !columns.asks(),
+        "{} is a plain text, and a program scores completions of prompts: give rows with prompt, messages or question",
         path.display()
     );
     let Split { train: rows, eval: held_rows, held, all_equal } = documents.split(held_out);

@@ -9,7 +9,12 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use super::{bytes::Bytes, columns, form::Form, non_finite};
+use super::{
+    bytes::Bytes,
+    columns,
+    form::{Form, without_comma},
+    non_finite,
+};
 use crate::chat::present;
 
 /// Longest row, bytes: one that is longer has lost its end, most likely.
@@ -105,7 +110,7 @@ fn parse(line: &[u8]) -> Result<Value> {
         let what = words.split(" at line").next().unwrap_or_default();
         anyhow!("column {}: malformed JSON ({what}); each line must be an object", error.column())
     };
-    match serde_json::from_str(text) {
+    match serde_json::from_str(without_comma(text)) {
         Ok(value) => Ok(value),
         Err(error) if text.contains("NaN") || text.contains("Infinity") => {
             serde_json::from_str(&non_finite::replaced(line)).map_err(|_| malformed(error))
@@ -201,9 +206,16 @@ fn is_message(value: &Value) -> bool {
     value.kind() == ValueKind::Map && ["role", "from"].iter().any(|name| present(value, name).is_some())
 }
 
+/// A row that is wrapped with its number, as the viewer of a hub writes it, without that.
+fn unwrapped(value: Value) -> Value {
+    let row = present(&value, "row").filter(|row| row.kind() == ValueKind::Map && present(&value, "row_idx").is_some());
+    row.unwrap_or(value)
+}
+
 /// The rows of a value that is a row, or holds some: in a list, in a list under some name, by column, or by key.
 fn expand(value: Value, sink: &mut dyn FnMut(Value, Option<u64>) -> Result<()>) -> Result<()> {
-    let mut all = |rows: &mut dyn Iterator<Item = Value>| (1..).zip(rows).try_for_each(|(i, row)| sink(row, Some(i)));
+    let mut all =
+        |rows: &mut dyn Iterator<Item = Value>| (1..).zip(rows).try_for_each(|(i, row)| sink(unwrapped(row), Some(i)));
     match value.kind() {
         ValueKind::Seq if !value.get_item_by_index(0).is_ok_and(|first| is_message(&first)) => {
             return all(&mut value.try_iter()?);
@@ -218,6 +230,13 @@ fn expand(value: Value, sink: &mut dyn FnMut(Value, Option<u64>) -> Result<()>) 
     }
     if pairs.iter().any(|(name, _)| columns::is_known(name)) {
         return sink(value, None);
+    }
+    // The only thing in it may hold the rows: {"dataset": {"train": [...]}}.
+    if let [(_, inner)] = &pairs[..]
+        && inner.kind() == ValueKind::Map
+        && !is_message(inner)
+    {
+        return expand(inner.clone(), sink);
     }
     let first = |value: &Value| value.get_item_by_index(0).ok();
     let is_list = |value: &Value| {

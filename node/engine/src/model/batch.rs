@@ -1,7 +1,7 @@
 //! What a model is fed, and what it should say.
 
 use candle_core::Tensor;
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use super::Layout;
 
@@ -30,15 +30,36 @@ pub struct Target {
 /// The targets of one row.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Row {
-    /// For each possible continuation the range of its targets, not empty; a row of text has one.
+    /// For each possible continuation the range of its targets, not empty; a row of text has one, a prompt none.
     pub choices: Vec<Range<usize>>,
     /// Index of the right one.
     pub answer: usize,
+    /// What a row is that predicts nothing, but asks for a completion of its tokens.
+    pub asked: Option<Asked>,
+}
+
+/// What asks for a completion.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// What a judge is told of it: a JSON object with `prompt` and `row`.
+    pub row: Arc<str>,
+    /// Seed of the completion's draws.
+    pub draw: u64,
 }
 
 impl Row {
     /// A row without choices: these are its targets.
     pub fn of_text(targets: Range<usize>) -> Self {
-        Self { choices: Vec::from([targets]), answer: 0 }
+        Self::of_choices(Vec::from([targets]), 0)
+    }
+
+    /// A row with choices, of which this one is right.
+    pub fn of_choices(choices: Vec<Range<usize>>, answer: usize) -> Self {
+        Self { choices, answer, asked: None }
+    }
+
+    /// A prompt.
+    pub fn of_prompt(asked: Asked) -> Self {
+        Self { choices: Vec::new(), answer: 0, asked: Some(asked) }
     }
 }

@@ -59,7 +59,7 @@ pub mod hub {
 use crate::packed::Packed;
 pub use architecture::{Adapters, Architecture, Interface, Part, Stage};
 pub use backward::backward;
-pub use batch::{Batch, Row, Target};
+pub use batch::{Asked, Batch, Row, Target};
 pub use checkpoint::Checkpoint;
 pub use cross_entropy::token_losses;
 pub use export::{export, new_directory};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{LossSum, Objective};
+use super::{LossSum, TokenObjective};
 use crate::model::{Batch, Row};
 
 /// −log softmax(scores)\[answer\] in nats, counted in rows, where a choice's score is the log-probability of its tokens
@@ -25,7 +25,7 @@ impl Choices {
     }
 }
 
-impl Objective for Choices {
+impl TokenObjective for Choices {
     fn unit(&self) -> &'static str {
         if self.normalize { "nats per row, scores per token" } else { "nats per row" }
     }
@@ -70,8 +70,7 @@ mod tests {
 
     /// Two rows of two and three choices, of one to three targets.
     fn batch() -> Batch {
-        let rows =
-            vec![Row { choices: vec![0..1, 1..3], answer: 1 }, Row { choices: vec![3..6, 6..7, 7..9], answer: 0 }];
+        let rows = vec![Row::of_choices(vec![0..1, 1..3], 1), Row::of_choices(vec![3..6, 6..7, 7..9], 0)];
         let layout = Layout::of_rows([1]).unwrap();
         let targets = vec![Target { position: 0, token: 0 }; 9];
         Batch { tokens: Tensor::new(&[0u32], &Device::Cpu).unwrap(), layout, targets, rows }

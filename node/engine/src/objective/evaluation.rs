@@ -8,22 +8,30 @@ use crate::{data::Dataset, model::Model};
 /// How well a model does on a text.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Evaluation {
-    /// Mean loss: nats per token, or per row where something can be right.
+    /// Mean loss, in the objective's unit.
     pub loss: f64,
-    /// What that is over: predicted tokens, or rows.
+    /// What that is over: predicted tokens, rows, or completions.
     pub count: u64,
     /// Rows whose right choice was the likeliest, where there are choices.
     pub right: Option<u64>,
     /// Bytes of what is predicted, by the text's tokens per byte; of all choices, where there are choices.
     pub bytes: u64,
-    /// `loss · tokens per byte / ln 2`, where tokens per byte is that of the whole text; none where there are choices.
+    /// `loss · tokens per byte / ln 2`, where tokens per byte is that of the whole text; none where there are choices,
+    /// or a program's score.
     pub bits_per_byte: Option<f64>,
+    /// Mean score of the completions, where a program gives one: minus the loss.
+    pub score: Option<f64>,
 }
 
 impl Evaluation {
     /// Share of the rows whose right choice was the likeliest, where there are choices.
     pub fn accuracy(&self) -> Option<f64> {
         self.right.map(|right| right as f64 / self.count as f64)
+    }
+
+    /// Whether the loss is but the share of rows that are not right.
+    pub fn is_wrong_share(&self) -> bool {
+        self.right.is_some_and(|right| self.loss == (self.count - right) as f64 / self.count as f64)
     }
 }
 
@@ -48,6 +56,8 @@ pub fn evaluate(
         Some(_) => dataset.bytes(),
         None => (count as f64 / dataset.tokens_per_byte()).round() as u64,
     };
-    let bits_per_byte = right.is_none().then_some(bits_per_byte);
-    Ok(Evaluation { loss, count, right, bytes, bits_per_byte })
+    let bits_per_byte = (right.is_none() && !objective.is_score()).then_some(bits_per_byte);
+    // Not minus zero.
+    let score = objective.is_score().then_some(0.0 - loss);
+    Ok(Evaluation { loss, count, right, bytes, bits_per_byte, score })
 }

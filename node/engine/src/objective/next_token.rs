@@ -1,12 +1,12 @@
 //! Language modelling: the cross-entropy of each token that follows.
 
-use super::{LossSum, Objective};
+use super::{LossSum, TokenObjective};
 use crate::model::{Batch, Row};
 
 /// Mean −log p of the targets, those of a row's answer only, in nats, counted in targets.
 pub struct NextToken;
 
-impl Objective for NextToken {
+impl TokenObjective for NextToken {
     fn unit(&self) -> &'static str {
         "nats per token"
     }

@@ -113,7 +113,7 @@ fn heights(state: &Path) -> Result<Vec<(String, Points)>> {
 }
 
 fn panels(metrics: &[Metrics], heights: &[(String, Points)]) -> [Panel; 4] {
-    let has_accuracy = metrics.iter().any(|line| line.held_out_accuracy.is_some());
+    let shown = Metrics::shown(metrics.iter());
     let mut held_out: Vec<(&Metrics, f64)> = Vec::new();
     let (mut received, mut before, mut bytes) = (0u64, 0u64, Vec::new());
     for line in metrics {
@@ -121,8 +121,7 @@ fn panels(metrics: &[Metrics], heights: &[(String, Points)]) -> [Panel; 4] {
         received += if line.received >= before { line.received - before } else { line.received };
         before = line.received;
         let is_new = held_out.last().is_none_or(|(last, _)| last.held_out_gradients != line.held_out_gradients);
-        let figure = if has_accuracy { line.held_out_accuracy } else { line.held_out_bits_per_byte };
-        if let (true, Some(figure)) = (is_new, figure) {
+        if let (true, Some(figure)) = (is_new, line.figure(shown)) {
             held_out.push((line, figure));
             bytes.push((received as f64, figure));
         }
@@ -137,10 +136,7 @@ fn panels(metrics: &[Metrics], heights: &[(String, Points)]) -> [Panel; 4] {
         series: vec![(String::new(), points)],
         from_zero: false,
     };
-    let [held_out, training_loss] = match has_accuracy {
-        true => ["held-out accuracy", "training loss, nats per row"],
-        false => ["held-out loss, bits per byte", "training loss, nats per token"],
-    };
+    let [held_out, training_loss] = shown.words();
     let (mut bytes, mut machines) = (vec![(String::new(), bytes)], heights.to_vec());
     let byte_unit = scale(&mut bytes, &[("bytes", 1.0), ("kilobytes", 1e3), ("megabytes", 1e6), ("gigabytes", 1e9)]);
     let time_unit = scale(&mut machines, &[("seconds", 1.0), ("minutes", 60.0), ("hours", 3600.0), ("days", 86400.0)]);

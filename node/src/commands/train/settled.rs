@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use engine::{
     base::{Base, Trained},
+    objective,
     recipe::rate,
 };
 use protocol::manifest::{Manifest, Membership, ObjectiveLine};
@@ -11,7 +12,7 @@ use super::{base::load_model, others::known_peers};
 use crate::{
     cli::LearningRate,
     opened::Opened,
-    settings::{ModelChoice, Settings},
+    settings::{ModelChoice, ObjectiveChoice, Settings},
     storage::StateDir,
 };
 
@@ -27,6 +28,9 @@ pub fn say_what_is_settled(settings: &Settings, opened: &Opened) -> Result<()> {
     let normalizes = matches!(manifest.objective, ObjectiveLine::Choices { normalize: true });
     if settings.normalize && !normalizes {
         tracing::warn!("--normalize is of new runs only: this run does not");
+    }
+    if let Some(other) = other_objective(settings, manifest) {
+        tracing::warn!("--objective is of new runs only: this run {other}");
     }
     for (flag, said, settled) in settled(settings, manifest) {
         if said.is_some_and(|said| said != settled) {
@@ -84,6 +88,9 @@ fn difference(settings: &Settings, manifest: &Manifest) -> Option<String> {
     if let Some((flag, said, settled)) = other {
         return Some(format!("its {} is {settled}, not {}", flag.trim_start_matches("--"), said.unwrap_or_default()));
     }
+    if let Some(other) = other_objective(settings, manifest) {
+        return Some(other.into());
+    }
     if settings.gradients.is_some_and(|said| manifest.schedule != rate::schedule(Some(said))) {
         return Some("is planned for another number of gradients".into());
     }
@@ -96,6 +103,21 @@ fn difference(settings: &Settings, manifest: &Manifest) -> Option<String> {
     }
     let is_its_base = load_model(&settings.model).and_then(|checkpoint| Base::of_run(manifest, checkpoint));
     is_its_base.is_err().then(|| format!("is on another model, {}", manifest.base.source))
+}
+
+/// What the run makes better, if `--objective` asks for something else.
+fn other_objective(settings: &Settings, manifest: &Manifest) -> Option<&'static str> {
+    let line = &manifest.objective;
+    let is_score = objective::is_score(line);
+    let (is_asked_for, what) = match &settings.objective {
+        None => return None,
+        Some(ObjectiveChoice::Command(_)) => (is_score, "climbs no program's score"),
+        Some(ObjectiveChoice::Accuracy) => {
+            (!is_score && !objective::is_differentiable(line), "does not climb accuracy")
+        }
+        Some(ObjectiveChoice::Loss) => (objective::is_differentiable(line), "climbs something else than the loss"),
+    };
+    (!is_asked_for).then_some(what)
 }
 
 /// Settings of new runs: (flag, what was said, what the run has).

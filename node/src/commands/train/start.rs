@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, bail, ensure};
 use engine::{
     base::{AdapterSettings, Base, BaseSettings, Trained},
-    data::Dataset,
     embedded,
     model::Checkpoint,
     objective,
@@ -28,6 +27,7 @@ use crate::{
     opened::Opened,
     random::random,
     say,
+    scorer::Program,
     settings::{ModelChoice, Settings},
     storage::{self, Row, StateDir},
     texts::Texts,
@@ -42,7 +42,7 @@ const PLANNED_GRADIENTS_MIN: u64 = 1_000;
 const LEDGER_SAMPLES_MAX: u64 = 1 << 32;
 
 /// A new run, and the texts that were read for it: all that can fail fails before anything of it is stored.
-pub fn start(settings: &Settings, state: Arc<StateDir>) -> Result<(Opened, Texts)> {
+pub fn start(settings: &Settings, state: Arc<StateDir>, program: Option<&Arc<Program>>) -> Result<(Opened, Texts)> {
     if let Some(run) = settings.run {
         bail!("--run {run}: a new run gets its own id; to join that one, name one of its machines with --bootstrap");
     }
@@ -63,15 +63,14 @@ pub fn start(settings: &Settings, state: Arc<StateDir>) -> Result<(Opened, Texts
         table::say(&checkpoint, settings)?;
     }
     let (trained, adapters) = trained(settings, &checkpoint)?;
-    let texts = Texts::read(settings, &checkpoint, is_embedded, data_seed(settings, &state)?)?;
+    let texts = Texts::read(settings, &checkpoint, None, is_embedded, data_seed(settings, &state)?)?;
     texts.check(settings)?;
-    let has_choices = texts.data.as_ref().is_some_and(Dataset::has_choices);
-    let objective = objective::line(has_choices, settings.normalize)?;
+    let objective = super::objective::of_new_run(settings, &texts, program)?;
     hyperparameters.learning_rate = match settings.learning_rate {
         Some(LearningRate::Fixed(rate)) => rate,
-        _ => match &texts.data {
-            Some(data) => {
-                let (own, objective) = (checkpoint.clone(), objective.clone());
+        _ => match (&texts.data, objective::surrogate(&objective)) {
+            (Some(data), Some(objective)) => {
+                let own = checkpoint.clone();
                 let chosen = (trained.clone(), adapters.clone());
                 recipe::learning_rate(
                     settings,
@@ -83,11 +82,13 @@ pub fn start(settings: &Settings, state: Arc<StateDir>) -> Result<(Opened, Texts
                     chosen,
                 )?
             }
-            None => recipe::LEARNING_RATE,
+            _ => recipe::LEARNING_RATE,
         },
     };
     // What is measured is of the same form.
-    objective::check(&objective, texts.held_out.as_ref()).context("--eval")?;
+    if !objective::is_score(&objective) {
+        objective::check(&objective, texts.held_out.as_ref()).context("--eval")?;
+    }
     let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());
     let mut about = BaseSettings {
         objective,

@@ -78,13 +78,22 @@ const places = {
   bytes: point => point.received,
 };
 
+/** What a look at the held-out text may show, and what the loss is then; a look has one of them. */
+const MEASURES = [
+  { field: 'score', unit: 'mean score', loss: 'minus the score' },
+  { field: 'accuracy', unit: 'accuracy', loss: 'nats per row' },
+  { field: 'bits_per_byte', unit: 'bits per byte', loss: 'nats per token' },
+];
+const measureOf = look => MEASURES.find(({ field }) => (look?.[field] ?? null) !== null) ?? MEASURES.at(-1);
+
 function drawCurves() {
   const place = places[state.over];
   const line = read => state.points.map(point => [place(point), read(point)]).filter(point => point[1] !== null);
-  // Lines that an older release wrote have no accuracy.
-  const accuracy = state.points.some(point => (point.held_out_accuracy ?? null) !== null);
-  const held_out = point => (accuracy ? point.held_out_accuracy : point.held_out_bits_per_byte) ?? null;
-  charts[0].rename(accuracy ? 'held-out text, accuracy' : 'held-out text, bits per byte');
+  // Lines that an older release wrote have fewer fields.
+  const has = name => state.points.some(point => (point[name] ?? null) !== null);
+  const measure = MEASURES.find(({ field }) => has(`held_out_${field}`)) ?? MEASURES.at(-1);
+  const held_out = point => point[`held_out_${measure.field}`] ?? null;
+  charts[0].rename(`held-out text, ${measure.unit}`);
   const looks = state.points.filter((point, at) => held_out(point) !== null &&
     point.held_out_gradients !== state.points[at - 1]?.held_out_gradients);
   const when = point => state.over === 'gradients' ? point.held_out_gradients : place(point);
@@ -109,6 +118,7 @@ function pointOf(snapshot) {
     time_ms: snapshot.time_ms, gradients: snapshot.swarm.total, training_loss: snapshot.training_loss,
     held_out_bits_per_byte: snapshot.held_out?.bits_per_byte ?? null,
     held_out_accuracy: snapshot.held_out?.accuracy ?? null,
+    held_out_score: snapshot.held_out?.score ?? null,
     held_out_gradients: snapshot.held_out?.gradients ?? null,
     own_per_second: snapshot.own.per_second, swarm_per_second: snapshot.swarm.per_second,
     received: state.before + snapshot.traffic.received, staleness: snapshot.staleness,
@@ -141,10 +151,10 @@ function drawKeys(snapshot) {
   const per = bytes => swarm.session > 0 ? figure(bytes / swarm.session) : '–';
   const share = swarm.total > 0 ? ` (${decimals(100 * own.total / swarm.total, 0)}%)` : '';
   const peers = snapshot.peers.length;
-  const accuracy = look?.accuracy ?? null;
+  const measure = measureOf(look);
   const entries = [
-    [accuracy === null ? 'held-out, bits per byte' : 'held-out accuracy', figure(accuracy ?? look?.bits_per_byte), look ? `after ${whole(look.gradients)} gradients` : 'not looked at yet'],
-    [accuracy === null ? 'training loss, nats per token' : 'training loss, nats per row', figure(snapshot.training_loss), look ? `held-out ${figure(look.loss)}` : ''],
+    [`held-out, ${measure.unit}`, figure(look?.[measure.field]), look ? `after ${whole(look.gradients)} gradients` : 'not looked at yet'],
+    [`training loss, ${measure.loss}`, figure(snapshot.training_loss), look ? `held-out ${figure(look.loss)}` : ''],
     ['gradients', whole(swarm.total), `own ${whole(own.total)}${share}`],
     ['gradients per second', rate(swarm.per_second), `own ${rate(own.per_second)}${day(snapshot.load)}`],
     ['bytes received per gradient', per(traffic.received), `sent ${per(traffic.sent)}`],
@@ -177,7 +187,8 @@ function behind({ seconds_behind: seconds, waiting_per_minute: grows }) {
 function drawBest({ best, forecast, held_out: look, program }) {
   const words = [];
   if (best) {
-    words.push(`Best held-out point: ${best.accuracy == null ? `${figure(best.bits_per_byte)} bits per byte` : `${figure(best.accuracy)} accuracy`} after ${whole(best.gradients)} gradients`
+    const measure = measureOf(best);
+    words.push(`Best held-out point: ${figure(best[measure.field])} ${measure.unit} after ${whole(best.gradients)} gradients`
       + ` (${program} export --best). It is chosen on that text, so its figure there flatters it: keep another text for the final word.`);
   }
   if (look && forecast) {
@@ -396,10 +407,42 @@ function draw(snapshot) {
   drawMachines(snapshot);
   drawBytes(snapshot);
   drawPeers(snapshot);
-  const { accuracy, bits_per_byte: bits } = snapshot.held_out ?? {};
-  const shown = accuracy ?? bits ?? null;
-  document.title = shown === null ? 'onebyte' : `${figure(shown)} ${accuracy == null ? 'bits/byte' : 'accuracy'} – onebyte`;
+  const measure = measureOf(snapshot.held_out);
+  const shown = snapshot.held_out?.[measure.field] ?? null;
+  document.title = shown === null ? 'onebyte' : `${figure(shown)} ${measure.unit} – onebyte`;
 }
+
+/** Looks at what the model writes that are shown of one prompt. */
+const LOOKS_SHOWN = 6;
+
+/** What the model wrote after each prompt, from the first look to the latest. */
+function drawSamples(looks) {
+  const prompts = (looks.at(-1)?.samples ?? []).map(sample => sample.prompt);
+  by('samples-section').hidden = prompts.length === 0;
+  by('samples').replaceChildren(...prompts.map((prompt, number) => {
+    const own = looks.filter(look => look.samples[number]?.prompt === prompt);
+    const step = (own.length - 1) / Math.max(1, LOOKS_SHOWN - 1);
+    const shown = own.length <= LOOKS_SHOWN ? own : Array.from({ length: LOOKS_SHOWN }, (_, at) => own[Math.round(at * step)]);
+    const list = made('dl');
+    for (const look of shown) {
+      const text = made('dd');
+      text.append(made('span', 'prompt', prompt), made('span', '', look.samples[number].text));
+      list.append(made('dt', '', `after ${whole(look.gradients)} gradients`), text);
+    }
+    return list;
+  }));
+}
+
+/** Asks for samples now and then; a node that others can reach shows none. */
+async function lookAtSamples() {
+  try {
+    drawSamples(await ask('/api/samples', PATIENCE_MS));
+  } catch {
+    // They stay as they are.
+  }
+  setTimeout(lookAtSamples, SAMPLES_POLL_MS);
+}
+const SAMPLES_POLL_MS = 5000;
 
 async function ask(path, patience) {
   const answer = await fetch(path, { cache: 'no-store', signal: AbortSignal.timeout(patience) });
@@ -462,3 +505,4 @@ matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
 addEventListener('resize', redraw);
 redraw();
 look();
+lookAtSamples();
