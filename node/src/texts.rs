@@ -38,8 +38,8 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// As the settings say, for a run on `checkpoint` that states `objective`, if it is settled. `seed`: of the embedded
-    /// task's own part.
+    /// As the settings say, for a run on `checkpoint` that states `objective`, if it is settled. `seed`: of the
+    /// embedded task's own part.
     pub fn read(
         settings: &Settings,
         checkpoint: &Checkpoint,

@@ -5,8 +5,8 @@
 //! it, cut into windows of `sequence_length` tokens that do not overlap; a window predicts all its tokens but the
 //! first. Rows are documents: a text, cut into windows of which the last is shorter; an answer after what was asked,
 //! with the loss on the answer only; choices, one row each, which holds the prompt once; or prompts, which the model
-//! completes. A file of windows has no choices, and the other way round. A batch packs its rows one after the other, so that a short one costs what it is
-//! long.
+//! completes. A file of windows has no choices, and the other way round. A batch packs its rows one
+//! after the other, so that a short one costs what it is long.
 //!
 //! | file | noun |
 //! |---|---|
