@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the tiny random checkpoints that node/engine/tests/families.rs compares with transformers, and what it says of them.
+"""Makes the tiny random checkpoints that node/engine/tests/it/families.rs compares with transformers, and what it says of them.
 
 usage: family_fixtures.py OUT_DIRECTORY
 needs: pip install torch transformers safetensors   (made with transformers 5.24, CPU)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the tiny random GGUF files that node/engine/tests/gguf.rs compares with transformers, and what it says of them.
+"""Makes the tiny random GGUF files that node/engine/tests/it/gguf.rs compares with transformers, and what it says of them.
 
 usage: gguf_fixtures.py LLAMA_CPP OUT_DIRECTORY
 needs: a checkout of llama.cpp; pip install torch transformers safetensors gguf   (made with transformers 5.24, gguf 0.19)

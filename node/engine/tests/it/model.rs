@@ -1,7 +1,5 @@
 //! The model against one that is spelled out in plain loops, and on real data where it is present.
 
-mod reference;
-
 use candle_core::{Device, Tensor};
 use engine::{
     data::Dataset,
@@ -18,6 +16,8 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
+
+use crate::reference;
 
 /// `relative` below the directory of real data, if it is there.
 fn data(relative: &str) -> Option<PathBuf> {

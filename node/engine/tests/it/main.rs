@@ -1,0 +1,16 @@
+//! One program for all tests but those of `original_files.rs`, which has an allocator of its own: each file more would be
+//! linked with everything once more.
+
+mod adapters;
+mod chat;
+mod checkpoint;
+mod data;
+mod families;
+mod forms;
+mod gguf;
+mod gradients;
+mod kernel_parity;
+mod model;
+mod projection_parity;
+mod reference;
+mod suffix;
