@@ -629,9 +629,9 @@ pub struct RunArgs {
     #[arg(long)]
     pub normalize: bool,
     /// What a new run makes better: `loss`, that of what is written or picked; `accuracy`, the share of rows with
-    /// choices that are picked right; or 'command PROGRAM': the model completes the prompts of --data, PROGRAM (for the shell)
-    /// reads the completions as JSON Lines on its standard input and prints one number for each, and their mean is what
-    /// is climbed. Who joins such a run names a program of their own [default: loss]
+    /// choices that are picked right; or 'command PROGRAM': the model completes the prompts of --data, PROGRAM (for the
+    /// shell) reads the completions as JSON Lines on its standard input and prints one number for each, and their mean
+    /// is what is climbed. Who joins such a run names a program of their own [default: loss]
     #[arg(long, value_name = "loss|accuracy|command …")]
     pub objective: Option<String>,
     /// Most tokens of a completion that the program of --objective scores [default: 64]

@@ -1,5 +1,5 @@
-//! One program for all tests but those of `original_files.rs`, which has an allocator of its own: each file more would be
-//! linked with everything once more.
+//! One program for all tests but those of `original_files.rs`, which has an allocator of its own: each file more would
+//! be linked with everything once more.
 
 mod adapters;
 mod chat;
