@@ -92,17 +92,19 @@ impl Node {
         self.hear_times(text, 1)
     }
 
-    /// Waits for the `times`-th line on standard error that contains `text`.
+    /// Waits for the `times`-th line on standard error that contains `text`, for as long as the node runs.
     pub fn hear_times(&self, text: &str, times: usize) -> String {
         let begun = Instant::now();
-        let mut lines = self.lines.lock();
         loop {
+            // Asked first: what it said last is there once its reader is through.
+            let has_ended = self.reader.as_ref().is_none_or(JoinHandle::is_finished);
+            let lines = self.lines.lock();
             if let Some(line) = lines.iter().filter(|line| line.contains(text)).nth(times - 1) {
                 return line.clone();
             }
-            let left = PATIENCE.checked_sub(begun.elapsed());
-            let Some(left) = left else { panic!("{} never said {text:?}, but:\n{}", self.name, lines.join("\n")) };
-            lines = self.lines.grew.wait_timeout(lines, left).unwrap().0;
+            let waits = !has_ended && begun.elapsed() < PATIENCE;
+            assert!(waits, "{} never said {text:?}, but:\n{}", self.name, lines.join("\n"));
+            drop(self.lines.grew.wait_timeout(lines, Duration::from_millis(200)).unwrap());
         }
     }
 
