@@ -86,26 +86,32 @@ fn json(head: &str, is_whole: bool, extension: &str) -> Option<Form> {
         all += 1;
         sound += usize::from(is_row(line));
     }
+    // Over several lines: what there is of it must be sound.
+    let is_sound = is_value(start, is_whole);
     // One long line, of which the end is not in sight.
     let one_line = !start.contains('\n') && !is_whole;
-    if 2 * sound >= all && sound > 0 || one_line && start.starts_with('{') {
+    // The rows of a list, a line each, are no lines by themselves: its first line is no row.
+    let is_list = is_sound && !start.lines().next().is_some_and(is_row);
+    if 2 * sound >= all && sound > 0 && !is_list || one_line && start.starts_with('{') {
         // An array on one line holds rows; a file of arrays, a line each, holds conversations.
         let is_array = all == 1 && is_whole && start.starts_with('[');
         return Some(if is_array { Form::Json } else { Form::JsonLines });
     }
-    // Over several lines: what there is of it must be sound.
-    let start = without_non_finite(start);
-    let mut values = serde_json::Deserializer::from_str(&start).into_iter::<IgnoredAny>();
-    let is_sound = match values.next() {
-        Some(Ok(_)) => true,
-        Some(Err(error)) => error.is_eof() && !is_whole,
-        None => false,
-    };
     (is_sound || is_named).then_some(if is_named && !is_sound && (sound > 0 || extension != "json") {
         Form::JsonLines
     } else {
         Form::Json
     })
+}
+
+/// Whether `text` begins with a value, or, if it is not whole, with what may become one.
+fn is_value(text: &str, is_whole: bool) -> bool {
+    let text = without_non_finite(text);
+    match serde_json::Deserializer::from_str(&text).into_iter::<IgnoredAny>().next() {
+        Some(Ok(_)) => true,
+        Some(Err(error)) => error.is_eof() && !is_whole,
+        None => false,
+    }
 }
 
 /// What no prose begins with.
@@ -233,6 +239,11 @@ mod tests {
             ("[{\"text\": \"a\"}, {\"text\": \"b\"}]", "JSON"),
             ("[\n  {\"text\": \"a\"},\n  {\"text\": \"b\"}\n]\n", "JSON"),
             ("{\n  \"data\": [\n    {\"text\": \"a\"}\n  ]\n}\n", "JSON"),
+            (
+                "{\n\"data\": [\n{\"text\": \"a\"},\n{\"text\": \"b\"},\n{\"text\": \"c\"},\n{\"text\": \"d\"}\n]}\n",
+                "JSON",
+            ),
+            ("{\"text\": \"a\"},\n{\"text\": \"b\"},\n", "JSON Lines"),
             ("{\n  \"text\": \"a\"\n}\n{\n  \"text\": \"b\"\n}\n", "JSON"),
             ("id,text\n0,\"a, and\nb\"\n1,c\n", "CSV"),
             ("Question;Answer\na;b\nc;d\n", "CSV"),

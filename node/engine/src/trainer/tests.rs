@@ -71,7 +71,8 @@ impl Run {
     fn trainer(&self, estimator: Estimator) -> Trainer {
         let weights = self.weights();
         let checkpoint = embedded::checkpoint().unwrap();
-        let (model, tokenizer) = model::load(&checkpoint, weights.tensors()).unwrap();
+        let (tensors, packed) = (weights.tensors(), weights.packed());
+        let (model, tokenizer) = model::load_adapted(&checkpoint, tensors, packed, &weights.adapters()).unwrap();
         let epsilon = self.manifest.hyperparameters.epsilon;
         let mut trainer = Trainer::new(Parts {
             run: self.id,
@@ -209,7 +210,7 @@ fn only_what_the_table_lists_is_trained_and_the_rest_is_exported_as_it_was() {
     assert_ne!(weights.digest(), run.manifest.base_digest());
     for name in &names {
         let values = |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let is_moved = values(&weights.tensors()[name]) != values(&before.tensor(name).unwrap());
+        let is_moved = values(&weights.values(name).unwrap()) != values(&before.tensor(name).unwrap());
         assert_eq!(is_moved, is_trained(name), "{name}");
     }
     let directory = tempfile::tempdir().unwrap();

@@ -155,11 +155,14 @@ fn each_bad_row_with_choices_is_refused_with_its_line_and_a_remedy() {
     let cases = [
         (r#"{"prompt": "a", "choices": ["b", "c"], "answer": 2}"#, "answer is 2; it must be the index"),
         (r#"{"prompt": "a", "choices": ["b", "c"], "answer": -1}"#, "answer is -1;"),
-        (r#"{"prompt": "a", "choices": ["b", "c"], "answer": "b"}"#, "answer is \"b\";"),
+        (r#"{"prompt": "a", "choices": ["b", "c"], "answer": "d"}"#, "answer is \"d\";"),
         (r#"{"prompt": "a", "choices": ["b", "c"], "answer": 0.5}"#, "0 to 1"),
-        (r#"{"prompt": "a", "choices": ["b", "c"]}"#, "prompt, choices and answer"),
-        (r#"{"choices": ["b", "c"], "answer": 0}"#, "prompt, choices and answer"),
-        (r#"{"prompt": "a", "completion": "b", "choices": ["b", "c"], "answer": 0}"#, "prompt, choices and answer"),
+        (r#"{"prompt": "a", "choices": ["b", "c"]}"#, "prompt (or question), choices and answer"),
+        (r#"{"choices": ["b", "c"], "answer": 0}"#, "prompt (or question), choices and answer"),
+        (
+            r#"{"prompt": "a", "completion": "b", "choices": ["b", "c"], "answer": 0}"#,
+            "prompt (or question), choices and answer",
+        ),
         (r#"{"prompt": "a", "choices": ["b"], "answer": 0}"#, "choices has 1 of at least two; use completion"),
         (r#"{"prompt": "a", "choices": [], "answer": 0}"#, "choices has 0"),
         (r#"{"prompt": "a", "choices": ["b", ""], "answer": 0}"#, "choices[1] is empty"),
