@@ -113,7 +113,7 @@ impl From<&Snapshot> for Metrics {
 
 enum Entry {
     Snapshot(Arc<Snapshot>),
-    Journal(journal::Line),
+    Journal(Box<journal::Line>),
 }
 
 /// Hands what is to be written to the thread, without ever waiting for it.
@@ -141,7 +141,7 @@ impl Recorder {
 
     /// For the journal.
     pub fn journal(&self, line: journal::Line) {
-        let _ = self.entries.try_send(Entry::Journal(line));
+        let _ = self.entries.try_send(Entry::Journal(Box::new(line)));
     }
 
     /// Hands over the last snapshot, and waits until everything is written, however long that takes.
