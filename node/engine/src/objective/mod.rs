@@ -1,8 +1,8 @@
 //! What a run makes smaller: from a model and a batch to a loss.
 //!
 //! An objective is one file; the run states it ([`of`]), as its starter chose, or as the form of its starter's data has
-//! it ([`line()`]). How a loss becomes gradients is the estimator's business, and an entry's effect follows from its byte
-//! alone: machines need not agree on the last bit of a loss.
+//! it ([`line()`]). How a loss becomes gradients is the estimator's business, and an entry's effect follows from its
+//! byte alone: machines need not agree on the last bit of a loss.
 //!
 //! | file | what is made smaller | derivative |
 //! |---|---|---|
