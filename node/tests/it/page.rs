@@ -366,7 +366,7 @@ fn what_others_say_is_text_and_many_machines_fit() {
     assert_fits_phones(&mut page);
     assert_clean(&page, &origin);
     sender.send(Arc::new(moment(900, 40))).unwrap();
-    page.evaluate("location.reload()");
+    page.reload();
     page.wait_until("the whole history is there", |page| {
         page.evaluate(RATES).as_str().is_some_and(|curve| curve.split(' ').count() > 300)
     });

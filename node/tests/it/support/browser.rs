@@ -86,6 +86,10 @@ impl Browser {
     }
 
     fn call(&mut self, session: Option<&str>, method: &str, params: Value) -> Value {
+        self.ask(session, method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    fn ask(&mut self, session: Option<&str>, method: &str, params: Value) -> Result<Value, Value> {
         self.last_id += 1;
         let mut message = json!({ "id": self.last_id, "method": method, "params": params });
         if let Some(session) = session {
@@ -101,8 +105,10 @@ impl Browser {
                 panic!("{method}: the browser does not answer")
             };
             if message["id"] == json!(self.last_id) {
-                assert!(message.get("error").is_none(), "{method}: {}", message["error"]);
-                return message["result"].take();
+                return match message.get("error") {
+                    None => Ok(message["result"].take()),
+                    Some(error) => Err(error.clone()),
+                };
             }
             self.events.push_back(message);
         }
@@ -150,9 +156,25 @@ impl Page<'_> {
         self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
     }
 
-    /// The value of a JavaScript expression.
+    /// Loads the page again.
+    pub fn reload(&mut self) {
+        self.call("Page.reload", json!({}));
+    }
+
+    /// The value of a JavaScript expression, in the page that is loaded once none is on its way.
     pub fn evaluate(&mut self, expression: &str) -> Value {
-        let mut result = self.call("Runtime.evaluate", json!({ "expression": expression, "returnByValue": true }));
+        let begun = Instant::now();
+        let params = json!({ "expression": expression, "returnByValue": true });
+        let mut result = loop {
+            match self.browser.ask(Some(&self.session), "Runtime.evaluate", params.clone()) {
+                Ok(result) => break result,
+                Err(error) => {
+                    let navigates = ["navigated", "context"].iter().any(|word| error.to_string().contains(word));
+                    assert!(navigates && begun.elapsed() < PATIENCE, "{expression}: {error}");
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+        };
         assert!(result.get("exceptionDetails").is_none(), "{expression}: {}", result["exceptionDetails"]);
         result["result"]["value"].take()
     }
