@@ -19,7 +19,7 @@ if ((count < 3)); then
     exit 2
 fi
 options=("$@")
-[[ " $* " == *" --samples "* ]] || options+=(--samples 8192)
+[[ " $* " == *" --samples "* ]] || options+=(--samples 20480)
 
 cd "$(dirname "$0")/.."
 cargo build --release --bin node
