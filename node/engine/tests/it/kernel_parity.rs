@@ -11,18 +11,10 @@ use protocol::{
     replay::{Contribution, Sweep, TensorSweep, sweep_reference},
     seed::{EntrySeed, TensorKey},
 };
-use rand_xoshiro::{
-    Xoshiro256PlusPlus,
-    rand_core::{Rng, SeedableRng},
-};
+use rand_xoshiro::rand_core::Rng;
 use std::collections::BTreeMap;
 
-fn generator() -> Xoshiro256PlusPlus {
-    let given = std::env::var("ONEBYTE_SEED").ok().map(|seed| seed.parse().expect("ONEBYTE_SEED is a number"));
-    let seed = given.unwrap_or_else(|| getrandom::u64().expect("the system has random numbers"));
-    println!("ONEBYTE_SEED={seed}");
-    Xoshiro256PlusPlus::seed_from_u64(seed)
-}
+use crate::random::generator;
 
 fn below(random: &mut impl Rng, bound: u64) -> u64 {
     random.next_u64() % bound

@@ -12,5 +12,6 @@ mod gradients;
 mod kernel_parity;
 mod model;
 mod projection_parity;
+mod random;
 mod reference;
 mod suffix;

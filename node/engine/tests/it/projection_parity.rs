@@ -7,17 +7,9 @@ use protocol::{
     perturbation::{BLOCK, BlockSigns, STEP, sign},
     seed::TensorKey,
 };
-use rand_xoshiro::{
-    Xoshiro256PlusPlus,
-    rand_core::{Rng, SeedableRng},
-};
+use rand_xoshiro::rand_core::Rng;
 
-fn generator() -> Xoshiro256PlusPlus {
-    let given = std::env::var("ONEBYTE_SEED").ok().map(|seed| seed.parse().expect("ONEBYTE_SEED is a number"));
-    let seed = given.unwrap_or_else(|| getrandom::u64().expect("the system has random numbers"));
-    println!("ONEBYTE_SEED={seed}");
-    Xoshiro256PlusPlus::seed_from_u64(seed)
-}
+use crate::random::generator;
 
 fn keys(random: &mut impl Rng, count: usize) -> Vec<TensorKey> {
     let mut key =
