@@ -1,5 +1,6 @@
 //! A peer that fine-tunes a language model by exchanging one byte per gradient.
 
+pub mod authority;
 pub mod cli;
 pub mod clock;
 pub mod commands;

@@ -264,6 +264,16 @@ pub fn damaged(directory: &Path, machine: &MachineId, first: u64, reason: &str) 
     )
 }
 
+/// A file in the state directory says nothing that counts.
+pub fn not_of_authority(file: &Path) {
+    tracing::warn!("{}: not signed by this run's authority, so it changes nothing; removed", file.display());
+}
+
+/// A file in the state directory is no statement.
+pub fn no_statement(file: &Path, error: &anyhow::Error) {
+    tracing::warn!("{}: cannot be read as a statement of the run's authority ({error:#}); removed", file.display());
+}
+
 /// The disk refuses writes.
 pub fn storage_fails(error: &str) {
     tracing::error!(

@@ -5,6 +5,7 @@ use protocol::{
     replica::{Contained, OwnByte, Record},
     segment::Digest,
     signature::Signature,
+    statement::Statement,
 };
 use serde::{Deserialize, Serialize};
 
@@ -154,6 +155,9 @@ pub enum Input {
     },
     /// Whether this machine is to measure nothing of its own for now: no gradients, no held-out text.
     Pause(bool),
+    /// What the run's authority says, given to this machine by its own people. Checked as a peer's is; one that is not
+    /// sound changes nothing.
+    Stated(Statement),
 }
 
 /// What came in answer to a question. [`crate::exchange::read_answer`] makes one.

@@ -381,7 +381,7 @@ pub struct ServeArgs {
 /// Whom to revoke.
 #[derive(Args, Debug)]
 pub struct RevokeArgs {
-    /// State directory of the authority: the node that started the run with --authority
+    /// State directory of the authority: the node that started the run with --authority, running or not
     #[command(flatten)]
     pub state: StateArgs,
     /// Machine as `node log show` prints it in its first column
@@ -395,7 +395,7 @@ pub struct RevokeArgs {
 /// Whom to admit.
 #[derive(Args, Debug)]
 pub struct AdmitArgs {
-    /// State directory of the authority: the node that started the run
+    /// State directory of the authority: the node that started the run, running or not
     #[command(flatten)]
     pub state: StateArgs,
     /// Key of the machine, 64 hexadecimal digits, as its node prints it
@@ -405,7 +405,7 @@ pub struct AdmitArgs {
 /// Whom to withdraw.
 #[derive(Args, Debug)]
 pub struct WithdrawArgs {
-    /// State directory of the authority: the node that started the run with --authority
+    /// State directory of the authority: the node that started the run with --authority, running or not
     #[command(flatten)]
     pub state: StateArgs,
     /// Key of the machine, 64 hexadecimal digits, as `node log entry` prints it

@@ -1,4 +1,4 @@
-//! `digest`, `eval`, `export`, `generate`, `revoke`: one state directory, no network.
+//! `digest`, `eval`, `export`, `generate`: one state directory, no network.
 
 use anyhow::{Result, bail, ensure};
 use engine::{
@@ -8,24 +8,16 @@ use engine::{
     model::{self, Checkpoint, Model, Sampling, Tokenizer},
     objective::{self, Evaluation, evaluate},
 };
-use protocol::{
-    machine::MachineId,
-    manifest::Manifest,
-    replica::{Record, Replica, Settings},
-    revocation::Revocation,
-    signature::{Ed25519Signer, Signer as _},
-    statement::Statement,
-};
+use protocol::manifest::Manifest;
 use serde_json::{Value, json};
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    cli::{ColumnArgs, EvalArgs, ExportArgs, GenerateArgs, RevokeArgs, StateArgs},
+    cli::{ColumnArgs, EvalArgs, ExportArgs, GenerateArgs, StateArgs},
     hex::hex,
     log::{Base, Log, best::Best},
-    name::program,
     opened::Opened,
-    outln, output, records,
+    outln, output,
     say::{self, evaluation_words},
     serve::{Source, Speaker},
     texts::TextReader,
@@ -202,34 +194,5 @@ fn chosen_sampling(args: &GenerateArgs, usual: Sampling) -> Sampling {
         seed: args.seed,
         tokens_max: args.tokens,
         stop: args.stop.clone(),
-    }
-}
-
-/// Withdraws a machine's samples. The node spreads it when it runs next.
-pub fn revoke(args: &RevokeArgs) -> Result<()> {
-    let opened = Opened::existing(&args.state.state)?;
-    let authority = Ed25519Signer::from_seed(&opened.state.secret_key());
-    ensure!(
-        opened.manifest.authority == Some(authority.key()),
-        "{}: this node is not the run's authority; only the one that started the run with --authority is",
-        args.state.state.display()
-    );
-    let replica = opened.replica(Settings::default())?;
-    let machine = find_machine(&replica, &args.machine)?;
-    ensure!(replica.floor(&machine) > args.from, "{machine} is withdrawn already, as far or further");
-    let revocation = Revocation::sign(&opened.run, machine, args.from, &authority);
-    opened.state.commit(&[records::to_row(&Record::Statement(Statement::Revocation(revocation)))?])?;
-    outln!("{machine} is withdrawn from sample {} on; the swarm learns it when this node runs next", args.from)?;
-    Ok(())
-}
-
-/// The machine that people mean by the name in the first column of `log show`.
-fn find_machine(replica: &Replica, name: &str) -> Result<MachineId> {
-    let matches: Vec<MachineId> =
-        replica.machines().map(|(machine, ..)| *machine).filter(|machine| machine.to_string() == name).collect();
-    match matches[..] {
-        [machine] => Ok(machine),
-        [] => bail!("--machine {name}: no such machine here; `{} log show` lists them", program()),
-        _ => bail!("--machine {name}: {} machines go by this name; nothing was withdrawn", matches.len()),
     }
 }

@@ -1,10 +1,10 @@
 //! What the binary can do besides training.
 
+pub mod authority;
 pub mod chat;
 pub mod doctor;
 pub mod inspect;
 pub mod log;
-pub mod members;
 pub mod pause;
 mod recipe;
 pub mod relay;

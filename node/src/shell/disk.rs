@@ -29,6 +29,8 @@ pub struct Disk {
     has_joined: bool,
     storage: Option<StorageHandle>,
     seen: StorageState,
+    /// Number of the last write that was handed over.
+    handed_over: u64,
     base: Option<BaseReader>,
     download: Option<(BaseDownload, ProgressBar)>,
     /// A checkpoint file that does not count yet, and the state of the estimator that goes with it.
@@ -45,6 +47,7 @@ impl Disk {
             has_joined: false,
             storage: None,
             seen: StorageState::default(),
+            handed_over: 0,
             base: None,
             download: None,
             written: None,
@@ -111,6 +114,11 @@ impl Disk {
         (inputs, turn)
     }
 
+    /// Number of the last write that was handed over, and of the last that is durable.
+    pub fn writes(&self) -> (u64, u64) {
+        (self.handed_over, self.seen.stored)
+    }
+
     /// Why the disk refuses writes, if it does.
     pub fn error(&self) -> Option<&str> {
         self.seen.error.as_deref()
@@ -150,6 +158,7 @@ impl Disk {
                     .as_mut()
                     .context("records before there is a thread to store them")?
                     .submit(rows, Some(write));
+                self.handed_over = write;
             }
             Output::Commit { contents } => {
                 if let Err(error) = self.commit(&contents) {

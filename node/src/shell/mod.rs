@@ -25,6 +25,7 @@ use std::{
 };
 
 use crate::{
+    authority::Inbox,
     interrupt::{Interrupt, Wish},
     pause::Pauses,
     say,
@@ -68,6 +69,8 @@ pub struct Shell {
     recording: Option<Recording>,
     interrupt: Interrupt,
     pauses: Pauses,
+    /// What the run's authority said while this node ran.
+    inbox: Inbox,
     /// What people wished so far.
     wish: Wish,
     remembered: Instant,
@@ -100,6 +103,7 @@ impl Shell {
         let Parts { peer, wire, disk, people, interrupt, pauses, recording } = parts;
         Self {
             signer: Ed25519Signer::from_seed(&disk.state.secret_key()),
+            inbox: Inbox::of(disk.state.path()),
             peer,
             begun: Instant::now(),
             inputs: VecDeque::new(),
@@ -292,6 +296,9 @@ impl Shell {
             say::paused(cause, self.disk.state.path());
             self.tell(Input::Pause(cause.is_some()))?;
         }
+        if self.trainer.is_some() && self.wish == Wish::Stay {
+            self.read_inbox()?;
+        }
         self.tell(Input::Tick)?;
         self.disk.pump();
         if self.remembered.elapsed() >= REMEMBER_INTERVAL {
@@ -299,6 +306,20 @@ impl Shell {
             self.remember();
         }
         self.people.look(&self.peer, &mut self.wire, self.pauses.cause());
+        Ok(())
+    }
+
+    /// What the run's authority said takes effect, and leaves the inbox once it is durable.
+    fn read_inbox(&mut self) -> Result<()> {
+        for (file, statement) in self.inbox.look() {
+            self.tell(Input::Stated(statement.clone()))?;
+            let is_known = self.peer.replica().is_some_and(|replica| replica.knows(&statement));
+            if !is_known {
+                say::not_of_authority(&file);
+            }
+            self.inbox.taken(file, self.disk.writes().0);
+        }
+        self.inbox.clear(self.disk.writes().1);
         Ok(())
     }
 

@@ -60,8 +60,17 @@ impl StateDir {
         Self::open(path)
     }
 
+    /// The same, unless a node or a command is using it.
+    pub fn open_if_free(path: &Path) -> Result<Option<Self>> {
+        ensure_state(path)?;
+        Lock::take_if_free(path)?.map(|lock| Self::locked(path, lock)).transpose()
+    }
+
     fn open(path: &Path) -> Result<Self> {
-        let lock = Lock::take(path)?;
+        Self::locked(path, Lock::take(path)?)
+    }
+
+    fn locked(path: &Path, lock: Lock) -> Result<Self> {
         let file = path.join(database::FILE);
         let database = Database::open(&file).with_context(|| unusable(path))?;
         let home = home(&file)?;

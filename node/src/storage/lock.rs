@@ -2,12 +2,14 @@
 
 use anyhow::{Context, Result, bail};
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io::{Read, Seek, SeekFrom, Write},
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{Seek, SeekFrom, Write},
     path::Path,
 };
 
 use super::paths::unusable;
+
+const FILE: &str = "lock";
 
 /// Held as long as it lives; the system releases it when the process ends, however it ends.
 pub struct Lock {
@@ -17,7 +19,20 @@ pub struct Lock {
 impl Lock {
     /// Takes the lock, or says who has it.
     pub fn take(directory: &Path) -> Result<Self> {
-        let path = directory.join("lock");
+        let Some(lock) = Self::take_if_free(directory)? else {
+            let holder = fs::read_to_string(directory.join(FILE)).unwrap_or_default();
+            bail!(
+                "{}: in use by process {}; stop that node first, or name another directory with --state",
+                directory.display(),
+                holder.trim()
+            );
+        };
+        Ok(lock)
+    }
+
+    /// Takes the lock, if nobody has it.
+    pub fn take_if_free(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(FILE);
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -27,15 +42,7 @@ impl Lock {
             .with_context(|| unusable(directory))?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                bail!(
-                    "{}: in use by process {}; stop that node first, or name another directory with --state",
-                    directory.display(),
-                    holder.trim()
-                );
-            }
+            Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("locking {}", path.display()));
             }
@@ -44,6 +51,6 @@ impl Lock {
         let _ = file.set_len(0);
         let _ = file.seek(SeekFrom::Start(0));
         let _ = writeln!(file, "{}", std::process::id());
-        Ok(Self { _file: file })
+        Ok(Some(Self { _file: file }))
     }
 }

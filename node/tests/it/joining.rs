@@ -4,7 +4,7 @@ use crate::support::{Node, Workshop, assert_agreement, inspect, machines};
 use node::ticket::Ticket;
 use protocol::secret::Secret;
 use serde_json::Value;
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 /// Runs the binary; returns whether it succeeded, and all that it said.
 fn said(arguments: &[&str]) -> (bool, String) {
@@ -106,34 +106,48 @@ fn a_private_run_says_nothing_to_who_has_not_its_secret() {
     assert!(!is_fine && text.contains("--run 5555"), "{text}");
 }
 
-/// The authority is at rest while it signs; then its word spreads.
+/// All of it while the authority's node runs.
 #[test]
 fn a_member_that_the_authority_withdraws_is_refused_and_adds_nothing_more() {
     let workshop = Workshop::new();
-    let key = inspect(&workshop.state("member"), &["key"]).trim().to_owned();
-    let other_key = inspect(&workshop.state("other"), &["key"]).trim().to_owned();
     let authority = workshop.first("authority", &["--samples", "40", "--private", "--members", "by-authority"]);
-    let word = authority.ticket();
-    let state = authority.leave();
-    for key in [&key, &other_key] {
-        assert!(inspect(&state, &["admit", key]).contains("is admitted"));
-    }
+    let (state, word) = (workshop.state("authority"), authority.ticket());
     let join = |name: &str, samples: &str| workshop.node(name, &["--samples", samples, "--join", &word]);
-    let listen = Ticket::parse(&word).unwrap().machines.remove(0).1.remove(0).to_string();
-    let again = || workshop.node("authority", &["--samples", "40", "--listen", &listen]);
-    let nodes = [again(), join("member", "40"), join("other", "40")];
-    for node in &nodes {
+    let [member, other] = ["member", "other"].map(|name| join(name, "40"));
+    let key_of = |name: &str| inspect(&workshop.state(name), &["key"]).trim().to_owned();
+    let [key, other_key] = ["member", "other"].map(key_of);
+    for (node, key) in [(&member, &key), (&other, &other_key)] {
+        // Whoever is not admitted hears so from its own node, and what would help.
+        assert!(node.hear("is not a member of the run yet").contains(&format!("node admit {key}")));
+        let said = inspect(&state, &["admit", key]);
+        assert!(said.contains("the node that runs here has it"), "{said}");
+        node.hear("the run's authority admitted this machine's key");
+    }
+    let refused = |arguments: &[&str], state: &Path, why: &str| {
+        let (is_fine, text) = said(&[arguments, &["--state", path(state)]].concat());
+        assert!(!is_fine && text.contains(why), "{text}");
+    };
+    refused(&["admit", &key], &state, "admitted already");
+    refused(&["admit", &key], &workshop.state("member"), "is not the run's authority");
+    refused(&["withdraw", &key], &workshop.state("member"), "is not the run's authority");
+    refused(&["withdraw", &key_of("authority")], &state, "cannot withdraw itself");
+    for node in [&authority, &member, &other] {
         node.until("has all", |status| swarm(status) == 120);
     }
-    let [authority, member, _] = nodes.map(Node::leave);
-    // A copy that has not heard of it, and goes on as a new incarnation.
+    let member = member.leave();
+    // A copy that has not heard of it, and goes on as a new incarnation at another address.
     let copy = workshop.state("copy");
     assert!(Command::new("cp").args(["-r", path(&member), path(&copy)]).status().unwrap().success());
-    assert!(inspect(&authority, &["withdraw", &key]).contains("is withdrawn"));
-    let authority = again();
-    let (member, other) = (join("member", "40"), join("other", "40"));
-    member.hear("the run's authority withdrew this machine's key");
+    while machines(&state)[&key]["height"] != 40 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let said = inspect(&state, &["withdraw", &key]);
+    assert!(said.contains("40 of its gradients still count") && said.contains("has it, and tells the swarm"), "{said}");
     other.hear(&format!("withdrew the key {key}"));
+    refused(&["admit", &key], &state, "which is for good");
+    refused(&["withdraw", &key], &state, "withdrawn already");
+    let member = join("member", "40");
+    member.hear("the run's authority withdrew this machine's key");
     member.until("left alone", |status| status["peers"].as_array().is_some_and(Vec::is_empty));
     member.leave();
     let copy = join("copy", "80");
@@ -150,4 +164,43 @@ fn a_member_that_the_authority_withdraws_is_refused_and_adds_nothing_more() {
     for state in &states {
         assert_eq!(machines(state)[&key]["height"], 40);
     }
+}
+
+/// What the authority says while its node is down, the swarm learns later; what is not its own word changes nothing.
+#[test]
+fn a_statement_waits_for_a_node_that_is_down_and_one_of_somebody_else_is_refused() {
+    let workshop = Workshop::new();
+    let key = inspect(&workshop.state("member"), &["key"]).trim().to_owned();
+    let first = |name: &str| workshop.first(name, &["--samples", "40", "--members", "by-authority"]);
+    let (authority, state) = (first("authority"), workshop.state("authority"));
+    let word = authority.ticket();
+    authority.leave();
+    assert!(inspect(&state, &["admit", &key]).contains("when this node runs next"));
+    let listen = Ticket::parse(&word).unwrap().machines.remove(0).1.remove(0).to_string();
+    let authority = workshop.node("authority", &["--samples", "40", "--listen", &listen]);
+    let member = workshop.node("member", &["--samples", "40", "--join", &word]);
+    for node in [&authority, &member] {
+        node.until("has all", |status| swarm(status) == 80);
+    }
+    // Another run's authority signs for its own run; a file of it does nothing here.
+    let (elsewhere, stranger) = (first("elsewhere"), workshop.state("elsewhere"));
+    elsewhere.until("at work", |status| own(status) == 40);
+    elsewhere.signal("STOP");
+    let mut admit = Command::new(env!("CARGO_BIN_EXE_node"));
+    let mut admit = admit.args(["admit", &key, "--state", path(&stranger)]).spawn().unwrap();
+    let left = || fs::read_dir(&stranger).unwrap().map(|entry| entry.unwrap().path());
+    let file = loop {
+        let file = left().find(|file| file.extension().is_some_and(|ending| ending == "signed"));
+        match file {
+            Some(file) => break file,
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    fs::copy(&file, state.join(file.file_name().unwrap())).unwrap();
+    authority.hear("not signed by this run's authority");
+    elsewhere.signal("CONT");
+    assert!(admit.wait().unwrap().success());
+    elsewhere.leave();
+    assert_agreement(&[authority, member].map(Node::leave));
+    assert!(!state.join(file.file_name().unwrap()).exists());
 }

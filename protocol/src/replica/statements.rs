@@ -29,11 +29,19 @@ impl Replica {
         Ok(if is_news { Verdict::Accept } else { Verdict::Ignore })
     }
 
-    /// A statement from anywhere. True if it is news.
-    pub(super) fn absorb_statement(&mut self, statement: Statement) -> Result<bool, InvalidChunk> {
+    /// A statement from anywhere: a peer, or this machine's own people. True if it is news, which is stored and spread.
+    pub fn absorb_statement(&mut self, statement: Statement) -> Result<bool, InvalidChunk> {
         match statement {
             Statement::Revocation(revocation) => self.absorb_revocation(revocation),
             Statement::Admission(_) | Statement::Withdrawal(_) => self.absorb_membership(&statement),
+        }
+    }
+
+    /// Whether a statement would be no news, sound or not.
+    pub fn knows(&self, statement: &Statement) -> bool {
+        match statement {
+            Statement::Revocation(revocation) => !self.revokes_more(revocation),
+            Statement::Admission(_) | Statement::Withdrawal(_) => matches!(self.member_after(statement), Ok(None)),
         }
     }
 

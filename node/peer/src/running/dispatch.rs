@@ -68,6 +68,8 @@ impl Running {
                 }
             }
             Input::Incarnation(incarnation) => self.incarnate(incarnation, cx),
+            // An unsound one is nobody's offence: who gave it sees that it is not known afterwards.
+            Input::Stated(statement) => drop(self.replica.absorb_statement(statement)),
             input => self.take_in_from_trainer(input, cx),
         }
     }

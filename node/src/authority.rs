@@ -1,0 +1,222 @@
+//! What a run's authority says of keys and machines (`admit`, `withdraw`, `revoke`), on its way from a command to the
+//! node of its state directory.
+//!
+//! A node that runs holds the directory. So the command leaves the signed statement there as a file; the node takes it
+//! up within a second, checks it as it checks a peer's, and removes the file once the statement is durable. Where no
+//! node runs, the command stores it itself.
+
+use anyhow::{Context, Result, ensure};
+use protocol::{
+    replica::Record,
+    signature::{Ed25519Signer, Signer as _},
+    statement::Statement,
+};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    hex::hex,
+    log::Log,
+    records::{self, RECORD_BYTES_MAX},
+    say,
+    storage::{Row, StateDir},
+};
+
+/// Files in the state directory are named so, with a hash between.
+const NAME: (&str, &str) = ("statement-", ".signed");
+/// A node looks for them this often.
+const LOOK: Duration = Duration::from_secs(1);
+/// A node takes so many of them up at a time.
+const FILES_MAX: usize = 64;
+/// A command waits so long for a node, which may be starting. Then it says how things stand, and nothing is lost.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The authority of the run in a state directory, which a node may be using.
+pub struct Authority {
+    /// The run, as the directory has it.
+    pub log: Log,
+    /// With the authority's key.
+    pub signer: Ed25519Signer,
+    state: PathBuf,
+}
+
+/// What became of a statement.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Given {
+    /// No node runs here: it is stored.
+    Stored,
+    /// The node that runs here has it.
+    Taken,
+    /// The node that runs here has not looked yet; the file is there.
+    Left(PathBuf),
+}
+
+impl Given {
+    /// What happens now, after a semicolon.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Stored => "the swarm learns it when this node runs next".into(),
+            Self::Taken => "the node that runs here has it, and tells the swarm".into(),
+            Self::Left(file) => format!(
+                "the node that runs here has not taken it up yet, and does once it is through with its start ({} is gone then)",
+                file.display()
+            ),
+        }
+    }
+}
+
+impl Authority {
+    /// That of the run in `state`, whose key must be the authority's.
+    pub fn of(state: &Path) -> Result<Self> {
+        let log = Log::of_state(state)?;
+        let copy = log.state.as_ref().context("a log without its state directory")?;
+        let signer = Ed25519Signer::from_seed(&copy.secret_key());
+        ensure!(
+            log.manifest.authority == Some(signer.key()),
+            "{}: this node (key {}) is not the run's authority; only the one that started the run with --authority is",
+            state.display(),
+            hex(&signer.key())
+        );
+        Ok(Self { log, signer, state: state.to_owned() })
+    }
+
+    /// Stores a statement, or gives it to the node that runs here.
+    pub fn give(&self, statement: Statement) -> Result<Given> {
+        let row = records::to_row(&Record::Statement(statement))?;
+        let (begun, mut left) = (Instant::now(), None);
+        loop {
+            if let Some(file) = left.as_ref().filter(|file: &&PathBuf| !file.exists()) {
+                tracing::debug!(file = %file.display(), "taken up");
+                return Ok(Given::Taken);
+            }
+            if let Some(state) = StateDir::open_if_free(&self.state)? {
+                state.commit(std::slice::from_ref(&row))?;
+                left.as_deref().map_or(Ok(()), remove)?;
+                return Ok(Given::Stored);
+            }
+            match left.take() {
+                Some(file) if begun.elapsed() >= PATIENCE => return Ok(Given::Left(file)),
+                Some(file) => left = Some(file),
+                None => left = Some(leave(&self.state, &row)?),
+            }
+            std::thread::sleep(LOOK / 10);
+        }
+    }
+}
+
+/// Writes a statement to a file for the node of `state`, whole or not at all.
+fn leave(state: &Path, row: &Row) -> Result<PathBuf> {
+    let Row::Statement { bytes, .. } = row else { anyhow::bail!("a record that is no statement") };
+    let (before, after) = NAME;
+    let file = state.join(format!("{before}{}{after}", &blake3::hash(bytes).to_hex()[..16]));
+    let part = file.with_extension("part");
+    fs::write(&part, bytes)
+        .and_then(|()| fs::rename(&part, &file))
+        .with_context(|| format!("{}: cannot be written", file.display()))?;
+    Ok(file)
+}
+
+fn remove(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{}: cannot be removed; remove it by hand", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where a running node finds what its authority said.
+pub struct Inbox {
+    state: PathBuf,
+    looked: Option<Instant>,
+    /// Files that were taken up, and the write after which each may go.
+    taken: Vec<(PathBuf, u64)>,
+}
+
+impl Inbox {
+    /// That of the node in `state`.
+    pub fn of(state: &Path) -> Self {
+        Self { state: state.to_owned(), looked: None, taken: Vec::new() }
+    }
+
+    /// Statements that have come since the last look, if it is time to look. A file that holds none is said, and goes.
+    pub fn look(&mut self) -> Vec<(PathBuf, Statement)> {
+        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
+            return Vec::new();
+        }
+        self.looked = Some(Instant::now());
+        let mut statements = Vec::new();
+        for file in self.files() {
+            match read(&file) {
+                Ok(statement) => statements.push((file, statement)),
+                Err(error) => {
+                    say::no_statement(&file, &error);
+                    self.taken(file, 0);
+                }
+            }
+        }
+        statements
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let is_one = |file: &PathBuf| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(NAME.0) && name.ends_with(NAME.1) && !self.taken.iter().any(|(taken, _)| taken == file)
+        };
+        let entries = fs::read_dir(&self.state).into_iter().flatten();
+        entries.map_while(Result::ok).map(|entry| entry.path()).filter(is_one).take(FILES_MAX).collect()
+    }
+
+    /// The statement in `file` is durable, if it is of any use, with this write.
+    pub fn taken(&mut self, file: PathBuf, write: u64) {
+        self.taken.push((file, write));
+    }
+
+    /// Everything up to the write `stored` is durable: files with no more than that go. One that cannot go is said, and
+    /// left alone.
+    pub fn clear(&mut self, stored: u64) {
+        for (file, _) in self.taken.iter_mut().filter(|(_, write)| *write <= stored) {
+            if let Err(error) = remove(file) {
+                tracing::warn!("{error:#}");
+            }
+        }
+        self.taken.retain(|(file, write)| *write > stored || file.exists());
+        self.taken.iter_mut().filter(|(_, write)| *write <= stored).for_each(|(_, write)| *write = u64::MAX);
+    }
+}
+
+fn read(file: &Path) -> Result<Statement> {
+    let length = fs::metadata(file)?.len();
+    ensure!(length <= RECORD_BYTES_MAX as u64, "{length} bytes are too many");
+    records::statement(&fs::read(file)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::{manifest::RunId, member::Admission};
+
+    #[test]
+    fn a_statement_is_read_once_and_stays_until_it_is_durable_and_other_files_go() {
+        let state = tempfile::tempdir().unwrap();
+        let authority = Ed25519Signer::from_seed(&[1; 32]);
+        let statement = Statement::Admission(Admission::sign(&RunId([2; 32]), [3; 32], &authority));
+        let file = leave(state.path(), &records::to_row(&Record::Statement(statement.clone())).unwrap()).unwrap();
+        let [torn, other] = ["statement-0.signed", "statement-1.part"].map(|name| state.path().join(name));
+        fs::write(&torn, b"half").unwrap();
+        fs::write(&other, b"not yet renamed").unwrap();
+        let mut inbox = Inbox::of(state.path());
+        assert_eq!(inbox.look(), [(file.clone(), statement)]);
+        assert!(inbox.look().is_empty(), "it is not time yet");
+        inbox.taken(file.clone(), 7);
+        inbox.clear(6);
+        assert!(file.exists() && !torn.exists() && other.exists());
+        inbox.looked = None;
+        assert!(inbox.look().is_empty(), "it is taken up already");
+        inbox.clear(7);
+        assert!(!file.exists() && inbox.taken.is_empty());
+    }
+}

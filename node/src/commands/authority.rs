@@ -1,0 +1,98 @@
+//! `admit`, `withdraw`, `revoke`: what the run's authority says of a key or a machine. Its node, running or not, spreads
+//! it.
+
+use anyhow::{Result, bail, ensure};
+use protocol::{
+    machine::MachineId,
+    manifest::Membership,
+    member::{Admission, Member, NAMED_MAX, Withdrawal},
+    replica::Replica,
+    revocation::Revocation,
+    signature::Signer as _,
+    statement::Statement,
+};
+
+use crate::{
+    authority::Authority,
+    cli::{AdmitArgs, RevokeArgs, WithdrawArgs},
+    hex::parse_key,
+    name::program,
+    outln,
+};
+
+/// Lets a key contribute.
+pub fn admit(args: &AdmitArgs) -> Result<()> {
+    let key = parse_key(&args.key)?;
+    let authority = Authority::of(&args.state.state)?;
+    ensure!(
+        authority.log.manifest.membership == Membership::ByAuthority,
+        "{}: this run admits nobody: its members were settled when it was started, without --members by-authority",
+        args.state.state.display()
+    );
+    ensure!(key != authority.signer.key(), "{}: the authority is a member of its own run", args.key);
+    match authority.log.replica.member(&key) {
+        None => {}
+        Some(Member::Admitted(_)) => bail!("{}: admitted already", args.key),
+        Some(Member::Withdrawn { .. }) => bail!("{}: withdrawn, which is for good", args.key),
+    }
+    let admission = Admission::sign(&authority.log.run, key, &authority.signer);
+    let given = authority.give(Statement::Admission(admission))?;
+    outln!("{} is admitted; {}", args.key, given.in_words())?;
+    Ok(())
+}
+
+/// Lets a key contribute no more.
+pub fn withdraw(args: &WithdrawArgs) -> Result<()> {
+    let key = parse_key(&args.key)?;
+    let authority = Authority::of(&args.state.state)?;
+    ensure!(key != authority.signer.key(), "{}: the authority cannot withdraw itself", args.key);
+    let replica = &authority.log.replica;
+    let counted = replica.effective_ranges().filter(|range| range.machine.key == key && range.samples() > 0);
+    let mut floors: Vec<(u64, u64)> = counted.map(|range| (range.machine.incarnation, range.to)).collect();
+    if args.nothing {
+        floors.clear();
+    }
+    floors.sort_unstable_by_key(|(_, floor)| std::cmp::Reverse(*floor));
+    let left_out: u64 = floors.iter().skip(NAMED_MAX).map(|(_, floor)| floor).sum();
+    let kept: u64 = floors.iter().take(NAMED_MAX).map(|(_, floor)| floor).sum();
+    let withdrawal = Withdrawal::sign(&authority.log.run, key, &floors, &authority.signer);
+    let member = match replica.member(&key) {
+        None => Some(Member::withdrawn(withdrawal)),
+        Some(known) => known.after(&withdrawal),
+    };
+    let Some(member) = member else { bail!("{}: withdrawn already, as far or further", args.key) };
+    let given = authority.give(Statement::of_member(&member))?;
+    outln!(
+        "{} is withdrawn, for good: {kept} of its gradients still count, nothing else of it ever will, and machines of the run \
+         close its connections; {}",
+        args.key,
+        given.in_words()
+    )?;
+    if left_out > 0 {
+        outln!("{left_out} gradients of its smallest ledgers do not count: a withdrawal names {NAMED_MAX} of them")?;
+    }
+    Ok(())
+}
+
+/// Withdraws a machine's samples.
+pub fn revoke(args: &RevokeArgs) -> Result<()> {
+    let authority = Authority::of(&args.state.state)?;
+    let replica = &authority.log.replica;
+    let machine = find_machine(replica, &args.machine)?;
+    ensure!(replica.floor(&machine) > args.from, "{machine} is withdrawn already, as far or further");
+    let revocation = Revocation::sign(&authority.log.run, machine, args.from, &authority.signer);
+    let given = authority.give(Statement::Revocation(revocation))?;
+    outln!("{machine} is withdrawn from sample {} on; {}", args.from, given.in_words())?;
+    Ok(())
+}
+
+/// The machine that people mean by the name in the first column of `log show`.
+fn find_machine(replica: &Replica, name: &str) -> Result<MachineId> {
+    let matches: Vec<MachineId> =
+        replica.machines().map(|(machine, ..)| *machine).filter(|machine| machine.to_string() == name).collect();
+    match matches[..] {
+        [machine] => Ok(machine),
+        [] => bail!("--machine {name}: no such machine here; `{} log show` lists them", program()),
+        _ => bail!("--machine {name}: {} machines go by this name; nothing was withdrawn", matches.len()),
+    }
+}
