@@ -61,7 +61,7 @@ impl Given {
             Self::Stored => "the swarm learns it when this node runs next".into(),
             Self::Taken => "the node that runs here has it, and tells the swarm".into(),
             Self::Left(file) => format!(
-                "the node that runs here has not taken it up yet, and does once it is through with its start ({} is gone then)",
+                "that takes effect once the node that runs here is through with its start ({} is gone then)",
                 file.display()
             ),
         }
