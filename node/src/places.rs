@@ -2,7 +2,7 @@
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
-use crate::network::{Network, Scope, is_of_world, is_relayed, without_peer};
+use crate::network::{Network, Scope, is_of_world, is_relayed, scope_of, without_peer};
 
 /// Addresses of this machine in a ticket.
 const OWN_MAX: usize = 5;
@@ -26,7 +26,7 @@ impl Places {
     /// As a network knows them now.
     pub fn of(network: &Network) -> Self {
         let is_outside =
-            |(_, address): &(PeerId, Multiaddr)| Scope::of(address) == Some(Scope::World) && !is_relayed(address);
+            |(_, address): &(PeerId, Multiaddr)| scope_of(address) == Some(Scope::World) && !is_relayed(address);
         let is_own = |address: &Multiaddr| !is_relayed(address);
         let mut places = Self {
             reachable: network.reachable_at().cloned().collect(),
@@ -43,7 +43,7 @@ impl Places {
 
     /// Addresses of this machine that are of use to others, best first.
     pub fn own(&self) -> Vec<Multiaddr> {
-        let listening = |scope| self.listening.iter().filter(move |address| Scope::of(address) == Some(scope));
+        let listening = |scope| self.listening.iter().filter(move |address| scope_of(address) == Some(scope));
         let circuits = self.relayed.iter().take(CIRCUITS_MAX);
         let far = self.reachable.iter().chain(listening(Scope::World)).chain(circuits);
         let near = listening(Scope::Site).chain(listening(Scope::Link));
@@ -64,9 +64,9 @@ impl Places {
     /// The best address of each family.
     pub fn shown(&self) -> Vec<Multiaddr> {
         let own = self.own();
-        let best = own.first().and_then(Scope::of);
+        let best = own.first().and_then(scope_of);
         let mut shown: Vec<Multiaddr> = Vec::new();
-        for address in own.into_iter().filter(|address| Scope::of(address) == best) {
+        for address in own.into_iter().filter(|address| scope_of(address) == best) {
             if shown.iter().all(|known| family(known) != family(&address)) {
                 shown.push(address);
             }
@@ -81,7 +81,7 @@ impl Places {
 
     /// Whether it listens to nobody but its own machine.
     pub fn is_alone(&self) -> bool {
-        self.listening.iter().all(|address| Scope::of(address) == Some(Scope::Machine))
+        self.listening.iter().all(|address| scope_of(address) == Some(Scope::Machine))
     }
 
     /// The port that others would have to reach.

@@ -13,6 +13,7 @@ use std::path::Path;
 use crate::{
     hex::hex,
     name::program,
+    network::RouterAnswer,
     pause::Cause,
     places::Places,
     settings::Settings,
@@ -262,6 +263,26 @@ pub fn damaged(directory: &Path, machine: &MachineId, first: u64, reason: &str) 
          --state; what peers hold of this machine is not lost",
         directory.display()
     )
+}
+
+/// What the home's router says to being asked for a port.
+pub fn router(answer: &RouterAnswer) {
+    match answer {
+        RouterAnswer::Passes(address) => {
+            tracing::info!("the router passes {address} on to this machine (UPnP): others can call it there");
+        }
+        RouterAnswer::PassesNoMore(address) => {
+            tracing::warn!("the router passes {address} on no more (UPnP): relays take its place, if the run has any");
+        }
+        RouterAnswer::Refuses => tracing::info!(
+            "the router was asked to pass this machine's port on (UPnP), and did not: allow that in its settings, or pass the port on \
+             by hand (--announce)"
+        ),
+        RouterAnswer::IsInside => tracing::info!(
+            "the router takes requests for ports (UPnP), but is behind another router itself, so none of its ports can be called"
+        ),
+        RouterAnswer::Silent => tracing::debug!("no router here takes requests for ports (UPnP)"),
+    }
 }
 
 /// A file in the state directory says nothing that counts.

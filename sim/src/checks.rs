@@ -28,6 +28,11 @@ use crate::{
 const RECOMPUTED: usize = 3;
 /// Whoever needs longer than this for what waits is behind, microseconds.
 const BEHIND_US: f64 = 180e6;
+/// Whoever could call somebody and has no connection that carries anything is cut off for so long at most: until
+/// silence is noticed, or until the longest pause between two calls is over, and a look or two.
+const CUT_OFF_MAX: Micros = 45_000_000;
+/// Gradients that must have come for what they cost to be judged.
+const COUNTED_MIN: u64 = 500;
 /// What may wait in one machine's queues: what its disk may be behind, and some questions.
 const QUEUED_MAX: usize = 5_000;
 
@@ -57,6 +62,8 @@ pub fn results(world: &mut World) -> Result<BTreeMap<&'static str, CheckResult>>
         ("who overspends delays only itself", delays(world)),
         ("who leaves leaves nothing behind", leavers(world)),
         ("joiners store the run's base model", bases(world)),
+        ("no machine stays cut off", cut_off(world)),
+        ("gradients cost after a restart what they did before", restarted(world)),
     ]))
 }
 
@@ -265,6 +272,35 @@ fn shares(world: &World) -> CheckResult {
         }
     }
     CheckResult::Passed
+}
+
+/// Whoever could be connected is, soon.
+fn cut_off(world: &World) -> CheckResult {
+    failed_if(world.swarm.truth.cut_off.filter(|(_, cut_off)| *cut_off > CUT_OFF_MAX).map(|(number, cut_off)| {
+        let seconds = cut_off as f64 / 1e6;
+        format!("machine {number} had no connection for {seconds:.0} s, though it could have called a machine")
+    }))
+}
+
+/// A restart leaves nothing behind that others would have to make up for.
+fn restarted(world: &World) -> CheckResult {
+    let metrics = &world.swarm.metrics;
+    let (Some(most), Some(before), Some(from)) =
+        (world.swarm.scenario.bytes_after_restart_max, metrics.before_restart, metrics.after_restart)
+    else {
+        return CheckResult::NotTried;
+    };
+    let now = metrics.cost();
+    let (bytes, deliveries) = (now.bytes - from.bytes, now.deliveries - from.deliveries);
+    if deliveries < COUNTED_MIN || before.deliveries < COUNTED_MIN {
+        return CheckResult::NotTried;
+    }
+    let (before, after) = (before.bytes as f64 / before.deliveries as f64, bytes as f64 / deliveries as f64);
+    failed_if(
+        (after > most * before).then(|| {
+            format!("a gradient cost {before:.1} bytes before the first restart, and {after:.1} after the last")
+        }),
+    )
 }
 
 fn starved(world: &World) -> CheckResult {

@@ -76,8 +76,29 @@ pub enum Event {
     Boot { machine: Number },
     /// A scheduled fault.
     Fault(usize),
+    /// Connections are looked at.
+    Look,
     /// The swarm is looked at.
     Observe,
     /// Whether all is done is looked at.
     Watch,
+}
+
+impl Event {
+    /// The machine that does something then of its own accord, and sleeps over it if it sleeps.
+    pub fn machine(&self) -> Option<Number> {
+        match self {
+            Self::ReadOn { machine, .. }
+            | Self::Tick { machine, .. }
+            | Self::Heartbeat { machine, .. }
+            | Self::Upkeep { machine, .. }
+            | Self::Measured { machine, .. }
+            | Self::Swept { machine, .. }
+            | Self::Synced { machine, .. }
+            | Self::Validated { machine, .. }
+            | Self::TimedOut { machine, .. }
+            | Self::Called { caller: machine, .. } => Some(*machine),
+            _ => None,
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Faults: put on the schedule, and injected into machines, disks, clocks and links when they are due.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use peer::{Input, leave::Departure};
 use protocol::{
     machine::MachineId,
@@ -11,7 +11,7 @@ use protocol::{
 };
 
 use crate::{
-    disk::{Contents, Disk, Shared},
+    disk::{Contents, Disk},
     event::{Event, Number},
     event_log::Kind,
     machine::Machine,
@@ -24,10 +24,8 @@ use crate::{
     world::World,
 };
 
-/// Neighbours across a partition are given up after this long.
-const KEEP_ALIVE_MAX: Micros = 20_000_000;
-/// The authority's node is stopped for so long to write a statement.
-const STATEMENT_TAKES: Micros = 500_000;
+/// After this long, machines that were restarted have what they missed.
+const CAUGHT_UP: Micros = 15_000_000;
 /// A copied directory is started after this long.
 const COPYING_TAKES: Micros = 1_000_000;
 
@@ -70,7 +68,12 @@ impl World {
     pub(crate) fn faults_end(&self) -> Micros {
         let end = |what: &What, at: f64| match what {
             What::Churn { times, every_seconds, .. } => at + *times as f64 * every_seconds,
-            What::Partition { lasts_seconds, .. } | What::DiskFull { lasts_seconds, .. } => at + lasts_seconds,
+            What::Partition { lasts_seconds, .. }
+            | What::LinkLoss { lasts_seconds, .. }
+            | What::AddressChange { lasts_seconds, .. }
+            | What::FirstAway { lasts_seconds }
+            | What::Sleep { lasts_seconds, .. }
+            | What::DiskFull { lasts_seconds, .. } => at + lasts_seconds,
             What::DiskLies { lasts_seconds, back_after_seconds, .. } => at + lasts_seconds + back_after_seconds,
             What::Crash { back_after_seconds, .. } => at + back_after_seconds.unwrap_or_default(),
             _ => at,
@@ -94,11 +97,18 @@ impl World {
                     What::Leave { .. } => "leave",
                     What::Crash { .. } => "crash",
                     What::Partition { .. } => "partition",
+                    What::LinkLoss { .. } => "link loss",
+                    What::AddressChange { .. } => "new address",
+                    What::FirstAway { .. } => "first away",
+                    What::Sleep { .. } => "sleep",
                     _ => "",
                 });
                 return self.begin(what);
             }
-            Step::Cut => return self.cut(),
+            Step::LinksUp(machines) => self.set_links(&machines, false),
+            Step::Moved(machines) => return self.moved(&machines),
+            Step::Wake(machines) => return self.wake(&machines),
+            Step::CountAnew => self.swarm.metrics.after_restart = Some(self.swarm.metrics.cost()),
             Step::Heal => {
                 self.mark("heal");
                 self.swarm.parts.clear();
@@ -160,6 +170,11 @@ impl World {
             }
             What::Crash { machines, back_after_seconds } => {
                 let picked = self.pick(machines);
+                if let Some(back) = back_after_seconds {
+                    let cost = self.swarm.metrics.cost();
+                    self.swarm.metrics.before_restart.get_or_insert(cost);
+                    self.schedule_in(micros(back) + CAUGHT_UP, Step::CountAnew);
+                }
                 return self.crash(&picked, back_after_seconds.map(micros));
             }
             What::Partition { parts, lasts_seconds } => {
@@ -167,11 +182,7 @@ impl World {
                 let drawn: Vec<u8> =
                     self.machines.iter().map(|_| below(&mut self.swarm.random, parts.min(255)) as u8).collect();
                 self.swarm.parts = drawn;
-                let lasts = micros(lasts_seconds);
-                if lasts > KEEP_ALIVE_MAX {
-                    self.schedule_in(KEEP_ALIVE_MAX, Step::Cut);
-                }
-                self.schedule_in(lasts, Step::Heal);
+                self.schedule_in(micros(lasts_seconds), Step::Heal);
             }
             What::ClockJump { machines, by_seconds } => {
                 for number in self.pick(machines) {
@@ -179,6 +190,9 @@ impl World {
                         running.jump((1e3 * by_seconds) as i64);
                     }
                 }
+            }
+            What::LinkLoss { .. } | What::AddressChange { .. } | What::FirstAway { .. } | What::Sleep { .. } => {
+                self.begin_with_links(what);
             }
             What::Revoke { whose } => return self.revoke(whose),
             What::Admit { machines } => return self.admit(machines),
@@ -188,6 +202,65 @@ impl World {
             }
             // Spelled out by the schedule.
             What::Churn { .. } | What::DiskRolledBack { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn begin_with_links(&mut self, what: What) {
+        match what {
+            What::LinkLoss { machines, lasts_seconds } => {
+                let picked = self.pick(machines);
+                self.set_links(&picked, true);
+                self.schedule_in(micros(lasts_seconds), Step::LinksUp(picked));
+            }
+            What::FirstAway { lasts_seconds } => {
+                self.set_links(&[0], true);
+                self.schedule_in(micros(lasts_seconds), Step::LinksUp(vec![0]));
+            }
+            What::AddressChange { machines, lasts_seconds } => {
+                let picked = self.pick(machines);
+                self.set_links(&picked, true);
+                self.schedule_in(micros(lasts_seconds), Step::Moved(picked));
+            }
+            What::Sleep { machines, lasts_seconds } => {
+                let (picked, lasts) = (self.pick(machines), micros(lasts_seconds));
+                let until = self.swarm.queue.now() + lasts;
+                picked.iter().for_each(|number| self.swarm.lines.sleep(*number, until));
+                self.schedule_in(lasts, Step::Wake(picked));
+            }
+            _ => {}
+        }
+    }
+
+    fn set_links(&mut self, machines: &[Number], are_down: bool) {
+        machines.iter().for_each(|number| self.swarm.lines.set_down(*number, are_down));
+    }
+
+    /// Machines are on the network again, elsewhere: nobody comes to them over connections from before.
+    fn moved(&mut self, machines: &[Number]) -> Result<()> {
+        self.set_links(machines, false);
+        for number in machines {
+            let running = self.machines[*number as usize].running.as_ref();
+            let others: Vec<Number> = running.map_or_else(Vec::new, |running| running.neighbours.numbers().collect());
+            // Others may hold an end of what this one has given up.
+            let holds =
+                |other: &Machine| other.running.as_ref().is_some_and(|running| running.neighbours.contains(*number));
+            let holding = self.machines.iter().filter(|other| holds(other)).map(|other| other.number);
+            let all: Vec<Number> = holding.chain(others).collect();
+            all.into_iter().for_each(|other| self.swarm.lines.kill(*number, other));
+            self.machines[*number as usize].tell(Input::Moved, &mut self.swarm)?;
+        }
+        Ok(())
+    }
+
+    fn wake(&mut self, machines: &[Number]) -> Result<()> {
+        for number in machines {
+            self.swarm.lines.wake(*number);
+            let machine = &mut self.machines[*number as usize];
+            if let Some(running) = &mut machine.running {
+                running.neighbours.woke();
+            }
+            machine.tell(Input::Moved, &mut self.swarm)?;
         }
         Ok(())
     }
@@ -278,17 +351,6 @@ impl World {
         }
     }
 
-    /// Connections across a partition break.
-    fn cut(&mut self) -> Result<()> {
-        let up = self.swarm.up.clone();
-        for a in &up {
-            for b in up.iter().filter(|b| *b > a && self.swarm.is_cut(*a, **b)).copied().collect::<Vec<_>>() {
-                self.disconnect(*a, b)?;
-            }
-        }
-        Ok(())
-    }
-
     /// As `node revoke` does it, for machines that the authority's own node knows.
     fn revoke(&mut self, whose: Strategy) -> Result<()> {
         let authority = Ed25519Signer::from_seed(&self.machines[0].secret);
@@ -341,17 +403,9 @@ impl World {
         self.state(statements)
     }
 
-    /// The authority's node is stopped, statements are written to its disk, and it is started again.
+    /// The authority's node is given statements while it runs.
     fn state(&mut self, statements: Vec<Statement>) -> Result<()> {
-        self.stop(0, false)?;
-        let contents = self.machines[0].resting_disk.take().context("the authority has no disk")?;
-        let mut disk = Disk::with(contents);
-        for (write, statement) in statements.into_iter().enumerate() {
-            disk.submit(vec![Shared::Statement(statement)], write as u64);
-            disk.complete();
-        }
-        self.machines[0].resting_disk = Some(disk.crash());
-        self.boot_at(0, self.swarm.queue.now() + STATEMENT_TAKES);
-        Ok(())
+        let (authority, swarm) = (&mut self.machines[0], &mut self.swarm);
+        statements.into_iter().try_for_each(|statement| authority.tell(Input::Stated(statement), swarm))
     }
 }

@@ -7,6 +7,7 @@
 //! | [`world`], [`swarm`] | the machines; what they share |
 //! | [`machine`] | a peer with virtual disk, links and trainer |
 //! | [`queue`], [`event`], [`event_log`] | virtual time; events to come; events past |
+//! | [`lines`], [`router`] | links that fail, connections that die; who can call whom |
 //! | [`mesh`], [`messages`], [`wire`] | gossip as libp2p does it; what it costs |
 //! | [`disk`] | what a crash leaves |
 //! | [`schedule`], [`adversary`] | faults and their times; who breaks the rules on purpose |
@@ -21,11 +22,13 @@
 pub mod adversary;
 pub mod checks;
 pub mod cli;
+mod connections;
 pub mod disk;
 pub mod event;
 pub mod event_log;
 pub mod explore;
 mod fault;
+pub mod lines;
 pub mod machine;
 pub mod mesh;
 pub mod messages;
@@ -38,6 +41,7 @@ pub mod queue;
 mod random;
 pub mod replay;
 pub mod report;
+pub mod router;
 pub mod run;
 pub mod scenario;
 pub mod schedule;

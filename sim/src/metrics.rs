@@ -79,6 +79,19 @@ pub struct Metrics {
     pub marks: Vec<Mark>,
     /// Most that waited in one machine's queues.
     pub queued_max: usize,
+    /// What gradients had cost before the first restart.
+    pub before_restart: Option<Cost>,
+    /// The same once those that were restarted last had caught up.
+    pub after_restart: Option<Cost>,
+}
+
+/// What came so far, but for joiners and for keeping connections.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Cost {
+    /// Bytes.
+    pub bytes: u64,
+    /// Gradients.
+    pub deliveries: u64,
 }
 
 impl Metrics {
@@ -90,6 +103,12 @@ impl Metrics {
                 self.delay_ms.add(now_ms.saturating_sub(birth));
             }
         }
+    }
+
+    /// What came so far.
+    pub fn cost(&self) -> Cost {
+        let bytes = self.bytes.total() - self.bytes.joins - self.bytes.upkeep;
+        Cost { bytes, deliveries: self.deliveries }
     }
 
     /// A machine began a probe without so many gradients of the swarm.

@@ -7,8 +7,14 @@ use crate::{disk::Contents, event::Number, queue::Micros, scenario::What};
 pub enum Step {
     /// A fault of the scenario begins.
     Begin(What),
-    /// A partition has lasted so long that connections across it break.
-    Cut,
+    /// Links are up again.
+    LinksUp(Vec<Number>),
+    /// Machines with other addresses than before are on the network again.
+    Moved(Vec<Number>),
+    /// Machines wake up.
+    Wake(Vec<Number>),
+    /// What a gradient costs is counted from now on: those that were restarted have caught up.
+    CountAnew,
     /// A partition heals.
     Heal,
     /// Disks have room again.

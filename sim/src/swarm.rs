@@ -1,7 +1,7 @@
 //! What all machines share: clock, network, log, measurements.
 
 use anyhow::Result;
-use peer::Run;
+use peer::{Run, liveness::Silence, reach::Reach};
 use protocol::replica::Commons;
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 
@@ -9,6 +9,7 @@ use crate::{
     disk::Shelf,
     event::{Event, Number},
     event_log::{EventLog, Kind},
+    lines::Lines,
     messages::Messages,
     metrics::Metrics,
     objective::Objective,
@@ -87,6 +88,8 @@ pub struct Swarm {
     pub up: Vec<Number>,
     /// Which part of a partition each machine is in; empty: all are one.
     pub parts: Vec<u8>,
+    /// Links that are down, machines that sleep, connections that are dead.
+    pub lines: Lines,
     /// Connections to be closed by whoever holds the machines.
     pub to_disconnect: Vec<(Number, Number)>,
     /// Machines that have just gone of their own accord.
@@ -122,6 +125,7 @@ impl Swarm {
             random: Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x006e_6574),
             up: Vec::new(),
             parts: Vec::new(),
+            lines: Lines::default(),
             to_disconnect: Vec::new(),
             to_remove: Vec::new(),
             is_over: false,
@@ -141,10 +145,16 @@ impl Swarm {
         chance(&mut self.random, probability)
     }
 
-    /// Whether a frame is lost on its way.
-    pub fn loses(&mut self, from: Number, to: Number) -> bool {
+    /// Whether a frame is lost on its way over a connection, through `relay` if there is one.
+    pub fn loses(&mut self, from: Number, to: Number, relay: Option<Number>) -> bool {
         let loss = self.scenario.link.loss;
-        self.is_cut(from, to) || self.draws(loss)
+        self.is_silent(from, to, relay) || self.draws(loss)
+    }
+
+    /// Whether nothing comes over the connection between two machines, through `relay` if there is one.
+    pub fn is_silent(&self, a: Number, b: Number, relay: Option<Number>) -> bool {
+        let silent = |a, b| self.is_cut(a, b) || self.lines.is_dead(a, b);
+        silent(a, b) || relay.is_some_and(|relay| silent(a, relay) || silent(relay, b))
     }
 
     /// Whether nothing passes between two machines.
@@ -152,6 +162,8 @@ impl Swarm {
         let part = |machine: Number| self.parts.get(machine as usize).copied().unwrap_or_default();
         self.sabotage == Some(Sabotage::Deafen) && (a == 1 || b == 1) && self.queue.now() > DEAF_FROM
             || !self.parts.is_empty() && part(a) != part(b)
+            || self.lines.is_off(a)
+            || self.lines.is_off(b)
     }
 
     /// One way between two machines, milliseconds: the scenario's, times something between a half and one and a half
@@ -160,5 +172,29 @@ impl Swarm {
         let pair = u64::from(a.min(b)) << 32 | u64::from(a.max(b));
         let mut random = Xoshiro256PlusPlus::seed_from_u64(self.seed ^ pair);
         self.scenario.link.latency_ms * (0.5 + uniform(&mut random))
+    }
+
+    /// How ends of new connections bear silence.
+    #[cfg(feature = "planted")]
+    pub fn silence(&self) -> Silence {
+        Silence::with(self.planted)
+    }
+
+    /// How ends of new connections bear silence.
+    #[cfg(not(feature = "planted"))]
+    pub fn silence(&self) -> Silence {
+        Silence::default()
+    }
+
+    /// Where calls of a machine's discovery may go.
+    #[cfg(feature = "planted")]
+    pub fn reach(&self) -> Reach {
+        Reach::with(self.planted)
+    }
+
+    /// Where calls of a machine's discovery may go.
+    #[cfg(not(feature = "planted"))]
+    pub fn reach(&self) -> Reach {
+        Reach::default()
     }
 }

@@ -82,6 +82,8 @@ pub struct Truth {
     pub admitted: BTreeSet<[u8; 32]>,
     /// Keys that it withdrew, and the samples of each incarnation that stay.
     pub withdrawn: BTreeMap<[u8; 32], BTreeMap<u64, u64>>,
+    /// Who was without a connection for longest though it could have had one, and how long.
+    pub cut_off: Option<(Number, Micros)>,
     /// Who held what against whom.
     pub penalties: Vec<(Number, Number, String)>,
 }

@@ -1,6 +1,7 @@
 //! The simulation: all machines, one event after another, and when it ends.
 
 use anyhow::{Context, Result};
+use peer::liveness::LOOK_MS;
 use protocol::{
     manifest::Membership,
     signature::{Ed25519Signer, Signer as _},
@@ -10,7 +11,7 @@ use std::{io::Write, time::Instant};
 use crate::{
     adversary::Adversary,
     event::{Event, Frame, Number},
-    event_log::{EventLog, Kind},
+    event_log::EventLog,
     machine::Machine,
     objective::{Language, Objective, Quadratic},
     queue::Micros,
@@ -22,6 +23,8 @@ use crate::{
 
 /// Whether all is done is looked at this often.
 const WATCH_INTERVAL: Micros = 500_000;
+/// All ends of connections are looked at this often. Who is there has sent a ping by the look after the next.
+pub(crate) const LOOK_INTERVAL: Micros = 1_000 * LOOK_MS;
 /// Looks at the swarm in the time that a run is expected to take.
 const LOOKS: f64 = 60.0;
 /// The same with a language model, whose loss takes real time to measure.
@@ -130,6 +133,7 @@ impl World {
         }
         self.swarm.queue.schedule(WATCH_INTERVAL, Event::Watch);
         self.swarm.queue.schedule(0, Event::Observe);
+        self.swarm.queue.schedule(LOOK_INTERVAL, Event::Look);
     }
 
     /// A new machine that starts at `at`.
@@ -142,6 +146,7 @@ impl World {
         let sender = self.swarm.scenario.sender(number);
         let goal = sender.gradients.unwrap_or(self.swarm.scenario.gradients);
         let mut machine = Machine::new(number, self.swarm.seed, goal, step_us / sender.speed);
+        machine.router = self.swarm.scenario.router(number);
         machine.replay_us = speed.replay_us / sender.replay_speed;
         machine.sender = sender;
         machine.adversary = strategy.map(|strategy| Adversary::new(strategy, &machine.secret, self.swarm.seed, number));
@@ -189,6 +194,10 @@ impl World {
     }
 
     fn dispatch(&mut self, event: Event) -> Result<()> {
+        if let Some(until) = event.machine().and_then(|machine| self.swarm.lines.sleeps_until(machine)) {
+            self.swarm.queue.schedule(until, event);
+            return Ok(());
+        }
         match event {
             Event::Arrived { to, from, frame, bytes } => self.arrived(to, from, frame, bytes),
             Event::Received { to, from, frame, bytes } => self.received(to, from, frame, bytes),
@@ -209,6 +218,7 @@ impl World {
             Event::Closed { machine, by } => self.closed(machine, by),
             Event::Boot { machine } => self.boot(machine),
             Event::Fault(number) => self.take_step(number),
+            Event::Look => self.look(),
             Event::Observe => {
                 self.observe()?;
                 self.swarm.queue.schedule(self.swarm.queue.now() + self.looks_every, Event::Observe);
@@ -222,7 +232,7 @@ impl World {
     }
 
     /// Does something with a machine, if it is still in the same session.
-    fn with(
+    pub(crate) fn with(
         &mut self,
         number: Number,
         session: u32,
@@ -237,7 +247,9 @@ impl World {
 
     fn arrived(&mut self, to: Number, from: Number, frame: Frame, bytes: u32) -> Result<()> {
         let now = self.swarm.queue.now();
-        let Some(machine) = self.machines.get_mut(to as usize).filter(|machine| machine.is_up()) else { return Ok(()) };
+        let is_there = !self.swarm.lines.is_off(to);
+        let machine = self.machines.get_mut(to as usize).filter(|machine| is_there && machine.is_up());
+        let Some(machine) = machine else { return Ok(()) };
         let takes = (f64::from(bytes) * 8.0 / self.swarm.scenario.link.down_mbps) as Micros;
         machine.downlink_free = machine.downlink_free.max(now) + takes;
         if machine.downlink_free <= now + DOWNLINK_GRAIN {
@@ -252,20 +264,6 @@ impl World {
         machine.receive(from, frame, bytes, &mut self.swarm).with_context(|| format!("machine {to}"))
     }
 
-    /// A call ends.
-    fn called(&mut self, caller: Number, session: u32, called: Number) -> Result<()> {
-        let takes = |a: Number, b: Number| self.machines.get(a as usize).is_some_and(|machine| machine.takes(b));
-        if self.swarm.is_cut(caller, called) || !takes(caller, called) || !takes(called, caller) {
-            return self.with(caller, session, |machine, swarm| machine.not_reached(called, swarm));
-        }
-        if self.machines[caller as usize].session != session {
-            return Ok(());
-        }
-        self.swarm.note(Kind::Connected, caller, called, 0)?;
-        self.machines[caller as usize].connected(called, true, &mut self.swarm)?;
-        self.machines[called as usize].connected(caller, false, &mut self.swarm)
-    }
-
     /// The end of a connection has come through the network, and through the downlink.
     fn closed(&mut self, number: Number, by: Number) -> Result<()> {
         let machine = &mut self.machines[number as usize];
@@ -273,13 +271,10 @@ impl World {
             self.swarm.queue.schedule(machine.downlink_free, Event::Closed { machine: number, by });
             return Ok(());
         }
+        if self.swarm.is_silent(number, by, None) {
+            return Ok(());
+        }
         machine.disconnected(by, &mut self.swarm).with_context(|| format!("machine {number}"))
-    }
-
-    /// Closes a connection, at both ends.
-    pub fn disconnect(&mut self, a: Number, b: Number) -> Result<()> {
-        self.machines[a as usize].disconnected(b, &mut self.swarm)?;
-        self.machines[b as usize].disconnected(a, &mut self.swarm)
     }
 
     fn boot(&mut self, number: Number) -> Result<()> {
@@ -310,7 +305,9 @@ impl World {
         machine.stop(&mut self.swarm, crashed)?;
         self.remove(number);
         for neighbour in neighbours {
-            self.machines[neighbour as usize].disconnected(number, &mut self.swarm)?;
+            if !self.swarm.is_silent(number, neighbour, None) {
+                self.machines[neighbour as usize].disconnected(number, &mut self.swarm)?;
+            }
         }
         Ok(())
     }

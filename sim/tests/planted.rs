@@ -74,3 +74,18 @@ fn leaving_at_once_is_found() {
 fn a_machine_that_hides_its_backlog_is_found() {
     is_found(Fault::HidesItsBacklog, "overspend", "who falls behind says so");
 }
+
+#[test]
+fn who_calls_itself_and_never_comes_back_is_found() {
+    is_found(Fault::StrandsItself, "home_routers", "no machine stays cut off");
+}
+
+#[test]
+fn connections_that_are_dead_for_a_quarter_of_an_hour_are_found() {
+    is_found(Fault::BearsSilence, "home_routers", "no machine stays cut off");
+}
+
+#[test]
+fn restored_ledgers_whose_authors_are_unknown_are_found() {
+    is_found(Fault::ForgetsWhomItRestored, "home_routers", "gradients cost after a restart what they did before");
+}

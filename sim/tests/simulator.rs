@@ -52,7 +52,9 @@ fn the_same_seed_gives_the_same_events_and_another_seed_gives_others() {
 
 #[test]
 fn every_invariant_holds_in_every_scenario_for_a_few_seeds() {
-    for name in ["demo", "calm", "home_internet", "churn", "partition", "flaky_disks", "hostile", "members"] {
+    let names =
+        ["demo", "calm", "home_internet", "home_routers", "churn", "partition", "flaky_disks", "hostile", "members"];
+    for name in names {
         for seed in 1..=3 {
             let summary = run(name, seed);
             assert!(summary.passed(), "sim run {name} --seed {seed}: {:?}", summary.checks);

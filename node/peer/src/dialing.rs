@@ -6,7 +6,10 @@ use rand_xoshiro::{
 };
 use std::collections::BTreeMap;
 
-use crate::NodeId;
+use crate::{
+    NodeId,
+    planted::{Fault, Planted},
+};
 
 /// First pause after a call that failed, ms; doubles up to the last.
 const RETRY_FIRST_MS: u64 = 1_000;
@@ -24,6 +27,14 @@ struct Callable {
     next_call_ms: u64,
     /// Called for ever, and people hear of failures.
     is_bootstrap: bool,
+    /// A call is under way.
+    is_called: bool,
+}
+
+impl Callable {
+    fn new(next_call_ms: u64, is_bootstrap: bool) -> Self {
+        Self { failures: 0, next_call_ms, is_bootstrap, is_called: false }
+    }
 }
 
 /// What a failed call leads to.
@@ -42,14 +53,15 @@ pub struct Dialing {
     connections_target: usize,
     nodes: BTreeMap<NodeId, Callable>,
     random: Xoshiro256PlusPlus,
+    planted: Planted,
 }
 
 impl Dialing {
     /// `seed` spreads the calls. Below `connections_target` connections, nodes that were found are called.
     pub fn new(bootstrap: &[NodeId], connections_target: usize, seed: u64) -> Self {
-        let bootstrap =
-            bootstrap.iter().map(|node| (*node, Callable { failures: 0, next_call_ms: 0, is_bootstrap: true }));
-        Self { connections_target, nodes: bootstrap.collect(), random: Xoshiro256PlusPlus::seed_from_u64(seed) }
+        let nodes = bootstrap.iter().map(|node| (*node, Callable::new(0, true))).collect();
+        let random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        Self { connections_target, nodes, random, planted: Planted::default() }
     }
 
     /// A node has an address. False if there is no room to remember it.
@@ -57,8 +69,14 @@ impl Dialing {
         if self.nodes.len() >= CALLABLE_MAX && !self.knows(node) {
             return false;
         }
-        self.nodes.entry(node).or_insert(Callable { failures: 0, next_call_ms: now_ms, is_bootstrap: false });
+        self.nodes.entry(node).or_insert(Callable::new(now_ms, false));
         true
+    }
+
+    /// Breaks a rule.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
     }
 
     /// Whether the node may be called.
@@ -76,14 +94,19 @@ impl Dialing {
             }
             room = room.saturating_sub(1);
             callable.next_call_ms = now_ms.saturating_add(pause_ms(callable.failures, &mut self.random));
+            callable.is_called = true;
             due.push(*node);
         }
         due
     }
 
-    /// A call failed.
+    /// A call failed. One that was not made from here, as by discovery, to an address that somebody listed, says nothing
+    /// of the next.
     pub fn failed(&mut self, node: NodeId, now_ms: u64) -> Failed {
         let Some(callable) = self.nodes.get_mut(&node) else { return Failed::Forgotten };
+        if !std::mem::take(&mut callable.is_called) && !self.planted.has(Fault::StrandsItself) {
+            return Failed::Later;
+        }
         callable.failures = callable.failures.saturating_add(1);
         let pause = pause_ms(callable.failures, &mut self.random);
         callable.next_call_ms = now_ms.saturating_add(pause);
@@ -101,7 +124,7 @@ impl Dialing {
     /// A connection stands.
     pub fn connected(&mut self, node: NodeId) {
         if let Some(callable) = self.nodes.get_mut(&node) {
-            callable.failures = 0;
+            (callable.failures, callable.is_called) = (0, false);
         }
     }
 
@@ -139,6 +162,22 @@ mod tests {
         dialing
     }
 
+    fn call_fails(dialing: &mut Dialing, node: NodeId) -> Failed {
+        dialing.nodes.get_mut(&node).unwrap().is_called = true;
+        dialing.failed(node, 0)
+    }
+
+    /// Once discovery called where somebody had said that the node was, each failure put the next call off, and machines
+    /// never came back to a node that had been away for a minute.
+    #[test]
+    fn a_call_that_was_not_made_from_here_puts_none_off() {
+        let mut dialing = dialing();
+        for now_ms in 0..100 {
+            assert_eq!(dialing.failed(BOOTSTRAP, now_ms), Failed::Later);
+        }
+        assert_eq!(dialing.due(0, |_| false, 100), [BOOTSTRAP, FOUND]);
+    }
+
     #[test]
     fn bootstrap_nodes_are_called_always_and_others_while_connections_are_few() {
         assert_eq!(dialing().due(0, |_| false, 0), [BOOTSTRAP, FOUND]);
@@ -152,13 +191,13 @@ mod tests {
     #[test]
     fn pauses_double_up_to_a_limit_and_start_over_after_a_connection() {
         let mut dialing = dialing();
-        let pause = |dialing: &mut Dialing| match dialing.failed(BOOTSTRAP, 0) {
+        let pause = |dialing: &mut Dialing| match call_fails(dialing, BOOTSTRAP) {
             Failed::BootstrapLater(pause) => pause,
             other => panic!("{other:?}"),
         };
         let pauses: Vec<u64> = (0..TOLD_FIRST).map(|_| pause(&mut dialing)).collect();
         assert!((1_500..=2_500).contains(&pauses[0]) && (15_000..=25_000).contains(&pauses[5]), "{pauses:?}");
-        let told = (TOLD_FIRST..150).filter(|_| dialing.failed(BOOTSTRAP, 0) != Failed::Later).count();
+        let told = (TOLD_FIRST..150).filter(|_| call_fails(&mut dialing, BOOTSTRAP) != Failed::Later).count();
         assert_eq!(told, 10, "one that is gone for good fills no log");
         dialing.connected(BOOTSTRAP);
         assert!(pause(&mut dialing) <= 2_500);
@@ -167,7 +206,7 @@ mod tests {
     #[test]
     fn a_found_node_that_fails_five_times_is_forgotten() {
         let mut dialing = dialing();
-        let failed: Vec<Failed> = (0..5).map(|_| dialing.failed(FOUND, 0)).collect();
+        let failed: Vec<Failed> = (0..5).map(|_| call_fails(&mut dialing, FOUND)).collect();
         assert_eq!(failed, [Failed::Later, Failed::Later, Failed::Later, Failed::Later, Failed::Forgotten]);
         assert!(!dialing.knows(FOUND));
     }

@@ -15,6 +15,7 @@
 //!        ▼                            │
 //!   ┌─ Peer ──────────────────────────┴──────────────────────────────────────────┐
 //!   │ dialing   whom to call, when        limits    what others may send, bans    │
+//!   │ reach     at which addresses        liveness  when the other end is gone    │
 //!   │ exchange  questions and answers     join      manifest and base, from whom  │
 //!   │ start     incarnation, own head     goals     train, evaluate, be done      │
 //!   │ checkpoint  what a file may claim   backlog   work for the trainer          │
@@ -39,6 +40,7 @@ pub mod join;
 pub mod leave;
 pub mod limits;
 mod links;
+pub mod liveness;
 pub mod load;
 pub mod mesh;
 pub mod notice;
@@ -50,6 +52,7 @@ pub mod planted;
 #[cfg(not(feature = "planted"))]
 mod planted;
 pub mod points;
+pub mod reach;
 pub mod record;
 pub mod run;
 mod running;

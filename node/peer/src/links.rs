@@ -45,6 +45,12 @@ impl Links {
         }
     }
 
+    /// Breaks a rule.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, planted: crate::planted::Planted) {
+        self.dialing.plant(planted);
+    }
+
     /// Connected nodes.
     pub fn neighbours(&self) -> &BTreeSet<NodeId> {
         &self.neighbours

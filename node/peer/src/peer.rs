@@ -65,6 +65,7 @@ impl Peer {
     #[cfg(feature = "planted")]
     pub fn plant(&mut self, fault: crate::planted::Fault) {
         self.planted = fault.into();
+        self.links.plant(self.planted);
         if let Stage::Joining(join) = &mut self.stage {
             join.plant(self.planted);
         }

@@ -1,5 +1,11 @@
 //! Deliberate faults in a peer's rules. Tests show that the simulator finds each of them.
 
+use protocol::{
+    machine::{Handle, MachineId},
+    message::{Author, Gossip},
+};
+use std::{borrow::Cow, collections::BTreeSet};
+
 /// A rule that is broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
@@ -19,6 +25,39 @@ pub enum Fault {
     TakesNoTurns,
     /// A machine that falls further and further behind tells nobody.
     HidesItsBacklog,
+    /// Addresses that mean this machine are called as those of others that list them, and whatever call fails puts off
+    /// the next to that node.
+    StrandsItself,
+    /// A connection that says nothing is kept.
+    BearsSilence,
+    /// What machines push whose ledgers come from the disk is read as of somebody whose beginning was missed.
+    ForgetsWhomItRestored,
+}
+
+/// With [`Fault::ForgetsWhomItRestored`], machines whose ledgers came from the disk.
+#[derive(Default)]
+pub struct Forgotten(BTreeSet<Handle>);
+
+impl Forgotten {
+    /// This machine's ledger came from the disk.
+    pub fn restored(&mut self, planted: Planted, machine: &MachineId) {
+        if planted.has(Fault::ForgetsWhomItRestored) {
+            self.0.insert(machine.handle());
+        }
+    }
+
+    /// A gossip message as it is read.
+    pub fn read<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        if !self.0.is_empty()
+            && let Ok(Gossip::Segment(mut push)) = Gossip::decode(bytes)
+            && let Author::Known(handle) = &mut push.author
+            && self.0.contains(&*handle)
+        {
+            handle.0.iter_mut().for_each(|byte| *byte ^= 0xff);
+            return Gossip::Segment(push).encode().map_or(Cow::Borrowed(bytes), Cow::Owned);
+        }
+        Cow::Borrowed(bytes)
+    }
 }
 
 /// Which rule is broken: none, and the question costs nothing, without the crate's feature `planted`.

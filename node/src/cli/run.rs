@@ -168,7 +168,7 @@ pub struct RunArgs {
     /// keys, one a line, 64 hexadecimal digits each [default: everyone]
     #[arg(long, value_name = "WHO")]
     pub members: Option<String>,
-    /// Do not look for machines of the run on the local network
+    /// Stay off the local network: look for no machines of the run there, ask no router for a port
     #[arg(long)]
     pub no_mdns: bool,
     /// Show the run in a browser at this address, for example 127.0.0.1:8080 [default: off]. It only reads, and asks

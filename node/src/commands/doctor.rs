@@ -13,7 +13,7 @@ use crate::{
     cli::DoctorArgs,
     memory,
     name::program,
-    network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope},
+    network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, RouterAnswer, Scope, scope_of},
     outln,
     output::OutputError,
     places::Places,
@@ -147,6 +147,7 @@ async fn look_around(args: &DoctorArgs) -> Result<Vec<Finding>> {
     let key: [u8; 32] = random()?;
     let config = |port| NetworkConfig {
         listen_at_any: true,
+        asks_router: true,
         given: calls.values().flatten().cloned().collect(),
         prologue: secret.map(|secret| secret.connection()),
         ..NetworkConfig::new(key, None, network::everywhere(port))
@@ -179,7 +180,7 @@ struct Calls {
 impl Calls {
     /// Listens until nobody is left to wait for; who was reached may say more, until time is up.
     async fn listen(&mut self, network: &mut Network, called: usize) {
-        while self.failed.len() < called {
+        while self.failed.len() < called || network.waits_for_router() {
             match network.next().await {
                 Event::Connected(peer) => drop(self.reached.insert(peer, false)),
                 Event::Way { peer, is_relayed } => drop(self.reached.insert(peer, is_relayed)),
@@ -218,6 +219,7 @@ async fn look(
         }
     }));
     findings.push(router(&places, &observed));
+    findings.push(ports(network.router(), places.port().unwrap_or(DEFAULT_PORT)));
     findings.push(from_outside(&places, reached.len(), network.relays_known()));
     network.close().await;
     findings
@@ -267,10 +269,32 @@ fn router(places: &Places, observed: &[Multiaddr]) -> Finding {
     }
 }
 
+/// Whether the router passes the port on when it is asked.
+fn ports(answer: Option<&RouterAnswer>, port: u16) -> Finding {
+    let by_hand = format!("if nobody can call this machine, pass TCP port {port} on by hand");
+    match answer {
+        _ if !cfg!(feature = "upnp") => Finding::Note(format!(
+            "router, UPnP: not asked, this program was built without it (cargo feature `upnp`); {by_hand}"
+        )),
+        Some(RouterAnswer::Passes(address)) => {
+            Finding::Good(format!("router, UPnP: passes {address} on to this machine when it is asked"))
+        }
+        Some(RouterAnswer::IsInside) => Finding::Note(
+            "router, UPnP: it is behind another router itself, so none of its ports can be called from outside".into(),
+        ),
+        Some(RouterAnswer::Refuses | RouterAnswer::PassesNoMore(_)) => Finding::Note(format!(
+            "router, UPnP: takes requests and passes nothing on; allow it in the router's settings, or {by_hand}"
+        )),
+        Some(RouterAnswer::Silent) | None => Finding::Note(format!(
+            "router, UPnP: none here takes requests; turn it on in the router's settings, or {by_hand}"
+        )),
+    }
+}
+
 /// Whether others could come here.
 fn from_outside(places: &Places, reached: usize, relays: usize) -> Finding {
     let port = places.port().unwrap_or(DEFAULT_PORT);
-    let of_world = |address: &&Multiaddr| Scope::of(address) == Some(Scope::World);
+    let of_world = |address: &&Multiaddr| scope_of(address) == Some(Scope::World);
     if let Some(address) = places.reachable.first() {
         return Finding::Good(format!("from outside: reachable at {address}; a node here relays for others"));
     }
@@ -350,6 +374,7 @@ mod tests {
             (clock(SystemTime::UNIX_EPOCH), "bad clock"),
             (clock(SystemTime::now()), "good clock"),
             (addresses(&Places::default()), "bad addresses: none connect"),
+            (ports(None, 4000), "note router, UPnP: no"),
         ] {
             let found = words(&finding);
             assert!(found.starts_with(expected), "{found}");

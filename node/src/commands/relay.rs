@@ -8,7 +8,7 @@ use crate::{
     cli::RelayArgs,
     interrupt::{Interrupt, Wish},
     name::program,
-    network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope},
+    network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope, scope_of},
     settings::{DEFAULT_PORT, parse_announced, parse_limits, parse_listen, parse_ticket},
     storage::StateDir,
 };
@@ -45,6 +45,7 @@ pub fn run(args: &RelayArgs) -> Result<()> {
         given: known.iter().map(|(_, address)| address.clone()).collect(),
         prologue: ticket.and_then(|ticket| ticket.secret).map(|secret| secret.connection()),
         relays_only: true,
+        asks_router: true,
         connections_max: CONNECTIONS_MAX,
         limits,
         ..NetworkConfig::new(
@@ -117,6 +118,7 @@ impl Relay {
                 }
             }
             Event::DialFailed { peer, error } => tracing::debug!(%peer, %error, "a machine of the run is not there"),
+            Event::Router(answer) => crate::say::router(&answer),
             Event::NotListening(error) => crate::say::not_listening(&error),
             _ => {}
         }
@@ -137,9 +139,9 @@ impl Relay {
         let peer = self.network.peer_id();
         let mut places: Vec<Multiaddr> = self.network.reachable_at().cloned().collect();
         places.extend(self.network.listen_addresses());
-        let widest = places.iter().filter_map(Scope::of).max();
+        let widest = places.iter().filter_map(scope_of).max();
         for address in places {
-            let is_of_use = Scope::of(&address).is_some_and(|scope| scope > Scope::Machine || widest == Some(scope));
+            let is_of_use = scope_of(&address).is_some_and(|scope| scope > Scope::Machine || widest == Some(scope));
             if is_of_use && !self.told.contains(&address) {
                 tracing::info!(
                     "machines that nobody can call name this relay: {} --relay {address}/p2p/{peer}",

@@ -3,7 +3,10 @@
 use libp2p::{Multiaddr, PeerId, identity, multiaddr::Protocol};
 use std::net::IpAddr;
 
-use super::{error::StartError, scope::Scope};
+use super::{
+    error::StartError,
+    scope::{Scope, scope_of},
+};
 
 /// Splits an address that ends with `/p2p/` and a peer id. One that can never be called is refused, with what could.
 pub fn parse_bootstrap(text: &str) -> Result<(PeerId, Multiaddr), StartError> {
@@ -72,7 +75,7 @@ fn check_host(host: Option<&Protocol<'_>>) -> Result<(), String> {
         Some(Protocol::Dnsaddr(name)) => {
             Err(format!("/dnsaddr is not looked up: /dns/{name}/tcp/<port> names a host and its port"))
         }
-        Some(host @ (Protocol::Ip4(_) | Protocol::Ip6(_))) => match Scope::of(&Multiaddr::empty().with(host.clone())) {
+        Some(host @ (Protocol::Ip4(_) | Protocol::Ip6(_))) => match scope_of(&Multiaddr::empty().with(host.clone())) {
             Some(_) => Ok(()),
             None => Err(match host {
                 Protocol::Ip6(ip) if ip.is_unicast_link_local() => {
@@ -161,7 +164,7 @@ pub fn is_relayed(address: &Multiaddr) -> bool {
 
 /// Whether an address is one of the world, not through a relay.
 pub fn is_of_world(address: &Multiaddr) -> bool {
-    !is_relayed(address) && Scope::of(address) == Some(Scope::World)
+    !is_relayed(address) && scope_of(address) == Some(Scope::World)
 }
 
 /// The relay that an address leads through.

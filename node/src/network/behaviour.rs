@@ -7,14 +7,13 @@ use libp2p::{
     request_response::{self, ProtocolSupport},
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
-use peer::{exchange::ANSWER_MS_MAX, mesh};
+use peer::{exchange::ANSWER_MS_MAX, liveness::PING_MS, mesh};
 use std::{collections::HashSet, time::Duration};
 
 use super::{
     codec::{BytesCodec, EXCHANGE},
     config::NetworkConfig,
     far::Far,
-    liveness::PING_INTERVAL,
     older::EXCHANGE_1,
     relays,
     traffic::Counters,
@@ -51,6 +50,9 @@ pub struct Behaviour {
     pub reachable: Far,
     /// Tells others whether they can be.
     pub reach: autonat::v2::server::Behaviour,
+    /// Asks the router to let others in.
+    #[cfg(feature = "upnp")]
+    pub upnp: Toggle<libp2p::upnp::tokio::Behaviour>,
 }
 
 /// The run's topic: short, because every message carries it.
@@ -73,6 +75,7 @@ impl Behaviour {
         config: &NetworkConfig,
         counters: &Counters,
         relayed: relay::client::Behaviour,
+        #[cfg(feature = "upnp")] upnp: Option<libp2p::upnp::tokio::Behaviour>,
     ) -> Result<Self, String> {
         let own = keypair.public().to_peer_id();
         let limits = connection_limits::ConnectionLimits::default()
@@ -101,7 +104,7 @@ impl Behaviour {
             blocked: Default::default(),
             limits: connection_limits::Behaviour::new(limits),
             identify: identify::Behaviour::new(identify),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_millis(PING_MS))),
             older: request_response::Behaviour::new([(EXCHANGE_1, ProtocolSupport::Inbound)], exchange.clone()),
             exchange: request_response::Behaviour::new([(EXCHANGE, ProtocolSupport::Full)], exchange),
             gossip: config.gossips().map(|run| gossip(run, counters.clone())).transpose()?.into(),
@@ -114,6 +117,8 @@ impl Behaviour {
             punch: dcutr::Behaviour::new(own),
             reachable: Far::default(),
             reach: autonat::v2::server::Behaviour::default(),
+            #[cfg(feature = "upnp")]
+            upnp: upnp.into(),
         })
     }
 }

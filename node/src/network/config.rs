@@ -3,7 +3,10 @@
 use libp2p::{Multiaddr, PeerId};
 use peer::config::{CONNECTIONS_MAX, CONNECTIONS_TARGET};
 
-use super::limit::Limits;
+use super::{
+    limit::Limits,
+    scope::{Scope, scope_of},
+};
 
 /// How a node takes part.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct NetworkConfig {
     pub relays_only: bool,
     /// Find peers in the local network.
     pub mdns: bool,
+    /// Ask the home's router to pass the port on, if the program was built with that (`upnp`).
+    pub asks_router: bool,
     /// Connections in all. More cost memory, fewer isolate.
     pub connections_max: u32,
     /// What they may carry together. QUIC keeps to no limit, so there is none where there is one.
@@ -50,10 +55,16 @@ impl NetworkConfig {
             prologue: None,
             relays_only: false,
             mdns: false,
+            asks_router: false,
             connections_max: CONNECTIONS_MAX as u32,
             limits: Limits::default(),
             connections_target: CONNECTIONS_TARGET,
         }
+    }
+
+    /// Whether it listens to its own machine only.
+    pub(super) fn is_alone(&self) -> bool {
+        self.listen.iter().all(|address| scope_of(address) == Some(Scope::Machine))
     }
 
     /// The run whose gossip is heard.

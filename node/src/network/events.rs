@@ -17,7 +17,7 @@ use super::{
     address::{ip, is_of_world, is_relayed, without_peer},
     links::remote_of,
     older::is_older,
-    scope::Scope,
+    scope::{Scope, scope_of},
     transport::causes,
 };
 
@@ -39,7 +39,7 @@ impl Network {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::NewListenAddr { listener_id, address } => {
                 let is_relayed = self.relays.granted(listener_id, &address);
-                let is_of_use = Scope::of(&address).is_some_and(|scope| scope > Scope::Machine || self.is_alone);
+                let is_of_use = scope_of(&address).is_some_and(|scope| scope > Scope::Machine || self.is_alone);
                 if self.relays_only && is_of_use {
                     self.swarm.add_external_address(address.clone());
                 }
@@ -165,6 +165,8 @@ impl Network {
                     self.found(info.peer_id, &info.addrs);
                 }
             }
+            #[cfg(feature = "upnp")]
+            BehaviourEvent::Upnp(event) => self.on_router(event),
             BehaviourEvent::Ping(ping::Event { peer, result: Ok(time), .. }) => {
                 self.round_trips.insert(peer, time);
             }
@@ -243,8 +245,8 @@ impl Network {
             self.hang_up(peer);
         }
         // What it lists beside is for those who are nearer to it.
-        let distance = self.links.remote(&peer).and_then(Scope::of);
-        let is_for_us = |address: &&Multiaddr| Scope::of(address).is_some_and(|scope| Some(scope) >= distance);
+        let distance = self.links.remote(&peer).and_then(scope_of);
+        let is_for_us = |address: &&Multiaddr| scope_of(address).is_some_and(|scope| Some(scope) >= distance);
         let listed: Vec<Multiaddr> = info.listen_addrs.iter().filter(is_for_us).map(without_peer).collect();
         for address in listed.into_iter().take(ADDRESSES_PER_PEER_MAX) {
             self.addresses.entry(peer).or_insert_with(|| address.clone());
@@ -270,6 +272,8 @@ impl Network {
     /// for.
     pub(super) fn look_around(&mut self) {
         self.notice_sleep();
+        #[cfg(feature = "upnp")]
+        self.notice_refusal();
         self.look_for_relays();
         self.call_directly();
         for circuit in self.links.superfluous() {

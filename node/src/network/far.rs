@@ -1,23 +1,60 @@
-//! AutoNAT's client, which is told of addresses of the world only: whether one of a home or of this machine can be
-//! called is known without asking, and each question may cost a hundred kilobytes.
+//! AutoNAT's client, which is told of addresses of the world only, and asks seldom: whether an address of a home or of
+//! this machine can be called is known without asking, and each question may cost a hundred kilobytes.
 
 use libp2p::{
     Multiaddr, PeerId, autonat,
     core::{Endpoint, transport::PortUse},
     swarm::{
-        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NewExternalAddrCandidate, THandler,
+        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NewExternalAddrCandidate, NewListenAddr, THandler,
         THandlerInEvent, THandlerOutEvent, ToSwarm,
     },
 };
-use std::task::{Context, Poll};
+use std::{
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
 
-use super::address::is_of_world;
+use super::address::{is_of_world, is_relayed};
 
 type Client = autonat::v2::client::Behaviour;
 
+/// Questions at one place of this machine, at once.
+const QUESTIONS_MAX: u32 = 4;
+/// After them one more is asked each hour.
+const ANOTHER_AFTER: Duration = Duration::from_secs(3_600);
+
 /// See the module's documentation.
 #[derive(Default)]
-pub struct Far(Client);
+pub struct Far {
+    client: Client,
+    questions: Questions,
+}
+
+/// Questions that may be asked. The client itself asks again every five seconds where the call back meets a firewall
+/// that says nothing: it takes the silence for a fault of the connection to whom it asked.
+struct Questions {
+    left: u32,
+    since: Instant,
+}
+
+impl Default for Questions {
+    fn default() -> Self {
+        Self { left: QUESTIONS_MAX, since: Instant::now() }
+    }
+}
+
+impl Questions {
+    /// Whether one more may be asked.
+    fn take(&mut self) -> bool {
+        if self.since.elapsed() >= ANOTHER_AFTER {
+            self.since = Instant::now();
+            self.left = (self.left + 1).min(QUESTIONS_MAX);
+        }
+        let may = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        may
+    }
+}
 
 impl NetworkBehaviour for Far {
     type ConnectionHandler = <Client as NetworkBehaviour>::ConnectionHandler;
@@ -30,7 +67,7 @@ impl NetworkBehaviour for Far {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.0.handle_established_inbound_connection(connection, peer, local, remote)
+        self.client.handle_established_inbound_connection(connection, peer, local, remote)
     }
 
     fn handle_established_outbound_connection(
@@ -41,21 +78,47 @@ impl NetworkBehaviour for Far {
         role: Endpoint,
         port: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.0.handle_established_outbound_connection(connection, peer, address, role, port)
+        self.client.handle_established_outbound_connection(connection, peer, address, role, port)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
-            FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr }) if !is_of_world(addr) => {}
-            event => self.0.on_swarm_event(event),
+            FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr }) if !is_of_world(addr) => return,
+            // At another place, other answers.
+            FromSwarm::NewListenAddr(NewListenAddr { addr, .. }) if !is_relayed(addr) => {
+                self.questions = Questions::default();
+            }
+            _ => {}
         }
+        self.client.on_swarm_event(event);
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
-        self.0.on_connection_handler_event(peer, connection, event);
+        self.client.on_connection_handler_event(peer, connection, event);
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        self.0.poll(context)
+        loop {
+            match self.client.poll(context) {
+                // The client never asks again what it believes to be under way.
+                Poll::Ready(ToSwarm::NotifyHandler { .. }) if !self.questions.take() => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Once a home behind a firewall sent eight kilobytes a second to its relay, for ever.
+    #[test]
+    fn a_few_questions_may_be_asked_at_once_and_one_more_each_hour() {
+        let mut questions = Questions::default();
+        let asked = |questions: &mut Questions| (0..100).filter(|_| questions.take()).count();
+        assert_eq!(asked(&mut questions), QUESTIONS_MAX as usize);
+        questions.since = Instant::now().checked_sub(ANOTHER_AFTER).unwrap_or(questions.since);
+        assert!(asked(&mut questions) <= 1);
     }
 }

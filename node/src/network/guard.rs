@@ -22,7 +22,7 @@ use std::{
 use super::{
     address::{ip, is_relayed, without_peer},
     liveness::Liveness,
-    scope::Scope,
+    scope::scope_of,
 };
 
 type Connections = Boxed<(PeerId, StreamMuxerBox)>;
@@ -32,8 +32,8 @@ type Connections = Boxed<(PeerId, StreamMuxerBox)>;
 pub struct Reach(Arc<Mutex<Known>>);
 
 struct Known {
-    /// The narrowest scope in which somebody of the swarm is.
-    nearest: Scope,
+    /// How near somebody of the swarm is.
+    near: peer::reach::Reach,
     /// Where this node listens.
     own: Vec<Multiaddr>,
     /// Names that people gave.
@@ -42,7 +42,11 @@ struct Known {
 
 impl Default for Reach {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Known { nearest: Scope::World, own: Vec::new(), trusted: HashSet::new() })))
+        Self(Arc::new(Mutex::new(Known {
+            near: peer::reach::Reach::default(),
+            own: Vec::new(),
+            trusted: HashSet::new(),
+        })))
     }
 }
 
@@ -53,8 +57,8 @@ impl Reach {
 
     /// Somebody is as near as this address says.
     pub fn is_near(&self, address: &Multiaddr) {
-        if let Some(scope) = Scope::of(address) {
-            self.known(|known| known.nearest = known.nearest.min(scope));
+        if let Some(scope) = scope_of(address) {
+            self.known(|known| known.near.is_near(scope));
         }
     }
 
@@ -62,7 +66,7 @@ impl Reach {
     pub fn could_be_meant(&self, address: &Multiaddr) -> bool {
         let address = without_peer(address);
         self.known(|known| {
-            Scope::of(&address).is_some_and(|scope| scope >= known.nearest) && !known.own.contains(&address)
+            scope_of(&address).is_some_and(|scope| known.near.could_be_meant(scope)) && !known.own.contains(&address)
         })
     }
 
@@ -75,7 +79,7 @@ impl Reach {
     pub fn may_follow(&self, name: &str, address: &Multiaddr) -> bool {
         let is_trusted =
             self.known(|known| known.trusted.contains(name) && !known.own.contains(&without_peer(address)));
-        is_trusted && Scope::of(address).is_some() || self.could_be_meant(address)
+        is_trusted && scope_of(address).is_some() || self.could_be_meant(address)
     }
 
     /// Whether no listener is at this IP any more.

@@ -1,9 +1,7 @@
-//! Streams that notice when the other end is gone: TCP itself takes a quarter of an hour.
-//!
-//! Pings go every [`PING_INTERVAL`], so a peer that is there is never silent for long. Only silence counts, not how
-//! long an answer takes: a link that is slow, or full, still brings bytes.
+//! Streams that notice when the other end is gone, as [`peer::liveness`] tells.
 
 use futures::{AsyncRead, AsyncWrite};
+use peer::liveness::{LOOK_MS, Silence};
 use std::{
     io,
     net::IpAddr,
@@ -14,15 +12,6 @@ use std::{
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-/// Both ends ping this often.
-pub const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// Silence is counted in these.
-const LOOK: Duration = Duration::from_secs(5);
-/// Looks without a byte after which the other end is gone: two pings and their answers are missing.
-const SILENT_LOOKS_MAX: u32 = 5;
-/// The same for streams that may have been dead before this machine slept.
-const LOOKS_AFTER_SLEEP: u32 = 2;
-
 /// All streams of a node. Clones share.
 #[derive(Clone, Default)]
 pub struct Liveness(Arc<Mutex<Vec<Weak<Mutex<State>>>>>);
@@ -32,19 +21,18 @@ struct State {
     /// This end's address.
     local: Option<IpAddr>,
     is_cut: bool,
-    /// Looks since the last byte.
-    silent: u32,
+    silence: Silence,
     waker: Option<Waker>,
 }
 
 impl Liveness {
     /// `stream` as one that ends with an error once the other end is gone, or `local`, the address of this end.
     pub fn watch<S>(&self, inner: S, local: Option<IpAddr>) -> Watched<S> {
-        self.watch_every(LOOK, inner, local)
+        self.watch_every(Duration::from_millis(LOOK_MS), inner, local)
     }
 
     fn watch_every<S>(&self, period: Duration, inner: S, local: Option<IpAddr>) -> Watched<S> {
-        let state = Arc::new(Mutex::new(State { local, is_cut: false, silent: 0, waker: None }));
+        let state = Arc::new(Mutex::new(State { local, is_cut: false, silence: Silence::default(), waker: None }));
         let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         streams.retain(|stream| stream.strong_count() > 0);
         streams.push(Arc::downgrade(&state));
@@ -66,7 +54,7 @@ impl Liveness {
 
     /// This machine slept: whoever does not answer soon was gone before.
     pub fn woke(&self) {
-        self.each(|state| state.silent = state.silent.max(SILENT_LOOKS_MAX - LOOKS_AFTER_SLEEP));
+        self.each(|state| state.silence.woke());
     }
 
     fn each(&self, mut change: impl FnMut(&mut State)) {
@@ -90,7 +78,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let poll = Pin::new(&mut this.inner).poll_read(context, buffer);
         let mut state = this.state.lock().unwrap_or_else(PoisonError::into_inner);
         if poll.is_ready() {
-            state.silent = 0;
+            state.silence.heard();
             return poll;
         }
         if state.is_cut {
@@ -99,8 +87,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         }
         state.waker = Some(context.waker().clone());
         while this.look.poll_tick(context).is_ready() {
-            state.silent += 1;
-            if state.silent >= SILENT_LOOKS_MAX {
+            if state.silence.look() {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other end is silent")));
             }
         }
@@ -150,14 +137,13 @@ mod tests {
         let liveness = Liveness::default();
         let mut stream = watched(&liveness, false);
         assert_eq!(stream.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(stream.state.lock().unwrap().silent, SILENT_LOOKS_MAX);
     }
 
     #[tokio::test]
     async fn every_byte_starts_the_count_anew() {
         let mut stream = watched(&Liveness::default(), false);
         for _ in 0..10 {
-            stream.state.lock().unwrap().silent = SILENT_LOOKS_MAX - 1;
+            stream.state.lock().unwrap().silence.woke();
             stream.inner.is_there = true;
             assert_eq!(stream.read(&mut [0]).await.unwrap(), 1);
             stream.inner.is_there = false;
@@ -184,7 +170,9 @@ mod tests {
     async fn after_sleep_silence_is_noticed_sooner() {
         let liveness = Liveness::default();
         let stream = watched(&liveness, false);
+        let mut rested = stream.state.lock().unwrap().silence;
         liveness.woke();
-        assert_eq!(stream.state.lock().unwrap().silent, SILENT_LOOKS_MAX - LOOKS_AFTER_SLEEP);
+        let mut woken = stream.state.lock().unwrap().silence;
+        assert!((0..2).any(|_| woken.look()) && !(0..2).any(|_| rested.look()));
     }
 }

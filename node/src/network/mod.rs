@@ -30,9 +30,12 @@ mod names;
 mod older;
 mod reachable;
 mod relays;
+mod router;
 mod scope;
 mod traffic;
 mod transport;
+#[cfg(feature = "upnp")]
+mod upnp;
 
 pub use address::{
     check_callable, check_listen, is_of_world, is_relayed, key_of_peer_id, parse_bootstrap, parse_bootstrap_of_another,
@@ -43,7 +46,8 @@ pub use error::{PublishError, StartError};
 pub use libp2p::{Multiaddr, PeerId, gossipsub::MessageId};
 pub use limit::Limits;
 pub use peer::{framing, mesh};
-pub use scope::Scope;
+pub use router::RouterAnswer;
+pub use scope::{Scope, scope_of};
 pub use traffic::Traffic;
 pub use transport::{check_free, everywhere, free_port};
 
@@ -57,6 +61,7 @@ use liveness::Liveness;
 use older::Older;
 use protocol::replica::Verdict;
 use relays::Relays;
+use router::Router;
 use traffic::Counters;
 
 /// Whether to look for more nodes is considered this often.
@@ -141,6 +146,8 @@ pub enum Event {
     Reachable,
     /// A relay through which this node was reached is gone; others take its place.
     RelayGone(PeerId),
+    /// What the home's router says to being asked for a port.
+    Router(RouterAnswer),
     /// Of several addresses to listen at, one is not to be had, for this reason.
     NotListening(String),
     /// This machine has another address than before, or slept: calls that failed may succeed now.
@@ -165,6 +172,7 @@ pub struct Network {
     relays_only: bool,
     /// Whether it listens to its own machine only.
     is_alone: bool,
+    router: Router,
     /// Where peers that were called see this machine.
     observed: HashMap<PeerId, Multiaddr>,
     /// What people say others can call this node at.
@@ -209,7 +217,19 @@ impl Network {
             liveness: &liveness,
         })
         .map_err(StartError::Setup)?;
-        let behaviour = Behaviour::new(&keypair, &config, &counters, relay_client).map_err(StartError::Setup)?;
+        #[cfg(feature = "upnp")]
+        let (router, upnp) = Self::ask_router(&config);
+        #[cfg(not(feature = "upnp"))]
+        let router = Router::default();
+        let behaviour = Behaviour::new(
+            &keypair,
+            &config,
+            &counters,
+            relay_client,
+            #[cfg(feature = "upnp")]
+            upnp,
+        )
+        .map_err(StartError::Setup)?;
         let swarm_config =
             libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(120));
         let mut network = Self {
@@ -224,7 +244,8 @@ impl Network {
             direct_calls: DirectCalls::default(),
             relays: Relays::new(&config.relays),
             relays_only: config.relays_only,
-            is_alone: config.listen.iter().all(|address| Scope::of(address) == Some(Scope::Machine)),
+            is_alone: config.is_alone(),
+            router,
             observed: HashMap::new(),
             announced: Vec::new(),
             is_reachable: false,
@@ -430,6 +451,16 @@ impl Network {
     /// Where peers that were called see this machine: what routers make of its address.
     pub fn observed(&self) -> impl Iterator<Item = &Multiaddr> {
         self.observed.values()
+    }
+
+    /// What the home's router said last, if it was asked.
+    pub fn router(&self) -> Option<&RouterAnswer> {
+        self.router.answer()
+    }
+
+    /// Whether the home's router was asked and has not answered yet.
+    pub fn waits_for_router(&self) -> bool {
+        self.router.is_waited_for()
     }
 
     /// Connected peers that relay, and those that people named.

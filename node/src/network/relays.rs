@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::scope::Scope;
+use super::scope::{Scope, scope_of};
 
 /// Reservations that a node keeps, beside those at relays that people named.
 const RESERVATIONS: usize = 2;
@@ -120,7 +120,7 @@ impl Relays {
     /// A connected node says whether it relays; `address`: where it was called or is.
     pub fn offers(&mut self, peer: PeerId, address: &Multiaddr, relays: bool) {
         // From nearer than the world nobody else could come through it who could not come directly.
-        let is_useful = relays && Scope::of(address) == Some(Scope::World);
+        let is_useful = relays && scope_of(address) == Some(Scope::World);
         let has_room = self.known.len() < KNOWN_MAX;
         match self.known.get_mut(&peer) {
             Some(known) if known.is_named => {}
@@ -176,8 +176,8 @@ impl Relays {
     pub fn granted(&mut self, listener: ListenerId, address: &Multiaddr) -> bool {
         let Some(reservation) = self.reservations.get_mut(&listener) else { return false };
         // What it lists beside where it was called is for those who are nearer to it.
-        let called = self.known.get(&reservation.relay).and_then(|known| Scope::of(&known.address));
-        if reservation.address.is_none() || Scope::of(address) >= called {
+        let called = self.known.get(&reservation.relay).and_then(|known| scope_of(&known.address));
+        if reservation.address.is_none() || scope_of(address) >= called {
             reservation.address = Some(address.clone());
         }
         true

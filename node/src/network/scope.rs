@@ -1,53 +1,18 @@
-//! How far an address means the same machine: 127.0.0.1 is everybody's own, 192.168.1.7 is another machine in every
-//! home.
+//! How far an address means the same machine, as [`peer::reach`] tells of an IP address.
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+pub use peer::reach::Scope;
 
-/// From where an address can be meant, narrowest first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Scope {
-    /// From the same machine: loopback.
-    Machine,
-    /// From the same cable: IPv4 link-local (RFC 3927).
-    Link,
-    /// From the same home or provider: private (RFC 1918), shared (RFC 6598) and unique local (RFC 4193).
-    Site,
-    /// From everywhere.
-    World,
-}
-
-impl Scope {
-    /// None if nobody can be called there: unspecified, multicast, IPv6 link-local without a zone, no address at all.
-    pub fn of(address: &Multiaddr) -> Option<Self> {
-        match address.iter().next()? {
-            Protocol::Ip4(ip) => Self::of_ip(ip.into()),
-            Protocol::Ip6(ip) => Self::of_ip(ip.into()),
-            Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) | Protocol::Dnsaddr(name) => {
-                Some(if name == "localhost" { Self::Machine } else { Self::World })
-            }
-            _ => None,
+/// None if nobody can be called there: see [`Scope::of`]; or no address at all.
+pub fn scope_of(address: &Multiaddr) -> Option<Scope> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Scope::of(ip.into()),
+        Protocol::Ip6(ip) => Scope::of(ip.into()),
+        Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) | Protocol::Dnsaddr(name) => {
+            Some(if name == "localhost" { Scope::Machine } else { Scope::World })
         }
+        _ => None,
     }
-
-    fn of_ip(ip: IpAddr) -> Option<Self> {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() => None,
-            IpAddr::V4(ip) if ip.is_loopback() => Some(Self::Machine),
-            IpAddr::V4(ip) if ip.is_link_local() => Some(Self::Link),
-            IpAddr::V4(ip) if ip.is_private() || is_shared(ip) => Some(Self::Site),
-            IpAddr::V6(ip) if ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local() => None,
-            IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(Self::Machine),
-            IpAddr::V6(ip) if ip.is_unique_local() => Some(Self::Site),
-            IpAddr::V4(_) | IpAddr::V6(_) => Some(Self::World),
-        }
-    }
-}
-
-/// Of a provider that translates addresses for its customers: 100.64.0.0/10.
-fn is_shared(ip: Ipv4Addr) -> bool {
-    let [first, second, ..] = ip.octets();
-    first == 100 && second & 0b1100_0000 == 64
 }
 
 #[cfg(test)]
@@ -85,7 +50,7 @@ mod tests {
             ("", None),
         ];
         for (address, scope) in table {
-            assert_eq!(Scope::of(&address.parse().unwrap()), scope, "{address}");
+            assert_eq!(scope_of(&address.parse().unwrap()), scope, "{address}");
         }
     }
 }

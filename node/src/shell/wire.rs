@@ -135,6 +135,11 @@ impl Wire {
                 self.places_changed = true;
                 None
             }
+            Event::Router(answer) => {
+                say::router(&answer);
+                self.places_changed = true;
+                None
+            }
             Event::NotListening(error) => {
                 say::not_listening(&error);
                 None

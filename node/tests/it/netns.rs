@@ -397,3 +397,46 @@ fn a_home_behind_a_full_cone_router_is_called_directly() {
     });
     relay.leave();
 }
+
+/// Two homes whose routers give every connection another port, at addresses of the world; that of the first takes
+/// requests for ports, and grants them or not. None, with a printed reason, where that cannot be.
+fn homes_that_ask(grants: bool) -> Option<Net> {
+    if !cfg!(feature = "upnp") {
+        println!("skipped: built without the feature `upnp`");
+        return None;
+    }
+    let net = Net::new()?;
+    net.switch("internet");
+    let stand = net.home("home-1", "internet", "11.22.33.11/24", Nat::Symmetric)
+        && net.home("home-2", "internet", "11.22.33.12/24", Nat::Symmetric)
+        && net.takes_requests("home-1", grants);
+    stand.then_some(net)
+}
+
+#[test]
+fn a_home_whose_router_grants_it_a_port_is_called_directly() {
+    let Some(net) = homes_that_ask(true) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let first = of_cell(&net, directory.path(), "home-1", &["--learning-rate", "2e-3"]);
+    let outside = "/ip4/11.22.33.11/tcp/9713";
+    first.hear(&format!("the router passes {outside} on to this machine (UPnP)"));
+    let leads_there = |_: &Value| {
+        let ticket = Ticket::parse(&first.ticket()).unwrap();
+        ticket.machines[0].1[0].to_string() == outside
+    };
+    first.until("named where it can be called", leads_there);
+    let join = |first: &Node| of_cell(&net, directory.path(), "home-2", &["--join", &first.ticket()]);
+    cell(first, join, |_, second| {
+        second.until("connected directly", |status| is_at(status, "11.22.33.11") && !has_circuit(status));
+    });
+}
+
+#[test]
+fn a_router_that_grants_no_port_is_said_once() {
+    let Some(net) = homes_that_ask(false) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let first = of_cell(&net, directory.path(), "home-1", &["--learning-rate", "2e-3"]);
+    assert!(first.hear("was asked to pass this machine's port on (UPnP), and did not").contains("--announce"));
+    assert!(!first.said("on to this machine (UPnP)"));
+    first.leave();
+}

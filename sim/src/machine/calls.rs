@@ -67,6 +67,12 @@ impl Machine {
             discovery.next_walk = now + WALK_INTERVAL;
             met.extend(sample(&mut self.random, &swarm.up, FOUND_BY_WALK));
         }
+        if neighbours == 0 {
+            let (far, near) = discovery.walk_alone(now);
+            met.extend(far);
+            // Such a call fails at once.
+            running.inputs.extend(near.into_iter().map(|other| Input::DialFailed(node_id(other))));
+        }
         running.inputs.extend(found.into_iter().chain(met.iter().copied()).map(|other| Input::Found(node_id(other))));
         for other in met {
             if self.takes(other) {
@@ -88,7 +94,7 @@ impl Machine {
     /// A call has not come to a connection.
     pub fn not_reached(&mut self, called: Number, swarm: &mut Swarm) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        if running.discovery.dialed.remove(&called) && !running.neighbours.contains(called) {
+        if running.discovery.failed(called) && !running.neighbours.contains(called) {
             return self.tell(Input::DialFailed(node_id(called)), swarm);
         }
         Ok(())

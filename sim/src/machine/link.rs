@@ -15,6 +15,7 @@ use crate::{
     mesh,
     queue::Micros,
     random::exponential,
+    router::Way,
     swarm::{Sabotage, Swarm},
     wire,
 };
@@ -29,7 +30,7 @@ impl Machine {
     /// Sends a frame, if its way is open: through the uplink, over the link, in order unless the link reorders.
     pub(super) fn send(&mut self, to: Number, frame: Frame, bytes: usize, swarm: &mut Swarm) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        let Some(last_arrival) = running.neighbours.last_arrival_mut(to) else { return Ok(()) };
+        let Some((relay, last_arrival)) = running.neighbours.way_mut(to) else { return Ok(()) };
         let (now, link) = (swarm.queue.now(), &swarm.scenario.link);
         let depart = now.max(self.uplink_free);
         let is_gossip = matches!(frame, Frame::Gossip(_));
@@ -39,15 +40,18 @@ impl Machine {
         self.uplink_free = depart + (bytes as f64 * 8.0 / link.up_mbps) as Micros;
         let (jitter_ms, reordering, duplication) = (link.jitter_ms, link.reordering, link.duplication);
         let mut repeated_ms = 0.0;
-        if swarm.loses(self.number, to) {
+        if swarm.loses(self.number, to, relay) {
             let joins = matches!(&frame, Frame::Question(letter) | Frame::Answer(letter) if letter.joins);
-            if !joins || swarm.is_cut(self.number, to) {
+            if !joins || swarm.is_silent(self.number, to, relay) {
                 return swarm.note(Kind::Lost, self.number, to, bytes as u64);
             }
             repeated_ms = REPEATED_AFTER_MS;
         }
-        let delay_us =
-            1000.0 * (repeated_ms + swarm.latency_ms(self.number, to) + exponential(&mut swarm.random, jitter_ms));
+        let latency_ms = match relay {
+            None => swarm.latency_ms(self.number, to),
+            Some(relay) => swarm.latency_ms(self.number, relay) + swarm.latency_ms(relay, to),
+        };
+        let delay_us = 1000.0 * (repeated_ms + latency_ms + exponential(&mut swarm.random, jitter_ms));
         let mut arrival = self.uplink_free + delay_us as Micros;
         if !swarm.draws(reordering) {
             arrival = arrival.max(*last_arrival);
@@ -243,15 +247,23 @@ impl Machine {
     }
 
     /// A connection stands. Its other end tells where it is to be called.
-    pub fn connected(&mut self, other: Number, outbound: bool, swarm: &mut Swarm) -> Result<()> {
+    pub fn connected(&mut self, other: Number, outbound: bool, way: Way, swarm: &mut Swarm) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        running.neighbours.insert(other);
+        let relay = match way {
+            Way::Direct => None,
+            Way::Relayed(relay) => Some(relay),
+        };
+        running.neighbours.insert(other, relay, swarm.silence());
         running.discovery.connected(other);
         self.bytes_in += wire::CONNECTION_BYTES;
         swarm.metrics.bytes.upkeep += wire::CONNECTION_BYTES;
         let mut out = Vec::new();
         running.mesh.connected(other, outbound, &mut out);
-        running.inputs.extend([Input::Connected(node_id(other)), Input::Found(node_id(other))]);
+        running.inputs.push_back(Input::Connected(node_id(other)));
+        if relay.is_some() {
+            running.inputs.push_back(Input::Way { node: node_id(other), is_relayed: true });
+        }
+        running.inputs.push_back(Input::Found(node_id(other)));
         self.send_all(out, swarm)?;
         self.drain(swarm)
     }
@@ -263,6 +275,8 @@ impl Machine {
             return Ok(());
         }
         running.mesh.gone(other);
+        let circuits = running.neighbours.ways().filter(|(_, relay)| *relay == Some(other));
+        swarm.to_disconnect.extend(circuits.map(|(through, _)| (self.number, through)));
         running.inputs.push_back(Input::Disconnected(node_id(other)));
         for (question, _) in running.questions.extract_if(.., |_, asked| *asked == other) {
             running.inputs.push_back(Input::Answer { question, answer: Answer::None });

@@ -31,6 +31,7 @@ use crate::{
     event_log::Kind,
     mesh::{HEARTBEAT_MS, Mesh},
     queue::Micros,
+    router::Router,
     scenario::Sender,
     swarm::Swarm,
 };
@@ -77,6 +78,10 @@ pub struct Machine {
     pub replay_us: f64,
     /// How it measures.
     pub sender: Sender,
+    /// What it is behind.
+    pub router: Router,
+    /// Since when it has no connection that carries anything, though its link is up and somebody could be called.
+    pub cut_off_since: Option<Micros>,
     /// The most of others' gradients that its weights lacked.
     pub backlog_max: u64,
     /// How often it said that it falls behind.
@@ -168,6 +173,8 @@ impl Machine {
             step_us,
             replay_us: 0.0,
             sender: Sender::default(),
+            router: Router::default(),
+            cut_off_since: None,
             backlog_max: 0,
             said_behind: 0,
             session: 0,
@@ -285,6 +292,7 @@ impl Machine {
     /// Goes down at once. The disk keeps what was synced.
     pub fn stop(&mut self, swarm: &mut Swarm, crashed: bool) -> Result<()> {
         let Some(running) = self.running.take() else { return Ok(()) };
+        self.cut_off_since = None;
         let neighbours: Vec<Number> = running.neighbours.numbers().collect();
         let mut contents = running.disk.crash();
         if !neighbours.is_empty() {

@@ -89,7 +89,7 @@ impl Machine {
             next_request: 0,
             chunk: None,
             unacknowledged: VecDeque::new(),
-            discovery: Discovery::new(now),
+            discovery: Discovery::new(now, swarm.reach()),
             banned: BTreeSet::new(),
             reads: true,
             unread: VecDeque::new(),

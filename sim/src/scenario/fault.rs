@@ -56,6 +56,33 @@ pub enum What {
         /// Until it heals.
         lasts_seconds: f64,
     },
+    /// Links lose everything for a while. Machines keep their addresses.
+    LinkLoss {
+        /// How many.
+        machines: usize,
+        /// Until they are back.
+        lasts_seconds: f64,
+    },
+    /// Links are down for a while, and machines have other addresses afterwards: connections from before are dead, and
+    /// nobody closes them.
+    AddressChange {
+        /// How many.
+        machines: usize,
+        /// Until the links are back.
+        lasts_seconds: f64,
+    },
+    /// The link of the machine that started the run loses everything for a while.
+    FirstAway {
+        /// Until it is back.
+        lasts_seconds: f64,
+    },
+    /// Machines sleep, as laptops do.
+    Sleep {
+        /// How many.
+        machines: usize,
+        /// Until they wake up.
+        lasts_seconds: f64,
+    },
     /// Disks take no writes.
     DiskFull {
         /// How many.
@@ -136,7 +163,11 @@ impl Fault {
                 ensure!((2..=255).contains(parts), "fault.parts is {parts}: 2 to 255");
                 (1, vec![*lasts_seconds])
             }
-            What::DiskFull { machines, lasts_seconds } => (*machines, vec![*lasts_seconds]),
+            What::FirstAway { lasts_seconds } => (1, vec![*lasts_seconds]),
+            What::LinkLoss { machines, lasts_seconds }
+            | What::AddressChange { machines, lasts_seconds }
+            | What::Sleep { machines, lasts_seconds }
+            | What::DiskFull { machines, lasts_seconds } => (*machines, vec![*lasts_seconds]),
             What::DiskLies { machines, lasts_seconds, back_after_seconds } => {
                 (*machines, vec![*lasts_seconds, *back_after_seconds])
             }

@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::router::{Home, Router};
+
 mod fault;
 
 pub use fault::{Adversaries, Fault, Strategy, What};
@@ -55,6 +57,12 @@ pub struct Scenario {
     /// Machines that measure in another way than the others.
     #[serde(default, rename = "sender")]
     pub senders: Vec<Sender>,
+    /// Machines behind routers, from the second machine on; all others are open.
+    #[serde(default, rename = "home")]
+    pub homes: Vec<Home>,
+    /// How many times as many bytes a gradient may cost after the last restart as before the first; not judged if not
+    /// said.
+    pub bytes_after_restart_max: Option<f64>,
     /// What goes wrong, in any order.
     #[serde(default, rename = "fault")]
     pub faults: Vec<Fault>,
@@ -217,6 +225,19 @@ impl Scenario {
         estimator == Some(EstimatorName::Projection)
     }
 
+    /// What machine `number` is behind. The one that starts the run is open.
+    pub fn router(&self, number: u32) -> Router {
+        let mut end = 1;
+        let has_place = |home: &&Home| {
+            end += home.machines;
+            (number as usize) < end
+        };
+        match number {
+            0 => Router::Open,
+            _ => self.homes.iter().find(has_place).map_or(Router::Open, |home| home.router),
+        }
+    }
+
     /// How machine `number` measures: the groups of senders take the first machines, in their order.
     pub fn sender(&self, number: u32) -> Sender {
         let mut end = 0;
@@ -297,10 +318,11 @@ impl Default for LanguageSettings {
 pub const MACHINES_MAX: usize = 100_000;
 
 /// The default scenario and those with a name.
-const BUILT_IN: [(&str, &str); 14] = [
+const BUILT_IN: [(&str, &str); 15] = [
     ("demo", include_str!("../../scenarios/demo.toml")),
     ("calm", include_str!("../../scenarios/calm.toml")),
     ("home_internet", include_str!("../../scenarios/home_internet.toml")),
+    ("home_routers", include_str!("../../scenarios/home_routers.toml")),
     ("churn", include_str!("../../scenarios/churn.toml")),
     ("partition", include_str!("../../scenarios/partition.toml")),
     ("members", include_str!("../../scenarios/members.toml")),

@@ -22,6 +22,9 @@ impl Running {
             Record::Statement(Statement::Revocation(revocation)) => (revocation.machine(), 0),
             Record::Statement(statement) => (MachineId { key: statement.key(), incarnation: 0 }, 0),
         };
+        if let Record::Chunk(_) = &record {
+            self.forgotten.restored(self.planted, &machine);
+        }
         let restored = match record {
             Record::Chunk(chunk) => self.replica.restore_chunk(Arc::unwrap_or_clone(chunk)),
             Record::Statement(statement) => self.replica.restore_statement(statement),

@@ -4,8 +4,16 @@ use protocol::replica::{IncarnationCause, Replica};
 use std::collections::VecDeque;
 
 use crate::{
-    Config, Facts, GoalSettings, Output, Phase, Run, backlog::Backlog, checkpoint::Checkpoints, goals::Goals,
-    leave::Leaving, links::Links, load::LoadMeter, pace::Pace, planted::Planted, points::Points,
+    Config, Facts, GoalSettings, Output, Phase, Run,
+    backlog::Backlog,
+    checkpoint::Checkpoints,
+    goals::Goals,
+    leave::Leaving,
+    links::Links,
+    load::LoadMeter,
+    pace::Pace,
+    planted::{Forgotten, Planted},
+    points::Points,
 };
 
 /// With more entries waiting than a swarm's ordinary delay brings, people are told that the weights are behind.
@@ -58,6 +66,7 @@ pub struct Running {
     pub(super) owed_most: u64,
     pub(super) leaving: Option<Leaving>,
     pub(super) planted: Planted,
+    pub(super) forgotten: Forgotten,
 }
 
 /// What [`Running`] works with besides itself.
@@ -99,6 +108,7 @@ impl Running {
             owed_most: 0,
             leaving: None,
             planted,
+            forgotten: Forgotten::default(),
         }
     }
 

@@ -13,10 +13,12 @@ impl Running {
     pub(super) fn gossip(&mut self, from: NodeId, message: u64, bytes: &[u8], cx: &mut Context<'_>) {
         // From someone who has gone: others have it, too.
         let is_heard = cx.links.neighbours().contains(&from);
-        let verdict = match if is_heard { self.replica.gossip(from, bytes, cx.now_ms) } else { Verdict::Ignore } {
-            Verdict::Accept if !cx.links.may_forward(bytes.len(), cx.now_ms) => Verdict::Ignore,
-            verdict => verdict,
+        let verdict = match is_heard {
+            true => self.replica.gossip(from, &self.forgotten.read(bytes), cx.now_ms),
+            false => Verdict::Ignore,
         };
+        let may_go_on = verdict != Verdict::Accept || cx.links.may_forward(bytes.len(), cx.now_ms);
+        let verdict = if may_go_on { verdict } else { Verdict::Ignore };
         cx.outputs.push_back(Output::Validate { message, from, verdict });
     }
 

@@ -78,6 +78,7 @@ fn network_of(
 ) -> Result<NetworkConfig> {
     Ok(NetworkConfig {
         mdns: settings.mdns,
+        asks_router: settings.mdns,
         given: given(settings, state)?.into_iter().map(|(_, address)| address).collect(),
         relays: settings.relays.clone(),
         announced: settings.announce.clone(),

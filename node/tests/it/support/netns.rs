@@ -2,9 +2,11 @@
 
 use std::{
     cell::{Cell, RefCell},
+    fs::{self, File},
     path::Path,
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use super::{
@@ -31,6 +33,8 @@ pub struct Net {
     spaces: RefCell<Vec<String>>,
     plugs: Cell<u32>,
     cables: RefCell<Vec<Cable>>,
+    daemons: RefCell<Vec<Child>>,
+    files: tempfile::TempDir,
 }
 
 impl Net {
@@ -38,7 +42,14 @@ impl Net {
     pub fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("ob{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let net = Self { prefix, spaces: RefCell::default(), plugs: Cell::default(), cables: RefCell::default() };
+        let net = Self {
+            prefix,
+            spaces: RefCell::default(),
+            plugs: Cell::default(),
+            cables: RefCell::default(),
+            daemons: RefCell::default(),
+            files: tempfile::tempdir().ok()?,
+        };
         match Command::new("ip").args(["netns", "add", &net.name("probe")]).output() {
             Ok(output) if output.status.success() => {
                 net.spaces.borrow_mut().push(net.name("probe"));
@@ -172,6 +183,51 @@ impl Net {
         }
     }
 
+    /// The router of a home takes requests for ports from now on (UPnP), and grants them or does not. It must be at an
+    /// address of the world. False, with a printed reason, where there is no `miniupnpd` that speaks to nft.
+    pub fn takes_requests(&self, machine: &str, grants: bool) -> bool {
+        let router = self.name(&format!("{machine}-router"));
+        let within = |program: &str| {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", &router, program]);
+            command
+        };
+        // The chains that Debian's miniupnpd-nftables expects.
+        let rules = "add rule ip home through ct status dnat accept; \
+             add table inet filter; add chain inet filter miniupnpd; add chain inet filter prerouting_miniupnpd; \
+             add chain inet filter postrouting_miniupnpd; \
+             add chain inet filter forward { type filter hook forward priority 0; }; \
+             add rule inet filter forward jump miniupnpd; \
+             add chain inet filter prerouting { type nat hook prerouting priority -100; }; \
+             add rule inet filter prerouting jump prerouting_miniupnpd; \
+             add chain inet filter postrouting { type nat hook postrouting priority 90; }; \
+             add rule inet filter postrouting jump postrouting_miniupnpd";
+        let made = within("nft").arg(rules).output();
+        assert!(made.as_ref().is_ok_and(|output| output.status.success()), "{made:?}");
+        let verdict = if grants { "allow" } else { "deny" };
+        let settings = format!(
+            "ext_ifname=eth0\nlistening_ip=lan\nenable_upnp=yes\nenable_natpmp=no\nsecure_mode=yes\n\
+             uuid=00000000-0000-0000-0000-000000000001\n{verdict} 1024-65535 0.0.0.0/0 1024-65535\n"
+        );
+        let file = |ending: &str| self.files.path().join(format!("{machine}.{ending}"));
+        fs::write(file("conf"), settings).unwrap();
+        let log = File::create(file("log")).unwrap();
+        let mut command = within("miniupnpd");
+        command.args(["-d", "-f"]).arg(file("conf")).arg("-P").arg(file("pid"));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let mut daemon = command.spawn().unwrap();
+        let said = || fs::read_to_string(file("log")).unwrap_or_default();
+        while !said().contains("HTTP listening") {
+            if let Some(status) = daemon.try_wait().unwrap() {
+                println!("skipped: no router that takes requests here (miniupnpd: {status}, {})", said().trim());
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.daemons.borrow_mut().push(daemon);
+        true
+    }
+
     /// The machine's only address from now on.
     pub fn set_address(&self, machine: &str, address: &str) {
         self.ip(machine, &["addr", "flush", "dev", "eth0"]);
@@ -195,6 +251,10 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         self.cables.borrow_mut().clear();
+        for daemon in self.daemons.borrow_mut().iter_mut() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
         for space in self.spaces.borrow().iter() {
             let _ = Command::new("ip").args(["netns", "del", space]).output();
         }
