@@ -100,8 +100,8 @@ impl Dialing {
         due
     }
 
-    /// A call failed. One that was not made from here, as by discovery, to an address that somebody listed, says nothing
-    /// of the next.
+    /// A call failed. One that was not made from here, as by discovery to an address that somebody listed, says
+    /// nothing of the next.
     pub fn failed(&mut self, node: NodeId, now_ms: u64) -> Failed {
         let Some(callable) = self.nodes.get_mut(&node) else { return Failed::Forgotten };
         if !std::mem::take(&mut callable.is_called) && !self.planted.has(Fault::StrandsItself) {
@@ -167,8 +167,8 @@ mod tests {
         dialing.failed(node, 0)
     }
 
-    /// Once discovery called where somebody had said that the node was, each failure put the next call off, and machines
-    /// never came back to a node that had been away for a minute.
+    /// Once discovery called where somebody had said that the node was, each failure put the next call off, and
+    /// machines never came back to a node that had been away for a minute.
     #[test]
     fn a_call_that_was_not_made_from_here_puts_none_off() {
         let mut dialing = dialing();

@@ -1,5 +1,5 @@
-//! `admit`, `withdraw`, `revoke`: what the run's authority says of a key or a machine. Its node, running or not, spreads
-//! it.
+//! `admit`, `withdraw`, `revoke`: what the run's authority says of a key or a machine. Its node, running or not,
+//! spreads it.
 
 use anyhow::{Result, bail, ensure};
 use protocol::{
