@@ -6,18 +6,24 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
     sync::{Arc, Mutex},
 };
 
-use crate::support::command;
+use crate::support::{Node, assert_agreement, command};
 
 const COMMIT: &str = "0f3e8e2c1d4b5a69788796a5b4c3d2e1f0012345";
+const NEXT_COMMIT: &str = "77aa8e2c1d4b5a69788796a5b4c3d2e1f0012345";
 
-/// What one repository has, and what was asked of it.
-struct Hub {
-    address: SocketAddr,
+/// The hub, and the other host where large files lie. A model's name says what happens to it: `owner/name` is in order,
+/// `owner/gated` asks for a token, `owner/closed` gives it to nobody, `owner/renamed` is called `owner/gated` by now,
+/// `owner/rangeless` lies on a server without ranges, `owner/spoiled` is not what its digest says.
+pub struct Hub {
+    pub address: SocketAddr,
+    elsewhere: SocketAddr,
+    /// What `main` is.
+    main: Mutex<&'static str>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -28,8 +34,16 @@ struct File {
     is_large: bool,
 }
 
-/// The embedded model's, as somebody uploaded them.
-fn files() -> Vec<File> {
+/// A tiny quantised model: a Llama of which every linear layer is stored in another type.
+fn quantised() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("engine/tests/gguf/kinds.gguf")
+}
+
+/// The files of the repository that `path` leads into: a GGUF file, or the embedded model's, as somebody uploaded them.
+fn files(path: &str) -> Vec<File> {
+    if path.contains("owner/quantised") {
+        return vec![File { name: "kinds.gguf", bytes: fs::read(quantised()).unwrap(), is_large: true }];
+    }
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("engine/src/embedded");
     let file = |name: &'static str| File {
         name,
@@ -46,23 +60,30 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 impl Hub {
-    fn start() -> Arc<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let hub = Arc::new(Self { address: listener.local_addr().unwrap(), asked: Mutex::default() });
-        let serving = hub.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let _ = serving.answer(stream);
-            }
-        });
-        hub
+    pub fn start() -> Arc<Self> {
+        let [hub, elsewhere] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [address, other] = [&hub, &elsewhere].map(|listener| listener.local_addr().unwrap());
+        let this = Arc::new(Self { address, elsewhere: other, main: Mutex::new(COMMIT), asked: Mutex::default() });
+        for (listener, is_elsewhere) in [(hub, false), (elsewhere, true)] {
+            let serving = this.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    let _ = serving.answer(stream, is_elsewhere);
+                }
+            });
+        }
+        this
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
 
-    fn answer(&self, stream: TcpStream) -> std::io::Result<()> {
+    fn answer(&self, stream: TcpStream, is_elsewhere: bool) -> std::io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?).lines();
         let first = lines.next().transpose()?.unwrap_or_default();
         let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -77,67 +98,86 @@ impl Hub {
         }
         let earlier = self.asked();
         let from = range.map_or(0, |(from, _)| from);
-        self.asked
-            .lock()
-            .unwrap()
-            .push(format!("{path} from {from}{}", if token.is_empty() { "" } else { " with a token" }));
-        self.respond(stream, &path, range, &token, &earlier)
+        let place = if is_elsewhere { "elsewhere " } else { "" };
+        let with = if token.is_empty() { "" } else { " with a token" };
+        self.asked.lock().unwrap().push(format!("{place}{path} from {from}{with}"));
+        let answer = Answer { stream, range, earlier };
+        match is_elsewhere {
+            true => answer.content(&path),
+            false => self.respond(answer, &path, &token),
+        }
     }
 
-    fn respond(
-        &self,
-        mut stream: TcpStream,
-        path: &str,
-        range: Option<(usize, Option<usize>)>,
-        token: &str,
-        earlier: &[String],
-    ) -> std::io::Result<()> {
-        let mut plain = |status: &str, headers: &str, body: &[u8]| {
-            write!(
-                stream,
-                "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
-                body.len()
-            )?;
-            stream.write_all(body)
+    fn respond(&self, mut answer: Answer, path: &str, token: &str) -> std::io::Result<()> {
+        let known = ["name", "gated", "closed", "renamed", "rangeless", "spoiled", "quantised"];
+        let known = known.map(|name| format!("owner/{name}"));
+        let Some(repository) = known.iter().find(|name| path.contains(&***name)) else {
+            return answer.plain("404 Not Found", "X-Error-Code: RepoNotFound\r\n", b"Repository not found");
         };
-        let is_spoiled = path.contains("owner/spoiled");
-        let Some(repository) = ["owner/name", "owner/gated", "owner/spoiled"].iter().find(|name| path.contains(**name))
-        else {
-            return plain("404 Not Found", "", b"Repository not found");
-        };
-        if *repository == "owner/gated" && token != "Bearer secret" {
-            return plain("401 Unauthorized", "", b"Access to model owner/gated is restricted");
+        match &**repository {
+            "owner/gated" if token != "Bearer secret" => {
+                return answer.plain("401 Unauthorized", "", b"Access to model owner/gated is restricted");
+            }
+            "owner/closed" => return answer.plain("403 Forbidden", "X-Error-Code: GatedRepo\r\n", b"not on the list"),
+            "owner/renamed" => {
+                let to = format!("Location: {}\r\n", path.replace("owner/renamed", "owner/gated"));
+                return answer.plain("307 Temporary Redirect", &to, b"");
+            }
+            _ => {}
         }
-        let files = files();
-        if path == format!("/api/models/{repository}/revision/main?blobs=true") {
+        let (files, commit) = (files(path), *self.main.lock().unwrap());
+        if let Some(revision) = path.strip_prefix(&format!("/api/models/{repository}/revision/")) {
+            let known = ["main", commit, COMMIT];
+            let named = known.into_iter().find(|known| revision == format!("{known}?blobs=true"));
+            let Some(named) = named else {
+                return answer.plain("404 Not Found", "X-Error-Code: RevisionNotFound\r\n", b"Invalid rev id");
+            };
+            let commit = if named == "main" { commit } else { named };
             let sibling = |file: &File| {
-                let lfs = if file.is_large {
-                    serde_json::json!({"sha256": sha256(&file.bytes)})
-                } else {
-                    serde_json::Value::Null
-                };
+                let lfs = file.is_large.then(|| serde_json::json!({"sha256": sha256(&file.bytes)}));
                 serde_json::json!({"rfilename": file.name, "size": file.bytes.len(), "lfs": lfs})
             };
             let list: Vec<_> = files.iter().map(sibling).collect();
-            return plain("200 OK", "", serde_json::json!({"sha": COMMIT, "siblings": list}).to_string().as_bytes());
+            let text = serde_json::json!({"sha": commit, "siblings": list}).to_string();
+            return answer.plain("200 OK", "", text.as_bytes());
         }
         let Some(file) = files.iter().find(|file| path.ends_with(file.name)) else {
-            return plain("404 Not Found", "", b"Entry not found");
+            return answer.plain("404 Not Found", "X-Error-Code: EntryNotFound\r\n", b"Entry not found");
         };
-        let elsewhere = path.starts_with("/elsewhere/");
-        if file.is_large && !elsewhere {
-            let location = format!(
-                "Location: http://{}/elsewhere/{repository}/{}\r\nX-Repo-Commit: {COMMIT}\r\nX-Linked-Etag: \"{}\"\r\n",
-                self.address,
-                file.name,
-                sha256(&file.bytes)
-            );
-            return plain("302 Found", &location, b"");
+        if !file.is_large {
+            return answer.content(path);
         }
-        let (from, to) = range.unwrap_or((0, None));
+        let to = format!("http://{}/elsewhere/{repository}/{}", self.elsewhere, file.name);
+        let tag = sha256(&file.bytes);
+        let headers = format!("Location: {to}\r\nX-Repo-Commit: {commit}\r\nX-Linked-Etag: \"{tag}\"\r\n");
+        answer.plain("302 Found", &headers, b"")
+    }
+}
+
+struct Answer {
+    stream: TcpStream,
+    range: Option<(usize, Option<usize>)>,
+    /// Everything that was asked before.
+    earlier: Vec<String>,
+}
+
+impl Answer {
+    fn plain(&mut self, status: &str, headers: &str, body: &[u8]) -> std::io::Result<()> {
+        let length = body.len();
+        write!(self.stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n")?;
+        self.stream.write_all(body)
+    }
+
+    /// The file at `path`, or the part of it that was asked for.
+    fn content(mut self, path: &str) -> std::io::Result<()> {
+        let Some(file) = files(path).into_iter().find(|file| path.ends_with(file.name)) else {
+            return self.plain("404 Not Found", "", b"");
+        };
+        let is_whole = path.contains("owner/rangeless");
+        let (from, to) = self.range.filter(|_| !is_whole).unwrap_or((0, None));
         let end = to.map_or(file.bytes.len(), |to| to + 1);
         let mut body = file.bytes[from..end].to_vec();
-        if is_spoiled && file.is_large {
+        if path.contains("owner/spoiled") && file.is_large {
             body.iter_mut().for_each(|byte| *byte ^= 1);
         }
         let headers = format!(
@@ -146,14 +186,14 @@ impl Hub {
             file.bytes.len(),
             &sha256(&file.bytes)[..40]
         );
+        let (status, headers) = if is_whole { ("200 OK", "") } else { ("206 Partial Content", &*headers) };
         // The first time that all of it is asked for, the line breaks in the middle.
-        let whole = format!("{path} from 0");
-        let is_first = earlier.iter().filter(|asked| asked.starts_with(&whole)).count() <= 1;
+        let is_first = !self.earlier.iter().any(|asked| asked.contains(&format!("elsewhere {path} from ")));
         if file.is_large && to.is_none() && from == 0 && is_first {
-            write!(stream, "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\n{headers}\r\n", body.len())?;
-            return stream.write_all(&body[..body.len() / 2]);
+            write!(self.stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n", body.len())?;
+            return self.stream.write_all(&body[..body.len() / 2]);
         }
-        plain("206 Partial Content", &headers, &body)
+        self.plain(status, headers, &body)
     }
 }
 
@@ -178,10 +218,7 @@ fn train(place: &Path, state: &str, hub: &Hub, name: &str, more: &[(&str, &str)]
         "1",
     ];
     let mut command: Command = command(&place.join(state), &arguments);
-    command.env("HF_HOME", place.join("hf")).env("HF_ENDPOINT", format!("http://{}", hub.address));
-    for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"] {
-        command.env_remove(name);
-    }
+    command.env("HF_HOME", place.join("hf")).env("HF_ENDPOINT", hub.endpoint());
     command.envs(more.iter().copied()).output().unwrap()
 }
 
@@ -195,16 +232,82 @@ fn a_model_is_downloaded_by_name_goes_on_where_it_broke_off_and_trains_offline_a
     let first = train(place.path(), "first", &hub, "owner/name", &[]);
     assert!(first.status.success(), "{}", said(&first));
     let asked = hub.asked();
-    let resumed = |line: &String| line.starts_with("/elsewhere/") && !line.contains(" from 0");
+    let resumed = |line: &String| line.starts_with("elsewhere ") && !line.contains(" from 0");
     assert!(asked.iter().any(resumed), "it goes on behind what came: {asked:?}");
     assert!(!asked.iter().any(|line| line.contains("README.md")), "what is no part of the model stays: {asked:?}");
-    let snapshot = place.path().join("hf/hub/models--owner--name/snapshots").join(COMMIT);
-    for file in files().iter().filter(|file| file.name != "README.md") {
+    let model = place.path().join("hf/hub/models--owner--name");
+    let snapshot = model.join("snapshots").join(COMMIT);
+    for file in files("").iter().filter(|file| file.name != "README.md") {
         assert!(fs::read(snapshot.join(file.name)).unwrap() == file.bytes, "{}", file.name);
+        assert!(
+            fs::read_link(snapshot.join(file.name)).unwrap().starts_with("../../blobs"),
+            "as huggingface_hub links"
+        );
     }
-    let offline = train(place.path(), "second", &hub, "owner/name", &[("HF_HUB_OFFLINE", "1")]);
-    assert!(offline.status.success(), "{}", said(&offline));
+    assert_eq!(fs::read_to_string(model.join("refs/main")).unwrap(), COMMIT);
+    for name in ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
+        let offline = train(place.path(), name, &hub, "owner/name", &[(name, "1")]);
+        assert!(offline.status.success() && said(&offline).contains(COMMIT), "{}", said(&offline));
+    }
+    let pinned = train(place.path(), "pinned", &hub, &format!("owner/name@{COMMIT}"), &[]);
+    assert!(pinned.status.success(), "{}", said(&pinned));
     assert_eq!(hub.asked().len(), asked.len(), "nothing more was asked for");
+}
+
+/// hf-hub 0.5 sent the user's token to whatever host a download was redirected to, when it asked there for the size.
+#[test]
+fn a_token_goes_to_the_hub_and_to_nobody_else() {
+    let (place, hub) = (tempfile::tempdir().unwrap(), Hub::start());
+    let allowed = train(place.path(), "allowed", &hub, "owner/gated", &[("HF_TOKEN", "secret")]);
+    assert!(allowed.status.success(), "{}", said(&allowed));
+    // A redirect within the hub is the hub.
+    let renamed = train(place.path(), "renamed", &hub, "owner/renamed", &[("HF_TOKEN", " secret\n")]);
+    assert!(renamed.status.success(), "{}", said(&renamed));
+    fs::write(place.path().join("hf/token"), "secret\n").unwrap();
+    let other_cache = place.path().join("cache");
+    let kept = [("HF_HUB_CACHE", other_cache.to_str().unwrap())];
+    let kept = train(place.path(), "kept", &hub, "owner/gated", &kept);
+    assert!(kept.status.success(), "the token that hf auth login left: {}", said(&kept));
+    assert!(other_cache.join("models--owner--gated/snapshots").is_dir(), "HF_HUB_CACHE goes before HF_HOME");
+    let (elsewhere, hub): (Vec<_>, Vec<_>) = hub.asked().into_iter().partition(|line| line.starts_with("elsewhere "));
+    assert!(elsewhere.len() >= 4, "{elsewhere:?}");
+    assert!(!elsewhere.iter().any(|line| line.contains("token")), "{elsewhere:?}");
+    assert!(hub.iter().all(|line| line.contains("with a token")), "{hub:?}");
+}
+
+#[test]
+fn a_server_without_ranges_sends_it_whole_again() {
+    let (place, hub) = (tempfile::tempdir().unwrap(), Hub::start());
+    let output = train(place.path(), "first", &hub, "owner/rangeless", &[]);
+    assert!(output.status.success() && said(&output).contains("beginning anew"), "{}", said(&output));
+}
+
+#[test]
+fn main_is_what_the_hub_says_today_and_a_run_keeps_its_revision() {
+    let (place, hub) = (tempfile::tempdir().unwrap(), Hub::start());
+    let taken = |state: &str, name: &str, more: &[(&str, &str)]| {
+        let output = train(place.path(), state, &hub, name, more);
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    let first = taken("first", "owner/name", &[]);
+    assert!(first.contains(&format!("owner/name is owner/name@{COMMIT} today")), "{first}");
+    *hub.main.lock().unwrap() = NEXT_COMMIT;
+    let large = |hub: &Hub| hub.asked().iter().filter(|line| line.starts_with("elsewhere ")).count();
+    let before = large(&hub);
+    let second = taken("second", "owner/name", &[]);
+    assert!(second.contains(&format!("owner/name is owner/name@{NEXT_COMMIT} today")), "{second}");
+    assert_eq!(large(&hub), before, "the same content is not fetched again");
+    let earlier = taken("earlier", &format!("owner/name@{COMMIT}"), &[]);
+    assert!(earlier.contains(COMMIT), "{earlier}");
+    // The same command goes on where it stopped, and asks nobody.
+    let asked = hub.asked().len();
+    let again = taken("first", "owner/name", &[]);
+    assert!(again.contains("going on with run"), "{again}");
+    assert_eq!(hub.asked().len(), asked);
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = taken("away", "owner/name", &[("HF_ENDPOINT", &format!("http://{nobody}"))]);
+    assert!(away.contains("Taking what the hub's cache has") && away.contains(NEXT_COMMIT), "{away}");
 }
 
 #[test]
@@ -217,13 +320,55 @@ fn what_the_hub_refuses_is_said_with_what_to_do() {
     };
     let missing = refused("owner/missing", &[]);
     assert!(missing.contains("has no owner/missing"), "{missing}");
+    let branch = refused("owner/name@branch", &[]);
+    assert!(branch.contains("no revision branch"), "{branch}");
     let gated = refused("owner/gated", &[]);
-    assert!(gated.contains("HF_TOKEN") && gated.contains("401"), "{gated}");
+    assert!(gated.contains("set HF_TOKEN") && gated.contains("401"), "{gated}");
+    let closed = refused("owner/closed", &[("HF_TOKEN", "secret")]);
+    assert!(closed.contains("403") && closed.contains("admit") && closed.contains("your token's account"), "{closed}");
     let offline = refused("owner/name", &[("HF_HUB_OFFLINE", "1")]);
     assert!(offline.contains("HF_HUB_OFFLINE"), "{offline}");
     let spoiled = refused("owner/spoiled", &[]);
     assert!(spoiled.contains("not what the hub says it is") && spoiled.contains("model.safetensors"), "{spoiled}");
-    let allowed = train(place.path(), "allowed", &hub, "owner/gated", &[("HF_TOKEN", "secret")]);
-    assert!(allowed.status.success(), "{}", said(&allowed));
-    assert!(hub.asked().iter().any(|line| line.contains("with a token")));
+}
+
+/// Digests decide, wherever the base comes from: from a file, the hub's cache, the hub, or peers.
+#[test]
+fn a_late_joiner_takes_a_quantised_base_from_disk_cache_hub_or_peers() {
+    let (place, hub) = (tempfile::tempdir().unwrap(), Hub::start());
+    let text = place.path().join("text.txt");
+    fs::write(&text, "a cab ab bad ace fab ".repeat(200)).unwrap();
+    let start = |name: &str, more: &[&str], home: &str, is_offline: bool| {
+        let own = ["--data", text.to_str().unwrap(), "--batch-size", "1", "--sequence-length", "16", "--samples", "16"];
+        let state = place.path().join(name);
+        let mut command = command(&state, &[&own, more].concat());
+        command.env("HF_HOME", place.path().join(home)).env("HF_ENDPOINT", hub.endpoint());
+        if is_offline {
+            command.env("HF_HUB_OFFLINE", "1");
+        }
+        Node::spawn(command, &state)
+    };
+    let first = start("first", &["--model", "owner/quantised", "--lora", "4"], "hf", false);
+    let ticket = first.ticket();
+    first.until_gradients(16);
+    let before = hub.asked().len();
+    let path = quantised();
+    let on_disk = ["--join", &ticket, "--model", path.to_str().unwrap()];
+    let disk = start("disk", &on_disk, "nothing", true);
+    let cache = start("cache", &["--join", &ticket], "hf", true);
+    let peers = start("peers", &["--join", &ticket], "nothing", true);
+    cache.hear("was in the hub's cache: nothing to fetch");
+    let fetching = |node: &Node| node.said("fetching the base model");
+    peers.hear("fetching the base model");
+    for node in [&first, &disk, &cache, &peers] {
+        node.until_gradients(64);
+    }
+    assert!(!fetching(&disk) && !fetching(&cache));
+    assert_eq!(hub.asked().len(), before, "nobody has asked the hub");
+    let from_hub = start("hub", &["--join", &ticket], "other", false);
+    from_hub.hear("came from the hub");
+    let nodes = [first, disk, cache, peers, from_hub];
+    nodes.iter().for_each(|node| node.until_gradients(80));
+    assert!(!fetching(&nodes[4]) && hub.asked().len() > before);
+    assert_agreement(&nodes.map(Node::leave));
 }

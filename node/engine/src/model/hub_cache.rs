@@ -13,6 +13,8 @@ const MODEL: &str = "models--";
 const MAIN: &str = "main";
 /// Most names in an error.
 const NAMED: usize = 8;
+/// Digits of a commit's name.
+const COMMIT_DIGITS: usize = 40;
 
 /// The directory of the checkpoint that `path` means: `path` itself, or the one snapshot of the one model in it where
 /// `path` is the cache, at any level. Errors name the models, or the revisions, of which one must be chosen.
@@ -44,15 +46,27 @@ pub fn snapshot(path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-/// Where the cache is, as huggingface_hub looks for it.
-pub fn root() -> Option<PathBuf> {
-    let said = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let home = || {
+/// Where Hugging Face's programs keep what is theirs.
+pub fn home() -> Option<PathBuf> {
+    said("HF_HOME").or_else(|| {
         let caches = said("XDG_CACHE_HOME").or_else(|| Some(said("HOME")?.join(".cache")));
         Some(caches?.join("huggingface"))
-    };
+    })
+}
+
+/// Where the cache is, as huggingface_hub looks for it.
+pub fn root() -> Option<PathBuf> {
     let whole = said("HF_HUB_CACHE").or_else(|| said("HUGGINGFACE_HUB_CACHE"));
-    whole.or_else(|| Some(said("HF_HOME").or_else(home)?.join("hub")))
+    whole.or_else(|| Some(home()?.join("hub")))
+}
+
+/// A path of the environment; `~` at its beginning is the user's home.
+fn said(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from)?;
+    match path.strip_prefix("~") {
+        Ok(rest) => Some(PathBuf::from(std::env::var_os("HOME")?).join(rest)),
+        Err(_) => Some(path),
+    }
 }
 
 /// A model of the hub, by name.
@@ -81,8 +95,21 @@ pub fn parse(text: &str) -> Option<HubName> {
         !part.is_empty() && !part.starts_with('.') && part.bytes().all(is_allowed)
     };
     let (owner, name) = model.split_once('/')?;
-    let is_name = is_plain(owner) && is_plain(name) && is_plain(revision);
+    let is_name = is_plain(owner) && is_plain(name) && revision.split('/').all(is_plain);
     is_name.then(|| HubName { model: model.to_owned(), revision: revision.to_owned() })
+}
+
+impl HubName {
+    /// Whether a commit is named, all of it: it never changes.
+    pub fn is_commit(&self) -> bool {
+        self.revision.len() == COMMIT_DIGITS && self.revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
+    /// The same model at the revision that `source` names, if it is of this model, and this name asks for that one or
+    /// for main.
+    pub fn at_revision_of(&self, source: &str) -> Option<Self> {
+        parse(source).filter(|other| other.model == self.model && [MAIN, &other.revision].contains(&&*self.revision))
+    }
 }
 
 /// Its snapshot in the cache, if it is there. What is in it may not be all.
@@ -243,9 +270,22 @@ mod tests {
         assert!(refused.contains("hf download owner/name --revision 77"), "{refused}");
         let refused = in_cache(&hub, "owner", "other", "main").unwrap_err().to_string();
         assert!(refused.contains("hf download owner/other;") && refused.contains("hub's cache"), "{refused}");
-        for path in ["name", "./models/llama", "../llama", "/models/llama", "a/b/c", "a b/c", "a/b@.."] {
+        for path in ["name", "./models/llama", "../llama", "/models/llama", "a/b/c", "a b/c", "a/b@..", "a/b@x/../y"] {
             assert!(by_name(path).unwrap().is_none(), "{path}");
         }
+        assert_eq!(parse("a/b@refs/pr/1").unwrap().revision, "refs/pr/1");
+    }
+
+    #[test]
+    fn a_name_without_a_revision_means_the_runs_own() {
+        let at = |name: &str, source| parse(name).unwrap().at_revision_of(source).map(|name| name.to_string());
+        assert_eq!(at("a/b", "a/b@0f3e").unwrap(), "a/b@0f3e");
+        assert_eq!(at("a/b@0f3e", "a/b@0f3e").unwrap(), "a/b@0f3e");
+        assert_eq!(at("a/b@77aa", "a/b@0f3e"), None);
+        assert_eq!(at("a/c", "a/b@0f3e"), None);
+        assert_eq!(at("a/b", "model"), None);
+        let commit = format!("a/b@{}", "0f3e".repeat(10));
+        assert!(parse(&commit).unwrap().is_commit() && !parse("a/b@0f3e").unwrap().is_commit());
     }
 
     #[test]

@@ -53,7 +53,7 @@ use std::collections::BTreeMap;
 
 /// Models of Hugging Face's hub, in its cache on this machine.
 pub mod hub {
-    pub use super::hub_cache::{HubName, cached, parse, root};
+    pub use super::hub_cache::{HubName, cached, home, parse, root};
 }
 
 use crate::packed::Packed;

@@ -4,10 +4,10 @@ use anyhow::{Context, Result, ensure};
 use engine::{
     base::Base,
     embedded,
-    model::{self, Checkpoint},
+    model::{self, Checkpoint, hub::HubName},
 };
 use protocol::manifest::Manifest;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::others::{asking, known_peers};
 use crate::{
@@ -24,31 +24,87 @@ const BASE_BYTES_MAX: u64 = 1 << 40;
 pub fn load_model(choice: &ModelChoice) -> Result<Checkpoint> {
     match choice {
         ModelChoice::Unsaid | ModelChoice::Embedded => embedded::checkpoint(),
-        ModelChoice::Directory(path) => named(path).unwrap_or_else(|| Checkpoint::load(path)),
+        ModelChoice::Directory(path) => match hub_name(path) {
+            Some(name) => from_hub(&name),
+            None => Checkpoint::load(path),
+        },
     }
 }
 
-/// The model of the hub that `path` names, if it names one and nothing here has that name: from the cache if all of it
-/// is there, else downloaded.
-fn named(path: &Path) -> Option<Result<Checkpoint>> {
-    let name = path.to_str().filter(|_| !path.exists()).and_then(model::hub::parse)?;
-    if let Some(Ok(checkpoint)) = model::hub::cached(&name).map(|snapshot| Checkpoint::load(&snapshot)) {
-        tracing::info!("{name} is in the hub's cache: {}", checkpoint.source);
-        return Some(Ok(checkpoint));
+/// Reads the model that the user named for a run that stands: a name on the hub means the revision that the run has.
+pub fn load_model_of(choice: &ModelChoice, manifest: &Manifest) -> Result<Checkpoint> {
+    match named_by_run(choice, manifest) {
+        Some(name) => from_hub(&name),
+        None => load_model(choice),
     }
-    Some(hub::fetch(&name).and_then(|()| Checkpoint::load(path)))
 }
 
-/// The run's base in the hub's cache, if it is there: the run names its revision, and everything is compared.
-fn base_in_cache(manifest: &Manifest) -> Option<Base> {
+/// The base of the run by its name on the hub, if the user named it so, too.
+pub fn named_by_run(choice: &ModelChoice, manifest: &Manifest) -> Option<HubName> {
+    let ModelChoice::Directory(path) = choice else { return None };
+    hub_name(path)?.at_revision_of(&manifest.base.source)
+}
+
+/// The model of the hub that `path` names, if it names one and nothing here has that name.
+fn hub_name(path: &Path) -> Option<HubName> {
+    path.to_str().filter(|_| !path.exists()).and_then(model::hub::parse)
+}
+
+/// A model of the hub. A commit is taken from the cache if all of it is there; of a branch the hub is asked what it is
+/// today, and the cache answers if the hub does not.
+fn from_hub(name: &HubName) -> Result<Checkpoint> {
+    let cached = model::hub::cached(name).and_then(|snapshot| Checkpoint::load(&snapshot).ok());
+    match cached {
+        Some(cached) if name.is_commit() || hub::is_offline() => {
+            tracing::info!("{name} is in the hub's cache: {}", cached.source);
+            Ok(cached)
+        }
+        cached => match (hub::fetch(name, |_| true).and_then(|snapshot| Checkpoint::load(&snapshot)), cached) {
+            (Ok(checkpoint), _) => {
+                tracing::info!("{name} is {} today", checkpoint.source);
+                Ok(checkpoint)
+            }
+            (Err(error), Some(cached)) => {
+                tracing::warn!(
+                    "{error:#}. Taking what the hub's cache has: {} (HF_HUB_OFFLINE=1 keeps from asking)",
+                    cached.source
+                );
+                Ok(cached)
+            }
+            (Err(error), None) => Err(error),
+        },
+    }
+}
+
+/// The run's base from the hub, out of its cache or downloaded: the run names its revision, and everything is compared.
+/// None, with a line that says why, if it is not to be had there.
+fn base_by_name(manifest: &Manifest) -> Option<Base> {
     let name = model::hub::parse(&manifest.base.source)?;
-    let checkpoint = Checkpoint::load(&model::hub::cached(&name)?).ok()?;
-    match Base::of_run(manifest, checkpoint) {
-        Ok(base) => Some(base),
-        Err(error) => {
-            tracing::info!("{name} in the hub's cache is not the run's base ({error:#}): fetching it from peers");
+    let cached = model::hub::cached(&name).map(|snapshot| (snapshot, "was in the hub's cache: nothing to fetch"));
+    let of_run = |(snapshot, how): (PathBuf, &str)| -> Result<Base> {
+        let base = Base::of_run(manifest, Checkpoint::load(&snapshot)?)?;
+        tracing::info!("the run's base, {name}, {how}");
+        Ok(base)
+    };
+    let cached = cached.map(of_run);
+    if let Some(Ok(base)) = cached {
+        return Some(base);
+    }
+    // Another revision would be fetched in vain.
+    let is_had = name.is_commit() && !hub::is_offline() && cached.is_none();
+    let fits = |files: &[(&str, Option<u64>)]| {
+        let has =
+            |name: &str, bytes| files.iter().any(|file| file.0 == name && file.1.is_none_or(|size| size == bytes));
+        manifest.base.files.iter().all(|file| has(&file.name, file.bytes))
+    };
+    let fetched = is_had.then(|| hub::fetch(&name, fits).and_then(|snapshot| of_run((snapshot, "came from the hub"))));
+    match fetched.or(cached) {
+        Some(Ok(base)) => Some(base),
+        Some(Err(error)) => {
+            tracing::info!("the run's base, {name}, is not to be had from the hub ({error:#}): fetching it from peers");
             None
         }
+        None => None,
     }
 }
 
@@ -67,7 +123,7 @@ pub fn base_of_run(manifest: &Manifest, checkpoint: Checkpoint) -> Result<Base> 
 pub async fn take_base(settings: &Settings, opened: &Opened, shell: &mut Shell) -> Result<bool> {
     let manifest = &opened.manifest;
     if settings.model != ModelChoice::Unsaid {
-        let base = base_of_run(manifest, load_model(&settings.model)?)?;
+        let base = base_of_run(manifest, load_model_of(&settings.model, manifest)?)?;
         if !opened.state.adopt_base(manifest, &base)? {
             tracing::info!(
                 "--model {}: the run's tensors in other files: this node trains, and cannot give the base to joiners",
@@ -83,16 +139,15 @@ pub async fn take_base(settings: &Settings, opened: &Opened, shell: &mut Shell) 
         }
         tracing::info!("the run's base is another release's embedded model");
     }
-    if let Some(base) = base_in_cache(manifest) {
-        opened.state.adopt_base(manifest, &base)?;
-        tracing::info!("the run's base, {}, was in the hub's cache: nothing to fetch", manifest.base.source);
-        return Ok(true);
-    }
     ensure!(
         manifest.base.bytes() <= BASE_BYTES_MAX,
         "the run's base model has {} GB: give it with --model",
         manifest.base.bytes() >> 30
     );
+    if let Some(base) = base_by_name(manifest) {
+        opened.state.adopt_base(manifest, &base)?;
+        return Ok(true);
+    }
     let config = asking(settings, &opened.state, Some(opened.run))?;
     shell.fetch_base(opened, config, &known_peers(&opened.state)?).await
 }

@@ -8,7 +8,7 @@ use engine::{
 };
 use protocol::manifest::{Manifest, Membership, ObjectiveLine};
 
-use super::{base::load_model, others::known_peers};
+use super::{base::load_model_of, others::known_peers};
 use crate::{
     cli::LearningRate,
     opened::Opened,
@@ -101,7 +101,8 @@ fn difference(settings: &Settings, manifest: &Manifest) -> Option<String> {
     if settings.model == ModelChoice::Unsaid {
         return None;
     }
-    let is_its_base = load_model(&settings.model).and_then(|checkpoint| Base::of_run(manifest, checkpoint));
+    let is_its_base =
+        load_model_of(&settings.model, manifest).and_then(|checkpoint| Base::of_run(manifest, checkpoint));
     is_its_base.is_err().then(|| format!("is on another model, {}", manifest.base.source))
 }
 

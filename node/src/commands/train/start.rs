@@ -16,7 +16,7 @@ use protocol::{
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    base::{base_of_run, load_model},
+    base::{base_of_run, load_model, named_by_run},
     estimator,
     settled::STARTER,
     table,
@@ -167,7 +167,8 @@ pub fn restart(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
         );
     }
     if opened.state.has_base() {
-        if let ModelChoice::Directory(_) | ModelChoice::Embedded = settings.model {
+        let is_other = named_by_run(&settings.model, &opened.manifest).is_none();
+        if is_other && settings.model != ModelChoice::Unsaid {
             base_of_run(&opened.manifest, load_model(&settings.model)?)?;
         }
         tracing::info!("going on with run {} in {}", opened.run, opened.state.path().display());

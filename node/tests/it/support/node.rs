@@ -25,6 +25,13 @@ pub fn command(state: &Path, arguments: &[&str]) -> Command {
         command.args(["--estimator", "fzoo"]);
     }
     command.env("RAYON_NUM_THREADS", "1").env_remove("ONEBYTE_CRASH_AT");
+    // What the user of this machine says to Hugging Face's programs is not for tests.
+    for (name, _) in std::env::vars_os() {
+        let is_theirs = name.to_str().is_some_and(|name| name.starts_with("HF_") || name.starts_with("TRANSFORMERS_"));
+        if is_theirs || name == "HUGGING_FACE_HUB_TOKEN" || name == "HUGGINGFACE_HUB_CACHE" {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
