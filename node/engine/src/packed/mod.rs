@@ -4,7 +4,10 @@
 //! of the file and one tile, in 1.0 to 1.3 times the time of f32 where a batch has a thousand tokens. candle's own
 //! quantised matmul rounds activations to 8 bits as well, and differs by 0.5 to 0.9% of the largest value: more than a
 //! probe moves. It takes 0.7 times the time of f32 for Q8_0 and Q4_K, and 27 times for Q4_1 (`cargo run --release
-//! --example packed`). So nothing here uses it: loss differences must be those of the weights.
+//! --example packed`). So nothing here uses it: loss differences must be those of the weights. For a few
+//! tokens, as generation has one at a time, a tile costs more than the product: see `rows.rs`.
+
+mod rows;
 
 use anyhow::{Result, ensure};
 use candle_core::{
@@ -18,6 +21,9 @@ use crate::device;
 
 /// Elements that are made f32 at a time: 4 MB.
 const TILE: usize = 1 << 20;
+
+/// Most rows that are multiplied with what is stored, without a tile.
+const FEW: usize = 4;
 
 /// A matrix, [rows, columns], of which no element ever changes. Clones share the storage.
 #[derive(Clone)]
@@ -79,6 +85,9 @@ impl Packed {
     /// `x · selfᵀ`, [N, rows]; or `x · self`, [N, columns], if the layer is stored transposed. `x`: [N, columns] or
     /// [N, rows].
     pub fn product(&self, x: &Tensor, is_transposed: bool) -> candle_core::Result<Tensor> {
+        if let Some(product) = self.product_of_few(x, is_transposed)? {
+            return Ok(product);
+        }
         let mut parts = Vec::new();
         let mut sum: Option<Tensor> = None;
         for tile in self.tiles() {
@@ -100,6 +109,22 @@ impl Packed {
             (None, [one]) => Ok(one.clone()),
             (None, parts) => Tensor::cat(parts, 1),
         }
+    }
+
+    /// The product, if `x` has few rows.
+    fn product_of_few(&self, x: &Tensor, is_transposed: bool) -> candle_core::Result<Option<Tensor>> {
+        let (n, kind) = (x.dim(0)?, self.inner.dtype());
+        if n == 0 || n > FEW || !rows::has(kind) {
+            return Ok(None);
+        }
+        let bytes = self.inner.data()?;
+        let matrix = rows::Rows { kind, bytes: &bytes, columns: self.columns };
+        let values = device::read(&x.contiguous()?, |x| match is_transposed {
+            true => matrix.product_transposed(x),
+            false => matrix.product(x),
+        });
+        let width = if is_transposed { self.columns } else { self.rows };
+        Tensor::from_vec(values.map_err(candle_core::Error::wrap)?, (n, width), &Device::Cpu).map(Some)
     }
 
     fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
@@ -144,7 +169,7 @@ mod tests {
             let packed = Packed::new(kind, [rows, columns], quantised.data().unwrap().into_owned()).unwrap();
             let values = quantised.dequantize(&Device::Cpu).unwrap();
             assert_eq!(largest(&(packed.tensor().unwrap() - &values).unwrap()), 0.0);
-            let (x, y) = (random((3, columns)), random((3, rows)));
+            let (x, y) = (random((FEW + 1, columns)), random((FEW + 1, rows)));
             let own = packed.product(&x, false).unwrap();
             let expected = x.matmul(&values.t().unwrap()).unwrap();
             assert!(largest(&(own - &expected).unwrap()) < 1e-5 * largest(&expected), "{kind:?}");
