@@ -23,6 +23,7 @@ fn main() -> Result<()> {
     let layout = Layout::of_rows([tokens.len()])?;
     let hidden = model.hidden(&Tensor::new(tokens.as_slice(), &Device::Cpu)?, &layout)?;
     let logits = model.logits(&hidden)?.to_vec2::<f32>()?;
-    println!("{}", serde_json::json!({"text": text, "tokens": tokens, "logits": logits}));
+    let whole = tokenizer.encode_whole(&text)?;
+    println!("{}", serde_json::json!({"text": text, "tokens": tokens, "whole": whole, "logits": logits}));
     Ok(())
 }

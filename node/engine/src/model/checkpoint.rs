@@ -405,9 +405,19 @@ fn read(files: &[OriginalFile], role: Role) -> Result<Vec<u8>> {
     file.with_context(|| format!("the base has no {name}; a Hugging Face checkpoint has one"))?.read()
 }
 
-/// What some tools put before every name: data-parallel and compiled models, adapters that were merged, models within
-/// models.
-const WRAPPERS: [&str; 5] = ["", "module.", "_orig_mod.", "base_model.model.", "language_model."];
+/// What some tools put before every name, one of these or several: data-parallel and compiled models, adapters that
+/// were merged, models within models.
+const WRAPPERS: [&str; 9] = [
+    "module.",
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "base_model.",
+    "model.",
+    "language_model.",
+    "text_model.",
+    "transformer.",
+    "gpt_neox.",
+];
 
 /// What output heads are called, by one release of transformers or another.
 const HEADS: [&str; 2] = ["lm_head.weight", "embed_out.weight"];
@@ -428,7 +438,8 @@ impl Finder<'_> {
             let Some(name) = self.canonical(&stored_name) else {
                 bail!(
                     "tensor {stored_name} is not part of the model that config.json describes; config.json may be another \
-                     model's"
+                     model's. If it is more than the model needs, in transformers load the model with from_pretrained(...), \
+                     then save_pretrained(...), which leaves it out"
                 );
             };
             if self.architecture.is_redundant(&name) {
@@ -454,7 +465,7 @@ impl Finder<'_> {
     }
 
     /// The name in [`Architecture::tensors`], the head's, or a redundant one, of a tensor that a file calls `stored`:
-    /// with or without the prefix of the family, and without those of [`WRAPPERS`].
+    /// with or without the prefix of the family, behind any of [`WRAPPERS`].
     fn canonical(&self, stored: &str) -> Option<String> {
         let prefix = self.architecture.prefix();
         let is_known = |name: &String| {
@@ -468,7 +479,13 @@ impl Finder<'_> {
             let head = HEADS.contains(&name).then(|| self.head.name.clone());
             [Some(name.to_owned()), Some(format!("{prefix}{name}")), without, head].into_iter().flatten().find(is_known)
         };
-        WRAPPERS.iter().find_map(|wrapper| of(stored.strip_prefix(wrapper)?))
+        let mut stored = stored;
+        loop {
+            if let Some(name) = of(stored) {
+                return Some(name);
+            }
+            stored = WRAPPERS.iter().find_map(|wrapper| stored.strip_prefix(wrapper))?;
+        }
     }
 
     /// Of a tied head, which is like the embedding.

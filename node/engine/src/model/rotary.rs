@@ -101,6 +101,18 @@ impl RotaryConfig {
         Ok(Self { theta, part, scaling: Scaling::read(&own, config, window_max)? })
     }
 
+    /// Of a family whose heads turn whole: transformers passes over a `partial_rotary_factor`, and cannot compute one
+    /// together with scaling, which is refused here.
+    pub fn turn_whole(&mut self) -> Result<()> {
+        ensure!(
+            self.part == 1.0 || self.scaling == Scaling::None,
+            "config.json: partial_rotary_factor is {}, which this family has not together with rotary scaling",
+            self.part
+        );
+        self.part = 1.0;
+        Ok(())
+    }
+
     /// Tokens of the longest row, where the config says `said`: frequencies that follow the length reach further.
     pub fn window_max(&self, said: usize) -> usize {
         match self.scaling {

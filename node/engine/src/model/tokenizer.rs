@@ -48,6 +48,7 @@ impl Tokenizer {
         let inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))
             .context("tokenizer.json is malformed or not of a supported kind; download it again")?;
         let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special);
+        let added = added.filter(|(id, _)| (*id as usize) < interface.vocabulary);
         let special = added.map(|(id, token)| (id, token.content)).collect();
         let mut this = Self {
             inner,
@@ -62,7 +63,8 @@ impl Tokenizer {
         // Truncation and padding belong to how a batch is made, not to the text.
         this.inner.with_padding(None);
         guarded(|| this.inner.with_truncation(None).map(|_| ())).context("tokenizer.json: truncation")?;
-        let largest = this.inner.get_vocab(true).into_values().max().unwrap_or(0);
+        // Added tokens may lie beyond: tools add one for padding that no text has. A text that has one is refused.
+        let largest = this.inner.get_vocab(false).into_values().max().unwrap_or(0);
         ensure!(
             (largest as usize) < interface.vocabulary,
             "tokenizer.json has token id {largest}, the model's vocabulary ends at {}; they belong to different models",
@@ -115,7 +117,11 @@ impl Tokenizer {
 
     fn check(&self, ids: &[u32]) -> Result<()> {
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocabulary) {
-            anyhow::bail!("the tokenizer made token id {id}, the model's vocabulary ends at {}", self.vocabulary - 1);
+            let token = self.inner.id_to_token(*id).unwrap_or_default();
+            anyhow::bail!(
+                "the tokenizer made token id {id}, {token:?}, the model's vocabulary ends at {}; leave that token out of the text",
+                self.vocabulary - 1
+            );
         }
         Ok(())
     }

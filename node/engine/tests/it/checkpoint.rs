@@ -315,12 +315,17 @@ fn names_may_lack_their_prefix_or_have_another_before_it() {
         let directory = directory_of(&config(tied), &sound);
         let expected = logits(&Checkpoint::load(directory.path()).unwrap());
         let bare = |name: &str| name.strip_prefix("model.").unwrap_or(name).to_owned();
-        let renames: [&dyn Fn(&str) -> String; 5] = [
+        let renames: [&dyn Fn(&str) -> String; 10] = [
             &bare,
             &|name| format!("module.{name}"),
             &|name| format!("_orig_mod.{name}"),
             &|name| format!("base_model.model.{name}"),
             &|name| format!("module.{}", bare(name)),
+            &|name| format!("module._orig_mod.{name}"),
+            &|name| format!("language_model.{name}"),
+            &|name| format!("model.language_model.{}", bare(name)),
+            &|name| format!("transformer.{}", bare(name)),
+            &|name| format!("model.{name}"),
         ];
         for rename in renames {
             let renamed = sound.iter().map(|(name, tensor)| (rename(name), tensor.clone())).collect();
@@ -474,6 +479,24 @@ fn the_token_that_ends_a_turn_is_the_tokenizers() {
     assert_eq!(tokenizer(std::slice::from_ref(&generation)), (Some(4), vec![4, 2], Some(0)));
     assert_eq!(tokenizer(&[named("</s>"), generation]), (Some(3), vec![4, 2, 3], Some(0)));
     assert_eq!(tokenizer(&[named("unknown")]).0, Some(2), "a token that the tokenizer does not have");
+}
+
+/// A padding token of id 32000 beside a vocabulary of 32,000 is common; a node refused the whole model.
+#[test]
+fn added_tokens_beyond_the_vocabulary_are_refused_only_in_a_text() {
+    let directory = directory_of(&config(true), &weights(&config(true)));
+    let mut tokenizer: Value = serde_json::from_str(AROUND).unwrap();
+    let pad = json!({"id": 5, "content": "<pad>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true});
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(pad);
+    fs::write(directory.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let named = json!({"eos_token": "<pad>"}).to_string();
+    fs::write(directory.path().join("tokenizer_config.json"), named).unwrap();
+    let tokenizer = Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap();
+    assert_eq!(tokenizer.encode("ab").unwrap(), [1, 2]);
+    assert_eq!((tokenizer.turn_end(), tokenizer.special_text(5)), (None, None), "nothing can be trained to end in it");
+    let refused = tokenizer.encode("a<pad>").unwrap_err().to_string();
+    assert!(refused.contains("token id 5, \"<pad>\"") && refused.contains("ends at 4"), "{refused}");
 }
 
 #[test]

@@ -21,6 +21,7 @@ use super::{
     architecture::Architecture,
     fields::Fields,
     plan::{Family, Plan},
+    rotary::RotaryConfig,
 };
 
 /// Every family that can be read. A new one is a file of its own and a line here.
@@ -39,6 +40,9 @@ const FAMILIES: [&Family; 13] = [
     &gpt_neox::FAMILY,
     &opt::FAMILY,
 ];
+
+/// Those of which a part of a head may turn.
+const TURN_IN_PART: [&str; 2] = [phi3::FAMILY.model_type, gpt_neox::FAMILY.model_type];
 
 /// The model that `config.json` describes.
 ///
@@ -66,7 +70,13 @@ pub fn plan(config: &[u8]) -> Result<Plan> {
             known.join(", ")
         );
     };
-    let plan = (family.read)(&Fields(&value)).and_then(Plan::checked);
+    let turn = |mut plan: Plan| {
+        if !TURN_IN_PART.contains(&family.model_type) {
+            plan.rotaries.iter_mut().try_for_each(RotaryConfig::turn_whole)?;
+        }
+        plan.checked()
+    };
+    let plan = (family.read)(&Fields(&value)).and_then(turn);
     plan.with_context(|| format!("config.json does not describe a model of {}", family.name))
 }
 

@@ -208,6 +208,11 @@ impl Source<'_> {
         let head_dim = config["head_dim"].as_u64().filter(|size| *size > 0).context("it has heads of no elements")?;
         let turning = self.some_size("rope.dimension_count")?.unwrap_or(head_dim);
         if turning != head_dim {
+            ensure!(
+                model_type == "phi3",
+                "its rope.dimension_count is {turning}, of heads of {head_dim}: a {model_type} whose heads turn in part is not \
+                 supported"
+            );
             config.insert("partial_rotary_factor".into(), json!(turning as f64 / head_dim as f64));
         }
         if let Some(factors) = values("rope_freqs.weight")? {
