@@ -96,6 +96,7 @@ pub fn news(news: &Notice, names: &Names<'_>) {
         Notice::Behind(load) => tracing::warn!("{}", falls_behind(load)),
         Notice::NoMember { key } => no_member(key, names.replica),
         Notice::NewIncarnation { cause, machine } => new_incarnation(*cause, machine),
+        Notice::Twin { machine } => twin(machine),
         Notice::Report(report) => of_replica(report),
         Notice::AtRest { root, digest } => {
             tracing::info!("at rest: version vector {} weights {}", hex(root), hex(digest));
@@ -166,6 +167,17 @@ fn no_member(key: &[u8; 32], replica: Option<&Replica>) {
         () => format!("this machine's key is not among the run's members ({})", hex(key)),
     };
     tracing::warn!("{why}. So this node replays and serves, and does not train");
+}
+
+/// A node on a copy of the state directory is alive.
+fn twin(machine: &MachineId) {
+    tracing::warn!(
+        "another node makes gradients under this machine's key, as {machine}: it runs on a copy of this state directory. What both \
+         make counts, but they have one machine's share of the run's budget, and withdrawing the key withdraws both. Stop one of \
+         them and start it with a fresh --state; where the run admits its members, `{program} key --state <that directory>` prints \
+         the key to admit",
+        program = program()
+    );
 }
 
 fn new_incarnation(cause: IncarnationCause, machine: &MachineId) {
@@ -251,7 +263,7 @@ pub fn copied(directory: &Path, is_renamed: bool) {
         ),
         false => tracing::warn!(
             "{directory}: this state directory was copied or restored: going on as a new incarnation under the same key, which the \
-             run knows. Let no other copy run at the same time: peers take both for one machine, and hear one of them only"
+             run knows, and under a name of its own in the network, so that peers hear both should the other copy run, too"
         ),
     }
 }

@@ -21,7 +21,7 @@
 //!   │ checkpoint  what a file may claim   backlog   work for the trainer          │
 //!   │ points    held-out looks            curve     whether they still fall       │
 //!   │ pace      own share of the budget   load      whether it keeps up           │
-//!   │ leave     nothing acknowledged is lost                                      │
+//!   │ leave     nothing acknowledged is lost     twins  others under the own key  │
 //!   └──────────────────────── around one `protocol::Replica` ─────────────────────┘
 //! ```
 
@@ -58,6 +58,7 @@ pub mod run;
 mod running;
 pub mod start;
 pub mod time_share;
+mod twins;
 
 pub use config::{Config, GoalSettings};
 pub use curve::{CurvePoint, Forecast};

@@ -93,6 +93,11 @@ pub enum Notice {
         /// The new name.
         machine: MachineId,
     },
+    /// Another node signs under the own key while this one runs.
+    Twin {
+        /// As whom it signs.
+        machine: MachineId,
+    },
     /// Of the replica.
     Report(Report),
     /// Nothing has come for a while, and nothing is to be made: the weights at this root.

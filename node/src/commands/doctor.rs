@@ -125,7 +125,7 @@ async fn look_around(args: &DoctorArgs) -> Result<Vec<Finding>> {
     // A directory that no node has used yet knows nobody.
     let copy = StateCopy::of(&args.state).ok();
     let ticket = args.join.as_deref().map(parse_ticket).transpose()?;
-    let own = copy.as_ref().map(|copy| network::peer_id(copy.secret_key())).transpose()?;
+    let own = copy.as_ref().map(|copy| network::peer_id(copy.network_key())).transpose()?;
     let named = args.bootstrap.iter().map(|text| network::parse_bootstrap(text));
     let mut places: Vec<(PeerId, Multiaddr)> = named.collect::<Result<_, _>>()?;
     for (peer, addresses) in ticket.iter().flat_map(|ticket| &ticket.machines) {

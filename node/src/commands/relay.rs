@@ -26,7 +26,7 @@ pub fn run(args: &RelayArgs) -> Result<()> {
         None => ticket.as_ref().map(|ticket| ticket.run),
     };
     let state = StateDir::create_or_open(&args.state)?;
-    let own = network::peer_id(state.secret_key())?;
+    let own = network::peer_id(state.network_key())?;
     let named = args.bootstrap.iter().map(|text| network::parse_bootstrap_of_another(text, own));
     let mut known = named.collect::<Result<Vec<_>, _>>()?;
     if let Some(ticket) = &ticket {
@@ -49,7 +49,7 @@ pub fn run(args: &RelayArgs) -> Result<()> {
         connections_max: CONNECTIONS_MAX,
         limits,
         ..NetworkConfig::new(
-            state.secret_key(),
+            state.network_key(),
             run.map(|run| run.0),
             if listen.is_empty() { network::everywhere(DEFAULT_PORT) } else { listen },
         )

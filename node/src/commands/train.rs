@@ -291,7 +291,7 @@ fn points(opened: &Opened, text: &Dataset, objective: &dyn Objective) -> Result<
 fn observer(opened: &Opened, page: Option<Listener>) -> Result<Observer> {
     let template = Snapshot {
         run: opened.run.to_string(),
-        peer_id: network::peer_id(opened.state.secret_key())?.to_string(),
+        peer_id: network::peer_id(opened.state.network_key())?.to_string(),
         program: program().into(),
         model: opened.manifest.base.source.clone(),
         parameters: opened.manifest.parameters(),

@@ -20,7 +20,7 @@ use super::{
     base::BaseReader,
     checkpoint::{CheckpointRecord, LoadedCheckpoint},
     database::{self, Database},
-    directory::{SECRET, check_format, secret_key},
+    directory::{SECRET, check_format, network_key, secret_key},
     paths::{BASE, no_run, no_state},
 };
 
@@ -35,6 +35,7 @@ pub struct StateCopy {
     path: PathBuf,
     database: Database,
     secret_key: [u8; 32],
+    network_key: [u8; 32],
     incarnation: u64,
     checkpoint: Option<HeldCheckpoint>,
 }
@@ -65,9 +66,11 @@ impl StateCopy {
                 continue;
             }
             check_format(&database, path)?;
+            let secret_key = secret_key(&database, path)?;
             return Ok(Self {
                 path: path.to_owned(),
-                secret_key: secret_key(&database, path)?,
+                secret_key,
+                network_key: network_key(&database, secret_key)?,
                 incarnation: database.get_u64("incarnation")?.context("no incarnation in the database")?,
                 database,
                 checkpoint,
@@ -93,6 +96,11 @@ impl StateCopy {
     /// Ed25519 seed of its machine.
     pub fn secret_key(&self) -> [u8; 32] {
         self.secret_key
+    }
+
+    /// Ed25519 seed of its identity in the network.
+    pub fn network_key(&self) -> [u8; 32] {
+        self.network_key
     }
 
     /// Its machine's incarnation.

@@ -25,6 +25,8 @@ use super::{
 
 /// Name of a private run's secret in the database.
 pub(super) const SECRET: &str = "run secret";
+/// Seed of the network's identity in the database, where that is not the machine's.
+const NETWORK_KEY: &str = "network key";
 /// Version of the directory's layout.
 const FORMAT: u64 = 2;
 
@@ -39,6 +41,7 @@ pub struct StateDir {
     pub(super) path: PathBuf,
     pub(super) database: Arc<Database>,
     secret_key: [u8; 32],
+    network_key: [u8; 32],
     incarnation: AtomicU64,
     /// The incarnation was opened by this process: no segment of it can be anywhere else.
     is_new_incarnation: AtomicBool,
@@ -86,15 +89,23 @@ impl StateDir {
             if is_renamed {
                 secret_key = random()?;
             }
+            let network_key = if is_renamed { secret_key } else { random()? };
             let incarnation = random_incarnation()?.to_le_bytes();
             // In one transaction: whoever opens this directory next must not go on with the ledger either.
-            database.put_all(&[("home", &home), ("incarnation", &incarnation), ("secret key", &secret_key)])?;
+            database.put_all(&[
+                ("home", &home),
+                ("incarnation", &incarnation),
+                ("secret key", &secret_key),
+                (NETWORK_KEY, &network_key),
+            ])?;
         }
         let incarnation = database.get_u64("incarnation")?.context("no incarnation in the database")?;
+        let network_key = network_key(&database, secret_key)?;
         Ok(Self {
             path: path.to_owned(),
             database: Arc::new(database),
             secret_key,
+            network_key,
             incarnation: AtomicU64::new(incarnation),
             is_new_incarnation: AtomicBool::new(fresh || moved),
             moved,
@@ -114,8 +125,7 @@ impl StateDir {
         self.moved
     }
 
-    /// Whether it got a new key for that reason: peers take nodes of one key for one, and hear only one of them. A key
-    /// that the run names, as its authority's or a member's, is kept.
+    /// Whether it got a new key for that reason. A key that the run names, as its authority's or a member's, is kept.
     pub fn is_renamed(&self) -> bool {
         self.is_renamed
     }
@@ -123,6 +133,12 @@ impl StateDir {
     /// Ed25519 seed of this machine.
     pub fn secret_key(&self) -> [u8; 32] {
         self.secret_key
+    }
+
+    /// Ed25519 seed of the network's identity: the machine's, but of a copy that keeps its machine's key. Peers take
+    /// nodes of one identity for one, and hear only one of them.
+    pub fn network_key(&self) -> [u8; 32] {
+        self.network_key
     }
 
     /// The own ledger's incarnation.
@@ -253,6 +269,11 @@ pub(super) fn check_format(database: &Database, path: &Path) -> Result<()> {
 pub(super) fn secret_key(database: &Database, path: &Path) -> Result<[u8; 32]> {
     let key = database.get("secret key")?.and_then(|bytes| bytes.try_into().ok());
     key.with_context(|| format!("{}: no identity in the database", path.display()))
+}
+
+pub(super) fn network_key(database: &Database, secret_key: [u8; 32]) -> Result<[u8; 32]> {
+    let own = database.get(NETWORK_KEY)?.and_then(|bytes| bytes.try_into().ok());
+    Ok(own.unwrap_or(secret_key))
 }
 
 fn random_incarnation() -> Result<u64> {

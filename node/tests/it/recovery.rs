@@ -9,6 +9,7 @@ use protocol::{
     signature::{Ed25519Signer, Signer},
 };
 use std::{
+    collections::BTreeMap,
     fs,
     path::Path,
     process::Command,
@@ -49,10 +50,66 @@ fn a_rolled_back_directory_goes_on_as_a_new_incarnation() {
     fs::write(state.join("node.redb"), old).unwrap();
     let second = run("600");
     second.hear("rolled back");
+    assert!(!second.said("another node makes gradients"), "what an earlier session made is no twin");
     second.finish();
     assert!(!first.said("signed two histories"));
     assert_eq!(gradients(&state), 200 + 600);
     assert_agreement(&[state, first.leave()]);
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// Regression: peers heard one of two nodes under one key, since both had the same identity in the network, and neither
+/// said that there is another.
+#[test]
+fn copies_of_a_member_are_both_heard_and_both_told_of_each_other() {
+    let workshop = Workshop::new();
+    let by_authority = ["--samples", "100", "--members", "by-authority"];
+    let authority = workshop.first("authority", &by_authority);
+    let (address, _) = authority.join_line();
+    let join = |name: &str| workshop.node(name, &["--bootstrap", &address]);
+    join("original").hear("not a member of the run yet");
+    let state = workshop.state("original");
+    let state_of_authority = authority.leave();
+    let key = inspect(&state, &["key"]).trim().to_owned();
+    inspect(&state_of_authority, &["admit", &key]);
+    let listen = address.split("/p2p/").next().unwrap().to_owned();
+    let authority = workshop.node("authority", &["--samples", "100", "--listen", &listen]);
+    let original = join("original");
+    original.until("training", |status| status["own"]["total"].as_u64() > Some(100));
+    original.leave();
+    copy_directory(&state, &workshop.state("copy"));
+    let (original, copy) = (join("original"), join("copy"));
+    assert!(copy.hear("was copied or restored").contains("a name of its own in the network"));
+    for twin in [&original, &copy] {
+        assert!(twin.hear("another node makes gradients under this machine's key").contains("fresh --state"));
+    }
+    // A third node hears what both make, and goes on to do so.
+    let heights = || -> BTreeMap<String, u64> {
+        let machines = authority.status()["machines"].as_array().cloned().unwrap_or_default();
+        let of = |machine: &serde_json::Value| {
+            let name = machine["machine"].as_str().filter(|name| name.starts_with(&key[..12]))?.to_owned();
+            Some((name, machine["height"].as_u64()?))
+        };
+        machines.iter().filter_map(of).collect()
+    };
+    for _ in 0..2 {
+        let before = heights();
+        let grew = |now: &BTreeMap<String, u64>| {
+            now.iter().filter(|(name, now)| before.get(*name).is_none_or(|was| was < *now)).count()
+        };
+        authority.until("hearing both", |_| grew(&heights()) == 2);
+    }
+    let states = [original.leave(), copy.leave()];
+    join("original")
+        .until("all of the other's", |status| status["swarm"]["total"] == authority.status()["swarm"]["total"]);
+    assert!(machines_shown(&states[0]).iter().all(|machine| machine["revoked"].is_null()));
 }
 
 #[test]
@@ -65,12 +122,7 @@ fn a_copied_directory_goes_on_beside_the_original() {
         workshop.node(name, &["--bootstrap", &address, "--samples", samples, "--exit-when-idle", "3"])
     };
     let state = run("original", "200").finish();
-    let copy = workshop.state("copy");
-    fs::create_dir(&copy).unwrap();
-    for entry in fs::read_dir(&state).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-    }
+    copy_directory(&state, &workshop.state("copy"));
     let (original, copy) = (run("original", "400"), run("copy", "400"));
     copy.hear("was copied or restored");
     let states = [original.finish(), copy.finish()];

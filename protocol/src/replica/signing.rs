@@ -52,6 +52,13 @@ impl Replica {
         others.map(Account::effective_height).sum()
     }
 
+    /// The own key's other incarnations, and the swarm step of the last byte of each.
+    pub fn own_key_elsewhere(&self) -> impl Iterator<Item = (MachineId, u64)> {
+        let own = self.own.machine;
+        let others = self.accounts.of_key(own.key).filter(move |account| *account.machine() != own);
+        others.map(|account| (*account.machine(), account.ledger().swarm_step()))
+    }
+
     /// Whether no segment of an incarnation given up is still on its way to the disk.
     pub fn own_is_settled(&self) -> bool {
         self.own.unstored.iter().all(|(_, chunk)| chunk.machine == self.own.machine)

@@ -89,6 +89,7 @@ impl Running {
     /// tick: one that was meant for another machine would be wrong.
     fn adopt_own(&mut self) {
         self.goals.adopted();
+        self.twins.own(self.replica.own_machine());
         self.adopting += 1;
         self.pace.begin_at(self.replica.own_next_sample());
         self.backlog.rest();

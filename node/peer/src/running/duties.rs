@@ -40,9 +40,12 @@ impl Running {
             if self.replica.own_allowed() <= self.replica.own_next_sample() {
                 cx.outputs.push_back(Output::Notice(Notice::NoMember { key: cx.config.key }));
             }
+            self.twins.joined(self.replica.swarm_step());
             // Not at the step of a swarm that nobody had told of yet.
             self.advance_swarm_step();
         }
+        let twins = self.twins.next(&self.replica).into_iter();
+        cx.outputs.extend(twins.map(|machine| Output::Notice(Notice::Twin { machine })));
         if self.goals.step_is_due(&self.replica, self.swarm_step, now_ms) {
             self.advance_swarm_step();
         }

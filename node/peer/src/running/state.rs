@@ -14,6 +14,7 @@ use crate::{
     pace::Pace,
     planted::{Forgotten, Planted},
     points::Points,
+    twins::Twins,
 };
 
 /// With more entries waiting than a swarm's ordinary delay brings, people are told that the weights are behind.
@@ -42,6 +43,7 @@ pub struct Running {
     pub(super) backlog: Backlog,
     pub(super) pace: Pace,
     pub(super) load: LoadMeter,
+    pub(super) twins: Twins,
     /// Adoptions that the trainer has not confirmed: until then own samples of the old machine may be on their way.
     pub(super) adopting: usize,
     /// The swarm step that own bytes are measured at.
@@ -94,6 +96,7 @@ impl Running {
             backlog: Backlog::default(),
             pace: Pace::new(1, 1, 0),
             load: LoadMeter::default(),
+            twins: Twins::default(),
             adopting: 0,
             swarm_step: 0,
             renewal: None,

@@ -15,7 +15,7 @@ use crate::{
 
 /// Machines that people named, one by one or in a ticket, and where they are. A ticket may name this machine, too.
 pub fn given(settings: &Settings, state: &StateDir) -> Result<Vec<(PeerId, Multiaddr)>> {
-    let own = network::peer_id(state.secret_key())?;
+    let own = network::peer_id(state.network_key())?;
     let named = settings.bootstrap.iter().map(|text| network::parse_bootstrap_of_another(text, own));
     let mut given = named.collect::<Result<Vec<_>, _>>()?;
     if let Some(ticket) = &settings.ticket {
@@ -84,7 +84,7 @@ fn network_of(
         announced: settings.announce.clone(),
         limits: settings.limits,
         prologue: secret(settings, state)?.map(|secret| secret.connection()),
-        ..NetworkConfig::new(state.secret_key(), run.map(|run| run.0), listen)
+        ..NetworkConfig::new(state.network_key(), run.map(|run| run.0), listen)
     })
 }
 
