@@ -8,6 +8,8 @@ Writes the same 200 rows in every form into a temporary directory, and prints a 
 number of rows than the files have. --fixtures DIR writes the Parquet files that the engine's tests read instead.
 """
 import argparse
+import datetime
+import decimal
 import gzip
 import json
 import os
@@ -93,11 +95,22 @@ def of_datasets(path, builder, cache):
 
 
 def fixtures(directory):
-    """Few rows, with what Parquet files have: nested lists, nulls, numbers, each codec."""
+    """Few rows, with what Parquet files have: each codec, row groups, nested lists, nulls, kinds of numbers; and no rows."""
     chats = [conversation(i) for i in range(6)]
     chats[5]["score"] = None
-    for codec in ["snappy", "zstd", "gzip"]:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(chats), directory / f"chat-{codec}.parquet", compression=codec)
+    chats[2]["messages"][0]["name"] = "it"
+    (directory / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats))
+    table = pyarrow.Table.from_pylist(chats)
+    for codec in ["snappy", "zstd", "gzip", "none"]:
+        pyarrow.parquet.write_table(table, directory / f"chat-{codec}.parquet", compression=codec, row_group_size=4)
+    pyarrow.parquet.write_table(table.slice(0, 0), directory / "empty.parquet")
+    kinds = pyarrow.table({
+        "text": ["a"], "none": pyarrow.array([None], pyarrow.string()), "yes": [True], "small": pyarrow.array([-3], pyarrow.int8()),
+        "large": pyarrow.array([2**63 + 1], pyarrow.uint64()), "half": pyarrow.array([0.5], pyarrow.float32()),
+        "day": [datetime.date(2024, 2, 29)], "price": [decimal.Decimal("1.50")], "bytes": pyarrow.array([b"caf\xc3\xa9"]),
+        "noise": pyarrow.array([b"\xff\x00"]), "list": [[1, None, 3]], "pairs": pyarrow.array([[("k", 1)]], pyarrow.map_("string", "int64")),
+        "deep": [{"a": [{"b": "c"}], "d": None}]})
+    pyarrow.parquet.write_table(kinds, directory / "kinds.parquet")
 
 
 def main():

@@ -11,7 +11,7 @@ use engine::{
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::manifest::ObjectiveLine;
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     thread,
     time::Duration,
@@ -53,7 +53,7 @@ impl Texts {
         };
         let columns = Columns::new(settings.text_field.clone(), settings.template.as_deref())?;
         let columns = if asks { columns.asking() } else { columns };
-        let reader = TextReader::new(checkpoint, columns, settings.sequence_length)?;
+        let reader = TextReader::new(checkpoint, columns, settings.sequence_length, &settings.state)?;
         let length = reader.length;
         let eval = settings.eval.as_ref().map(|path| reader.load("--eval", path)).transpose()?;
         let (data, held_out) = match &settings.data {
@@ -94,17 +94,20 @@ pub struct TextReader {
     /// Tokens of a window.
     pub length: usize,
     length_max: usize,
+    scratch: PathBuf,
 }
 
 impl TextReader {
-    /// `length`: tokens of a window, if said. Errors if the model's tokenizer is not sound.
-    pub fn new(checkpoint: &Checkpoint, columns: Columns, length: Option<usize>) -> Result<Self> {
+    /// `length`: tokens of a window, if said. `state`: a directory, there or to be, on the disk that takes what memory
+    /// does not. Errors if the model's tokenizer is not sound.
+    pub fn new(checkpoint: &Checkpoint, columns: Columns, length: Option<usize>, state: &Path) -> Result<Self> {
         // The last token of a window is only predicted.
         let length_max = checkpoint.architecture()?.interface().window_max + 1;
         let length = length.unwrap_or(SEQUENCE_LENGTH.min(length_max));
         let tokenizer = Tokenizer::of(checkpoint).with_context(|| format!("the tokenizer of {}", checkpoint.source))?;
         let template = ChatTemplate::of(checkpoint, &tokenizer).with_context(|| format!("of {}", checkpoint.source))?;
-        Ok(Self { tokenizer, template, columns, length, length_max })
+        let scratch = state.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new(".")).to_owned();
+        Ok(Self { tokenizer, template, columns, length, length_max, scratch })
     }
 
     /// Errors if the model has no window of this length.
@@ -134,8 +137,9 @@ impl TextReader {
     /// Reads, while a line shows how far that is, if it takes long.
     fn watched<T>(&self, flag: &str, path: &Path, read: impl FnOnce(&Reader<'_>) -> Result<T>) -> Result<T> {
         let progress = Arc::default();
-        let Self { tokenizer, template, columns, length, .. } = self;
-        let reader = Reader { tokenizer, template, columns, sequence_length: *length, progress: Arc::clone(&progress) };
+        let Self { tokenizer, template, columns, length, scratch, .. } = self;
+        let (sequence_length, progress_of) = (*length, Arc::clone(&progress));
+        let reader = Reader { tokenizer, template, columns, sequence_length, scratch, progress: progress_of };
         if path == Path::new("-") || std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
             tracing::info!("{flag} {}: reading until its writer closes it", path.display());
         }

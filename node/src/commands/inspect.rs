@@ -138,7 +138,7 @@ pub fn evaluation_text(
     length: Option<usize>,
 ) -> Result<Dataset> {
     let columns = Columns::new(columns.text_field.clone(), columns.template.as_deref())?;
-    let reader = TextReader::new(checkpoint, columns, length)?;
+    let reader = TextReader::new(checkpoint, columns, length, &std::env::temp_dir())?;
     match data {
         Some(path) => reader.load("--data", path),
         None if embedded::is_of(&manifest.base) => embedded::held_out(&reader.tokenizer, reader.length),

@@ -21,18 +21,18 @@ pub type Bytes = BufReader<Box<dyn Read + Send>>;
 /// What a file holds.
 pub enum Content {
     /// Text, to be UTF-8.
-    Text(Text),
+    Text(Opened),
     /// Parquet, which is read from its end.
-    Parquet,
+    Parquet(Opened),
     /// Nothing at all.
     Empty,
     /// Something else: what it is, and the remedy.
     Other(String),
 }
 
-/// Text, its beginning, and how it is wrapped.
-pub struct Text {
-    /// The beginning, or all of a short text.
+/// A file's bytes, their beginning, and how they were wrapped.
+pub struct Opened {
+    /// The beginning, or all of a short file.
     pub head: Vec<u8>,
     /// Whether `head` is all.
     pub is_whole: bool,
@@ -58,10 +58,7 @@ pub fn content(raw: Box<dyn Read + Send>) -> Result<Content> {
         return Ok(Content::Empty);
     }
     if head.starts_with(b"PAR1") {
-        return Ok(match wrapping.is_empty() {
-            true => Content::Parquet,
-            false => Content::Other("a compressed Parquet file; decompress it".into()),
-        });
+        return Ok(Content::Parquet(Opened { head, is_whole: false, bytes, wrapping }));
     }
     if let Some(other) = other(&head) {
         return Ok(Content::Other(other));
@@ -81,7 +78,7 @@ pub fn content(raw: Box<dyn Read + Send>) -> Result<Content> {
         return Ok(Content::Other(format!("no text: byte {at} is NUL; if it should be text, save it as UTF-8")));
     }
     let is_whole = head.len() < HEAD_BYTES - BYTE_ORDER_MARK.len();
-    Ok(Content::Text(Text { head, is_whole, bytes, wrapping }))
+    Ok(Content::Text(Opened { head, is_whole, bytes, wrapping }))
 }
 
 /// The beginning, and everything.

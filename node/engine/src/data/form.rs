@@ -22,6 +22,8 @@ pub enum Form {
     Json,
     /// A header, and records whose fields this separates.
     Table(u8),
+    /// Columns of rows, which are no text.
+    Parquet,
 }
 
 impl Form {
@@ -33,6 +35,7 @@ impl Form {
             Self::Json => "JSON",
             Self::Table(b'\t') => "TSV",
             Self::Table(_) => "CSV",
+            Self::Parquet => "Parquet",
         }
     }
 }

@@ -13,7 +13,8 @@
 //! | `source.rs` | which files a path names |
 //! | `bytes.rs`, `zstd.rs`, `utf16.rs` | from a file's bytes to text |
 //! | `form.rs` | which form a text has |
-//! | `row.rs`, `non_finite.rs` | rows of JSON, JSON Lines and tables |
+//! | `row.rs`, `non_finite.rs`, `parquet.rs` | rows of JSON, JSON Lines and tables; of Parquet |
+//! | `scratch.rs` | what is put on the disk while a node runs |
 //! | `columns.rs` | a row's columns → what is learned of it |
 //! | `documents.rs`, `choices.rs`, `prompts.rs`, `text.rs` | that → tokens |
 //! | `tokens.rs`, `window.rs`, `part.rs` | what is kept: ids, and which of them are a row |
@@ -30,11 +31,13 @@ mod form;
 mod non_finite;
 mod order;
 mod pack;
+mod parquet;
 mod part;
 mod prompts;
 mod read;
 mod report;
 mod row;
+mod scratch;
 mod source;
 mod text;
 mod tokens;
@@ -87,6 +90,8 @@ pub struct Reader<'a> {
     pub columns: &'a Columns,
     /// Tokens of a window.
     pub sequence_length: usize,
+    /// A directory on a disk with room for what does not go into memory.
+    pub scratch: &'a Path,
     /// Bytes that were read so far, for who watches.
     pub progress: Arc<AtomicU64>,
 }
@@ -118,8 +123,7 @@ impl Reader<'_> {
     }
 
     fn read(&self, path: &Path, held_out: f64) -> Result<ReadTexts> {
-        let Self { tokenizer, template, sequence_length, .. } = *self;
-        read::load(path, &Encoder { tokenizer, template, sequence_length }, self.columns, held_out, &self.progress)
+        read::load(path, self, held_out)
     }
 }
 
@@ -276,5 +280,12 @@ fn plain<T>(
     let special: BTreeMap<String, String> = end.map(|end| ("eos_token".into(), end)).into_iter().collect();
     let template = ChatTemplate::plain(special)?;
     let progress = Arc::default();
-    read(&Reader { tokenizer, template: &template, columns: &columns, sequence_length, progress })
+    read(&Reader {
+        tokenizer,
+        template: &template,
+        columns: &columns,
+        sequence_length,
+        scratch: &std::env::temp_dir(),
+        progress,
+    })
 }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use std::{
+    fs::File,
     io::Read,
     path::Path,
     sync::{
@@ -12,13 +13,16 @@ use std::{
 };
 
 use super::{
-    bytes::{self, Content, Text},
+    Reader,
+    bytes::{self, Content, Opened},
     columns::{Columns, Found},
     documents::{Document, Encoder},
     form::{Form, form},
+    parquet,
     part::{Documents, Part, Rows, Split},
     report::{Report, counted, few},
     row::{self, Row},
+    scratch,
     source::{self, Source},
     text::{encode_text, split},
     tokens::Tokens,
@@ -51,23 +55,19 @@ struct Seen {
     source: Source,
     form: Form,
     /// Of what can be read only once.
-    open: Option<Text>,
+    open: Option<Opened>,
 }
 
-/// Reads `path` and holds out the last `held_out` of it. `progress` counts bytes as they are read.
-pub fn load(
-    path: &Path,
-    encoder: &Encoder<'_>,
-    columns: &Columns,
-    held_out: f64,
-    progress: &Arc<AtomicU64>,
-) -> Result<ReadTexts> {
-    let sequence_length = encoder.sequence_length;
+/// Reads `path` and holds out the last `held_out` of it.
+pub fn load(path: &Path, reader: &Reader<'_>, held_out: f64) -> Result<ReadTexts> {
+    let Reader { tokenizer, template, columns, sequence_length, scratch, ref progress } = *reader;
     ensure!(sequence_length >= 2, "--sequence-length {sequence_length} is too short, a window needs 2 tokens");
     let report = Report { path: path.to_owned(), sequence_length, ..Report::default() };
-    let tokens = Tokens::for_vocabulary(encoder.tokenizer.vocabulary());
+    let encoder = &Encoder { tokenizer, template, sequence_length };
+    let tokens = Tokens::for_vocabulary(tokenizer.vocabulary());
     let documents = Documents::default();
-    let mut reading = Reading { encoder, columns, progress, report, tokens, documents, waiting: Vec::new(), bytes: 0 };
+    let mut reading =
+        Reading { encoder, columns, scratch, progress, report, tokens, documents, waiting: Vec::new(), bytes: 0 };
     let (texts, tables) = reading.look(path)?;
     let (mut train, mut eval) = reading.texts(texts, held_out)?;
     for seen in tables {
@@ -124,6 +124,7 @@ fn no_text(report: &Report) -> String {
 struct Reading<'a> {
     encoder: &'a Encoder<'a>,
     columns: &'a Columns,
+    scratch: &'a Path,
     progress: &'a Arc<AtomicU64>,
     report: Report,
     tokens: Tokens,
@@ -151,19 +152,17 @@ impl Reading<'_> {
     }
 
     fn look_at(&mut self, source: Source) -> Result<Option<Seen>> {
-        let text = match self.open(&source)? {
-            Content::Text(text) => text,
-            Content::Empty => return Ok(None),
-            Content::Parquet => {
-                bail!("a Parquet file; write it as JSON Lines (datasets: to_json, pandas: to_json with lines=True)")
+        let (opened, form) = match self.open(&source)? {
+            Content::Text(text) if text.head.iter().all(u8::is_ascii_whitespace) && text.is_whole => return Ok(None),
+            Content::Text(text) => {
+                let form = form(&text.head, text.is_whole, source.path(), self.columns)?;
+                (text, form)
             }
+            Content::Parquet(opened) => (opened, Form::Parquet),
+            Content::Empty => return Ok(None),
             Content::Other(what) => bail!("{what}"),
         };
-        if text.head.iter().all(u8::is_ascii_whitespace) && text.is_whole {
-            return Ok(None);
-        }
-        let form = form(&text.head, text.is_whole, source.path(), self.columns)?;
-        let open = source.size().is_none().then_some(text);
+        let open = source.size().is_none().then_some(opened);
         Ok(Some(Seen { source, form, open }))
     }
 
@@ -173,15 +172,15 @@ impl Reading<'_> {
     }
 
     /// The bytes of a file that was looked at before.
-    fn reopen(&mut self, seen: &mut Seen) -> Result<Text> {
-        let text = match seen.open.take() {
-            Some(text) => text,
-            None => match self.open(&seen.source)? {
-                Content::Text(text) => text,
-                _ => bail!("{} has changed while it was read", seen.source.path().display()),
-            },
-        };
-        Ok(text)
+    fn reopen(&mut self, seen: &mut Seen) -> Result<Opened> {
+        if let Some(opened) = seen.open.take() {
+            return Ok(opened);
+        }
+        match self.open(&seen.source)? {
+            Content::Text(opened) if seen.form != Form::Parquet => Ok(opened),
+            Content::Parquet(opened) if seen.form == Form::Parquet => Ok(opened),
+            _ => bail!("{} has changed while it was read", seen.source.path().display()),
+        }
     }
 
     /// A file is read.
@@ -250,7 +249,7 @@ impl Reading<'_> {
 
     fn text(&mut self, seen: &mut Seen) -> Result<String> {
         let mut bytes = Vec::new();
-        let Text { bytes: mut all, wrapping, .. } = self.reopen(seen)?;
+        let Opened { bytes: mut all, wrapping, .. } = self.reopen(seen)?;
         all.read_to_end(&mut bytes)?;
         let text = bytes::utf8(bytes)?;
         if let Some(at) = text.find('\0') {
@@ -284,16 +283,25 @@ impl Reading<'_> {
     }
 
     fn rows_of(&mut self, seen: &mut Seen, name: &str) -> Result<()> {
-        let text = self.reopen(seen)?;
-        self.count(seen.form, &text.wrapping);
-        row::read(seen.form, text.bytes, &mut |row| {
+        let Opened { mut bytes, wrapping, .. } = self.reopen(seen)?;
+        self.count(seen.form, &wrapping);
+        let (progress, directory) = (self.progress.clone(), self.scratch);
+        let mut sink = |row: Row| {
             self.bytes += row.size();
             self.waiting.push(row);
-            if self.waiting.len() >= ROWS_AT_ONCE || self.bytes >= BYTES_AT_ONCE {
-                self.store(name)?;
+            match self.waiting.len() >= ROWS_AT_ONCE || self.bytes >= BYTES_AT_ONCE {
+                true => self.store(name),
+                false => Ok(()),
             }
-            Ok(())
-        })?;
+        };
+        match (seen.form, &seen.source) {
+            (Form::Parquet, Source::File(path, _)) if wrapping.is_empty() => {
+                parquet::read(File::open(path)?, &progress, &mut sink)?;
+            }
+            // It is read from its end, which a pipe shows last.
+            (Form::Parquet, _) => parquet::read(scratch::copy(&mut bytes, directory)?, &AtomicU64::new(0), &mut sink)?,
+            (form, _) => row::read(form, bytes, &mut sink)?,
+        }
         self.store(name)
     }
 

@@ -57,13 +57,13 @@ impl Row {
     }
 }
 
-/// Reads all rows; `sink` gets each. Errors if the file cannot be read on.
+/// Reads all rows of a text; `sink` gets each. Errors if the file cannot be read on.
 pub fn read(form: Form, bytes: Bytes, sink: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
     match form {
         Form::JsonLines => lines(bytes, sink),
         Form::Json => json(bytes, sink),
         Form::Table(separator) => table(bytes, separator, sink),
-        Form::Text => Ok(()),
+        Form::Text | Form::Parquet => Ok(()),
     }
 }
 

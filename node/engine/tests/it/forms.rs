@@ -15,15 +15,16 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::of(&checkpoint).unwrap()
 }
 
-fn read_with(columns: &Columns, path: &Path, sequence_length: usize) -> Result<Dataset, String> {
+pub fn read_with(columns: &Columns, path: &Path, sequence_length: usize) -> Result<Dataset, String> {
     let (tokenizer, template) = (tokenizer(), ChatTemplate::plain(BTreeMap::new()).unwrap());
-    let progress = Arc::default();
-    let reader = Reader { tokenizer: &tokenizer, template: &template, columns, sequence_length, progress };
+    let (progress, scratch) = (Arc::default(), std::env::temp_dir());
+    let reader =
+        Reader { tokenizer: &tokenizer, template: &template, columns, sequence_length, scratch: &scratch, progress };
     reader.load(path).map_err(|error| format!("{error:#}"))
 }
 
 /// What is read of a file with this content, or why it is not.
-fn read(name: &str, content: impl AsRef<[u8]>) -> Result<Dataset, String> {
+pub fn read(name: &str, content: impl AsRef<[u8]>) -> Result<Dataset, String> {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join(name);
     fs::write(&path, content).unwrap();
@@ -31,7 +32,7 @@ fn read(name: &str, content: impl AsRef<[u8]>) -> Result<Dataset, String> {
 }
 
 /// All rows as text: what is given, then `[` what is predicted `]`.
-fn rows(dataset: &Dataset) -> Vec<String> {
+pub fn rows(dataset: &Dataset) -> Vec<String> {
     let row = |index: usize| {
         let batch = dataset.batch_of(&[index]).unwrap();
         let tokens: Vec<u32> = batch.tokens.to_vec1().unwrap();
@@ -241,7 +242,7 @@ fn a_directory_says_what_it_left_alone() {
 #[test]
 fn what_is_no_text_is_named() {
     for (content, part) in [
-        (&b"PAR1\0\0\0\0PAR1"[..], "Parquet"),
+        (&b"PAR1\0\0\0\0PAR1"[..], "the Parquet file is damaged"),
         (b"%PDF-1.7 and so on", "PDF"),
         (b"PK\x03\x04\0\0", "ZIP"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),

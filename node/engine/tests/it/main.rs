@@ -11,6 +11,7 @@ mod gguf;
 mod gradients;
 mod kernel_parity;
 mod model;
+mod parquet;
 mod projection_parity;
 mod random;
 mod reference;
