@@ -156,8 +156,9 @@ impl LiveLine {
     fn training(&self, parts: &LineParts<'_>) -> String {
         let loss = |loss: Option<f64>| loss.map_or("-".into(), |loss| format!("{loss:.4}"));
         let paused = parts.paused.map_or_else(String::new, |why| format!("paused ({why})  "));
+        let looking = looking(parts.session);
         format!(
-            "{paused}own {} ({:.1}/s)  swarm {} ({:.1}/s)  loss {}  held-out {}",
+            "{paused}{looking}own {} ({:.1}/s)  swarm {} ({:.1}/s)  loss {}  held-out {}",
             own(parts.replica),
             self.rates.0,
             parts.replica.swarm_step(),
@@ -166,6 +167,11 @@ impl LiveLine {
             parts.session.held_out().map_or("-".into(), |held_out| held_out.to_string()),
         )
     }
+}
+
+/// How far a look at the held-out text is. The first one comes before the first gradient, and may take minutes.
+fn looking(session: &Session) -> String {
+    session.look().map_or_else(String::new, |(done, all)| format!("held-out text: {done} of {all} rows looked at  "))
 }
 
 /// Own gradients, of all incarnations.
@@ -214,6 +220,16 @@ fn network(parts: &LineParts<'_>, gradients: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_look_at_the_held_out_text_shows_how_far_it_is_until_it_ends() {
+        let mut session = Session::default();
+        assert_eq!(looking(&session), "");
+        session.looking(2, 128);
+        assert_eq!(looking(&session), "held-out text: 2 of 128 rows looked at  ");
+        session.looking(128, 128);
+        assert_eq!(looking(&session), "");
+    }
 
     #[test]
     fn a_line_keeps_to_the_width_in_whole_parts() {

@@ -39,7 +39,7 @@ impl Sampler {
     /// For a model of `checkpoint`.
     pub fn new(checkpoint: &Checkpoint, held_out: &Dataset) -> Result<Self> {
         let sampling = Sampling { tokens_max: TOKENS_MAX, seed: 0, ..checkpoint.sampling()?.unwrap_or_default() };
-        let (tokenizer, prompts) = (Tokenizer::of(checkpoint)?, held_out.prompts(PROMPTS));
+        let (tokenizer, prompts) = (Tokenizer::of(checkpoint)?, held_out.prompts(PROMPTS)?);
         Ok(Self { tokenizer, prompts, sampling, begun: Instant::now(), due: Duration::ZERO })
     }
 

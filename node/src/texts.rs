@@ -1,6 +1,7 @@
 //! Texts, read for one model: once, so that they may come through a pipe, and with a line that says what was read.
 
 use anyhow::{Context, Result, ensure};
+use bytesize::ByteSize;
 use engine::{
     chat::ChatTemplate,
     data::{Columns, Dataset, Reader},
@@ -14,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -27,6 +28,8 @@ const SEQUENCE_LENGTH: usize = 128;
 /// A text that takes longer gets a line that shows how far it is.
 const PATIENCE: Duration = Duration::from_millis(500);
 const REFRESH: Duration = Duration::from_millis(200);
+/// Where there is no such line, a line of the log as often as this says the same.
+const OFF_TERMINAL: Duration = Duration::from_secs(10);
 
 /// What this machine trains on, and what it is measured by.
 #[derive(Default)]
@@ -140,20 +143,33 @@ impl TextReader {
         let Self { tokenizer, template, columns, length, scratch, .. } = self;
         let (sequence_length, progress_of) = (*length, Arc::clone(&progress));
         let reader = Reader { tokenizer, template, columns, sequence_length, scratch, progress: progress_of };
-        if path == Path::new("-") || std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        let (there, is_input) = (std::fs::metadata(path).ok(), path == Path::new("-"));
+        if is_input || there.as_ref().is_some_and(|there| !there.is_file() && !there.is_dir()) {
             tracing::info!("{flag} {}: reading until its writer closes it", path.display());
         }
+        let size = there.filter(|there| there.is_file() && !is_input).map(|there| there.len());
         let done = Arc::new(());
         let is_going_on = Arc::downgrade(&done);
         let name = format!("reading {}", path.display());
         let watcher = thread::Builder::new().name("progress".into()).spawn(move || {
             thread::park_timeout(PATIENCE);
-            let bar = ProgressBar::new_spinner().with_message(name);
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}: {bytes} ({bytes_per_sec}), {elapsed}") {
+            let bar = size.map_or_else(ProgressBar::new_spinner, ProgressBar::new).with_message(name.clone());
+            let template = match size {
+                Some(_) => "{msg}: {bar:30} {bytes} of {total_bytes} ({bytes_per_sec}), {eta} to go",
+                None => "{spinner} {msg}: {bytes} ({bytes_per_sec}), {elapsed}",
+            };
+            if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
+            let mut told = Instant::now();
             while is_going_on.upgrade().is_some() {
-                bar.set_position(progress.load(Ordering::Relaxed));
+                let read = progress.load(Ordering::Relaxed);
+                bar.set_position(read);
+                if bar.is_hidden() && told.elapsed() >= OFF_TERMINAL {
+                    let of = size.map_or_else(String::new, |size| format!(" of {}", ByteSize(size)));
+                    tracing::info!("{name}: {}{of} so far", ByteSize(read));
+                    told = Instant::now();
+                }
                 thread::park_timeout(REFRESH);
             }
             bar.finish_and_clear();

@@ -67,6 +67,13 @@ pub enum Event {
     Took,
     /// Own gradients; the weights contain them.
     Step(Step),
+    /// A look at the held-out text is under way: so many of its rows are done.
+    Looking {
+        /// Rows.
+        done: usize,
+        /// Of so many.
+        all: usize,
+    },
     /// The held-out loss.
     Evaluated {
         /// What it is.
@@ -264,7 +271,9 @@ impl Worker {
             Command::Train { until_sample } => self.until_sample = until_sample,
             Command::Evaluate(windows_max) => {
                 let begun = Instant::now();
-                if let Some(evaluation) = self.trainer.evaluate(windows_max)? {
+                let events = self.events.clone();
+                let mut watch = |done, all| drop(events.blocking_send(Event::Looking { done, all }));
+                if let Some(evaluation) = self.trainer.evaluate_watched(windows_max, &mut watch)? {
                     let digest = self.trainer.weights()?.digest();
                     let (machine, next_sample) = self.trainer.position();
                     self.tell(Event::Evaluated { evaluation, digest, machine, next_sample, took: begun.elapsed() });

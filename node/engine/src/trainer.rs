@@ -17,7 +17,7 @@ use crate::{
     data::Dataset,
     estimator::{Company, Estimator, Measured, Normalizer, Probe, Stride, TRIALS_MAX, direction_scale},
     model::{Batch, Gradient, Model, Sampling, Stage, SuffixModel, Tokenizer, generate},
-    objective::{Evaluation, Objective, evaluate},
+    objective::{Evaluation, Objective, evaluate_watched},
     weights::{SweepReport, Weights},
 };
 
@@ -279,17 +279,30 @@ impl Trainer {
     /// Loss on the held-out text at the exact weights, or on rows of it, evenly spread, that cost about `windows_max`
     /// windows of full length. None without held-out text.
     pub fn evaluate(&mut self, windows_max: usize) -> Result<Option<Evaluation>> {
+        self.evaluate_watched(windows_max, &mut |_, _| {})
+    }
+
+    /// The same. `watch` hears now and then how many rows are done, of how many.
+    pub fn evaluate_watched(
+        &mut self,
+        windows_max: usize,
+        watch: &mut dyn FnMut(usize, usize),
+    ) -> Result<Option<Evaluation>> {
         let Some(held_out) = &self.parts.held_out else { return Ok(None) };
         let rows_max = held_out.rows_of_windows(windows_max);
-        self.evaluate_rows(rows_max)
+        self.look(rows_max, watch)
     }
 
     /// The same on at most so many rows.
     pub fn evaluate_rows(&mut self, rows_max: usize) -> Result<Option<Evaluation>> {
+        self.look(rows_max, &mut |_, _| {})
+    }
+
+    fn look(&mut self, rows_max: usize, watch: &mut dyn FnMut(usize, usize)) -> Result<Option<Evaluation>> {
         self.settle()?;
         let Parts { objective, model, held_out, settings, .. } = &self.parts;
         let Some(held_out) = held_out else { return Ok(None) };
-        evaluate(&**objective, model, held_out, settings.batch_size, Some(rows_max)).map(Some)
+        evaluate_watched(&**objective, model, held_out, settings.batch_size, Some(rows_max), watch).map(Some)
     }
 
     /// What the model writes after `prompt` at the exact weights. Errors as [`generate`] does.

@@ -6,8 +6,9 @@ use engine::{
     data::{Columns, Dataset},
     embedded,
     model::{self, Checkpoint, Model, Sampling, Tokenizer},
-    objective::{self, Evaluation, evaluate},
+    objective::{self, Evaluation, evaluate_watched},
 };
+use indicatif::ProgressBar;
 use protocol::manifest::Manifest;
 use serde_json::{Value, json};
 use std::{path::Path, sync::Arc};
@@ -102,7 +103,10 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let Inspected { model, manifest, checkpoint, .. } = Inspected::of(&args.state.state, args.best)?;
     let data = evaluation_text(&manifest, &checkpoint, args.data.as_deref(), &args.columns, args.sequence_length)?;
     let objective = objective::to_evaluate(&manifest.objective, &data);
-    let evaluation = evaluate(&*objective, &*model, &data, args.batch_size, None)?;
+    let bar = ProgressBar::new(data.windows() as u64);
+    let mut watch = |done, _| bar.set_position(done as u64);
+    let evaluation = evaluate_watched(&*objective, &*model, &data, args.batch_size, None, &mut watch)?;
+    bar.finish_and_clear();
     match args.json {
         true => outln!("{}", evaluation_json(&evaluation))?,
         false => outln!("{}", evaluation_line(&evaluation))?,

@@ -267,6 +267,10 @@ impl Shell {
                 say::near_edge(near.as_ref());
                 Input::NearEdge(near.is_some())
             }
+            Event::Looking { done, all } => {
+                self.people.session.looking(done, all);
+                return Ok(());
+            }
             Event::Evaluated { evaluation, digest, machine, next_sample, took } => {
                 self.people.evaluated(&evaluation, digest, self.peer.replica());
                 Input::Evaluated(Look { loss: evaluation.loss, digest, machine, next_sample, took_ms: ms(took) })

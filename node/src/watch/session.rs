@@ -11,6 +11,8 @@ pub struct Session {
     own: u64,
     loss: Option<f64>,
     held_out: Option<HeldOut>,
+    /// Rows of the held-out text that were looked at, and those to look at, while a look is under way.
+    looking: Option<(usize, usize)>,
     /// When the first own gradients came, and how many they were.
     first_own: Option<(Instant, u64)>,
     last_own: Option<Instant>,
@@ -27,6 +29,11 @@ impl Session {
         }
     }
 
+    /// So many rows of the held-out text are looked at, of those to look at.
+    pub fn looking(&mut self, done: usize, all: usize) {
+        self.looking = (done < all).then_some((done, all));
+    }
+
     /// The held-out text was looked at when the swarm had made so many gradients.
     pub fn evaluated(&mut self, evaluation: &Evaluation, gradients: u64) {
         let (Evaluation { loss, bits_per_byte, score, .. }, accuracy) = (*evaluation, evaluation.accuracy());
@@ -41,6 +48,11 @@ impl Session {
     /// Running mean of the losses of own batches, nats per token; per row, where rows have choices.
     pub fn loss(&self) -> Option<f64> {
         self.loss
+    }
+
+    /// How far a look at the held-out text is, in rows, while one is under way.
+    pub fn look(&self) -> Option<(usize, usize)> {
+        self.looking
     }
 
     /// The last look at the held-out text.

@@ -1,8 +1,8 @@
 //! From a file's bytes to text: what they are is told by the bytes, not by the name.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use flate2::bufread::MultiGzDecoder;
-use std::io::{BufReader, Cursor, Read};
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 
 use super::{
     utf16::{Utf16Reader, byte_order},
@@ -149,14 +149,11 @@ fn is_utf32(head: &[u8]) -> bool {
     is(u32::from_le_bytes) || is(u32::from_be_bytes)
 }
 
-/// What is not UTF-8 is an error that says so. `bytes`: those from byte `start` of the text on.
-pub fn utf8(bytes: Vec<u8>) -> Result<String> {
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let byte = error.as_bytes()[at];
-        anyhow!(
-            "not UTF-8 text: byte {at}, {byte:#04x}, begins no character; convert the file to UTF-8 (if it is from Windows: \
-             iconv -f WINDOWS-1252 -t UTF-8)"
-        )
-    })
+/// Bytes of the mark that a text may begin with. Leaves the file behind it, or at its beginning.
+pub fn mark_length(file: &mut (impl Read + Seek)) -> Result<u64> {
+    let mut start = Vec::new();
+    file.by_ref().take(BYTE_ORDER_MARK.len() as u64).read_to_end(&mut start)?;
+    let length = if start == BYTE_ORDER_MARK { start.len() as u64 } else { 0 };
+    file.seek(SeekFrom::Start(length))?;
+    Ok(length)
 }

@@ -39,7 +39,7 @@ impl Question {
                 pack.continue_from(prompt, tokens.start..tokens.end - 1)?;
             }
             at = tokens.end;
-            choices.push(pack.predict([last].into_iter().chain(own..), tokens));
+            choices.push(pack.predict([last].into_iter().chain(own..), tokens)?);
         }
         pack.end(Row::of_choices(choices, self.answer as usize));
         Ok(())

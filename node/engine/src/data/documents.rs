@@ -6,7 +6,7 @@ use std::{ops::Range, sync::Arc};
 use super::{
     choices::{self, Question},
     columns::Sample,
-    part::{Part, Rows},
+    part::DocumentRows,
     prompts::{self, Prompt},
     text::pieces,
     tokens::Tokens,
@@ -205,50 +205,46 @@ impl Document {
     }
 
     /// Stores its tokens behind those of `tokens`.
-    pub fn store(self, sequence_length: usize, tokens: &mut Tokens) -> Stored {
-        let (mut windows, mut count, mut cut) = (Vec::new(), 0, self.cut);
-        match self.form {
+    pub fn store(self, sequence_length: usize, tokens: &mut Tokens) -> Result<Stored> {
+        let (first, bytes) = (tokens.len(), self.bytes);
+        let (rows, count, cut) = match self.form {
             Form::Text(ids) => {
-                windows.extend(document_windows(tokens.len(), ids.len(), sequence_length));
-                tokens.extend(&ids);
-                count = ids.len() as u64;
+                tokens.extend(&ids)?;
+                let windows = document_windows(first, ids.len(), sequence_length).collect();
+                (DocumentRows::Windows(windows), ids.len(), self.cut)
             }
             Form::Answers(rows) => {
+                let (mut windows, mut count, mut cut) = (Vec::new(), 0, self.cut);
                 for Answers { ids, learned, cut: own } in rows {
                     cut |= own;
                     windows.extend(answer_windows(tokens.len(), &learned, sequence_length));
-                    tokens.extend_marked(&ids, &learned);
-                    count += learned.iter().filter(|learned| **learned).count() as u64;
+                    tokens.extend_marked(&ids, &learned)?;
+                    count += learned.iter().filter(|learned| **learned).count();
                 }
+                (DocumentRows::Windows(windows), count, cut)
             }
             Form::Choices(ids, question) => {
-                let question = Question { start: tokens.len(), ..question };
-                tokens.extend(&ids);
-                let tokens = ids.len() as u64 - u64::from(question.prompt);
-                let part = Part { rows: Rows::Questions(vec![question]), tokens, bytes: self.bytes };
-                return Stored { part, windowed: false, cut };
+                tokens.extend(&ids)?;
+                let count = ids.len() - question.prompt as usize;
+                (DocumentRows::Question(Question { start: first, ..question }), count, self.cut)
             }
             Form::Prompt(ids, row) => {
-                let prompt = Prompt { start: tokens.len(), tokens: ids.len() as u32, row };
-                tokens.extend(&ids);
-                let rows = Rows::Prompts(vec![prompt]);
-                return Stored {
-                    part: Part { rows, tokens: ids.len() as u64, bytes: self.bytes },
-                    windowed: false,
-                    cut,
-                };
+                tokens.extend(&ids)?;
+                let prompt = Prompt { start: first, tokens: ids.len() as u32, row };
+                (DocumentRows::Prompt(prompt), ids.len(), self.cut)
             }
-        }
-        let windowed = windows.len() > 1;
-        Stored { part: Part { rows: Rows::Windows(windows), tokens: count, bytes: self.bytes }, windowed, cut }
+        };
+        Ok(Stored { rows, tokens: count as u64, bytes, cut })
     }
 }
 
 /// What became of a document.
 pub struct Stored {
-    pub part: Part,
-    /// Whether it has more than one window.
-    pub windowed: bool,
+    pub rows: DocumentRows,
+    /// Tokens that are predicted.
+    pub tokens: u64,
+    /// Bytes of the same.
+    pub bytes: u64,
     /// Whether a prompt lost its start.
     pub cut: bool,
 }

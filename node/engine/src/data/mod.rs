@@ -14,10 +14,11 @@
 //! | `bytes.rs`, `zstd.rs`, `utf16.rs` | from a file's bytes to text |
 //! | `form.rs` | which form a text has |
 //! | `row.rs`, `non_finite.rs`, `parquet.rs` | rows of JSON, JSON Lines and tables; of Parquet |
-//! | `scratch.rs` | what is put on the disk while a node runs |
+//! | `scratch.rs` | what cannot be read twice, on the disk |
 //! | `columns.rs` | a row's columns → what is learned of it |
 //! | `documents.rs`, `choices.rs`, `prompts.rs`, `text.rs` | that → tokens |
 //! | `tokens.rs`, `window.rs`, `part.rs` | what is kept: ids, and which of them are a row |
+//! | `numbers.rs` | where it is kept: in memory while it is little, then on the disk |
 //! | `read.rs`, `report.rs` | all of these at work; what was read, skipped and cut |
 //! | `order.rs`, `pack.rs` | which rows come when; rows → batch |
 //! | `digest.rs` | what tells texts apart |
@@ -29,6 +30,7 @@ mod digest;
 mod documents;
 mod form;
 mod non_finite;
+mod numbers;
 mod order;
 mod pack;
 mod parquet;
@@ -57,13 +59,12 @@ use crate::{
     model::{Batch, Tokenizer},
 };
 pub use columns::Columns;
-use documents::Encoder;
 use pack::Pack;
 use part::{Part, Rows};
 use read::ReadTexts;
 pub use report::Report;
 use tokens::Tokens;
-use window::stream_windows;
+use window::Windows;
 
 /// Share of the data that [`Dataset::load_split`] holds out.
 pub const HELD_OUT: f64 = 0.1;
@@ -74,6 +75,8 @@ pub struct Dataset {
     tokens: Arc<Tokens>,
     rows: Arc<Rows>,
     by_cost: Option<Arc<[u32]>>,
+    /// Of all rows together.
+    cost: u64,
     sequence_length: usize,
     text_tokens: u64,
     text_bytes: u64,
@@ -146,11 +149,11 @@ impl Dataset {
     /// Windows of a text in memory.
     pub fn from_text(text: &str, tokenizer: &Tokenizer, sequence_length: usize) -> Result<Self> {
         ensure!(sequence_length >= 2, "sequence length {sequence_length} is too short, a window needs 2 tokens");
-        let mut tokens = Tokens::for_vocabulary(tokenizer.vocabulary());
-        tokens.extend(tokenizer.opening());
+        let mut tokens = Tokens::for_vocabulary(tokenizer.vocabulary(), &std::env::temp_dir());
+        tokens.extend(tokenizer.opening())?;
         text::encode_text(text, tokenizer, &mut tokens)?;
-        tokens.extend(tokenizer.closing());
-        let rows = Rows::Windows(stream_windows(0, tokens.len(), sequence_length));
+        tokens.extend(tokenizer.closing())?;
+        let rows = Rows::Windows(Windows::of_stream(0..tokens.len(), sequence_length));
         let part = Part { rows, tokens: tokens.len() as u64, bytes: text.len() as u64 };
         Self::of_part(Arc::new(tokens), part, sequence_length, Arc::default())
     }
@@ -161,9 +164,12 @@ impl Dataset {
             rows.len() > 0,
             "the text has {text_tokens} tokens, one window needs {sequence_length}; give more text or a shorter --sequence-length"
         );
+        let (mut cost, mut least, mut most) = (0, usize::MAX, 0);
+        rows.costs(sequence_length, |own| (cost, least, most) = (cost + own as u64, least.min(own), most.max(own)))?;
         Ok(Self {
             tokens,
-            by_cost: by_cost(&rows, sequence_length),
+            by_cost: if least == most { None } else { Some(by_cost(&rows, sequence_length)?) },
+            cost,
             rows: Arc::new(rows),
             sequence_length,
             text_tokens,
@@ -180,8 +186,7 @@ impl Dataset {
     /// How many rows have, on average, as many tokens as `windows` windows of full length.
     pub fn rows_of_windows(&self, windows: usize) -> usize {
         let tokens = windows as u128 * (self.sequence_length as u128 - 1);
-        let all: u128 = (0..self.rows.len()).map(|index| self.rows.cost(index, self.sequence_length) as u128).sum();
-        (tokens * self.rows.len() as u128 / all.max(1)) as usize
+        (tokens * self.rows.len() as u128 / u128::from(self.cost.max(1))) as usize
     }
 
     /// Tokens of a window, at most.
@@ -200,9 +205,12 @@ impl Dataset {
     }
 
     /// Tokens to go on from, of `count` rows, evenly spread, or of all if there are fewer.
-    pub fn prompts(&self, count: usize) -> Vec<Vec<u32>> {
+    pub fn prompts(&self, count: usize) -> Result<Vec<Vec<u32>>> {
         let (rows, count) = (self.rows.len(), count.min(self.rows.len()));
-        let prompt = |at: usize| self.rows.prompt(at * rows / count).map(|token| self.tokens.get(token)).collect();
+        let prompt = |at: usize| {
+            let tokens = self.tokens.read(self.rows.prompt(at * rows / count)?)?;
+            Ok(tokens.into_iter().map(|token| token.id).collect())
+        };
         (0..count).map(prompt).collect()
     }
 
@@ -259,15 +267,23 @@ impl Dataset {
     }
 }
 
-/// Indices of the rows from the shortest to the longest; none if all have the same length, and any order will do.
-fn by_cost(rows: &Rows, sequence_length: usize) -> Option<Arc<[u32]>> {
-    let cost = |index: usize| rows.cost(index, sequence_length);
-    let differ = (1..rows.len()).any(|index| cost(index) != cost(0));
-    differ.then(|| {
-        let mut indices: Vec<u32> = (0..rows.len() as u32).collect();
-        indices.sort_by_key(|index| cost(*index as usize));
-        indices.into()
-    })
+/// Indices of the rows from the shortest to the longest, equal ones in their order.
+fn by_cost(rows: &Rows, sequence_length: usize) -> Result<Arc<[u32]>> {
+    let mut counts: BTreeMap<usize, u32> = BTreeMap::new();
+    rows.costs(sequence_length, |cost| *counts.entry(cost).or_default() += 1)?;
+    let mut next = 0;
+    for count in counts.values_mut() {
+        next += std::mem::replace(count, next);
+    }
+    let (mut indices, mut index) = (vec![0; rows.len()], 0);
+    rows.costs(sequence_length, |cost| {
+        if let Some(place) = counts.get_mut(&cost) {
+            indices[*place as usize] = index;
+            *place += 1;
+        }
+        index += 1;
+    })?;
+    Ok(indices.into())
 }
 
 fn plain<T>(

@@ -27,14 +27,14 @@ impl<'a> Pack<'a> {
     /// Adds tokens that start a row; returns their span. Errors if there are none.
     pub fn start(&mut self, tokens: Range<usize>) -> Result<usize> {
         let span = self.layout.push_row(tokens.len())?;
-        self.tokens.extend(tokens.map(|at| self.all.get(at)));
+        self.tokens.extend(self.all.read(tokens)?.iter().map(|token| token.id));
         Ok(span)
     }
 
     /// Adds tokens that follow those of `span`. Errors if there are none.
     pub fn continue_from(&mut self, span: usize, tokens: Range<usize>) -> Result<()> {
         self.layout.push_continuation(span, tokens.len())?;
-        self.tokens.extend(tokens.map(|at| self.all.get(at)));
+        self.tokens.extend(self.all.read(tokens)?.iter().map(|token| token.id));
         Ok(())
     }
 
@@ -43,22 +43,12 @@ impl<'a> Pack<'a> {
         self.tokens.len()
     }
 
-    /// The packed tokens at `positions` predict `tokens`, one each. Returns their targets.
-    pub fn predict(&mut self, positions: impl Iterator<Item = usize>, tokens: Range<usize>) -> Range<usize> {
+    /// The packed tokens at `positions` predict those of `tokens` that are to be learned. Returns their targets.
+    pub fn predict(&mut self, positions: impl Iterator<Item = usize>, tokens: Range<usize>) -> Result<Range<usize>> {
         let first = self.targets.len();
-        let targets = positions.zip(tokens.map(|at| self.all.get(at)));
-        self.targets.extend(targets.map(|(position, token)| Target { position: position as u32, token }));
-        first..self.targets.len()
-    }
-
-    /// The packed tokens from position `first` on predict those of `tokens` that are to be learned. Returns their
-    /// targets.
-    pub fn predict_learned(&mut self, first: usize, tokens: Range<usize>) -> Range<usize> {
-        let before = self.targets.len();
-        let targets = (first..).zip(tokens).filter(|(_, at)| !self.all.is_given(*at));
-        self.targets
-            .extend(targets.map(|(position, at)| Target { position: position as u32, token: self.all.get(at) }));
-        before..self.targets.len()
+        let learned = positions.zip(self.all.read(tokens)?).filter(|(_, token)| !token.is_given);
+        self.targets.extend(learned.map(|(position, token)| Target { position: position as u32, token: token.id }));
+        Ok(first..self.targets.len())
     }
 
     /// Ends a row that has these targets.

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use std::{
     fs::File,
-    io::Read,
+    io::{BufReader, Read, Seek, SeekFrom},
+    ops::Range,
     path::Path,
     sync::{
         Arc,
@@ -16,17 +17,17 @@ use super::{
     Reader,
     bytes::{self, Content, Opened},
     columns::{Columns, Found},
-    documents::{Document, Encoder},
+    documents::{Document, Encoder, Stored},
     form::{Form, form},
     parquet,
-    part::{Documents, Part, Rows, Split},
+    part::{DocumentRows, Documents, Part, Rows, Split},
     report::{Report, counted, few},
     row::{self, Row},
     scratch,
     source::{self, Source},
-    text::{encode_text, split},
+    text::{encode_bytes, split},
     tokens::Tokens,
-    window::stream_windows,
+    window::Windows,
 };
 
 /// Rows, and bytes of them, that are tokenised side by side before their tokens are stored.
@@ -64,12 +65,12 @@ pub fn load(path: &Path, reader: &Reader<'_>, held_out: f64) -> Result<ReadTexts
     ensure!(sequence_length >= 2, "--sequence-length {sequence_length} is too short, a window needs 2 tokens");
     let report = Report { path: path.to_owned(), sequence_length, ..Report::default() };
     let encoder = &Encoder { tokenizer, template, sequence_length };
-    let tokens = Tokens::for_vocabulary(tokenizer.vocabulary());
-    let documents = Documents::default();
+    let tokens = Tokens::for_vocabulary(tokenizer.vocabulary(), scratch);
+    let documents = Documents::new(held_out > 0.0, scratch);
     let mut reading =
         Reading { encoder, columns, scratch, progress, report, tokens, documents, waiting: Vec::new(), bytes: 0 };
     let (texts, tables) = reading.look(path)?;
-    let (mut train, mut eval) = reading.texts(texts, held_out)?;
+    let [train, eval] = reading.texts(texts, held_out)?;
     for seen in tables {
         reading.table(seen)?;
     }
@@ -86,9 +87,7 @@ pub fn load(path: &Path, reader: &Reader<'_>, held_out: f64) -> Result<ReadTexts
         "{} is a plain text, and a program scores completions of prompts: give rows with prompt, messages or question",
         path.display()
     );
-    let Split { train: rows, eval: held_rows, held, all_equal } = documents.split(held_out);
-    train.append(rows);
-    eval.append(held_rows);
+    let Split { train, eval, held, all_equal } = documents.split(held_out, [train, eval])?;
     ensure!(train.bytes + eval.bytes > 0, "{}{}", path.display(), no_text(&report));
     if held > 0 {
         let texts = report.held_out.take().map_or(String::new(), |texts| format!("{texts} and "));
@@ -190,37 +189,32 @@ impl Reading<'_> {
     }
 
     /// All plain texts as one stream: what is trained on, what is held out.
-    fn texts(&mut self, mut texts: Vec<Seen>, held_out: f64) -> Result<(Part, Part)> {
+    fn texts(&mut self, mut texts: Vec<Seen>, held_out: f64) -> Result<[Part; 2]> {
         let sizes: Vec<u64> = texts.iter().map(|seen| seen.source.size().unwrap_or(1)).collect();
         let (whole_from, share) = held_out_files(&sizes, held_out);
-        let (mut train, mut eval, mut eval_start) = (Part::default(), Part::default(), None);
+        let (mut bytes, mut eval_start) = ([0, 0], None);
         for (index, seen) in texts.iter_mut().enumerate() {
             let name = seen.source.path().display().to_string();
-            let text = match self.text(seen) {
-                Ok(text) => text,
+            let (before, opened) = (self.tokens.len(), eval_start);
+            let place = match () {
+                () if index < whole_from => Place::Train,
+                () if index > whole_from || share == 0.0 => Place::HeldOut,
+                () => Place::Both(share),
+            };
+            match self.text(seen, place, &mut eval_start) {
+                Ok([train, eval]) => bytes = [bytes[0] + train, bytes[1] + eval],
                 Err(error) if self.report.is_directory => {
+                    self.tokens.truncate(before)?;
+                    eval_start = opened;
                     self.report.skip(name, format!("{error:#}"));
-                    continue;
                 }
                 Err(error) => return Err(error.context(name)),
-            };
-            let here = match () {
-                () if index < whole_from => text.len(),
-                () if index > whole_from => 0,
-                () => split(&text, (text.len() as f64 * share).floor() as usize),
-            };
-            let (first, last) = text.split_at(here);
-            self.stream(first, last, &mut eval_start).with_context(|| format!("in {name}"))?;
-            train.bytes += first.len() as u64;
-            eval.bytes += last.len() as u64;
+            }
         }
         let (end, length) = (self.tokens.len(), self.encoder.sequence_length);
         let boundary = eval_start.unwrap_or(end);
-        (train.tokens, eval.tokens) = (boundary as u64, (end - boundary) as u64);
-        train.rows = Rows::Windows(stream_windows(0, boundary, length));
-        eval.rows = Rows::Windows(stream_windows(boundary, end, length));
         self.report.left_over = (boundary % length + (end - boundary) % length) as u64;
-        if eval.bytes > 0 {
+        if bytes[1] > 0 {
             let files = (texts.len() - whole_from) as u64;
             self.report.held_out = Some(match (share > 0.0, texts.get(whole_from)) {
                 (true, Some(seen)) if texts.len() > 1 => format!("the end of {}", seen.source.path().display()),
@@ -228,35 +222,50 @@ impl Reading<'_> {
                 (false, _) => format!("the last {}", counted(files, "text")),
             });
         }
-        Ok((train, eval))
+        let part = |tokens: Range<usize>, bytes| Part {
+            tokens: tokens.len() as u64,
+            rows: Rows::Windows(Windows::of_stream(tokens, length)),
+            bytes,
+        };
+        Ok([part(0..boundary, bytes[0]), part(boundary..end, bytes[1])])
     }
 
-    /// Tokens of a file, with what opens and closes a text where it begins and ends, on whichever side that is.
-    fn stream(&mut self, first: &str, last: &str, eval_start: &mut Option<usize>) -> Result<()> {
-        let (tokenizer, tokens) = (self.encoder.tokenizer, &mut self.tokens);
-        if !first.is_empty() {
-            tokens.extend(tokenizer.opening());
-            encode_text(first, tokenizer, tokens)?;
+    /// Tokens of a file, with what opens and closes a text where it begins and ends, on whichever side that is. Returns
+    /// the bytes of both sides.
+    fn text(&mut self, seen: &mut Seen, place: Place, eval_start: &mut Option<usize>) -> Result<[u64; 2]> {
+        let Opened { mut bytes, wrapping, .. } = self.reopen(seen)?;
+        let here = match place {
+            Place::Train => u64::MAX,
+            Place::HeldOut => 0,
+            Place::Both(share) => {
+                // A share of a text can be told once its length is known.
+                let is_plain = wrapping.is_empty() && seen.source.size().is_some();
+                let mut file = match is_plain {
+                    true => File::open(seen.source.path())?,
+                    false => scratch::copy(&mut bytes, self.scratch)?,
+                };
+                let start = bytes::mark_length(&mut file)?;
+                let length = file.metadata()?.len() - start;
+                let here = split(&mut file, start, length, (length as f64 * share).floor() as u64)?;
+                file.seek(SeekFrom::Start(start))?;
+                let progress = if is_plain { self.progress.clone() } else { Arc::default() };
+                bytes = BufReader::new(Box::new(Counted { raw: Box::new(file), progress }));
+                here
+            }
+        };
+        let (tokenizer, tokens, mut read) = (self.encoder.tokenizer, &mut self.tokens, [0, 0]);
+        if here > 0 {
+            tokens.extend(tokenizer.opening())?;
+            read[0] = encode_bytes(&mut bytes.by_ref().take(here), 0, tokenizer, tokens)?;
         }
-        if !last.is_empty() {
+        if here < u64::MAX {
             eval_start.get_or_insert(tokens.len());
-            tokens.extend(if first.is_empty() { tokenizer.opening() } else { &[] });
-            encode_text(last, tokenizer, tokens)?;
+            tokens.extend(if here == 0 { tokenizer.opening() } else { &[] })?;
+            read[1] = encode_bytes(&mut bytes, here, tokenizer, tokens)?;
         }
-        tokens.extend(tokenizer.closing());
-        Ok(())
-    }
-
-    fn text(&mut self, seen: &mut Seen) -> Result<String> {
-        let mut bytes = Vec::new();
-        let Opened { bytes: mut all, wrapping, .. } = self.reopen(seen)?;
-        all.read_to_end(&mut bytes)?;
-        let text = bytes::utf8(bytes)?;
-        if let Some(at) = text.find('\0') {
-            bail!("no text: byte {at} is NUL");
-        }
+        tokens.extend(tokenizer.closing())?;
         self.count(seen.form, &wrapping);
-        Ok(text)
+        Ok(read)
     }
 
     /// The rows of a file. One of a directory that has none which can be used is skipped: a list of settings, mostly.
@@ -313,15 +322,10 @@ impl Reading<'_> {
         let encoded: Vec<(String, Result<Option<Encoded>>)> =
             rows.into_par_iter().map(|row| (row.place.clone(), encode(row, encoder, columns))).collect();
         for (place, document) in encoded {
-            let stored = document.and_then(|document| match document {
-                Some(document) => self.push(document),
-                None => {
-                    self.report.empty += 1;
-                    Ok(())
-                }
-            });
-            if let Err(error) = stored {
-                self.report.bad_row(format!("{name}, {place}: {error:#}"));
+            match document.and_then(|document| self.checked(document)) {
+                Ok(Some(document)) => self.push(document)?,
+                Ok(None) => self.report.empty += 1,
+                Err(error) => self.report.bad_row(format!("{name}, {place}: {error:#}")),
             }
         }
         if self.report.bad >= BAD_ENOUGH && 2 * self.report.bad > self.report.all_rows() {
@@ -330,8 +334,9 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn push(&mut self, encoded: Encoded) -> Result<()> {
-        let Encoded { document, label, left, is_conversation } = encoded;
+    /// Errors if a row is of another form than those before.
+    fn checked(&self, encoded: Option<Encoded>) -> Result<Option<Encoded>> {
+        let Some(Encoded { document, .. }) = &encoded else { return Ok(None) };
         let has_choices = document.has_choices();
         let had_choices = matches!(self.documents.rows(), Rows::Questions(_));
         ensure!(
@@ -340,18 +345,33 @@ impl Reading<'_> {
             if has_choices { "has" } else { "has no" },
             if had_choices { "have" } else { "have none" },
         );
+        Ok(encoded)
+    }
+
+    /// Errors if the disk takes no more.
+    fn push(&mut self, encoded: Encoded) -> Result<()> {
+        let Encoded { document, label, left, is_conversation } = encoded;
         let (digest, system_moved) = (document.digest(), document.system_moved);
-        let stored = document.store(self.encoder.sequence_length, &mut self.tokens);
-        self.documents.push(stored.part, digest);
+        let Stored { rows, tokens, bytes, cut } = document.store(self.encoder.sequence_length, &mut self.tokens)?;
         let report = &mut self.report;
+        report.windowed += u64::from(matches!(&rows, DocumentRows::Windows(windows) if windows.len() > 1));
+        self.documents.push(rows, tokens, bytes, digest)?;
         *report.rows.entry(label).or_default() += 1;
-        report.windowed += u64::from(stored.windowed);
-        report.prompts_cut += u64::from(stored.cut);
+        report.prompts_cut += u64::from(cut);
         report.systems_moved += u64::from(system_moved);
         report.plain_template |= is_conversation && self.encoder.template.is_plain();
         report.columns_left.extend(left);
         Ok(())
     }
+}
+
+/// Where a file's text goes.
+#[derive(Clone, Copy)]
+enum Place {
+    Train,
+    HeldOut,
+    /// What comes before this share of its bytes is trained on.
+    Both(f64),
 }
 
 /// A row as tokens.

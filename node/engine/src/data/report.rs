@@ -122,7 +122,9 @@ impl Report {
         let mut notes = Vec::new();
         notes.extend(self.held_out.as_ref().map(|held_out| format!("held out: {held_out}")));
         if self.all_equal {
-            notes.push("all rows are equal, so those that are held out are trained on, too: give --eval a text".into());
+            notes.push(
+                "nearly all rows are equal, so those that are held out are trained on, too: give --eval a text".into(),
+            );
         }
         let mut skipped = Vec::new();
         if !self.skipped.is_empty() {

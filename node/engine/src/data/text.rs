@@ -1,7 +1,8 @@
 //! Plain text: files as one stream of tokens, cut into windows.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rayon::prelude::*;
+use std::io::{Read, Seek, SeekFrom};
 
 use super::tokens::Tokens;
 use crate::model::Tokenizer;
@@ -11,16 +12,64 @@ const PIECE_BYTES: usize = 32 * 1024;
 /// Pieces that are tokenised side by side before their tokens are stored.
 const PIECES_AT_ONCE: usize = 16;
 /// A text is split after a paragraph or a line, if one ends within this share of it before the place.
-const SPLIT_SHARE: usize = 50;
+const SPLIT_SHARE: u64 = 50;
+/// And within so many bytes.
+const SPLIT_BYTES_MAX: u64 = 1 << 20;
 
 /// Appends the tokens of `text`.
 pub fn encode_text(text: &str, tokenizer: &Tokenizer, tokens: &mut Tokens) -> Result<()> {
     let pieces: Vec<&str> = pieces(text).collect();
-    for pieces in pieces.chunks(PIECES_AT_ONCE) {
-        let encoded: Vec<Vec<u32>> = pieces.par_iter().map(|piece| tokenizer.encode(piece)).collect::<Result<_>>()?;
-        encoded.iter().for_each(|ids| tokens.extend(ids));
+    pieces.chunks(PIECES_AT_ONCE).try_for_each(|pieces| encode_pieces(pieces, tokenizer, tokens))
+}
+
+/// Appends the tokens of all `bytes`, which are UTF-8, a few pieces at a time; returns how many bytes there were. Errors
+/// name the byte of the text, of which these begin at `start`.
+pub fn encode_bytes(bytes: &mut impl Read, start: u64, tokenizer: &Tokenizer, tokens: &mut Tokens) -> Result<u64> {
+    // Bytes that are not encoded yet: after a round a piece at most.
+    let (mut waiting, mut done) = (Vec::new(), 0u64);
+    loop {
+        let room = (PIECES_AT_ONCE * PIECE_BYTES) as u64;
+        let is_last = bytes.by_ref().take(room).read_to_end(&mut waiting)? < room as usize;
+        let text = sound(&waiting, start + done, is_last)?;
+        let mut pieces: Vec<&str> = pieces(text).collect();
+        // Where the last one ends is decided by what follows.
+        let open = if is_last { 0 } else { pieces.pop().map_or(0, str::len) };
+        encode_pieces(&pieces, tokenizer, tokens)?;
+        let encoded = text.len() - open;
+        done += encoded as u64;
+        if is_last {
+            return Ok(done);
+        }
+        waiting.drain(..encoded);
     }
-    Ok(())
+}
+
+fn encode_pieces(pieces: &[&str], tokenizer: &Tokenizer, tokens: &mut Tokens) -> Result<()> {
+    let encoded: Vec<Vec<u32>> = pieces.par_iter().map(|piece| tokenizer.encode(piece)).collect::<Result<_>>()?;
+    encoded.iter().try_for_each(|ids| tokens.extend(ids))
+}
+
+/// The text of `bytes`, up to a character that lacks its end, unless they are the last. `start`: where they are.
+fn sound(bytes: &[u8], start: u64, is_last: bool) -> Result<&str> {
+    let (text, wrong) = match std::str::from_utf8(bytes) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let (text, rest) = bytes.split_at(error.valid_up_to());
+            let is_cut = error.error_len().is_none() && !is_last;
+            (std::str::from_utf8(text)?, rest.first().filter(|_| !is_cut))
+        }
+    };
+    if let Some(at) = text.find('\0') {
+        bail!("no text: byte {} is NUL", start + at as u64);
+    }
+    if let Some(byte) = wrong {
+        bail!(
+            "not UTF-8 text: byte {}, {byte:#04x}, begins no character; convert the file to UTF-8 (if it is from Windows: \
+             iconv -f WINDOWS-1252 -t UTF-8)",
+            start + text.len() as u64
+        );
+    }
+    Ok(text)
 }
 
 /// The text in pieces that a tokenizer bears.
@@ -33,13 +82,19 @@ pub fn pieces(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Where to split a text at byte `at` or a little before: after a paragraph, a line, or a character.
-pub fn split(text: &str, at: usize) -> usize {
-    let at = character_boundary(text, at);
-    let from = character_boundary(text, at - (text.len() / SPLIT_SHARE).min(at));
-    let near = &text[from..at];
-    let after = |end: &str| near.rfind(end).map(|found| from + found + end.len());
-    after("\n\n").or_else(|| after("\n")).unwrap_or(at)
+/// Where to split the `length` bytes of text from byte `start` on, at byte `at` of it or a little before: after a paragraph, a line, or a character.
+pub fn split(text: &mut (impl Read + Seek), start: u64, length: u64, at: u64) -> Result<u64> {
+    let at = at.min(length);
+    let from = at - (length / SPLIT_SHARE).min(SPLIT_BYTES_MAX).max(3).min(at);
+    text.seek(SeekFrom::Start(start + from))?;
+    let mut near = Vec::new();
+    text.by_ref().take(at + 1 - from).read_to_end(&mut near)?;
+    // The byte at the place says whether a character begins there.
+    let is_inside = |end: usize| near.get(end).is_some_and(|byte| byte & 0xc0 == 0x80);
+    let end = (0..=(at - from) as usize).rev().find(|end| !is_inside(*end)).unwrap_or(0);
+    let after =
+        |mark: &[u8]| near[..end].windows(mark.len()).rposition(|bytes| bytes == mark).map(|at| at + mark.len());
+    Ok(from + after(b"\n\n").or_else(|| after(b"\n")).unwrap_or(end) as u64)
 }
 
 /// The last start or end of a character that is not after byte `at`.
@@ -54,4 +109,57 @@ fn piece_end(text: &str) -> usize {
     let piece = &text[..character_boundary(text, PIECE_BYTES)];
     let after = |found: Option<usize>| found.map(|at| at + 1);
     after(piece.rfind('\n')).or_else(|| after(piece.rfind(' '))).unwrap_or(piece.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded;
+    use std::io::Cursor;
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::of(&embedded::checkpoint().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn bytes_that_come_in_parts_have_the_tokens_of_the_text_in_one() {
+        let tokenizer = tokenizer();
+        let (text, plain) = ("a line of é and 日本語, of 😀 and so on.\n".repeat(40_000), "a b".repeat(400_000));
+        for text in [&text[..], &plain, &plain[..PIECE_BYTES], &plain[..PIECES_AT_ONCE * PIECE_BYTES], "x", ""] {
+            let tokens = |encode: &dyn Fn(&mut Tokens)| {
+                let mut tokens = Tokens::for_vocabulary(tokenizer.vocabulary(), &std::env::temp_dir());
+                encode(&mut tokens);
+                tokens.read(0..tokens.len()).unwrap().iter().map(|token| token.id).collect::<Vec<_>>()
+            };
+            let whole = tokens(&|tokens| encode_text(text, &tokenizer, tokens).unwrap());
+            let in_parts = tokens(&|tokens| {
+                let read = encode_bytes(&mut text.as_bytes(), 0, &tokenizer, tokens).unwrap();
+                assert_eq!(read, text.len() as u64);
+            });
+            assert!(whole == in_parts, "{} bytes", text.len());
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_named_by_its_byte_wherever_it_is() {
+        let tokenizer = tokenizer();
+        for at in [0, 5, PIECES_AT_ONCE * PIECE_BYTES - 1, PIECES_AT_ONCE * PIECE_BYTES, 3_000_000] {
+            for (byte, what) in [(0u8, "is NUL"), (0xff, "0xff")] {
+                let mut bytes = vec![b'a'; 3_000_001];
+                bytes[at] = byte;
+                let mut tokens = Tokens::for_vocabulary(tokenizer.vocabulary(), &std::env::temp_dir());
+                let error = encode_bytes(&mut &bytes[..], 7, &tokenizer, &mut tokens).unwrap_err().to_string();
+                assert!(error.contains(&format!("byte {}", at + 7)) && error.contains(what), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_is_split_after_a_paragraph_or_a_line_or_a_character() {
+        let at = |text: &str, at: u64| split(&mut Cursor::new(text), 0, text.len() as u64, at).unwrap();
+        let lines = format!("{}\n\n{}\n{}", "a".repeat(880), "b".repeat(5), "c".repeat(200));
+        assert_eq!((at(&lines, 895), at(&lines, 1000), at(&lines, 880)), (882, 1000, 880));
+        assert_eq!(at(&format!("{}\n{}", "a".repeat(890), "b".repeat(109)), 900), 891);
+        assert_eq!((at("aéb", 2), at("aéb", 3), at("aéb", 99), at("", 0)), (1, 3, 4, 0));
+    }
 }

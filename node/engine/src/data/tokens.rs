@@ -1,57 +1,48 @@
 //! All token ids of a dataset, one after the other, and which of them are only given.
 
-/// Token ids, two bytes each where the vocabulary allows it.
-pub struct Tokens {
-    ids: Ids,
-    /// A bit for each: set if it is never predicted. None for those at the end that all are.
-    given: Vec<u64>,
-}
+use anyhow::Result;
+use std::{ops::Range, path::Path};
 
-enum Ids {
-    Narrow(Vec<u16>),
-    Wide(Vec<u32>),
+use super::numbers::Numbers;
+
+/// A number for each token: its id, and in the lowest bit whether it is never predicted.
+pub struct Tokens(Numbers);
+
+/// One of them.
+#[derive(Clone, Copy)]
+pub struct Token {
+    pub id: u32,
+    pub is_given: bool,
 }
 
 impl Tokens {
-    pub fn for_vocabulary(vocabulary: usize) -> Self {
-        let ids = if vocabulary <= 1 << 16 { Ids::Narrow(Vec::new()) } else { Ids::Wide(Vec::new()) };
-        Self { ids, given: Vec::new() }
+    /// Of ids below `vocabulary`, which are put into `scratch` if they are many.
+    pub fn for_vocabulary(vocabulary: usize, scratch: &Path) -> Self {
+        let width = (1..4).find(|width| vocabulary <= 1 << (8 * width - 1)).unwrap_or(4);
+        Self(Numbers::new(width, scratch))
     }
 
     pub fn len(&self) -> usize {
-        match &self.ids {
-            Ids::Narrow(ids) => ids.len(),
-            Ids::Wide(ids) => ids.len(),
-        }
+        self.0.len()
     }
 
-    pub fn extend(&mut self, ids: &[u32]) {
-        match &mut self.ids {
-            // The tokenizer checked that ids are within the vocabulary.
-            Ids::Narrow(narrow) => narrow.extend(ids.iter().map(|id| *id as u16)),
-            Ids::Wide(wide) => wide.extend(ids),
-        }
+    /// Takes away all but the first `len`.
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
+        self.0.truncate(len)
+    }
+
+    /// Appends `ids`, which the tokenizer found within the vocabulary.
+    pub fn extend(&mut self, ids: &[u32]) -> Result<()> {
+        self.0.extend(ids.iter().map(|id| u128::from(*id) << 1))
     }
 
     /// Appends `ids`, of which those are to be learned that are marked so.
-    pub fn extend_marked(&mut self, ids: &[u32], learned: &[bool]) {
-        let first = self.len();
-        self.extend(ids);
-        self.given.resize(self.len().div_ceil(64), 0);
-        for (at, _) in (first..).zip(learned).filter(|(_, learned)| !**learned) {
-            self.given[at / 64] |= 1 << (at % 64);
-        }
+    pub fn extend_marked(&mut self, ids: &[u32], learned: &[bool]) -> Result<()> {
+        self.0.extend(ids.iter().zip(learned).map(|(id, learned)| u128::from(*id) << 1 | u128::from(!learned)))
     }
 
-    pub fn get(&self, index: usize) -> u32 {
-        match &self.ids {
-            Ids::Narrow(ids) => u32::from(ids[index]),
-            Ids::Wide(ids) => ids[index],
-        }
-    }
-
-    /// Whether token `index` is never predicted.
-    pub fn is_given(&self, index: usize) -> bool {
-        self.given.get(index / 64).is_some_and(|bits| bits >> (index % 64) & 1 == 1)
+    pub fn read(&self, range: Range<usize>) -> Result<Vec<Token>> {
+        let token = |number| Token { id: (number >> 1) as u32, is_given: number & 1 == 1 };
+        Ok(self.0.read(range)?.into_iter().map(token).collect())
     }
 }

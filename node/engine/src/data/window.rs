@@ -1,8 +1,9 @@
 //! Windows of tokens: rows of which each token predicts the next.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use std::{ops::Range, path::Path};
 
-use super::pack::Pack;
+use super::{numbers::Numbers, pack::Pack};
 use crate::model::Row;
 
 /// Consecutive tokens, at most `sequence_length`, at least two.
@@ -10,8 +11,8 @@ use crate::model::Row;
 pub struct Window {
     pub start: usize,
     pub tokens: u32,
-    /// Leading tokens that are given, not predicted; at least one, and fewer than all. Later ones may be, too: see
-    /// [`Tokens::is_given`](super::tokens::Tokens::is_given).
+    /// Leading tokens that are given, not predicted; at least one, and fewer than all. Later ones may be, too
+    /// ([`Token`](super::tokens::Token)).
     pub given: u32,
 }
 
@@ -25,16 +26,86 @@ impl Window {
     pub fn pack(&self, pack: &mut Pack<'_>) -> Result<()> {
         let (first, end, given) = (pack.len(), self.start + self.tokens as usize, self.given as usize);
         pack.start(self.start..end - 1)?;
-        let targets = pack.predict_learned(first + given - 1, self.start + given..end);
+        let targets = pack.predict(first + given - 1.., self.start + given..end)?;
         pack.end(Row::of_text(targets));
         Ok(())
     }
+
+    fn number(&self) -> u128 {
+        let length = |tokens: u32, shift: u32| u128::from(tokens) << shift;
+        self.start as u128 | length(self.tokens, START_BITS) | length(self.given, START_BITS + LENGTH_BITS)
+    }
+
+    fn of_number(number: u128) -> Self {
+        let bits = |shift: u32, bits: u32| number >> shift & ((1 << bits) - 1);
+        Self {
+            start: bits(0, START_BITS) as usize,
+            tokens: bits(START_BITS, LENGTH_BITS) as u32,
+            given: bits(START_BITS + LENGTH_BITS, LENGTH_BITS) as u32,
+        }
+    }
 }
 
-/// Whole windows of the stream from token `from` to `to`; what is left over at the end is not used.
-pub fn stream_windows(from: usize, to: usize, sequence_length: usize) -> Vec<Window> {
-    let starts = (from..to).step_by(sequence_length).filter(|start| start + sequence_length <= to);
-    starts.map(|start| Window { start, tokens: sequence_length as u32, given: 1 }).collect()
+/// Windows in their order: those of a stream of tokens, all of one length, then others.
+pub struct Windows {
+    stream: Range<usize>,
+    length: usize,
+    /// Of each its start, its tokens and those that are given.
+    others: Option<Numbers>,
+}
+
+/// Bits of a length, above the start's.
+const LENGTH_BITS: u32 = 24;
+const START_BITS: u32 = 48;
+
+impl Windows {
+    /// Whole windows of `length` tokens of a stream; what is left over at its end is not used.
+    pub fn of_stream(tokens: Range<usize>, length: usize) -> Self {
+        Self { stream: tokens, length, others: None }
+    }
+
+    pub fn len(&self) -> usize {
+        self.in_stream() + self.others.as_ref().map_or(0, Numbers::len)
+    }
+
+    pub fn get(&self, index: usize) -> Result<Window> {
+        let in_stream = self.in_stream();
+        if index < in_stream {
+            return Ok(self.of_index(index));
+        }
+        let others = self.others.as_ref().context("there is no such window")?;
+        let at = index - in_stream;
+        others.read(at..at + 1)?.first().copied().map(Window::of_number).context("there is no such window")
+    }
+
+    /// All of them.
+    pub fn for_each(&self, mut visit: impl FnMut(Window)) -> Result<()> {
+        (0..self.in_stream()).for_each(|index| visit(self.of_index(index)));
+        self.others.as_ref().map_or(Ok(()), |all| all.for_each(0..all.len(), |number| visit(Window::of_number(number))))
+    }
+
+    /// Appends windows that are no stream's.
+    pub fn extend(&mut self, windows: &[Window], scratch: &Path) -> Result<()> {
+        self.others(scratch).extend(windows.iter().map(Window::number))
+    }
+
+    /// Appends those of `all` that are no stream's and have an index in `range`, without the stream's.
+    pub fn extend_from(&mut self, all: &Self, range: Range<usize>, scratch: &Path) -> Result<()> {
+        all.others.as_ref().map_or(Ok(()), |all| self.others(scratch).extend_from(all, range))
+    }
+
+    fn others(&mut self, scratch: &Path) -> &mut Numbers {
+        let width = (START_BITS + 2 * LENGTH_BITS) as usize / 8;
+        self.others.get_or_insert_with(|| Numbers::new(width, scratch))
+    }
+
+    fn in_stream(&self) -> usize {
+        self.stream.len().checked_div(self.length).unwrap_or(0)
+    }
+
+    fn of_index(&self, index: usize) -> Window {
+        Window { start: self.stream.start + index * self.length, tokens: self.length as u32, given: 1 }
+    }
 }
 
 /// The windows of one document of `tokens` tokens at `start`, the last one shorter. One token alone predicts nothing.

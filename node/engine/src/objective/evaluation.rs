@@ -43,11 +43,29 @@ pub fn evaluate(
     batch_size: usize,
     windows_max: Option<usize>,
 ) -> Result<Evaluation> {
+    evaluate_watched(objective, model, dataset, batch_size, windows_max, &mut |_, _| {})
+}
+
+/// The same. `watch` hears after each batch how many rows are done, of how many.
+pub fn evaluate_watched(
+    objective: &dyn Objective,
+    model: &dyn Model,
+    dataset: &Dataset,
+    batch_size: usize,
+    windows_max: Option<usize>,
+    watch: &mut dyn FnMut(usize, usize),
+) -> Result<Evaluation> {
     let windows = dataset.windows();
     let chosen = windows_max.unwrap_or(windows).clamp(1, windows);
     ensure!(batch_size > 0, "the batch size must be at least 1");
     let indices: Vec<usize> = (0..chosen).map(|i| (i as u128 * windows as u128 / chosen as u128) as usize).collect();
-    let losses = indices.chunks(batch_size).map(|indices| objective.measure(model, &dataset.batch_of(indices)?));
+    let mut done = 0;
+    let losses = indices.chunks(batch_size).map(|indices| {
+        let loss = objective.measure(model, &dataset.batch_of(indices)?)?;
+        done += indices.len();
+        watch(done, chosen);
+        Ok(loss)
+    });
     let total: LossSum = losses.sum::<Result<_>>()?;
     let loss = total.mean();
     let bits_per_byte = loss * dataset.tokens_per_byte() / std::f64::consts::LN_2;

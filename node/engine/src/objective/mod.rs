@@ -24,7 +24,7 @@ use std::iter::Sum;
 
 pub use accuracy::Accuracy;
 pub use choices::Choices;
-pub use evaluation::{Evaluation, evaluate};
+pub use evaluation::{Evaluation, evaluate, evaluate_watched};
 pub use next_token::NextToken;
 pub use score::{Completion, Judge, Score};
 

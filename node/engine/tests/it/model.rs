@@ -8,7 +8,7 @@ use engine::{
         Architecture, Batch, Checkpoint, Finish, Generated, Interface, Layout, Model, Row, Sampling, Target, Tokenizer,
         architecture, generate, load, token_losses,
     },
-    objective::{self, Choices, NextToken, Objective, TokenObjective, evaluate},
+    objective::{self, Choices, NextToken, Objective, TokenObjective, evaluate, evaluate_watched},
 };
 use protocol::manifest::ObjectiveLine;
 use serde_json::{Value, json};
@@ -272,6 +272,9 @@ fn rows_of_sst2_score_alike_whatever_they_are_packed_with() {
         dataset.report().prompts_cut()
     );
     let objective = Choices { normalize: false };
+    let mut told = Vec::new();
+    evaluate_watched(&objective, &*model, &dataset, 4, Some(10), &mut |done, all| told.push((done, all))).unwrap();
+    assert_eq!(told, [(4, 10), (8, 10), (10, 10)]);
     let measured = [1, 8, 40].map(|batch_size| evaluate(&objective, &*model, &dataset, batch_size, None).unwrap());
     for evaluation in measured {
         assert!((evaluation.loss - measured[0].loss).abs() < 1e-5, "{measured:?}");
