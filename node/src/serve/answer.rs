@@ -4,7 +4,10 @@ use engine::model::Finish;
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{request::Asked, speaker::Spoken};
+use super::{
+    request::{Asked, TOO_LONG},
+    speaker::Spoken,
+};
 
 /// What all pieces of one answer share.
 pub struct Answer {
@@ -96,7 +99,8 @@ fn finish(spoken: &Spoken) -> &'static str {
     }
 }
 
-/// What a client is told that gets no answer.
+/// What a client is told that gets no answer. The code is OpenAI's, for who shortens a conversation and asks again.
 pub fn error(message: &str, kind: &str) -> Value {
-    json!({ "error": { "message": message, "type": kind, "param": null, "code": null } })
+    let code = message.contains(TOO_LONG).then_some("context_length_exceeded");
+    json!({ "error": { "message": message, "type": kind, "param": null, "code": code } })
 }

@@ -11,6 +11,8 @@ use super::speaker::Speaker;
 
 /// Most tokens of an answer, whatever a client asks for.
 pub const TOKENS_MAX: usize = 4_096;
+/// In the words of what does not fit, and of nothing else.
+pub const TOO_LONG: &str = "the model's window has";
 /// Tokens of an answer, unless a client says otherwise.
 const TOKENS: usize = 512;
 /// Most texts at which an answer is to stop, and the longest.
@@ -103,10 +105,7 @@ impl Asked {
         };
         let prompt_tokens = prompt.len();
         let window = speaker.window()?;
-        ensure!(
-            prompt_tokens < window,
-            "the prompt has {prompt_tokens} tokens, and the model's window {window}; shorten it"
-        );
+        ensure!(prompt_tokens < window, "the prompt has {prompt_tokens} tokens, and {TOO_LONG} {window}; shorten it");
         let wanted = body.max_completion_tokens.or(body.max_tokens).map_or(TOKENS, |most| most.min(1 << 32) as usize);
         let defaults = speaker.sampling()?;
         let sampling = Sampling {

@@ -1,6 +1,6 @@
 //! `--serve`: clients of the OpenAI kind talk with a node that trains, and with a directory that nobody trains.
 
-use crate::support::{Node, PATIENCE, Workshop, assert_agreement};
+use crate::support::{Node, PATIENCE, Workshop, assert_agreement, browser::Browser};
 use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
@@ -101,6 +101,51 @@ fn clients_are_answered_with_exact_weights_while_nodes_train() {
     assert_agreement(&[first.leave(), second.leave()]);
 }
 
+/// In a real browser (skipped where there is none): the page of a node that trains with two others.
+#[test]
+fn people_talk_on_the_page_while_three_nodes_train() {
+    let Some(mut browser) = Browser::start() else { return };
+    let workshop = Workshop::new();
+    let first = workshop.first("first", &["--samples", "3000", "--serve", "127.0.0.1:0"]);
+    let (join, _) = first.join_line();
+    let others = ["second", "third"].map(|name| workshop.node(name, &["--bootstrap", &join, "--samples", "3000"]));
+    let origin = format!("http://{}/", address(&first));
+    for other in &others {
+        other.until("training", |status| status["own"]["total"].as_u64() > Some(0));
+    }
+    let mut page = browser.open(&origin, (390, 844));
+    page.wait_until("the page is there", |page| page.evaluate("document.readyState") == json!("complete"));
+    let answers = "[...document.querySelectorAll('#turns .assistant')].map(div => div.textContent)";
+    for (number, text) in ["the cat sat", "and then?"].into_iter().enumerate() {
+        page.evaluate(&format!("$('text').value = {}; $('form').requestSubmit()", json!(text)));
+        page.wait_until("an answer", |page| page.evaluate("running === null") == json!(true));
+        let told = page.evaluate(answers);
+        let answer = told[number].as_str().unwrap();
+        assert!(!answer.is_empty() && answer != "…", "{told}");
+        // The window has no room for both: the first turn is forgotten, and said so.
+        assert_eq!(page.evaluate("turns.length"), json!(2));
+        assert_eq!(page.evaluate("document.querySelectorAll('#turns small').length"), json!(number));
+    }
+    // What fits no window is said, and does not stay in the conversation.
+    page.evaluate("$('text').value = 'word '.repeat(900); $('form').requestSubmit()");
+    page.wait_until("a refusal", |page| page.evaluate("running === null") == json!(true));
+    let refused = page.evaluate("document.querySelector('#turns .error').textContent");
+    assert!(refused.as_str().unwrap().contains("the model's window has"), "{refused}");
+    assert_eq!(page.evaluate("turns.filter(turn => turn.content.includes('word word')).length"), json!(0));
+    assert_eq!(page.evaluate("$('weights').textContent").as_str().map(str::len), Some("weights ".len() + 16));
+    page.evaluate("$('new').click()");
+    assert_eq!(page.evaluate("$('turns').children.length + turns.length"), json!(0));
+    // Chromium notes each answer that is a refusal; nothing else is wrong.
+    let complaints = page.complaints();
+    assert!(complaints.iter().all(|complaint| complaint.contains("400 (Bad Request)")), "{complaints:?}");
+    assert!(page.requests().iter().all(|url| url.starts_with(&origin)), "{:?}", page.requests());
+    let [second, third] = others;
+    for node in [&first, &second, &third] {
+        node.until_gradients(9000);
+    }
+    assert_agreement(&[first, second, third].map(Node::leave));
+}
+
 #[test]
 fn each_bad_request_is_told_what_is_wrong_with_it() {
     let workshop = Workshop::new();
@@ -115,7 +160,10 @@ fn each_bad_request_is_told_what_is_wrong_with_it() {
         (chat(&json!({ "top_p": 0 })), "top_p is 0"),
         (chat(&json!({ "max_tokens": "many" })), "not the JSON of a request"),
         (chat(&json!({ "stop": [""] })), "a text of stop"),
-        (chat(&json!({ "messages": [{ "role": "user", "content": "word ".repeat(9000) }] })), "the model's window"),
+        (
+            chat(&json!({ "messages": [{ "role": "user", "content": "word ".repeat(9000) }] })),
+            "\"code\":\"context_length_exceeded\"",
+        ),
     ] {
         let (status, answer) = post(address, "/v1/chat/completions", &body);
         assert!(status == 400 && answer.contains(part), "{part}: {status} {answer}");
