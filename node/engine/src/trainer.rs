@@ -76,6 +76,8 @@ pub struct Trainer {
     waiting: usize,
     company: Company,
     near_edge: Option<SweepReport>,
+    /// Rows of the held-out text at a time.
+    look_rows: usize,
     /// Where each group's first tensor is used.
     stages: Vec<Stage>,
 }
@@ -99,6 +101,7 @@ impl Trainer {
             *first = parts.model.stage(&spec.name).min(*first);
         }
         Self {
+            look_rows: parts.settings.batch_size,
             parts,
             machine,
             next_sample: 0,
@@ -109,6 +112,12 @@ impl Trainer {
             near_edge: None,
             stages,
         }
+    }
+
+    /// Rows of the held-out text that are looked at side by side, at least one: more take less time where weights are
+    /// unpacked for each forward, and more memory. As many as a batch has, unless it is told.
+    pub fn set_look_rows(&mut self, rows: usize) {
+        self.look_rows = rows.max(1);
     }
 
     /// Whose samples come next, and from which number on.
@@ -300,9 +309,9 @@ impl Trainer {
 
     fn look(&mut self, rows_max: usize, watch: &mut dyn FnMut(usize, usize)) -> Result<Option<Evaluation>> {
         self.settle()?;
-        let Parts { objective, model, held_out, settings, .. } = &self.parts;
+        let Parts { objective, model, held_out, .. } = &self.parts;
         let Some(held_out) = held_out else { return Ok(None) };
-        evaluate_watched(&**objective, model, held_out, settings.batch_size, Some(rows_max), watch).map(Some)
+        evaluate_watched(&**objective, model, held_out, self.look_rows, Some(rows_max), watch).map(Some)
     }
 
     /// What the model writes after `prompt` at the exact weights. Errors as [`generate`] does.

@@ -7,12 +7,19 @@ use engine::{
 };
 use std::io::{self, BufRead, IsTerminal};
 
-use crate::{cli::ChatArgs, commands::inspect::speaker, outln, output, serve::Speaker};
+use crate::{cli::ChatArgs, commands::inspect::speaker, name::program, outln, output, serve::Speaker};
 
 /// A turn a line, until the input ends. What is said on a terminal goes there; what is piped in is answered, and
 /// nothing else is printed.
 pub fn run(args: &ChatArgs) -> Result<()> {
     let speaker = speaker(&args.state.state, args.best)?;
+    if !speaker.has_template() {
+        tracing::info!(
+            "the model has no chat template, so turns are written User: … and Assistant: …, as for rows of questions and answers. One \
+             that learned plain text goes on with a text: {} generate --prompt '…'",
+            program()
+        );
+    }
     let usual = Sampling { stop: speaker.turn_stops(), ..speaker.sampling()? };
     let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     if is_terminal {

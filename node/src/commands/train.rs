@@ -260,7 +260,8 @@ fn new_trainer(
         ..GoalSettings::default()
     };
     let kept = opened.state.setting("spsa")?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let trainer = Trainer::new(trainer::Parts {
+    let rows = objective::rows(settings, line, estimator);
+    let mut trainer = Trainer::new(trainer::Parts {
         run: opened.run,
         manifest: opened.manifest.clone(),
         weights,
@@ -271,12 +272,13 @@ fn new_trainer(
         settings: ProbeSettings {
             epsilon: opened.manifest.hyperparameters.epsilon,
             estimator,
-            batch_size: objective::rows(settings, line, estimator),
+            batch_size: rows,
             data_seed: seed,
         },
         normalizer: kept.unwrap_or_else(|| Normalizer::new(opened.manifest.levels)),
         random: Xoshiro256PlusPlus::seed_from_u64(u64::from_le_bytes(random()?)),
     });
+    trainer.set_look_rows(estimator::rows_of_look(settings, rows));
     Ok((trainer, goals, points))
 }
 

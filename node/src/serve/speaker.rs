@@ -89,6 +89,11 @@ impl Speaker {
         Ok(self.checkpoint.sampling()?.unwrap_or_default())
     }
 
+    /// Whether the model has a chat template of its own.
+    pub fn has_template(&self) -> bool {
+        !self.template.is_plain()
+    }
+
     /// A conversation as the model reads it, up to where its answer begins, in tokens. Errors are the template's words.
     pub fn conversation(&self, messages: &[Value], tools: Option<&Value>) -> Result<Vec<u32>> {
         let text = self.template.render(messages, tools, true)?;
@@ -103,7 +108,7 @@ impl Speaker {
 
     /// Texts at which an answer to a conversation ends, beside the tokens that end it.
     pub fn turn_stops(&self) -> Vec<String> {
-        if self.template.is_plain() { vec!["\nUser:".into(), "\nAssistant:".into()] } else { Vec::new() }
+        if self.has_template() { Vec::new() } else { vec!["\nUser:".into(), "\nAssistant:".into()] }
     }
 
     /// Continues `prompt` with the newest weights that are at hand; `on_text` gets each piece as it comes, and ends the

@@ -30,6 +30,13 @@ pub fn rows_of_projection(settings: &Settings) -> usize {
     settings.batch_size.unwrap_or(ROWS_PROJECTION)
 }
 
+/// Rows of the held-out text that are looked at side by side, where a batch has `rows`: forwards alone, so as many as a
+/// backward pass has, if the system has the memory and people do not limit it.
+pub fn rows_of_look(settings: &Settings, rows: usize) -> usize {
+    let is_free = settings.memory.is_none() && memory::available_bytes().is_some_and(|free| free / 2 >= BACKWARD_BYTES);
+    if is_free { rows.max(ROWS_PROJECTION) } else { rows }
+}
+
 /// Bytes that a backward pass takes at most in a run that trains so many `parameters`: an embedding's gradient is at
 /// most as large as all trained weights.
 pub fn projection_bytes(parameters: u64) -> u64 {
