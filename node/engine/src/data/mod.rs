@@ -59,6 +59,7 @@ use crate::{
     model::{Batch, Tokenizer},
 };
 pub use columns::Columns;
+use documents::Encoder;
 use pack::Pack;
 use part::{Part, Rows};
 use read::ReadTexts;
@@ -126,7 +127,8 @@ impl Reader<'_> {
     }
 
     fn read(&self, path: &Path, held_out: f64) -> Result<ReadTexts> {
-        read::load(path, self, held_out)
+        let Self { tokenizer, template, columns, sequence_length, scratch, ref progress } = *self;
+        read::load(path, &Encoder { tokenizer, template, sequence_length }, columns, held_out, scratch, progress)
     }
 }
 

@@ -14,7 +14,6 @@ use std::{
 };
 
 use super::{
-    Reader,
     bytes::{self, Content, Opened},
     columns::{Columns, Found},
     documents::{Document, Encoder, Stored},
@@ -59,13 +58,20 @@ struct Seen {
     open: Option<Opened>,
 }
 
-/// Reads `path` and holds out the last `held_out` of it.
-pub fn load(path: &Path, reader: &Reader<'_>, held_out: f64) -> Result<ReadTexts> {
-    let Reader { tokenizer, template, columns, sequence_length, scratch, ref progress } = *reader;
+/// Reads `path` and holds out the last `held_out` of it. What does not go into memory goes to `scratch`. `progress`
+/// counts bytes as they are read.
+pub fn load(
+    path: &Path,
+    encoder: &Encoder<'_>,
+    columns: &Columns,
+    held_out: f64,
+    scratch: &Path,
+    progress: &Arc<AtomicU64>,
+) -> Result<ReadTexts> {
+    let sequence_length = encoder.sequence_length;
     ensure!(sequence_length >= 2, "--sequence-length {sequence_length} is too short, a window needs 2 tokens");
     let report = Report { path: path.to_owned(), sequence_length, ..Report::default() };
-    let encoder = &Encoder { tokenizer, template, sequence_length };
-    let tokens = Tokens::for_vocabulary(tokenizer.vocabulary(), scratch);
+    let tokens = Tokens::for_vocabulary(encoder.tokenizer.vocabulary(), scratch);
     let documents = Documents::new(held_out > 0.0, scratch);
     let mut reading =
         Reading { encoder, columns, scratch, progress, report, tokens, documents, waiting: Vec::new(), bytes: 0 };
