@@ -22,8 +22,8 @@ pub fn encode_text(text: &str, tokenizer: &Tokenizer, tokens: &mut Tokens) -> Re
     pieces.chunks(PIECES_AT_ONCE).try_for_each(|pieces| encode_pieces(pieces, tokenizer, tokens))
 }
 
-/// Appends the tokens of all `bytes`, which are UTF-8, a few pieces at a time; returns how many bytes there were. Errors
-/// name the byte of the text, of which these begin at `start`.
+/// Appends the tokens of all `bytes`, which are UTF-8, a few pieces at a time; returns how many bytes there were.
+/// Errors name the byte of the text, of which these begin at `start`.
 pub fn encode_bytes(bytes: &mut impl Read, start: u64, tokenizer: &Tokenizer, tokens: &mut Tokens) -> Result<u64> {
     // Bytes that are not encoded yet: after a round a piece at most.
     let (mut waiting, mut done) = (Vec::new(), 0u64);
@@ -82,7 +82,8 @@ pub fn pieces(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Where to split the `length` bytes of text from byte `start` on, at byte `at` of it or a little before: after a paragraph, a line, or a character.
+/// Where to split the `length` bytes of text from byte `start` on, at byte `at` of it or a little before: after a
+/// paragraph, a line, or a character.
 pub fn split(text: &mut (impl Read + Seek), start: u64, length: u64, at: u64) -> Result<u64> {
     let at = at.min(length);
     let from = at - (length / SPLIT_SHARE).min(SPLIT_BYTES_MAX).max(3).min(at);
