@@ -170,8 +170,8 @@ impl Documents {
     }
 
     /// What is trained on, behind `train`, and the last `held_out` of the documents, behind `eval`; equal documents
-    /// stay together on either side. Where that leaves nothing to hold out, nearly all being equal, the last ones are, in
-    /// spite of it.
+    /// stay together on either side. Where that leaves nothing to hold out, nearly all being equal, the last ones are,
+    /// in spite of it.
     pub fn split(self, held_out: f64, [mut train, mut eval]: [Part; 2]) -> Result<Split> {
         let marks = self.marks.unwrap_or_default();
         let (count, wanted) = (marks.len(), (marks.len() as f64 * held_out).floor() as usize);
