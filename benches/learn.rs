@@ -1,7 +1,8 @@
 //! How well one machine learns: held-out loss against forwards, backward passes, bytes and seconds.
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench --bench learn -- --help`. The engine's own trainer runs in this process;
-//! there is no network and no disk. Losses of one seed differ from those of another by about 0.02 bits per byte: give
+//! there is no network and no disk. Work is counted in forwards of 8 x 128 tokens; a probe that moves a late layer goes
+//! through fewer of the weights, and counts as that part of a forward. Losses of one seed differ from those of another by about 0.02 bits per byte: give
 //! several (`--seeds 1,2,3`), of which the last line shows the median.
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +12,7 @@ use engine::{
     data::Dataset,
     embedded,
     estimator::{Estimator, EstimatorName, Normalizer},
-    model::{self, Checkpoint, SuffixModel, Tokenizer},
+    model::{self, Architecture, Checkpoint, Stage, SuffixModel, Tokenizer},
     objective,
     recipe::{schedule, survey},
     trainer::{Parts, ProbeSettings, Step, Trainer},
@@ -71,7 +72,7 @@ struct Options {
     /// Tokens per window
     #[arg(long, default_value_t = 128)]
     sequence_length: usize,
-    /// How much each machine measures, in forwards of 8 x 128 tokens or as many tokens; a backward pass counts as four
+    /// How much each machine measures, in forwards of 8 x 128 tokens or as much work; a backward pass counts as four
     #[arg(long, default_value_t = 4000.0)]
     forwards: f64,
     /// Evaluations on the way, evenly spread
@@ -143,24 +144,19 @@ struct Run {
     /// Trained tensors as bytes.
     tensors: Vec<u8>,
     estimator: Estimator,
+    /// By group: the part of a forward behind its first tensor.
+    suffixes: Vec<f64>,
 }
 
 impl Run {
     fn new(checkpoint: Checkpoint, options: &Options) -> Result<Self> {
         let estimator = Estimator::new(options.estimator, options.probes, options.projections)?.unwrap_or_default();
+        let groups = started(&checkpoint, options, 1)?.manifest;
+        let suffixes = suffixes(&*checkpoint.architecture()?, &groups);
+        let shares = suffixes.iter().zip(0..).map(|(suffix, group)| suffix * groups.groups.share(group));
         let forwards = options.forwards * FORWARD_TOKENS / (options.batch_size * options.sequence_length) as f64;
-        let gradients = (forwards / forwards_per_gradient(estimator)).round() as u64 * options.machines;
-        let settings = BaseSettings {
-            objective: options.objective(&checkpoint)?,
-            hyperparameters: options.hyperparameters(gradients.max(1)),
-            schedule: parse_schedule(&options.schedule, gradients)?,
-            ledger_samples_max: 1 << 32,
-            replay_budget: 1_000_000,
-            authority: None,
-            trained: Trained::All,
-            adapters: None,
-        };
-        let Started { mut manifest, base, .. } = base::start(checkpoint.clone(), settings, [0; 16])?;
+        let gradients = (forwards / forwards_per_gradient(estimator, shares.sum())).round() as u64 * options.machines;
+        let Started { mut manifest, base, .. } = started(&checkpoint, options, gradients)?;
         for text in &options.factor {
             let parts = text.split_once('=').with_context(|| format!("--factor {text}: expected NAME=FACTOR"))?;
             let factor: f64 = parts.1.parse().with_context(|| format!("--factor {text}"))?;
@@ -170,7 +166,7 @@ impl Run {
         }
         let mut tensors = Vec::new();
         base.weights.write_to(&mut tensors)?;
-        Ok(Self { manifest, checkpoint, tensors, estimator })
+        Ok(Self { manifest, checkpoint, tensors, estimator, suffixes })
     }
 
     /// Trains, prints, and returns the last held-out figure: bits per byte, or accuracy.
@@ -185,9 +181,9 @@ impl Run {
             let until = options.forwards * f64::from(point) / f64::from(options.points);
             let begin = Instant::now();
             while forwards < until {
-                let own = self.exchange(&mut trainers, &run, bytes)?;
+                let (own, work) = self.exchange(&mut trainers, &run, bytes)?;
                 bytes += own as u64 * options.machines;
-                forwards += tokens * forwards_of_step(self.estimator, own);
+                forwards += tokens * work;
                 backward += backwards;
             }
             seconds += begin.elapsed().as_secs_f64();
@@ -201,8 +197,9 @@ impl Run {
         Ok(last)
     }
 
-    /// One step of each machine, whose bytes all then have; returns how many each made.
-    fn exchange(&self, trainers: &mut [Trainer], run: &RunId, swarm_step: u64) -> Result<usize> {
+    /// One step of each machine, whose bytes all then have; returns how many each made, and from how many forwards of
+    /// its batch.
+    fn exchange(&self, trainers: &mut [Trainer], run: &RunId, swarm_step: u64) -> Result<(usize, f64)> {
         let steps: Result<Vec<Step>> = trainers
             .iter_mut()
             .map(|trainer| {
@@ -211,16 +208,19 @@ impl Run {
             })
             .collect();
         let steps = steps?;
+        let mut work = 0.0;
         for (own, step) in steps.iter().enumerate() {
             let entry = |byte: &OwnByte| {
                 let seed = EntrySeed::derive(run, &byte.machine, byte.sample, &self.manifest.groups);
                 replay::contribution(seed, byte.byte, byte.swarm_step, &self.manifest.schedule)
             };
             let entries: Vec<Contribution> = step.own.iter().map(entry).collect();
+            let suffixes = entries.iter().map(|entry| self.suffixes[usize::from(entry.seed.group)]);
+            work += forwards_of_step(self.estimator, suffixes.sum()) / steps.len() as f64;
             let others = trainers.iter_mut().enumerate().filter(|(other, _)| *other != own);
             others.for_each(|(_, trainer)| trainer.replay(entries.clone()));
         }
-        Ok(steps[0].own.len())
+        Ok((steps[0].own.len(), work))
     }
 
     fn manifest_of(&self, seed: u64) -> Manifest {
@@ -308,19 +308,53 @@ fn parse_schedule(text: &str, gradients: u64) -> Result<Schedule> {
     })
 }
 
-/// Forwards of one step that gave `own` bytes.
-fn forwards_of_step(estimator: Estimator, own: usize) -> f64 {
+/// Forwards of one step, whose bytes' directions begin at so many forwards from the end, together.
+fn forwards_of_step(estimator: Estimator, suffixes: f64) -> f64 {
     match estimator {
-        Estimator::Fzoo { .. } => own as f64 + 1.0,
-        Estimator::Spsa | Estimator::Mezo => 2.0,
+        Estimator::Fzoo { .. } | Estimator::Spsa | Estimator::Mezo => 1.0 + suffixes,
         Estimator::Projection { .. } => 4.0,
     }
 }
 
-fn forwards_per_gradient(estimator: Estimator) -> f64 {
+/// The same for each byte, on average. `suffix`: of an average byte.
+fn forwards_per_gradient(estimator: Estimator, suffix: f64) -> f64 {
     match estimator {
-        Estimator::Fzoo { probes } => 1.0 + 1.0 / f64::from(probes.get()),
-        Estimator::Spsa | Estimator::Mezo => 2.0,
+        Estimator::Fzoo { probes } => suffix + 1.0 / f64::from(probes.get()),
+        Estimator::Spsa | Estimator::Mezo => suffix + 1.0,
         Estimator::Projection { projections } => 4.0 / f64::from(projections.get()),
     }
+}
+
+/// By group: which part of a forward lies behind its first tensor, as far as its matrices are the work.
+fn suffixes(architecture: &dyn Architecture, manifest: &Manifest) -> Vec<f64> {
+    let matrices = architecture.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
+    let work: Vec<(Stage, f64)> =
+        matrices.map(|(name, shape)| (architecture.stage(&name), (shape[0] * shape[1]) as f64)).collect();
+    // An embedding is only looked up, unless it is the head, too: then it is work behind every tensor.
+    let is_tied = !work.iter().any(|(stage, _)| *stage == Stage::Head);
+    let behind = |first: Stage| -> f64 {
+        let counts = |stage: Stage| if stage == Stage::Embedding { is_tied } else { stage >= first };
+        work.iter().filter(|(stage, _)| counts(*stage)).map(|(_, work)| work).sum()
+    };
+    let first = |group: u16| {
+        let specs = manifest.tensors.iter().filter(|spec| spec.group == group);
+        specs.map(|spec| architecture.stage(&spec.name)).min().unwrap_or(Stage::Head)
+    };
+    let groups = 0..manifest.groups.members.len() as u16;
+    groups.map(|group| behind(first(group)) / behind(Stage::Embedding)).collect()
+}
+
+/// A run on `checkpoint` that is planned for so many `gradients`.
+fn started(checkpoint: &Checkpoint, options: &Options, gradients: u64) -> Result<Started> {
+    let settings = BaseSettings {
+        objective: options.objective(checkpoint)?,
+        hyperparameters: options.hyperparameters(gradients.max(1)),
+        schedule: parse_schedule(&options.schedule, gradients)?,
+        ledger_samples_max: 1 << 32,
+        replay_budget: 1_000_000,
+        authority: None,
+        trained: Trained::All,
+        adapters: None,
+    };
+    base::start(checkpoint.clone(), settings, [0; 16])
 }

@@ -31,6 +31,13 @@ const REFRESH: Duration = Duration::from_millis(200);
 /// Where there is no such line, a line of the log as often as this says the same.
 const OFF_TERMINAL: Duration = Duration::from_secs(10);
 
+/// Tokens of a window, as many as are `asked` for or as are usual, and how many the model has room for.
+pub fn window(checkpoint: &Checkpoint, asked: Option<usize>) -> Result<(usize, usize)> {
+    // The last token of a window is only predicted.
+    let length_max = checkpoint.architecture()?.interface().window_max + 1;
+    Ok((asked.unwrap_or(SEQUENCE_LENGTH.min(length_max)), length_max))
+}
+
 /// What this machine trains on, and what it is measured by.
 #[derive(Default)]
 pub struct Texts {
@@ -104,9 +111,7 @@ impl TextReader {
     /// `length`: tokens of a window, if said. `state`: a directory, there or to be, on the disk that takes what memory
     /// does not. Errors if the model's tokenizer is not sound.
     pub fn new(checkpoint: &Checkpoint, columns: Columns, length: Option<usize>, state: &Path) -> Result<Self> {
-        // The last token of a window is only predicted.
-        let length_max = checkpoint.architecture()?.interface().window_max + 1;
-        let length = length.unwrap_or(SEQUENCE_LENGTH.min(length_max));
+        let (length, length_max) = window(checkpoint, length)?;
         let tokenizer = Tokenizer::of(checkpoint).with_context(|| format!("the tokenizer of {}", checkpoint.source))?;
         let template = ChatTemplate::of(checkpoint, &tokenizer).with_context(|| format!("of {}", checkpoint.source))?;
         let scratch = state.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new(".")).to_owned();

@@ -19,6 +19,10 @@
 //! [`segment`], [`member`] and [`version_vector`]. They are pinned by published vectors and change only with
 //! [`manifest::PROTOCOL_VERSION`].
 
+// The manifest that tests of all crates share names this crate as others do.
+#[cfg(test)]
+extern crate self as protocol;
+
 pub mod anti_entropy;
 pub mod codec;
 pub mod encoding;

@@ -1,14 +1,13 @@
 //! A shell between fakes: a trainer that answers at once, a disk that is slow or refuses, a network on which nobody is,
 //! and people who lose patience.
 
+#[path = "../../../protocol/tests/support/small.rs"]
+mod small;
+
 use anyhow::{Result, anyhow, bail};
 use engine::trainer::Step;
 use peer::{Answer, Config, GoalSettings, Input, NodeId, Output, Peer, Run, backlog::WORKS_MAX};
 use protocol::{
-    manifest::{
-        Appendix, BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
-        PROTOCOL_VERSION, Role, Schedule, TensorSpec,
-    },
     replica::{OwnByte, Settings},
     segment::Chunk,
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
@@ -37,50 +36,7 @@ const SAMPLES: u64 = 20;
 
 /// A run whose arithmetic nobody needs.
 fn run() -> Run {
-    let base = BaseModel::of_files(
-        "test",
-        &[
-            (Role::Config, "config.json", b"{}"),
-            (Role::Tokenizer, "tokenizer.json", b"{}"),
-            (Role::Weights, "model.safetensors", b"weights"),
-        ],
-        &Appendix::default(),
-    )
-    .unwrap()
-    .0;
-    let tensor = TensorSpec {
-        name: "w".into(),
-        shape: vec![4],
-        group: 0,
-        range_log2: 0,
-        epsilon: 100,
-        unit: 1 << 33,
-        shift: 0,
-        origin: Origin::Base { digest: [0; 32] },
-    };
-    let manifest = Manifest {
-        protocol_version: PROTOCOL_VERSION,
-        nonce: [1; 16],
-        base,
-        tensors: vec![tensor],
-        groups: Groups::equal(1),
-        objective: ObjectiveLine::NextToken,
-        hyperparameters: Hyperparameters {
-            learning_rate: 3e-4,
-            epsilon: 1e-3,
-            planned_gradients: 1000,
-            direction_scale: DirectionScale::Rms,
-        },
-        schedule: Schedule::default(),
-        levels: 32,
-        ledger_samples_max: 1 << 24,
-        replay_budget: 1_000_000,
-        membership: Membership::Open,
-        authority: None,
-        held_out: None,
-        private: None,
-    };
-    Run::decode(&manifest.encode().unwrap()).unwrap()
+    Run::decode(&small::manifest().encode().unwrap()).unwrap()
 }
 
 /// Does at once what it is told. Writes no checkpoints.

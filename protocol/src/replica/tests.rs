@@ -1,5 +1,8 @@
 //! Replicas in one thread, joined by queues: what each knows in the end, and what its weights would hold.
 
+#[path = "../../tests/support/small.rs"]
+mod small;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -8,10 +11,7 @@ use std::{
 use super::*;
 use crate::{
     machine::MachineId,
-    manifest::{
-        Appendix, BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
-        Role, RunId, Schedule, TensorSpec,
-    },
+    manifest::{Groups, Manifest, RunId, Schedule},
     message::{Gossip, Push, Question, Response},
     replay::{self, Contribution},
     revocation::Revocation,
@@ -23,48 +23,7 @@ use crate::{
 };
 
 pub(super) fn manifest(authority: Option<[u8; 32]>) -> Manifest {
-    let tensor = TensorSpec {
-        name: "w".into(),
-        shape: vec![4],
-        group: 0,
-        range_log2: 0,
-        epsilon: 100,
-        unit: 1 << 33,
-        shift: 0,
-        origin: Origin::Base { digest: [0; 32] },
-    };
-    Manifest {
-        protocol_version: crate::manifest::PROTOCOL_VERSION,
-        nonce: [1; 16],
-        base: BaseModel::of_files(
-            "test",
-            &[
-                (Role::Config, "config.json", b"{}"),
-                (Role::Tokenizer, "tokenizer.json", b"{}"),
-                (Role::Weights, "model.safetensors", b"weights"),
-            ],
-            &Appendix::default(),
-        )
-        .unwrap()
-        .0,
-        tensors: vec![tensor],
-        groups: Groups::equal(1),
-        objective: ObjectiveLine::NextToken,
-        hyperparameters: Hyperparameters {
-            learning_rate: 3e-4,
-            epsilon: 1e-3,
-            planned_gradients: 1000,
-            direction_scale: DirectionScale::Rms,
-        },
-        schedule: Schedule::default(),
-        levels: 32,
-        ledger_samples_max: 1 << 20,
-        replay_budget: 1_000_000,
-        membership: Membership::Open,
-        authority,
-        held_out: None,
-        private: None,
-    }
+    Manifest { authority, ..small::manifest() }
 }
 
 pub(super) fn signer(node: u8) -> Ed25519Signer {

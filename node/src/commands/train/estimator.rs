@@ -81,14 +81,12 @@ impl Room {
 
     /// What there is, in words.
     fn words(&self) -> String {
-        let needed = ByteSize(self.needed);
-        match (self.allowed, self.free) {
-            (Some(allowed), _) => {
-                format!("a backward pass takes up to {needed}, and --memory leaves {}", ByteSize(allowed))
-            }
-            (None, Some(free)) => format!("a backward pass takes up to {needed}, and {} are free", ByteSize(free)),
-            (None, None) => format!("a backward pass takes up to {needed}, and the system does not tell what is free"),
-        }
+        let left = match (self.allowed, self.free) {
+            (Some(allowed), _) => format!("--memory leaves {}", ByteSize(allowed)),
+            (None, Some(free)) => format!("{} are free", ByteSize(free)),
+            (None, None) => "the system does not tell what is free".to_owned(),
+        };
+        format!("a backward pass takes up to {}, and {left}", ByteSize(self.needed))
     }
 }
 

@@ -9,7 +9,7 @@ use engine::{
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use super::estimator;
-use crate::{memory, settings::Settings};
+use crate::{memory, settings::Settings, texts};
 
 /// The program, its tables of tokens, tiles, and the logits that exist at once.
 const FIXED_BYTES: u64 = 96 << 20;
@@ -133,7 +133,7 @@ pub fn say(checkpoint: &Checkpoint, settings: &Settings) -> Result<()> {
         (Some(free), Some(allowed)) => Some(free.min(allowed)),
         (free, allowed) => free.or(allowed),
     };
-    let tokens = rows * settings.sequence_length.unwrap_or(128) as u64;
+    let tokens = rows * texts::window(checkpoint, settings.sequence_length)?.0 as u64;
     tracing::info!("{}", table(checkpoint, settings, tokens, available)?);
     Ok(())
 }

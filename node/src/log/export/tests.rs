@@ -1,11 +1,11 @@
 //! The format against its documentation, and against damage of every kind.
 
+#[path = "../../../../protocol/tests/support/small.rs"]
+mod small;
+
 use protocol::{
     machine::MachineId,
-    manifest::{
-        Appendix, BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
-        PROTOCOL_VERSION, Role, RunId, Schedule, TensorSpec,
-    },
+    manifest::{Manifest, RunId},
     replica::Replica,
     revocation::Revocation,
     segment::{CHUNK_SAMPLES_MAX, CHUNK_SEGMENTS_MAX, Chunk, Part, Segment},
@@ -23,50 +23,9 @@ use crate::log::{Content, onlooker};
 const AUTHORITY: [u8; 32] = [9; 32];
 
 fn manifest() -> Manifest {
-    let tensor = TensorSpec {
-        name: "w".into(),
-        shape: vec![4, 4],
-        group: 0,
-        range_log2: 0,
-        epsilon: 1,
-        unit: 1 << 32,
-        shift: 0,
-        origin: Origin::Base { digest: [7; 32] },
-    };
-    let base = BaseModel::of_files(
-        "test",
-        &[
-            (Role::Config, "config.json", b"{}"),
-            (Role::Tokenizer, "tokenizer.json", b"{}"),
-            (Role::Weights, "model.safetensors", b"weights"),
-        ],
-        &Appendix::default(),
-    )
-    .unwrap()
-    .0;
-    let hyperparameters = Hyperparameters {
-        learning_rate: 1e-4,
-        epsilon: 1e-3,
-        planned_gradients: 1_000,
-        direction_scale: DirectionScale::Rms,
-    };
-    Manifest {
-        protocol_version: PROTOCOL_VERSION,
-        nonce: [4; 16],
-        base,
-        tensors: vec![tensor],
-        groups: Groups::equal(1),
-        objective: ObjectiveLine::NextToken,
-        hyperparameters,
-        schedule: Schedule::default(),
-        levels: protocol::codec::LEVELS,
-        ledger_samples_max: 1 << 32,
-        replay_budget: 1_000_000,
-        membership: Membership::Open,
-        authority: Some(Ed25519Signer::from_seed(&AUTHORITY).key()),
-        held_out: None,
-        private: None,
-    }
+    let mut manifest = small::manifest();
+    manifest.tensors[0].shape = vec![4, 4];
+    Manifest { ledger_samples_max: 1 << 32, authority: Some(Ed25519Signer::from_seed(&AUTHORITY).key()), ..manifest }
 }
 
 /// A machine that signs segments of the lengths and steps that `parts` draws.

@@ -3,6 +3,11 @@
 
 #![allow(dead_code, missing_docs)]
 
+#[path = "../../../../protocol/tests/support/small.rs"]
+mod small;
+
+pub use small::manifest;
+
 use node::{
     network::{Multiaddr, NetworkConfig, PeerId, Traffic, parse_bootstrap},
     shell::Wire,
@@ -10,10 +15,6 @@ use node::{
 use peer::{Config, GoalSettings, Input, NodeId, Notice, Output, Peer, Run, Work};
 use protocol::{
     machine::MachineId,
-    manifest::{
-        Appendix, BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership, ObjectiveLine, Origin,
-        PROTOCOL_VERSION, Role, Schedule, TensorSpec,
-    },
     replica::{LedgerRange, OwnByte, Replica, Settings},
     signature::{Ed25519Signer, Ed25519Verifier, Signer},
 };
@@ -81,54 +82,6 @@ pub struct Fed {
     births: Births,
     delivered: u64,
     delays_ms: Vec<u32>,
-}
-
-/// A run whose arithmetic nobody needs.
-pub fn manifest() -> Manifest {
-    let hyperparameters = Hyperparameters {
-        learning_rate: 3e-4,
-        epsilon: 1e-3,
-        planned_gradients: 1000,
-        direction_scale: DirectionScale::Rms,
-    };
-    let base = BaseModel::of_files(
-        "test",
-        &[
-            (Role::Config, "config.json", b"{}"),
-            (Role::Tokenizer, "tokenizer.json", b"{}"),
-            (Role::Weights, "model.safetensors", b"weights"),
-        ],
-        &Appendix::default(),
-    )
-    .unwrap()
-    .0;
-    let tensor = TensorSpec {
-        name: "w".into(),
-        shape: vec![4],
-        group: 0,
-        range_log2: 0,
-        epsilon: 100,
-        unit: 1 << 33,
-        shift: 0,
-        origin: Origin::Base { digest: [0; 32] },
-    };
-    Manifest {
-        protocol_version: PROTOCOL_VERSION,
-        nonce: [1; 16],
-        base,
-        tensors: vec![tensor],
-        groups: Groups::equal(1),
-        objective: ObjectiveLine::NextToken,
-        hyperparameters,
-        schedule: Schedule::default(),
-        levels: 32,
-        ledger_samples_max: 1 << 24,
-        replay_budget: 1_000_000,
-        membership: Membership::Open,
-        authority: None,
-        held_out: None,
-        private: None,
-    }
 }
 
 /// How a fed node takes part.

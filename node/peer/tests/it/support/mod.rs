@@ -7,6 +7,8 @@
 mod disk;
 mod lab;
 mod node;
+#[path = "../../../../../protocol/tests/support/small.rs"]
+mod small;
 mod trainer;
 
 pub use disk::Disk;
@@ -16,10 +18,7 @@ pub use node::Node;
 use peer::{GoalSettings, Run};
 use protocol::{
     machine::MachineId,
-    manifest::{
-        Appendix, BASE_CHUNK_BYTES, BaseModel, DirectionScale, Groups, Hyperparameters, Manifest, Membership,
-        ObjectiveLine, Origin, PROTOCOL_VERSION, Role, Schedule, TensorSpec,
-    },
+    manifest::{Appendix, BASE_CHUNK_BYTES, BaseModel, Manifest, Role},
     segment::{Chunk, Digest, Segment},
     signature::{Ed25519Signer, Signer as _},
 };
@@ -62,38 +61,7 @@ pub fn base_digests() -> Vec<Digest> {
 
 /// The manifest of a small run.
 pub fn manifest() -> Manifest {
-    let tensor = TensorSpec {
-        name: "w".into(),
-        shape: vec![4],
-        group: 0,
-        range_log2: 0,
-        epsilon: 100,
-        unit: 1 << 33,
-        shift: 0,
-        origin: Origin::Base { digest: [0; 32] },
-    };
-    Manifest {
-        protocol_version: PROTOCOL_VERSION,
-        nonce: [1; 16],
-        base: base_model().0,
-        tensors: vec![tensor],
-        groups: Groups::equal(1),
-        objective: ObjectiveLine::NextToken,
-        hyperparameters: Hyperparameters {
-            learning_rate: 3e-4,
-            epsilon: 1e-3,
-            planned_gradients: 1000,
-            direction_scale: DirectionScale::Rms,
-        },
-        schedule: Schedule::default(),
-        levels: 32,
-        ledger_samples_max: 1 << 20,
-        replay_budget: 1_000_000,
-        membership: Membership::Open,
-        authority: None,
-        held_out: None,
-        private: None,
-    }
+    Manifest { base: base_model().0, ledger_samples_max: 1 << 20, ..small::manifest() }
 }
 
 /// The run of a manifest.
