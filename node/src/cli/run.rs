@@ -67,8 +67,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "ALPHA", requires = "lora")]
     pub lora_alpha: Option<f64>,
     /// Text to train on: a file, a directory, a pipe, or `-` for standard input. It stays here. What it is is told by
-    /// its content: text, JSON, JSON Lines, CSV or TSV with a header, each as it is, gzip or zstd. Rows have `text`;
-    /// `prompt` and `completion`; `messages` or `conversations`; `instruction` and `output`, or `question` and
+    /// its content: text, JSON, JSON Lines, CSV or TSV with a header, Parquet, each as it is, gzip or zstd. Rows have
+    /// `text`; `prompt` and `completion`; `messages` or `conversations`; `instruction` and `output`, or `question` and
     /// `answer`; or `prompt`, `choices` and `answer` (the index of the right one)
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,

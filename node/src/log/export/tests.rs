@@ -5,7 +5,7 @@ mod small;
 
 use protocol::{
     machine::MachineId,
-    manifest::{Manifest, RunId},
+    manifest::{Manifest, PROTOCOL_VERSION, RunId},
     replica::Replica,
     revocation::Revocation,
     segment::{CHUNK_SAMPLES_MAX, CHUNK_SEGMENTS_MAX, Chunk, Part, Segment},
