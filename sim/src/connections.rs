@@ -67,6 +67,8 @@ impl World {
         let now = self.swarm.queue.now();
         for number in self.swarm.up.clone() {
             if self.swarm.lines.sleeps_until(number).is_some() {
+                // Nobody can call while it sleeps.
+                self.machines[number as usize].cut_off_since = None;
                 continue;
             }
             let Some(running) = self.machines[number as usize].running.as_ref() else { continue };
