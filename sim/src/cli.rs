@@ -100,9 +100,8 @@ pub struct Changes {
 #[derive(Args, Clone, Debug)]
 #[command(allow_negative_numbers = true)]
 pub struct RunArgs {
-    /// demo, calm, home_internet, churn, partition, flash_crowd, flaky_disks, hostile, members, slow_laptop, overspend,
-    /// mixed, thousand, real_model, or a TOML
-    /// file
+    /// demo, calm, home_internet, home_routers, churn, partition, flash_crowd, flaky_disks, hostile, members,
+    /// slow_laptop, overspend, mixed, thousand, real_model, or a TOML file
     #[arg(default_value = "demo")]
     pub scenario: String,
     /// Everything random follows from it
