@@ -2,8 +2,8 @@
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench --bench learn -- --help`. The engine's own trainer runs in this process;
 //! there is no network and no disk. Work is counted in forwards of 8 x 128 tokens; a probe that moves a late layer goes
-//! through fewer of the weights, and counts as that part of a forward. Losses of one seed differ from those of another by about 0.02 bits per byte: give
-//! several (`--seeds 1,2,3`), of which the last line shows the median.
+//! through fewer of the weights, and counts as that part of a forward. Losses of one seed differ from those of another
+//! by about 0.02 bits per byte: give several (`--seeds 1,2,3`), of which the last line shows the median.
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;

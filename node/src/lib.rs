@@ -30,6 +30,9 @@ pub mod scorer;
 pub mod serve;
 pub mod settings;
 pub mod shell;
+#[cfg(test)]
+#[path = "../../protocol/tests/support/small.rs"]
+mod small;
 pub mod storage;
 pub mod texts;
 pub mod ticket;

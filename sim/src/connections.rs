@@ -111,6 +111,6 @@ impl World {
             machine.is_honest() && machine.router.is_open() && !self.swarm.is_cut(number, *other)
         };
         self.machines[number as usize].is_honest()
-            && self.swarm.up.iter().filter(|other| **other != number).any(|other| is_open(other))
+            && self.swarm.up.iter().filter(|other| **other != number).any(is_open)
     }
 }

@@ -1,9 +1,6 @@
 //! A shell between fakes: a trainer that answers at once, a disk that is slow or refuses, a network on which nobody is,
 //! and people who lose patience.
 
-#[path = "../../../protocol/tests/support/small.rs"]
-mod small;
-
 use anyhow::{Result, anyhow, bail};
 use engine::trainer::Step;
 use peer::{Answer, Config, GoalSettings, Input, NodeId, Output, Peer, Run, backlog::WORKS_MAX};
@@ -26,7 +23,7 @@ use crate::{
     interrupt::{Interrupt, Wish},
     network::NetworkConfig,
     pause::Pauses,
-    records,
+    records, small,
     storage::{self, Row, StateDir, checkpoint::WrittenCheckpoint, spawn_on},
     trainer::{Command, Event, TrainerHandle},
 };

@@ -86,7 +86,7 @@ pub fn pieces(text: &str) -> impl Iterator<Item = &str> {
 /// paragraph, a line, or a character.
 pub fn split(text: &mut (impl Read + Seek), start: u64, length: u64, at: u64) -> Result<u64> {
     let at = at.min(length);
-    let from = at - (length / SPLIT_SHARE).min(SPLIT_BYTES_MAX).max(3).min(at);
+    let from = at - (length / SPLIT_SHARE).clamp(3, SPLIT_BYTES_MAX).min(at);
     text.seek(SeekFrom::Start(start + from))?;
     let mut near = Vec::new();
     text.by_ref().take(at + 1 - from).read_to_end(&mut near)?;

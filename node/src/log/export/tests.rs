@@ -1,8 +1,5 @@
 //! The format against its documentation, and against damage of every kind.
 
-#[path = "../../../../protocol/tests/support/small.rs"]
-mod small;
-
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, PROTOCOL_VERSION, RunId},
@@ -18,7 +15,10 @@ use rand_xoshiro::{
 };
 
 use super::{Header, Totals, read, read::decode_payload, write, write::payload};
-use crate::log::{Content, onlooker};
+use crate::{
+    log::{Content, onlooker},
+    small,
+};
 
 const AUTHORITY: [u8; 32] = [9; 32];
 
