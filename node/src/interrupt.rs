@@ -44,11 +44,10 @@ impl Interrupt {
         let taken_over = Arc::new(AtomicBool::new(false));
         let is_taken_over = taken_over.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("signals")?;
+        // Before anybody hears that this process is there: a signal that comes at once is heard, too.
+        let mut signals = runtime.block_on(async { Signals::new() });
         std::thread::Builder::new().name("signals".into()).spawn(move || {
-            let code = runtime.block_on(async {
-                let mut signals = Signals::new();
-                listen(async || signals.next().await, &is_taken_over, &wish).await
-            });
+            let code = runtime.block_on(listen(async || signals.next().await, &is_taken_over, &wish));
             if code > 0 {
                 output::complain(format_args!(
                     "error: left at once, in the middle of something; what was not stored is lost, or comes again from peers"

@@ -14,9 +14,9 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     // The address first: loading takes longer.
     let server = Server::bind("--address", args.address, args.token.clone())?;
     let speaker = speaker(&args.state.state, args.best)?;
-    server.serve(speaker.into())?;
     let mut interrupt = Interrupt::install()?;
     interrupt.take_over();
+    server.serve(speaker.into())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     runtime.block_on(interrupt.wait(Wish::Stay));
     Ok(())
