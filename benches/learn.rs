@@ -15,7 +15,7 @@ use engine::{
     model::{self, Architecture, Checkpoint, Stage, SuffixModel, Tokenizer},
     objective,
     recipe::{schedule, survey},
-    trainer::{Parts, ProbeSettings, Step, Trainer},
+    trainer::{Parts, ProbeSettings, Step, Trainer, first_stages},
     weights::Weights,
 };
 use protocol::{
@@ -336,12 +336,8 @@ fn suffixes(architecture: &dyn Architecture, manifest: &Manifest) -> Vec<f64> {
         let counts = |stage: Stage| if stage == Stage::Embedding { is_tied } else { stage >= first };
         work.iter().filter(|(stage, _)| counts(*stage)).map(|(_, work)| work).sum()
     };
-    let first = |group: u16| {
-        let specs = manifest.tensors.iter().filter(|spec| spec.group == group);
-        specs.map(|spec| architecture.stage(&spec.name)).min().unwrap_or(Stage::Head)
-    };
-    let groups = 0..manifest.groups.members.len() as u16;
-    groups.map(|group| behind(first(group)) / behind(Stage::Embedding)).collect()
+    let stages = first_stages(manifest, |tensor| architecture.stage(tensor));
+    stages.into_iter().map(|first| behind(first) / behind(Stage::Embedding)).collect()
 }
 
 /// A run on `checkpoint` that is planned for so many `gradients`.

@@ -91,16 +91,22 @@ pub struct Step {
     pub loss: f64,
 }
 
+/// By group: the stage of a forward at which its first tensor comes in. `stage`: of a tensor.
+pub fn first_stages(manifest: &Manifest, stage: impl Fn(&str) -> Stage) -> Vec<Stage> {
+    let mut stages = vec![Stage::Head; manifest.groups.members.len()];
+    for spec in &manifest.tensors {
+        let first = &mut stages[usize::from(spec.group)];
+        *first = stage(&spec.name).min(*first);
+    }
+    stages
+}
+
 impl Trainer {
     /// At sample 0 of no machine: see [`Trainer::adopt`].
     pub fn new(parts: Parts) -> Self {
         let machine = MachineId { key: [0; 32], incarnation: 0 };
-        let mut stages = vec![Stage::Head; parts.manifest.groups.members.len()];
-        for spec in &parts.manifest.tensors {
-            let first = &mut stages[usize::from(spec.group)];
-            *first = parts.model.stage(&spec.name).min(*first);
-        }
         Self {
+            stages: first_stages(&parts.manifest, |tensor| parts.model.stage(tensor)),
             look_rows: parts.settings.batch_size,
             parts,
             machine,
@@ -110,7 +116,6 @@ impl Trainer {
             waiting: 0,
             company: Company::default(),
             near_edge: None,
-            stages,
         }
     }
 

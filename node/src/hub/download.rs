@@ -42,8 +42,7 @@ impl Place {
 
     /// Whether all of `file` is here.
     pub fn has(&self, file: &Sibling) -> bool {
-        let link = self.link(&file.rfilename);
-        link.metadata().is_ok_and(|found| found.is_file() && file.size.is_none_or(|size| size == found.len()))
+        is_whole(file, &self.link(&file.rfilename))
     }
 
     /// Fetches `file` from `path` of the hub.
@@ -59,10 +58,7 @@ impl Place {
             fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         }
         let _lock = lock(&self.locks.join(format!("{tag}.lock")))?;
-        let is_whole = |path: &Path| {
-            path.metadata().is_ok_and(|found| file.size.is_none_or(|size| size == found.len()) && found.is_file())
-        };
-        if !is_whole(&blob) {
+        if !is_whole(file, &blob) {
             transfer(client, file, path, &part)?;
             check(file, &part)?;
             fs::rename(&part, &blob).with_context(|| format!("cannot name {}", blob.display()))?;
@@ -102,6 +98,11 @@ pub enum Failure {
     Refused(#[from] Refusal),
     #[error(transparent)]
     Ours(#[from] anyhow::Error),
+}
+
+/// Whether all of `file` is at `path`.
+fn is_whole(file: &Sibling, path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| found.is_file() && file.size.is_none_or(|size| size == found.len()))
 }
 
 /// A name that is safe in a path, whatever the hub calls the content.

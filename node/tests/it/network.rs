@@ -420,7 +420,7 @@ async fn faults_are_not_forgotten_by_reconnecting() {
 async fn a_flood_bans_its_sender_while_others_are_served() {
     LocalSet::new()
         .run_until(async {
-            let node = Beside::start(Place::new(101, Vec::new())).await;
+            let node = Beside::start(Place { slowed: 1_000, ..Place::new(101, Vec::new()) }).await;
             let (victim, _) = parse_bootstrap(&node.name).unwrap();
             let mut nodes = Nodes::default();
             let honest = nodes.start_with(config_of_fed(2), std::slice::from_ref(&node.name)).await;

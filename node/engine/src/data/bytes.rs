@@ -3,11 +3,9 @@
 use anyhow::{Context, Result};
 use flate2::bufread::MultiGzDecoder;
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use zstd::stream::read::Decoder as ZstdDecoder;
 
-use super::{
-    utf16::{Utf16Reader, byte_order},
-    zstd::ZstdReader,
-};
+use super::utf16::{Utf16Reader, byte_order};
 
 /// So much of a file is looked at before it is read.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -49,7 +47,8 @@ pub fn content(raw: Box<dyn Read + Send>) -> Result<Content> {
     if let Some(name) = compression(&head) {
         let plain: Box<dyn Read + Send> = match name {
             "gzip" => Box::new(MultiGzDecoder::new(bytes)),
-            _ => Box::new(ZstdReader::new(bytes)),
+            // All frames, with windows of up to 128 MiB: `zstd --long=31` is refused, every usual level is not.
+            _ => Box::new(ZstdDecoder::with_buffer(bytes)?),
         };
         (head, bytes) = peek(plain).with_context(|| format!("the {name} file is damaged or cut off"))?;
         wrapping.push(name);

@@ -11,7 +11,7 @@
 //! | file | noun |
 //! |---|---|
 //! | `source.rs` | which files a path names |
-//! | `bytes.rs`, `zstd.rs`, `utf16.rs` | from a file's bytes to text |
+//! | `bytes.rs`, `utf16.rs` | from a file's bytes to text |
 //! | `form.rs` | which form a text has |
 //! | `row.rs`, `non_finite.rs`, `parquet.rs` | rows of JSON, JSON Lines and tables; of Parquet |
 //! | `scratch.rs` | what cannot be read twice, on the disk |
@@ -45,7 +45,6 @@ mod text;
 mod tokens;
 mod utf16;
 mod window;
-mod zstd;
 
 use anyhow::{Context, Result, ensure};
 use std::{

@@ -61,7 +61,7 @@ const TWO: [&str; 2] = ["o[ne two three]", "f[our five six]"];
 #[test]
 fn the_same_rows_come_out_of_every_form() {
     let lines = "{\"text\": \"one two three\"}\n{\"text\": \"four five six\"}\n";
-    // Made by Python's gzip and zstandard; the latter are two frames.
+    // Made by Python's gzip and zstandard; the latter are two frames, which may follow one to be skipped.
     let gzip = [
         31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 42, 73, 173, 40, 81, 178, 82, 80, 202, 207, 75, 85, 40, 41, 207, 87,
         40, 201, 40, 74, 77, 85, 170, 229, 170, 134, 203, 164, 229, 151, 22, 41, 164, 101, 150, 165, 42, 20, 103, 86,
@@ -82,6 +82,7 @@ fn the_same_rows_come_out_of_every_form() {
         [&[0xff, 0xfe][..], &utf16(u16::to_le_bytes)].concat(),
         gzip.into(),
         zstd.into(),
+        [&[0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 7, 7][..], &zstd].concat(),
         r#"[{"text": "one two three"}, {"text": "four five six"}]"#.into(),
         "[\n {\"text\": \"one two three\", \"score\": NaN},\n {\"text\": \"four five six\", \"score\": -Infinity}\n]"
             .into(),
@@ -249,6 +250,9 @@ fn what_is_no_text_is_named() {
         (b"some text\0and more", "byte 9 is NUL"),
         (b"caf\xe9", "byte 3, 0xe9"),
         (b"\x1f\x8bdamaged", "gzip"),
+        // Cut off in its block, and a window of 2 GiB.
+        (&[40, 181, 47, 253, 36, 26, 209, 0, 0, 123, 34], "zstd file is damaged or cut off"),
+        (&[40, 181, 47, 253, 0, 168, 9, 0, 0, 97], "zstd file is damaged or cut off"),
         (b"", "no text"),
         (b" \n\n", "no text"),
     ] {

@@ -79,6 +79,7 @@ pub struct Fed {
     /// What people would hear.
     pub notices: Rc<RefCell<Vec<Notice>>>,
     begun: Instant,
+    slowed: u32,
     births: Births,
     delivered: u64,
     delays_ms: Vec<u32>,
@@ -93,18 +94,20 @@ pub struct Place {
     /// Below so many connections it calls nodes that it finds.
     pub connections_target: usize,
     pub settings: Settings,
+    /// Its clock goes so many times too slow: then any sender is fast, however slow the machine that tests.
+    pub slowed: u32,
 }
 
 impl Place {
     pub fn new(number: usize, bootstrap: Vec<String>) -> Self {
         let connections_target = peer::config::CONNECTIONS_TARGET;
-        Self { number, bootstrap, connections_target, settings: Settings::default() }
+        Self { number, bootstrap, connections_target, settings: Settings::default(), slowed: 1 }
     }
 }
 
 impl Fed {
     pub async fn start(place: Place, begun: Instant, births: Births) -> Self {
-        let Place { number, bootstrap, connections_target, settings } = place;
+        let Place { number, bootstrap, connections_target, settings, slowed } = place;
         let secret = [number as u8 + 1; 32];
         let signer = Ed25519Signer::from_seed(&secret);
         let run = Run::decode(&manifest().encode().unwrap()).unwrap();
@@ -137,6 +140,7 @@ impl Fed {
             inputs: VecDeque::new(),
             notices: Rc::default(),
             begun,
+            slowed,
             births,
             delivered: 0,
             delays_ms: Vec::new(),
@@ -157,7 +161,7 @@ impl Fed {
     }
 
     fn now_ms(&self) -> u64 {
-        self.begun.elapsed().as_millis() as u64
+        (self.begun.elapsed() / self.slowed).as_millis() as u64
     }
 
     async fn take_part(mut self, plan: &Plan) -> Outcome {
