@@ -74,9 +74,9 @@ fn a_node_stands_back_and_takes_as_many_threads_as_it_may() {
         .unwrap()
         .parse()
         .unwrap();
-    let (nice, few) = of("few", &["--threads", "1"]);
+    let (nice, few) = of("few", &["--threads", "1", "--priority", "background"]);
     assert_eq!(nice, own.max(10));
-    let (nice, many) = of("many", &["--threads", "9", "--priority", "normal"]);
+    let (nice, many) = of("many", &["--threads", "9"]);
     assert_eq!(nice, own);
     assert_eq!(many, few + 8);
 }

@@ -236,7 +236,7 @@ impl Net {
 
     /// A node on a machine, without mDNS, as across the internet.
     pub fn node(&self, machine: &str, state: &Path, arguments: &[&str]) -> Node {
-        self.run(machine, state, &[&["--no-mdns"], arguments].concat())
+        self.run(machine, state, &[&["--no-mdns", "--priority", "normal"], arguments].concat())
     }
 
     /// Any command of the binary on a machine, with its state in `state`.
