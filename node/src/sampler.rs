@@ -25,6 +25,15 @@ pub struct Sampled {
     pub text: String,
 }
 
+/// How a model samples unless it is told otherwise. What its files say and is not followed is said.
+pub fn usual_sampling(checkpoint: &Checkpoint) -> Result<Sampling> {
+    let (sampling, not_followed) = checkpoint.sampling()?;
+    if !not_followed.is_empty() {
+        tracing::warn!("generation_config.json: not followed here: {}", not_followed.join(", "));
+    }
+    Ok(sampling)
+}
+
 /// Completes prompts of the held-out text, more seldom the longer the run: each time after half as long again. Draws
 /// are the same each time, so what differs is the weights' doing.
 pub struct Sampler {
@@ -38,7 +47,7 @@ pub struct Sampler {
 impl Sampler {
     /// For a model of `checkpoint`.
     pub fn new(checkpoint: &Checkpoint, held_out: &Dataset) -> Result<Self> {
-        let sampling = Sampling { tokens_max: TOKENS_MAX, seed: 0, ..checkpoint.sampling()?.unwrap_or_default() };
+        let sampling = Sampling { tokens_max: TOKENS_MAX, seed: 0, ..checkpoint.sampling()?.0 };
         let (tokenizer, prompts) = (Tokenizer::of(checkpoint)?, held_out.prompts(PROMPTS)?);
         Ok(Self { tokenizer, prompts, sampling, begun: Instant::now(), due: Duration::ZERO })
     }

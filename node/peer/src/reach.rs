@@ -19,10 +19,11 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// None if nobody can be called there: unspecified, multicast, IPv6 link-local without a zone.
+    /// None if nobody can be called there: "this network" (0/8), multicast, reserved (240/4), IPv6 link-local without a
+    /// zone (RFC 6890).
     pub fn of(ip: IpAddr) -> Option<Self> {
         match ip.to_canonical() {
-            IpAddr::V4(ip) if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() => None,
+            IpAddr::V4(ip) if matches!(ip.octets()[0], 0 | 224..) => None,
             IpAddr::V4(ip) if ip.is_loopback() => Some(Self::Machine),
             IpAddr::V4(ip) if ip.is_link_local() => Some(Self::Link),
             IpAddr::V4(ip) if ip.is_private() || is_shared(ip) => Some(Self::Site),

@@ -20,7 +20,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
             program()
         );
     }
-    let usual = Sampling { stop: speaker.turn_stops(), ..speaker.sampling()? };
+    let usual = Sampling { stop: speaker.turn_stops(), ..speaker.sampling() };
     let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     if is_terminal {
         outln!("{}. A line is a turn; /new begins anew, /bye or Ctrl-D ends.", speaker.name)?;

@@ -19,6 +19,7 @@ use crate::{
     log::{Base, Log, best::Best},
     opened::Opened,
     outln, output,
+    sampler::usual_sampling,
     say::{self, evaluation_words},
     serve::{Source, Speaker},
     texts::TextReader,
@@ -180,7 +181,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 /// A continuation, as it comes.
 pub fn generate(args: &GenerateArgs) -> Result<()> {
     let Inspected { model, tokenizer, checkpoint, .. } = Inspected::of(&args.state.state, args.best)?;
-    let sampling = chosen_sampling(args, checkpoint.sampling()?.unwrap_or_default());
+    let sampling = chosen_sampling(args, usual_sampling(&checkpoint)?);
     let prompt = tokenizer.encode_whole(&args.prompt)?;
     let prompt = if prompt.is_empty() { tokenizer.bos().into_iter().collect() } else { prompt };
     output::piece(&args.prompt)?;

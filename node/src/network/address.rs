@@ -15,6 +15,9 @@ pub fn parse_bootstrap(text: &str) -> Result<(PeerId, Multiaddr), StartError> {
     match address.pop() {
         Some(Protocol::P2p(peer)) if !address.is_empty() => {
             check_callable(&address).map_err(failed)?;
+            if address.iter().any(|part| part == Protocol::P2p(peer)) {
+                return Err(failed("the relay is the node itself: give the address of the one or the other".into()));
+            }
             Ok((peer, address))
         }
         _ => Err(failed("it does not end with /p2p/ and the peer id that the other node prints".into())),
@@ -70,7 +73,10 @@ fn check_host(host: Option<&Protocol<'_>>) -> Result<(), String> {
     match host {
         Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) if is_host_name(name) => Ok(()),
         Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) => {
-            Err(format!("{name:?} is no host name"))
+            Err(match name.trim_end_matches('.').rsplit('.').next().is_some_and(is_number) {
+                true => format!("{name:?} is no host name: an IP address is /ip4/<address> or /ip6/<address>"),
+                false => format!("{name:?} is no host name"),
+            })
         }
         Some(Protocol::Dnsaddr(name)) => {
             Err(format!("/dnsaddr is not looked up: /dns/{name}/tcp/<port> names a host and its port"))
@@ -81,20 +87,30 @@ fn check_host(host: Option<&Protocol<'_>>) -> Result<(), String> {
                 Protocol::Ip6(ip) if ip.is_unicast_link_local() => {
                     "a link-local address means nothing without its link: give another of the node's addresses".into()
                 }
-                _ => "no machine has this address: 0.0.0.0 and :: are for listening, multicast is for many".into(),
+                _ => "no machine has this address: 0.0.0.0 and :: are for listening, multicast is for many, 240.0.0.0 and \
+                      what follows for nobody"
+                    .into(),
             }),
         },
         _ => Err("it begins with no host: /ip4/<address>, /ip6/<address> or /dns/<name>".into()),
     }
 }
 
-/// Letters, digits, hyphens, underscores and dots; no label empty or longer than 63.
+/// Letters, digits, hyphens, underscores and dots; no label empty, longer than 63, or with a hyphen at an end; the last
+/// one no number, which only an IP address has there (RFC 1123, 2.1).
 fn is_host_name(name: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     };
-    name.len() <= 253 && name.strip_suffix('.').unwrap_or(name).split('.').all(is_label)
+    let mut labels = name.strip_suffix('.').unwrap_or(name).split('.');
+    name.len() <= 253 && labels.clone().all(is_label) && !labels.next_back().is_some_and(is_number)
+}
+
+fn is_number(label: &str) -> bool {
+    label.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether a node could listen there, or why not, and where it could.
@@ -185,7 +201,8 @@ mod tests {
 
     #[test]
     fn an_address_that_could_be_called_is_taken_and_one_that_never_could_is_refused_with_a_remedy() {
-        let relayed = format!("/ip4/198.51.100.1/tcp/9713/p2p/{PEER}/p2p-circuit");
+        let through = |relay: &str| format!("/ip4/198.51.100.1/tcp/9713/p2p/{relay}/p2p-circuit");
+        let relayed = through(&peer_id([5; 32]).unwrap().to_string());
         for good in [
             "/ip4/192.168.1.7/tcp/9713",
             "/ip4/127.0.0.1/tcp/1",
@@ -198,6 +215,7 @@ mod tests {
             let (peer, address) = parse_bootstrap(&format!("{good}/p2p/{PEER}")).unwrap();
             assert_eq!((peer.to_string().as_str(), address.to_string().as_str()), (PEER, good));
         }
+        let relayed_by_itself = through(PEER);
         for (bad, remedy) in [
             ("/ip4/192.168.1.7/tcp/0", "port 0"),
             ("/dns4/localhost/tcp/9713/ws", "WebSocket"),
@@ -212,6 +230,12 @@ mod tests {
             ("/dnsaddr/example.org", "/dns/example.org/tcp/<port>"),
             ("/dns4/a b/tcp/9713", "no host name"),
             ("/dns4/a..b/tcp/9713", "no host name"),
+            ("/dns/-a.example/tcp/9713", "no host name"),
+            ("/dns6/127.0.0.1/tcp/9713", "/ip4/<address>"),
+            ("/dns4/256.1.1.1/tcp/9713", "no host name"),
+            ("/ip4/0.1.2.3/tcp/9713", "no machine has this address"),
+            ("/ip4/240.0.0.1/tcp/9713", "no machine has this address"),
+            (&relayed_by_itself, "the relay is the node itself"),
             ("/memory/5", "begins with no host"),
             ("/ip4/198.51.100.1/tcp/9713/p2p-circuit", "names its relay"),
             ("/p2p-circuit", "names its relay"),

@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /` | a small chat |
-//! | `GET /v1/models` | the one model |
+//! | `GET /v1/models`, `GET /v1/models/ID` | the one model |
 //! | `POST /v1/chat/completions`, `POST /v1/completions` | an answer, streamed as server-sent events if `stream` says so |
 //!
 //! *Who may ask.* On a loopback address everyone on the machine, by a name that only the machine has (no web site can
@@ -11,12 +11,13 @@
 //! other address whoever has the token.
 //!
 //! *What it costs.* A body has at most [`BODY_BYTES_MAX`] bytes. [`ANSWERS_MAX`] answers are made at a time,
-//! [`WAITING_MAX`] wait; who comes then is told to come again. A client that does not read for [`READ_PATIENCE`], and a
-//! request that takes longer than [`REQUEST_TIME`], get no more. Sockets and headers are those of [`crate::http`].
+//! [`WAITING_MAX`] wait; who comes then is told to come again. A client whose body takes longer than
+//! [`BODY_PATIENCE`], that does not read for [`READ_PATIENCE`], or whose request takes longer than [`REQUEST_TIME`], gets
+//! no more. Sockets and headers are those of [`crate::http`].
 
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, stream};
-use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Frame, Incoming},
@@ -50,6 +51,8 @@ const WAITING_MAX: usize = 64;
 const CONNECTIONS_MAX: usize = 128;
 /// A request takes no longer, from its first byte to the last of its answer.
 const REQUEST_TIME: Duration = Duration::from_secs(300);
+/// A request's body is here after so long.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// A client that reads nothing for so long has gone.
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// Pieces that may wait for a client.
@@ -137,6 +140,19 @@ impl Refusal {
     }
 }
 
+/// All of the body, if it comes in time and is no longer than it may be.
+async fn read_body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    let late = |_| Refusal(StatusCode::REQUEST_TIMEOUT, "the body did not come in time; send it again".into());
+    let body = tokio::time::timeout(BODY_PATIENCE, body).await.map_err(late)?.map_err(|error| match error
+        .is::<LengthLimitError>(
+    ) {
+        true => Refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long; it may have 1 MiB".into()),
+        false => Refusal(StatusCode::BAD_REQUEST, format!("the body cannot be read ({error})")),
+    })?;
+    Ok(body.to_bytes())
+}
+
 fn invalid(error: &anyhow::Error) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, format!("{error:#}"))
 }
@@ -146,13 +162,18 @@ impl Served {
         if !http::is_meant(request.headers(), self.address) {
             return Err(Refusal(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or 127.0.0.1".into()));
         }
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let method = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
+        let path = request.uri().path().to_owned();
         if (&method, path.as_str()) == (&Method::GET, "/") {
             return self.page();
         }
         self.check_token(&request)?;
         let is_chat = match (method, path.as_str()) {
             (Method::GET, "/v1/models") => return Ok(self.models()),
+            // As with answers, it does not matter what a client calls the one model.
+            (Method::GET, path) if path.starts_with("/v1/models/") => {
+                return Ok(json_response(StatusCode::OK, &self.model()));
+            }
             (Method::POST, "/v1/chat/completions") => true,
             (Method::POST, "/v1/completions") => false,
             (_, "/" | "/v1/models" | "/v1/chat/completions" | "/v1/completions") => {
@@ -171,14 +192,12 @@ impl Served {
             let what = format!("Content-Type is {kind:?}; it must be application/json");
             return Err(Refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
         }
-        let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await.map_err(|error| {
-            Refusal(StatusCode::PAYLOAD_TOO_LARGE, format!("the body cannot be read ({error}); it may have 1 MiB"))
-        })?;
+        let body = read_body(request).await?;
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             let what = format!("{WAITING_MAX} requests are waiting; come again in a few seconds");
             return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, what));
         };
-        let asked = self.asked(&body.to_bytes(), is_chat).map_err(|error| invalid(&error))?;
+        let asked = self.asked(&body, is_chat).map_err(|error| invalid(&error))?;
         let answer = Answer::new(&asked, &self.speaker.name, &random_id().map_err(|error| invalid(&error))?);
         match asked.streams {
             true => Ok(self.stream(asked, answer, place)),
@@ -193,7 +212,8 @@ impl Served {
     fn check_token(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
         let Some(token) = &self.token else { return Ok(()) };
         let said = request.headers().get(header::AUTHORIZATION).and_then(|said| said.to_str().ok());
-        let said = said.and_then(|said| said.strip_prefix("Bearer ")).unwrap_or("");
+        let said = said.and_then(|said| said.split_once(' '));
+        let said = said.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map_or("", |(_, token)| token);
         // Digests, so that the time of the comparison says nothing about the token.
         match blake3::hash(said.trim().as_bytes()) == blake3::hash(token.as_bytes()) {
             true => Ok(()),
@@ -205,8 +225,11 @@ impl Served {
     }
 
     fn models(&self) -> Response<Body> {
-        let model = json!({ "id": self.speaker.name, "object": "model", "created": 0, "owned_by": "onebyte" });
-        json_response(StatusCode::OK, &json!({ "object": "list", "data": [model] }))
+        json_response(StatusCode::OK, &json!({ "object": "list", "data": [self.model()] }))
+    }
+
+    fn model(&self) -> Value {
+        json!({ "id": self.speaker.name, "object": "model", "created": 0, "owned_by": "onebyte" })
     }
 
     fn page(&self) -> Result<Response<Body>, Refusal> {

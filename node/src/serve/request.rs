@@ -5,7 +5,8 @@ use engine::{
     chat::{self, Value},
     model::Sampling,
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value as Json};
 
 use super::speaker::Speaker;
 
@@ -18,43 +19,79 @@ const TOKENS: usize = 512;
 /// Most texts at which an answer is to stop, and the longest.
 const STOPS_MAX: usize = 16;
 const STOP_BYTES_MAX: usize = 256;
+/// So much of a wrong value is shown.
+const SHOWN_CHARACTERS: usize = 60;
 
-/// The body of a request. What is not named here is not looked at.
-#[derive(Deserialize)]
-struct Body {
-    messages: Option<Value>,
-    prompt: Option<Prompt>,
-    tools: Option<Value>,
-    max_tokens: Option<u64>,
-    max_completion_tokens: Option<u64>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    seed: Option<i64>,
-    n: Option<u64>,
-    stop: Option<Stop>,
-    #[serde(default)]
-    stream: bool,
-    stream_options: Option<StreamOptions>,
+/// What would change an answer, and is not done here: with the value that says nothing, beside null and what is empty.
+const NOT_DONE: [(&str, &str); 9] = [
+    ("echo", "false"),
+    ("logprobs", "false"),
+    ("top_logprobs", "0"),
+    ("best_of", "1"),
+    ("suffix", "\"\""),
+    ("response_format", r#"{"type":"text"}"#),
+    ("logit_bias", "{}"),
+    ("presence_penalty", "0"),
+    ("frequency_penalty", "0"),
+];
+
+/// The body of a request: a JSON object. What is neither read nor refused is not looked at.
+struct Body(Map<String, Json>);
+
+impl Body {
+    /// Errors if it is no object, or asks for what is not done here.
+    fn read(bytes: &[u8]) -> Result<Self> {
+        let body: Json = serde_json::from_slice(bytes).context("the body is not the JSON of a request")?;
+        let Json::Object(fields) = body else { bail!("the body is {}; it must be an object", short(&body)) };
+        for (name, nothing) in NOT_DONE {
+            let Some(value) = fields.get(name) else { continue };
+            let is_zero = value.as_f64().is_some_and(|number| nothing.parse() == Ok(number));
+            let says_nothing = value.is_null() || value.to_string() == nothing || is_zero;
+            // Of completions a number: how many others to list.
+            let lists_none = name == "logprobs" && value.as_f64() == Some(0.0);
+            ensure!(says_nothing || lists_none, "{name} is {}: this server has no {name}; leave it out", short(value));
+        }
+        Ok(Self(fields))
+    }
+
+    /// A field, unless it is absent or null. Errors if it is not `what` it must be.
+    fn get<T: DeserializeOwned>(&self, name: &str, what: &str) -> Result<Option<T>> {
+        let Some(value) = self.0.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
+        match T::deserialize(value) {
+            Ok(value) => Ok(Some(value)),
+            Err(_) => bail!("{name} is {}; it must be {what}", short(value)),
+        }
+    }
+
+    /// A field of one text or several.
+    fn texts(&self, name: &str) -> Result<Option<Vec<String>>> {
+        let texts: Option<Texts> = self.get(name, "a text, or a list of texts")?;
+        Ok(texts.map(|texts| match texts {
+            Texts::One(text) => vec![text],
+            Texts::Many(texts) => texts,
+        }))
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Prompt {
-    Text(String),
-    Texts(Vec<String>),
+enum Texts {
+    One(String),
+    Many(Vec<String>),
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Stop {
-    Text(String),
-    Texts(Vec<String>),
+/// The beginning of a value, for an error.
+fn short(value: &Json) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 #[derive(Deserialize)]
 struct StreamOptions {
-    #[serde(default)]
-    include_usage: bool,
+    include_usage: Option<bool>,
 }
 
 /// What is to be answered.
@@ -74,44 +111,38 @@ pub struct Asked {
 impl Asked {
     /// Errors name the field, the value, and what it may be. `seed`: unless the client says another.
     pub fn of(body: &[u8], is_chat: bool, speaker: &Speaker, seed: u64) -> Result<Self> {
-        let body: Body = serde_json::from_slice(body).context("the body is not the JSON of a request")?;
-        ensure!(body.n.unwrap_or(1) == 1, "n is {}; this server gives one answer at a time", body.n.unwrap_or(1));
-        let mut stops = match body.stop {
-            None => Vec::new(),
-            Some(Stop::Text(text)) => vec![text],
-            Some(Stop::Texts(texts)) => texts,
-        };
+        let body = Body::read(body)?;
+        let count: u64 = body.get("n", "a whole number")?.unwrap_or(1);
+        ensure!(count == 1, "n is {count}; this server gives one answer at a time");
+        let mut stops = body.texts("stop")?.unwrap_or_default();
         ensure!(stops.len() <= STOPS_MAX, "stop has {} texts, and may have {STOPS_MAX}", stops.len());
         ensure!(
             stops.iter().all(|stop| (1..=STOP_BYTES_MAX).contains(&stop.len())),
             "a text of stop must have 1 to {STOP_BYTES_MAX} bytes"
         );
-        let prompt = match (is_chat, body.messages, body.prompt) {
-            (true, Some(messages), _) => {
-                let messages = chat::messages(&messages).context("messages")?;
-                let tools = body.tools.as_ref().map(chat::tools).transpose().context("tools")?.flatten();
-                stops.extend(speaker.turn_stops());
-                speaker
-                    .conversation(&messages, tools.as_ref())
-                    .context("the model's chat template refuses the messages")?
-            }
-            (true, None, _) => bail!("messages is missing"),
-            (false, _, Some(Prompt::Text(text))) => speaker.text(&text)?,
-            (false, _, Some(Prompt::Texts(texts))) => match <[String; 1]>::try_from(texts) {
-                Ok([text]) => speaker.text(&text)?,
-                Err(texts) => bail!("prompt has {} texts; ask for them one by one", texts.len()),
-            },
-            (false, _, None) => bail!("prompt is missing"),
+        let prompt = if is_chat {
+            stops.extend(speaker.turn_stops());
+            conversation(&body, speaker)?
+        } else {
+            let texts = body.texts("prompt")?.context("prompt is missing")?;
+            let [text] = &texts[..] else { bail!("prompt has {} texts; ask for them one by one", texts.len()) };
+            speaker.text(text)?
         };
+        ensure!(
+            !prompt.is_empty(),
+            "the prompt is empty, and the model has no token that starts a text; give a prompt"
+        );
         let prompt_tokens = prompt.len();
         let window = speaker.window()?;
         ensure!(prompt_tokens < window, "the prompt has {prompt_tokens} tokens, and {TOO_LONG} {window}; shorten it");
-        let wanted = body.max_completion_tokens.or(body.max_tokens).map_or(TOKENS, |most| most.min(1 << 32) as usize);
-        let defaults = speaker.sampling()?;
+        let most = |name: &str| body.get::<u64>(name, "a whole number");
+        let most = most("max_completion_tokens")?.or(most("max_tokens")?);
+        let wanted = most.map_or(TOKENS, |most| most.min(1 << 32) as usize);
+        let defaults = speaker.sampling();
         let sampling = Sampling {
-            temperature: body.temperature.unwrap_or(defaults.temperature),
-            top_p: body.top_p.unwrap_or(defaults.top_p),
-            seed: body.seed.map_or(seed, |seed| seed as u64),
+            temperature: body.get("temperature", "a number")?.unwrap_or(defaults.temperature),
+            top_p: body.get("top_p", "a number")?.unwrap_or(defaults.top_p),
+            seed: body.get::<i64>("seed", "a whole number")?.map_or(seed, |seed| seed as u64),
             tokens_max: wanted.min(TOKENS_MAX).min(window - prompt_tokens),
             stop: stops,
             ..defaults
@@ -119,7 +150,64 @@ impl Asked {
         let (temperature, top_p) = (sampling.temperature, sampling.top_p);
         ensure!((0.0..=10.0).contains(&temperature), "temperature is {temperature}, and must be 0 to 10");
         ensure!(top_p > 0.0 && top_p <= 1.0, "top_p is {top_p}, and must be above 0, at most 1");
-        let counts = body.stream_options.is_some_and(|options| options.include_usage);
-        Ok(Self { is_chat, prompt, sampling, streams: body.stream, counts })
+        let streams = body.get("stream", "true or false")?.unwrap_or(false);
+        let options: Option<StreamOptions> =
+            body.get("stream_options", "an object, with include_usage true or false")?;
+        let counts = options.and_then(|options| options.include_usage).unwrap_or(false);
+        Ok(Self { is_chat, prompt, sampling, streams, counts })
+    }
+}
+
+/// The messages of `body` as the model reads them.
+fn conversation(body: &Body, speaker: &Speaker) -> Result<Vec<u32>> {
+    let messages: Value = body.get("messages", "a list of messages")?.context("messages is missing")?;
+    let messages = chat::messages(&messages).context("messages")?;
+    let tools: Option<Value> = body.get("tools", "a list of tools")?;
+    let tools = tools.as_ref().map(chat::tools).transpose().context("tools")?.flatten();
+    speaker.conversation(&messages, tools.as_ref()).context("the model's chat template refuses the messages")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(body: &str) -> String {
+        let read = |body: Body| {
+            body.get::<u64>("max_tokens", "a whole number")?;
+            body.texts("stop")?;
+            body.texts("prompt")?;
+            body.get::<bool>("stream", "true or false")
+        };
+        format!("{:#}", Body::read(body.as_bytes()).and_then(read).unwrap_err())
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_with_its_value_and_what_it_may_be() {
+        for (body, expected) in [
+            (r#"{"max_tokens": -1}"#, "max_tokens is -1; it must be a whole number"),
+            (r#"{"stop": 5}"#, "stop is 5; it must be a text, or a list of texts"),
+            (r#"{"prompt": [1, 2, 3]}"#, "prompt is [1,2,3]; it must be a text"),
+            (r#"{"stream": "yes"}"#, "stream is \"yes\"; it must be true or false"),
+            ("[1]", "the body is [1]; it must be an object"),
+            ("{", "not the JSON of a request"),
+            (r#"{"echo": true}"#, "echo is true: this server has no echo"),
+            (r#"{"logprobs": 5}"#, "logprobs is 5"),
+            (r#"{"response_format": {"type": "json_object"}}"#, "response_format is"),
+            (r#"{"frequency_penalty": 0.5}"#, "frequency_penalty is 0.5"),
+        ] {
+            assert!(refusal(body).contains(expected), "{body}: {}", refusal(body));
+        }
+        let long = format!(r#"{{"max_tokens": "{}"}}"#, "9".repeat(1_000));
+        assert!(refusal(&long).len() < 200, "{}", refusal(&long));
+    }
+
+    #[test]
+    fn what_says_nothing_is_as_good_as_absent() {
+        let body = r#"{"max_tokens": null, "stop": null, "stream": null, "echo": false, "logprobs": null, "best_of": 1,
+            "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"}}"#;
+        let body = Body::read(body.as_bytes()).unwrap();
+        assert_eq!(body.get::<u64>("max_tokens", "").unwrap(), None);
+        assert_eq!((body.texts("stop").unwrap(), body.get::<bool>("stream", "").unwrap()), (None, None));
+        assert!(Body::read(br#"{"logprobs": 0}"#).is_ok() && Body::read(br#"{"logprobs": false}"#).is_ok());
     }
 }

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{hex::hex, trainer::CopyFor};
+use crate::{hex::hex, sampler::usual_sampling, trainer::CopyFor};
 
 /// While others are being answered, a copy of the weights that is no older than this will do.
 const FRESH: Duration = Duration::from_secs(5);
@@ -33,6 +33,7 @@ pub struct Speaker {
     pub name: String,
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    sampling: Sampling,
     checkpoint: Checkpoint,
     trainer: Option<SyncSender<CopyFor>>,
     copies: Mutex<Copies>,
@@ -70,13 +71,14 @@ impl Speaker {
         let tokenizer = Tokenizer::of(&checkpoint)?;
         let template =
             ChatTemplate::of(&checkpoint, &tokenizer).with_context(|| format!("of {}", checkpoint.source))?;
+        let sampling = usual_sampling(&checkpoint)?;
         let name = checkpoint.source.clone();
         let (trainer, last) = match source {
             Source::Still(weights) => (None, Some((Arc::new(weights.into()), Instant::now()))),
             Source::Trainer(trainer) => (Some(trainer), None),
         };
         let copies = Mutex::new(Copies { last, before: Weak::new() });
-        Ok(Self { name, tokenizer, template, checkpoint, trainer, copies })
+        Ok(Self { name, tokenizer, template, sampling, checkpoint, trainer, copies })
     }
 
     /// Most tokens of a prompt and its answer.
@@ -85,8 +87,8 @@ impl Speaker {
     }
 
     /// How the model's own files sample, or this program does.
-    pub fn sampling(&self) -> Result<Sampling> {
-        Ok(self.checkpoint.sampling()?.unwrap_or_default())
+    pub fn sampling(&self) -> Sampling {
+        self.sampling.clone()
     }
 
     /// Whether the model has a chat template of its own.

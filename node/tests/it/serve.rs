@@ -158,7 +158,8 @@ fn each_bad_request_is_told_what_is_wrong_with_it() {
         (chat(&json!({ "n": 3 })), "n is 3"),
         (chat(&json!({ "temperature": -1 })), "temperature is -1"),
         (chat(&json!({ "top_p": 0 })), "top_p is 0"),
-        (chat(&json!({ "max_tokens": "many" })), "not the JSON of a request"),
+        (chat(&json!({ "max_tokens": "many" })), "max_tokens is \\\"many\\\"; it must be a whole number"),
+        (chat(&json!({ "logprobs": true })), "this server has no logprobs"),
         (chat(&json!({ "stop": [""] })), "a text of stop"),
         (
             chat(&json!({ "messages": [{ "role": "user", "content": "word ".repeat(9000) }] })),
@@ -176,6 +177,13 @@ fn each_bad_request_is_told_what_is_wrong_with_it() {
     assert_eq!(with("GET /v1/completions HTTP/1.1\r\nHost: localhost"), 405);
     assert_eq!(with("GET /etc/passwd HTTP/1.1\r\nHost: localhost"), 404);
     assert_eq!(post(address, "/v1/completions", &huge).0, 413);
+    // A model's name may be anything, and what says nothing is null.
+    assert_eq!(with("GET /v1/models/any HTTP/1.1\r\nHost: localhost"), 200);
+    assert_eq!(with("HEAD /v1/models HTTP/1.1\r\nHost: localhost"), 200);
+    let nulls = json!({ "stream": null, "stream_options": null, "stop": null, "logprobs": null });
+    assert_eq!(post(address, "/v1/chat/completions", &chat(&nulls)).0, 200);
+    let (status, empty) = post(address, "/v1/completions", &json!({ "prompt": "" }));
+    assert!(status == 400 && empty.contains("the prompt is empty"), "{status} {empty}");
     let (status, page) = request(address, "GET / HTTP/1.1\r\nHost: localhost", "");
     assert!(status == 200 && page.contains("<script nonce="));
     node.leave();

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 use super::python;
-use crate::model::{Checkpoint, Tokenizer};
+use crate::model::{Checkpoint, Tokenizer, special_tokens};
 
 /// Instructions and blocks of 64 bytes that one rendering may take: 128 MiB, or about a second, at most.
 const FUEL: u64 = 1 << 21;
@@ -39,15 +39,14 @@ pub struct ChatTemplate {
 #[derive(Deserialize, Default)]
 struct TokenizerConfig {
     chat_template: Option<Templates>,
-    #[serde(flatten)]
-    others: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Templates {
     One(String),
-    Named(Vec<NamedTemplate>),
+    Listed(Vec<NamedTemplate>),
+    Named(BTreeMap<String, String>),
 }
 
 #[derive(Deserialize)]
@@ -69,20 +68,21 @@ impl ChatTemplate {
         }
     }
 
-    /// The model's own, if it has one. `special` takes what `tokenizer_config.json` says of special tokens.
+    /// The model's own, if it has one. `special` takes what its files say of special tokens.
     fn own(checkpoint: &Checkpoint, special: &mut BTreeMap<String, String>) -> Result<Option<Self>> {
         let config: TokenizerConfig = match checkpoint.file(Role::TokenizerConfig)? {
             Some(bytes) => serde_json::from_slice(&bytes).context("tokenizer_config.json is malformed")?,
             None => TokenizerConfig::default(),
         };
-        special.extend(config.others.iter().filter_map(|(name, value)| special_token(name, value)));
+        special.extend(special_tokens::named(checkpoint.beside_weights())?);
         let templates = match (checkpoint.file(Role::ChatTemplate)?, config.chat_template) {
             (Some(bytes), _) => {
                 let template = String::from_utf8(bytes).context("chat_template.jinja is not UTF-8")?;
                 vec![("default".to_owned(), template)]
             }
             (None, Some(Templates::One(template))) => vec![("default".into(), template)],
-            (None, Some(Templates::Named(all))) => all.into_iter().map(|named| (named.name, named.template)).collect(),
+            (None, Some(Templates::Listed(all))) => all.into_iter().map(|named| (named.name, named.template)).collect(),
+            (None, Some(Templates::Named(all))) => all.into_iter().collect(),
             (None, None) => return Ok(None),
         };
         Self::new(&templates, special.clone()).map(Some)
@@ -210,15 +210,6 @@ fn environment() -> Result<Environment<'static>> {
     environment
         .add_test("iterable", move |value: &Value| has_length(value) || matches!(value.kind(), ValueKind::Iterable));
     Ok(environment)
-}
-
-/// `bos_token`, `eos_token` and others of `tokenizer_config.json`: strings, or objects with a `content`.
-fn special_token(name: &str, value: &serde_json::Value) -> Option<(String, String)> {
-    if !name.ends_with("_token") {
-        return None;
-    }
-    let text = value.as_str().or_else(|| value.get("content")?.as_str())?;
-    Some((name.to_owned(), text.to_owned()))
 }
 
 /// `{% generation %}` … `{% endgeneration %}`, which transformers adds to Jinja, as a filter that marks what is inside;

@@ -17,8 +17,16 @@ use std::{
 };
 
 use super::{
-    Architecture, Part, architecture::Head, checkpoint_header::read_header, directory, families, files::OriginalFile,
-    gguf, plan::Plan, sampling::Sampling, special_tokens::json, unusable::quantised,
+    Architecture, Part,
+    architecture::Head,
+    checkpoint_header::read_header,
+    directory, families,
+    files::OriginalFile,
+    gguf,
+    plan::Plan,
+    sampling::{self, Sampling},
+    special_tokens::json,
+    unusable::quantised,
 };
 use crate::{
     device,
@@ -241,9 +249,10 @@ impl Checkpoint {
         Ok(Box::new(self.plan.clone()))
     }
 
-    /// How `generation_config.json` samples, if it does.
-    pub fn sampling(&self) -> Result<Option<Sampling>> {
-        Ok(Sampling::of_generation_config(&json(self.beside_weights(), Role::GenerationConfig)?))
+    /// As `generation_config.json` has it, or as is usual here; and the names of what it says and is not followed.
+    pub fn sampling(&self) -> Result<(Sampling, Vec<&'static str>)> {
+        let config = json(self.beside_weights(), Role::GenerationConfig)?;
+        Ok((Sampling::of_generation_config(&config), sampling::not_followed(&config)))
     }
 
     /// Whether transformers has tensor `name` the other way round, [in, out], as it has all linear layers of GPT-2.

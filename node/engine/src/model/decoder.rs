@@ -318,6 +318,10 @@ impl Model for Decoder {
         Architecture::stage(&self.plan, name)
     }
 
+    fn keeps_past(&self, length: usize, grown: usize) -> bool {
+        self.rotaries.iter().all(|rotary| rotary.keeps_past(length, grown))
+    }
+
     fn embed(&self, tokens: &Tensor, layout: &Layout) -> Result<Tensor> {
         let x = scaled(self.embedding.forward(tokens)?, self.plan.embedding.scale)?;
         let x = match &self.inward {

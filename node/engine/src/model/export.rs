@@ -21,8 +21,8 @@ use crate::device;
 /// Writes the model of `base`, its trained tensors replaced by `trained`, into `directory`, which is created if absent
 /// and must be empty.
 ///
-/// Files other than weights are the base's, byte for byte; but `config.json` says float32 where it said another type,
-/// since transformers would round what was trained. `generation_config.json` and `tokenizer_config.json` are made if
+/// Files other than weights are the base's, byte for byte; but `config.json` says float32 where it said another type or
+/// none: transformers would round what was trained, to the type that it says or to that of the first tensor. `generation_config.json` and `tokenizer_config.json` are made if
 /// the base has none. `model.safetensors` holds trained tensors as f32, all others as the base stores them; of a GGUF
 /// file those that are quantised, or stored in another order, as f32.
 pub fn export(directory: &Path, base: &Checkpoint, trained: &BTreeMap<String, Tensor>) -> Result<()> {
@@ -40,7 +40,10 @@ pub fn export(directory: &Path, base: &Checkpoint, trained: &BTreeMap<String, Te
         let path = directory.join(&file.name);
         fs::write(&path, file.read()?).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    if let Some(config) = as_float32(config) {
+    let is_narrow = |name: &str| Ok(base.is_plain(name)? && base.element_type(name)? != ElementType::F32);
+    let kept = base.shapes().filter(|(name, _)| !trained.contains_key(*name));
+    let keeps_narrow = kept.map(|(name, _)| is_narrow(name)).collect::<Result<Vec<bool>>>()?.contains(&true);
+    if let Some(config) = as_float32(config, keeps_narrow) {
         write(Role::Config, &serde_json::to_vec_pretty(&config)?)?;
     }
     let path = directory.join("model.safetensors");
@@ -55,11 +58,17 @@ pub fn new_directory(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The config, if it must say float32 and does not.
-fn as_float32(mut config: Value) -> Option<Value> {
-    let mut is_changed = false;
-    for field in ["torch_dtype", "dtype"] {
-        if config.get(field).is_some_and(|dtype| *dtype != "float32") {
+/// The config, if it must say float32 and does not. One that says nothing must where the first tensor may be of another
+/// type. `torch_dtype` is what transformers of all versions read.
+fn as_float32(mut config: Value, keeps_narrow: bool) -> Option<Value> {
+    let fields = ["torch_dtype", "dtype"];
+    let is_silent = fields.iter().all(|field| config.get(field).is_none_or(Value::is_null));
+    let mut is_changed = is_silent && keeps_narrow;
+    if is_changed {
+        config["torch_dtype"] = json!("float32");
+    }
+    for field in fields {
+        if config.get(field).is_some_and(|dtype| !dtype.is_null() && *dtype != "float32") {
             config[field] = json!("float32");
             is_changed = true;
         }
@@ -148,5 +157,22 @@ fn dtype(element: ElementType) -> Result<Dtype> {
         ElementType::F16 => Ok(Dtype::F16),
         ElementType::Bf16 => Ok(Dtype::BF16),
         other => bail!("{other:?} has no place in a safetensors file"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// transformers 5 takes the first tensor's type where the config says none: of a frozen 16-bit one.
+    #[test]
+    fn a_config_says_float32_where_another_type_would_be_taken() {
+        let said =
+            |config: Value, keeps_narrow| as_float32(config, keeps_narrow).map(|config| config["torch_dtype"].clone());
+        assert_eq!(said(json!({}), true), Some(json!("float32")));
+        assert_eq!(said(json!({"dtype": null}), true), Some(json!("float32")));
+        assert_eq!(said(json!({"torch_dtype": "bfloat16"}), false), Some(json!("float32")));
+        assert_eq!(said(json!({}), false), None, "all of it is float32");
+        assert_eq!(said(json!({"torch_dtype": "float32"}), true), None);
     }
 }

@@ -79,6 +79,9 @@ impl Reader<'_> {
     /// Logits of what follows `tokens`, which begin with those of the last call.
     fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let window_max = self.model.interface().window_max;
+        if !self.model.keeps_past(self.past.length, tokens.len()) {
+            self.past = Past::new(self.model.layers());
+        }
         let unread = match tokens.len() <= window_max {
             true => &tokens[self.past.length..],
             // Positions change with every token: all of the window is read anew.

@@ -40,7 +40,7 @@ mod plan;
 mod queries;
 mod rotary;
 mod sampling;
-mod special_tokens;
+pub(crate) mod special_tokens;
 mod suffix;
 mod text_stream;
 mod tokenizer;
@@ -127,6 +127,10 @@ pub trait Model: Send {
         past.length += count;
         self.norm(&x)
     }
+
+    /// Whether what a row of `length` tokens left holds for those that follow, up to `grown` in all. If not, the row is
+    /// read anew.
+    fn keeps_past(&self, length: usize, grown: usize) -> bool;
 
     /// Errors if a row is longer than the model's window, or if `layout` is not that of N tokens, at least one.
     fn check(&self, tokens: &Tensor, layout: &Layout) -> Result<()> {

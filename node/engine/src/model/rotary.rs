@@ -322,6 +322,14 @@ impl RotaryTable {
         Self { config, head_dim, last: Mutex::default() }
     }
 
+    /// Whether keys that were turned in a row of `length` tokens hold for one of `grown`. With dynamic scaling they do
+    /// not really, but transformers keeps them; with longrope it reads the row anew
+    /// (`Phi3ForCausalLM.prepare_inputs_for_generation`).
+    pub fn keeps_past(&self, length: usize, grown: usize) -> bool {
+        let is_longrope = matches!(self.config.scaling, Scaling::LongRope(_));
+        !is_longrope || self.config.mark(length) == self.config.mark(grown)
+    }
+
     /// Of positions 0..`length`, at least.
     pub fn of_length(&self, length: usize) -> Arc<Rotary> {
         // A table is replaced whole: a thread that panicked meanwhile left a sound one.
@@ -358,6 +366,15 @@ mod tests {
         let short = table.of_length(64).at(9).0.to_vec();
         assert_ne!(short, table.of_length(65).at(9).0);
         assert_eq!(short, table.of_length(12).at(9).0);
+    }
+
+    #[test]
+    fn only_longrope_reads_a_row_anew_where_its_angles_change() {
+        let of = |scaling: Value| RotaryTable::new(config(json!({ "rope_scaling": scaling })), 4);
+        let long = of(json!({"type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [1.0, 2.0], "factor": 2.0,
+            "original_max_position_embeddings": 32}));
+        assert!(long.keeps_past(31, 32) && !long.keeps_past(32, 33) && long.keeps_past(33, 64));
+        assert!(of(json!({"type": "dynamic", "factor": 2.0})).keeps_past(64, 65));
     }
 
     /// transformers 5.24: `rope_scaling` before `rope_parameters`, and in either before what is beside it.

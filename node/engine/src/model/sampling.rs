@@ -11,6 +11,42 @@ const RANGE: f64 = 30.0;
 /// What transformers takes where a config samples and says nothing of top-k.
 const USUAL_TOP_K: usize = 50;
 
+/// Fields of a `generation_config.json` that change a text and are not followed here, each with the value that says
+/// nothing, beside null.
+const NOT_FOLLOWED: [(&str, f64); 20] = [
+    ("min_p", 0.0),
+    ("typical_p", 1.0),
+    ("top_h", 0.0),
+    ("epsilon_cutoff", 0.0),
+    ("eta_cutoff", 0.0),
+    ("penalty_alpha", 0.0),
+    ("guidance_scale", 1.0),
+    ("num_beams", 1.0),
+    ("encoder_repetition_penalty", 1.0),
+    ("no_repeat_ngram_size", 0.0),
+    ("encoder_no_repeat_ngram_size", 0.0),
+    ("min_length", 0.0),
+    ("min_new_tokens", 0.0),
+    ("bad_words_ids", 0.0),
+    ("sequence_bias", 0.0),
+    ("suppress_tokens", 0.0),
+    ("begin_suppress_tokens", 0.0),
+    ("forced_bos_token_id", -1.0),
+    ("forced_eos_token_id", -1.0),
+    ("exponential_decay_length_penalty", 0.0),
+];
+
+/// What a `generation_config.json` says that would change a text, and is not followed.
+pub fn not_followed(config: &Value) -> Vec<&'static str> {
+    let says_nothing = |value: &Value, nothing: f64| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(all) => all.is_empty(),
+        value => value.as_f64() == Some(nothing),
+    };
+    let is_said = |(name, nothing): &(&str, f64)| config.get(name).is_some_and(|value| !says_nothing(value, *nothing));
+    NOT_FOLLOWED.iter().filter(|field| is_said(field)).map(|(name, _)| *name).collect()
+}
+
 /// How tokens are chosen, and when to stop.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Sampling {
@@ -46,17 +82,20 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// What a `generation_config.json` says, where it samples (`do_sample`). Fields of other types count as absent.
-    pub fn of_generation_config(config: &Value) -> Option<Self> {
+    /// What a `generation_config.json` says: of the repetition penalty always, of the draws where it samples
+    /// (`do_sample`). Fields of other types count as absent.
+    pub fn of_generation_config(config: &Value) -> Self {
         let number = |name: &str| config.get(name).and_then(Value::as_f64);
-        let samples = config.get("do_sample").and_then(Value::as_bool)?;
-        samples.then(|| Self {
+        let usual = Self { repetition_penalty: number("repetition_penalty").unwrap_or(1.0), ..Self::default() };
+        if config.get("do_sample").and_then(Value::as_bool) != Some(true) {
+            return usual;
+        }
+        Self {
             temperature: number("temperature").unwrap_or(1.0),
             top_k: config.get("top_k").and_then(Value::as_u64).map_or(USUAL_TOP_K, |k| k as usize),
             top_p: number("top_p").unwrap_or(1.0),
-            repetition_penalty: number("repetition_penalty").unwrap_or(1.0),
-            ..Self::default()
-        })
+            ..usual
+        }
     }
 
     /// Errors name the setting and the value.
@@ -167,13 +206,24 @@ mod tests {
     #[test]
     fn a_generation_config_that_samples_gives_its_settings() {
         let read = |config: Value| Sampling::of_generation_config(&config);
-        let sampling = read(json!({"do_sample": true, "temperature": 0.6, "top_p": 0.9})).unwrap();
+        let sampling = read(json!({"do_sample": true, "temperature": 0.6, "top_p": 0.9}));
         assert_eq!((sampling.temperature, sampling.top_p, sampling.top_k), (0.6, 0.9, 50));
-        let other = read(json!({"do_sample": true, "top_k": 7, "repetition_penalty": 1.1})).unwrap();
+        let other = read(json!({"do_sample": true, "top_k": 7, "repetition_penalty": 1.1}));
         assert_eq!((other.temperature, other.top_k, other.repetition_penalty), (1.0, 7, 1.1));
-        assert_eq!(read(json!({"temperature": 0.6})), None);
-        assert_eq!(read(json!({"do_sample": false})), None);
-        assert_eq!(read(Value::Null), None);
+        for greedy in [json!({"temperature": 0.6}), json!({"do_sample": false}), Value::Null] {
+            assert_eq!(read(greedy), Sampling::default());
+        }
+        let penalty = read(json!({"repetition_penalty": 1.5}));
+        assert_eq!(penalty, Sampling { repetition_penalty: 1.5, ..Sampling::default() }, "whether it samples or not");
+    }
+
+    #[test]
+    fn what_is_not_followed_is_named_where_it_says_something() {
+        let usual = json!({"do_sample": true, "top_p": 0.9, "min_p": null, "num_beams": 1, "min_length": 0,
+            "suppress_tokens": [], "forced_eos_token_id": null, "typical_p": 1.0, "eos_token_id": 2});
+        assert!(not_followed(&usual).is_empty());
+        let config = json!({"min_p": 0.1, "no_repeat_ngram_size": 3, "forced_eos_token_id": 0, "bad_words_ids": [[1]]});
+        assert_eq!(not_followed(&config), ["min_p", "no_repeat_ngram_size", "bad_words_ids", "forced_eos_token_id"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use protocol::manifest::Role;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 use super::{architecture::Ids, files::OriginalFile};
 
@@ -20,18 +21,23 @@ pub struct SpecialTokens {
 impl SpecialTokens {
     /// Reads the small files among `files`. One that is not JSON is an error: transformers would not read it either.
     pub fn read<'a>(files: impl Iterator<Item = &'a OriginalFile> + Clone) -> Result<Self> {
-        let file = |role| json(files.clone(), role);
-        let (config, map) = (file(Role::TokenizerConfig)?, file(Role::SpecialTokens)?);
-        let generation = file(Role::GenerationConfig)?;
-        // As transformers: newer files say everything in tokenizer_config.json; in older ones the map comes after it.
-        let is_newer = config.get("added_tokens_decoder").is_some();
-        let token = |name: &str| match is_newer {
-            true => content(&config, name),
-            false => content(&map, name).or_else(|| content(&config, name)),
-        };
+        let mut named = named(files.clone())?;
+        let generation = json(files, Role::GenerationConfig)?;
         let stops = generation.get("eos_token_id").and_then(|ids| serde_json::from_value(ids.clone()).ok());
-        Ok(Self { end: token("eos_token"), beginning: token("bos_token"), stops: Ids::list(stops) })
+        Ok(Self { end: named.remove("eos_token"), beginning: named.remove("bos_token"), stops: Ids::list(stops) })
     }
+}
+
+/// Special tokens by the names that `tokenizer_config.json` and `special_tokens_map.json` give them: `bos_token` and so
+/// on. As transformers: newer files say everything in the former (`added_tokens_decoder`); in older ones the map comes
+/// after it.
+pub fn named<'a>(files: impl Iterator<Item = &'a OriginalFile> + Clone) -> Result<BTreeMap<String, String>> {
+    let config = json(files.clone(), Role::TokenizerConfig)?;
+    let mut named: BTreeMap<String, String> = tokens(&config).collect();
+    if config.get("added_tokens_decoder").is_none() {
+        named.extend(tokens(&json(files, Role::SpecialTokens)?));
+    }
+    Ok(named)
 }
 
 /// The file of a role, parsed; null if it is not there.
@@ -41,8 +47,11 @@ pub fn json<'a>(files: impl IntoIterator<Item = &'a OriginalFile>, role: Role) -
     serde_json::from_slice(&file.read()?).with_context(malformed)
 }
 
-/// A token that is a text, or an object with one.
-fn content(file: &Value, name: &str) -> Option<String> {
-    let token = file.get(name)?;
-    token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
+/// The fields of `file` that are tokens: a text, or an object with one.
+fn tokens(file: &Value) -> impl Iterator<Item = (String, String)> {
+    let fields = file.as_object().into_iter().flatten().filter(|(name, _)| name.ends_with("_token"));
+    fields.filter_map(|(name, token)| {
+        let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
+        Some((name.clone(), text.to_owned()))
+    })
 }

@@ -57,6 +57,10 @@ impl Model for SuffixModel {
         self.model.stage(name)
     }
 
+    fn keeps_past(&self, length: usize, grown: usize) -> bool {
+        self.model.keeps_past(length, grown)
+    }
+
     fn embed(&self, tokens: &Tensor, layout: &Layout) -> Result<Tensor> {
         self.model.embed(tokens, layout)
     }

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use engine::{
+    chat::ChatTemplate,
     data::Dataset,
     model::{Checkpoint, Layout, Tokenizer, architecture, export, load},
 };
@@ -479,6 +480,30 @@ fn the_token_that_ends_a_turn_is_the_tokenizers() {
     assert_eq!(tokenizer(std::slice::from_ref(&generation)), (Some(4), vec![4, 2], Some(0)));
     assert_eq!(tokenizer(&[named("</s>"), generation]), (Some(3), vec![4, 2, 3], Some(0)));
     assert_eq!(tokenizer(&[named("unknown")]).0, Some(2), "a token that the tokenizer does not have");
+}
+
+/// A template was shown the special tokens of tokenizer_config.json only: a BOS that the map names was not written.
+#[test]
+fn templates_are_a_list_a_map_or_one_and_see_the_special_tokens_of_both_files() {
+    let rendered = |template: Value, map: Value| {
+        let directory = directory_of(&config(true), &weights(&config(true)));
+        let config = json!({"chat_template": template, "bos_token": "<old>"});
+        for (name, text) in [("tokenizer_config.json", config), ("special_tokens_map.json", map)] {
+            fs::write(directory.path().join(name), text.to_string()).unwrap();
+        }
+        let checkpoint = Checkpoint::load(directory.path()).unwrap();
+        let template = ChatTemplate::of(&checkpoint, &Tokenizer::of(&checkpoint).unwrap()).unwrap();
+        assert!(!template.is_plain());
+        template.render(&[], Some(&engine::chat::Value::from(1)), false).unwrap()
+    };
+    let (map, plain) =
+        (json!({"bos_token": {"content": "<s>"}, "cls_token": "<cls>"}), "{{ bos_token }}{{ cls_token }}");
+    assert_eq!(rendered(json!(plain), map), "<s><cls>");
+    assert_eq!(rendered(json!(plain), json!({})), "<old>");
+    let named = json!({"default": plain, "tool_use": "T{{ bos_token }}"});
+    assert_eq!(rendered(named, json!({})), "T<old>");
+    let listed = json!([{"name": "default", "template": plain}, {"name": "tool_use", "template": "T"}]);
+    assert_eq!(rendered(listed, json!({})), "T");
 }
 
 /// A padding token of id 32000 beside a vocabulary of 32,000 is common; a node refused the whole model.

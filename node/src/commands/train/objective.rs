@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::{
     opened::Opened,
+    sampler::usual_sampling,
     scorer::Program,
     settings::{ObjectiveChoice, Settings},
     texts::Texts,
@@ -72,8 +73,7 @@ pub fn of_run(
 }
 
 fn score(settings: &Settings, checkpoint: &Checkpoint, program: &Arc<Program>) -> Result<Score> {
-    let usual = checkpoint.sampling()?.unwrap_or_default();
-    let sampling = Sampling { tokens_max: settings.score_tokens, ..usual };
+    let sampling = Sampling { tokens_max: settings.score_tokens, ..usual_sampling(checkpoint)? };
     Ok(Score::new(Tokenizer::of(checkpoint)?, sampling, program.judge()))
 }
 
