@@ -101,7 +101,7 @@ def fixtures(directory):
     chats[2]["messages"][0]["name"] = "it"
     (directory / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats))
     table = pyarrow.Table.from_pylist(chats)
-    for codec in ["snappy", "zstd", "gzip", "none"]:
+    for codec in ["snappy", "zstd", "gzip", "none", "brotli", "lz4"]:
         pyarrow.parquet.write_table(table, directory / f"chat-{codec}.parquet", compression=codec, row_group_size=4)
     pyarrow.parquet.write_table(table.slice(0, 0), directory / "empty.parquet")
     kinds = pyarrow.table({

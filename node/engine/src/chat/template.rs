@@ -165,6 +165,11 @@ impl Formatter {
         Ok(Self(environment))
     }
 
+    /// Whether it reads a column of this name.
+    pub(crate) fn reads(&self, column: &str) -> bool {
+        self.0.get_template("row").is_ok_and(|template| template.undeclared_variables(false).contains(column))
+    }
+
     /// The text of a row, with [`LEARNED_START`] and [`LEARNED_END`] in it.
     pub(crate) fn render_marked(&self, row: &Value) -> Result<String> {
         render(&self.0, "row", row.clone())

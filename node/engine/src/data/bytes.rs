@@ -1,17 +1,20 @@
 //! From a file's bytes to text: what they are is told by the bytes, not by the name.
 
-use anyhow::{Context, Result};
-use flate2::bufread::MultiGzDecoder;
+use anyhow::Result;
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
-use zstd::stream::read::Decoder as ZstdDecoder;
 
-use super::utf16::{Utf16Reader, byte_order};
+use super::{
+    compressed::{compression, decompressed},
+    utf16::{Utf16Reader, byte_order},
+};
 
 /// So much of a file is looked at before it is read.
 const HEAD_BYTES: usize = 64 * 1024;
 /// Bytes that are read at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Compressions, one inside the other, that are taken off.
+const LAYERS_MAX: usize = 3;
 
 /// Bytes that can be read once, from the beginning.
 pub type Bytes = BufReader<Box<dyn Read + Send>>;
@@ -44,13 +47,11 @@ pub struct Opened {
 pub fn content(raw: Box<dyn Read + Send>) -> Result<Content> {
     let (mut head, mut bytes) = peek(raw)?;
     let mut wrapping = Vec::new();
-    if let Some(name) = compression(&head) {
-        let plain: Box<dyn Read + Send> = match name {
-            "gzip" => Box::new(MultiGzDecoder::new(bytes)),
-            // All frames, with windows of up to 128 MiB: `zstd --long=31` is refused, every usual level is not.
-            _ => Box::new(ZstdDecoder::with_buffer(bytes)?),
-        };
-        (head, bytes) = peek(plain).with_context(|| format!("the {name} file is damaged or cut off"))?;
+    while let Some(name) = compression(&head) {
+        if wrapping.len() == LAYERS_MAX {
+            return Ok(Content::Other(format!("compressed more than {LAYERS_MAX} times over; decompress it")));
+        }
+        (head, bytes) = peek(decompressed(name, bytes)?)?;
         wrapping.push(name);
     }
     if head.is_empty() {
@@ -66,17 +67,15 @@ pub fn content(raw: Box<dyn Read + Send>) -> Result<Content> {
         wrapping.push(order.name());
         (head, bytes) = peek(Box::new(Utf16Reader::new(bytes, order)))?;
     }
-    if head.starts_with(BYTE_ORDER_MARK) {
+    let is_whole = head.len() < HEAD_BYTES;
+    // Files that were put together have a mark each.
+    while head.starts_with(BYTE_ORDER_MARK) {
         bytes.read_exact(&mut [0; BYTE_ORDER_MARK.len()])?;
         head.drain(..BYTE_ORDER_MARK.len());
     }
-    if head.is_empty() {
+    if head.is_empty() && is_whole {
         return Ok(Content::Empty);
     }
-    if let Some(at) = head.iter().position(|byte| *byte == 0) {
-        return Ok(Content::Other(format!("no text: byte {at} is NUL; if it should be text, save it as UTF-8")));
-    }
-    let is_whole = head.len() < HEAD_BYTES - BYTE_ORDER_MARK.len();
     Ok(Content::Text(Opened { head, is_whole, bytes, wrapping }))
 }
 
@@ -88,18 +87,8 @@ fn peek(mut bytes: Box<dyn Read + Send>) -> Result<(Vec<u8>, Bytes)> {
     Ok((head, BufReader::with_capacity(BUFFER_BYTES, all)))
 }
 
-fn compression(head: &[u8]) -> Option<&'static str> {
-    let is_skippable = |head: &[u8]| head.len() > 4 && head[0] & 0xf0 == 0x50 && head[1..4] == [0x2a, 0x4d, 0x18];
-    match head {
-        [0x1f, 0x8b, ..] => Some("gzip"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
-        _ if is_skippable(head) => Some("zstd"),
-        _ => None,
-    }
-}
-
 /// What is not text, by its first bytes: (where, bytes, name, remedy).
-const OTHERS: [(usize, &[u8], &str, &str); 24] = [
+const OTHERS: [(usize, &[u8], &str, &str); 25] = [
     (0, b"\x89PNG", "a PNG image", ""),
     (0, b"\xff\xd8\xff", "a JPEG image", ""),
     (0, b"GIF8", "a GIF image", ""),
@@ -119,6 +108,7 @@ const OTHERS: [(usize, &[u8], &str, &str); 24] = [
     (0, b"GGUF", "a model (GGUF)", "--model takes models"),
     (0, b"SQLite format 3", "an SQLite database", "export its rows as CSV"),
     (0, b"ARROW1", "an Arrow file", "save it as Parquet or JSON Lines (datasets: to_json)"),
+    (0, b"\xff\xff\xff\xff", "an Arrow stream", "save it as Parquet or JSON Lines (datasets: to_json)"),
     (0, b"Obj\x01", "an Avro file", "save it as JSON Lines"),
     (0, b"\x93NUMPY", "a NumPy array", ""),
     (0, b"ID3\x03", "an audio file", ""),
@@ -148,11 +138,16 @@ fn is_utf32(head: &[u8]) -> bool {
     is(u32::from_le_bytes) || is(u32::from_be_bytes)
 }
 
-/// Bytes of the mark that a text may begin with. Leaves the file behind it, or at its beginning.
+/// Bytes of the marks that a text may begin with. Leaves the file behind them, or at its beginning.
 pub fn mark_length(file: &mut (impl Read + Seek)) -> Result<u64> {
-    let mut start = Vec::new();
-    file.by_ref().take(BYTE_ORDER_MARK.len() as u64).read_to_end(&mut start)?;
-    let length = if start == BYTE_ORDER_MARK { start.len() as u64 } else { 0 };
-    file.seek(SeekFrom::Start(length))?;
-    Ok(length)
+    let mut length = 0;
+    loop {
+        let mut start = Vec::new();
+        file.by_ref().take(BYTE_ORDER_MARK.len() as u64).read_to_end(&mut start)?;
+        if start != BYTE_ORDER_MARK {
+            file.seek(SeekFrom::Start(length))?;
+            return Ok(length);
+        }
+        length += start.len() as u64;
+    }
 }

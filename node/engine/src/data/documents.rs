@@ -5,10 +5,10 @@ use std::{ops::Range, sync::Arc};
 
 use super::{
     choices::{self, Question},
-    columns::Sample,
     part::DocumentRows,
     prompts::{self, Prompt},
-    text::pieces,
+    sample::Sample,
+    text::{pieces, start},
     tokens::Tokens,
     window::{answer_windows, document_windows},
 };
@@ -100,7 +100,7 @@ impl Encoder<'_> {
     fn completion(&self, prompt: &str, completion: &str) -> Result<Answers> {
         let mut ids = [self.tokenizer.opening(), &self.ids(prompt)?].concat();
         if ids.is_empty() {
-            ids.extend(self.tokenizer.bos());
+            ids.extend(start(self.tokenizer));
         }
         ensure!(!ids.is_empty(), "the prompt is empty and the model has no token that starts a text");
         let mut learned = vec![false; ids.len()];
@@ -156,7 +156,7 @@ impl Encoder<'_> {
             learned.resize(ids.len(), true);
         }
         if learned[0] {
-            let start = self.tokenizer.bos().or(self.tokenizer.turn_end());
+            let start = start(self.tokenizer);
             ids.splice(0..0, start);
             learned.splice(0..0, start.map(|_| false));
             learned[0] = false;

@@ -1,15 +1,17 @@
 //! Which form a text has: told by its beginning.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde::de::IgnoredAny;
 use std::path::Path;
 
-use super::columns::Columns;
+use super::{
+    columns::Columns,
+    header::{self, RECORDS_MAX},
+    lenient,
+};
 
-/// Records of a table that are looked at.
-const RECORDS_MAX: usize = 64;
-/// Longest name of a column, characters.
-const NAME_CHARACTERS_MAX: usize = 64;
+/// So many lines that are texts in quotes are more than a dialogue's chance.
+const TEXTS_MIN: usize = 5;
 
 /// A form of text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,17 +46,20 @@ impl Form {
 /// beginning alone could be either. Errors if the name promises a form that the text does not have.
 pub fn form(head: &[u8], is_whole: bool, path: &Path, columns: &Columns) -> Result<Form> {
     let head = String::from_utf8_lossy(head);
-    let extension = extension(path);
-    if let Some(form) = json(&head, is_whole, &extension) {
+    let (extension, lines) = (extension(path), first_lines(&head, is_whole));
+    ensure!(
+        extension == "py" || !is_python(&lines),
+        "its rows are written as Python shows them, {{'text': …}}, and that is no JSON: write each with json.dumps(row)"
+    );
+    if let Some(form) = json(&head, &lines, is_whole, &extension).or_else(|| rows_in_lines(&lines, columns)) {
         return Ok(form);
     }
-    if let Some(form) = table(&head, is_whole, &extension, columns)? {
-        return Ok(form);
+    if let Some(separator) = header::separator(&head, is_whole, &extension, columns)? {
+        return Ok(Form::Table(separator));
     }
     match extension.as_str() {
         "jsonl" | "ndjson" | "json" => {
-            let first: String =
-                head.lines().find(|line| !line.trim().is_empty()).unwrap_or("").chars().take(60).collect();
+            let first: String = lines.first().unwrap_or(&"").chars().take(60).collect();
             let is_comment = ["//", "/*", "#"].iter().any(|mark| first.trim_start().starts_with(mark));
             bail!(
                 "it is named .{extension}, and its first line is no JSON: {first:?}; {}",
@@ -65,6 +70,16 @@ pub fn form(head: &[u8], is_whole: bool, path: &Path, columns: &Columns) -> Resu
     }
 }
 
+/// The first lines that are not blank. The last line of a head may be cut, and is left out, unless it is alone.
+fn first_lines(head: &str, is_whole: bool) -> Vec<&str> {
+    let lines = head.lines().map(|line| line.trim_start_matches('\u{feff}')).filter(|line| !line.trim().is_empty());
+    let mut lines: Vec<&str> = lines.take(RECORDS_MAX + 1).collect();
+    if lines.len() > RECORDS_MAX || lines.len() > 1 && !is_whole {
+        lines.pop();
+    }
+    lines
+}
+
 /// What a file is called at the end, without that of a compression.
 fn extension(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
@@ -73,26 +88,17 @@ fn extension(path: &Path) -> String {
 }
 
 /// Whether it is JSON, and of which kind.
-fn json(head: &str, is_whole: bool, extension: &str) -> Option<Form> {
+fn json(head: &str, lines: &[&str], is_whole: bool, extension: &str) -> Option<Form> {
     let is_named = matches!(extension, "json" | "jsonl" | "ndjson");
     let start = head.trim_start();
     if !looks_like_json(start, is_named) {
         return None;
     }
-    let mut lines = start.lines().filter(|line| !line.trim().is_empty()).peekable();
-    let (mut sound, mut all) = (0, 0);
-    while let Some(line) = lines.next().filter(|_| all < RECORDS_MAX) {
-        // The last line of a head may be cut.
-        if lines.peek().is_none() && !is_whole && all > 0 {
-            break;
-        }
-        all += 1;
-        sound += usize::from(is_row(line));
-    }
+    let (sound, all) = (lines.iter().filter(|line| is_row(line)).count(), lines.len());
     // Over several lines: what there is of it must be sound.
     let is_sound = is_value(start, is_whole);
     // One long line, of which the end is not in sight.
-    let one_line = !start.contains('\n') && !is_whole;
+    let one_line = !start.contains('\n') && !is_whole && is_sound;
     // The rows of a list, a line each, are no lines by themselves: its first line is no row.
     let is_list = is_sound && !start.lines().next().is_some_and(is_row);
     if 2 * sound >= all && sound > 0 && !is_list || one_line && start.starts_with('{') {
@@ -107,14 +113,46 @@ fn json(head: &str, is_whole: bool, extension: &str) -> Option<Form> {
     })
 }
 
-/// Whether `text` begins with a value, or, if it is not whole, with what may become one.
-fn is_value(text: &str, is_whole: bool) -> bool {
-    let text = without_non_finite(text);
-    match serde_json::Deserializer::from_str(&text).into_iter::<IgnoredAny>().next() {
-        Some(Ok(_)) => true,
-        Some(Err(error)) => error.is_eof() && !is_whole,
-        None => false,
+/// Rows a line each, behind a first line that is none (a comment, or half a line); or texts in quotes, which may be the
+/// fields of a table with one column.
+fn rows_in_lines(lines: &[&str], columns: &Columns) -> Option<Form> {
+    let is_object = |line: &&&str| {
+        line.trim_start().strip_prefix('{').is_some_and(|rest| rest.trim_start().starts_with('"')) && is_row(line)
+    };
+    let objects = lines.iter().filter(is_object).count();
+    if 2 * objects >= lines.len() && objects > 0 {
+        return Some(Form::JsonLines);
     }
+    let texts = lines.iter().map_while(|line| serde_json::from_str::<String>(line.trim()).ok());
+    let texts: Vec<String> = texts.collect();
+    match texts.len() == lines.len() && texts.len() >= TEXTS_MIN {
+        true if columns.knows(&texts[..1]) => Some(Form::Table(b',')),
+        true => Some(Form::JsonLines),
+        false => None,
+    }
+}
+
+/// Whether most lines are Python's dicts, or lists of them.
+fn is_python(lines: &[&str]) -> bool {
+    let is_dict = |line: &&&str| line.trim_start().trim_start_matches('[').starts_with("{'");
+    2 * lines.iter().filter(is_dict).count() >= lines.len() && !lines.is_empty()
+}
+
+/// Whether `text` is values one after the other, or, if it is not whole, what may become some.
+fn is_value(text: &str, is_whole: bool) -> bool {
+    let is_sound = |text: &str| {
+        let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+        match values.next() {
+            // Prose may begin with {} or ["a"].
+            Some(Ok(_)) => {
+                let rest = text.get(values.byte_offset()..).unwrap_or_default().trim_start();
+                rest.is_empty() || rest.starts_with(['{', '[', '"', ','])
+            }
+            Some(Err(error)) => error.is_eof() && !is_whole,
+            None => false,
+        }
+    };
+    is_sound(text) || is_sound(&lenient::mended(text.as_bytes()))
 }
 
 /// What no prose begins with.
@@ -133,88 +171,14 @@ fn looks_like_json(start: &str, is_named: bool) -> bool {
 
 /// Whether a line is one value that could be a row.
 fn is_row(line: &str) -> bool {
-    line.trim_start().starts_with(['{', '[', '"'])
-        && serde_json::from_str::<IgnoredAny>(&without_non_finite(without_comma(line))).is_ok()
+    let line = without_comma(line);
+    let is_sound = |line: &str| serde_json::from_str::<IgnoredAny>(line).is_ok();
+    line.trim_start().starts_with(['{', '[', '"']) && (is_sound(line) || is_sound(&lenient::mended(line.as_bytes())))
 }
 
 /// A line as those of a list are written, without the comma between them.
 pub fn without_comma(line: &str) -> &str {
     line.trim_end().strip_suffix(',').filter(|line| line.ends_with(['}', ']'])).unwrap_or(line)
-}
-
-fn without_non_finite(text: &str) -> std::borrow::Cow<'_, str> {
-    match text.contains("NaN") || text.contains("Infinity") {
-        true => super::non_finite::replaced(text.as_bytes()).into(),
-        false => text.into(),
-    }
-}
-
-/// Whether it is a table. Errors if it surely is one, and no column is known.
-fn table(head: &str, is_whole: bool, extension: &str, columns: &Columns) -> Result<Option<Form>> {
-    let named = match extension {
-        "csv" => &b",;\t|"[..],
-        "tsv" | "tab" => b"\t",
-        _ => b"",
-    };
-    let candidates = if named.is_empty() { &b"\t,;"[..] } else { named };
-    let tables: Vec<(u8, Vec<Vec<String>>)> = candidates
-        .iter()
-        .map(|separator| (*separator, records(head, is_whole, *separator)))
-        .filter(|(_, records)| is_table(records))
-        .collect();
-    let knows = |records: &[Vec<String>]| columns.knows(&records[0]);
-    if let Some((separator, _)) = tables.iter().find(|(_, records)| knows(records)) {
-        return Ok(Some(Form::Table(*separator)));
-    }
-    // A single column is a table if it is called one and has a name that is known.
-    if !named.is_empty() && records(head, is_whole, named[0]).first().is_some_and(|header| columns.knows(header)) {
-        return Ok(Some(Form::Table(named[0])));
-    }
-    let is_surely = |(separator, records): &&(u8, Vec<Vec<String>>)| {
-        records.len() >= 2 && (!named.is_empty() || *separator == b'\t' && records.len() >= 5)
-    };
-    match tables.iter().find(is_surely) {
-        Some((_, records)) => bail!(
-            "it is a table, and its first line names no column that is known: {}. If that is the header, say which column is \
-             the text: --text-field <name>, or --template '…{{{{ name }}}}…'; if it is data, put a header above it, {} for \
-             example",
-            shortened(&records[0]),
-            if records[0].len() == 2 { "prompt and completion" } else { "text" }
-        ),
-        None if !named.is_empty() => {
-            bail!("it is named .{extension}, and its lines have no equal number of fields; if it is text, name it .txt")
-        }
-        None => Ok(None),
-    }
-}
-
-/// The first records; the last one may be cut, and is left out.
-fn records(head: &str, is_whole: bool, separator: u8) -> Vec<Vec<String>> {
-    let head = head.strip_prefix("sep=").map_or(head, |rest| rest.split_once('\n').map_or("", |(_, rest)| rest));
-    let mut reader =
-        csv::ReaderBuilder::new().delimiter(separator).has_headers(false).flexible(true).from_reader(head.as_bytes());
-    let read = reader.records().take(RECORDS_MAX).map_while(Result::ok);
-    let mut records: Vec<Vec<String>> = read.map(|record| record.iter().map(str::to_owned).collect()).collect();
-    if !is_whole && records.len() < RECORDS_MAX {
-        records.pop();
-    }
-    records
-}
-
-/// Two columns or more with names of their own, and as many fields in nearly all records.
-fn is_table(records: &[Vec<String>]) -> bool {
-    let Some((header, rows)) = records.split_first() else { return false };
-    let is_name = |name: &String| {
-        let name = name.trim();
-        !name.is_empty() && name.chars().count() <= NAME_CHARACTERS_MAX && !name.contains('\n')
-    };
-    let whole = rows.iter().filter(|row| row.len() == header.len()).count();
-    header.len() >= 2 && !rows.is_empty() && header.iter().any(is_name) && 10 * whole >= 9 * rows.len()
-}
-
-fn shortened(fields: &[String]) -> String {
-    let short = |field: &String| field.chars().take(40).collect::<String>();
-    super::report::few(&fields.iter().map(short).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -251,6 +215,17 @@ mod tests {
             ("id,text\n0,\"a, and\nb\"\n1,c\n", "CSV"),
             ("Question;Answer\na;b\nc;d\n", "CSV"),
             ("prompt\tcompletion\na\tb\n", "TSV"),
+            ("text|label\na|1\nb|0\n", "CSV"),
+            ("| text | label |\n|---|---|\n| a | 1 |\n", "text"),
+            ("{} is the empty set, they say.\nAnd more.\n", "text"),
+            ("[\"Hello\"] she said.\nAnd more.\n", "text"),
+            ("# a comment\n{\"text\": \"a\"}\n{\"text\": \"b\"}\n", "JSON Lines"),
+            ("of a line\"}\n{\"text\": \"a\"}\n", "JSON Lines"),
+            ("null\n{\"text\": \"a\tb\"}\n{\"text\": \"b\", \"x\": 1e400}\n", "JSON Lines"),
+            ("Some words.\nMore words.\n{\"text\": \"a\"}\n", "text"),
+            ("\"a\"\n\"b\"\n\"c\"\n\"d\"\n\"e\"\n", "JSON Lines"),
+            ("\"text\"\n\"b\"\n\"c\"\n\"d\"\n\"e\"\n", "CSV"),
+            ("\"To be,\" he said.\n\"a\"\n\"b\"\n\"c\"\n\"d\"\n\"e\"\n", "text"),
         ] {
             for name in ["x", "x.txt", "x.md"] {
                 assert_eq!(told(text, name), expected, "{name}: {text}");
@@ -261,11 +236,44 @@ mod tests {
     }
 
     #[test]
+    fn a_first_cell_of_any_length_leaves_a_table_a_table() {
+        let cell = "a line of text\n".repeat(8000);
+        let cut = |text: &str, name: &str, columns: &Columns| {
+            form(&text.as_bytes()[..1 << 16], false, Path::new(name), columns)
+                .map(Form::name)
+                .map_err(|e| e.to_string())
+        };
+        let known = Columns::default();
+        assert_eq!(cut(&format!("id,text\n1,\"{cell}\"\n"), "x", &known).unwrap(), "CSV");
+        assert_eq!(cut(&format!("id\ttext\n1\t{}\n", cell.replace('\n', " ")), "x", &known).unwrap(), "TSV");
+        assert_eq!(cut(&format!("id,text\n1,\"{cell}\"\n"), "x.csv", &known).unwrap(), "CSV");
+        assert!(cut(&format!("id,body\n1,\"{cell}\"\n"), "x.csv", &known).unwrap_err().contains("--text-field"));
+        assert_eq!(cut(&format!("Once, long ago\n{cell}"), "x", &known).unwrap(), "text");
+    }
+
+    #[test]
+    fn one_column_is_a_table_if_it_is_named() {
+        let with = |field: Option<&str>, template: Option<&str>, text: &str| {
+            let columns = Columns::new(field.map(str::to_owned), template).unwrap();
+            form(text.as_bytes(), true, Path::new("x"), &columns).unwrap().name()
+        };
+        assert_eq!(with(Some("review"), None, "review\ngood, they say\nbad\n"), "TSV");
+        assert_eq!(with(None, Some("It is: {{ review }}"), "review\ngood\nbad\n"), "TSV");
+        assert_eq!(with(Some("review"), None, "a review\ngood\nbad\n"), "text");
+        assert_eq!(with(None, Some("It is: {{ review }}"), "a review\ngood\nbad\n"), "text");
+    }
+
+    #[test]
     fn a_name_that_promises_what_the_text_is_not_is_an_error() {
         assert!(told("once upon a time", "x.jsonl").contains("no JSON"));
         assert!(told("once upon a time", "x.json.gz").contains("no JSON"));
         assert!(told("title;body\na;b\n", "x.csv").contains("--text-field"));
         assert!(told("a good film\t1\na bad film\t0\n", "x.tsv").contains("header"));
+        assert!(told("review\ngood\nbad\n", "x.csv").contains("--text-field 'review'"));
+        assert!(told("{'text': 'a'}\n{'text': 'b'}\n", "x").contains("json.dumps"));
+        assert!(told("[{'role': 'user'}]\n", "x.jsonl").contains("json.dumps"));
+        assert_eq!(told("{'text': 'a'}\n", "x.py"), "text");
+        assert_eq!(told("id,text,label\n1,a\n2,b\n", "x.csv"), "CSV");
         assert!(told("some\nwords, only\nfew, of, them\n", "x.csv").contains("equal number"));
     }
 }

@@ -11,25 +11,31 @@
 //! | file | noun |
 //! |---|---|
 //! | `source.rs` | which files a path names |
-//! | `bytes.rs`, `utf16.rs` | from a file's bytes to text |
-//! | `form.rs` | which form a text has |
-//! | `row.rs`, `non_finite.rs`, `parquet.rs` | rows of JSON, JSON Lines and tables; of Parquet |
+//! | `bytes.rs`, `compressed.rs`, `utf16.rs` | from a file's bytes to text |
+//! | `form.rs`, `header.rs` | which form a text has; whether it is a table |
+//! | `row.rs`, `json.rs`, `lenient.rs`, `table.rs`, `parquet.rs` | rows of JSON (Lines), tables, Parquet |
 //! | `scratch.rs` | what cannot be read twice, on the disk |
-//! | `columns.rs` | a row's columns → what is learned of it |
+//! | `columns.rs`, `fields.rs`, `sample.rs` | a row's columns → what is learned of it |
 //! | `documents.rs`, `choices.rs`, `prompts.rs`, `text.rs` | that → tokens |
 //! | `tokens.rs`, `window.rs`, `part.rs` | what is kept: ids, and which of them are a row |
 //! | `numbers.rs` | where it is kept: in memory while it is little, then on the disk |
 //! | `read.rs`, `report.rs` | all of these at work; what was read, skipped and cut |
+//! | `held_out.rs` | which files of plain text are held out |
 //! | `order.rs`, `pack.rs` | which rows come when; rows → batch |
 //! | `digest.rs` | what tells texts apart |
 
 mod bytes;
 mod choices;
 mod columns;
+mod compressed;
 mod digest;
 mod documents;
+mod fields;
 mod form;
-mod non_finite;
+mod header;
+mod held_out;
+mod json;
+mod lenient;
 mod numbers;
 mod order;
 mod pack;
@@ -39,8 +45,10 @@ mod prompts;
 mod read;
 mod report;
 mod row;
+mod sample;
 mod scratch;
 mod source;
+mod table;
 mod text;
 mod tokens;
 mod utf16;

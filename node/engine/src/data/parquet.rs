@@ -1,9 +1,9 @@
 //! Rows of a Parquet file.
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use minijinja::Value;
 use parquet::{
-    basic::ConvertedType,
+    basic::{Compression, ConvertedType},
     file::{
         metadata::ParquetMetaData,
         reader::{FileReader, SerializedFileReader},
@@ -102,9 +102,21 @@ fn check(metadata: &ParquetMetaData) -> Result<()> {
                 "column {name} of row group {group} has {bytes} bytes, and {PAGE_BYTES_MAX} are read at most: write the file \
                  with smaller row groups"
             );
+            check_codec(column.compression())?;
         }
     }
     Ok(())
+}
+
+/// Errors if the pages are compressed by what is not read.
+fn check_codec(codec: Compression) -> Result<()> {
+    let name = match codec {
+        Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) | Compression::ZSTD(_) => return Ok(()),
+        Compression::BROTLI(_) => "Brotli",
+        Compression::LZ4 | Compression::LZ4_RAW => "LZ4",
+        Compression::LZO => "LZO",
+    };
+    bail!("the Parquet file is compressed by {name}, which is not read: write it with snappy, gzip or zstd")
 }
 
 /// Errors if a group of columns is empty, or a list or a map has not the shape that the format gives it.

@@ -6,8 +6,9 @@ use serde::Serialize;
 use std::sync::Arc;
 
 use super::{
-    columns::{self, Question},
     pack::Pack,
+    sample::{self, Question},
+    text::start,
 };
 use crate::{
     chat::ChatTemplate,
@@ -58,7 +59,7 @@ struct Told<'a> {
 
 /// Tokens of a prompt, up to where the answer begins; one that does not fit `sequence_length` loses its start.
 pub fn encode(
-    prompt: columns::Prompt,
+    prompt: sample::Prompt,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     sequence_length: usize,
@@ -71,7 +72,7 @@ pub fn encode(
     };
     let mut ids = [opening, &tokenizer.encode(&text)?].concat();
     if ids.is_empty() {
-        ids.extend(tokenizer.bos());
+        ids.extend(start(tokenizer));
     }
     ensure!(!ids.is_empty(), "the prompt is empty and the model has no token that starts a text; give a prompt");
     let cut = ids.len() > sequence_length;

@@ -7,23 +7,23 @@ use std::{
     io::{BufReader, Read, Seek, SeekFrom},
     ops::Range,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use super::{
     bytes::{self, Content, Opened},
-    columns::{Columns, Found},
+    columns::Columns,
     documents::{Document, Encoder, Stored},
+    fields::{NoColumn, is_known, keys},
     form::{Form, form},
-    parquet,
+    held_out::held_out_files,
+    json, parquet,
     part::{DocumentRows, Documents, Part, Rows, Split},
-    report::{Report, counted, few},
+    report::{Report, counted},
     row::{self, Row},
-    scratch,
-    source::{self, Source},
+    sample, scratch,
+    source::{self, Counted, Source},
+    table,
     text::{encode_bytes, split},
     tokens::Tokens,
     window::Windows,
@@ -32,12 +32,8 @@ use super::{
 /// Rows, and bytes of them, that are tokenised side by side before their tokens are stored.
 const ROWS_AT_ONCE: usize = 256;
 const BYTES_AT_ONCE: usize = 1 << 20;
-/// Largest share of rows that cannot be used: one in twenty.
-const BAD_SHARE: u64 = 20;
 /// So many are enough to know that a file is no good, if they are more than the others.
 const BAD_ENOUGH: u64 = 1_000;
-/// The held-out part is whole files if some at the end have a share of all bytes between these.
-const WHOLE_FILES_SHARE: [f64; 2] = [0.4, 2.0];
 
 /// What was read of a path.
 pub struct ReadTexts {
@@ -73,15 +69,16 @@ pub fn load(
     let report = Report { path: path.to_owned(), sequence_length, ..Report::default() };
     let tokens = Tokens::for_vocabulary(encoder.tokenizer.vocabulary(), scratch);
     let documents = Documents::new(held_out > 0.0, scratch);
+    let (waiting, bytes, is_stuck) = (Vec::new(), 0, false);
     let mut reading =
-        Reading { encoder, columns, scratch, progress, report, tokens, documents, waiting: Vec::new(), bytes: 0 };
+        Reading { encoder, columns, scratch, progress, report, tokens, documents, waiting, bytes, is_stuck };
     let (texts, tables) = reading.look(path)?;
     let [train, eval] = reading.texts(texts, held_out)?;
     for seen in tables {
         reading.table(seen)?;
     }
     let Reading { mut report, tokens, documents, .. } = reading;
-    check(&report)?;
+    report.check()?;
     let has_texts = train.rows.len() + eval.rows.len() > 0;
     ensure!(
         !has_texts || !matches!(documents.rows(), Rows::Questions(_)),
@@ -94,7 +91,7 @@ pub fn load(
         path.display()
     );
     let Split { train, eval, held, all_equal } = documents.split(held_out, [train, eval])?;
-    ensure!(train.bytes + eval.bytes > 0, "{}{}", path.display(), no_text(&report));
+    ensure!(train.bytes + eval.bytes > 0, "{}{}", path.display(), report.no_text());
     if held > 0 {
         let texts = report.held_out.take().map_or(String::new(), |texts| format!("{texts} and "));
         report.held_out = Some(format!("{texts}the last {}", counted(held, "row")));
@@ -103,27 +100,6 @@ pub fn load(
     report.windows = (train.rows.len() + eval.rows.len()) as u64;
     report.tokens = train.tokens + eval.tokens;
     Ok(ReadTexts { tokens, train, held_out: eval, report })
-}
-
-/// Errors if too many rows cannot be used: names the first.
-fn check(report: &Report) -> Result<()> {
-    let (bad, all) = (report.bad, report.all_rows());
-    if bad * BAD_SHARE <= all {
-        return Ok(());
-    }
-    let more = if bad > report.first_bad.len() as u64 { "; the first are" } else { "" };
-    bail!("{bad} of {all} rows cannot be used{more}:\n  {}", report.first_bad.join("\n  "))
-}
-
-/// Why there is nothing to learn.
-fn no_text(report: &Report) -> String {
-    if report.is_directory {
-        let names: Vec<String> = report.skipped.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-        let why = if names.is_empty() { String::new() } else { format!(" ({})", few(&names)) };
-        return format!(" has no files with text{why}; give --data a file or a directory with some");
-    }
-    let empty = if report.empty > 0 { format!(" ({} empty rows)", report.empty) } else { String::new() };
-    format!(" has no text{empty}; give --data a file with some")
 }
 
 struct Reading<'a> {
@@ -137,6 +113,8 @@ struct Reading<'a> {
     /// Rows that are to be tokenised together, and their bytes.
     waiting: Vec<Row>,
     bytes: usize,
+    /// Whether tokens could not be stored: no matter of the file that is read.
+    is_stuck: bool,
 }
 
 impl Reading<'_> {
@@ -160,13 +138,21 @@ impl Reading<'_> {
         let (opened, form) = match self.open(&source)? {
             Content::Text(text) if text.head.iter().all(u8::is_ascii_whitespace) && text.is_whole => return Ok(None),
             Content::Text(text) => {
-                let form = form(&text.head, text.is_whole, source.path(), self.columns)?;
-                (text, form)
+                let form = form(&text.head, text.is_whole, source.path(), self.columns);
+                // Of rows, one that has it is bad.
+                let nul = text.head.iter().position(|byte| *byte == 0);
+                if let (Ok(Form::Text) | Err(_), Some(at)) = (&form, nul) {
+                    bail!("no text: byte {at} is NUL; if it should be text, save it as UTF-8");
+                }
+                (text, form?)
             }
             Content::Parquet(opened) => (opened, Form::Parquet),
             Content::Empty => return Ok(None),
             Content::Other(what) => bail!("{what}"),
         };
+        if let (Form::Text, Some(flag)) = (form, self.columns.flag()) {
+            bail!("{flag} names columns, and this is plain text; give it rows with columns, or leave out {flag}");
+        }
         let open = source.size().is_none().then_some(opened);
         Ok(Some(Seen { source, form, open }))
     }
@@ -275,23 +261,36 @@ impl Reading<'_> {
     }
 
     /// The rows of a file. One of a directory that has none which can be used is skipped: a list of settings, mostly.
+    /// Of one that cannot be read to its end, what came before that is used.
     fn table(&mut self, mut seen: Seen) -> Result<()> {
         let name = seen.source.path().display().to_string();
-        let (documents, bad, named) = (self.documents.len(), self.report.bad, self.report.first_bad.len());
-        let read = self.rows_of(&mut seen, &name).with_context(|| format!("in {name}"));
-        if !self.report.is_directory || self.documents.len() > documents {
+        let (documents, bad, without) = (self.documents.len(), self.report.bad.clone(), self.report.without.clone());
+        let mut read = self.rows_of(&mut seen, &name);
+        if self.report.is_directory && read.is_err() && !self.is_stuck {
+            read = self.store(&name).and(read);
+        }
+        let read = read.with_context(|| format!("in {name}"));
+        if !self.report.is_directory || self.is_stuck {
             return read;
         }
         self.waiting.clear();
-        let first = self.report.first_bad.get(named).cloned();
+        let used = (self.documents.len() - documents) as u64;
+        let first = self.report.bad.first.get(bad.first.len()).cloned();
+        let first = first.or_else(|| self.report.without.first.get(without.first.len()).cloned());
         let why = match (read, first) {
+            (Ok(()), _) if used > 0 => return Ok(()),
+            (Err(error), _) if used > 0 => {
+                self.report.skip(name, format!("its end, after {}: {}", counted(used, "row"), error.root_cause()));
+                return Ok(());
+            }
             (Err(error), _) => error.root_cause().to_string(),
             (Ok(()), Some(first)) => first,
-            (Ok(()), None) if self.report.bad > bad => "no row of it can be used".into(),
+            (Ok(()), None) if self.report.bad.count + self.report.without.count > bad.count + without.count => {
+                "no row of it can be used".into()
+            }
             (Ok(()), None) => return Ok(()),
         };
-        self.report.bad = bad;
-        self.report.first_bad.truncate(named);
+        (self.report.bad, self.report.without) = (bad, without);
         self.report.uncount(seen.form.name());
         self.report.skip(name, why);
         Ok(())
@@ -302,6 +301,10 @@ impl Reading<'_> {
         self.count(seen.form, &wrapping);
         let (progress, directory) = (self.progress.clone(), self.scratch);
         let mut sink = |row: Row| {
+            if let row::Content::ListsLeft(names) = row.content {
+                self.report.leave_lists(names);
+                return Ok(());
+            }
             self.bytes += row.size();
             self.waiting.push(row);
             match self.waiting.len() >= ROWS_AT_ONCE || self.bytes >= BYTES_AT_ONCE {
@@ -315,7 +318,10 @@ impl Reading<'_> {
             }
             // It is read from its end, which a pipe shows last.
             (Form::Parquet, _) => parquet::read(scratch::copy(&mut bytes, directory)?, &AtomicU64::new(0), &mut sink)?,
-            (form, _) => row::read(form, bytes, &mut sink)?,
+            (Form::JsonLines, _) => json::lines(bytes, &mut sink)?,
+            (Form::Json, _) => json::values(bytes, &mut sink)?,
+            (Form::Table(separator), _) => table::read(bytes, separator, &mut sink)?,
+            (Form::Text, _) => {}
         }
         self.store(name)
     }
@@ -325,17 +331,22 @@ impl Reading<'_> {
         let rows = std::mem::take(&mut self.waiting);
         self.bytes = 0;
         let (encoder, columns) = (self.encoder, self.columns);
-        let encoded: Vec<(String, Result<Option<Encoded>>)> =
-            rows.into_par_iter().map(|row| (row.place.clone(), encode(row, encoder, columns))).collect();
-        for (place, document) in encoded {
+        let encoded: Vec<(String, u64, Result<Option<Encoded>>)> =
+            rows.into_par_iter().map(|row| (row.place.clone(), row.count(), encode(row, encoder, columns))).collect();
+        for (place, rows, document) in encoded {
             match document.and_then(|document| self.checked(document)) {
-                Ok(Some(document)) => self.push(document)?,
+                Ok(Some(document)) => self.push(document).inspect_err(|_| self.is_stuck = true)?,
                 Ok(None) => self.report.empty += 1,
-                Err(error) => self.report.bad_row(format!("{name}, {place}: {error:#}")),
+                Err(error) => {
+                    let report = &mut self.report;
+                    let lost = if error.is::<NoColumn>() { &mut report.without } else { &mut report.bad };
+                    lost.add(rows, &format!("{name}, {place}: {error:#}"));
+                }
             }
         }
-        if self.report.bad >= BAD_ENOUGH && 2 * self.report.bad > self.report.all_rows() {
-            return check(&self.report);
+        let bad = self.report.unusable().count;
+        if bad >= BAD_ENOUGH && 2 * bad > self.report.all_rows() {
+            return self.report.check();
         }
         Ok(())
     }
@@ -366,7 +377,7 @@ impl Reading<'_> {
         report.prompts_cut += u64::from(cut);
         report.systems_moved += u64::from(system_moved);
         report.plain_template |= is_conversation && self.encoder.template.is_plain();
-        report.columns_left.extend(left);
+        left.iter().for_each(|name| report.leave_column(name, is_known(name)));
         Ok(())
     }
 }
@@ -392,63 +403,8 @@ struct Encoded {
 /// None if there is no text in it.
 fn encode(row: Row, encoder: &Encoder<'_>, columns: &Columns) -> Result<Option<Encoded>> {
     let value = row.value()?;
-    let Some(Found { sample, label, used }) = columns.sample(&value)? else { return Ok(None) };
-    let left = super::columns::keys(&value).into_iter().filter(|name| !used.contains(name)).collect();
+    let Some(sample::Found { sample, label, used }) = columns.sample(&value)? else { return Ok(None) };
+    let left = keys(&value).into_iter().filter(|name| !used.contains(name)).collect();
     let is_conversation = sample.is_conversation();
     Ok(Some(Encoded { document: encoder.encode(sample)?, label, left, is_conversation }))
-}
-
-/// From which file on, and from which share of that file on, the last `held_out` of files of these sizes begins: whole
-/// files if some at the end have about as many bytes, and else the end of one.
-fn held_out_files(sizes: &[u64], held_out: f64) -> (usize, f64) {
-    let total: u64 = sizes.iter().sum();
-    let wanted = total as f64 * held_out;
-    if held_out == 0.0 || total == 0 {
-        return (sizes.len(), 0.0);
-    }
-    let suffix = |from: usize| sizes[from..].iter().sum::<u64>() as f64;
-    let is_near = |from: &usize| {
-        let share = suffix(*from) / wanted;
-        (WHOLE_FILES_SHARE[0]..=WHOLE_FILES_SHARE[1]).contains(&share)
-    };
-    let distance = |from: &usize| (suffix(*from) - wanted).abs();
-    if let Some(from) = (1..sizes.len()).filter(is_near).min_by(|a, b| distance(a).total_cmp(&distance(b))) {
-        return (from, 0.0);
-    }
-    let from = (0..sizes.len()).rev().find(|from| suffix(*from) >= wanted).unwrap_or(0);
-    let after = suffix(from + 1);
-    (from, 1.0 - (wanted - after) / sizes[from] as f64)
-}
-
-/// Counts what is read.
-struct Counted {
-    raw: Box<dyn Read + Send>,
-    progress: Arc<AtomicU64>,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.raw.read(buffer)?;
-        self.progress.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whole_files_are_held_out_where_some_at_the_end_have_about_a_tenth() {
-        assert_eq!(held_out_files(&[100; 10], 0.1), (9, 0.0));
-        assert_eq!(held_out_files(&[100; 40], 0.1), (36, 0.0));
-        assert_eq!(held_out_files(&[500, 400, 60, 40], 0.1), (2, 0.0));
-        // The last one alone is too large, or too small.
-        assert_eq!(held_out_files(&[100, 100], 0.1), (1, 0.8));
-        assert_eq!(held_out_files(&[1000], 0.1), (0, 0.9));
-        let (from, share) = held_out_files(&[990, 10], 0.1);
-        assert!(from == 0 && (share - 900.0 / 990.0).abs() < 1e-9);
-        assert_eq!(held_out_files(&[10, 10], 0.0), (2, 0.0));
-        assert_eq!(held_out_files(&[], 0.1), (0, 0.0));
-    }
 }

@@ -1,5 +1,6 @@
 //! What was read of a path, for people: one line.
 
+use anyhow::{Result, bail};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -8,6 +9,11 @@ use std::{
 
 /// Names that a list shows before it says how many more there are.
 const NAMES_MAX: usize = 3;
+/// Largest share of rows that cannot be used: one in twenty.
+const BAD_SHARE: u64 = 20;
+/// Names of columns, or lists, that are kept, and characters of one that are shown.
+const COLUMNS_MAX: usize = 64;
+const NAME_CHARACTERS_MAX: usize = 40;
 
 /// Counts of all that was read, skipped and cut. Its [`Display`](fmt::Display) is one line.
 #[derive(Clone, Default, Debug)]
@@ -21,14 +27,18 @@ pub struct Report {
     pub(super) wrapping: BTreeSet<&'static str>,
     /// Rows by what they have.
     pub(super) rows: BTreeMap<&'static str, u64>,
-    /// Columns that nothing was taken from.
-    pub(super) columns_left: BTreeSet<String>,
+    /// Columns that nothing was taken from: (whether it is of no name that is known, the name).
+    pub(super) columns_left: BTreeSet<(bool, String)>,
+    /// Whether there are more of them.
+    pub(super) columns_left_more: bool,
+    /// Lists of rows beside one that was read.
+    pub(super) lists_left: BTreeSet<String>,
     /// Rows without a text.
     pub(super) empty: u64,
     /// Rows that cannot be used.
-    pub(super) bad: u64,
-    /// The first of them, with their places.
-    pub(super) first_bad: Vec<String>,
+    pub(super) bad: Lost,
+    /// Rows without a column that is read. Among rows that have one, it was left off; if most lack it, they are bad.
+    pub(super) without: Lost,
     /// Files that were not read, and why.
     pub(super) skipped: Vec<(String, String)>,
     /// Names that begin with a dot.
@@ -53,10 +63,42 @@ pub struct Report {
     pub(super) sequence_length: usize,
 }
 
+/// Rows that are lost.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Lost {
+    pub count: u64,
+    /// The first of them, with their places.
+    pub first: Vec<String>,
+}
+
+impl Lost {
+    pub fn add(&mut self, rows: u64, why: &str) {
+        self.count += rows;
+        if self.first.len() < NAMES_MAX {
+            self.first.push(in_line(why));
+        }
+    }
+
+    fn note(&self, what: &str) -> Option<String> {
+        let rows = counted(self.count, "row");
+        let first = few_of(&self.first, self.count);
+        (self.count > 0).then(|| format!("{rows} {what} ({first})"))
+    }
+}
+
 impl Report {
     /// A file is not read.
     pub(super) fn skip(&mut self, name: String, why: String) {
         self.skipped.push((name, why));
+    }
+
+    /// Nothing is taken from a column; `is_known`: though its name is one that is.
+    pub(super) fn leave_column(&mut self, name: &str, is_known: bool) {
+        self.columns_left.insert((!is_known, shown(name)));
+        if self.columns_left.len() > COLUMNS_MAX {
+            self.columns_left.pop_last();
+            self.columns_left_more = true;
+        }
     }
 
     /// A file of this form was of no use.
@@ -67,17 +109,48 @@ impl Report {
         }
     }
 
-    /// A row cannot be used.
-    pub(super) fn bad_row(&mut self, why: String) {
-        self.bad += 1;
-        if self.first_bad.len() < NAMES_MAX {
-            self.first_bad.push(why);
-        }
+    /// Lists of rows are not read, since another is.
+    pub(super) fn leave_lists(&mut self, names: Vec<String>) {
+        let room = COLUMNS_MAX.saturating_sub(self.lists_left.len());
+        self.lists_left.extend(names.into_iter().take(room));
     }
 
     /// All rows that were looked at.
     pub(super) fn all_rows(&self) -> u64 {
-        self.rows.values().sum::<u64>() + self.empty + self.bad
+        self.rows.values().sum::<u64>() + self.empty + self.bad.count + self.without.count
+    }
+
+    /// Rows that cannot be used, and should be: those that lack their column, too, unless most have it.
+    pub(super) fn unusable(&self) -> Lost {
+        let usable = self.rows.values().sum::<u64>() + self.empty;
+        let mut all = self.bad.clone();
+        if self.without.count > usable {
+            all.count += self.without.count;
+            all.first.extend(self.without.first.iter().cloned());
+            all.first.truncate(NAMES_MAX);
+        }
+        all
+    }
+
+    /// Errors if too many rows cannot be used: names the first.
+    pub(super) fn check(&self) -> Result<()> {
+        let (bad, all) = (self.unusable(), self.all_rows());
+        if bad.count * BAD_SHARE <= all {
+            return Ok(());
+        }
+        let more = if bad.count > bad.first.len() as u64 { "; the first are" } else { "" };
+        bail!("{} of {all} rows cannot be used{more}:\n  {}", bad.count, bad.first.join("\n  "))
+    }
+
+    /// Why there is nothing to learn.
+    pub(super) fn no_text(&self) -> String {
+        if self.is_directory {
+            let names: Vec<String> = self.skipped.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+            let why = if names.is_empty() { String::new() } else { format!(" ({})", few(&names)) };
+            return format!(" has no files with text{why}; give --data a file or a directory with some");
+        }
+        let empty = if self.empty > 0 { format!(" ({} empty rows)", self.empty) } else { String::new() };
+        format!(" has no text{empty}; give --data a file with some")
     }
 
     /// How many prompts lost their start.
@@ -87,7 +160,7 @@ impl Report {
 
     /// Rows that cannot be used.
     pub fn bad_rows(&self) -> u64 {
-        self.bad
+        self.bad.count + self.without.count
     }
 
     /// Files that were not read, hidden ones among them.
@@ -137,13 +210,8 @@ impl Report {
         if self.empty > 0 {
             skipped.push(format!("{} empty", counted(self.empty, "row")));
         }
-        if self.bad > 0 {
-            skipped.push(format!(
-                "{} that cannot be used ({})",
-                counted(self.bad, "row"),
-                few_of(&self.first_bad, self.bad)
-            ));
-        }
+        skipped.extend(self.without.note("with no column that is read"));
+        skipped.extend(self.bad.note("that cannot be used"));
         if self.left_over > 0 {
             skipped.push(format!("the last {}, which fill no window", counted(self.left_over, "token")));
         }
@@ -151,8 +219,13 @@ impl Report {
             notes.push(format!("skipped: {}", skipped.join(", ")));
         }
         if !self.columns_left.is_empty() {
-            let names: Vec<String> = self.columns_left.iter().cloned().collect();
-            notes.push(format!("columns left alone: {}", few(&names)));
+            let names: Vec<String> = self.columns_left.iter().map(|(_, name)| name.clone()).collect();
+            let more = if self.columns_left_more { " at least" } else { "" };
+            notes.push(format!("columns left alone: {}{more}", few(&names)));
+        }
+        if !self.lists_left.is_empty() {
+            let names: Vec<String> = self.lists_left.iter().cloned().collect();
+            notes.push(format!("lists of rows left alone: {}", few(&names)));
         }
         if self.windowed > 0 {
             notes.push(format!("{} longer than a window, cut into several", counted(self.windowed, "row")));
@@ -178,7 +251,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = if self.path.as_os_str() == "-" { "standard input".into() } else { self.path.display().to_string() };
         let notes: String = self.notes().iter().map(|note| format!("; {note}")).collect();
-        write!(f, "{name}: {}{notes}", self.read())
+        f.write_str(&in_line(&format!("{name}: {}{notes}", self.read())))
     }
 }
 
@@ -209,4 +282,26 @@ fn few_of(first: &[String], all: u64) -> String {
         0 => first.join("; "),
         more => format!("{}; and {} more", first.join("; "), grouped(more)),
     }
+}
+
+/// A name that somebody's data has, as people may see it: its beginning, in one line.
+pub(super) fn shown(name: &str) -> String {
+    if name.is_empty() {
+        return "one without a name".into();
+    }
+    let more = if name.chars().nth(NAME_CHARACTERS_MAX).is_some() { "…" } else { "" };
+    in_line(&name.chars().take(NAME_CHARACTERS_MAX).collect::<String>()) + more
+}
+
+/// With what would end a line, or change how it is shown, as an escape.
+fn in_line(text: &str) -> String {
+    let is_mark = |character: char| matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() || is_mark(character) {
+            true => out.extend(character.escape_default()),
+            false => out.push(character),
+        }
+    }
+    out
 }

@@ -6,6 +6,10 @@ use std::{
     fs::{self, File, FileType},
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::report::Report;
@@ -88,8 +92,15 @@ impl Search<'_> {
     fn directory(&mut self, directory: &Path, depth: usize) -> Result<()> {
         ensure!(depth <= DEPTH_MAX, "{} lies more than {DEPTH_MAX} directories deep", directory.display());
         let cannot = || format!("cannot list {}", directory.display());
-        let mut entries: Vec<_> =
-            fs::read_dir(directory).with_context(cannot)?.collect::<io::Result<_>>().with_context(cannot)?;
+        let mut entries: Vec<_> = match fs::read_dir(directory).and_then(Iterator::collect::<io::Result<_>>) {
+            Ok(entries) => entries,
+            Err(error) if depth > 0 => {
+                let name = directory.strip_prefix(self.root).unwrap_or(directory).display().to_string();
+                self.report.skip(name, format!("a directory that cannot be listed ({error})"));
+                return Ok(());
+            }
+            Err(error) => return Err(error).with_context(cannot),
+        };
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let (path, kind) = (entry.path(), entry.file_type().with_context(cannot)?);
@@ -160,5 +171,19 @@ fn identity(metadata: &fs::Metadata) -> Option<(u64, u64)> {
     {
         let _ = metadata;
         None
+    }
+}
+
+/// Counts what is read.
+pub struct Counted {
+    pub raw: Box<dyn Read + Send>,
+    pub progress: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.raw.read(buffer)?;
+        self.progress.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
     }
 }

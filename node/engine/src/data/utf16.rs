@@ -2,6 +2,9 @@
 
 use std::io::{Error, ErrorKind, Read, Result};
 
+/// Units that are enough to tell words from chance.
+const WORDS_UNITS_MIN: usize = 16;
+
 /// Which byte of a unit comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ByteOrder {
@@ -26,7 +29,8 @@ impl ByteOrder {
 }
 
 /// Whether a text that begins like this is UTF-16: by its mark, or because it has NUL bytes, nearly all of them on one
-/// side of the units, and none of them where the other order would be text.
+/// side of the units, and none of them where the other order would be text. Scripts without Latin have few of those:
+/// such a text is no UTF-8, has bytes that no other encoding has, and makes words in one order only.
 pub fn byte_order(head: &[u8]) -> Option<ByteOrder> {
     match head {
         [0xff, 0xfe, rest @ ..] if !rest.starts_with(&[0, 0]) => return Some(ByteOrder::Little),
@@ -39,15 +43,37 @@ pub fn byte_order(head: &[u8]) -> Option<ByteOrder> {
     let (order, more, fewer) =
         if second > first { (ByteOrder::Little, second, first) } else { (ByteOrder::Big, first, second) };
     // A text of one byte a character that has a NUL somewhere is no UTF-16.
-    let share = if is_plain(head) { 2 } else { 50 };
-    (more * share >= units.len() && more > 0 && fewer * 20 <= more && is_text(units, order)).then_some(order)
+    let share = if is_utf8(head) && !has_controls(head) { 2 } else { 50 };
+    if more * share >= units.len() && more > 0 && fewer * 20 <= more && is_text(units, order) {
+        return Some(order);
+    }
+    let is_words = |order: ByteOrder| is_text(units, order) && is_words(units, order);
+    match (!is_utf8(head) && has_controls(head)).then(|| [ByteOrder::Little, ByteOrder::Big].map(is_words)) {
+        Some([true, false]) => Some(ByteOrder::Little),
+        Some([false, true]) => Some(ByteOrder::Big),
+        _ => None,
+    }
 }
 
-/// Whether it would be UTF-8 text but for its NUL bytes: in UTF-16 of other scripts than Latin there are other control
-/// characters, too.
-fn is_plain(head: &[u8]) -> bool {
-    let is_utf8 = std::str::from_utf8(head).map_or_else(|error| error.error_len().is_none(), |_| true);
-    is_utf8 && !head.iter().any(|byte| *byte < b' ' && !matches!(byte, 0 | b'\n' | b'\r' | b'\t' | 0x0c))
+/// Whether it is UTF-8, up to a character that may be cut.
+fn is_utf8(head: &[u8]) -> bool {
+    std::str::from_utf8(head).map_or_else(|error| error.error_len().is_none(), |_| true)
+}
+
+/// Whether there are bytes, NUL aside, that texts of one byte a letter, or two, do not have.
+fn has_controls(head: &[u8]) -> bool {
+    head.iter().any(|byte| *byte < b' ' && !matches!(byte, 0 | b'\n' | b'\r' | b'\t' | 0x0c))
+}
+
+/// Whether nearly all units are letters, or what stands between them.
+fn is_words(units: &[[u8; 2]], order: ByteOrder) -> bool {
+    let is_usual = |character: &char| {
+        let is_between = |character: &char| matches!(character, ' '..='~' | '\u{2000}'..='\u{206f}' | '\u{3000}'..='\u{303f}' | '\u{ff00}'..='\u{ffef}');
+        is_between(character) || character.is_alphanumeric() || character.is_whitespace()
+    };
+    let characters =
+        || char::decode_utf16(units.iter().map(|unit| order.unit(*unit))).map(|character| character.unwrap_or('\0'));
+    20 * characters().filter(is_usual).count() >= 19 * characters().count() && units.len() >= WORDS_UNITS_MIN
 }
 
 /// Whether the units are characters of a text, in pairs where they must be, and no control characters.
@@ -148,6 +174,32 @@ mod tests {
         ] {
             assert_eq!(byte_order(other), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn texts_without_latin_are_recognised_by_their_words() {
+        let long = "日本語の文章です。「はい」これはとても長い行です。".repeat(4);
+        for text in [long.clone(), format!("{long}\n").repeat(100), "그는 오늘 학교에 갔다".repeat(9).replace(' ', "")]
+        {
+            for order in [ByteOrder::Little, ByteOrder::Big] {
+                assert_eq!(byte_order(&bytes(&text, order)), Some(order), "{text}");
+            }
+        }
+        // One byte a letter, or Shift-JIS; and what is no text at all.
+        for at in 0..8 {
+            let latin =
+                [&b"die Stra\xdfe und der Fu\xdf in Gr\xf6\xdfe; "[..at], &b"gro\xdfer Spa\xdf, wei\xdf "[..]].concat();
+            assert_eq!(byte_order(&latin.repeat(9)), None);
+        }
+        assert_eq!(byte_order(&b"\x93\xfa\x96{\x8c\xea\x82\xcc\x95\xb6\x8f\xcd\n".repeat(9)), None);
+        let mut noise = 1u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (noise >> 24) as u8
+        })
+        .take(4096)
+        .collect();
+        assert!((64..4096).step_by(64).all(|end| byte_order(&noise[..end]).is_none()));
     }
 
     #[test]

@@ -171,7 +171,6 @@ fn each_bad_row_with_choices_is_refused_with_its_line_and_a_remedy() {
             "choices[0] and choices[2], \"b\", are the same",
         ),
         (r#"{"prompt": "a", "choices": ["b", "12345678"], "answer": 0}"#, "choices[1] has 8 tokens"),
-        (r#"{"prompt": "", "choices": ["b", "c"], "answer": 0}"#, "the prompt is empty"),
         (r#"{"prompt": "a", "choices": "bc", "answer": 0}"#, "malformed"),
         (r#"{"prompt": "a", "completion": "b"}"#, "this row has no choices, those before have"),
     ];

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 use tempfile::TempDir;
 
 /// The embedded tokenizer: a token is a byte, 256 ends a text.
-fn tokenizer() -> Tokenizer {
+pub fn tokenizer() -> Tokenizer {
     let checkpoint = embedded::checkpoint().unwrap();
     Tokenizer::of(&checkpoint).unwrap()
 }
@@ -180,7 +180,6 @@ fn few_bad_rows_are_skipped_and_counted_and_many_are_an_error_that_names_three()
 fn each_kind_of_bad_row_says_what_is_wrong_with_it() {
     for (row, part) in [
         (r#"{"text": 5}"#, "column text is 5, not a text"),
-        (r#"{"messages": []}"#, "list of messages is empty"),
         (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "no turn of the assistant"),
         (
             r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}"#,
@@ -190,7 +189,8 @@ fn each_kind_of_bad_row_says_what_is_wrong_with_it() {
         (r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#, "chosen and rejected"),
         (r#"{"instruction": "a", "output": ""}"#, "the output is empty"),
         (r#"{"body": "a"}"#, "--text-field"),
-        ("\"\\ud800\"", "malformed"),
+        ("{\"text\": \"a\0\"}", "malformed"),
+        ("{\"text\": \"a}", "malformed"),
     ] {
         let error = read("rows.jsonl", format!("{row}\n{row}\n")).err().unwrap();
         assert!(error.contains(part) && error.contains("line 1"), "{row}: {error}");
@@ -251,8 +251,9 @@ fn what_is_no_text_is_named() {
         (b"caf\xe9", "byte 3, 0xe9"),
         (b"\x1f\x8bdamaged", "gzip"),
         // Cut off in its block, and a window of 2 GiB.
-        (&[40, 181, 47, 253, 36, 26, 209, 0, 0, 123, 34], "zstd file is damaged or cut off"),
-        (&[40, 181, 47, 253, 0, 168, 9, 0, 0, 97], "zstd file is damaged or cut off"),
+        (&[40, 181, 47, 253, 36, 26, 209, 0, 0, 123, 34], "the zstd file is cut off: download or copy it again"),
+        (&[40, 181, 47, 253, 0, 168, 9, 0, 0, 97], "the zstd file is damaged"),
+        (b"\xff\xff\xff\xff\x78\0\0\0", "an Arrow stream"),
         (b"", "no text"),
         (b" \n\n", "no text"),
     ] {

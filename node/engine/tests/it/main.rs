@@ -7,6 +7,7 @@ mod checkpoint;
 mod data;
 mod families;
 mod forms;
+mod found;
 mod gguf;
 mod gradients;
 mod kernel_parity;

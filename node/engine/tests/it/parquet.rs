@@ -46,6 +46,14 @@ fn parquet_is_told_by_content_in_a_directory_and_compressed_as_a_whole() {
 }
 
 #[test]
+fn a_codec_that_is_not_read_is_named_and_the_file_is_not_called_damaged() {
+    for (codec, name) in [("brotli", "Brotli"), ("lz4", "LZ4")] {
+        let error = read_with(&Columns::default(), &fixture(&format!("chat-{codec}.parquet")), 256).err().unwrap();
+        assert!(error.contains(&format!("compressed by {name}, which is not read: write it with snappy")), "{error}");
+    }
+}
+
+#[test]
 fn every_kind_of_column_becomes_what_json_has() {
     let shown = |template: &str| {
         let columns = Columns::new(None, Some(template)).unwrap();

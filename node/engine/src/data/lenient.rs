@@ -1,0 +1,191 @@
+//! JSON as Python and pandas write and read it, made JSON that the standard knows: `NaN`, `Infinity` and numbers beyond
+//! an f64 become empty texts, half of a surrogate pair the replacement character, and a raw tab an escape.
+
+use std::{
+    io::{BufRead, Read, Result, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Longest number that is looked at, bytes.
+const NUMBER_BYTES_MAX: usize = 4096;
+const REPLACEMENT: &[u8] = b"\\ufffd";
+
+/// Mends on the way, and counts lines. What is no JSON in another way stays as it is: an error later, in the same line.
+pub struct Lenient<R> {
+    source: R,
+    in_text: bool,
+    /// What was mended, and not asked for yet.
+    ready: Vec<u8>,
+    taken: usize,
+    pub line: Arc<AtomicU64>,
+}
+
+impl<R: BufRead> Lenient<R> {
+    pub fn new(source: R) -> Self {
+        Self { source, in_text: false, ready: Vec::new(), taken: 0, line: Arc::new(1.into()) }
+    }
+
+    fn peek(&mut self) -> Result<Option<u8>> {
+        Ok(self.source.fill_buf()?.first().copied())
+    }
+
+    fn next(&mut self) -> Result<Option<u8>> {
+        let byte = self.peek()?;
+        if byte.is_some() {
+            self.source.consume(1);
+        }
+        if byte == Some(b'\n') {
+            self.line.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(byte)
+    }
+
+    /// Makes the next byte, word, number or escape ready; nothing is at the end.
+    fn step(&mut self) -> Result<()> {
+        self.ready.clear();
+        self.taken = 0;
+        let Some(byte) = self.next()? else { return Ok(()) };
+        match (self.in_text, byte) {
+            (true, b'\\') => return self.escape(),
+            // A line that ends within a text lacks its quote. A NUL is no part of a text.
+            (true, 1..b' ') if !matches!(byte, b'\n' | b'\r') => return write!(self.ready, "\\u{byte:04x}"),
+            (_, b'"') => self.in_text = !self.in_text,
+            (false, b'N') => return self.word(b"NaN"),
+            (false, b'I') => return self.word(b"Infinity"),
+            (false, b'-' | b'0'..=b'9') => return self.number(byte),
+            _ => {}
+        }
+        self.ready.push(byte);
+        Ok(())
+    }
+
+    /// An empty text of the same length in place of `word`, whose first letter was read.
+    fn word(&mut self, word: &[u8]) -> Result<()> {
+        let mut read = 1;
+        while read < word.len() && self.peek()? == Some(word[read]) {
+            self.next()?;
+            read += 1;
+        }
+        if read < word.len() {
+            self.ready.extend(&word[..read]);
+        } else {
+            self.ready.extend(b"\"\"");
+            self.ready.resize(self.ready.len() + word.len() - 2, b' ');
+        }
+        Ok(())
+    }
+
+    fn number(&mut self, first: u8) -> Result<()> {
+        if first == b'-' && self.peek()? == Some(b'I') {
+            self.next()?;
+            self.ready.push(b' ');
+            return self.word(b"Infinity");
+        }
+        self.ready.push(first);
+        while self.ready.len() < NUMBER_BYTES_MAX
+            && let Some(byte @ (b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-')) = self.peek()?
+        {
+            self.next()?;
+            self.ready.push(byte);
+        }
+        let number = std::str::from_utf8(&self.ready).ok().and_then(|number| number.parse::<f64>().ok());
+        if number.is_some_and(f64::is_infinite) {
+            self.ready = b"\"\"".to_vec();
+        }
+        Ok(())
+    }
+
+    /// What follows a backslash, and the escapes right behind it as long as they could make a pair.
+    fn escape(&mut self) -> Result<()> {
+        let mut high = None;
+        loop {
+            let kind = self.next()?;
+            let mut digits = Vec::new();
+            while kind == Some(b'u')
+                && digits.len() < 4
+                && let Some(digit) = self.peek()?.filter(u8::is_ascii_hexdigit)
+            {
+                self.next()?;
+                digits.push(digit);
+            }
+            let text = std::str::from_utf8(&digits).unwrap_or_default();
+            let unit = u16::from_str_radix(text, 16).ok().filter(|_| digits.len() == 4);
+            if let (Some(high), Some(low @ 0xdc00..=0xdfff)) = (high, unit) {
+                return write!(self.ready, "\\u{high:04x}\\u{low:04x}");
+            }
+            if high.is_some() {
+                self.ready.extend(REPLACEMENT);
+            }
+            match unit {
+                Some(0xd800..=0xdbff) if self.peek()? == Some(b'\\') => {
+                    self.next()?;
+                    high = unit;
+                    continue;
+                }
+                Some(0xd800..=0xdfff) => self.ready.extend(REPLACEMENT),
+                _ => {
+                    self.ready.push(b'\\');
+                    self.ready.extend(kind);
+                    self.ready.extend(digits);
+                }
+            }
+            return Ok(());
+        }
+    }
+}
+
+impl<R: BufRead> Read for Lenient<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let mut count = 0;
+        while count < buffer.len() {
+            if self.taken == self.ready.len() {
+                self.step()?;
+            }
+            let Some(byte) = self.ready.get(self.taken) else { break };
+            buffer[count] = *byte;
+            (count, self.taken) = (count + 1, self.taken + 1);
+        }
+        Ok(count)
+    }
+}
+
+/// The same of a text in memory.
+pub fn mended(text: &[u8]) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    // Memory does not fail to read.
+    let _ = Lenient::new(text).read_to_end(&mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_words_outside_texts_are_replaced() {
+        let text = r#"{"NaN": "Infinity \" NaN", "a": NaN, "b": [-Infinity, Infinity, -1, 2]}"#;
+        let mended = mended(text.as_bytes());
+        assert_eq!(mended.len(), text.len());
+        let value: serde_json::Value = serde_json::from_str(&mended).unwrap();
+        assert_eq!(value, serde_json::json!({ "NaN": "Infinity \" NaN", "a": "", "b": ["", "", -1, 2] }));
+    }
+
+    #[test]
+    fn what_python_reads_is_read_and_sound_json_stays_as_it_is() {
+        for (text, expected) in [
+            (r#"[1e400, -1e400, 1e30, 0.5, -0, 12E-3]"#, r#"["", "", 1e30, 0.5, -0, 12E-3]"#),
+            (r#""a\ud83d""#, r#""a\ufffd""#),
+            (r#""\ud83d\ud83d\ude00\ude00x\n""#, r#""\ufffd\ud83d\ude00\ufffdx\n""#),
+            (r#""\ud83d\n \ud83dx \uD83D\uDE00 \u00e9 \\ud83d""#, r#""\ufffd\n \ufffdx \ud83d\ude00 \u00e9 \\ud83d""#),
+            ("\"a\tb\u{1}\"\t", "\"a\\u0009b\\u0001\"\t"),
+            // No JSON: it stays so.
+            ("{\"a\": Not, -x, \"\\u12", "{\"a\": Not, -x, \"\\u12"),
+            ("\"a\nb\0\\", "\"a\nb\0\\"),
+        ] {
+            assert_eq!(mended(text.as_bytes()), expected);
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! What users' files have beside what they should: what is read of it, and what is said.
+
+use crate::forms::{read, read_with, rows};
+use engine::data::Columns;
+use std::{fs, io::Write};
+use tempfile::TempDir;
+
+const LONG: &str = "a line of some words";
+
+fn lines(count: usize, line: impl Fn(usize) -> String) -> String {
+    (0..count).map(line).collect()
+}
+
+/// The report, or the error.
+fn said(name: &str, content: impl AsRef<[u8]>) -> String {
+    read(name, content).map_or_else(|error| error, |read| read.report().to_string())
+}
+
+fn rows_of(name: &str, content: impl AsRef<[u8]>) -> Vec<String> {
+    rows(&read(name, content).unwrap())
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
+}
+
+#[test]
+fn a_quote_that_is_not_closed_is_an_error_and_glues_no_rows_together() {
+    let good = |count: usize| lines(count, |i| format!("1,{LONG} {i}\n"));
+    for after in [20, 300] {
+        let error = said("rows.csv", format!("label,text\n{}1,\"oops\n{}", good(20), good(after)));
+        let lost = after + 1;
+        assert!(error.contains(&format!("{lost} of {} rows cannot be used", 20 + lost)), "{error}");
+        assert!(error.contains("line 22") && error.contains("opened in line 22 is not closed to the end"), "{error}");
+    }
+    // The first cell of a row, and a TSV.
+    let error = said("rows.tsv", format!("text\tlabel\n{}\"oops\n{}", "a\t1\n".repeat(9), "b\t1\n".repeat(9)));
+    assert!(error.contains("10 of 19 rows") && error.contains("line 11"), "{error}");
+    // A later quote closes it: what glues rows together is told by the text behind that.
+    let content = format!("label,text\n{}1,\"oops\n{}1,\"fine\"\n{}", good(5), good(9), good(5));
+    let error = said("rows.csv", content);
+    assert!(error.contains("11 of 21 rows") && error.contains("opened in line 7 has text right behind"), "{error}");
+    // Few of many are skipped and counted; what is sound stays whole.
+    let report = read("rows.csv", format!("label,text\n{}1,\"oops\n1,lost\n", good(100))).unwrap();
+    assert_eq!((report.windows(), report.report().bad_rows()), (100, 2));
+    let sound = "text,label\n\"a\n\"\"b\"\",\nc\" ,1\n5\" of it,2\nd \"e\" f,3\n\"said\" he,4\n";
+    assert_eq!(rows_of("rows.csv", sound).len(), 4);
+}
+
+#[test]
+fn what_is_learned_is_what_the_columns_say_together() {
+    for (row, expected, left) in [
+        (r#"{"target": "4", "ids": "1", "user": "bob", "text": "one two"}"#, "o[ne two]", "target; user; ids"),
+        (r#"{"text": "one two", "query": "q", "target": "t"}"#, "o[ne two]", "query; target"),
+        (r#"{"id": 1, "user": "bob", "text": "one two", "response": "yes"}"#, "o[ne two]", "response; user; id"),
+        (r#"{"url": "x", "content": "one two", "input": "p", "target": "t"}"#, "o[ne two]", "input; target; url"),
+        (r#"{"a": 1, "instruction": "hi", "output": "ho", "text": "t"}"#, "User: hi\nAssistant:[ ho$]", "text; a"),
+        (
+            r#"{"instruction": "hi", "input": null, "output": "ho", "": 1}"#,
+            "User: hi\nAssistant:[ ho$]",
+            "one without a name",
+        ),
+        (r#"{"prompt": "hi", "response": "ho"}"#, "User: hi\nAssistant:[ ho$]", ""),
+        (r#"{"inputs": "hi", "targets": "ho"}"#, "User: hi\nAssistant:[ ho$]", ""),
+        (r#"{"user": "hi", "assistant": "ho"}"#, "User: hi\nAssistant:[ ho$]", ""),
+    ] {
+        let read = read("rows", format!("{row}\n{row}\n")).unwrap();
+        assert_eq!(rows(&read), [expected; 2], "{row}");
+        let report = read.report().to_string();
+        let said = report.split("columns left alone: ").nth(1).unwrap_or("");
+        assert!(said.starts_with(left), "{row}: {report}");
+    }
+    let csv = format!("target,ids,date,flag,user,text\n{}", "4,1,Mon,NO_QUERY,bob,one two\n".repeat(9));
+    assert_eq!(rows_of("rows.csv", csv), ["o[ne two]"; 9]);
+}
+
+#[test]
+fn rows_with_nothing_in_their_column_are_empty_whatever_else_they_have() {
+    let text = |value: &str| {
+        lines(40, |i| match i % 4 {
+            0 => format!("{{\"id\": {i}, {value}}}\n"),
+            _ => format!("{{\"id\": {i}, \"text\": \"one two\"}}\n"),
+        })
+    };
+    for value in [r#""text": null"#, r#""text": """#, r#""text": []"#, r#""messages": null"#, r#""messages": []"#] {
+        let read = read("rows", text(value)).unwrap();
+        assert_eq!(rows(&read), ["o[ne two]"; 30], "{value}");
+        assert!(read.report().to_string().contains("10 rows empty"), "{value}");
+    }
+    // A field that is not there; where most rows lack it, it is no field of theirs.
+    let read = read("rows", text(r#""x": 1"#)).unwrap();
+    assert_eq!((rows(&read).len(), read.report().bad_rows()), (30, 10));
+    let report = read.report().to_string();
+    assert!(
+        report.contains("10 rows with no column that is read") && report.contains("line 1: the row has id, x"),
+        "{report}"
+    );
+    let error = said("rows", "{\"id\": 1}\n{\"id\": 2}\n{\"text\": \"one two\"}\n");
+    assert!(error.contains("2 of 3 rows cannot be used") && error.contains("--text-field"), "{error}");
+    // Beside a text.
+    let beside = "{\"messages\": [], \"text\": \"one two\"}\n{\"messages\": null, \"text\": \"one two\"}\n";
+    assert_eq!(rows_of("rows", beside), ["o[ne two]"; 2]);
+    let csv = format!("messages,text\n{}", ",one two\n[],one two\n".repeat(2));
+    assert_eq!(rows_of("rows.csv", csv), ["o[ne two]"; 4]);
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("rows.jsonl");
+    fs::write(&path, "{\"id\": 1, \"body\": null}\n{\"id\": 2, \"body\": \"one two\"}\n").unwrap();
+    let field = |name: &str| {
+        let columns = Columns::new(Some(name.into()), None).unwrap();
+        read_with(&columns, &path, 64).map(|read| read.report().to_string())
+    };
+    assert!(field("body").unwrap().contains("1 row empty"));
+    let error = field("text").unwrap_err();
+    assert!(error.contains("the row has id; and no column \"text\""), "{error}");
+}
+
+#[test]
+fn rows_in_lines_are_rows_whatever_the_first_line_is() {
+    let good = lines(40, |_| "{\"text\": \"one two\"}\n".into());
+    for first in
+        ["# made by a tool", "// made by a tool", "2026-01-01 INFO start", "f a line\"}", "null", "{\"text\": \"cut"]
+    {
+        for name in ["rows", "rows.jsonl", "rows.txt"] {
+            let read = read(name, format!("{first}\n{good}")).unwrap();
+            assert_eq!((rows(&read).len(), read.report().bad_rows()), (40, 1), "{name}: {first}");
+        }
+    }
+    assert_eq!(rows_of("rows", "\"one two\"\n".repeat(6)), ["o[ne two]"; 6]);
+    assert!(said("rows", "{'text': 'one two'}\n".repeat(6)).contains("json.dumps"));
+    assert_eq!(rows_of("rows", "text|label\none two|1\none two|0\n"), ["o[ne two]"; 2]);
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("notes");
+    fs::write(&path, format!("{LONG}\n").repeat(9)).unwrap();
+    let columns = Columns::new(Some("body".into()), None).unwrap();
+    let error = read_with(&columns, &path, 64).err().unwrap();
+    assert!(error.contains("--text-field names columns, and this is plain text"), "{error}");
+}
+
+#[test]
+fn no_text_of_a_row_goes_to_the_log() {
+    let secret = r#"[{"role": "user", "content": "a secret"}, {"role": "assistant", "content": "b"}]"#;
+    let report = said("rows", format!("{secret}\n{secret}\n"));
+    assert!(
+        report.contains("2 rows (messages)") && !report.contains("left alone") && !report.contains("secret"),
+        "{report}"
+    );
+    assert!(!said("rows", "\"one two\"\n".repeat(6)).contains("left alone"));
+    let report = said("rows.csv", "text,\"a\nWARN forged\"\none,1\ntwo,2\n");
+    assert!(report.contains("a\\nWARN forged") && !report.contains('\n'), "{report}");
+    let many = lines(200, |i| format!("{{\"text\": \"one\", \"{i:03}{}\": 1, \"query\": \"q\"}}\n", "n".repeat(50)));
+    let report = said("rows", many);
+    let left = format!("columns left alone: query; 000{0}…; 001{0}…; and 61 more at least", "n".repeat(37));
+    assert!(report.contains(&left) && report.len() < 700, "{report}");
+}
+
+#[test]
+fn a_conversation_in_two_columns_is_a_row_and_no_table() {
+    let pretty = "{\n \"prompt\": [\n  {\"role\": \"user\", \"content\": \"hi\"}\n ],\n \"completion\": [\n  {\"role\": \"assistant\", \
+                  \"content\": \"ho\"}\n ]\n}\n";
+    for content in [pretty.to_owned(), pretty.replace('\n', "")] {
+        assert_eq!(rows_of("rows.json", &content), ["User: hi\nAssistant:[ ho$]"], "{content}");
+    }
+    assert_eq!(rows_of("rows", pretty.repeat(3)).len(), 3);
+    let bad = said("rows.json", "{\n\"text\": [\"a\"]\n}\n{\n\"text\": [5]\n}\n");
+    assert!(bad.contains("row 1 of value 2, which ends in line 6"), "{bad}");
+}
+
+#[test]
+fn of_several_lists_of_rows_the_one_that_is_called_so_is_read_and_the_others_are_named() {
+    let row = r#"{"text": "one two"}"#;
+    let wrapped = format!(r#"{{"row_idx": 0, "row": {row}, "truncated_cells": []}}"#);
+    for (content, left) in [
+        (format!(r#"{{"features": [{{"name": "text"}}], "rows": [{wrapped}, {wrapped}], "total": 2}}"#), "features"),
+        (format!(r#"{{"train": [{row}, {row}], "test": [{row}]}}"#), "test"),
+        (format!(r#"{{"test": [{row}], "data": [{row}, {row}], "info": [{{"a": 1}}]}}"#), "info; test"),
+    ] {
+        for content in [content.clone(), content.replacen(':', ":\n", 1)] {
+            let read = read("rows.json", &content).unwrap();
+            assert_eq!(rows(&read), ["o[ne two]"; 2], "{content}");
+            let report = read.report().to_string();
+            assert!(report.contains(&format!("lists of rows left alone: {left}")), "{report}");
+        }
+    }
+    let error = said("rows.json", format!(r#"{{"a": [{row}], "b": [{row}]}}"#));
+    assert!(error.contains("several lists of rows (a; b)"), "{error}");
+    assert_eq!(rows_of("rows.json", format!("[{wrapped}, {wrapped}]")), ["o[ne two]"; 2]);
+}
+
+#[test]
+fn an_empty_prompt_is_no_prompt_and_what_follows_is_learned() {
+    // The embedded model has no token that starts a text: the one that ends a text stands before it.
+    assert_eq!(rows_of("rows", "{\"prompt\": \"\", \"completion\": \"one\"}\n".repeat(2)), ["$[one$]"; 2]);
+    let choices = r#"{"prompt": "", "choices": ["one", "two"], "answer": 1}"#;
+    assert_eq!(read("rows", choices).unwrap().windows(), 1);
+}
+
+#[test]
+fn what_is_compressed_several_times_or_padded_is_read_and_what_is_cut_off_is_named() {
+    let lines = lines(6000, |i| format!("{{\"text\": \"{LONG} {} {}\"}}\n", i * 7919 % 10007, i * 104_729 % 99991));
+    let (one, two) = (gzip(lines.as_bytes()), gzip(&gzip(lines.as_bytes())));
+    let zstd = |bytes: &[u8]| zstd::stream::encode_all(bytes, 1).unwrap();
+    let padded = [&one[..], &[0; 512]].concat();
+    let between = [&padded[..], &one, &[0; 70_000]].concat();
+    for (bytes, count) in [
+        (&one, 6000),
+        (&two, 6000),
+        (&zstd(&one), 6000),
+        (&gzip(&zstd(lines.as_bytes())), 6000),
+        (&padded, 6000),
+        (&between, 12_000),
+    ] {
+        assert_eq!(read("rows", bytes).unwrap().windows(), count);
+    }
+    assert!(said("rows", gzip(&gzip(&two))).contains("compressed more than 3 times"));
+    assert!(said("rows", [&one[..], b"garbage"].concat()).contains("the gzip file is damaged"));
+    let cut = &one[..one.len() / 2];
+    let error = said("rows.jsonl.gz", cut);
+    assert!(error.contains("the gzip file is cut off: download or copy it again"), "{error}");
+    // In a directory what came before is used, and said; a text is left out as a whole.
+    let directory = TempDir::new().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(directory.path().join(name), bytes).unwrap();
+    let text = gzip(lines.replace('{', "").as_bytes());
+    write("a.jsonl.gz", cut);
+    write("b.jsonl", b"{\"text\": \"one two\"}\n");
+    write("c.txt.gz", &text[..text.len() / 2]);
+    let read = read_with(&Columns::default(), directory.path(), 64).unwrap();
+    assert!((1500..6000).contains(&read.windows()), "{}", read.windows());
+    let report = read.report().to_string();
+    let rows = read.windows() - 1;
+    let part = format!("a.jsonl.gz: its end, after {},{:03} rows: the gzip file is cut off", rows / 1000, rows % 1000);
+    assert!(report.contains(&part), "{report}");
+    assert!(report.contains("c.txt.gz: the gzip file is cut off"), "{report}");
+    // What is held out of a text is told once it lies on the disk, which is not to blame.
+    let (tokenizer, path) = (crate::forms::tokenizer(), directory.path().join("c.txt.gz"));
+    let error =
+        engine::data::Dataset::load_split(&path, &tokenizer, 64).err().map(|error| format!("{error:#}")).unwrap();
+    assert!(error.contains("cut off") && !error.contains("disk"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_directory_that_cannot_be_listed_is_named_and_left() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = TempDir::new().unwrap();
+    fs::write(directory.path().join("a.txt"), format!("{LONG}\n").repeat(9)).unwrap();
+    let inner = directory.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    fs::set_permissions(&inner, fs::Permissions::from_mode(0)).unwrap();
+    if fs::read_dir(&inner).is_ok() {
+        println!("skipped: this user may list every directory");
+        return;
+    }
+    let report = read_with(&Columns::default(), directory.path(), 8).unwrap().report().to_string();
+    fs::set_permissions(&inner, fs::Permissions::from_mode(0o700)).unwrap();
+    assert!(report.contains("inner: a directory that cannot be listed"), "{report}");
+}
+
+#[test]
+fn what_python_reads_is_read() {
+    let mark = "\u{feff}";
+    for row in [
+        r#"{"text": "one two", "x": 1e400}"#.to_owned(),
+        r#"{"text": "one two", "x": "\ud83d"}"#.to_owned(),
+        "{\"text\": \"one two\", \"x\": \"a\tb\"}".to_owned(),
+        format!("{mark}{{\"text\": \"one two\"}}"),
+    ] {
+        for content in [format!("{row}\n{row}\n"), format!("{mark}{mark}{row}\n{row}\n")] {
+            for name in ["rows", "rows.jsonl"] {
+                assert_eq!(rows_of(name, &content), ["o[ne two]"; 2], "{name}: {content}");
+            }
+        }
+        let list = format!("[\n{},\n{}\n]", row.trim_start_matches(mark), row.trim_start_matches(mark));
+        assert_eq!(rows_of("rows.json", &list), ["o[ne two]"; 2], "{list}");
+    }
+    let text = read("text", format!("{mark}{mark}{}", LONG.repeat(9))).unwrap();
+    assert_eq!(text.bytes(), 9 * LONG.len() as u64);
+}
+
+#[test]
+fn a_nul_is_the_matter_of_its_row() {
+    let good = lines(40, |i| format!("{{\"text\": \"{LONG} {i}\"}}\n"));
+    let read_bad = |name: &str, content: String| {
+        let read = read(name, content).unwrap();
+        (rows(&read).len(), read.report().bad_rows())
+    };
+    assert_eq!(read_bad("rows", format!("{good}{{\"text\": \"a\0b\"}}\n")), (40, 1));
+    assert_eq!(read_bad("rows.csv", format!("text,label\n{}a\0b,1\n", "one two,1\n".repeat(40))), (40, 1));
+    assert!(said("text", format!("{LONG}\0")).contains("is NUL"));
+}
+
+#[test]
+fn tables_of_pandas_and_of_people_are_read() {
+    assert_eq!(rows_of("rows.csv", "id,text,label\n1,one two\n2,one two,\n"), ["o[ne two]"; 2]);
+    let twice = read("rows.csv", "text,text\none two,second\none two,second\n").unwrap();
+    assert_eq!(rows(&twice), ["o[ne two]"; 2]);
+    assert!(twice.report().to_string().contains("columns left alone: text.1"));
+    assert!(said("rows.csv", "review\ngood\nbad\n").contains("--text-field 'review'"));
+    let answers = |answer: &str, labels: &str| {
+        let row = format!(r#"{{"prompt": "It is", "choices": [" good", " bad"], "answer": {answer}{labels}}}"#);
+        let read = read("rows", format!("{row}\n{row}\n"))?;
+        Ok::<usize, String>(read.batch_of(&[0]).unwrap().rows[0].answer)
+    };
+    for answer in ["1", "1.0", "\"1\"", "\"1.0\"", "\"B\"", "\"b\"", "\"(B)\"", "\"B.\"", "\"bad\""] {
+        assert_eq!(answers(answer, ""), Ok(1), "{answer}");
+    }
+    for answer in ["0.5", "2.0", "-1.0", "\"c\"", "\"(C)\"", "true", "1e300"] {
+        assert!(answers(answer, "").unwrap_err().contains("answer is"), "{answer}");
+    }
+}
+
+#[test]
+fn text_that_begins_like_json_is_text() {
+    for text in ["{} is the empty set, they say.\n", "[\"Hello\"] she said.\n"] {
+        for name in ["text", "text.txt"] {
+            let content = format!("{text}{}", format!("{LONG}\n").repeat(9));
+            assert_eq!(read(name, &content).unwrap().bytes(), content.len() as u64, "{name}: {text}");
+        }
+    }
+}
