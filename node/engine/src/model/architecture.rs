@@ -2,7 +2,6 @@
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
-use serde::Deserialize;
 use std::collections::BTreeMap;
 
 use super::Model;
@@ -121,25 +120,6 @@ pub struct Interface {
     pub bos: Option<u32>,
     /// Tokens that end a text.
     pub eos: Vec<u32>,
-}
-
-/// One id or several, as `eos_token_id` has them.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub enum Ids {
-    One(u32),
-    Many(Vec<u32>),
-}
-
-impl Ids {
-    /// None where the field is absent.
-    pub fn list(ids: Option<Self>) -> Vec<u32> {
-        match ids {
-            None => Vec::new(),
-            Some(Self::One(id)) => vec![id],
-            Some(Self::Many(ids)) => ids,
-        }
-    }
 }
 
 /// Errors unless field `name` is from 1 to `max`.

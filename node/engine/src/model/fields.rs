@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::architecture::{Ids, Interface, LAYERS_MAX, POSITIONS_MAX, VOCABULARY_MAX, WIDTH_MAX, bounded};
+use super::architecture::{Interface, LAYERS_MAX, POSITIONS_MAX, VOCABULARY_MAX, WIDTH_MAX, bounded};
 
 /// Most heads, and elements per head.
 pub const HEADS_MAX: usize = 1024;
@@ -92,10 +92,10 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    /// A list of so many entries, one a layer.
+    /// The entries of a list for each of so many layers; it may go on.
     pub fn per_layer(&self, name: &str, layers: usize) -> Result<Option<&'a [Value]>> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        let list = value.as_array().filter(|list| list.len() == layers);
+        let list = value.as_array().and_then(|list| list.get(..layers));
         let list =
             list.with_context(|| format!("config.json: {name} must be a list of an entry for each of {layers} layers"));
         Ok(Some(list?))
@@ -127,10 +127,8 @@ impl<'a> Fields<'a> {
     pub fn interface(&self, positions: &str, usual: usize) -> Result<Interface> {
         let ids = |name: &str| -> Result<Vec<u32>> {
             let Some(value) = self.get(name) else { return Ok(Vec::new()) };
-            let ids = serde_json::from_value(value.clone());
-            let ids = ids
-                .with_context(|| format!("config.json: {name} is {value}, it must be a token id or a list of them"))?;
-            Ok(Ids::list(Some(ids)))
+            token_ids(value)
+                .with_context(|| format!("config.json: {name} is {value}, it must be a token id or a list of them"))
         };
         Ok(Interface {
             vocabulary: self.size("vocab_size", VOCABULARY_MAX)?,
@@ -139,4 +137,11 @@ impl<'a> Fields<'a> {
             eos: ids("eos_token_id")?,
         })
     }
+}
+
+/// One token id or several, as `eos_token_id` has them. A negative one, which some configs have for none, is left out.
+pub fn token_ids(value: &Value) -> Option<Vec<u32>> {
+    let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+    let ids = ids.iter().filter(|id| id.as_i64().is_none_or(|id| id >= 0));
+    ids.map(|id| u32::try_from(id.as_u64()?).ok()).collect()
 }

@@ -5,7 +5,7 @@ use protocol::manifest::Role;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-use super::{architecture::Ids, files::OriginalFile};
+use super::{fields::token_ids, files::OriginalFile};
 
 /// The tokens that end a turn or a text, as a checkpoint's files name them.
 #[derive(Default)]
@@ -14,8 +14,8 @@ pub struct SpecialTokens {
     pub end: Option<String>,
     /// `bos_token`, likewise.
     pub beginning: Option<String>,
-    /// `eos_token_id` of `generation_config.json`.
-    pub stops: Vec<u32>,
+    /// `eos_token_id` of `generation_config.json`: none where it has none. None where there is no such file.
+    pub stops: Option<Vec<u32>>,
 }
 
 impl SpecialTokens {
@@ -23,8 +23,11 @@ impl SpecialTokens {
     pub fn read<'a>(files: impl Iterator<Item = &'a OriginalFile> + Clone) -> Result<Self> {
         let mut named = named(files.clone())?;
         let generation = json(files, Role::GenerationConfig)?;
-        let stops = generation.get("eos_token_id").and_then(|ids| serde_json::from_value(ids.clone()).ok());
-        Ok(Self { end: named.remove("eos_token"), beginning: named.remove("bos_token"), stops: Ids::list(stops) })
+        let stops = match generation.get("eos_token_id") {
+            None | Some(Value::Null) => generation.is_object().then(Vec::new),
+            Some(ids) => token_ids(ids),
+        };
+        Ok(Self { end: named.remove("eos_token"), beginning: named.remove("bos_token"), stops })
     }
 }
 

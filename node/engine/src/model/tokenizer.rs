@@ -33,10 +33,10 @@ impl Tokenizer {
         let id = |token: Option<&String>| this.inner.token_to_id(token?).filter(|id| (*id as usize) < this.vocabulary);
         let (end, beginning) = (id(special.end.as_ref()), id(special.beginning.as_ref()));
         this.bos = beginning.or(this.bos);
-        if !special.stops.is_empty() {
-            this.eos = special.stops;
-        }
-        this.turn_end = end.or_else(|| this.eos.first().copied());
+        // As transformers: where there is a generation_config.json, what config.json says of stopping does not count.
+        // A turn must end in something: where nobody else names it, config.json does.
+        this.eos = special.stops.unwrap_or(this.eos);
+        this.turn_end = end.or_else(|| this.eos.first().copied()).or(this.turn_end);
         if let Some(end) = this.turn_end.filter(|end| !this.eos.contains(end)) {
             this.eos.push(end);
         }

@@ -33,6 +33,7 @@ pub fn usual() -> Usual {
         is_tied: true,
         activation: ("hidden_activation", "gelu_pytorch_tanh"),
         head_dim: Some(256),
+        kv_heads: Some(4),
         ..Usual::default()
     }
 }
@@ -43,7 +44,6 @@ pub fn plan(config: &Fields<'_>, usual: &Usual) -> Result<Plan> {
     let mut plan = llama::plan(config, usual)?;
     let biases = config.flag("attention_bias", false)?;
     plan.attention.biases = (biases, biases);
-    plan.attention.kv_heads = config.size_or("num_key_value_heads", 4, plan.attention.heads)?;
     plan.embedding.scale = f64::from((plan.hidden as f32).sqrt());
     plan.norms.kind = NormKind::Rms(1.0);
     plan.norms.after_attention = Some("post_attention_layernorm");

@@ -24,23 +24,25 @@ fn read(config: &Fields<'_>) -> Result<Plan> {
     let mut plain = config.0.clone();
     plain["rope_scaling"] = Value::Null;
     plain["rope_parameters"] = Value::Null;
+    // transformers takes it for layers of one kind only.
+    plain["original_max_position_embeddings"] = Value::Null;
     let usual = Usual { class: FAMILY.class, window_max: 131_072, ..gemma2::usual() };
     let mut plan = gemma2::plan(&Fields(&plain), &usual)?;
-    plan.attention.cap = config.some_positive("attn_logit_softcapping")?;
     plan.head.cap = config.some_positive("final_logit_softcapping")?;
     plan.attention.norms = Some(("self_attn.q_norm", "self_attn.k_norm", NormedBy::Head));
     let pattern = config.size_or("sliding_window_pattern", 6, usize::MAX)?;
     gemma2::slide(config, &mut plan, |layer| !(layer + 1).is_multiple_of(pattern))?;
-    plan.rotaries = rotaries(config, plan.interface.window_max)?;
+    plan.rotaries = rotaries(config, &Fields(&plain), plan.interface.window_max)?;
+    plan.interface.window_max = plan.rotaries[0].window_max(plan.interface.window_max);
     for kind in &mut plan.kinds {
         kind.rotary = Some(usize::from(kind.window.is_some()));
     }
     Ok(plan)
 }
 
-/// Of full layers, and of those with a window. Older configs have `rope_scaling`, which is of full layers, and a theta
+/// Of full layers, and of those with a window; `plain` is what stands beside their parameters. Older configs have `rope_scaling`, which is of full layers, and a theta
 /// each.
-fn rotaries(config: &Fields<'_>, window_max: usize) -> Result<Vec<RotaryConfig>> {
+fn rotaries(config: &Fields<'_>, plain: &Fields<'_>, window_max: usize) -> Result<Vec<RotaryConfig>> {
     let nothing = json!({});
     let parameters = Fields(config.get("rope_parameters").unwrap_or(&nothing));
     let mut full = parameters.get("full_attention").unwrap_or(&nothing).clone();
@@ -51,7 +53,7 @@ fn rotaries(config: &Fields<'_>, window_max: usize) -> Result<Vec<RotaryConfig>>
     let theta = config.positive_or("rope_theta", THETAS.0)?;
     let local = config.positive_or("rope_local_base_freq", THETAS.1)?;
     Ok(vec![
-        RotaryConfig::of_fields(&full, theta, config, window_max)?,
-        RotaryConfig::of_fields(sliding, local, config, window_max)?,
+        RotaryConfig::of_fields(&full, theta, plain, window_max)?,
+        RotaryConfig::of_fields(sliding, local, plain, window_max)?,
     ])
 }

@@ -16,7 +16,22 @@ use super::{
 
 pub const FAMILY: Family = Family { name: "GPT-2", model_type: "gpt2", class: "GPT2LMHeadModel", read };
 
+/// Other names of fields, which come before the own ones, as in transformers' `attribute_map`.
+const ALIASES: [(&str, &str); 4] = [
+    ("hidden_size", "n_embd"),
+    ("max_position_embeddings", "n_positions"),
+    ("num_attention_heads", "n_head"),
+    ("num_hidden_layers", "n_layer"),
+];
+
 fn read(config: &Fields<'_>) -> Result<Plan> {
+    let mut own = config.0.clone();
+    for (alias, name) in ALIASES {
+        if let Some(value) = config.get(alias) {
+            own[name] = value.clone();
+        }
+    }
+    let config = &Fields(&own);
     config.refuse("add_cross_attention")?;
     let (interface, hidden) = (config.interface("n_positions", 1024)?, config.width("n_embd")?);
     let heads = config.size("n_head", HEADS_MAX)?;

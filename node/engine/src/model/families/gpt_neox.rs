@@ -20,9 +20,11 @@ use super::{
 pub const FAMILY: Family = Family { name: "GPT-NeoX", model_type: "gpt_neox", class: "GPTNeoXForCausalLM", read };
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
-    let (interface, hidden) = (config.interface("max_position_embeddings", 2048)?, config.width("hidden_size")?);
+    let (mut interface, hidden) = (config.interface("max_position_embeddings", 2048)?, config.width("hidden_size")?);
     let heads = config.size("num_attention_heads", HEADS_MAX)?;
     let head_dim = hidden / heads;
+    let rotary = rotary(config, interface.window_max)?;
+    interface.window_max = rotary.window_max(interface.window_max);
     let kind = LayerKind { rotary: Some(0), window: None, scale: 1.0 / (head_dim as f64).sqrt() };
     let is_parallel = config.flag("use_parallel_residual", true)?;
     let biases = config.flag("attention_bias", true)?;
@@ -39,7 +41,7 @@ fn read(config: &Fields<'_>) -> Result<Plan> {
         hidden,
         layers: "gpt_neox.layers.",
         kinds: vec![kind; config.layers("num_hidden_layers")?],
-        rotaries: vec![rotary(config, interface.window_max)?],
+        rotaries: vec![rotary],
         attention: AttentionPlan {
             heads,
             kv_heads: heads,
@@ -79,13 +81,11 @@ fn read(config: &Fields<'_>) -> Result<Plan> {
     })
 }
 
-/// Older configs have `rotary_pct` and `rotary_emb_base`.
+/// Older configs have `rotary_pct` and `rotary_emb_base`; other names for them beside the parameters do not count.
 fn rotary(config: &Fields<'_>, window_max: usize) -> Result<RotaryConfig> {
     let part = config.number_or("rotary_pct", 0.25)?;
     let mut with_part = config.0.clone();
-    if config.get("partial_rotary_factor").is_none() {
-        with_part["partial_rotary_factor"] = json!(part);
-    }
+    with_part["partial_rotary_factor"] = json!(part);
     with_part["rope_theta"] = Value::Null;
     RotaryConfig::read(&Fields(&with_part), config.positive_or("rotary_emb_base", 10_000.0)?, window_max)
 }

@@ -35,6 +35,8 @@ pub struct Usual {
     pub activation: (&'static str, &'static str),
     /// Elements of a head, if not the width over the heads.
     pub head_dim: Option<usize>,
+    /// Heads of keys and values where the config says nothing, if not as many as of queries. Null is as many.
+    pub kv_heads: Option<usize>,
 }
 
 impl Default for Usual {
@@ -47,6 +49,7 @@ impl Default for Usual {
             window_max: 2048,
             activation: ("hidden_act", "silu"),
             head_dim: None,
+            kv_heads: None,
         }
     }
 }
@@ -57,6 +60,7 @@ pub fn plan(config: &Fields<'_>, usual: &Usual) -> Result<Plan> {
     let hidden = config.width("hidden_size")?;
     let heads = config.size("num_attention_heads", HEADS_MAX)?;
     let head_dim = config.size_or("head_dim", usual.head_dim.unwrap_or(hidden / heads), HEADS_MAX)?;
+    let kv_heads = usual.kv_heads.filter(|_| !config.has("num_key_value_heads")).unwrap_or(heads);
     let layers = config.layers("num_hidden_layers")?;
     let rotary = RotaryConfig::read(config, usual.theta, interface.window_max)?;
     interface.window_max = rotary.window_max(interface.window_max);
@@ -77,7 +81,7 @@ pub fn plan(config: &Fields<'_>, usual: &Usual) -> Result<Plan> {
         rotaries: vec![rotary],
         attention: AttentionPlan {
             heads,
-            kv_heads: config.size_or("num_key_value_heads", heads, HEADS_MAX)?,
+            kv_heads: config.size_or("num_key_value_heads", kv_heads, HEADS_MAX)?,
             head_dim,
             inputs: Inputs::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
             output: "self_attn.o_proj",

@@ -1,4 +1,5 @@
-//! Mistral: a Llama in which each token sees a window of those before it (arXiv 2310.06825).
+//! Mistral: a Llama in which each token sees a window of those before it (arXiv 2310.06825). Ministral: only in some
+//! layers; transformers takes every Mistral for one whose config has `layer_types`.
 
 use anyhow::Result;
 
@@ -13,12 +14,22 @@ use super::{
 
 pub const FAMILY: Family = Family { name: "Mistral", model_type: "mistral", class: "MistralForCausalLM", read };
 
+pub const MINISTRAL: Family =
+    Family { name: "Ministral", model_type: "ministral", class: "MinistralForCausalLM", read: read_ministral };
+
+fn read_ministral(config: &Fields<'_>) -> Result<Plan> {
+    Ok(Plan { class: MINISTRAL.class, ..read(config)? })
+}
+
 fn read(config: &Fields<'_>) -> Result<Plan> {
-    let mut plan = llama::plan(config, &Usual { class: FAMILY.class, window_max: 131_072, ..Usual::default() })?;
-    plan.attention.kv_heads = config.size_or("num_key_value_heads", 8, plan.attention.heads)?;
+    let usual = Usual { class: FAMILY.class, window_max: 131_072, kv_heads: Some(8), ..Usual::default() };
+    let mut plan = llama::plan(config, &usual)?;
     // Null is none; a config of the first models leaves it out, and means this.
     let usual = if config.has("sliding_window") { None } else { Some(4096) };
     let window = config.some_size("sliding_window", POSITIONS_MAX)?.or(usual);
-    plan.kinds.iter_mut().for_each(|kind| kind.window = window);
+    let slides = config.slides(plan.kinds.len(), |_| true)?;
+    for (kind, slides) in plan.kinds.iter_mut().zip(slides) {
+        kind.window = window.filter(|_| slides);
+    }
     Ok(plan)
 }

@@ -25,9 +25,10 @@ use super::{
 };
 
 /// Every family that can be read. A new one is a file of its own and a line here.
-const FAMILIES: [&Family; 13] = [
+const FAMILIES: [&Family; 14] = [
     &llama::FAMILY,
     &mistral::FAMILY,
+    &mistral::MINISTRAL,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
     &gemma2::FAMILY,

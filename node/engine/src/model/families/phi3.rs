@@ -1,6 +1,7 @@
 //! Phi 3: a Llama whose queries, keys and values are one linear layer, and gate and up another (arXiv 2404.14219).
 
 use anyhow::Result;
+use serde_json::{Value, json};
 
 use super::{
     super::{
@@ -15,10 +16,26 @@ pub const FAMILY: Family = Family { name: "Phi-3", model_type: "phi3", class: "P
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
     let usual = Usual { class: FAMILY.class, epsilon: 1e-5, window_max: 4096, ..Usual::default() };
-    let mut plan = llama::plan(config, &usual)?;
+    let mut plan = llama::plan(&Fields(&with_long_rope(config)), &usual)?;
     plan.attention.inputs = Inputs::Joined("self_attn.qkv_proj");
     plan.mlp.inputs = MlpInputs::GatedJoined("mlp.gate_up_proj");
     let window = config.some_size("sliding_window", POSITIONS_MAX)?;
     plan.kinds.iter_mut().for_each(|kind| kind.window = window);
     Ok(plan)
+}
+
+/// The config as its class in transformers reads it: the window that a model was first trained for stands beside the
+/// rotary's parameters, and nowhere else; what older configs call `yarn` or `su` is LongRoPE.
+fn with_long_rope(config: &Fields<'_>) -> Value {
+    let mut own = config.0.clone();
+    if config.get("original_max_position_embeddings").is_none() {
+        own["original_max_position_embeddings"] = json!(4096);
+    }
+    for name in ["rope_scaling", "rope_parameters"] {
+        let kind = ["rope_type", "type"].iter().find_map(|field| own.get(name)?.get(field)?.as_str());
+        if matches!(kind, Some("yarn" | "su")) {
+            own[name]["rope_type"] = json!("longrope");
+        }
+    }
+    own
 }

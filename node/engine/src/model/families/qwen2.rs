@@ -14,7 +14,8 @@ use super::{
 pub const FAMILY: Family = Family { name: "Qwen2", model_type: "qwen2", class: "Qwen2ForCausalLM", read };
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
-    let mut plan = llama::plan(config, &Usual { class: FAMILY.class, window_max: 32_768, ..Usual::default() })?;
+    let usual = Usual { class: FAMILY.class, window_max: 32_768, kv_heads: Some(32), ..Usual::default() };
+    let mut plan = llama::plan(config, &usual)?;
     plan.attention.biases = (true, false);
     slide(config, &mut plan)?;
     Ok(plan)

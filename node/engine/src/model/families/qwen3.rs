@@ -14,7 +14,8 @@ use super::{
 pub const FAMILY: Family = Family { name: "Qwen3", model_type: "qwen3", class: "Qwen3ForCausalLM", read };
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
-    let usual = Usual { class: FAMILY.class, window_max: 32_768, head_dim: Some(128), ..Usual::default() };
+    let usual =
+        Usual { class: FAMILY.class, window_max: 32_768, head_dim: Some(128), kv_heads: Some(32), ..Usual::default() };
     let mut plan = llama::plan(config, &usual)?;
     let biases = config.flag("attention_bias", false)?;
     plan.attention.biases = (biases, biases);

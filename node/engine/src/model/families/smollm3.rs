@@ -15,13 +15,18 @@ use super::{
 pub const FAMILY: Family = Family { name: "SmolLM3", model_type: "smollm3", class: "SmolLM3ForCausalLM", read };
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
-    let usual =
-        Usual { class: FAMILY.class, is_tied: true, theta: 2_000_000.0, window_max: 32_768, ..Usual::default() };
+    let usual = Usual {
+        class: FAMILY.class,
+        is_tied: true,
+        theta: 2_000_000.0,
+        window_max: 32_768,
+        kv_heads: Some(4),
+        ..Usual::default()
+    };
     let mut plan = llama::plan(config, &usual)?;
     let biases = config.flag("attention_bias", false)?;
     plan.attention.biases = (biases, biases);
     plan.mlp.bias = config.flag("mlp_bias", false)?;
-    plan.attention.kv_heads = config.size_or("num_key_value_heads", 4, plan.attention.heads)?;
     let layers = plan.kinds.len();
     let interval = config.size_or("no_rope_layer_interval", 4, usize::MAX)?;
     let turns: Vec<bool> = match config.per_layer("no_rope_layers", layers)? {

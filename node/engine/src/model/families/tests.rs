@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Interface, Stage};
+use crate::model::{Interface, Stage, rotary::Scaling};
 use serde_json::json;
 
 fn llama() -> Value {
@@ -167,6 +167,141 @@ fn each_implausible_field_is_refused_by_name() {
     );
     assert!(refusal(&with(gpt_neox(), "rotary_pct", json!(0.2))).contains("16 elements turn"));
     assert!(refusal(&with(gpt2(), "n_head", json!(65))).contains("head_dim"));
+}
+
+/// Those of GPT-NeoX have another name; transformers passes over this one beside the parameters.
+#[test]
+fn only_the_own_name_of_the_part_that_turns_counts() {
+    let part = |config: Value| plan(config.to_string().as_bytes()).unwrap().rotaries[0].part;
+    let other = with(gpt_neox(), "partial_rotary_factor", json!(0.5));
+    assert_eq!((part(other.clone()), part(with(other, "rotary_pct", json!(1.0)))), (0.25, 1.0));
+    let inside = json!({"rope_type": "default", "partial_rotary_factor": 0.5});
+    assert_eq!(part(with(gpt_neox(), "rope_parameters", inside)), 0.5);
+}
+
+/// The config of a family that is like Llama.
+fn like_llama(family: &str) -> Value {
+    with(llama(), "model_type", json!(family))
+}
+
+/// The config without a field.
+fn without(mut config: Value, field: &str) -> Value {
+    config.as_object_mut().unwrap().remove(field);
+    config
+}
+
+/// transformers takes a Mistral that has `layer_types` for a Ministral. A node gave all its layers a window.
+#[test]
+fn only_the_layers_that_are_named_see_a_window() {
+    let windows = |config: &Value| {
+        let plan = plan(config.to_string().as_bytes()).unwrap_or_else(|error| panic!("{config}: {error:#}"));
+        plan.kinds.iter().map(|kind| kind.window).collect::<Vec<_>>()
+    };
+    let (full, sliding) = ("full_attention", "sliding_attention");
+    let types = json!([full, sliding, sliding, full, full]);
+    let (none, some) = (None, Some(9));
+    for (family, switch) in [
+        ("mistral", ""),
+        ("ministral", ""),
+        ("gemma2", ""),
+        ("gemma3_text", ""),
+        ("qwen2", "use"),
+        ("qwen3", "use"),
+        ("smollm3", "use"),
+    ] {
+        let mut config = with(like_llama(family), "sliding_window", json!(9));
+        if switch == "use" {
+            config["use_sliding_window"] = json!(true);
+        }
+        let named = with(config.clone(), "layer_types", types.clone());
+        assert_eq!(windows(&named), [none, some, some, none, none], "{family}");
+        if family.ends_with("istral") {
+            assert_eq!(windows(&with(config, "layer_types", Value::Null)), [some; 5], "{family}");
+            assert_eq!(windows(&with(named, "sliding_window", Value::Null)), [none; 5], "{family}");
+        }
+    }
+    assert_eq!(parse(&like_llama("ministral")).class(), "MinistralForCausalLM");
+}
+
+/// transformers 5.24: null is as many as of queries, whatever the class has where the field is absent.
+#[test]
+fn heads_of_keys_and_values_that_are_not_said_are_those_of_the_class() {
+    let heads = |config: &Value| plan(config.to_string().as_bytes()).unwrap().attention.kv_heads;
+    let wide =
+        |family: &str| with(with(like_llama(family), "num_attention_heads", json!(64)), "hidden_size", json!(128));
+    let usual = [
+        ("llama", 64),
+        ("mistral", 8),
+        ("qwen2", 32),
+        ("qwen3", 32),
+        ("gemma2", 4),
+        ("gemma3_text", 4),
+        ("smollm3", 4),
+        ("phi3", 64),
+        ("olmo2", 64),
+        ("granite", 64),
+    ];
+    for (family, usual) in usual {
+        let field = "num_key_value_heads";
+        assert_eq!(heads(&without(wide(family), field)), usual, "{family}");
+        assert_eq!(heads(&with(wide(family), field, Value::Null)), 64, "{family}");
+    }
+}
+
+/// Phi-3's class has a first window of its own, which counts before what stands among the rotary's parameters, and takes
+/// `yarn` for LongRoPE; frequencies that follow the length reach beyond the window in every family.
+#[test]
+fn rotaries_are_stretched_as_each_class_reads_them() {
+    let planned =
+        |config: &Value| plan(config.to_string().as_bytes()).unwrap_or_else(|error| panic!("{config}: {error:#}"));
+    let long = |kind: Value| {
+        let mut fields = json!({"short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [1.0, 2.0, 4.0, 8.0],
+            "original_max_position_embeddings": 32});
+        fields.as_object_mut().unwrap().extend(kind.as_object().unwrap().clone());
+        with(like_llama("phi3"), "rope_scaling", fields)
+    };
+    for kind in
+        [json!({"rope_type": "longrope"}), json!({"type": "yarn"}), json!({"rope_type": "su", "type": "linear"})]
+    {
+        for (said, window) in [(Value::Null, 4096), (json!(64), 64)] {
+            let plan = planned(&with(long(kind.clone()), "original_max_position_embeddings", said));
+            let Scaling::LongRope(found) = &plan.rotaries[0].scaling else { panic!("{kind}: {:?}", plan.rotaries) };
+            assert_eq!(found.window, window, "{kind}");
+        }
+    }
+    let dynamic = json!({"rope_type": "dynamic", "factor": 2.0});
+    for family in [llama(), gpt_neox(), like_llama("gemma3_text")] {
+        let config = with(with(family, "max_position_embeddings", json!(24)), "rope_scaling", dynamic.clone());
+        assert_eq!(planned(&config).interface.window_max, 48, "{config}");
+    }
+    let yarn = json!({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16});
+    let config =
+        with(with(like_llama("gemma3_text"), "rope_scaling", yarn), "original_max_position_embeddings", json!(8));
+    let Scaling::Yarn(found) = &planned(&config).rotaries[0].scaling else { panic!("it has Yarn") };
+    assert_eq!(found.window, 16, "what stands beside counts where all layers are alike");
+}
+
+/// transformers 5.24 works with each of these.
+#[test]
+fn what_a_class_reads_another_way_is_read_that_way() {
+    let planned =
+        |config: &Value| plan(config.to_string().as_bytes()).unwrap_or_else(|error| panic!("{config}: {error:#}"));
+    let caps = with(like_llama("gemma3_text"), "attn_logit_softcapping", json!(2.0));
+    let caps = planned(&with(caps, "final_logit_softcapping", json!(3.0)));
+    assert_eq!((caps.attention.cap, caps.head.cap), (None, Some(3.0)), "Gemma 3 has no cap in attention");
+    let longer = planned(&with(like_llama("smollm3"), "no_rope_layers", json!([1, 1, 0, 1, 0, 1, 0])));
+    let turns: Vec<bool> = longer.kinds.iter().map(|kind| kind.rotary.is_some()).collect();
+    assert_eq!(turns, [true, true, false, true, false]);
+    assert!(refusal(&with(like_llama("smollm3"), "no_rope_layers", json!([1, 1]))).contains("each of 5 layers"));
+    let ids = |ids: Value| planned(&with(llama(), "eos_token_id", ids)).interface.eos;
+    assert_eq!((ids(json!(-1)), ids(json!([7, -1])), ids(json!(7))), (vec![], vec![7], vec![7]));
+    let aliases = json!({"model_type": "gpt2", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "max_position_embeddings": 48, "vocab_size": 512});
+    for config in [aliases.clone(), with(with(aliases, "n_embd", json!(32)), "n_positions", json!(24))] {
+        let plan = planned(&config);
+        let found = (plan.hidden, plan.kinds.len(), plan.attention.heads, plan.interface.window_max);
+        assert_eq!(found, (64, 3, 2, 48), "{config}");
+    }
 }
 
 /// transformers 5.24 has `partial_rotary_factor` of Phi-3 and GPT-NeoX, passes over it in the others, and fails on it
