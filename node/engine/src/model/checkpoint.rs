@@ -2,39 +2,26 @@
 //! model lies.
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{
-    Device, Tensor,
-    quantized::{GgmlDType, QStorage, QTensor},
-};
-use half::{bf16, f16};
+use candle_core::{Tensor, quantized::GgmlDType};
 use protocol::manifest::{ElementType, Role};
-use safetensors::Dtype;
-use std::{
-    borrow::Cow,
-    collections::BTreeMap,
-    io::{Read as _, Seek as _, SeekFrom},
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use super::{
     Architecture, Part,
     architecture::Head,
-    checkpoint_header::read_header,
     directory, families,
     files::OriginalFile,
-    gguf,
+    finder, gguf,
     plan::Plan,
     sampling::{self, Sampling},
     special_tokens::json,
+    stored::{Element, StoredTensor},
     unusable::quantised,
 };
 use crate::{
     device,
     packed::{Frozen, Packed},
 };
-
-/// Bytes that are read and converted at a time.
-const READ_BYTES: usize = 1 << 20;
 
 /// A base model: its original files. Values of tensors are read when they are asked for.
 #[derive(Clone)]
@@ -57,76 +44,6 @@ pub struct Checkpoint {
     is_turned: bool,
 }
 
-/// Where one tensor is.
-#[derive(Clone)]
-struct StoredTensor {
-    /// Index in the list of files.
-    file: usize,
-    /// First byte in that file.
-    start: u64,
-    element: Element,
-    shape: Vec<usize>,
-    /// In what it differs from transformers'.
-    layout: gguf::Layout,
-}
-
-impl StoredTensor {
-    fn elements(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    fn bytes(&self) -> usize {
-        let (block, bytes) = self.element.block();
-        self.elements() / block * bytes
-    }
-}
-
-/// An element type that a model can be built of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Element {
-    F32,
-    F16,
-    Bf16,
-    /// Blocks of elements that share their scales, of GGUF files.
-    Block(GgmlDType),
-}
-
-impl Element {
-    /// Elements of a block, and its bytes.
-    fn block(self) -> (usize, usize) {
-        match self {
-            Self::F32 => (1, 4),
-            Self::F16 | Self::Bf16 => (1, 2),
-            Self::Block(kind) => (kind.block_size(), kind.type_size()),
-        }
-    }
-
-    /// The values of whole blocks, behind those in `values`.
-    fn read(self, bytes: &[u8], values: &mut Vec<f32>) -> Result<()> {
-        match self {
-            Self::F32 => values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-            Self::F16 => values.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
-            Self::Bf16 => values.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
-            Self::Block(kind) => {
-                let elements = bytes.len() / kind.type_size() * kind.block_size();
-                let storage = QStorage::from_data(Cow::Borrowed(bytes), &Device::Cpu, kind)?;
-                let read = QTensor::new(storage, elements)?.dequantize(&Device::Cpu)?;
-                device::read(&read, |read| values.extend_from_slice(read))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn of_gguf(kind: GgmlDType) -> Self {
-        match kind {
-            GgmlDType::F32 => Self::F32,
-            GgmlDType::F16 => Self::F16,
-            GgmlDType::BF16 => Self::Bf16,
-            other => Self::Block(other),
-        }
-    }
-}
-
 impl Checkpoint {
     /// Finds the files of the model at `path`, which may be a directory, a hub's cache at any level, or a GGUF file,
     /// and reads all but the values of tensors.
@@ -146,23 +63,12 @@ impl Checkpoint {
         }
         let config = read(&files, Role::Config)?;
         let plan = families::plan(&config).with_context(|| format!("in the config.json of {source}"))?;
-        let architecture: &dyn Architecture = &plan;
         let tokenizer = read(&files, Role::Tokenizer)?;
-        let mut finder = Finder {
-            head: architecture.head(),
-            wanted: architecture.tensors().into_iter().collect(),
-            architecture,
-            stored: BTreeMap::new(),
-        };
-        for (index, file) in files.iter().enumerate().filter(|(_, file)| file.role == Role::Weights) {
-            let found = finder.look_into(index, file).with_context(|| format!("in {}", file.describe()));
-            found.map_err(|error| match quantised(&config) {
-                Some(how) => error.context(how),
-                None => error,
-            })?;
-        }
-        finder.check_complete(source)?;
-        let (stored, head) = (finder.stored, architecture.head());
+        let stored = finder::find(source, &plan, &files).map_err(|error| match quantised(&config) {
+            Some(how) => error.context(how),
+            None => error,
+        })?;
+        let head = Architecture::head(&plan);
         let source = source.to_owned();
         let mut this = Self { source, files, made: Vec::new(), config, tokenizer, stored, plan, is_turned: false };
         this.settle_head(&head)?;
@@ -215,28 +121,14 @@ impl Checkpoint {
             self.stored.insert(head.embedding.clone(), stored);
             return Ok(());
         }
-        let [own, embedding] = [&head.name, &head.embedding].map(|name| self.digest_of_values(name));
+        let digest = |name: &str| self.find(name)?.digest(name, &self.files);
+        let [own, embedding] = [&head.name, &head.embedding].map(|name| digest(name));
         let has_own_head = own? != embedding?;
         if !has_own_head {
             self.stored.remove(&head.name);
         }
         self.plan.head.is_tied = !has_own_head;
         Ok(())
-    }
-
-    /// BLAKE3 of a tensor's values as f32.
-    fn digest_of_values(&self, name: &str) -> Result<[u8; 32]> {
-        let (element, mut values) = (self.find(name)?.element, Vec::new());
-        let mut hasher = blake3::Hasher::new();
-        self.for_each_bytes(name, |piece| {
-            values.clear();
-            element.read(piece, &mut values)?;
-            for value in &values {
-                hasher.update(&value.to_le_bytes());
-            }
-            Ok(())
-        })?;
-        Ok(*hasher.finalize().as_bytes())
     }
 
     /// The bytes of the file of this role, if there is one.
@@ -383,23 +275,8 @@ impl Checkpoint {
     }
 
     /// Hands out the bytes of tensor `name` as they are stored, piece by piece, each a whole number of blocks.
-    pub fn for_each_bytes(&self, name: &str, mut f: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let stored = self.find(name)?;
-        let file = &self.files[stored.file];
-        let unreadable = || format!("cannot read tensor {name} of {}", file.describe());
-        let mut section = file.open()?;
-        section.seek(SeekFrom::Start(stored.start)).with_context(unreadable)?;
-        let mut left = stored.bytes();
-        let (_, block) = stored.element.block();
-        let mut buffer = vec![0u8; (READ_BYTES / block * block).min(left)];
-        while left > 0 {
-            let length = buffer.len().min(left);
-            let bytes = &mut buffer[..length];
-            section.read_exact(bytes).with_context(unreadable)?;
-            f(bytes)?;
-            left -= bytes.len();
-        }
-        Ok(())
+    pub fn for_each_bytes(&self, name: &str, f: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.find(name)?.for_each_bytes(name, &self.files, f)
     }
 
     fn find(&self, name: &str) -> Result<&StoredTensor> {
@@ -412,131 +289,4 @@ fn read(files: &[OriginalFile], role: Role) -> Result<Vec<u8>> {
     let file = files.iter().find(|file| file.role == role);
     let name = role.file_name().unwrap_or_default();
     file.with_context(|| format!("the base has no {name}; a Hugging Face checkpoint has one"))?.read()
-}
-
-/// What some tools put before every name, one of these or several: data-parallel and compiled models, adapters that
-/// were merged, models within models.
-const WRAPPERS: [&str; 9] = [
-    "module.",
-    "_orig_mod.",
-    "_fsdp_wrapped_module.",
-    "base_model.",
-    "model.",
-    "language_model.",
-    "text_model.",
-    "transformer.",
-    "gpt_neox.",
-];
-
-/// What output heads are called, by one release of transformers or another.
-const HEADS: [&str; 2] = ["lm_head.weight", "embed_out.weight"];
-
-/// Looks for the model's tensors in one file after the other.
-struct Finder<'a> {
-    architecture: &'a dyn Architecture,
-    head: Head,
-    wanted: BTreeMap<String, Vec<usize>>,
-    stored: BTreeMap<String, StoredTensor>,
-}
-
-impl Finder<'_> {
-    /// Moves what one safetensors file has from `wanted` to `stored`.
-    fn look_into(&mut self, index: usize, file: &OriginalFile) -> Result<()> {
-        let (metadata, data_start) = read_header(file)?;
-        for (stored_name, info) in metadata.tensors() {
-            let Some(name) = self.canonical(&stored_name) else {
-                bail!(
-                    "tensor {stored_name} is not part of the model that config.json describes; config.json may be another \
-                     model's. If it is more than the model needs, in transformers load the model with from_pretrained(...), \
-                     then save_pretrained(...), which leaves it out"
-                );
-            };
-            if self.architecture.is_redundant(&name) {
-                continue;
-            }
-            ensure!(
-                !self.stored.contains_key(&name),
-                "tensor {stored_name} is there twice; config.json may be another model's"
-            );
-            let shape = self.wanted.remove(&name).or_else(|| self.shape_of_embedding());
-            let Some(shape) = shape.filter(|shape| *shape == info.shape) else {
-                bail!(
-                    "tensor {stored_name} has shape {:?}, config.json asks for {:?}; config.json may be another model's",
-                    info.shape,
-                    self.expected(&name).unwrap_or_default()
-                );
-            };
-            let element = element(info.dtype).with_context(|| format!("cannot use tensor {stored_name}"))?;
-            let start = data_start + info.data_offsets.0 as u64;
-            self.stored.insert(name, StoredTensor { file: index, start, element, shape, layout: Default::default() });
-        }
-        Ok(())
-    }
-
-    /// The name in [`Architecture::tensors`], the head's, or a redundant one, of a tensor that a file calls `stored`:
-    /// with or without the prefix of the family, behind any of [`WRAPPERS`].
-    fn canonical(&self, stored: &str) -> Option<String> {
-        let prefix = self.architecture.prefix();
-        let is_known = |name: &String| {
-            self.wanted.contains_key(name)
-                || self.stored.contains_key(name)
-                || *name == self.head.name
-                || self.architecture.is_redundant(name)
-        };
-        let of = |name: &str| {
-            let without = name.strip_prefix(prefix).map(str::to_owned);
-            let head = HEADS.contains(&name).then(|| self.head.name.clone());
-            [Some(name.to_owned()), Some(format!("{prefix}{name}")), without, head].into_iter().flatten().find(is_known)
-        };
-        let mut stored = stored;
-        loop {
-            if let Some(name) = of(stored) {
-                return Some(name);
-            }
-            stored = WRAPPERS.iter().find_map(|wrapper| stored.strip_prefix(wrapper))?;
-        }
-    }
-
-    /// Of a tied head, which is like the embedding.
-    fn shape_of_embedding(&self) -> Option<Vec<usize>> {
-        self.expected(&self.head.embedding)
-    }
-
-    fn expected(&self, name: &str) -> Option<Vec<usize>> {
-        let name = if *name == self.head.name && self.head.is_tied { &self.head.embedding } else { name };
-        self.architecture.tensors().into_iter().find(|(found, _)| found == name).map(|(_, shape)| shape)
-    }
-
-    /// Errors if a weight was not found.
-    fn check_complete(&mut self, source: &str) -> Result<()> {
-        let Head { name: head, embedding, is_tied } = &self.head;
-        if *is_tied && self.stored.contains_key(head) {
-            self.wanted.remove(embedding);
-        }
-        let Some(name) = self.wanted.keys().next() else { return Ok(()) };
-        ensure!(
-            name != head || self.wanted.len() > 1,
-            "{source} has no output head ({head}), and its config.json does not say that the embedding is the head: it was \
-             saved without its head (AutoModel instead of AutoModelForCausalLM). Take the checkpoint that has one, or, if \
-             embedding and head are the same, say \"tie_word_embeddings\": true in config.json"
-        );
-        bail!(
-            "{source} lacks {} of the weights that its config.json describes, first {name}; \
-             the download is incomplete, or config.json is another model's",
-            self.wanted.len()
-        );
-    }
-}
-
-fn element(dtype: Dtype) -> Result<Element> {
-    match dtype {
-        Dtype::F32 => Ok(Element::F32),
-        Dtype::F16 => Ok(Element::F16),
-        Dtype::BF16 => Ok(Element::Bf16),
-        other => bail!(
-            "it is stored as {other:?}; supported are F32, F16 and BF16. Convert the checkpoint: in transformers, load \
-             it with from_pretrained(..., dtype=torch.bfloat16), call dequantize() if it is quantised, then \
-             save_pretrained(...)"
-        ),
-    }
 }

@@ -183,16 +183,7 @@ fn without_index(directory: &Path) -> Result<Vec<OriginalFile>> {
             directory.display(),
             several.join(", ")
         ),
-        _ => {
-            let count = shards.first().and_then(|name| shard_of(name)).map_or(0, |(_, count)| count);
-            ensure!(
-                shards.iter().map(|name| shard_of(name)).eq((1..=count).map(|number| Some((number, count)))),
-                "{} has {} of {count} shards of weights, and no index of them; download what is missing",
-                directory.display(),
-                shards.len()
-            );
-            shards
-        }
+        _ => complete_set(directory, shards)?,
     };
     let mut weight_map = BTreeMap::new();
     let mut files = vec![];
@@ -207,11 +198,35 @@ fn without_index(directory: &Path) -> Result<Vec<OriginalFile>> {
     Ok(files)
 }
 
-/// (number, of how many) of a shard's name.
-fn shard_of(name: &str) -> Option<(usize, usize)> {
+/// The shards of a directory without an index, if they are those of one model.
+fn complete_set(directory: &Path, shards: Vec<String>) -> Result<Vec<String>> {
+    let mut sets: BTreeMap<(&str, usize), Vec<(usize, &str)>> = BTreeMap::new();
+    for name in &shards {
+        let Some((start, number, count)) = shard_of(name) else { continue };
+        sets.entry((start, count)).or_default().push((number, name));
+    }
+    ensure!(
+        sets.len() <= 1,
+        "{} has shards of several sets of weights ({}), and no index of them: move all but those of the model away",
+        directory.display(),
+        sets.values().map(|set| set[0].1).collect::<Vec<_>>().join(", ")
+    );
+    for ((_, count), set) in sets {
+        ensure!(
+            set.iter().map(|(number, _)| *number).eq(1..=count),
+            "{} has {} of {count} shards of weights, and no index of them; download what is missing",
+            directory.display(),
+            set.len()
+        );
+    }
+    Ok(shards)
+}
+
+/// (what begins it, number, of how many) of a shard's name.
+fn shard_of(name: &str) -> Option<(&str, usize, usize)> {
     let (rest, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
-    let (_, number) = rest.rsplit_once('-')?;
-    Some((number.parse().ok()?, count.parse().ok()?))
+    let (start, number) = rest.rsplit_once('-')?;
+    Some((start, number.parse().ok()?, count.parse().ok()?))
 }
 
 /// What to call the model in `directory`: `owner/name@revision` if it lies in the cache of Hugging Face's hub

@@ -1,4 +1,4 @@
-//! What a directory or a file is that cannot be trained, by its name, and what to do about it.
+//! What a directory, a file or a tensor is that cannot be trained, by its name, and what to do about it.
 
 use anyhow::{Result, bail};
 use serde_json::Value;
@@ -43,7 +43,7 @@ pub fn check_content(path: &Path) -> Result<()> {
             "is a PyTorch file under another name: in transformers, load its directory with from_pretrained(...), then \
              save_pretrained(...)"
         }
-        () if head.starts_with(b"GGUF") && path.extension().is_none_or(|extension| extension != "gguf") => {
+        () if head.starts_with(b"GGUF") && path.extension().is_none_or(|end| !end.eq_ignore_ascii_case("gguf")) => {
             "is a GGUF file under another name; rename it to end in .gguf"
         }
         () => return Ok(()),
@@ -123,10 +123,16 @@ pub fn without_tokenizer(directory: &Path) -> String {
     }
 }
 
+/// How the files begin that a trainer keeps beside the weights.
+const TRAINING_STATE: [&str; 7] =
+    ["training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states", "trainer_state"];
+
 /// What to do with a directory whose weights cannot be read.
 pub fn without_weights(directory: &Path) -> String {
     let (place, names) = (directory.display(), names(directory));
-    let ends = |endings: &[&str]| names.iter().find(|name| endings.iter().any(|ending| name.ends_with(ending)));
+    let is_state = |name: &str| TRAINING_STATE.iter().any(|start| name.starts_with(start));
+    let is_one = |name: &str, endings: &[&str]| endings.iter().any(|end| name.ends_with(end)) && !is_state(name);
+    let ends = |endings: &[&str]| names.iter().find(|name| is_one(name, endings));
     if names.iter().any(|name| name == "adapter_config.json") {
         return adapter_only(directory);
     }
@@ -153,11 +159,94 @@ pub fn without_weights(directory: &Path) -> String {
 /// What `config.json` says of quantisation that tensors of other types come from.
 pub fn quantised(config: &[u8]) -> Option<String> {
     let config: Value = serde_json::from_slice(config).ok()?;
-    let how = config.get("quantization_config").or_else(|| config.get("compression_config"))?;
-    let method = how.get("quant_method").and_then(Value::as_str).unwrap_or("an unknown method");
-    Some(format!(
-        "its config.json says that it is quantised ({method}), which cannot be trained as it is: take the model that it was \
-         made of, or in transformers load it with from_pretrained(..., dtype=torch.bfloat16), call dequantize(), then \
-         save_pretrained(...)"
-    ))
+    let said = |name: &str| config.get(name).filter(|how| how.is_object());
+    if let Some(how) = said("quantization_config").or_else(|| said("compression_config")) {
+        let method = how.get("quant_method").and_then(Value::as_str).unwrap_or("an unknown method");
+        return Some(format!(
+            "its config.json says that it is quantised ({method}), which cannot be trained as it is: take the model that it \
+             was made of, or in transformers load it with from_pretrained(..., dtype=torch.bfloat16), call dequantize(), \
+             then save_pretrained(...)"
+        ));
+    }
+    said("quantization").map(|_| {
+        "its config.json says that it is quantised (MLX), which cannot be trained as it is: take the model that it was made \
+         of, or undo it with mlx_lm.convert --dequantize"
+            .into()
+    })
+}
+
+/// What names have in them, or at their ends, that are of an adapter or of what it was put upon.
+const OF_ADAPTERS: [&str; 4] = [".lora_", ".base_layer.", ".modules_to_save.", ".original_module."];
+
+/// Likewise of quantised weights (GPTQ, AWQ, bitsandbytes, compressed-tensors, FP8, MLX).
+const OF_QUANTISED: [&str; 13] = [
+    ".qweight",
+    ".qzeros",
+    ".g_idx",
+    ".scales",
+    ".biases",
+    ".SCB",
+    ".absmax",
+    ".quant_map",
+    ".quant_state.",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".weight_zero_point",
+];
+
+/// How the names of other output heads begin: of classifiers and reward models.
+const OTHER_HEADS: [&str; 4] = ["score.", "classifier.", "qa_outputs.", "classification_head."];
+
+/// Of the tensors `strange`, which the model has not: the index of one, and what to say behind its name. `missing` are
+/// those of the model that were not found; None where others of it cannot be used, and that says more.
+///
+/// To load such a checkpoint and save it leaves out what is strange, but makes up what is missing, at random.
+pub fn strangers(strange: &[&str], missing: &[&str], head: &str, is_misfit: bool) -> Option<(usize, String)> {
+    let first = |parts: &[&str]| {
+        let is = |name: &str, part: &str| {
+            if part.ends_with(['.', '_']) { name.contains(part) } else { name.ends_with(part) }
+        };
+        strange.iter().position(|name| parts.iter().any(|part| is(name, part)))
+    };
+    if let Some(at) = first(&OF_ADAPTERS) {
+        let what = "is of an adapter that was not merged into the model (PEFT): where it was trained, call model = \
+                    model.merge_and_unload(), then model.save_pretrained(...)";
+        return Some((at, what.into()));
+    }
+    if let Some(at) = first(&OF_QUANTISED) {
+        let what =
+            "is of quantised weights, which cannot be trained as they are: take the model that they were made of";
+        return Some((at, what.into()));
+    }
+    if is_misfit {
+        return None;
+    }
+    let more = match strange.len() {
+        1 => "is".to_owned(),
+        count => format!("and {} more are", count - 1),
+    };
+    let Some(absent) = missing.first() else {
+        let what = format!(
+            "{more} not part of the model that config.json describes, which is whole without; config.json may be another \
+             model's. If it is this model's, leave out what transformers would not compute with either: load it there with \
+             from_pretrained(...), then save_pretrained(...)"
+        );
+        return Some((0, what));
+    };
+    let is_other_head = |name: &&str| OTHER_HEADS.iter().any(|start| name.starts_with(start));
+    if let (true, Some(at)) = (*missing == [head], strange.iter().position(|name| is_other_head(name))) {
+        let what = format!(
+            "is another output head, of a classifier or a reward model, and there is none that predicts tokens ({head}): take \
+             the model that it was made of"
+        );
+        return Some((at, what));
+    }
+    let what = format!(
+        "{more} not part of the model that config.json describes, and {} of its weights are missing, first {absent}: they \
+         may be there under other names, or config.json is another model's. Take the checkpoint as it was published, or \
+         rename the tensors; transformers would make up what is missing, at random",
+        missing.len()
+    );
+    Some((0, what))
 }

@@ -105,6 +105,32 @@ fn shards_load_and_tied_heads_and_rotary_buffers_are_skipped() {
     let loaded = Checkpoint::load(directory.path()).unwrap();
     assert_equal(&loaded.tensors().unwrap(), &weights);
     assert!(loaded.files.iter().any(|file| file.name == "model.safetensors.index.json"), "one is made");
+    // A tensor may be in two of them, with the same values: transformers takes the last, whatever an index says.
+    let (norm, sound) = ("model.norm.weight", fs::read(shard(1)).unwrap());
+    let with_norm = |values: Tensor| {
+        let both = |name: &str| shards[0].get(name).or(shards[1].get(name)).cloned();
+        let first = shards[0].iter().map(|(name, tensor)| (name.clone(), tensor.clone()));
+        let added = [
+            (norm.to_owned(), values),
+            ("model.layers.0.mlp.up_proj.weight".to_owned(), both("model.layers.0.mlp.up_proj.weight").unwrap()),
+        ];
+        let first: HashMap<String, Tensor> = first.chain(added).collect();
+        candle_core::safetensors::save(&first, shard(1)).unwrap();
+        let second = shards[1].iter().map(|(name, tensor)| (name.clone(), tensor.clone()));
+        let second: HashMap<String, Tensor> = second.chain([(norm.to_owned(), both(norm).unwrap())]).collect();
+        candle_core::safetensors::save(&second, shard(2)).unwrap();
+    };
+    with_norm(weights[norm].clone());
+    assert_equal(&Checkpoint::load(directory.path()).unwrap().tensors().unwrap(), &weights);
+    with_norm((&weights[norm] * 0.5).unwrap());
+    let refused = error(directory.path());
+    assert!(["00001-of-00002", "00002-of-00002", "there twice"].iter().all(|part| refused.contains(part)), "{refused}");
+    fs::write(shard(1), sound).unwrap();
+    let left_over = directory.path().join("model-00001-of-00003.safetensors");
+    fs::copy(shard(1), &left_over).unwrap();
+    let refused = error(directory.path());
+    assert!(refused.contains("several sets of weights (model-00001-of-00002"), "{refused}");
+    fs::remove_file(left_over).unwrap();
     fs::rename(shard(1), part(0)).unwrap();
     assert!(error(directory.path()).contains("1 of 2 shards"), "{}", error(directory.path()));
     fs::rename(shard(2), part(1)).unwrap();
@@ -169,6 +195,54 @@ fn each_wrong_tensor_is_named() {
     }
     let error = load(&|w| drop(w.insert("model.extra.weight".into(), zeros(&[2], DType::F32))));
     assert!(error.contains("model.extra.weight is not part of the model"), "{error}");
+    assert!(error.contains("which is whole without") && error.contains("save_pretrained"), "{error}");
+}
+
+/// transformers makes up at random what it does not find by name: to load such a checkpoint there and save it, as a node
+/// advised, destroys the model, and the result loads.
+#[test]
+fn a_tensor_that_the_model_has_not_is_told_from_one_that_it_lacks() {
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    let extra = || Tensor::zeros((4, 8), DType::F32, &Device::Cpu).unwrap();
+    let refusal = |new: &[&str], old: &str, change: &dyn Fn(&mut Value)| {
+        let mut config = config(false);
+        let mut weights = weights(&config);
+        let moved = weights.remove(old);
+        new.iter().for_each(|name| drop(weights.insert((*name).into(), moved.clone().unwrap_or_else(extra))));
+        change(&mut config);
+        error(directory_of(&config, &weights).path())
+    };
+    let same = |_: &mut Value| {};
+    let layer = |end: &str| format!("model.layers.0.self_attn.q_proj.{end}");
+    let (base, half) = (layer("base_layer.weight"), layer("lora_A.default.weight"));
+    let quantised: Vec<String> = ["qweight", "qzeros", "g_idx", "scales"].map(layer).into();
+    let quantised: Vec<&str> = quantised.iter().map(String::as_str).collect();
+    let mlx = |config: &mut Value| config["quantization"] = json!({"group_size": 64, "bits": 4});
+    let head = "lm_head.weight";
+    let cases: [(String, &[&str]); 7] = [
+        (refusal(&[&base, &half], name, &same), &[&base, "not merged", "merge_and_unload()"]),
+        (refusal(&[&half], "", &same), &[&half, "not merged", "merge_and_unload()"]),
+        (refusal(&quantised, name, &same), &[quantised[2], "quantised weights", "take the model"]),
+        (refusal(&[&layer("scales")], "", &mlx), &["MLX", "mlx_lm.convert --dequantize", "quantised weights"]),
+        (refusal(&["output.weight"], head, &same), &["tensor output.weight", "missing, first lm_head.weight"]),
+        (refusal(&["score.weight"], head, &same), &["score.weight is another output head", "lm_head.weight"]),
+        (
+            refusal(&["odd.a.weight", "odd.b.weight"], name, &same),
+            &["model.safetensors: tensor odd.a.weight and 1 more are not", "1 of its weights are missing", name],
+        ),
+    ];
+    for (refused, expected) in cases {
+        assert!(expected.iter().all(|part| refused.contains(part)), "{expected:?} in: {refused}");
+        assert!(!refused.contains("from_pretrained"), "{refused}");
+    }
+    // A config that says null says nothing.
+    let mut config = config(false);
+    config["quantization_config"] = Value::Null;
+    let mut weights = weights(&config);
+    assert_equal(&Checkpoint::load(directory_of(&config, &weights).path()).unwrap().tensors().unwrap(), &weights);
+    weights.insert(name.into(), Tensor::zeros((8, 8), DType::U8, &Device::Cpu).unwrap());
+    let refused = error(directory_of(&config, &weights).path());
+    assert!(refused.contains("stored as U8") && !refused.contains("unknown method"), "{refused}");
 }
 
 #[test]
@@ -316,7 +390,7 @@ fn names_may_lack_their_prefix_or_have_another_before_it() {
         let directory = directory_of(&config(tied), &sound);
         let expected = logits(&Checkpoint::load(directory.path()).unwrap());
         let bare = |name: &str| name.strip_prefix("model.").unwrap_or(name).to_owned();
-        let renames: [&dyn Fn(&str) -> String; 10] = [
+        let renames: [&dyn Fn(&str) -> String; 14] = [
             &bare,
             &|name| format!("module.{name}"),
             &|name| format!("_orig_mod.{name}"),
@@ -327,6 +401,10 @@ fn names_may_lack_their_prefix_or_have_another_before_it() {
             &|name| format!("model.language_model.{}", bare(name)),
             &|name| format!("transformer.{}", bare(name)),
             &|name| format!("model.{name}"),
+            &|name| format!("backbone.{}", bare(name)),
+            &|name| name.replace("layers.0.", "layers.0._checkpoint_wrapped_module."),
+            &|name| format!("_fsdp_wrapped_module.{}", name.replace("layers.1.", "layers.1._fsdp_wrapped_module.")),
+            &|name| name.replace("mlp.", "_orig_mod.mlp._checkpoint_wrapped_module."),
         ];
         for rename in renames {
             let renamed = sound.iter().map(|(name, tensor)| (rename(name), tensor.clone())).collect();
@@ -336,8 +414,11 @@ fn names_may_lack_their_prefix_or_have_another_before_it() {
             assert_equal(&loaded.tensors().unwrap(), &sound);
         }
         let mut twice = sound.clone();
-        twice.insert("norm.weight".into(), sound["model.norm.weight"].clone());
-        assert!(error(directory_of(&config(tied), &twice).path()).contains("is there twice"));
+        twice.insert("norm.weight".into(), sound["model.norm.weight"].to_dtype(DType::BF16).unwrap());
+        assert_equal(&Checkpoint::load(directory_of(&config(tied), &twice).path()).unwrap().tensors().unwrap(), &sound);
+        twice.insert("norm.weight".into(), (&sound["model.norm.weight"] * 0.5).unwrap());
+        let refused = error(directory_of(&config(tied), &twice).path());
+        assert!(refused.contains("norm.weight is there twice, as model.norm.weight in"), "{refused}");
     }
 }
 
@@ -396,7 +477,7 @@ fn what_is_no_checkpoint_is_called_by_its_name_with_the_remedy() {
         std::os::unix::fs::symlink("../../blobs/5f3e", path.join("model.safetensors")).unwrap();
     };
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1044992\n";
-    let cases: [Case; 19] = [
+    let cases: [Case; 20] = [
         (&adapter, &["is an adapter (PEFT)", "owner/base", "merge_and_unload()"]),
         (&beside, &["is an adapter (PEFT)", "merge_and_unload()"]),
         (&trainer, &["checkpoint-500", "give the directory of one"]),
@@ -418,6 +499,13 @@ fn what_is_no_checkpoint_is_called_by_its_name_with_the_remedy() {
         ),
         (&moved("model.safetensors", "pytorch_model.bin.index.json"), &["PyTorch's format"]),
         (&moved("model.safetensors", "tf_model.h5"), &["TensorFlow"]),
+        (
+            &|path| {
+                moved("model.safetensors", "training_args.bin")(path);
+                fs::write(path.join("optimizer.pt"), "PK").unwrap();
+            },
+            &["has neither model.safetensors nor"],
+        ),
         (&moved("model.safetensors", "model.safetensors.incomplete"), &["did not finish"]),
     ];
     for (change, expected) in cases {
@@ -427,6 +515,11 @@ fn what_is_no_checkpoint_is_called_by_its_name_with_the_remedy() {
     let directory = sound();
     let refused = error(&directory.path().join("model.safetensors"));
     assert!(refused.contains("is a file: give the directory"), "{refused}");
+    put("MODEL.GGUF", "GGUF of nothing")(directory.path());
+    let refused = error(&directory.path().join("MODEL.GGUF"));
+    assert!(refused.contains("MODEL.GGUF") && !refused.contains("another name"), "{refused}");
+    fs::rename(directory.path().join("MODEL.GGUF"), directory.path().join("MODEL.bin")).unwrap();
+    assert!(error(&directory.path().join("MODEL.bin")).contains("is a GGUF file under another name"));
     // One file of weights under another name is the model's.
     moved("model.safetensors", "weights.fp32.safetensors")(directory.path());
     assert_equal(&Checkpoint::load(directory.path()).unwrap().tensors().unwrap(), &weights(&config(true)));
@@ -480,6 +573,12 @@ fn the_token_that_ends_a_turn_is_the_tokenizers() {
     assert_eq!(tokenizer(std::slice::from_ref(&generation)), (Some(4), vec![4, 2], Some(0)));
     assert_eq!(tokenizer(&[named("</s>"), generation]), (Some(3), vec![4, 2, 3], Some(0)));
     assert_eq!(tokenizer(&[named("unknown")]).0, Some(2), "a token that the tokenizer does not have");
+    // transformers 5.24 stops at nothing that only config.json names where there is a generation_config.json.
+    for silent in [json!({"temperature": 0.5}), json!({"eos_token_id": null}), json!({"eos_token_id": -1})] {
+        let generation = ("generation_config.json", silent);
+        assert_eq!(tokenizer(&[named("</s>"), generation.clone()]), (Some(3), vec![3], Some(0)), "{generation:?}");
+        assert_eq!(tokenizer(std::slice::from_ref(&generation)).0, Some(2), "a turn ends in something: {generation:?}");
+    }
 }
 
 /// A template was shown the special tokens of tokenizer_config.json only: a BOS that the map names was not written.
