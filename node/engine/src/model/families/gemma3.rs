@@ -40,8 +40,8 @@ fn read(config: &Fields<'_>) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Of full layers, and of those with a window; `plain` is what stands beside their parameters. Older configs have `rope_scaling`, which is of full layers, and a theta
-/// each.
+/// Of full layers, and of those with a window; `plain` is what stands beside their parameters. Older configs have
+/// `rope_scaling`, which is of full layers, and a theta each.
 fn rotaries(config: &Fields<'_>, plain: &Fields<'_>, window_max: usize) -> Result<Vec<RotaryConfig>> {
     let nothing = json!({});
     let parameters = Fields(config.get("rope_parameters").unwrap_or(&nothing));

@@ -248,8 +248,8 @@ fn heads_of_keys_and_values_that_are_not_said_are_those_of_the_class() {
     }
 }
 
-/// Phi-3's class has a first window of its own, which counts before what stands among the rotary's parameters, and takes
-/// `yarn` for LongRoPE; frequencies that follow the length reach beyond the window in every family.
+/// Phi-3's class has a first window of its own, which counts before what stands among the rotary's parameters, and
+/// takes `yarn` for LongRoPE; frequencies that follow the length reach beyond the window in every family.
 #[test]
 fn rotaries_are_stretched_as_each_class_reads_them() {
     let planned =
