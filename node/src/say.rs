@@ -1,6 +1,6 @@
 //! All that a running node says to people: facts come in, words go out. Nothing is decided here.
 
-use engine::{data::Report as ReadReport, objective::Evaluation};
+use engine::{data::Report as ReadReport, model::ToldPath, objective::Evaluation};
 use libp2p::{Multiaddr, PeerId};
 use peer::{Load, NodeId, Notice, curve::STEP, leave::Waiting, limits::BAN_MS};
 use protocol::{
@@ -47,6 +47,49 @@ impl Names<'_> {
         let address = self.nodes.addresses(node).first();
         address.map_or_else(String::new, |address| format!(" --bootstrap {address}/p2p/{}", self.peer_id(node)))
     }
+}
+
+/// What a base tells its joiners of the machines that it was on.
+pub fn told_paths(told: &[ToldPath]) {
+    if !told.is_empty() {
+        tracing::warn!("{}", told_paths_words(told));
+    }
+}
+
+fn told_paths_words(told: &[ToldPath]) -> String {
+    const SAID: usize = 8;
+    let say = |told: &ToldPath| {
+        let value: String = told.value.chars().take(200).collect();
+        format!("{}: {} is {value:?}", told.file, told.field)
+    };
+    let mut said: Vec<String> = told.iter().take(SAID).map(say).collect();
+    said.extend((told.len() > SAID).then(|| format!("{} more", told.len() - SAID)));
+    let remedy = match told.iter().any(|told| told.file.ends_with(".gguf")) {
+        true => {
+            "make a copy of the file without it (gguf-new-metadata --remove-metadata FIELD FILE COPY; pip install gguf)"
+        }
+        false => "take the field out of a copy of the file before you start the run, and name the copy's directory",
+    };
+    format!(
+        "the base's files go to every joiner as they are, and tell what looks like a path of a machine: {}. If joiners are not to \
+         see it, {remedy}",
+        said.join("; ")
+    )
+}
+
+/// A prompt of which a model does not see the beginning.
+pub fn prompt_outgrows(tokens: usize, window: usize) {
+    if let Some(words) = prompt_outgrows_words(tokens, window) {
+        tracing::warn!("{words}");
+    }
+}
+
+fn prompt_outgrows_words(tokens: usize, window: usize) -> Option<String> {
+    let lost = tokens.checked_sub(window).filter(|lost| *lost > 0)?;
+    Some(format!(
+        "the prompt has {tokens} tokens, and the model's window {window}: the model sees the end of it, without the first {lost}; \
+         shorten it"
+    ))
 }
 
 /// A piece of news of the peer. Some of it is for files, not for people.
@@ -518,5 +561,22 @@ pub fn new_machines(machines: &[MachineId], count: usize) {
 pub fn silent_machines(machines: &[MachineId]) {
     if !machines.is_empty() {
         tracing::info!("no gradients for a minute of {}: paused, done, or gone", named(machines));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_joiners_will_read_is_said_with_its_file_field_and_remedy() {
+        let told = |file: &str, field: &str| ToldPath { file: file.into(), field: field.into(), value: "/a/b".into() };
+        let words = told_paths_words(&[told("config.json", "_name_or_path"), told("tokenizer_config.json", "x")]);
+        for part in ["config.json: _name_or_path is \"/a/b\"; tokenizer_config.json: x", "take the field out of a copy"]
+        {
+            assert!(words.contains(part), "{words}");
+        }
+        let words = told_paths_words(&vec![told("m.gguf", "quantize.imatrix.file"); 10]);
+        assert!(words.contains("2 more") && words.contains("--remove-metadata"), "{words}");
     }
 }

@@ -7,7 +7,7 @@ use engine::{
 };
 use std::io::{self, BufRead, IsTerminal};
 
-use crate::{cli::ChatArgs, commands::inspect::speaker, name::program, outln, output, serve::Speaker};
+use crate::{cli::ChatArgs, commands::inspect::speaker, name::program, outln, output, say, serve::Speaker};
 
 /// A turn a line, until the input ends. What is said on a terminal goes there; what is piped in is answered, and
 /// nothing else is printed.
@@ -71,6 +71,7 @@ fn answer(speaker: &Speaker, turns: &mut Vec<Value>, kept: usize, sampling: &Sam
     if forgotten > 0 {
         tracing::warn!("the oldest {forgotten} turns are forgotten: the model's window has {window} tokens");
     }
+    say::prompt_outgrows(prompt.len(), window);
     let mut answer = String::new();
     let spoken = speaker.speak(&prompt, sampling, |text| {
         // Templates end where some models put a space first.

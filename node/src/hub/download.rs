@@ -69,9 +69,13 @@ impl Place {
 
     fn make_link(&self, file: &str, tag: &str) -> Result<()> {
         let link = self.link(file);
-        let new = link.with_file_name(format!(".{file}.{}", std::process::id()));
+        let (below, name) = file.rsplit_once('/').unwrap_or(("", file));
+        let up = "../".repeat(2 + below.split('/').filter(|part| !part.is_empty()).count());
+        let new = link.with_file_name(format!(".{name}.{}", std::process::id()));
         let _ = fs::remove_file(&new);
-        std::os::unix::fs::symlink(Path::new("../../blobs").join(tag), &new)
+        link.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| std::os::unix::fs::symlink(Path::new(&up).join("blobs").join(tag), &new))
             .and_then(|()| fs::rename(&new, &link))
             .with_context(|| format!("cannot make the link {}", link.display()))
     }

@@ -18,7 +18,9 @@ const NEXT_COMMIT: &str = "77aa8e2c1d4b5a69788796a5b4c3d2e1f0012345";
 
 /// The hub, and the other host where large files lie. A model's name says what happens to it: `owner/name` is in order,
 /// `owner/gated` asks for a token, `owner/closed` gives it to nobody, `owner/renamed` is called `owner/gated` by now,
-/// `owner/rangeless` lies on a server without ranges, `owner/spoiled` is not what its digest says.
+/// `owner/rangeless` lies on a server without ranges, `owner/spoiled` is not what its digest says, `owner/several` has
+/// several GGUF files, `owner/adapter`, `owner/unknown` and `owner/wordless` (it has no tokenizer) cannot be a base;
+/// `ownerless` is in order.
 pub struct Hub {
     pub address: SocketAddr,
     elsewhere: SocketAddr,
@@ -44,6 +46,16 @@ fn files(path: &str) -> Vec<File> {
     if path.contains("owner/quantised") {
         return vec![File { name: "kinds.gguf", bytes: fs::read(quantised()).unwrap(), is_large: true }];
     }
+    if path.contains("owner/several") {
+        let names = ["q4/kinds-Q4_K_M.gguf", "kinds-Q8_0.gguf", "mmproj-kinds.gguf"];
+        let file = |name| File { name, bytes: fs::read(quantised()).unwrap(), is_large: true };
+        return names.map(file).into();
+    }
+    if path.contains("owner/adapter") {
+        let config = br#"{"base_model_name_or_path": "a/base"}"#.to_vec();
+        let file = |(name, bytes): (&'static str, _)| File { name, bytes, is_large: name.ends_with("safetensors") };
+        return [("adapter_config.json", config), ("adapter_model.safetensors", vec![1])].map(file).into();
+    }
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("engine/src/embedded");
     let file = |name: &'static str| File {
         name,
@@ -52,6 +64,10 @@ fn files(path: &str) -> Vec<File> {
     };
     let mut files = Vec::from(["config.json", "tokenizer.json", "model.safetensors"].map(file));
     files.push(File { name: "README.md", bytes: b"not a part of the model".to_vec(), is_large: false });
+    if path.contains("owner/unknown") {
+        files[0].bytes = br#"{"model_type": "mamba"}"#.to_vec();
+    }
+    files.retain(|file| !path.contains("owner/wordless") || file.name != "tokenizer.json");
     files
 }
 
@@ -109,12 +125,13 @@ impl Hub {
     }
 
     fn respond(&self, mut answer: Answer, path: &str, token: &str) -> std::io::Result<()> {
-        let known = ["name", "gated", "closed", "renamed", "rangeless", "spoiled", "quantised"];
-        let known = known.map(|name| format!("owner/{name}"));
-        let Some(repository) = known.iter().find(|name| path.contains(&***name)) else {
+        let known = ["name", "gated", "closed", "renamed", "rangeless", "spoiled", "quantised"].iter();
+        let known = known.chain(&["several", "adapter", "unknown", "wordless"]).map(|name| format!("owner/{name}"));
+        let mut known = known.chain(["ownerless".to_owned()]);
+        let Some(repository) = known.find(|name| path.contains(&**name)) else {
             return answer.plain("404 Not Found", "X-Error-Code: RepoNotFound\r\n", b"Repository not found");
         };
-        match &**repository {
+        match &*repository {
             "owner/gated" if token != "Bearer secret" => {
                 return answer.plain("401 Unauthorized", "", b"Access to model owner/gated is restricted");
             }
@@ -330,6 +347,60 @@ fn what_the_hub_refuses_is_said_with_what_to_do() {
     assert!(offline.contains("HF_HUB_OFFLINE"), "{offline}");
     let spoiled = refused("owner/spoiled", &[]);
     assert!(spoiled.contains("not what the hub says it is") && spoiled.contains("model.safetensors"), "{spoiled}");
+}
+
+#[test]
+fn what_cannot_be_a_base_is_said_before_its_weights_are_fetched() {
+    let (place, hub) = (tempfile::tempdir().unwrap(), Hub::start());
+    for (name, words) in [
+        ("owner/unknown", &["model_type mamba", "its weights were not downloaded"][..]),
+        ("owner/wordless", &["no tokenizer.json"]),
+        ("owner/adapter", &["an adapter (PEFT)", "which is a/base"]),
+        ("owner/several", &["2 GGUF files", "q4/kinds-Q4_K_M.gguf  1 MiB", "--model owner/several:"]),
+        ("owner/several:Q5_K_M", &["no GGUF file Q5_K_M", "kinds-Q8_0.gguf"]),
+        ("nobody", &["has no nobody", "nothing here is called so"]),
+    ] {
+        let output = train(place.path(), "refused", &hub, name, &[]);
+        let said = said(&output);
+        assert!(!output.status.success() && words.iter().all(|words| said.contains(words)), "{name}: {said}");
+    }
+    let asked = hub.asked();
+    let is_weights = |line: &&String| line.contains(".safetensors") || line.contains(".gguf");
+    assert!(!asked.iter().any(|line| is_weights(&line)), "{asked:?}");
+}
+
+/// The usual repository of GGUF files has many; and the oldest models have no owner.
+#[test]
+fn a_file_of_several_is_named_and_a_model_needs_no_owner() {
+    let (place, hub) = (tempfile::tempdir().unwrap(), Hub::start());
+    let text = place.path().join("letters.txt");
+    fs::write(&text, "a cab ab bad ace fab ".repeat(200)).unwrap();
+    let run = |state: &str, name: &str, is_offline: bool| {
+        let more = ["--samples", "2", "--exit-when-idle", "0.2", "--batch-size", "1", "--sequence-length", "16"];
+        let own = ["--model", name, "--data", text.to_str().unwrap(), "--lora", "2"];
+        let mut command = command(&place.path().join(state), &[&own[..], &more].concat());
+        command.env("HF_HOME", place.path().join("hf")).env("HF_ENDPOINT", hub.endpoint());
+        command.env("HF_HUB_OFFLINE", if is_offline { "1" } else { "0" }).output().unwrap()
+    };
+    for (name, is_offline) in [("owner/several:q4_k_m", false), ("owner/several/kinds-Q4_K_M.gguf", true)] {
+        let output = run(if is_offline { "offline" } else { "named" }, name, is_offline);
+        assert!(output.status.success() && said(&output).contains("owner/several@"), "{}", said(&output));
+    }
+    let asked = hub.asked();
+    assert!(!asked.iter().any(|line| line.contains("Q8_0") || line.contains("mmproj")), "{asked:?}");
+    let snapshot = place.path().join("hf/hub/models--owner--several/snapshots").join(COMMIT);
+    assert_eq!(fs::read(snapshot.join("q4/kinds-Q4_K_M.gguf")).unwrap(), fs::read(quantised()).unwrap());
+    // The run has that file, and no other of the repository.
+    let other = run("named", "owner/several:Q8_0", true);
+    assert!(!other.status.success() && said(&other).contains("has no GGUF file Q8_0"), "{}", said(&other));
+
+    let ownerless = run("ownerless", "ownerless", false);
+    assert!(ownerless.status.success() && said(&ownerless).contains("on ownerless@"), "{}", said(&ownerless));
+    // Half a model in the cache is said to be that.
+    let model = place.path().join("hf/hub/models--ownerless/snapshots").join(COMMIT).join("model.safetensors");
+    fs::remove_file(model.canonicalize().unwrap()).unwrap();
+    let half = said(&run("half", "ownerless", true));
+    assert!(half.contains("cannot be used") && half.contains("model.safetensors is a link to"), "{half}");
 }
 
 /// Digests decide, wherever the base comes from: from a file, the hub's cache, the hub, or peers.

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use std::collections::BTreeSet;
 
-use super::Trained;
+use super::{AdapterSettings, Trained};
 use crate::model::{Architecture, Part, Stage};
 
 /// Most names in an error.
@@ -16,20 +16,49 @@ impl Trained {
     pub fn choose(text: &str, architecture: &dyn Architecture) -> Result<Self> {
         let names: Vec<String> = architecture.tensors().into_iter().map(|(name, _)| name).collect();
         let mut chosen = BTreeSet::new();
-        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        for item in items(text) {
             let is_meant = meaning(item, architecture)?;
             let mut found = names.iter().filter(|name| is_meant(name)).peekable();
-            ensure!(
-                found.peek().is_some(),
-                "{item:?} is no tensor of this model; it takes all, attention, mlp, norms, biases, embedding, head, last:N, or \
-                 names such as {}, in which * stands for anything",
-                names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ")
-            );
-            chosen.extend(found.cloned());
+            match item {
+                _ if found.peek().is_some() => chosen.extend(found.cloned()),
+                "head" => bail!(
+                    "head: this model's output head is its token embedding (tie_word_embeddings), and has no weights of its own; \
+                     --train embedding trains both, as one"
+                ),
+                "attention" | "mlp" | "norms" | "biases" | "embedding" => {
+                    bail!("{item}: this model has none; leave {item} away")
+                }
+                _ => bail!(
+                    "{item:?} is no tensor of this model; it takes all, attention, mlp, norms, biases, embedding, head, last:N, \
+                     or names such as {}, in which * stands for anything",
+                    names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ")
+                ),
+            }
         }
         ensure!(!chosen.is_empty(), "it names no tensor; say what to train, for example attention or last:4");
         Ok(if chosen.len() == names.len() { Self::All } else { Self::Only(chosen) })
     }
+
+    /// The items of the list `text` that name no layer of which `adapters` has an adapter.
+    pub fn without_adapter<'a>(
+        text: &'a str,
+        adapters: &AdapterSettings,
+        architecture: &dyn Architecture,
+    ) -> Result<Vec<&'a str>> {
+        let mut without = Vec::new();
+        for item in items(text) {
+            let named = Self::choose(item, architecture)?;
+            if !adapters.layers.iter().any(|layer| named.has(&format!("{layer}.weight"))) {
+                without.push(item);
+            }
+        }
+        Ok(without)
+    }
+}
+
+/// What a list names.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
 /// Whether a tensor of this name is meant.
@@ -74,10 +103,15 @@ mod tests {
     use crate::model::architecture;
     use serde_json::json;
 
-    fn llama() -> Box<dyn Architecture> {
-        let config = json!({"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 3,
-            "num_attention_heads": 2, "vocab_size": 11, "attention_bias": true});
+    fn llama_of(more: [(&str, bool); 2]) -> Box<dyn Architecture> {
+        let mut config = json!({"model_type": "llama", "hidden_size": 8, "intermediate_size": 16,
+            "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 11});
+        more.into_iter().for_each(|(name, value)| config[name] = json!(value));
         architecture(config.to_string().as_bytes()).unwrap()
+    }
+
+    fn llama() -> Box<dyn Architecture> {
+        llama_of([("attention_bias", true), ("tie_word_embeddings", false)])
     }
 
     fn chosen(text: &str) -> Vec<String> {
@@ -115,5 +149,15 @@ mod tests {
             assert!(refusal(text).contains("3 layers"), "{text}");
         }
         assert!(refusal(" , ").contains("names no tensor"));
+        let attention = chosen("attention").into_iter().collect();
+        let adapters = AdapterSettings::new(4, 8.0, &attention, &*llama()).unwrap();
+        let without = |text| Trained::without_adapter(text, &adapters, &*llama()).unwrap();
+        assert_eq!(without("attention, head,norms,last:1"), ["head", "norms"]);
+        assert!(without("all").is_empty());
+        let plain = llama_of([("attention_bias", false), ("tie_word_embeddings", true)]);
+        let refusal = |text: &str| Trained::choose(text, &*plain).unwrap_err().to_string();
+        assert!(refusal("mlp,biases").starts_with("biases: this model has none"), "{}", refusal("biases"));
+        let head = refusal("head");
+        assert!(head.contains("head is its token embedding") && head.contains("--train embedding"), "{head}");
     }
 }

@@ -13,6 +13,7 @@ use std::{
 use super::{
     checkpoint_header::read_header,
     files::OriginalFile,
+    gguf::choice::{self, Named, Place, choose},
     hub_cache::{by_name, check_link, hub_name, snapshot},
     unusable::{check_content, without_config, without_tokenizer, without_weights},
 };
@@ -25,6 +26,7 @@ struct ShardIndex {
 /// The directory of the checkpoint that `path` means, `path` or a snapshot in the hub's cache, or the GGUF file that it
 /// means. Errors say what `path` is instead.
 pub fn find(path: &Path) -> Result<PathBuf> {
+    check_link(path)?;
     if path.is_file() {
         check_content(path)?;
         if is_gguf(path) {
@@ -40,9 +42,12 @@ pub fn find(path: &Path) -> Result<PathBuf> {
     ensure!(
         named.is_some() || path.is_dir(),
         "model directory {} does not exist; give a directory with config.json, tokenizer.json and model.safetensors, a .gguf \
-         file, or the name of a model in the hub's cache, owner/name",
+         file, or the name of a model on the hub, owner/name",
         path.display()
     );
+    if let Some(file) = named.as_ref().filter(|named| !named.is_dir()) {
+        return find(file);
+    }
     let directory = named.map_or_else(|| snapshot(path), Ok)?;
     let config = directory.join("config.json");
     check_link(&config)?;
@@ -59,30 +64,22 @@ fn is_gguf(path: &Path) -> bool {
 
 /// The GGUF file in `directory`, if its weights are in one and nowhere else. Errors if there are several.
 fn only_gguf(directory: &Path) -> Result<Option<PathBuf>> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut paths: Vec<PathBuf> = entries.collect();
-    paths.sort();
-    if paths.iter().any(|path| path.extension().is_some_and(|extension| extension == "safetensors")) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let named = |entry: fs::DirEntry| {
+        let bytes = entry.path().metadata().ok().map(|metadata| metadata.len());
+        Some(Named { path: entry.file_name().into_string().ok()?, bytes })
+    };
+    let mut files: Vec<Named> = entries.filter_map(named).collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    if files.iter().any(|file| file.path.ends_with(".safetensors") && !file.path.starts_with("adapter")) {
         return Ok(None);
     }
-    // What sees pictures lies beside the language model.
-    let models = paths.into_iter().filter(|path| is_gguf(path) && !name(path).starts_with("mmproj"));
-    let models: Vec<PathBuf> = models.collect();
-    match &models[..] {
-        [] => Ok(None),
-        [one] => {
-            check_link(one)?;
-            check_content(one)?;
-            Ok(Some(one.clone()))
-        }
-        several => bail!(
-            "{} holds {} GGUF files ({}): give the path of one",
-            directory.display(),
-            several.len(),
-            several.iter().map(|path| name(path)).collect::<Vec<_>>().join(", ")
-        ),
-    }
+    let place = Place { name: directory.display().to_string(), is_hub: false };
+    let Some(found) = choose(&files, None, &place)? else { return Ok(None) };
+    let path = directory.join(&found.path);
+    check_link(&path)?;
+    check_content(&path)?;
+    Ok(Some(path))
 }
 
 /// The file at `path` as the only one of a base. Its name is made plain.
@@ -224,9 +221,7 @@ fn complete_set(directory: &Path, shards: Vec<String>) -> Result<Vec<String>> {
 
 /// (what begins it, number, of how many) of a shard's name.
 fn shard_of(name: &str) -> Option<(&str, usize, usize)> {
-    let (rest, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
-    let (start, number) = rest.rsplit_once('-')?;
-    Some((start, number.parse().ok()?, count.parse().ok()?))
+    choice::part_of(name.strip_suffix(".safetensors")?)
 }
 
 /// What to call the model in `directory`: `owner/name@revision` if it lies in the cache of Hugging Face's hub
@@ -238,7 +233,9 @@ pub fn source(directory: &Path) -> String {
         true => directory.parent().and_then(|parent| parent.canonicalize().ok()).unwrap_or_default(),
         false => full.clone(),
     };
-    if let Some(source) = hub_name(&place).filter(|source| is_source(source)) {
+    // A GGUF file of a snapshot may lie deeper.
+    let places = place.ancestors().take(if directory.is_file() { usize::MAX } else { 1 });
+    if let Some(source) = places.filter_map(hub_name).find(|source| is_source(source)) {
         return source;
     }
     let full = if directory.is_file() { directory.to_owned() } else { full };

@@ -7,12 +7,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::gguf::choice::{Named, Place, choose};
+
 /// How the directory of a model in the cache begins.
 const MODEL: &str = "models--";
 /// The revision that is meant where none is named.
 const MAIN: &str = "main";
 /// Most names in an error.
 const NAMED: usize = 8;
+/// Most files of a snapshot, and how deep they may lie.
+const FILES_MAX: usize = 10_000;
+const DEPTH_MAX: usize = 8;
+/// What names of files end in, and of models without an owner do not.
+const ENDINGS: [&str; 5] = [".gguf", ".safetensors", ".json", ".bin", ".txt"];
 /// Digits of a commit's name.
 const COMMIT_DIGITS: usize = 40;
 
@@ -72,34 +79,67 @@ fn said(name: &str) -> Option<PathBuf> {
 /// A model of the hub, by name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HubName {
-    /// `owner/name`.
+    /// `owner/name`, or `name` of a model without an owner.
     pub model: String,
     /// A branch, a tag or a commit.
     pub revision: String,
+    /// Which of its GGUF files is meant, if said: its path, its name, or how its weights are stored.
+    pub file: Option<String>,
 }
 
 impl std::fmt::Display for HubName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &*self.revision {
-            MAIN => write!(f, "{}", self.model),
-            revision => write!(f, "{}@{revision}", self.model),
-        }
+        f.write_str(&self.place())?;
+        self.file.iter().try_for_each(|file| write!(f, ":{file}"))
     }
 }
 
-/// What `owner/name` or `owner/name@revision` means; None if `text` is no such name.
+/// What `owner/name` or `owner/name@revision` means, with `:FILE` or `:Q4_K_M` behind it where one GGUF file of several
+/// is meant, or as `owner/name/FILE.gguf`; a model may have no owner. None if `text` is no such name.
 pub fn parse(text: &str) -> Option<HubName> {
-    let (model, revision) = text.split_once('@').unwrap_or((text, MAIN));
+    let (name, file) = match text.split_once(':') {
+        Some((name, file)) => (name, Some(file)),
+        None => (text, None),
+    };
+    let (model, revision) = name.split_once('@').unwrap_or((name, MAIN));
+    let below = model.match_indices('/').nth(1).map(|(at, _)| (&model[..at], &model[at + 1..]));
+    let (model, file) = match (below, file) {
+        (Some((model, file)), None) if file.to_lowercase().ends_with(ENDINGS[0]) => (model, Some(file)),
+        _ => (model, file),
+    };
     let is_plain = |part: &str| {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         !part.is_empty() && !part.starts_with('.') && part.bytes().all(is_allowed)
     };
-    let (owner, name) = model.split_once('/')?;
-    let is_name = is_plain(owner) && is_plain(name) && revision.split('/').all(is_plain);
-    is_name.then(|| HubName { model: model.to_owned(), revision: revision.to_owned() })
+    let is_model = match model.split_once('/') {
+        Some((owner, name)) => is_plain(owner) && is_plain(name),
+        None => is_plain(model) && !ENDINGS.iter().any(|ending| model.to_lowercase().ends_with(ending)),
+    };
+    let is_name = is_model && revision.split('/').all(is_plain) && file.is_none_or(is_path_below);
+    is_name.then(|| HubName { model: model.to_owned(), revision: revision.to_owned(), file: file.map(str::to_owned) })
+}
+
+/// Whether it is the path of a file below a directory, and of nothing above it or hidden in it.
+pub fn is_path_below(path: &str) -> bool {
+    let is_odd = |c: char| c.is_control() || matches!(c, '\\' | ':');
+    !path.contains(is_odd) && path.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
 }
 
 impl HubName {
+    /// `owner/name`, with `@revision` unless it is main.
+    fn place(&self) -> String {
+        match &*self.revision {
+            MAIN => self.model.clone(),
+            revision => format!("{}@{revision}", self.model),
+        }
+    }
+
+    /// The GGUF file among `files`, of its repository or of a snapshot of that, that the name means, or the only one.
+    /// None if there is none, and the name asks for none. Errors list what there is.
+    pub fn gguf<'a>(&self, files: &'a [Named]) -> Result<Option<&'a Named>> {
+        choose(files, self.file.as_deref(), &Place { name: self.place(), is_hub: true })
+    }
+
     /// Whether a commit is named, all of it: it never changes.
     pub fn is_commit(&self) -> bool {
         self.revision.len() == COMMIT_DIGITS && self.revision.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -108,44 +148,90 @@ impl HubName {
     /// The same model at the revision that `source` names, if it is of this model, and this name asks for that one or
     /// for main.
     pub fn at_revision_of(&self, source: &str) -> Option<Self> {
-        parse(source).filter(|other| other.model == self.model && [MAIN, &other.revision].contains(&&*self.revision))
+        let other = parse(source)
+            .filter(|other| other.model == self.model && [MAIN, &other.revision].contains(&&*self.revision))?;
+        Some(Self { file: self.file.clone(), ..other })
     }
 }
 
-/// Its snapshot in the cache, if it is there. What is in it may not be all.
-pub fn cached(name: &HubName) -> Option<PathBuf> {
-    let (owner, model) = name.model.split_once('/')?;
-    in_cache(&root()?, owner, model, &name.revision).ok()
+/// Its snapshot in the cache, or the GGUF file in that; None if nothing of the model is there. What is in a snapshot may
+/// not be all. Errors say what there is instead of what the name means.
+pub fn cached(name: &HubName) -> Result<Option<PathBuf>> {
+    root().map_or(Ok(None), |root| in_cache(&root, name))
 }
 
-/// The snapshot of a model that is called `owner/name` or `owner/name@revision`; None if `text` is no such name. Errors
-/// if it is not in the cache.
+/// The same of a model that is called `text`; None if that is no name ([`parse`]). Errors if it is not in the cache.
 pub fn by_name(text: &str) -> Result<Option<PathBuf>> {
-    let Some(HubName { model, revision }) = parse(text) else { return Ok(None) };
+    let Some(name) = parse(text) else { return Ok(None) };
     let root = root().with_context(|| format!("{text}: no cache of the hub: set HF_HOME"))?;
-    let (owner, name) = model.split_once('/').unwrap_or_default();
-    in_cache(&root, owner, name, &revision).map(Some)
-}
-
-fn in_cache(root: &Path, owner: &str, name: &str, revision: &str) -> Result<PathBuf> {
-    let model = root.join(format!("{MODEL}{owner}--{name}"));
-    let snapshots = model.join("snapshots");
-    let commit = fs::read_to_string(model.join("refs").join(revision)).unwrap_or_else(|_| revision.to_owned());
-    let snapshot = snapshots.join(commit.trim());
-    if snapshot.is_dir() {
-        return Ok(snapshot);
+    if let Some(found) = in_cache(&root, &name)? {
+        return Ok(Some(found));
     }
-    // A beginning of a commit's name will do.
-    let begins = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(revision));
-    if let [one] = &subdirectories(&snapshots).into_iter().filter(begins).collect::<Vec<_>>()[..] {
-        return Ok(one.clone());
-    }
-    let of_revision = if revision == "main" { String::new() } else { format!(" --revision {revision}") };
+    let HubName { model, revision, .. } = &name;
+    let of_revision = if revision == MAIN { String::new() } else { format!(" --revision {revision}") };
     bail!(
-        "{owner}/{name}@{revision} is neither a directory nor in the hub's cache, {}: download it (hf download \
-         {owner}/{name}{of_revision}; pip install huggingface_hub brings hf), then say the same again",
+        "{name} is neither a file or directory nor in the hub's cache, {}: download it (hf download {model}{of_revision}; pip \
+         install huggingface_hub brings hf), then say the same again",
         root.display()
     )
+}
+
+fn in_cache(root: &Path, name: &HubName) -> Result<Option<PathBuf>> {
+    let HubName { model, revision, .. } = name;
+    let place = root.join(format!("{MODEL}{}", model.replace('/', "--")));
+    if !place.is_dir() {
+        return Ok(None);
+    }
+    let snapshots = place.join("snapshots");
+    let noted = fs::read_to_string(place.join("refs").join(revision)).ok();
+    let snapshot = snapshots.join(noted.as_deref().unwrap_or(revision).trim());
+    if snapshot.is_dir() {
+        return in_snapshot(snapshot, name).map(Some);
+    }
+    let all = subdirectories(&snapshots);
+    // A beginning of a commit's name will do.
+    let begins = |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(revision));
+    if let [one] = all.iter().filter(begins).collect::<Vec<_>>()[..] {
+        return in_snapshot(one.clone(), name).map(Some);
+    }
+    ensure!(!all.is_empty(), "{} has no snapshot: its download never finished; download it again", place.display());
+    let what = match noted {
+        Some(commit) => format!("{revision} of it is {}, which was never downloaded", commit.trim()),
+        None => format!("it is not known which revision of it {revision} is"),
+    };
+    bail!("{what}; the cache has {}: say which one you want, as {model}@REVISION", listed(&all, &snapshots))
+}
+
+/// What of a snapshot the name means: all of it, or a GGUF file where its weights are in one.
+fn in_snapshot(snapshot: PathBuf, name: &HubName) -> Result<PathBuf> {
+    let is_weights = |file: &Named| file.path.ends_with(".safetensors") && !file.path.starts_with("adapter");
+    let files = files_below(&snapshot);
+    if name.file.is_none() && files.iter().any(|file| is_weights(file) && !file.path.contains('/')) {
+        return Ok(snapshot);
+    }
+    let file = name.gguf(&files)?.map(|file| snapshot.join(&file.path));
+    Ok(file.unwrap_or(snapshot))
+}
+
+/// The files in a directory and below it.
+fn files_below(directory: &Path) -> Vec<Named> {
+    let (mut files, mut places) = (Vec::new(), vec![(String::new(), 0)]);
+    while let Some((below, depth)) = places.pop() {
+        for entry in fs::read_dir(directory.join(&below)).into_iter().flatten().flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let path = format!("{below}{name}");
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && depth < DEPTH_MAX => places.push((format!("{path}/"), depth + 1)),
+                Ok(kind) if !kind.is_dir() && files.len() < FILES_MAX => {
+                    let bytes = entry.path().metadata().ok().map(|metadata| metadata.len());
+                    files.push(Named { path, bytes });
+                }
+                _ => {}
+            }
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    files
 }
 
 /// `owner/name@revision` of the snapshot at `full`, or `name@revision` of a model without an owner.
@@ -262,18 +348,66 @@ mod tests {
         let home = cache(&[("models--owner--name", &["0f3e", "77aa", "77ab"], true)]);
         let hub = home.path().join("hub");
         let snapshots = hub.join("models--owner--name/snapshots");
-        let find = |revision: &str| in_cache(&hub, "owner", "name", revision);
-        assert_eq!(find("main").unwrap(), snapshots.join("0f3e"));
-        assert_eq!(find("77aa").unwrap(), snapshots.join("77aa"));
-        assert_eq!(find("0f").unwrap(), snapshots.join("0f3e"));
-        let refused = find("77").unwrap_err().to_string();
-        assert!(refused.contains("hf download owner/name --revision 77"), "{refused}");
-        let refused = in_cache(&hub, "owner", "other", "main").unwrap_err().to_string();
-        assert!(refused.contains("hf download owner/other;") && refused.contains("hub's cache"), "{refused}");
-        for path in ["name", "./models/llama", "../llama", "/models/llama", "a/b/c", "a b/c", "a/b@..", "a/b@x/../y"] {
+        let find = |name: &str| in_cache(&hub, &parse(name).unwrap());
+        assert_eq!(find("owner/name").unwrap().unwrap(), snapshots.join("0f3e"));
+        assert_eq!(find("owner/name@77aa").unwrap().unwrap(), snapshots.join("77aa"));
+        assert_eq!(find("owner/name@0f").unwrap().unwrap(), snapshots.join("0f3e"));
+        let refused = find("owner/name@77").unwrap_err().to_string();
+        assert!(refused.contains("which revision of it 77 is") && refused.contains("0f3e, 77aa, 77ab"), "{refused}");
+        assert_eq!(find("owner/other").unwrap(), None);
+        for path in ["./models/llama", "../llama", "/models/llama", "a/b/c", "a b/c", "a/b@..", "a/b@x/../y"] {
             assert!(by_name(path).unwrap().is_none(), "{path}");
         }
+        for path in
+            ["model.gguf", "C:\\model", "https://hub.example/a/b", "a/b:../x.gguf", "a/b:", "a/b/../x.gguf", "~"]
+        {
+            assert!(parse(path).is_none(), "{path}");
+        }
         assert_eq!(parse("a/b@refs/pr/1").unwrap().revision, "refs/pr/1");
+    }
+
+    #[test]
+    fn what_the_cache_has_in_place_of_a_name_is_said() {
+        let models: [(&str, &[&str], bool); 3] = [
+            ("models--gpt2", &["0f3e"], true),
+            ("models--a--two", &["1", "2"], false),
+            ("models--a--none", &[], false),
+        ];
+        let home = cache(&models);
+        let hub = home.path().join("hub");
+        let find = |name: &str| in_cache(&hub, &parse(name).unwrap());
+        assert_eq!(find("gpt2").unwrap().unwrap(), hub.join("models--gpt2/snapshots/0f3e"), "it has no owner");
+        fs::write(hub.join("models--gpt2/refs/main"), "77aa").unwrap();
+        let refused = find("gpt2").unwrap_err().to_string();
+        assert!(
+            refused.contains("main of it is 77aa, which was never") && refused.contains("gpt2@REVISION"),
+            "{refused}"
+        );
+        let refused = find("a/two").unwrap_err().to_string();
+        assert!(refused.contains("the cache has 1, 2"), "{refused}");
+        assert!(find("a/none").unwrap_err().to_string().contains("never finished"));
+    }
+
+    #[test]
+    fn a_file_of_a_snapshot_is_named_behind_a_colon_or_a_slash() {
+        let home = cache(&[("models--a--b", &["0f3e"], true)]);
+        let hub = home.path().join("hub");
+        let snapshot = hub.join("models--a--b/snapshots/0f3e");
+        fs::create_dir_all(snapshot.join("q4")).unwrap();
+        for file in ["q4/b-Q4_K_M.gguf", "b-Q8_0.gguf", "mmproj-b.gguf", "adapter_model.safetensors"] {
+            fs::write(snapshot.join(file), "GGUF").unwrap();
+        }
+        let find = |name: &str| in_cache(&hub, &parse(name).unwrap());
+        for name in ["a/b:Q4_K_M", "a/b@0f3e:q4/b-Q4_K_M.gguf", "a/b/b-q4_k_m.gguf", "a/b/q4/b-Q4_K_M.gguf@main"] {
+            assert_eq!(find(name).unwrap().unwrap(), snapshot.join("q4/b-Q4_K_M.gguf"), "{name}");
+        }
+        assert_eq!(parse("a/b@0f3e:Q4_K_M").unwrap().to_string(), "a/b@0f3e:Q4_K_M");
+        let refused = find("a/b@0f3e").unwrap_err().to_string();
+        assert!(refused.contains("a/b@0f3e has 2 GGUF files") && refused.contains("--model a/b@0f3e:Q"), "{refused}");
+        fs::remove_file(snapshot.join("b-Q8_0.gguf")).unwrap();
+        assert_eq!(find("a/b").unwrap().unwrap(), snapshot.join("q4/b-Q4_K_M.gguf"), "the only one");
+        fs::write(snapshot.join("model.safetensors"), "").unwrap();
+        assert_eq!(find("a/b").unwrap().unwrap(), snapshot, "weights of its own go first");
     }
 
     #[test]

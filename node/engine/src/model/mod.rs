@@ -46,6 +46,7 @@ mod stored;
 mod suffix;
 mod text_stream;
 mod tokenizer;
+mod told_paths;
 mod unusable;
 mod vector;
 
@@ -55,7 +56,10 @@ use std::collections::BTreeMap;
 
 /// Models of Hugging Face's hub, in its cache on this machine.
 pub mod hub {
-    pub use super::hub_cache::{HubName, cached, home, parse, root};
+    pub use super::{
+        gguf::{check_architecture, choice},
+        hub_cache::{HubName, cached, home, is_path_below, parse, root},
+    };
 }
 
 use crate::packed::Packed;
@@ -74,6 +78,7 @@ pub use past::{LayerPast, Past};
 pub use sampling::Sampling;
 pub use suffix::SuffixModel;
 pub use tokenizer::Tokenizer;
+pub use told_paths::{ToldPath, told_paths};
 
 /// A model's forward pass, in the pieces of which all decoders are made. Shapes: N tokens, which are rows packed one
 /// after the other as a [`Layout`] says; hidden states of width H.

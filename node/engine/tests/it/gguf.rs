@@ -285,6 +285,17 @@ fn a_directory_of_one_file_means_it_and_one_of_several_says_so() {
     fs::copy(fixtures().join("llama.gguf"), at("other.gguf")).unwrap();
     let refused = Checkpoint::load(directory.path()).err().unwrap().to_string();
     assert!(refused.contains("2 GGUF files") && refused.contains("other.gguf"), "{refused}");
+    fs::remove_file(at("other.gguf")).unwrap();
+    for beside in ["tiny.imatrix.gguf", "tiny.mmproj.gguf", "adapter_model.safetensors"] {
+        fs::write(at(beside), "GGUF").unwrap();
+    }
+    assert!(Checkpoint::load(directory.path()).is_ok(), "what is beside a model is none");
+    fs::remove_file(at("tiny model (F16).gguf")).unwrap();
+    for part in ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"] {
+        fs::copy(fixtures().join("llama.gguf"), at(part)).unwrap();
+    }
+    let refused = Checkpoint::load(directory.path()).err().unwrap().to_string();
+    assert!(refused.contains("in 2 parts") && refused.contains("llama-gguf-split --merge"), "{refused}");
     // A hub's cache: the snapshot's files are links into blobs.
     let model = at("hub/models--owner--name-GGUF");
     fs::create_dir_all(model.join("snapshots/0f3e")).unwrap();
@@ -292,11 +303,23 @@ fn a_directory_of_one_file_means_it_and_one_of_several_says_so() {
     fs::copy(fixtures().join("llama.gguf"), model.join("blobs/77")).unwrap();
     std::os::unix::fs::symlink("../../blobs/77", model.join("snapshots/0f3e/tiny.gguf")).unwrap();
     assert_eq!(Checkpoint::load(&at("hub")).unwrap().source, "owner/name-GGUF@0f3e");
+    // A file that lies deeper in the snapshot.
+    fs::create_dir(model.join("snapshots/0f3e/q8")).unwrap();
+    let deeper = model.join("snapshots/0f3e/q8/other.gguf");
+    std::os::unix::fs::symlink("../../../blobs/77", &deeper).unwrap();
+    assert_eq!(Checkpoint::load(&deeper).unwrap().source, "owner/name-GGUF@0f3e");
+    fs::remove_file(model.join("blobs/77")).unwrap();
+    let refused = Checkpoint::load(&deeper).err().unwrap().to_string();
+    assert!(refused.contains("is a link to") && refused.contains("download the model again"), "{refused}");
 }
 
 /// Puts `bytes` in place of the only `find` in a fixture, and says what comes of it.
 fn changed(find: &[u8], bytes: &[u8]) -> String {
-    let mut file = fs::read(fixtures().join("llama.gguf")).unwrap();
+    changed_in("llama.gguf", find, bytes)
+}
+
+fn changed_in(case: &str, find: &[u8], bytes: &[u8]) -> String {
+    let mut file = fs::read(fixtures().join(case)).unwrap();
     let at = file.windows(find.len()).position(|window| window == find).expect("it is there");
     file[at..at + bytes.len()].copy_from_slice(bytes);
     let directory = tempfile::tempdir().unwrap();
@@ -326,6 +349,27 @@ fn what_cannot_be_read_is_called_by_its_name() {
         [&b"blk.1.ffn_up.weight"[..], &2u32.to_le_bytes(), &32u64.to_le_bytes(), &20u64.to_le_bytes()].concat();
     let refused = changed(&tensor, &[&tensor[..], &20u32.to_le_bytes()].concat());
     assert!(refused.contains("IQ4_NL") && refused.contains("Q4_K_M"), "{refused}");
+    let double = changed(&tensor, &[&tensor[..], &28u32.to_le_bytes()].concat());
+    assert!(double.contains("stored as F64"), "{double}");
+    let sound = b"GGUF\x03\0\0\0";
+    let big_endian = changed(sound, b"GGUF\0\0\0\x03");
+    assert!(big_endian.contains("big-endian") && big_endian.contains("gguf-convert-endian"), "{big_endian}");
+    let old = changed(sound, b"GGUF\x01\0\0\0");
+    assert!(old.contains("version 1") && old.contains("convert_hf_to_gguf.py"), "{old}");
+    let new = changed(sound, b"GGUF\x09\0\0\0");
+    assert!(new.contains("version 9") && new.contains("newer release"), "{new}");
+    let older = changed(sound, b"tjgg\x03\0\0\0");
+    assert!(older.contains("before GGUF"), "{older}");
+    for refused in [refused, double, big_endian, old, new, older] {
+        assert!(!refused.contains("download it again"), "the file is sound: {refused}");
+    }
+    let broken = changed(sound, b"GGUF\0\xff\xff\0");
+    assert!(broken.contains("download it again"), "{broken}");
+    let refused = changed_in("phi3_long.gguf", b"rope_factors_long.weight", b"rope_factors_lung.weight");
+    assert!(
+        refused.contains("rope_factors_long.weight and rope_factors_short.weight, are not both there"),
+        "{refused}"
+    );
     let refused = changed(&tensor, &[&tensor[..tensor.len() - 8], &u64::MAX.to_le_bytes()].concat());
     assert!(refused.contains("shape out of bounds"), "{refused}");
     assert!(changed(b"GGUF", b"GGML").contains("does not begin with GGUF"));

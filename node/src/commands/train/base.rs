@@ -1,13 +1,16 @@
 //! Where the base model comes from.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use engine::{
     base::Base,
     embedded,
-    model::{self, Checkpoint, hub::HubName},
+    model::{
+        self, Checkpoint,
+        hub::{HubName, choice::is_meant},
+    },
 };
-use protocol::manifest::Manifest;
-use std::path::{Path, PathBuf};
+use protocol::manifest::{Manifest, Role};
+use std::path::Path;
 
 use super::others::{asking, known_peers};
 use crate::{
@@ -42,10 +45,23 @@ pub fn load_model_of(choice: &ModelChoice, manifest: &Manifest) -> Result<Checkp
 /// The base of the run by its name on the hub, if the user named it so, too.
 pub fn named_by_run(choice: &ModelChoice, manifest: &Manifest) -> Option<HubName> {
     let ModelChoice::Directory(path) = choice else { return None };
-    hub_name(path)?.at_revision_of(&manifest.base.source)
+    let name = hub_name(path)?.at_revision_of(&manifest.base.source)?;
+    let (asked, own) = (name.file.as_deref(), gguf_of(manifest));
+    let is_other = asked.is_some_and(|asked| own.is_none_or(|own| !is_meant(asked, own)));
+    (!is_other).then(|| with_file_of(name, manifest))
 }
 
-/// The model of the hub that `path` names, if it names one and nothing here has that name.
+/// The name of the run's GGUF file, if its base is one.
+fn gguf_of(manifest: &Manifest) -> Option<&str> {
+    manifest.base.file(Role::Gguf).map(|file| &*file.name)
+}
+
+/// The same name, which means the run's own GGUF file of several.
+fn with_file_of(name: HubName, manifest: &Manifest) -> HubName {
+    HubName { file: gguf_of(manifest).map(str::to_owned).or(name.file.clone()), ..name }
+}
+
+/// The model of the hub that `path` names, if it names one and no file or directory here has that name.
 fn hub_name(path: &Path) -> Option<HubName> {
     path.to_str().filter(|_| !path.exists()).and_then(model::hub::parse)
 }
@@ -53,51 +69,70 @@ fn hub_name(path: &Path) -> Option<HubName> {
 /// A model of the hub. A commit is taken from the cache if all of it is there; of a branch the hub is asked what it is
 /// today, and the cache answers if the hub does not.
 fn from_hub(name: &HubName) -> Result<Checkpoint> {
-    let cached = model::hub::cached(name).and_then(|snapshot| Checkpoint::load(&snapshot).ok());
+    let cached = from_cache(name);
     match cached {
-        Some(cached) if name.is_commit() || hub::is_offline() => {
+        Ok(Some(cached)) if name.is_commit() || hub::is_offline() => {
             tracing::info!("{name} is in the hub's cache: {}", cached.source);
+            return Ok(cached);
+        }
+        Err(error) if hub::is_offline() => {
+            return Err(error.context(format!(
+                "what the hub's cache has of {name} cannot be used, and HF_HUB_OFFLINE keeps from downloading it"
+            )));
+        }
+        _ => {}
+    }
+    let fetched = hub::fetch(name, |_| true);
+    let came = fetched.is_ok();
+    match (fetched.and_then(|found| Checkpoint::load(&found)), cached) {
+        (Ok(checkpoint), _) => {
+            tracing::info!("{name} is {} today", checkpoint.source);
+            Ok(checkpoint)
+        }
+        (Err(error), Ok(Some(cached))) => {
+            tracing::warn!(
+                "{error:#}. Taking what the hub's cache has: {} (HF_HUB_OFFLINE=1 keeps from asking)",
+                cached.source
+            );
             Ok(cached)
         }
-        cached => match (hub::fetch(name, |_| true).and_then(|snapshot| Checkpoint::load(&snapshot)), cached) {
-            (Ok(checkpoint), _) => {
-                tracing::info!("{name} is {} today", checkpoint.source);
-                Ok(checkpoint)
-            }
-            (Err(error), Some(cached)) => {
-                tracing::warn!(
-                    "{error:#}. Taking what the hub's cache has: {} (HF_HUB_OFFLINE=1 keeps from asking)",
-                    cached.source
-                );
-                Ok(cached)
-            }
-            (Err(error), None) => Err(error),
-        },
+        (Err(error), Err(unusable)) if !came && unusable.to_string() != error.to_string() => {
+            bail!("{error:#}. What the hub's cache has of it cannot be used either: {unusable:#}");
+        }
+        (Err(error), _) => Err(error),
     }
+}
+
+/// What the hub's cache has of the model, if anything. Errors say why that is of no use.
+fn from_cache(name: &HubName) -> Result<Option<Checkpoint>> {
+    model::hub::cached(name)?.map(|found| Checkpoint::load(&found)).transpose()
 }
 
 /// The run's base from the hub, out of its cache or downloaded: the run names its revision, and everything is compared.
 /// None, with a line that says why, if it is not to be had there.
 fn base_by_name(manifest: &Manifest) -> Option<Base> {
-    let name = model::hub::parse(&manifest.base.source)?;
-    let cached = model::hub::cached(&name).map(|snapshot| (snapshot, "was in the hub's cache: nothing to fetch"));
-    let of_run = |(snapshot, how): (PathBuf, &str)| -> Result<Base> {
-        let base = Base::of_run(manifest, Checkpoint::load(&snapshot)?)?;
+    // A directory's name has no revision.
+    let name = model::hub::parse(&manifest.base.source).filter(|_| manifest.base.source.contains('@'))?;
+    let name = with_file_of(name, manifest);
+    let of_run = |checkpoint: Checkpoint, how: &str| -> Result<Base> {
+        let base = Base::of_run(manifest, checkpoint)?;
         tracing::info!("the run's base, {name}, {how}");
         Ok(base)
     };
-    let cached = cached.map(of_run);
+    let found = from_cache(&name).transpose();
+    // Another revision would be fetched in vain.
+    let is_had = name.is_commit() && !hub::is_offline() && !matches!(found, Some(Ok(_)));
+    let cached = found.map(|found| of_run(found?, "was in the hub's cache: nothing to fetch"));
     if let Some(Ok(base)) = cached {
         return Some(base);
     }
-    // Another revision would be fetched in vain.
-    let is_had = name.is_commit() && !hub::is_offline() && cached.is_none();
     let fits = |files: &[(&str, Option<u64>)]| {
         let has =
             |name: &str, bytes| files.iter().any(|file| file.0 == name && file.1.is_none_or(|size| size == bytes));
         manifest.base.files.iter().all(|file| has(&file.name, file.bytes))
     };
-    let fetched = is_had.then(|| hub::fetch(&name, fits).and_then(|snapshot| of_run((snapshot, "came from the hub"))));
+    let fetched = is_had
+        .then(|| hub::fetch(&name, fits).and_then(|found| of_run(Checkpoint::load(&found)?, "came from the hub")));
     match fetched.or(cached) {
         Some(Ok(base)) => Some(base),
         Some(Err(error)) => {

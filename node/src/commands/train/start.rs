@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use engine::{
     base::{AdapterSettings, Base, BaseSettings, Trained},
     embedded,
-    model::Checkpoint,
+    model::{Checkpoint, told_paths},
     objective,
     recipe::rate,
 };
@@ -60,6 +60,7 @@ pub fn start(settings: &Settings, state: Arc<StateDir>, program: Option<&Arc<Pro
     let checkpoint = load_model(&settings.model)?;
     let is_embedded = matches!(settings.model, ModelChoice::Unsaid | ModelChoice::Embedded);
     if !is_embedded {
+        say::told_paths(&told_paths(&checkpoint)?);
         table::say(&checkpoint, settings)?;
     }
     let (trained, adapters) = trained(settings, &checkpoint)?;
@@ -143,6 +144,13 @@ fn trained(settings: &Settings, checkpoint: &Checkpoint) -> Result<(Trained, Opt
     let names = chosen.map(|(name, _)| name.clone()).collect();
     let adapters = AdapterSettings::new(rank, alpha, &names, &*architecture);
     let adapters = adapters.with_context(|| format!("--lora {rank}, --train {text}"))?;
+    let left_out = Trained::without_adapter(text, &adapters, &*architecture)?;
+    if !left_out.is_empty() {
+        tracing::warn!(
+            "--train {text}: adapters are of linear layers of attention and of MLPs; {} stays as it is, and gets none",
+            left_out.join(", ")
+        );
+    }
     let halves = adapters.halves(&*architecture)?;
     let weights: u64 = halves.iter().map(|half| count(&half.shape)).sum();
     tracing::info!(

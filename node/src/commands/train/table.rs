@@ -1,6 +1,6 @@
 //! What each choice of what to train needs in memory, before anything is loaded.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use bytesize::ByteSize;
 use engine::{
     base::{AdapterSettings, Trained},
@@ -17,7 +17,7 @@ const FIXED_BYTES: u64 = 96 << 20;
 const HIDDEN_STATES: u64 = 6;
 /// Rank of the adapters that are shown where nobody named one.
 const RANK: u32 = 8;
-/// Layers of `last:N` that are shown.
+/// Layers of `last:N` that are shown, of a model that has so many.
 const LAST: usize = 4;
 
 /// Bytes that one choice takes.
@@ -61,24 +61,27 @@ impl Needs {
     }
 }
 
-/// What people can say, and what it means here; nothing where it cannot be.
-fn choice(checkpoint: &Checkpoint, train: &str, rank: Option<u32>) -> Option<(Trained, Option<AdapterSettings>)> {
-    let architecture = checkpoint.architecture().ok()?;
-    let named = Trained::choose(train, &*architecture).ok()?;
+/// What people can say, and what it means here. Errors say why it cannot be.
+fn choice(checkpoint: &Checkpoint, train: &str, rank: Option<u32>) -> Result<(Trained, Option<AdapterSettings>)> {
+    let architecture = checkpoint.architecture()?;
+    let named = Trained::choose(train, &*architecture)?;
     let Some(rank) = rank else {
-        let trains_quantised = |name: &str| named.has(name) && checkpoint.is_quantised(name).unwrap_or(true);
-        let is_possible = !checkpoint.shapes().any(|(name, _)| trains_quantised(name));
-        return is_possible.then_some((named, None));
+        for (name, _) in checkpoint.shapes().filter(|(name, _)| named.has(name)) {
+            if checkpoint.is_quantised(name)? {
+                bail!("is not for what is quantised");
+            }
+        }
+        return Ok((named, None));
     };
     let names = architecture.tensors().into_iter().map(|(name, _)| name).filter(|name| named.has(name)).collect();
-    let adapters = AdapterSettings::new(rank, 2.0 * f64::from(rank), &names, &*architecture).ok()?;
-    Some((Trained::Only(BTreeSet::new()), Some(adapters)))
+    let adapters = AdapterSettings::new(rank, 2.0 * f64::from(rank), &names, &*architecture)?;
+    Ok((Trained::Only(BTreeSet::new()), Some(adapters)))
 }
 
 /// The table, for a batch of so many `tokens`, the choice that was made marked; `available`: bytes that may be taken.
 fn table(checkpoint: &Checkpoint, settings: &Settings, tokens: u64, available: Option<u64>) -> Result<String> {
     let made = (settings.train.as_deref().unwrap_or("all").to_owned(), settings.lora);
-    let last = format!("last:{LAST}");
+    let last = format!("last:{}", LAST.min(checkpoint.architecture()?.layers()));
     let usual = [("all", None), ("attention", None), (&*last, None), ("norms", None), ("all", Some(RANK))];
     let mut choices: Vec<(String, Option<u32>)> = usual.map(|(text, rank)| (text.to_owned(), rank)).to_vec();
     if !choices.contains(&made) {
@@ -101,9 +104,12 @@ fn table(checkpoint: &Checkpoint, settings: &Settings, tokens: u64, available: O
             (None, _) => format!("--train {train}"),
         };
         let mark = if (train.clone(), rank) == made { "*" } else { " " };
-        let Some((trained, adapters)) = choice(checkpoint, &train, rank) else {
-            write!(text, "\n{mark} {name:<26}is not for what is quantised")?;
-            continue;
+        let (trained, adapters) = match choice(checkpoint, &train, rank) {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                write!(text, "\n{mark} {name:<26}{error:#}")?;
+                continue;
+            }
         };
         let needs = Needs::of(checkpoint, &trained, adapters.as_ref(), tokens)?;
         let fits = match available {
@@ -145,7 +151,7 @@ mod tests {
     use std::path::Path;
 
     fn needs(checkpoint: &Checkpoint, train: &str, rank: Option<u32>) -> Option<Needs> {
-        let (trained, adapters) = choice(checkpoint, train, rank)?;
+        let (trained, adapters) = choice(checkpoint, train, rank).ok()?;
         Some(Needs::of(checkpoint, &trained, adapters.as_ref(), 1_000).unwrap())
     }
 
@@ -167,7 +173,15 @@ mod tests {
     fn what_is_quantised_is_trained_by_adapters_only() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("engine/tests/gguf/kinds.gguf");
         let checkpoint = Checkpoint::load(&path).unwrap();
-        assert_eq!(needs(&checkpoint, "all", None), None);
+        let refused = choice(&checkpoint, "all", None).unwrap_err().to_string();
+        assert_eq!(refused, "is not for what is quantised");
+        let layers = checkpoint.architecture().unwrap().layers();
+        assert!(layers < LAST, "fewer than are usually shown");
+        let refused = choice(&checkpoint, &format!("last:{}", layers + 1), None).unwrap_err().to_string();
+        assert!(refused.contains(&format!("the model has {layers} layers")), "{refused}");
+        let settings = Settings::resolve(crate::cli::RunArgs::default()).unwrap();
+        let table = table(&checkpoint, &settings, 1_000, Some(1 << 30)).unwrap();
+        assert!(table.contains(&format!("--train last:{layers} ")) && !table.contains("last:4"), "{table}");
         assert!(needs(&checkpoint, "norms", None).is_some());
         let lora = needs(&checkpoint, "all", Some(2)).unwrap();
         let file = std::fs::metadata(&path).unwrap().len();

@@ -28,10 +28,7 @@ const ARCHITECTURES: [(&str, &str, &str); 11] = [
 /// The bytes of `config.json`. `tensors`: their names and shapes; `values` reads one of them.
 pub fn config(metadata: &Metadata<'_>, tensors: &Tensors, values: &Values<'_>) -> Result<Vec<u8>> {
     let architecture = metadata.text("general.architecture")?.context("it has no general.architecture")?;
-    let Some((_, model_type, class)) = ARCHITECTURES.iter().find(|(name, ..)| *name == architecture) else {
-        let known = ARCHITECTURES.map(|(name, ..)| name).join(", ");
-        bail!("its architecture is {architecture:?}; of GGUF files this node runs {known}");
-    };
+    let (_, model_type, class) = known(architecture)?;
     let source = Source { metadata, architecture, tensors };
     let mut config = Map::new();
     config.insert("model_type".into(), json!(model_type));
@@ -52,6 +49,17 @@ pub fn config(metadata: &Metadata<'_>, tensors: &Tensors, values: &Values<'_>) -
         source.rotary(model_type, &mut config, values)?;
     }
     Ok(serde_json::to_vec_pretty(&Value::Object(config))?)
+}
+
+fn known(architecture: &str) -> Result<&'static (&'static str, &'static str, &'static str)> {
+    let found = ARCHITECTURES.iter().find(|(name, ..)| *name == architecture);
+    let known = || ARCHITECTURES.map(|(name, ..)| name).join(", ");
+    found.with_context(|| format!("its architecture is {architecture:?}; of GGUF files this node runs {}", known()))
+}
+
+/// Errors if this node runs no GGUF file of this `general.architecture`.
+pub fn check_architecture(architecture: &str) -> Result<()> {
+    known(architecture).map(|_| ())
 }
 
 struct Source<'a> {
@@ -237,6 +245,11 @@ impl Source<'_> {
     fn stretched(&self, config: &mut Map<String, Value>) -> Result<()> {
         // Some old files have rope.scale_linear.
         let kind = self.metadata.text(&self.key("rope.scaling.type"))?.unwrap_or("none");
+        ensure!(
+            kind != "longrope" && !self.has("rope_factors_long.weight") && !self.has("rope_factors_short.weight"),
+            "its positions are stretched by longrope, and the tensors of the factors, rope_factors_long.weight and \
+             rope_factors_short.weight, are not both there: take another file of the model, or convert it anew"
+        );
         let factor = self.number("rope.scaling.factor")?.or(self.number("rope.scale_linear")?);
         let factor = factor.filter(|factor| *factor != 1.0 && *factor != 0.0);
         let Some(factor) = factor else { return Ok(()) };

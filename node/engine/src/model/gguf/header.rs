@@ -43,10 +43,19 @@ pub struct Stored {
 impl Header {
     /// Errors say what is out of bounds.
     pub fn read(file: &OriginalFile) -> Result<Self> {
-        let length =
-            Walk { inner: BufReader::new(file.open()?.take(HEADER_BYTES_MAX)), read: 0, values: 0, version: 0 }
-                .header()
-                .context("this is not a GGUF file that can be read; download it again")?;
+        let mut start = [0; 8];
+        // A shorter file is refused as what ends early.
+        let _ = file.open()?.read_exact(&mut start);
+        check_form(start)?;
+        let walk = Walk { inner: BufReader::new(file.open()?.take(HEADER_BYTES_MAX)), read: 0, values: 0, other: None };
+        let (length, other) = walk.header().context("this is not a GGUF file that can be read; download it again")?;
+        if let Some((name, kind)) = other {
+            bail!(
+                "tensor {name} is stored as {}; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and the K-quants \
+                 (Q2_K to Q6_K). Take a file of one of those, for example Q4_K_M or Q8_0",
+                kind_name(kind)
+            );
+        }
         let mut bytes = vec![0; length as usize];
         file.open()?.read_exact(&mut bytes).context("cannot read the header")?;
         let content = Content::read(&mut Cursor::new(bytes)).context("malformed GGUF header; download it again")?;
@@ -86,21 +95,45 @@ impl Header {
     }
 }
 
+/// Errors if a file that begins so is sound, and of a form that cannot be read.
+fn check_form(start: [u8; 8]) -> Result<()> {
+    const CONVERT: &str = "convert the model anew with llama.cpp's convert_hf_to_gguf.py, or take a newer file of it";
+    let [magic, version] = start.as_chunks::<4>().0 else { return Ok(()) };
+    match magic {
+        b"GGUF" => {}
+        b"lmgg" | b"fmgg" | b"tjgg" => bail!("it is a GGML file, which is what came before GGUF: {CONVERT}"),
+        _ => return Ok(()),
+    }
+    match (u32::from_le_bytes(*version), u32::from_be_bytes(*version)) {
+        (_, 1..=3) => bail!(
+            "it is big-endian, and this node reads little-endian files: turn a copy of it with llama.cpp's \
+             gguf-convert-endian FILE little (pip install gguf), or take the usual file of the model"
+        ),
+        (1, _) => bail!("it is of version 1 of GGUF, supported are 2 and 3: {CONVERT}"),
+        (version @ 4..0x100, _) => bail!(
+            "it is of version {version} of GGUF, supported are 2 and 3: take a newer release of this program, or an older file \
+             of the model"
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Goes through a header without keeping anything.
 struct Walk<R> {
     inner: R,
     read: u64,
     /// Values so far.
     values: u64,
-    version: u32,
+    /// The first tensor that is stored in a way that is not supported, and how.
+    other: Option<(String, u32)>,
 }
 
 impl<R: Read> Walk<R> {
-    /// Bytes of the header. Errors if anything is out of bounds.
-    fn header(mut self) -> Result<u64> {
+    /// Bytes of the header, and the tensor that cannot be read. Errors if anything is out of bounds.
+    fn header(mut self) -> Result<(u64, Option<(String, u32)>)> {
         ensure!(&self.bytes::<4>()? == b"GGUF", "it does not begin with GGUF");
-        self.version = self.u32()?;
-        ensure!((2..=3).contains(&self.version), "it is of version {}, supported are 2 and 3", self.version);
+        let version = self.u32()?;
+        ensure!((2..=3).contains(&version), "it is of version {version}, supported are 2 and 3");
         let (tensors, entries) = (self.u64()?, self.u64()?);
         ensure!(tensors <= TENSORS_MAX, "it has {tensors} tensors, supported are {TENSORS_MAX}");
         for _ in 0..entries {
@@ -116,7 +149,7 @@ impl<R: Read> Walk<R> {
         for _ in 0..tensors {
             self.tensor()?;
         }
-        Ok(self.read)
+        Ok((self.read, self.other))
     }
 
     /// It is a u32.
@@ -164,12 +197,9 @@ impl<R: Read> Walk<R> {
             "tensor {name} has a shape out of bounds"
         );
         let kind = self.u32()?;
-        ensure!(
-            matches!(kind, 0..=3 | 6..=8 | 10..=15 | 30),
-            "tensor {name} is stored as {}; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and the K-quants \
-             (Q2_K to Q6_K). Take a file of one of those, for example Q4_K_M or Q8_0",
-            kind_name(kind)
-        );
+        if !matches!(kind, 0..=3 | 6..=8 | 10..=15 | 30) {
+            self.other.get_or_insert((name, kind));
+        }
         self.skip(8)
     }
 
@@ -221,6 +251,11 @@ fn kind_name(kind: u32) -> String {
         21 => "IQ3_S",
         22 => "IQ2_S",
         23 => "IQ4_XS",
+        24 => "I8",
+        25 => "I16",
+        26 => "I32",
+        27 => "I64",
+        28 => "F64",
         29 => "IQ1_M",
         34 => "TQ1_0",
         35 => "TQ2_0",

@@ -2,6 +2,7 @@
 //!
 //! | file | noun |
 //! |---|---|
+//! | `choice.rs` | which file of several is meant, by their names |
 //! | `header.rs` | what the file says of itself, bounded before it is believed |
 //! | `metadata.rs` | its values, by name |
 //! | `config.rs` | metadata → `config.json` |
@@ -11,6 +12,7 @@
 //!
 //! What is made of the metadata are the files of a Hugging Face checkpoint: the rest of this program knows no GGUF.
 
+pub mod choice;
 mod config;
 mod header;
 mod metadata;
@@ -22,6 +24,7 @@ use anyhow::{Context, Result, ensure};
 use protocol::manifest::Role;
 
 use super::{OriginalFile, families, plan::Plan};
+pub use config::check_architecture;
 pub use header::Header;
 use metadata::Metadata;
 pub use names::{Layout, Order, layouts};
