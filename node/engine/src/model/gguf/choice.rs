@@ -118,7 +118,7 @@ pub fn choose<'a>(files: &'a [Named], asked: Option<&str>, place: &Place) -> Res
         ([], None) => Ok(None),
         ([], Some(asked)) if models.is_empty() => bail!("{name} has no GGUF file, so none that is called {asked}"),
         ([], Some(asked)) => {
-            bail!("{name} has no GGUF file {asked}; {}:{}", remedy(&models, place), list(&models))
+            bail!("{name} has no GGUF file {asked}; {}. It has{}", remedy(&models, place), list(&models))
         }
         ([first, ..], _) => match split(&first.path) {
             Some(whole) if found.iter().all(|file| split(&file.path) == Some(whole)) => {
@@ -127,7 +127,7 @@ pub fn choose<'a>(files: &'a [Named], asked: Option<&str>, place: &Place) -> Res
             None if found.len() == 1 => Ok(Some(first)),
             _ => {
                 let of = asked.map(|asked| format!(" that {asked} may mean")).unwrap_or_default();
-                bail!("{name} has {} GGUF files{of}; {}:{}", found.len(), remedy(&found, place), list(&found))
+                bail!("{name} has {} GGUF files{of}; {}. It has{}", found.len(), remedy(&found, place), list(&found))
             }
         },
     }
