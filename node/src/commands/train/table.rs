@@ -175,6 +175,16 @@ mod tests {
         let checkpoint = Checkpoint::load(&path).unwrap();
         let refused = choice(&checkpoint, "all", None).unwrap_err().to_string();
         assert_eq!(refused, "is not for what is quantised");
+        assert!(needs(&checkpoint, "norms", None).is_some());
+        let lora = needs(&checkpoint, "all", Some(2)).unwrap();
+        let file = std::fs::metadata(&path).unwrap().len();
+        assert!(lora.base < file, "{lora:?}, of a file of {file} bytes");
+    }
+
+    #[test]
+    fn a_model_of_few_layers_has_a_row_for_them_and_other_reasons_are_said() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("engine/tests/gguf/llama.gguf");
+        let checkpoint = Checkpoint::load(&path).unwrap();
         let layers = checkpoint.architecture().unwrap().layers();
         assert!(layers < LAST, "fewer than are usually shown");
         let refused = choice(&checkpoint, &format!("last:{}", layers + 1), None).unwrap_err().to_string();
@@ -182,9 +192,5 @@ mod tests {
         let settings = Settings::resolve(crate::cli::RunArgs::default()).unwrap();
         let table = table(&checkpoint, &settings, 1_000, Some(1 << 30)).unwrap();
         assert!(table.contains(&format!("--train last:{layers} ")) && !table.contains("last:4"), "{table}");
-        assert!(needs(&checkpoint, "norms", None).is_some());
-        let lora = needs(&checkpoint, "all", Some(2)).unwrap();
-        let file = std::fs::metadata(&path).unwrap().len();
-        assert!(lora.base < file, "{lora:?}, of a file of {file} bytes");
     }
 }
