@@ -149,6 +149,7 @@ impl ChatTemplate {
         context.push(("documents".into(), Value::from(())));
         context.push(("add_generation_prompt".into(), Value::from(asks)));
         render(&self.environment, name, Value::from_pairs(context))
+            .context("the model's chat template refuses the messages")
     }
 }
 

@@ -65,7 +65,8 @@ fn templates_render_as_transformers_renders_them() {
         template(STRICT).render(&conversation(&[("user", " a\n"), ("assistant", "b ")]), None, false).unwrap(),
         "<s>\n<start>user\na<end>\n<start>model\nb<end>\n"
     );
-    let error = template(STRICT).render(&chat[1..], None, false).unwrap_err().to_string();
+    let error = format!("{:#}", template(STRICT).render(&chat[1..], None, false).unwrap_err());
+    assert!(error.starts_with("the model's chat template refuses"), "{error}");
     assert!(error.contains("Roles must alternate"), "{error}");
     let call: Value = serde_json::from_str(
         r#"[{"role": "user", "content": "w?"}, {"role": "assistant", "content": null, "tool_calls": [{"function":
