@@ -7,7 +7,7 @@ fn a_start_that_fails_leaves_no_run_and_one_without_gradients_gives_way() {
     let workshop = Workshop::new();
     let (state, text) = (workshop.state("state"), workshop.state("text.txt"));
     let bad = workshop.state("bad.jsonl");
-    std::fs::write(&bad, "{\"text\": \"ok\"}\n{\"messages\": []}\n").unwrap();
+    std::fs::write(&bad, "{\"text\": \"ok\"}\n{\"messages\": 5}\n").unwrap();
     let run = |arguments: &[&str]| {
         let output = command(&state, arguments).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())

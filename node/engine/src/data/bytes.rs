@@ -88,7 +88,7 @@ fn peek(mut bytes: Box<dyn Read + Send>) -> Result<(Vec<u8>, Bytes)> {
 }
 
 /// What is not text, by its first bytes: (where, bytes, name, remedy).
-const OTHERS: [(usize, &[u8], &str, &str); 25] = [
+const OTHERS: [(usize, &[u8], &str, &str); 24] = [
     (0, b"\x89PNG", "a PNG image", ""),
     (0, b"\xff\xd8\xff", "a JPEG image", ""),
     (0, b"GIF8", "a GIF image", ""),
@@ -108,7 +108,6 @@ const OTHERS: [(usize, &[u8], &str, &str); 25] = [
     (0, b"GGUF", "a model (GGUF)", "--model takes models"),
     (0, b"SQLite format 3", "an SQLite database", "export its rows as CSV"),
     (0, b"ARROW1", "an Arrow file", "save it as Parquet or JSON Lines (datasets: to_json)"),
-    (0, b"\xff\xff\xff\xff", "an Arrow stream", "save it as Parquet or JSON Lines (datasets: to_json)"),
     (0, b"Obj\x01", "an Avro file", "save it as JSON Lines"),
     (0, b"\x93NUMPY", "a NumPy array", ""),
     (0, b"ID3\x03", "an audio file", ""),
@@ -120,6 +119,10 @@ fn other(head: &[u8]) -> Option<String> {
     let known = OTHERS.iter().find(|(at, magic, ..)| head.get(*at..).is_some_and(|head| head.starts_with(magic)));
     let (name, remedy) = match known {
         Some((_, _, name, remedy)) => (*name, *remedy),
+        // A mark, then four bytes of a length below 16 MiB.
+        None if head.starts_with(&[0xff; 4]) && head.get(7) == Some(&0) => {
+            ("an Arrow stream", "save it as Parquet or JSON Lines (datasets: to_json)")
+        }
         // Eight bytes of a length, then a header of JSON.
         None if head.len() > 9 && head[5..10] == *b"\0\0\0{\"" => ("a model (safetensors)", "--model takes models"),
         None if is_utf32(head) => ("UTF-32 text", "save it as UTF-8 (iconv -f UTF-32 -t UTF-8)"),
