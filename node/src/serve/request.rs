@@ -46,7 +46,8 @@ impl Body {
         for (name, nothing) in NOT_DONE {
             let Some(value) = fields.get(name) else { continue };
             let is_zero = value.as_f64().is_some_and(|number| nothing.parse() == Ok(number));
-            let says_nothing = value.is_null() || value.to_string() == nothing || is_zero;
+            let is_nothing = serde_json::from_str::<Json>(nothing).is_ok_and(|nothing| nothing == *value);
+            let says_nothing = value.is_null() || is_nothing || is_zero;
             // Of completions a number: how many others to list.
             let lists_none = name == "logprobs" && value.as_f64() == Some(0.0);
             ensure!(says_nothing || lists_none, "{name} is {}: this server has no {name}; leave it out", short(value));

@@ -235,7 +235,7 @@ pub fn strangers(strange: &[&str], missing: &[&str], head: &str, is_misfit: bool
         return Some((0, what));
     };
     let is_other_head = |name: &&str| OTHER_HEADS.iter().any(|start| name.starts_with(start));
-    if let (true, Some(at)) = (*missing == [head], strange.iter().position(|name| is_other_head(name))) {
+    if let (true, Some(at)) = (*missing == [head], strange.iter().position(is_other_head)) {
         let what = format!(
             "is another output head, of a classifier or a reward model, and there is none that predicts tokens ({head}): take \
              the model that it was made of"

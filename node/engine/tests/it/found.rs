@@ -247,7 +247,7 @@ fn a_directory_that_cannot_be_listed_is_named_and_left() {
     fs::write(directory.path().join("a.txt"), format!("{LONG}\n").repeat(9)).unwrap();
     let inner = directory.path().join("inner");
     fs::create_dir(&inner).unwrap();
-    fs::set_permissions(&inner, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&inner, fs::Permissions::from_mode(0o0)).unwrap();
     if fs::read_dir(&inner).is_ok() {
         println!("skipped: this user may list every directory");
         return;
