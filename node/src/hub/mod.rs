@@ -41,8 +41,8 @@ fn token() -> Option<String> {
 }
 
 /// Fetches the files of the model that are not in the cache, and returns its snapshot there, or its GGUF file in that.
-/// `fits` may refuse what the hub has, by names and sizes in bytes, before anything is fetched; what cannot be a base is
-/// refused by the list and by its small files, before the weights are. Errors say what was refused, and what to do.
+/// `fits` may refuse what the hub has, by names and sizes in bytes, before anything is fetched; what cannot be a base
+/// is refused by the list and by its small files, before the weights are. Errors say what was refused, and what to do.
 pub fn fetch(name: &HubName, fits: impl Fn(&[(&str, Option<u64>)]) -> bool) -> Result<PathBuf> {
     ensure!(
         !is_offline(),

@@ -12,8 +12,8 @@
 //!
 //! *What it costs.* A body has at most [`BODY_BYTES_MAX`] bytes. [`ANSWERS_MAX`] answers are made at a time,
 //! [`WAITING_MAX`] wait; who comes then is told to come again. A client whose body takes longer than
-//! [`BODY_PATIENCE`], that does not read for [`READ_PATIENCE`], or whose request takes longer than [`REQUEST_TIME`], gets
-//! no more. Sockets and headers are those of [`crate::http`].
+//! [`BODY_PATIENCE`], that does not read for [`READ_PATIENCE`], or whose request takes longer than [`REQUEST_TIME`],
+//! gets no more. Sockets and headers are those of [`crate::http`].
 
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, stream};

@@ -22,9 +22,10 @@ use crate::device;
 /// and must be empty.
 ///
 /// Files other than weights are the base's, byte for byte; but `config.json` says float32 where it said another type or
-/// none: transformers would round what was trained, to the type that it says or to that of the first tensor. `generation_config.json` and `tokenizer_config.json` are made if
-/// the base has none. `model.safetensors` holds trained tensors as f32, all others as the base stores them; of a GGUF
-/// file those that are quantised, or stored in another order, as f32.
+/// none: transformers would round what was trained, to the type that it says or to that of the first tensor.
+/// `generation_config.json` and `tokenizer_config.json` are made if the base has none. `model.safetensors` holds
+/// trained tensors as f32, all others as the base stores them; of a GGUF file those that are quantised, or stored in
+/// another order, as f32.
 pub fn export(directory: &Path, base: &Checkpoint, trained: &BTreeMap<String, Tensor>) -> Result<()> {
     let architecture = base.architecture()?;
     new_directory(directory)?;

@@ -26,8 +26,8 @@ const INNER_WRAPPERS: [&str; 4] =
 /// What output heads are called, by one release of transformers or another.
 const HEADS: [&str; 2] = ["lm_head.weight", "embed_out.weight"];
 
-/// Where in `files` the tensors of the model are: each of [`Architecture::tensors`], by its name; but of a tied head and
-/// its embedding one or both. Errors name the file and the tensor.
+/// Where in `files` the tensors of the model are: each of [`Architecture::tensors`], by its name; but of a tied head
+/// and its embedding one or both. Errors name the file and the tensor.
 pub fn find(
     source: &str,
     architecture: &dyn Architecture,

@@ -154,8 +154,8 @@ impl HubName {
     }
 }
 
-/// Its snapshot in the cache, or the GGUF file in that; None if nothing of the model is there. What is in a snapshot may
-/// not be all. Errors say what there is instead of what the name means.
+/// Its snapshot in the cache, or the GGUF file in that; None if nothing of the model is there. What is in a snapshot
+/// may not be all. Errors say what there is instead of what the name means.
 pub fn cached(name: &HubName) -> Result<Option<PathBuf>> {
     root().map_or(Ok(None), |root| in_cache(&root, name))
 }

@@ -198,8 +198,8 @@ fn each_wrong_tensor_is_named() {
     assert!(error.contains("which is whole without") && error.contains("save_pretrained"), "{error}");
 }
 
-/// transformers makes up at random what it does not find by name: to load such a checkpoint there and save it, as a node
-/// advised, destroys the model, and the result loads.
+/// transformers makes up at random what it does not find by name: to load such a checkpoint there and save it, as a
+/// node advised, destroys the model, and the result loads.
 #[test]
 fn a_tensor_that_the_model_has_not_is_told_from_one_that_it_lacks() {
     let name = "model.layers.0.self_attn.q_proj.weight";

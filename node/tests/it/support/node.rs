@@ -13,8 +13,8 @@ use super::PATIENCE;
 
 /// The command line of a node with its state in `state`: on loopback, on a port that the system picks, on one core. A
 /// run that it starts has a learning rate and a replay budget that nobody needs to find, unless `arguments` say a rate.
-/// It measures by forwards, a few gradients at a time, unless they say how. It does not stand back behind other programs:
-/// on a busy machine those that do get no turn, and whoever waits for them no answer.
+/// It measures by forwards, a few gradients at a time, unless they say how. It does not stand back behind other
+/// programs: on a busy machine those that do get no turn, and whoever waits for them no answer.
 pub fn command(state: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
     command.arg("--state").arg(state).args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"]).args(arguments);
