@@ -22,7 +22,7 @@ const STOP_BYTES_MAX: usize = 256;
 /// So much of a wrong value is shown.
 const SHOWN_CHARACTERS: usize = 60;
 
-/// What would change an answer, and is not done here: with the value that says nothing, beside null and what is empty.
+/// What would change an answer, and is not done here: with the value that says nothing, beside null.
 const NOT_DONE: [(&str, &str); 9] = [
     ("echo", "false"),
     ("logprobs", "false"),
