@@ -8,8 +8,8 @@
 
 use std::collections::BTreeMap;
 
-/// A machine is live if something new of it came within so long, ms.
-const LIVE_MS: u64 = 60_000;
+/// A machine is live if something new of it came within so long, s.
+const LIVE_SECONDS: u32 = 60;
 /// The bucket holds what comes in so long, ms, or a batch if that is more.
 const BURST_MS: u64 = 4_000;
 /// The same in seconds.
@@ -27,8 +27,11 @@ pub struct Pace {
     budget: u64,
     /// Samples that this machine measures together.
     batch: u64,
-    /// Others: when something new of each key came last.
-    seen: BTreeMap<[u8; 32], u64>,
+    /// Others: in which second something new of each key came last. Of a key the start is enough, in a third of the
+    /// memory: those who make theirs alike count as one.
+    seen: BTreeMap<[u8; 8], u32>,
+    /// No second in `seen` is before this one, so that a tick rarely has to look through a large swarm.
+    oldest: u32,
     /// In the bucket, parts. Less than none after a batch that began when there were fewer machines.
     tokens: i64,
     filled_ms: u64,
@@ -39,13 +42,13 @@ pub struct Pace {
 impl Pace {
     /// An empty bucket.
     pub fn new(budget: u32, batch: u64, now_ms: u64) -> Self {
-        let (seen, tokens, counted) = (BTreeMap::new(), 0, 0);
-        Self { budget: budget.max(1).into(), batch: batch.max(1), seen, tokens, filled_ms: now_ms, counted }
+        let (seen, oldest, tokens, counted) = (BTreeMap::new(), 0, 0, 0);
+        Self { budget: budget.max(1).into(), batch: batch.max(1), seen, oldest, tokens, filled_ms: now_ms, counted }
     }
 
     /// Something new of another machine came.
     pub fn saw(&mut self, key: [u8; 32], now_ms: u64) {
-        self.seen.insert(key, now_ms);
+        self.seen.insert(std::array::from_fn(|index| key[index]), second(now_ms));
     }
 
     /// Own samples below this were made, or are not this machine's to make: they take no tokens.
@@ -76,13 +79,21 @@ impl Pace {
 
     /// Time has passed, and own samples below `next_sample` are made.
     pub fn advance(&mut self, next_sample: u64, now_ms: u64) {
-        self.seen.retain(|_, last_ms| now_ms.saturating_sub(*last_ms) < LIVE_MS);
+        self.forget(second(now_ms));
         let passed_ms = now_ms.saturating_sub(self.filled_ms);
         self.filled_ms = now_ms;
         let came = parts(self.budget.saturating_mul(passed_ms)) / 1_000 / self.live() as i64;
         let made = next_sample.saturating_sub(self.counted);
         self.counted = next_sample;
         self.tokens = self.tokens.saturating_add(came).saturating_sub(parts(made)).min(parts(self.room()));
+    }
+
+    /// Those of whom nothing new came for long are live no more.
+    fn forget(&mut self, now: u32) {
+        if now.saturating_sub(self.oldest) >= LIVE_SECONDS {
+            self.seen.retain(|_, last| now.saturating_sub(*last) < LIVE_SECONDS);
+            self.oldest = self.seen.values().min().copied().unwrap_or(now);
+        }
     }
 
     /// First sample that is not to be made yet, in whole batches. `allowed` was said before: while the trainer is far
@@ -94,6 +105,10 @@ impl Pace {
         let is_ample = allowed >= self.counted.saturating_add(tokens / 2).max(self.counted + 1);
         if is_ample && allowed <= until { allowed } else { whole }
     }
+}
+
+fn second(now_ms: u64) -> u32 {
+    u32::try_from(now_ms / 1_000).unwrap_or(u32::MAX)
 }
 
 /// As parts of tokens.
@@ -171,8 +186,14 @@ mod tests {
         assert_eq!((pace.live(), pace.limit(4_000)), (10, 400));
         pace.advance(0, 69_999);
         assert_eq!(pace.live(), 10);
+        pace.saw([1; 32], 40_000);
+        pace.saw([2; 32], 69_999);
         pace.advance(0, 70_000);
-        assert_eq!((pace.live(), pace.share()), (1, 1_000.0));
+        assert_eq!((pace.live(), pace.share()), (3, 1_000.0 / 3.0));
+        pace.advance(0, 100_000);
+        assert_eq!(pace.live(), 2, "the one that was heard at 40 s is gone");
+        pace.advance(0, 129_000);
+        assert_eq!(pace.live(), 1);
     }
 
     #[test]
