@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use engine::{
     chat::{self, Value},
-    model::Sampling,
+    model::{self, Sampling},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value as Json};
@@ -22,17 +22,17 @@ const STOP_BYTES_MAX: usize = 256;
 /// So much of a wrong value is shown.
 const SHOWN_CHARACTERS: usize = 60;
 
-/// What would change an answer, and is not done here: with the value that says nothing, beside null.
-const NOT_DONE: [(&str, &str); 9] = [
-    ("echo", "false"),
-    ("logprobs", "false"),
-    ("top_logprobs", "0"),
-    ("best_of", "1"),
-    ("suffix", "\"\""),
-    ("response_format", r#"{"type":"text"}"#),
-    ("logit_bias", "{}"),
-    ("presence_penalty", "0"),
-    ("frequency_penalty", "0"),
+/// What would change an answer, and is not done here: with the number that changes nothing.
+const NOT_DONE: [(&str, f64); 9] = [
+    ("echo", 0.0),
+    ("logprobs", 0.0),
+    ("top_logprobs", 0.0),
+    ("best_of", 1.0),
+    ("suffix", 0.0),
+    ("response_format", 0.0),
+    ("logit_bias", 0.0),
+    ("presence_penalty", 0.0),
+    ("frequency_penalty", 0.0),
 ];
 
 /// The body of a request: a JSON object. What is neither read nor refused is not looked at.
@@ -43,14 +43,11 @@ impl Body {
     fn read(bytes: &[u8]) -> Result<Self> {
         let body: Json = serde_json::from_slice(bytes).context("the body is not the JSON of a request")?;
         let Json::Object(fields) = body else { bail!("the body is {}; it must be an object", short(&body)) };
-        for (name, nothing) in NOT_DONE {
+        for (name, neutral) in NOT_DONE {
             let Some(value) = fields.get(name) else { continue };
-            let is_zero = value.as_f64().is_some_and(|number| nothing.parse() == Ok(number));
-            let is_nothing = serde_json::from_str::<Json>(nothing).is_ok_and(|nothing| nothing == *value);
-            let says_nothing = value.is_null() || is_nothing || is_zero;
-            // Of completions a number: how many others to list.
-            let lists_none = name == "logprobs" && value.as_f64() == Some(0.0);
-            ensure!(says_nothing || lists_none, "{name} is {}: this server has no {name}; leave it out", short(value));
+            let is_plain = name == "response_format" && value["type"] == "text";
+            let is_absent = model::says_nothing(value, neutral) || is_plain;
+            ensure!(is_absent, "{name} is {}: this server has no {name}; leave it out", short(value));
         }
         Ok(Self(fields))
     }
@@ -129,10 +126,6 @@ impl Asked {
             let [text] = &texts[..] else { bail!("prompt has {} texts; ask for them one by one", texts.len()) };
             speaker.text(text)?
         };
-        ensure!(
-            !prompt.is_empty(),
-            "the prompt is empty, and the model has no token that starts a text; give a prompt"
-        );
         let prompt_tokens = prompt.len();
         let window = speaker.window()?;
         ensure!(prompt_tokens < window, "the prompt has {prompt_tokens} tokens, and {TOO_LONG} {window}; shorten it");

@@ -99,13 +99,12 @@ impl Speaker {
     /// A conversation as the model reads it, up to where its answer begins, in tokens. Errors are the template's words.
     pub fn conversation(&self, messages: &[Value], tools: Option<&Value>) -> Result<Vec<u32>> {
         let text = self.template.render(messages, tools, true)?;
-        Ok([self.template.opening(&self.tokenizer), &self.tokenizer.encode(&text)?].concat())
+        self.tokenizer.prompt([self.template.opening(&self.tokenizer), &self.tokenizer.encode(&text)?].concat())
     }
 
     /// A text that is to be continued, in tokens.
     pub fn text(&self, text: &str) -> Result<Vec<u32>> {
-        let ids = [self.tokenizer.opening(), &self.tokenizer.encode(text)?].concat();
-        Ok(if ids.is_empty() { self.tokenizer.bos().into_iter().collect() } else { ids })
+        self.tokenizer.prompt([self.tokenizer.opening(), &self.tokenizer.encode(text)?].concat())
     }
 
     /// Texts at which an answer to a conversation ends, beside the tokens that end it.

@@ -35,12 +35,7 @@ pub struct ChatTemplate {
     marks_learned: bool,
 }
 
-/// What of `tokenizer_config.json` matters here.
-#[derive(Deserialize, Default)]
-struct TokenizerConfig {
-    chat_template: Option<Templates>,
-}
-
+/// `chat_template` of `tokenizer_config.json`.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Templates {
@@ -70,12 +65,11 @@ impl ChatTemplate {
 
     /// The model's own, if it has one. `special` takes what its files say of special tokens.
     fn own(checkpoint: &Checkpoint, special: &mut BTreeMap<String, String>) -> Result<Option<Self>> {
-        let config: TokenizerConfig = match checkpoint.file(Role::TokenizerConfig)? {
-            Some(bytes) => serde_json::from_slice(&bytes).context("tokenizer_config.json is malformed")?,
-            None => TokenizerConfig::default(),
-        };
-        special.extend(special_tokens::named(checkpoint.beside_weights())?);
-        let templates = match (checkpoint.file(Role::ChatTemplate)?, config.chat_template) {
+        let config = special_tokens::json(checkpoint.beside_weights(), Role::TokenizerConfig)?;
+        special.extend(special_tokens::named(&config, checkpoint.beside_weights())?);
+        let templates = Option::<Templates>::deserialize(&config["chat_template"])
+            .context("chat_template of tokenizer_config.json is neither a text nor several with names")?;
+        let templates = match (checkpoint.file(Role::ChatTemplate)?, templates) {
             (Some(bytes), _) => {
                 let template = String::from_utf8(bytes).context("chat_template.jinja is not UTF-8")?;
                 vec![("default".to_owned(), template)]

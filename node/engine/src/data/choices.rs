@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use minijinja::Value;
 
-use super::{pack::Pack, text::start};
+use super::pack::Pack;
 use crate::{
     chat::kind,
     model::{Row, Tokenizer},
@@ -115,9 +115,5 @@ fn tokens(prompt: &str, choices: &[String], tokenizer: &Tokenizer) -> Result<(Ve
         None => choices.iter().map(|choice| tokenizer.encode(choice)).collect::<Result<_>>()?,
     };
     ids.splice(..0, tokenizer.opening().iter().copied());
-    if ids.is_empty() {
-        ids.extend(start(tokenizer));
-    }
-    ensure!(!ids.is_empty(), "the prompt is empty and the model has no token that starts a text; give a prompt");
-    Ok((ids, encoded))
+    Ok((tokenizer.prompt(ids)?, encoded))
 }

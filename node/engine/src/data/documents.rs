@@ -8,7 +8,7 @@ use super::{
     part::DocumentRows,
     prompts::{self, Prompt},
     sample::Sample,
-    text::{pieces, start},
+    text::pieces,
     tokens::Tokens,
     window::{answer_windows, document_windows},
 };
@@ -98,11 +98,7 @@ impl Encoder<'_> {
     }
 
     fn completion(&self, prompt: &str, completion: &str) -> Result<Answers> {
-        let mut ids = [self.tokenizer.opening(), &self.ids(prompt)?].concat();
-        if ids.is_empty() {
-            ids.extend(start(self.tokenizer));
-        }
-        ensure!(!ids.is_empty(), "the prompt is empty and the model has no token that starts a text");
+        let mut ids = self.tokenizer.prompt([self.tokenizer.opening(), &self.ids(prompt)?].concat())?;
         let mut learned = vec![false; ids.len()];
         ids.append(&mut self.ids(completion)?);
         ensure!(ids.len() > learned.len(), "the completion has no tokens, there is nothing to learn");
@@ -156,7 +152,7 @@ impl Encoder<'_> {
             learned.resize(ids.len(), true);
         }
         if learned[0] {
-            let start = start(self.tokenizer);
+            let start = self.tokenizer.start();
             ids.splice(0..0, start);
             learned.splice(0..0, start.map(|_| false));
             learned[0] = false;

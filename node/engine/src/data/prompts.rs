@@ -1,6 +1,6 @@
 //! Rows that only ask: what the model is to complete, and what its judge is told of it.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use minijinja::Value;
 use serde::Serialize;
 use std::sync::Arc;
@@ -8,7 +8,6 @@ use std::sync::Arc;
 use super::{
     pack::Pack,
     sample::{self, Question},
-    text::start,
 };
 use crate::{
     chat::ChatTemplate,
@@ -70,11 +69,7 @@ pub fn encode(
             (template.render(messages, tools.as_ref(), true)?, template.opening(tokenizer))
         }
     };
-    let mut ids = [opening, &tokenizer.encode(&text)?].concat();
-    if ids.is_empty() {
-        ids.extend(start(tokenizer));
-    }
-    ensure!(!ids.is_empty(), "the prompt is empty and the model has no token that starts a text; give a prompt");
+    let mut ids = tokenizer.prompt([opening, &tokenizer.encode(&text)?].concat())?;
     let cut = ids.len() > sequence_length;
     if cut {
         tokenizer.cut_start(&mut ids, sequence_length);

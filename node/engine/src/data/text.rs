@@ -16,11 +16,6 @@ const SPLIT_SHARE: u64 = 50;
 /// And within so many bytes.
 const SPLIT_BYTES_MAX: u64 = 1 << 20;
 
-/// What stands before a text of which the first token is to be predicted, too: what starts one, or else what ends one.
-pub fn start(tokenizer: &Tokenizer) -> Option<u32> {
-    tokenizer.bos().or(tokenizer.turn_end())
-}
-
 /// Appends the tokens of `text`.
 pub fn encode_text(text: &str, tokenizer: &Tokenizer, tokens: &mut Tokens) -> Result<()> {
     let pieces: Vec<&str> = pieces(text).collect();

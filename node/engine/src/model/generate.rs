@@ -27,7 +27,7 @@ pub struct Generated {
 /// Continues `prompt` until a token of [`Tokenizer::eos`], a stop text, or `tokens_max`; `on_text` gets each piece of
 /// text as soon as it is certain, and ends the generation with an error of its own.
 ///
-/// `prompt` is fed as it is, special tokens included ([`Tokenizer::encode_whole`] makes one of a text). Where it and
+/// `prompt` is fed as it is, special tokens included ([`Tokenizer::prompt`]). Where it and
 /// what is made outgrow the model's window, the model sees the last tokens that fit.
 pub fn generate(
     model: &dyn Model,
@@ -37,7 +37,7 @@ pub fn generate(
     mut on_text: impl FnMut(&str) -> Result<()>,
 ) -> Result<Generated> {
     sampling.check()?;
-    ensure!(!prompt.is_empty(), "the prompt is empty and the model has no token that starts a text; give a prompt");
+    ensure!(!prompt.is_empty(), "there is no token to continue from");
     let mut random = Xoshiro256PlusPlus::seed_from_u64(sampling.seed);
     let mut text = TextStream::new(tokenizer, prompt, &sampling.stop);
     let mut tokens = prompt.to_vec();

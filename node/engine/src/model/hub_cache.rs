@@ -20,6 +20,8 @@ const FILES_MAX: usize = 10_000;
 const DEPTH_MAX: usize = 8;
 /// What names of files end in, and of models without an owner do not.
 const ENDINGS: [&str; 5] = [".gguf", ".safetensors", ".json", ".bin", ".txt"];
+/// Where the hub's pages are.
+const HOSTS: [&str; 2] = ["huggingface.co", "hf.co"];
 /// Digits of a commit's name.
 const COMMIT_DIGITS: usize = 40;
 
@@ -95,8 +97,11 @@ impl std::fmt::Display for HubName {
 }
 
 /// What `owner/name` or `owner/name@revision` means, with `:FILE` or `:Q4_K_M` behind it where one GGUF file of several
-/// is meant, or as `owner/name/FILE.gguf`; a model may have no owner. None if `text` is no such name.
+/// is meant, or as `owner/name/FILE.gguf`; a model may have no owner. The address of a model's page, or of a file on it,
+/// means the same. None if `text` is no such name.
 pub fn parse(text: &str) -> Option<HubName> {
+    let on_page = shown_at(text);
+    let text = on_page.as_deref().unwrap_or(text);
     let (name, file) = match text.split_once(':') {
         Some((name, file)) => (name, Some(file)),
         None => (text, None),
@@ -117,6 +122,27 @@ pub fn parse(text: &str) -> Option<HubName> {
     };
     let is_name = is_model && revision.split('/').all(is_plain) && file.is_none_or(is_path_below);
     is_name.then(|| HubName { model: model.to_owned(), revision: revision.to_owned(), file: file.map(str::to_owned) })
+}
+
+/// The name of the model that the page at `address` shows, if it is one of the hub's: `https://huggingface.co/owner/name`,
+/// with `/tree/REVISION` or `/blob/REVISION/FILE.gguf` behind it or not, `hf.co/owner/name:Q4_K_M`, `hf://owner/name`.
+fn shown_at(address: &str) -> Option<String> {
+    let path = address.strip_prefix("hf://").or_else(|| {
+        let (host, path) = address.strip_prefix("https://").unwrap_or(address).split_once('/')?;
+        HOSTS.contains(&host).then_some(path)
+    })?;
+    let path = path.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    let parts: Vec<&str> = path.splitn(5, '/').collect();
+    let (model, rest) = parts.split_at(parts.len().min(2));
+    let model = model.join("/");
+    match rest {
+        ["tree" | "blob" | "resolve", revision] => Some(format!("{model}@{revision}")),
+        ["tree" | "blob" | "resolve", revision, file] => {
+            let is_gguf = file.to_lowercase().ends_with(ENDINGS[0]);
+            Some(if is_gguf { format!("{model}@{revision}:{file}") } else { format!("{model}@{revision}") })
+        }
+        _ => Some(path.to_owned()),
+    }
 }
 
 /// Whether it is the path of a file below a directory, and of nothing above it or hidden in it.
@@ -364,6 +390,27 @@ mod tests {
             assert!(parse(path).is_none(), "{path}");
         }
         assert_eq!(parse("a/b@refs/pr/1").unwrap().revision, "refs/pr/1");
+    }
+
+    #[test]
+    fn the_address_of_a_page_means_the_model_that_it_shows() {
+        for (address, expected) in [
+            ("https://huggingface.co/a/b", "a/b"),
+            ("https://huggingface.co/gpt2/", "gpt2"),
+            ("https://huggingface.co/a/b/tree/main", "a/b"),
+            ("https://huggingface.co/a/b/tree/0f3e?x=1#y", "a/b@0f3e"),
+            ("https://huggingface.co/a/b/blob/main/config.json", "a/b"),
+            ("https://huggingface.co/a/b/resolve/main/q/b-Q4_0.gguf?download=true", "a/b:q/b-Q4_0.gguf"),
+            ("hf.co/a/b:Q4_K_M", "a/b:Q4_K_M"),
+            ("hf://a/b", "a/b"),
+        ] {
+            assert_eq!(parse(address).map(|name| name.to_string()).as_deref(), Some(expected), "{address}");
+        }
+        for other in
+            ["https://huggingface.co/datasets/a/b", "https://huggingface.co/", "https://huggingface.co.evil/a/b"]
+        {
+            assert_eq!(parse(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub use generate::{Finish, Generated, generate};
 pub use gradients::Gradient;
 pub use layout::{Layout, Span};
 pub use past::{LayerPast, Past};
-pub use sampling::Sampling;
+pub use sampling::{Sampling, says_nothing};
 pub use suffix::SuffixModel;
 pub use tokenizer::Tokenizer;
 pub use told_paths::{ToldPath, told_paths};

@@ -36,13 +36,19 @@ const NOT_FOLLOWED: [(&str, f64); 20] = [
     ("exponential_decay_length_penalty", 0.0),
 ];
 
+/// Whether a setting changes nothing: it is null, false, empty, or the number `neutral`.
+pub fn says_nothing(value: &Value, neutral: f64) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(all) => all.is_empty(),
+        Value::Object(all) => all.is_empty(),
+        value => value.as_f64() == Some(neutral),
+    }
+}
+
 /// What a `generation_config.json` says that would change a text, and is not followed.
 pub fn not_followed(config: &Value) -> Vec<&'static str> {
-    let says_nothing = |value: &Value, nothing: f64| match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Array(all) => all.is_empty(),
-        value => value.as_f64() == Some(nothing),
-    };
     let is_said = |(name, nothing): &(&str, f64)| config.get(name).is_some_and(|value| !says_nothing(value, *nothing));
     NOT_FOLLOWED.iter().filter(|field| is_said(field)).map(|(name, _)| *name).collect()
 }

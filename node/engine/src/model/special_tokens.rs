@@ -21,7 +21,7 @@ pub struct SpecialTokens {
 impl SpecialTokens {
     /// Reads the small files among `files`. One that is not JSON is an error: transformers would not read it either.
     pub fn read<'a>(files: impl Iterator<Item = &'a OriginalFile> + Clone) -> Result<Self> {
-        let mut named = named(files.clone())?;
+        let mut named = named(&json(files.clone(), Role::TokenizerConfig)?, files.clone())?;
         let generation = json(files, Role::GenerationConfig)?;
         let stops = match generation.get("eos_token_id") {
             None | Some(Value::Null) => generation.is_object().then(Vec::new),
@@ -31,12 +31,11 @@ impl SpecialTokens {
     }
 }
 
-/// Special tokens by the names that `tokenizer_config.json` and `special_tokens_map.json` give them: `bos_token` and so
-/// on. As transformers: newer files say everything in the former (`added_tokens_decoder`); in older ones the map comes
-/// after it.
-pub fn named<'a>(files: impl Iterator<Item = &'a OriginalFile> + Clone) -> Result<BTreeMap<String, String>> {
-    let config = json(files.clone(), Role::TokenizerConfig)?;
-    let mut named: BTreeMap<String, String> = tokens(&config).collect();
+/// Special tokens by the names that `config`, of `tokenizer_config.json`, and `special_tokens_map.json` among `files`
+/// give them: `bos_token` and so on. As transformers: newer files say everything in the former
+/// (`added_tokens_decoder`); in older ones the map comes after it.
+pub fn named<'a>(config: &Value, files: impl Iterator<Item = &'a OriginalFile>) -> Result<BTreeMap<String, String>> {
+    let mut named: BTreeMap<String, String> = tokens(config).collect();
     if config.get("added_tokens_decoder").is_none() {
         named.extend(tokens(&json(files, Role::SpecialTokens)?));
     }

@@ -161,6 +161,21 @@ impl Tokenizer {
         self.bos
     }
 
+    /// What stands before a text of which the first token is to be predicted, too: what starts one, or else what ends
+    /// one.
+    pub fn start(&self) -> Option<u32> {
+        self.bos.or(self.turn_end)
+    }
+
+    /// A prompt: `ids`, or [`Self::start`] where there are none. Errors if there is no such token.
+    pub fn prompt(&self, mut ids: Vec<u32>) -> Result<Vec<u32>> {
+        if ids.is_empty() {
+            ids.extend(self.start());
+        }
+        ensure!(!ids.is_empty(), "the prompt is empty and the model has no token that starts a text; give a prompt");
+        Ok(ids)
+    }
+
     /// The ids that end a text: generation stops at any of them.
     pub fn eos(&self) -> &[u32] {
         &self.eos
