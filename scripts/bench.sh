@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Measures what decides this project's claims about speed, in a few minutes. Run it on a machine that does nothing else.
+# Measures what decides this project's claims about speed, in half an hour on two cores. Run it on a machine that does
+# nothing else.
 #
 #   scripts/bench.sh [--json FILE] [--quick]
 #
