@@ -29,6 +29,8 @@ const LINES_MAX: usize = 1_024;
 const LAST_WORDS_BYTES: usize = 2_048;
 /// What of a line is shown to people, characters.
 const SHOWN_CHARACTERS: usize = 80;
+/// One that has closed its output is given so long to end, and what it said last so long to come.
+const ENDING_PATIENCE: Duration = Duration::from_secs(10);
 /// After so many batches at first a line too many is waited for, and so long.
 const WATCHED_BATCHES: u32 = 4;
 const UNASKED_PATIENCE: Duration = Duration::from_millis(100);
@@ -50,6 +52,8 @@ struct Running {
     input: Option<SyncSender<String>>,
     output: Receiver<Line>,
     last_words: Arc<Mutex<Vec<u8>>>,
+    /// Disconnected once its standard error has ended.
+    heard: Receiver<()>,
     /// Batches that it answered.
     batches: u32,
 }
@@ -144,38 +148,33 @@ impl Program {
         self.group.store(i32::try_from(child.id()).unwrap_or(0), Ordering::Release);
         let (input, lines) = sync_channel(1);
         let (printed, output) = sync_channel(LINES_MAX);
+        let (hears, heard) = sync_channel(1);
         let last_words = Arc::default();
         let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         if let (Some(stdin), Some(stdout), Some(stderr)) = streams {
             let last_words = Arc::clone(&last_words);
             thread::Builder::new().name("program in".into()).spawn(move || feed(stdin, &lines))?;
             thread::Builder::new().name("program out".into()).spawn(move || read(stdout, &printed))?;
-            thread::Builder::new().name("program errors".into()).spawn(move || listen(stderr, &last_words))?;
+            thread::Builder::new().name("program errors".into()).spawn(move || listen(stderr, &last_words, &hears))?;
         }
-        Ok(Running { child, input: Some(input), output, last_words, batches: 0 })
+        Ok(Running { child, input: Some(input), output, last_words, heard, batches: 0 })
     }
 
     /// Ends a program that failed: how it ended, and what it said last. One that `ends` is given a moment to do so by
     /// itself.
     fn stop(&self, mut program: Running, ends: bool) -> (String, String) {
         program.input = None;
+        let begun = Instant::now();
         let mut ended = program.child.try_wait().ok().flatten();
-        for _ in 0..if ends { 100 } else { 0 } {
-            if ended.is_some() {
-                break;
-            }
+        while ends && ended.is_none() && begun.elapsed() < ENDING_PATIENCE {
             thread::sleep(Duration::from_millis(10));
             ended = program.child.try_wait().ok().flatten();
         }
         self.signal(Signal::KILL);
         let status = ended.map_or_else(|| program.child.wait(), Ok);
         self.group.store(0, Ordering::Release);
-        // Its last words may be on their way still; its readers end with it.
-        for _ in 0..2 * LINES_MAX {
-            if program.output.recv_timeout(Duration::from_millis(200)).is_err() {
-                break;
-            }
-        }
+        // Its last words may be on their way still; they end with it, unless what left its group holds the pipe.
+        let _ = program.heard.recv_timeout(ENDING_PATIENCE);
         let words = program.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let words = String::from_utf8_lossy(&words);
         let last: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -300,8 +299,8 @@ fn read(stdout: ChildStdout, printed: &SyncSender<Line>) {
     }
 }
 
-/// Reads all of it, and keeps the end.
-fn listen(mut stderr: ChildStderr, last_words: &Mutex<Vec<u8>>) {
+/// Reads all of it, and keeps the end. `_hears` lives as long.
+fn listen(mut stderr: ChildStderr, last_words: &Mutex<Vec<u8>>, _hears: &SyncSender<()>) {
     let mut piece = [0; LAST_WORDS_BYTES];
     while let Ok(bytes @ 1..) = stderr.read(&mut piece) {
         let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);

@@ -82,7 +82,7 @@ pub struct Snapshot {
     /// Whether this node keeps up with the others.
     #[serde(default)]
     pub load: Load,
-    /// Bytes on the sockets since the program started.
+    /// Bytes on the sockets since the program had the base model.
     pub traffic: Bytes,
     /// What others join by. None before it is known, and in a private run, whose ticket holds its secret.
     #[serde(default)]

@@ -21,8 +21,8 @@
 //! | `onebyte_best_held_out_bits_per_byte`, `onebyte_best_held_out_gradients` | | of the best point, once known |
 //! | `onebyte_held_out_score` | | once known, in place of bits per byte, where a program gives scores |
 //! | `onebyte_best_held_out_accuracy` | | of the best point, in place of bits per byte, where rows have choices |
-//! | `onebyte_received_bytes_total` | cause: gossip, duplicates, exchange, upkeep | since the program started |
-//! | `onebyte_sent_bytes_total` | | since the program started |
+//! | `onebyte_received_bytes_total` | cause: gossip, duplicates, exchange, upkeep | since the program had the base model |
+//! | `onebyte_sent_bytes_total` | | since the program had the base model |
 //! | `onebyte_machines`, `onebyte_peers` | | of the run; connected |
 //! | `onebyte_machine_gradients` | machine | in its ledger; of at most [`MACHINES_MAX`](super::MACHINES_MAX) machines |
 //! | `onebyte_machine_revoked` | machine | 1 if not all of them count |
@@ -122,11 +122,17 @@ fn keeping_up(registry: &mut Registry, snapshot: &Snapshot) {
 
 fn traffic(registry: &mut Registry, snapshot: &Snapshot) {
     let received = snapshot.traffic.causes().map(|(cause, bytes)| (vec![("cause", cause.to_owned())], bytes));
-    let help = "Bytes that the sockets received since the program started";
+    let help = "Bytes that the sockets received since the program had the base model";
     counters(registry, "received", help, Some(Unit::Bytes), received);
     let sent: Counter = Counter::default();
     sent.inc_by(snapshot.traffic.sent);
-    register(registry, "sent", "Bytes that the sockets sent since the program started", Some(Unit::Bytes), sent);
+    register(
+        registry,
+        "sent",
+        "Bytes that the sockets sent since the program had the base model",
+        Some(Unit::Bytes),
+        sent,
+    );
 }
 
 fn others(registry: &mut Registry, snapshot: &Snapshot) {
@@ -237,7 +243,7 @@ mod tests {
             "onebyte_held_out_bits_per_byte 2.885",
             "onebyte_received_bytes_total{cause=\"gossip\"} 11",
             "onebyte_received_bytes_total{cause=\"upkeep\"} 12",
-            "# HELP onebyte_received_bytes Bytes that the sockets received since the program started.",
+            "# HELP onebyte_received_bytes Bytes that the sockets received since the program had the base model.",
             "# UNIT onebyte_received_bytes bytes",
             "onebyte_sent_bytes_total 13",
             "onebyte_phase{phase=\"training\"} 1",

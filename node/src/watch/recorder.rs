@@ -55,9 +55,9 @@ pub struct Metrics {
     pub own_per_second: f64,
     /// Everyone's.
     pub swarm_per_second: f64,
-    /// Bytes from all sockets since the program started.
+    /// Bytes from all sockets since the program had the base model.
     pub received: u64,
-    /// Bytes to all sockets since the program started.
+    /// Bytes to all sockets since the program had the base model.
     pub sent: u64,
     /// See [`Snapshot::staleness`].
     pub staleness: Option<u64>,
