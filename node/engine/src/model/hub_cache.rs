@@ -97,8 +97,8 @@ impl std::fmt::Display for HubName {
 }
 
 /// What `owner/name` or `owner/name@revision` means, with `:FILE` or `:Q4_K_M` behind it where one GGUF file of several
-/// is meant, or as `owner/name/FILE.gguf`; a model may have no owner. The address of a model's page, or of a file on it,
-/// means the same. None if `text` is no such name.
+/// is meant, or as `owner/name/FILE.gguf`; a model may have no owner. The address of a model's page, or of a file on
+/// it, means the same. None if `text` is no such name.
 pub fn parse(text: &str) -> Option<HubName> {
     let on_page = shown_at(text);
     let text = on_page.as_deref().unwrap_or(text);
@@ -124,8 +124,9 @@ pub fn parse(text: &str) -> Option<HubName> {
     is_name.then(|| HubName { model: model.to_owned(), revision: revision.to_owned(), file: file.map(str::to_owned) })
 }
 
-/// The name of the model that the page at `address` shows, if it is one of the hub's: `https://huggingface.co/owner/name`,
-/// with `/tree/REVISION` or `/blob/REVISION/FILE.gguf` behind it or not, `hf.co/owner/name:Q4_K_M`, `hf://owner/name`.
+/// The name of the model that the page at `address` shows, if it is one of the hub's:
+/// `https://huggingface.co/owner/name`, with `/tree/REVISION` or `/blob/REVISION/FILE.gguf` behind it or not,
+/// `hf.co/owner/name:Q4_K_M`, `hf://owner/name`.
 fn shown_at(address: &str) -> Option<String> {
     let path = address.strip_prefix("hf://").or_else(|| {
         let (host, path) = address.strip_prefix("https://").unwrap_or(address).split_once('/')?;
