@@ -32,6 +32,4 @@ pub use interface::{
 pub use state::Replica;
 
 #[cfg(test)]
-mod membership_tests;
-#[cfg(test)]
 mod tests;

@@ -10,10 +10,7 @@ use rand_xoshiro::{
     rand_core::{Rng, SeedableRng},
 };
 
-use super::{
-    tests::{Net, Node, machine, manifest, restore, signer},
-    *,
-};
+use super::{super::*, Net, Node, machine, manifest, restore, signer};
 use crate::{
     anti_entropy::Want,
     machine::MachineId,
