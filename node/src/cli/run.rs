@@ -50,8 +50,9 @@ pub struct RunArgs {
     pub state: Option<PathBuf>,
     /// Hugging Face directory of a model (Llama, Mistral, Qwen2, Qwen3, Gemma 2 and 3, Phi-3, SmolLM3, OLMo 2, Granite,
     /// GPT-2, GPT-NeoX, OPT), a GGUF file of one (quantised: with --lora), its name on Hugging Face's hub (owner/name,
-    /// owner/name@revision, owner/name:Q4_K_M for one GGUF file of several), where it is downloaded if the hub's cache
-    /// has it not, that cache at any level, or `embedded` [default: embedded; a joiner fetches the run's]
+    /// owner/name@revision, owner/name:Q4_K_M for one GGUF file of several; or its page's address), from where it is
+    /// downloaded if the hub's cache has it not, that cache at any level, or `embedded` [default: embedded; a joiner
+    /// fetches the run's]
     #[arg(long, value_name = "PATH|NAME|embedded")]
     pub model: Option<String>,
     /// What a new run trains of it, the rest being frozen: a list, divided by commas, of `attention`, `mlp`, `norms`,

@@ -182,7 +182,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 pub fn generate(args: &GenerateArgs) -> Result<()> {
     let Inspected { model, tokenizer, checkpoint, .. } = Inspected::of(&args.state.state, args.best)?;
     let sampling = chosen_sampling(args, usual_sampling(&checkpoint)?);
-    let prompt = tokenizer.prompt(tokenizer.encode_whole(&args.prompt)?)?;
+    let prompt = tokenizer.prompt(&[], &tokenizer.encode_whole(&args.prompt)?)?;
     say::prompt_outgrows(prompt.len(), model.interface().window_max);
     output::piece(&args.prompt)?;
     model::generate(&*model, &tokenizer, &prompt, &sampling, |text| Ok(output::piece(text)?))?;

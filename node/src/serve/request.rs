@@ -22,17 +22,17 @@ const STOP_BYTES_MAX: usize = 256;
 /// So much of a wrong value is shown.
 const SHOWN_CHARACTERS: usize = 60;
 
-/// What would change an answer, and is not done here: with the number that changes nothing.
-const NOT_DONE: [(&str, f64); 9] = [
-    ("echo", 0.0),
-    ("logprobs", 0.0),
-    ("top_logprobs", 0.0),
-    ("best_of", 1.0),
-    ("suffix", 0.0),
-    ("response_format", 0.0),
-    ("logit_bias", 0.0),
-    ("presence_penalty", 0.0),
-    ("frequency_penalty", 0.0),
+/// What would change an answer, and is not done here: each with the JSON that changes nothing, beside null.
+const NOT_DONE: [(&str, &str); 9] = [
+    ("echo", "false"),
+    ("logprobs", "false"),
+    ("top_logprobs", "0"),
+    ("best_of", "1"),
+    ("suffix", "\"\""),
+    ("response_format", r#"{"type": "text"}"#),
+    ("logit_bias", "{}"),
+    ("presence_penalty", "0"),
+    ("frequency_penalty", "0"),
 ];
 
 /// The body of a request: a JSON object. What is neither read nor refused is not looked at.
@@ -45,9 +45,13 @@ impl Body {
         let Json::Object(fields) = body else { bail!("the body is {}; it must be an object", short(&body)) };
         for (name, neutral) in NOT_DONE {
             let Some(value) = fields.get(name) else { continue };
-            let is_plain = name == "response_format" && value["type"] == "text";
-            let is_absent = model::says_nothing(value, neutral) || is_plain;
-            ensure!(is_absent, "{name} is {}: this server has no {name}; leave it out", short(value));
+            // Of completions a number: how many others to list.
+            let lists_none = name == "logprobs" && *value == 0;
+            ensure!(
+                lists_none || model::says_nothing(value, neutral),
+                "{name} is {}: this server has no {name}; leave it out",
+                short(value)
+            );
         }
         Ok(Self(fields))
     }
@@ -188,6 +192,10 @@ mod tests {
             (r#"{"logprobs": 5}"#, "logprobs is 5"),
             (r#"{"response_format": {"type": "json_object"}}"#, "response_format is"),
             (r#"{"frequency_penalty": 0.5}"#, "frequency_penalty is 0.5"),
+            // What is of another kind than the neutral value is not taken for it.
+            (r#"{"best_of": false}"#, "best_of is false"),
+            (r#"{"echo": 0}"#, "echo is 0"),
+            (r#"{"suffix": false}"#, "suffix is false"),
         ] {
             assert!(refusal(body).contains(expected), "{body}: {}", refusal(body));
         }

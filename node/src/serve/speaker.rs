@@ -99,12 +99,12 @@ impl Speaker {
     /// A conversation as the model reads it, up to where its answer begins, in tokens. Errors are the template's words.
     pub fn conversation(&self, messages: &[Value], tools: Option<&Value>) -> Result<Vec<u32>> {
         let text = self.template.render(messages, tools, true)?;
-        self.tokenizer.prompt([self.template.opening(&self.tokenizer), &self.tokenizer.encode(&text)?].concat())
+        self.tokenizer.prompt(self.template.opening(&self.tokenizer), &self.tokenizer.encode(&text)?)
     }
 
     /// A text that is to be continued, in tokens.
     pub fn text(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.prompt([self.tokenizer.opening(), &self.tokenizer.encode(text)?].concat())
+        self.tokenizer.prompt(self.tokenizer.opening(), &self.tokenizer.encode(text)?)
     }
 
     /// Texts at which an answer to a conversation ends, beside the tokens that end it.

@@ -106,7 +106,7 @@ fn check(choices: &[String], answer: &Value) -> Result<u32> {
 /// Some tokenizers treat the start of a text in their own way, so prompt and choice are tokenised as one text where
 /// that leaves the prompt's tokens as they are, for all choices; each by itself otherwise.
 fn tokens(prompt: &str, choices: &[String], tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<Vec<u32>>)> {
-    let mut ids = tokenizer.encode(prompt)?;
+    let ids = tokenizer.encode(prompt)?;
     let whole = choices.iter().map(|choice| tokenizer.encode(&format!("{prompt}{choice}")));
     let whole = whole.collect::<Result<Vec<_>>>()?;
     let following = whole.iter().map(|whole| whole.strip_prefix(&ids[..]).filter(|rest| !rest.is_empty()));
@@ -114,6 +114,5 @@ fn tokens(prompt: &str, choices: &[String], tokenizer: &Tokenizer) -> Result<(Ve
         Some(following) => following.into_iter().map(<[u32]>::to_vec).collect(),
         None => choices.iter().map(|choice| tokenizer.encode(choice)).collect::<Result<_>>()?,
     };
-    ids.splice(..0, tokenizer.opening().iter().copied());
-    Ok((tokenizer.prompt(ids)?, encoded))
+    Ok((tokenizer.prompt(tokenizer.opening(), &ids)?, encoded))
 }

@@ -98,7 +98,7 @@ impl Encoder<'_> {
     }
 
     fn completion(&self, prompt: &str, completion: &str) -> Result<Answers> {
-        let mut ids = self.tokenizer.prompt([self.tokenizer.opening(), &self.ids(prompt)?].concat())?;
+        let mut ids = self.tokenizer.prompt(self.tokenizer.opening(), &self.ids(prompt)?)?;
         let mut learned = vec![false; ids.len()];
         ids.append(&mut self.ids(completion)?);
         ensure!(ids.len() > learned.len(), "the completion has no tokens, there is nothing to learn");

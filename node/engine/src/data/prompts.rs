@@ -69,7 +69,7 @@ pub fn encode(
             (template.render(messages, tools.as_ref(), true)?, template.opening(tokenizer))
         }
     };
-    let mut ids = tokenizer.prompt([opening, &tokenizer.encode(&text)?].concat())?;
+    let mut ids = tokenizer.prompt(opening, &tokenizer.encode(&text)?)?;
     let cut = ids.len() > sequence_length;
     if cut {
         tokenizer.cut_start(&mut ids, sequence_length);

@@ -27,8 +27,8 @@ pub struct Generated {
 /// Continues `prompt` until a token of [`Tokenizer::eos`], a stop text, or `tokens_max`; `on_text` gets each piece of
 /// text as soon as it is certain, and ends the generation with an error of its own.
 ///
-/// `prompt` is fed as it is, special tokens included ([`Tokenizer::prompt`]). Where it and
-/// what is made outgrow the model's window, the model sees the last tokens that fit.
+/// `prompt` is fed as it is, special tokens included ([`Tokenizer::prompt`]). Where it and what is made outgrow the
+/// model's window, the model sees the last tokens that fit.
 pub fn generate(
     model: &dyn Model,
     tokenizer: &Tokenizer,

@@ -137,10 +137,9 @@ fn shown_at(address: &str) -> Option<String> {
     let (model, rest) = parts.split_at(parts.len().min(2));
     let model = model.join("/");
     match rest {
-        ["tree" | "blob" | "resolve", revision] => Some(format!("{model}@{revision}")),
-        ["tree" | "blob" | "resolve", revision, file] => {
-            let is_gguf = file.to_lowercase().ends_with(ENDINGS[0]);
-            Some(if is_gguf { format!("{model}@{revision}:{file}") } else { format!("{model}@{revision}") })
+        ["tree" | "blob" | "resolve", revision, file @ ..] => {
+            let gguf = file.iter().find(|file| file.to_lowercase().ends_with(ENDINGS[0]));
+            Some(gguf.map_or(format!("{model}@{revision}"), |file| format!("{model}@{revision}:{file}")))
         }
         _ => Some(path.to_owned()),
     }

@@ -13,43 +13,38 @@ const USUAL_TOP_K: usize = 50;
 
 /// Fields of a `generation_config.json` that change a text and are not followed here, each with the value that says
 /// nothing, beside null.
-const NOT_FOLLOWED: [(&str, f64); 20] = [
-    ("min_p", 0.0),
-    ("typical_p", 1.0),
-    ("top_h", 0.0),
-    ("epsilon_cutoff", 0.0),
-    ("eta_cutoff", 0.0),
-    ("penalty_alpha", 0.0),
-    ("guidance_scale", 1.0),
-    ("num_beams", 1.0),
-    ("encoder_repetition_penalty", 1.0),
-    ("no_repeat_ngram_size", 0.0),
-    ("encoder_no_repeat_ngram_size", 0.0),
-    ("min_length", 0.0),
-    ("min_new_tokens", 0.0),
-    ("bad_words_ids", 0.0),
-    ("sequence_bias", 0.0),
-    ("suppress_tokens", 0.0),
-    ("begin_suppress_tokens", 0.0),
-    ("forced_bos_token_id", -1.0),
-    ("forced_eos_token_id", -1.0),
-    ("exponential_decay_length_penalty", 0.0),
+const NOT_FOLLOWED: [(&str, &str); 20] = [
+    ("min_p", "0"),
+    ("typical_p", "1"),
+    ("top_h", "0"),
+    ("epsilon_cutoff", "0"),
+    ("eta_cutoff", "0"),
+    ("penalty_alpha", "0"),
+    ("guidance_scale", "1"),
+    ("num_beams", "1"),
+    ("encoder_repetition_penalty", "1"),
+    ("no_repeat_ngram_size", "0"),
+    ("encoder_no_repeat_ngram_size", "0"),
+    ("min_length", "0"),
+    ("min_new_tokens", "0"),
+    ("bad_words_ids", "[]"),
+    ("sequence_bias", "{}"),
+    ("suppress_tokens", "[]"),
+    ("begin_suppress_tokens", "[]"),
+    ("forced_bos_token_id", "-1"),
+    ("forced_eos_token_id", "-1"),
+    ("exponential_decay_length_penalty", "[]"),
 ];
 
-/// Whether a setting changes nothing: it is null, false, empty, or the number `neutral`.
-pub fn says_nothing(value: &Value, neutral: f64) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(all) => all.is_empty(),
-        Value::Object(all) => all.is_empty(),
-        value => value.as_f64() == Some(neutral),
-    }
+/// Whether a setting changes nothing: it is null, or `neutral`, which is JSON; numbers are compared as numbers.
+pub fn says_nothing(value: &Value, neutral: &str) -> bool {
+    let is_number = value.as_f64().is_some_and(|number| neutral.parse() == Ok(number));
+    value.is_null() || is_number || serde_json::from_str::<Value>(neutral).is_ok_and(|neutral| neutral == *value)
 }
 
 /// What a `generation_config.json` says that would change a text, and is not followed.
 pub fn not_followed(config: &Value) -> Vec<&'static str> {
-    let is_said = |(name, nothing): &(&str, f64)| config.get(name).is_some_and(|value| !says_nothing(value, *nothing));
+    let is_said = |(name, neutral): &(&str, &str)| config.get(name).is_some_and(|value| !says_nothing(value, neutral));
     NOT_FOLLOWED.iter().filter(|field| is_said(field)).map(|(name, _)| *name).collect()
 }
 
