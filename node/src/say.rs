@@ -128,12 +128,20 @@ pub fn news(news: &Notice, names: &Names<'_>) {
             tracing::warn!("{} sent no usable manifest: {reason}", names.peer_id(*node));
         }
         Notice::GivenUp { node, reason } => tracing::warn!("{} is done without: {reason}", names.peer_id(*node)),
-        Notice::NobodyHasRun => tracing::info!(
-            "nobody of {} is seen on the local network yet; still looking. A ticket (--join) names it from anywhere",
-            names.wished.map_or_else(|| "a run".into(), |run| format!("run {run}"))
+        Notice::NobodyHasRun { neighbours } => tracing::info!(
+            "nobody of {} is found yet{}; still looking. A ticket (--join) names it from anywhere",
+            names.wished.map_or_else(|| "a run".into(), |run| format!("run {run}")),
+            match neighbours {
+                0 => String::new(),
+                count => format!(": {count} connected, which have none to join or are relays"),
+            }
         ),
-        Notice::NobodyHasBase => tracing::warn!(
+        Notice::NobodyHasBase { neighbours: 0 } => tracing::warn!(
             "no peer that could send the base model is connected; still trying. --model gives it from disk"
+        ),
+        Notice::NobodyHasBase { neighbours } => tracing::warn!(
+            "{neighbours} connected, and for a while none of them has sent anything of the base model: their own may be \
+             damaged, or the line too slow; still trying. --model gives it from disk"
         ),
         Notice::CaughtUp { after_ms } => caught_up(*after_ms, names.replica),
         Notice::Behind(load) => tracing::warn!("{}", falls_behind(load)),
@@ -230,6 +238,7 @@ fn new_incarnation(cause: IncarnationCause, machine: &MachineId) {
              run elsewhere"
         }
         IncarnationCause::Unanswered => "no peer could confirm this machine's ledger",
+        IncarnationCause::Revoked => "the run's authority withdrew gradients of this machine",
         IncarnationCause::Forked => {
             "this machine's key signed two histories, so its ledger was revoked everywhere: make sure that no copy of the state \
              directory runs elsewhere"
@@ -361,6 +370,14 @@ pub fn storage_fails(error: &str) {
 /// It takes them again.
 pub fn storage_recovered() {
     tracing::info!("the state directory takes writes again");
+}
+
+/// A part of the base model cannot be sent to those who join.
+pub fn base_damaged(error: &anyhow::Error) {
+    tracing::error!(
+        "the base model here is damaged ({error:#}): nobody can join from this machine alone, and a start that needs it \
+         fails. Stop the node, remove that file, and start it again: it fetches the base anew, or takes it from --model"
+    );
 }
 
 /// No checkpoint file could be written.

@@ -39,7 +39,7 @@ pub enum Next {
     Nothing,
     /// Its own samples are not in the ledger yet: sign them.
     Flush,
-    /// The own ledger began anew meanwhile: it holds samples that are in no ledger.
+    /// It holds samples that come into no ledger: the own one began anew meanwhile, or does not take them.
     Discard,
     /// It may count, with this in it.
     Commit(Vec<Contained>),
@@ -128,7 +128,8 @@ impl Checkpoints {
     /// What is to be done with a file that was written.
     pub fn next(&mut self, replica: &Replica, now_ms: u64) -> Next {
         let State::Written { machine, next_sample, .. } = &self.state else { return Next::Nothing };
-        if *machine != replica.own_machine() {
+        // What was measured was told before the file was written.
+        if *machine != replica.own_machine() || *next_sample > replica.own_next_sample() {
             self.end(now_ms);
             return Next::Discard;
         }

@@ -44,6 +44,8 @@ pub struct Goals {
     evaluation_took_ms: u64,
     /// The revision at which the evaluation under way began, None if its weights lack some of that.
     evaluating: Option<Option<u64>>,
+    /// Whether an evaluation began when all was made and nothing had come for long enough: the last one.
+    has_last_look: bool,
     /// Whether own samples ended because the held-out curve is flat.
     has_stopped_flat: bool,
     planted: Planted,
@@ -66,6 +68,7 @@ impl Goals {
             last_evaluation: None,
             evaluation_took_ms: 0,
             evaluating: None,
+            has_last_look: false,
             has_stopped_flat: false,
             planted,
         }
@@ -174,9 +177,11 @@ impl Goals {
         self.has_stopped_flat
     }
 
-    /// Whether to leave of one's own accord, given that nothing waits for the trainer. What is left is evaluated first.
+    /// Whether to leave of one's own accord, given that nothing waits for the trainer. What is left is evaluated first,
+    /// once: where nothing is waited for, others may go on for ever.
     pub fn is_done(&self, replica: &Replica, now_ms: u64) -> bool {
-        self.is_idle(replica, now_ms) && self.evaluating.is_none() && !(self.settings.evaluates && self.has_news())
+        let is_seen = !self.settings.evaluates || self.has_last_look || !self.has_news();
+        self.is_idle(replica, now_ms) && self.evaluating.is_none() && is_seen
     }
 
     /// Whether all is made, and nothing came for as long as a machine stays that leaves when idle.
@@ -196,10 +201,14 @@ impl Goals {
     pub fn evaluates_now(&mut self, replica: &Replica, complete: bool, is_paused: bool, now_ms: u64) -> bool {
         let pause_ms = EVALUATION_INTERVAL_MS.max(self.evaluation_took_ms.saturating_mul(OVERHEAD_PART));
         let is_over = self.last_evaluation.is_none_or(|(last_ms, _)| now_ms.saturating_sub(last_ms) >= pause_ms);
-        let is_due = self.has_news() && (is_over && !is_paused || complete && self.is_idle(replica, now_ms));
+        let is_idle = self.is_idle(replica, now_ms);
+        self.has_last_look &= is_idle;
+        let is_last = complete && is_idle && !self.has_last_look;
+        let is_due = self.has_news() && (is_over && !is_paused || is_last);
         let evaluates = self.settings.evaluates && self.has_joined && self.evaluating.is_none() && is_due;
         if evaluates {
             self.evaluating = Some(complete.then_some(self.revision));
+            self.has_last_look |= is_last;
         }
         evaluates
     }

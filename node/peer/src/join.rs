@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Answer, NodeId, Run,
-    exchange::Purpose,
+    exchange::{ANSWER_MS_MAX, Purpose},
     limits::Severity,
     planted::{Fault, Planted},
 };
@@ -18,8 +18,10 @@ use crate::{
 const QUESTIONS_PER_NODE: usize = 4;
 /// The same at a node that once had no answer in time: what a slow link brings together comes too late together.
 const QUESTIONS_PER_SLOW_NODE: usize = 1;
-/// A node that had no answer is left alone for so long, ms.
+/// A node that had no answer is left alone for so long, ms, and for twice as long each time that it has none again:
+/// those who never answer must not take turns at keeping a joiner from those who would.
 const REST_MS: u64 = 5_000;
+const REST_MS_MAX: u64 = 80_000;
 /// People hear that nobody can help this often, ms.
 const NOBODY_INTERVAL_MS: u64 = 15_000;
 
@@ -57,13 +59,19 @@ pub struct Join {
     of_other_runs: BTreeSet<NodeId>,
     run: Option<Run>,
     fetch: Option<Fetch>,
-    /// Nodes that had no answer, and when they may be asked again.
-    resting: BTreeMap<NodeId, u64>,
+    /// Nodes that had no answer.
+    resting: BTreeMap<NodeId, Rest>,
     /// Nodes from which a chunk did not come in time.
     slow: BTreeSet<NodeId>,
-    /// When somebody could last be asked.
+    /// When somebody last sent something of use.
     helped_ms: u64,
     planted: Planted,
+}
+
+/// How a node that had no answer is left alone.
+struct Rest {
+    until_ms: u64,
+    lasts_ms: u64,
 }
 
 /// The base model on its way.
@@ -211,12 +219,23 @@ impl Join {
         };
         match &taken {
             Taken::Rests | Taken::NoManifest(_) | Taken::Wrong(_) | Taken::OtherRun { .. } => {
-                self.resting.insert(node, now_ms.saturating_add(REST_MS));
+                self.leave_alone(node, now_ms);
                 self.forget_digests(node);
             }
-            Taken::Well | Taken::Manifest(_) | Taken::Digests(_) | Taken::Chunk(_) => {}
+            Taken::Well | Taken::Manifest(_) | Taken::Digests(_) | Taken::Chunk(_) => {
+                self.resting.remove(&node);
+                self.helped_ms = now_ms;
+            }
         }
         taken
+    }
+
+    /// What it was asked at once, it fails to answer at once: that is one failure.
+    fn leave_alone(&mut self, node: NodeId, now_ms: u64) {
+        if !self.rests(node, now_ms) {
+            let lasts_ms = self.resting.get(&node).map_or(REST_MS, |rest| (2 * rest.lasts_ms).min(REST_MS_MAX));
+            self.resting.insert(node, Rest { until_ms: now_ms.saturating_add(lasts_ms), lasts_ms });
+        }
     }
 
     /// Whether the base is on its way.
@@ -226,7 +245,7 @@ impl Join {
 
     /// Whether the node is left alone for now.
     pub fn rests(&self, node: NodeId, now_ms: u64) -> bool {
-        self.resting.get(&node).is_some_and(|until| *until > now_ms)
+        self.resting.get(&node).is_some_and(|rest| rest.until_ms > now_ms)
     }
 
     fn take_manifest(&mut self, node: NodeId, answer: Answer) -> Taken {
@@ -287,14 +306,15 @@ impl Join {
         }
     }
 
-    /// Whether people should hear that for a while nobody was connected who could send the base; or, where no node was
-    /// named to be asked, nobody of a run.
+    /// Whether people should hear that for a while nobody sent anything of the base, or of a run to join.
     pub fn nobody_helps(&mut self, neighbours: &BTreeSet<NodeId>, now_ms: u64) -> bool {
-        let waits = self.fetch.is_some() || self.run.is_none() && self.bootstraps.is_empty();
-        if !waits || neighbours.iter().any(|node| !self.rests(*node, now_ms)) {
+        if self.fetch.is_none() && self.run.is_some() {
             self.helped_ms = now_ms;
         }
-        let is_due = now_ms.saturating_sub(self.helped_ms) >= NOBODY_INTERVAL_MS;
+        // Who is being asked may take a while.
+        let is_asking = neighbours.iter().any(|node| !self.rests(*node, now_ms));
+        let patience_ms = NOBODY_INTERVAL_MS + if is_asking { ANSWER_MS_MAX } else { 0 };
+        let is_due = now_ms.saturating_sub(self.helped_ms) >= patience_ms;
         if is_due {
             self.helped_ms = now_ms;
         }

@@ -3,7 +3,7 @@
 use protocol::replica::Replica;
 use serde::Serialize;
 
-/// Neighbours who neither agree nor bring anything for so long are left as they are, ms.
+/// When for so long no further neighbour has agreed, the others are left as they are, ms.
 const AGREEMENT_IDLE_MS: u64 = 20_000;
 /// Neighbours are compared with this often, ms.
 const COMPARE_INTERVAL_MS: u64 = 500;
@@ -53,8 +53,11 @@ pub struct Leaving {
 
 struct Agreeing {
     compared_ms: Option<u64>,
-    /// Revision of the version vector and agreeing neighbours when there was last more of either, and when that was.
-    progress: (u64, usize, u64),
+    /// What the neighbours are to have: all that was here at this revision of the version vector. What comes later is
+    /// not waited for, or a swarm that goes on training would never let anyone go.
+    revision: u64,
+    /// The fewest neighbours that lacked some of it, and since when there are no fewer.
+    progress: (usize, u64),
 }
 
 impl Leaving {
@@ -65,8 +68,9 @@ impl Leaving {
 
     /// Of one's own accord: when the neighbours have what this machine has.
     pub fn once_all_agree(replica: &Replica, now_ms: u64) -> Self {
-        let progress = (replica.vector().revision(), replica.agreeing(), now_ms);
-        Self { agreeing: Some(Agreeing { compared_ms: None, progress }), ..Self::at_once(now_ms) }
+        let revision = replica.vector().revision();
+        let agreeing = Agreeing { compared_ms: None, revision, progress: (replica.lacking(revision), now_ms) };
+        Self { agreeing: Some(agreeing), ..Self::at_once(now_ms) }
     }
 
     /// A person does not want to wait for the neighbours.
@@ -93,14 +97,12 @@ impl Leaving {
     /// Ends the comparing if all agree, or nothing comes of it any more. True if it has ended just now.
     pub fn agrees_now(&mut self, replica: &Replica, now_ms: u64) -> bool {
         let Some(agreeing) = &mut self.agreeing else { return false };
-        let (revision, neighbours) = (replica.vector().revision(), replica.agreeing());
-        let (last_revision, last_neighbours, _) = agreeing.progress;
-        if revision != last_revision || neighbours > last_neighbours {
-            agreeing.progress = (revision, neighbours, now_ms);
+        let lacking = replica.lacking(agreeing.revision);
+        if lacking < agreeing.progress.0 {
+            agreeing.progress = (lacking, now_ms);
         }
-        let (.., since_ms) = agreeing.progress;
-        let is_idle = now_ms.saturating_sub(since_ms) >= AGREEMENT_IDLE_MS;
-        let has_ended = replica.agrees_with_all() || is_idle;
+        let (_, since_ms) = agreeing.progress;
+        let has_ended = lacking == 0 || now_ms.saturating_sub(since_ms) >= AGREEMENT_IDLE_MS;
         if has_ended {
             self.agreeing = None;
             self.since_ms = now_ms;

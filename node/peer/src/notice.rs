@@ -69,9 +69,15 @@ pub enum Notice {
         here: u64,
     },
     /// For a while nobody was found who is of a run to join.
-    NobodyHasRun,
-    /// No connected node could send the base model for a while.
-    NobodyHasBase,
+    NobodyHasRun {
+        /// Nodes that are connected all the same.
+        neighbours: usize,
+    },
+    /// No connected node sent anything of the base model for a while.
+    NobodyHasBase {
+        /// Nodes that are connected all the same.
+        neighbours: usize,
+    },
     /// What others had when this machine came is here: training begins.
     CaughtUp {
         /// Since the start, ms.

@@ -230,8 +230,11 @@ impl Peer {
             }
             Input::Disconnected(node) => join.gone(node),
             Input::Tick if join.nobody_helps(self.links.neighbours(), now_ms) => {
-                let has_run = join.run().is_some();
-                let notice = if has_run { Notice::NobodyHasBase } else { Notice::NobodyHasRun };
+                let neighbours = self.links.neighbours().len();
+                let notice = match join.run() {
+                    Some(_) => Notice::NobodyHasBase { neighbours },
+                    None => Notice::NobodyHasRun { neighbours },
+                };
                 self.outputs.push_back(Output::Notice(notice));
             }
             // Nothing to judge it by yet; anti-entropy brings it later.

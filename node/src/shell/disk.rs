@@ -4,11 +4,14 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use peer::{Input, Output, Piece, exchange};
 use protocol::{message::Response, replica::Contained};
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Once},
+};
 
 use crate::{
     network::{Multiaddr, PeerId},
-    records,
+    records, say,
     storage::{BaseDownload, BaseReader, StateDir, StorageHandle, StorageState, checkpoint::WrittenCheckpoint},
 };
 
@@ -32,6 +35,8 @@ pub struct Disk {
     /// Number of the last write that was handed over.
     handed_over: u64,
     base: Option<BaseReader>,
+    /// People hear of a damaged base once.
+    base_damage: Once,
     download: Option<(BaseDownload, ProgressBar)>,
     /// A checkpoint file that does not count yet, and the state of the estimator that goes with it.
     written: Option<(WrittenCheckpoint, Vec<u8>)>,
@@ -48,6 +53,7 @@ impl Disk {
             storage: None,
             seen: StorageState::default(),
             handed_over: 0,
+            base_damage: Once::new(),
             base: None,
             download: None,
             written: None,
@@ -187,7 +193,7 @@ impl Disk {
         exchange::serve(piece, digests, |index| {
             let chunk = base.chunk(index);
             if let Err(error) = &chunk {
-                tracing::debug!(index, %error, "a chunk of the base model that cannot be served");
+                self.base_damage.call_once(|| say::base_damaged(error));
             }
             chunk.ok()
         })

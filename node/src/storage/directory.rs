@@ -79,6 +79,13 @@ impl StateDir {
         let home = home(&file)?;
         let fresh = database.get("format")?.is_none();
         if fresh {
+            // A run of which only the database is gone: another one would begin over what is left of it.
+            ensure!(
+                !path.join(BASE).exists(),
+                "{}: is empty or was missing, though {BASE} of a run is here. Put it back if there is a copy; else move the \
+                 directory away: what others hold of this machine's gradients stays theirs",
+                file.display()
+            );
             initialize(&database, &home)?;
         }
         check_format(&database, path)?;

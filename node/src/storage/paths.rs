@@ -35,11 +35,12 @@ pub fn sync_directory(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless `path` is inside a usable directory.
+/// Fails unless the base at `path` is there.
 pub fn refuse_missing(path: &Path) -> Result<()> {
     if !path.exists() {
         bail!(
-            "{}: is missing; the node fetches the base again if you delete the state directory and join anew",
+            "{}: is missing; start the node on this state directory once: it takes the base from --model, or from other \
+             machines of the run",
             path.display()
         );
     }

@@ -30,6 +30,15 @@ fn a_start_that_fails_leaves_no_run_and_one_without_gradients_gives_way() {
     assert!(worked && said.contains("going on with run"), "{said}");
     let (worked, said) = run(&[&once[..], &["--data", text, "--epsilon", "0.001"]].concat());
     assert!(worked && said.contains("--epsilon is of new runs only"), "{said}");
+    // A run whose database is gone is not begun over.
+    for empties in [true, false] {
+        match empties {
+            true => std::fs::write(state.join("node.redb"), b"").unwrap(),
+            false => std::fs::remove_file(state.join("node.redb")).unwrap(),
+        }
+        let (worked, said) = run(&[&once[..], &["--data", text]].concat());
+        assert!(!worked && said.contains("node.redb: is empty or was missing") && !said.contains("new run"), "{said}");
+    }
 }
 
 #[test]

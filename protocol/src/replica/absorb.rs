@@ -51,6 +51,9 @@ impl Replica {
     }
 
     fn pushed(&mut self, from: NodeId, push: Push, now_ms: u64) -> Result<Verdict, InvalidChunk> {
+        if self.peers.get(&from).is_some_and(|state| state.is_unsound(now_ms)) {
+            return Ok(Verdict::Ignore);
+        }
         let machine = match push.author {
             Author::Introduced(machine) => machine,
             Author::Known(handle) => match self.accounts.by_handle(&handle) {
@@ -91,7 +94,11 @@ impl Replica {
                 }
                 // A forker can make four bytes of two branches match, to have honest neighbours penalize each other:
                 // the signature may be right for a predecessor that only the sender knows.
-                Err(InvalidChunk::Signature(_)) if first > 0 => {}
+                Err(InvalidChunk::Signature(_)) if first > 0 => {
+                    if let Some(state) = self.peers.get_mut(&from) {
+                        state.count_unsound(now_ms);
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }

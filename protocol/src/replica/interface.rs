@@ -7,6 +7,7 @@ use crate::{
     machine::MachineId,
     message::{Gossip, Question},
     replay::Contribution,
+    revocation::Revocation,
     segment::{Chunk, Digest},
     statement::Statement,
 };
@@ -125,6 +126,15 @@ pub enum IncarnationCause {
     Unanswered,
     /// The own key signed two histories: another process uses it, or this disk was rolled back.
     Forked,
+    /// The authority revoked samples of the own ledger.
+    Revoked,
+}
+
+impl IncarnationCause {
+    /// What a revocation of the own ledger comes to.
+    pub(super) fn of(revocation: &Revocation) -> Self {
+        if revocation.is_fork() { Self::Forked } else { Self::Revoked }
+    }
 }
 
 /// What the driver is to do.

@@ -59,9 +59,16 @@ impl Replica {
         others.map(|account| (*account.machine(), account.ledger().swarm_step()))
     }
 
-    /// Whether no segment of an incarnation given up is still on its way to the disk.
+    /// Own samples below this stay in the weights: those that count, of those that there are.
+    pub fn own_kept(&self) -> u64 {
+        self.own_next_sample().min(self.floor(&self.own.machine))
+    }
+
+    /// Whether what is on its way to the disk stays in the weights: no segment of an incarnation given up, and no own
+    /// sample that does not count.
     pub fn own_is_settled(&self) -> bool {
-        self.own.unstored.iter().all(|(_, chunk)| chunk.machine == self.own.machine)
+        let is_kept = self.own_kept() == self.own_next_sample() || self.own_waiting() == 0;
+        is_kept && self.own.unstored.iter().all(|(_, chunk)| chunk.machine == self.own.machine)
     }
 
     /// Swarm step of the last own byte that is signed.
@@ -95,7 +102,7 @@ impl Replica {
         if let Some(account) = self.accounts.get(&self.own.machine) {
             self.own.next = (account.ledger().height(), account.ledger().head());
         }
-        let revoked = self.accounts.get(&self.own.machine).is_some_and(|account| account.revocation().is_some());
+        let revoked = self.revocation(&self.own.machine).map(IncarnationCause::of);
         self.own.signing = match head {
             OwnHead::Sure => Signing::Sure,
             // Nothing more of it will ever be signed, so nobody needs to vouch for it.
@@ -105,8 +112,8 @@ impl Replica {
             }
         };
         self.settle_all();
-        if revoked {
-            self.renew(IncarnationCause::Forked);
+        if let Some(cause) = revoked {
+            self.renew(cause);
         }
         self.tick(now_ms);
     }
@@ -298,7 +305,7 @@ impl Replica {
         // A segment that was never signed is nowhere else.
         let unsigned = std::mem::take(&mut self.own.unsigned);
         let mut unstored = VecDeque::new();
-        if cause == IncarnationCause::Forked {
+        if matches!(cause, IncarnationCause::Forked | IncarnationCause::Revoked) {
             std::mem::swap(&mut unstored, &mut self.own.unstored);
         }
         let given_up = unsigned.iter().map(|(_, chunk)| chunk).chain(unstored.iter().map(|(_, chunk)| &**chunk));

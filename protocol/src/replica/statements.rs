@@ -78,6 +78,7 @@ impl Replica {
         let machine = revocation.machine();
         let revoked_from = (!revocation.is_fork()).then(|| revocation.floor());
         self.spread(Statement::Revocation(revocation.clone()));
+        let cause = IncarnationCause::of(&revocation);
         let was = self.accounts.revoke(&self.run, revocation);
         self.outputs.push_back(Output::Report(match revoked_from {
             None => Report::Forked { machine, was },
@@ -85,7 +86,7 @@ impl Replica {
         }));
         self.settle(&machine);
         if machine == self.own.machine {
-            self.renew(IncarnationCause::Forked);
+            self.renew(cause);
         }
     }
 

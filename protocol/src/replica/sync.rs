@@ -87,15 +87,16 @@ impl Replica {
         self.tick(now_ms);
     }
 
-    /// Whether every connected peer agreed at the present root.
-    pub fn agrees_with_all(&self) -> bool {
-        self.agreeing() == self.peers.len()
+    /// How many connected peers, the mute ones aside, are not known to hold all that was here when the version vector
+    /// stood at `revision`.
+    pub fn lacking(&self, revision: u64) -> usize {
+        let lacks = |state: &&PeerState| !state.is_mute && state.agreed.is_none_or(|agreed| agreed < revision);
+        self.peers.values().filter(lacks).count()
     }
 
-    /// How many connected peers agreed at the present root.
-    pub fn agreeing(&self) -> usize {
-        let root = self.vector().root();
-        self.peers.values().filter(|state| state.agreed == Some(root)).count()
+    /// How many connected peers did not answer the last question, or could not: relays, among others.
+    pub fn mute(&self) -> usize {
+        self.peers.values().filter(|state| state.is_mute).count()
     }
 
     /// Whether a neighbour has told its standings in full, and nothing that anyone told of is still to be fetched.
@@ -187,8 +188,8 @@ impl Replica {
             state.summary_due_ms = None;
             state.last_summary_ms = Some(now_ms);
             state.listed = 0;
-            let root = self.vector().root();
-            return Some((Asked::Summary(root), Question::Summary { root }));
+            let (root, revision) = (self.vector().root(), self.vector().revision());
+            return Some((Asked::Summary(revision), Question::Summary { root }));
         }
         None
     }
@@ -197,10 +198,10 @@ impl Replica {
     pub fn answer(&mut self, peer: NodeId, question: &Question, now_ms: u64) -> Option<Response> {
         match question {
             Question::Summary { root } => {
-                let ours = self.vector().root();
-                if *root == ours {
+                let revision = self.vector().revision();
+                if *root == self.vector().root() {
                     if let Some(state) = self.peers.get_mut(&peer) {
-                        state.agreed = Some(ours);
+                        (state.agreed, state.is_mute) = (Some(revision), false);
                     }
                     return Some(Response::Same);
                 }
@@ -287,6 +288,7 @@ impl Replica {
     /// The peer failed to answer, or answered that it cannot.
     pub fn no_answer(&mut self, peer: NodeId) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
+        state.is_mute = true;
         match state.waiting.take() {
             Some(Asked::Fetch(_)) => {
                 state.is_fruitless = true;
@@ -302,9 +304,10 @@ impl Replica {
         let Some(asked) = state.waiting.take() else {
             return self.outputs.push_back(Output::Penalize(peer, Offence::Unasked));
         };
+        state.is_mute = matches!(response, Response::Unavailable);
         let result = match (asked, response) {
-            (Asked::Summary(root), Response::Same) => {
-                state.agreed = Some(root);
+            (Asked::Summary(revision), Response::Same) => {
+                state.agreed = Some(revision);
                 state.compared = true;
                 // Whoever has the same version vector has the own head.
                 self.own_head_answered(true, now_ms);

@@ -34,10 +34,12 @@ impl Machine {
         {
             let takes_time = self.replay_us > 0.0;
             let is_replay = matches!(trainer.works.front(), Some(Work::ReplayLedgers(_)));
-            // Work for another machine waits until the gradient that is under way is told.
-            let waits = trainer.measuring.is_some()
-                && (takes_time || matches!(trainer.works.front(), Some(Work::Adopt(..))))
-                || trainer.sweeping.is_some();
+            // Whoever looks at the weights, or turns to another machine, has told of the gradient that is under way.
+            let comes_after = matches!(
+                trainer.works.front(),
+                Some(Work::Adopt(..) | Work::Evaluate | Work::Checkpoint | Work::Weigh(_))
+            );
+            let waits = trainer.measuring.is_some() && (takes_time || comes_after) || trainer.sweeping.is_some();
             // Until it is seen: a machine that makes nothing would keep the swarm from its end.
             let starves =
                 swarm.sabotage == Some(Sabotage::Starve) && self.number == 1 && swarm.truth.starved.is_empty();

@@ -175,7 +175,11 @@ impl Fault {
             What::DiskRolledBack { machines, by_seconds, back_after_seconds } => {
                 (*machines, vec![*by_seconds, *back_after_seconds])
             }
-            What::ClockJump { machines, by_seconds } => (*machines, vec![by_seconds.abs()]),
+            What::ClockJump { machines, by_seconds } => {
+                let at = self.at_seconds;
+                ensure!(-by_seconds <= at, "fault.by_seconds is {by_seconds} at second {at}: before the run began");
+                (*machines, vec![by_seconds.abs()])
+            }
             What::Revoke { .. } => (1, vec![]),
         };
         ensure!((1..=MACHINES_MAX).contains(&machines), "fault.machines is {machines}: 1 to {MACHINES_MAX}");

@@ -395,7 +395,11 @@ impl Scenario {
         for (name, value) in positive.into_iter().chain(language) {
             ensure!(value > 0.0 && value <= 1e9, "{name} is {value}: it must be positive, and at most 10^9");
         }
-        ensure!(self.speed.spread >= 1.0, "speed.spread is {}: it must be at least 1", self.speed.spread);
+        if let Some(bytes) = self.bytes_after_restart_max {
+            ensure!((0.0..=1e9).contains(&bytes), "bytes_after_restart_max is {bytes}: it must be between 0 and 10^9");
+        }
+        let spread = self.speed.spread;
+        ensure!((1.0..=1e6).contains(&spread), "speed.spread is {spread}: it must be between 1 and 10^6");
         let not_negative = [
             ("joins_over_seconds", self.joins_over_seconds),
             ("speed.replay_us", self.speed.replay_us),
@@ -459,6 +463,9 @@ mod tests {
         assert!(complaint(&|s| s.machines = 0).contains("machines is 0"));
         assert!(complaint(&|s| s.link.loss = 1.5).contains("link.loss is 1.5"));
         assert!(complaint(&|s| s.speed.spread = 0.5).contains("speed.spread"));
+        assert!(complaint(&|s| s.speed.spread = f64::INFINITY).contains("speed.spread"));
+        let back = || Fault { at_seconds: 5.0, what: What::ClockJump { machines: 1, by_seconds: -6.0 } };
+        assert!(complaint(&|s| s.faults.push(back())).contains("by_seconds is -6"));
         assert!(complaint(&|s| s.link.latency_ms = f64::NAN).contains("link.latency_ms"));
         let split = |parts| Fault { at_seconds: 1.0, what: What::Partition { parts, lasts_seconds: 1.0 } };
         assert!(complaint(&|s| s.faults.push(split(1))).contains("fault.parts is 1"));

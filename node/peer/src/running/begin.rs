@@ -85,15 +85,16 @@ impl Running {
         self.adopt_own();
     }
 
-    /// The trainer is to rest, then to work for the own machine from its next sample on. A limit follows with the next
-    /// tick: one that was meant for another machine would be wrong.
-    fn adopt_own(&mut self) {
+    /// The trainer is to rest, then to work for the own machine from the first sample on that it does not hold. A limit
+    /// follows with the next tick: one that was meant for another machine would be wrong.
+    pub(super) fn adopt_own(&mut self) {
         self.goals.adopted();
         self.twins.own(self.replica.own_machine());
         self.adopting += 1;
-        self.pace.begin_at(self.replica.own_next_sample());
+        let next_sample = self.replica.own_kept();
+        self.pace.begin_at(next_sample);
         self.backlog.rest();
-        self.backlog.push(Work::Adopt(self.replica.own_machine(), self.replica.own_next_sample()));
+        self.backlog.push(Work::Adopt(self.replica.own_machine(), next_sample));
         self.advance_swarm_step();
     }
 

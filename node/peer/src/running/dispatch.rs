@@ -1,6 +1,6 @@
 //! One input in, and what follows from every input.
 
-use protocol::replica::Verdict;
+use protocol::replica::{OwnByte, Verdict};
 
 use super::state::{Context, Running, Stage};
 use crate::{Input, Output, leave::Departure};
@@ -81,6 +81,13 @@ impl Running {
             Input::Stepped(own) => {
                 self.load.made(own.len() as u64);
                 self.replica.own_bytes(&own, now_ms);
+                // Refused: the trainer must not take them for its own any more.
+                let is_ahead = |last: &OwnByte| {
+                    last.machine == self.replica.own_machine() && last.sample >= self.replica.own_kept()
+                };
+                if self.adopting == 0 && self.renewal.is_none() && own.last().is_some_and(is_ahead) {
+                    self.adopt_own();
+                }
             }
             Input::Replayed { entries, took_us } => {
                 self.goals.replayed(entries);

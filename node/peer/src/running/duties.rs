@@ -50,13 +50,9 @@ impl Running {
             self.advance_swarm_step();
         }
         self.pace.advance(self.replica.own_next_sample(), now_ms);
-        if let Some(until_sample) = self.goals.new_limit(&self.replica, self.swarm_step, &self.pace, self.is_paused) {
-            self.backlog.push(Work::Train { until_sample });
-        }
-        if self.goals.evaluates_now(&self.replica, self.backlog.entries() == 0, self.is_paused, now_ms) {
-            let is_certain = self.adopting == 0 && self.renewal.is_none();
-            self.points.begin(&self.replica, |machine| self.backlog.held(machine), is_certain);
-            self.backlog.push(Work::Evaluate);
+        // While the trainer turns to another machine, nobody could say what is measured.
+        if self.adopting == 0 {
+            self.measure(now_ms);
         }
         let pause_ms = self.goals.checkpoint_pause_ms(self.checkpoints.took_ms());
         if self.checkpoints.is_due(&self.replica, pause_ms, now_ms) {
@@ -67,8 +63,21 @@ impl Running {
         }
     }
 
+    /// How far own gradients go, and a look at the held-out text.
+    fn measure(&mut self, now_ms: u64) {
+        if let Some(until_sample) = self.goals.new_limit(&self.replica, self.swarm_step, &self.pace, self.is_paused) {
+            self.backlog.push(Work::Train { until_sample });
+        }
+        let is_complete = self.backlog.entries() == 0;
+        if self.goals.evaluates_now(&self.replica, is_complete, self.is_paused, now_ms) {
+            self.points.begin(&self.replica, |machine| self.backlog.held(machine), self.renewal.is_none());
+            self.backlog.push(Work::Evaluate);
+        }
+    }
+
     fn joins_now(&mut self, cx: &Context<'_>) -> Option<u64> {
-        self.goals.joins_now(&self.replica, !cx.links.neighbours().is_empty(), self.owed, cx.now_ms)
+        let has_neighbours = cx.links.neighbours().len() > self.replica.mute();
+        self.goals.joins_now(&self.replica, has_neighbours, self.owed, cx.now_ms)
     }
 
     /// Asks the trainer for a checkpoint file, if one may be written now. All outputs of the replica must have been
@@ -109,7 +118,7 @@ impl Running {
             return;
         }
         let mut contents = self.replica.contents_of_others(|_| None);
-        contents.extend(self.replica.contents_of_own(&self.replica.own_machine(), self.replica.own_next_sample()));
+        contents.extend(self.replica.contents_of_own(&self.replica.own_machine(), self.replica.own_kept()));
         cx.outputs.push_back(Output::Notice(Notice::Weights { digest, contents }));
     }
 }

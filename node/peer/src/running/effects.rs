@@ -2,7 +2,7 @@
 
 use protocol::{
     message::Gossip,
-    replica::{LedgerRange, Offence, Output as Effect},
+    replica::{LedgerRange, Offence, Output as Effect, Report},
 };
 
 use super::state::{Context, Running};
@@ -45,7 +45,13 @@ impl Running {
                     };
                     cx.links.fault(node, Severity::Fault, reason, cx.now_ms, cx.outputs);
                 }
-                Effect::Report(report) => cx.outputs.push_back(Output::Notice(Notice::Report(report))),
+                Effect::Report(report) => {
+                    if let Report::Withdrawn { is_own: true, .. } = report {
+                        // What does not count any more leaves the weights: the trainer goes back to what does.
+                        self.adopt_own();
+                    }
+                    cx.outputs.push_back(Output::Notice(Notice::Report(report)));
+                }
             }
         }
     }

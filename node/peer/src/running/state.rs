@@ -125,7 +125,7 @@ impl Running {
         Facts {
             phase: self.phase(),
             has_joined: self.goals.has_joined(),
-            neighbours: links.neighbours().len(),
+            neighbours: links.neighbours().len().saturating_sub(self.replica.mute()),
             owed: self.owed,
             owed_most: self.owed_most,
             load: self.load.load(self.owed),

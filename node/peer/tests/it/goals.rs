@@ -1,9 +1,14 @@
 //! Training, evaluating, and being done.
 
-use crate::support::{Channel, Lab, goal, signer};
+use crate::support::{Channel, Lab, goal, machine, signer};
 use peer::{CurvePoint, GoalSettings, Input, Notice, Output, Phase, Work};
 use protocol::{
-    manifest::Manifest, message::Gossip, revocation::Revocation, signature::Signer as _, statement::Statement,
+    manifest::Manifest,
+    message::{Cursor, Gossip, Question, Response},
+    revocation::Revocation,
+    signature::Signer as _,
+    statement::Statement,
+    version_vector::{Entry, Standing},
 };
 
 fn limits(lab: &Lab, number: usize) -> Vec<u64> {
@@ -44,17 +49,50 @@ fn who_knows_others_and_hears_from_nobody_trains_after_twenty_seconds() {
 }
 
 #[test]
-fn a_silent_neighbour_is_waited_for_three_minutes() {
+fn a_neighbour_who_lists_ledgers_without_end_is_waited_for_three_minutes() {
+    let (mut lab, puppet) = beside_a_puppet();
+    let (mut listed, joined) = (0, |lab: &Lab| lab.nodes[0].peer().facts().has_joined);
+    let mut lists = |question: &Question| {
+        listed += 1;
+        let entry = Entry::Ledger(machine(5, listed), Standing::Live { height: 9, head: [1; 32] });
+        Some(match question {
+            Question::Fetch { .. } => Response::Found { chunks: Vec::new(), statements: Vec::new() },
+            _ => Response::Entries { entries: vec![entry], more: Some(Cursor::default()) },
+        })
+    };
+    lab.pass_answering(puppet, 179_000, &mut lists);
+    assert!(!joined(&lab) && lab.nodes[0].peer().facts().neighbours == 1);
+    lab.pass_answering(puppet, 2_000, &mut lists);
+    assert!(joined(&lab));
+}
+
+#[test]
+fn a_relay_and_whoever_else_answers_nothing_is_no_neighbour_to_wait_for() {
+    let (mut lab, puppet) = beside_a_puppet();
+    lab.pass_answering(puppet, 19_000, |_| Some(Response::Unavailable));
+    assert!(!lab.nodes[0].peer().facts().has_joined);
+    assert_eq!(lab.nodes[0].peer().facts().neighbours, 0, "as people see it");
+    lab.nodes[0].goals.exit_when_idle_ms = Some(1_000);
+    lab.pass_answering(puppet, 2_000, |_| Some(Response::Unavailable));
+    assert!(lab.nodes[0].peer().facts().has_joined);
+    // And none of whom it is asked whether it agrees.
+    lab.crash(0);
+    lab.nodes[0].disk.knows_others = false;
+    lab.boot(0);
+    lab.connect(0, puppet);
+    lab.pass_answering(puppet, 8_000, |_| Some(Response::Unavailable));
+    assert!(lab.nodes[0].left.is_some(), "within eight seconds, not twenty");
+}
+
+/// A node that knows others, connected to nobody but a puppet.
+fn beside_a_puppet() -> (Lab, usize) {
     let mut lab = Lab::new(1);
     lab.add_with_base(10);
     lab.nodes[0].disk.knows_others = true;
     let puppet = lab.add_puppet();
     lab.boot(0);
     lab.connect(0, puppet);
-    lab.pass(179_000);
-    assert!(!lab.nodes[0].peer().facts().has_joined);
-    lab.pass(2_000);
-    assert!(lab.nodes[0].peer().facts().has_joined);
+    (lab, puppet)
 }
 
 #[test]
@@ -173,22 +211,19 @@ fn what_came_while_the_weights_were_evaluated_is_evaluated_too() {
         lab.nodes[number as usize].goals.evaluates = true;
         lab.nodes[number as usize].disk.knows_others = number > 0;
     }
+    lab.tempo.training = (200, 200);
     lab.boot(0);
-    lab.hold(0, Channel::Trainer);
+    let looks = |lab: &Lab| lab.nodes[0].did(|output| matches!(output, Output::Work(Work::Evaluate)));
     // The first evaluation begins, and all there will ever be comes before it ends.
-    lab.pass(100);
-    assert_eq!(lab.nodes[0].did(|output| matches!(output, Output::Work(Work::Evaluate))), 1);
+    lab.pass_until(10_000, "an evaluation", |lab| looks(lab) == 1);
+    lab.hold(0, Channel::Trainer);
     lab.boot(1);
     lab.connect(0, 1);
     lab.pass(10_000);
     assert_eq!(lab.nodes[0].height(&lab.nodes[1].own()), 8);
     lab.release(0, Channel::Trainer);
     lab.pass(60_000);
-    assert_eq!(
-        lab.nodes[0].did(|output| matches!(output, Output::Work(Work::Evaluate))),
-        2,
-        "and once only: nothing came since"
-    );
+    assert_eq!(looks(&lab), 2, "and once only: nothing came since");
 }
 
 #[test]
@@ -233,6 +268,35 @@ fn who_is_to_leave_when_idle_leaves_once_all_is_made_and_told() {
     let (a, b) = (lab.nodes[0].own(), lab.nodes[1].own());
     for node in &lab.nodes {
         assert_eq!((node.disk.height(&a), node.disk.height(&b)), (20, 20), "each has the other's");
+    }
+}
+
+#[test]
+fn who_waits_for_nothing_leaves_though_others_train_on() {
+    let mut lab = Lab::swarm(1, 3, 1_000_000);
+    lab.pass(1_000);
+    lab.crash(0);
+    lab.nodes[0].goals = GoalSettings { exit_when_idle_ms: Some(0), evaluates: true, ..goal(400) };
+    lab.boot(0);
+    lab.connect(0, 1);
+    lab.connect(0, 2);
+    lab.pass_until(60_000, "it has left", |lab| lab.nodes[0].left.is_some());
+    let own = lab.nodes[0].own();
+    assert_eq!((lab.nodes[1].height(&own), lab.nodes[2].height(&own)), (400, 400), "and they have what it made");
+    assert!(!lab.nodes[1].peer().facts().own_is_done);
+}
+
+#[test]
+fn the_first_look_of_every_session_is_a_point() {
+    let mut lab = Lab::new(1);
+    lab.add_with_base(30);
+    lab.nodes[0].goals.evaluates = true;
+    for gradients in [0, 30] {
+        lab.boot(0);
+        lab.pass(5_000);
+        let is_it = |notice: &Notice| matches!(notice, Notice::Point(point) if point.gradients == gradients);
+        assert_eq!(lab.nodes[0].said(is_it), 1, "at {gradients} gradients");
+        lab.crash(0);
     }
 }
 

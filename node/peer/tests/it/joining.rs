@@ -112,11 +112,11 @@ fn a_wrong_chunk_bans_its_sender_and_others_are_asked() {
 fn who_has_nothing_rests_and_is_not_held_guilty() {
     let (mut lab, puppet) = with_puppet(1);
     let mut questions = 0;
-    lab.pass_answering(puppet, 12_000, |_| {
+    lab.pass_answering(puppet, 14_000, |_| {
         questions += 1;
         Some(Response::Unavailable)
     });
-    assert_eq!(questions, 3, "every five seconds");
+    assert_eq!(questions, 2, "after five seconds, then after ten");
     assert_eq!(lab.nodes[0].said(is_fault), 0);
     lab.pass_answering(puppet, 6_000, honest);
     assert!(lab.nodes[0].disk.run.is_some(), "it is asked again");
@@ -271,9 +271,40 @@ fn people_hear_when_nobody_can_send_the_base() {
     lab.cut(0, puppet);
     lab.nodes[0].banned.insert(puppet);
     lab.pass(11_000);
-    assert_eq!(lab.nodes[0].said(|notice| *notice == Notice::NobodyHasBase), 0);
+    let said = |lab: &Lab| lab.nodes[0].said(|notice| matches!(notice, Notice::NobodyHasBase { neighbours: 0 }));
+    assert_eq!(said(&lab), 0);
     lab.pass(25_000);
-    assert_eq!(lab.nodes[0].said(|notice| *notice == Notice::NobodyHasBase), 2);
+    assert_eq!(said(&lab), 2);
+}
+
+#[test]
+fn people_hear_when_those_who_are_connected_send_nothing() {
+    for (has_run, seed) in [(true, 1), (false, 2)] {
+        let (mut lab, puppet) = with_puppet(seed);
+        lab.pass_answering(puppet, 80_000, |question| match question {
+            Question::Manifest if has_run => honest(question),
+            _ => Some(Response::Unavailable),
+        });
+        let said = lab.nodes[0].said(|notice| match notice {
+            Notice::NobodyHasBase { neighbours: 1 } => has_run,
+            Notice::NobodyHasRun { neighbours: 1 } => !has_run,
+            _ => false,
+        });
+        assert!((2..=5).contains(&said), "said {said} times, with a run: {has_run}");
+    }
+}
+
+#[test]
+fn two_nodes_that_never_answer_do_not_keep_a_joiner_from_one_that_does() {
+    let mut lab = Lab::new(1);
+    let joiner = lab.add();
+    let silent = [lab.add_puppet(), lab.add_puppet()];
+    let honest_node = lab.add_with_base(0);
+    lab.nodes[joiner].bootstrap = silent.iter().copied().chain([honest_node]).collect();
+    lab.nodes[honest_node].disk.knows_others = false;
+    lab.boot(honest_node);
+    lab.boot(joiner);
+    lab.pass_until(600_000, "the base is here", |lab| lab.nodes[joiner].disk.has_base);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Who may contribute, as peers see it.
 
 use crate::support::{Lab, manifest, run_of, signer};
-use peer::{Notice, Phase};
+use peer::{Input, Notice, Phase};
 use protocol::{
     manifest::{Manifest, Membership},
     member::{Admission, Withdrawal},
@@ -10,6 +10,7 @@ use protocol::{
     signature::Signer as _,
     statement::Statement,
 };
+use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 
 /// Two nodes of a run whose authority is the first.
 fn by_authority(samples: u64) -> Lab {
@@ -85,6 +86,37 @@ fn who_is_withdrawn_stops_and_says_so_at_every_start() {
         lab.pass_until(60_000, "both agree", Lab::is_at_rest);
         lab.assert_agreed();
         assert_eq!((lab.nodes[1].height(&own), lab.nodes[1].said(is_no_member)), (30, before + round));
+    }
+}
+
+#[test]
+fn who_is_withdrawn_while_it_trains_leaves_and_comes_back_with_the_same_weights() {
+    for (is_slow, seed) in [(false, 1), (true, 2)] {
+        let mut lab = by_authority(1_000);
+        lab.random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        // A slow trainer has much under way that is not known here yet.
+        lab.tempo.answers = if is_slow { (0, 300) } else { (0, 0) };
+        lab.nodes[1].goals.checkpoint_interval_ms = 500;
+        let admission = Admission::sign(&lab.run.id, signer(1).key(), &signer(0));
+        tell(&mut lab, 0, Statement::Admission(admission));
+        lab.pass_until(60_000, "the second works", |lab| lab.nodes[0].height(&lab.nodes[1].own()) > 40);
+        let own = lab.nodes[1].own();
+        let withdrawal = Withdrawal::sign(&lab.run.id, own.key, &[(own.incarnation, 30)], &signer(0));
+        tell(&mut lab, 0, Statement::Withdrawal(withdrawal));
+        for _ in 0..3 {
+            // Long enough for checkpoints, and for one that is written on leaving.
+            lab.pass(5_000);
+            lab.tell(1, Input::Leave);
+            lab.pass_until(20_000, "it has left", |lab| lab.nodes[1].left.is_some());
+            lab.pass(1_000);
+            lab.crash(1);
+            lab.boot(1);
+            lab.connect(0, 1);
+            lab.pass_until(60_000, "both agree", Lab::is_at_rest);
+            lab.assert_agreed();
+            assert_eq!(lab.nodes[1].height(&own), 30);
+            assert!(lab.nodes[1].disk.checkpoint.is_some());
+        }
     }
 }
 

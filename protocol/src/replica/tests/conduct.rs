@@ -1,6 +1,9 @@
 //! What peers may send, and how often.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
+use crate::signature::{Signature, Verifier};
 
 #[test]
 fn garbage_wrong_signatures_and_strangers_claims_change_nothing() {
@@ -21,6 +24,46 @@ fn garbage_wrong_signatures_and_strangers_claims_change_nothing() {
     assert_eq!(net.nodes[0].replica.root(), before);
     assert!(net.nodes[0].disk.is_empty() && net.nodes[0].weights.is_empty());
     assert!(net.nodes[0].penalties.len() >= 7);
+}
+
+/// Counts what it is asked.
+#[derive(Clone, Default)]
+struct Counting(Arc<AtomicUsize>);
+
+impl Verifier for Counting {
+    fn verify(&self, key: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ed25519Verifier.verify(key, message, signature)
+    }
+}
+
+#[test]
+fn forged_pushes_cost_little_and_those_of_others_are_taken_meanwhile() {
+    let (manifest, counting) = (manifest(None), Counting::default());
+    let (run, settings) = (manifest.run_id().unwrap(), Settings::default());
+    let verifier = Box::new(counting.clone());
+    let mut replica = Replica::new(run, Arc::new(manifest), settings, machine(1, 1), verifier, 1);
+    let (forger, honest) = (NodeId(1), NodeId(2));
+    let gossip = |replica: &mut Replica, from, chunk: &Chunk, now_ms| {
+        replica.gossip(from, &Gossip::Segment(Push::of(chunk)).encode().unwrap(), now_ms)
+    };
+    replica.peer_connected(forger, 0);
+    replica.peer_connected(honest, 0);
+    let (begun, head) = branch(9, 0, [0; 32], &[1; 8]);
+    assert_eq!(gossip(&mut replica, honest, &begun, 0), Verdict::Accept);
+    let before = counting.0.load(Ordering::Relaxed);
+    let (next, _) = branch(9, 8, head, &[2; 8]);
+    for forged in 0..100u8 {
+        let mut chunk = next.clone();
+        chunk.signature.0[0] ^= forged + 1;
+        assert_eq!(gossip(&mut replica, forger, &chunk, 2_000 + u64::from(forged)), Verdict::Ignore);
+    }
+    assert!(counting.0.load(Ordering::Relaxed) - before <= 4, "of a hundred in a tenth of a second");
+    assert_eq!(gossip(&mut replica, honest, &next, 2_100), Verdict::Accept);
+    let held_against = |output| matches!(output, Output::Penalize(..));
+    assert!(!std::iter::from_fn(|| replica.poll_output()).any(held_against), "it may be of another branch");
+    let (last, _) = branch(9, 16, branch(9, 8, head, &[2; 8]).1, &[3; 8]);
+    assert_eq!(gossip(&mut replica, forger, &last, 3_500), Verdict::Accept, "it is heard again");
 }
 
 #[test]
