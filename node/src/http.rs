@@ -134,7 +134,8 @@ where
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let mut connection = http1::Builder::new();
-    connection.keep_alive(false).max_buf_size(HEADERS_BYTES_MAX).timer(TokioTimer::new());
+    // A client may close its side once its request is sent, and wait for the answer.
+    connection.keep_alive(false).half_close(true).max_buf_size(HEADERS_BYTES_MAX).timer(TokioTimer::new());
     if let Err(error) = connection.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!("http: {error}");
     }

@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, bail};
 use engine::objective::{Completion, Judge};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use std::{
     fmt::Write as _,
     io::{BufRead, BufReader, Read, Write as _},
@@ -31,6 +31,10 @@ const LAST_WORDS_BYTES: usize = 2_048;
 const SHOWN_CHARACTERS: usize = 80;
 /// One that has closed its output is given so long to end, and what it said last so long to come.
 const ENDING_PATIENCE: Duration = Duration::from_secs(10);
+/// The same when this program ends.
+const LEAVING_PATIENCE: Duration = Duration::from_secs(1);
+/// A larger score, either way, is none: sums and differences of them would say nothing.
+const SCORE_MAX: f64 = 1e30;
 /// After so many batches at first a line too many is waited for, and so long.
 const WATCHED_BATCHES: u32 = 4;
 const UNASKED_PATIENCE: Duration = Duration::from_millis(100);
@@ -87,6 +91,11 @@ impl Program {
     /// Asks it to end, whoever waits for it.
     pub fn end(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Whether any of its processes is there still.
+    fn is_there(&self) -> bool {
+        Pid::from_raw(self.group.load(Ordering::Acquire)).is_some_and(|group| test_kill_process_group(group).is_ok())
     }
 
     fn signal(&self, signal: Signal) {
@@ -187,6 +196,11 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         self.end();
+        let begun = Instant::now();
+        while begun.elapsed() < LEAVING_PATIENCE && self.is_there() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.signal(Signal::KILL);
     }
 }
 
@@ -223,8 +237,8 @@ fn ask(program: &mut Running, completions: &[Completion], patience: Duration) ->
         match program.output.recv_timeout(left) {
             Ok(line) => scores.push(line.score().ok_or_else(|| {
                 Failure::Wrong(format!(
-                    "printed {} as score {} of {}, which is no finite number: it must print one a line, and nothing else \
-                     (its standard error is for words)",
+                    "printed {} as score {} of {}, which is no number between -{SCORE_MAX:e} and {SCORE_MAX:e}: it must print \
+                     one a line, and nothing else (its standard error is for words)",
                     line.shown(),
                     scores.len() + 1,
                     completions.len()
@@ -256,7 +270,7 @@ fn ask(program: &mut Running, completions: &[Completion], patience: Duration) ->
 impl Line {
     fn score(&self) -> Option<f64> {
         let Self::Text(text) = self else { return None };
-        text.trim().parse::<f64>().ok().filter(|score| score.is_finite())
+        text.trim().parse::<f64>().ok().filter(|score| score.abs() <= SCORE_MAX)
     }
 
     /// For people.

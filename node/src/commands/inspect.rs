@@ -182,6 +182,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 pub fn generate(args: &GenerateArgs) -> Result<()> {
     let Inspected { model, tokenizer, checkpoint, .. } = Inspected::of(&args.state.state, args.best)?;
     let sampling = chosen_sampling(args, usual_sampling(&checkpoint)?);
+    sampling.check()?;
     let prompt = tokenizer.prompt(&[], &tokenizer.encode_whole(&args.prompt)?)?;
     say::prompt_outgrows(prompt.len(), model.interface().window_max);
     output::piece(&args.prompt)?;

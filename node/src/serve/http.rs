@@ -11,11 +11,11 @@
 //! other address whoever has the token.
 //!
 //! *What it costs.* A body has at most [`BODY_BYTES_MAX`] bytes. [`ANSWERS_MAX`] answers are made at a time,
-//! [`WAITING_MAX`] wait; who comes then is told to come again. A client whose body takes longer than
-//! [`BODY_PATIENCE`], that does not read for [`READ_PATIENCE`], or whose request takes longer than [`REQUEST_TIME`],
-//! gets no more. Sockets and headers are those of [`crate::http`].
+//! [`WAITING_MAX`] wait; who comes then is told to come again. An answer that is not there after [`ANSWER_TIME`] ends
+//! with an error. A client whose body takes longer than [`BODY_PATIENCE`], that does not read for [`READ_PATIENCE`], or
+//! whose request takes longer than [`REQUEST_TIME`], gets no more. Sockets and headers are those of [`crate::http`].
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
@@ -24,7 +24,12 @@ use hyper::{
     header::{self, HeaderValue},
 };
 use serde_json::{Value, json};
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -45,18 +50,26 @@ use crate::{
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// Answers at a time.
 const ANSWERS_MAX: usize = 4;
+/// Threads that make tokens of prompts, which takes seconds where they are long.
+const READERS: usize = 2;
 /// Requests that wait for their turn.
 const WAITING_MAX: usize = 64;
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 128;
 /// A request takes no longer, from its first byte to the last of its answer.
 const REQUEST_TIME: Duration = Duration::from_secs(300);
+/// What is not said so long after a request was read is not said any more, so that its client hears why.
+const ANSWER_TIME: Duration = Duration::from_secs(255);
 /// A request's body is here after so long.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// A client that reads nothing for so long has gone.
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// Pieces that may wait for a client.
 const PIECES_MAX: usize = 16;
+const TOO_BUSY: &str =
+    "others are being answered, and it took too long until it was this request's turn; come again later";
+const TOO_SLOW: &str =
+    "the answer takes too long on this machine; ask for fewer tokens (max_tokens), or have it streamed";
 
 const PAGE: &str = include_str!("page.html");
 
@@ -76,7 +89,8 @@ impl Server {
         let listener = Listener::bind(flag, address)?;
         let token = match token {
             Some(token) if token.len() < 8 || !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
-                bail!("--serve-token: it must have at least 8 characters, letters, digits or signs without spaces")
+                let flag = if flag == "--serve" { "--serve-token" } else { "--token" };
+                bail!("{flag}: it must have at least 8 characters, letters, digits or signs without spaces")
             }
             Some(token) => Some(token),
             None if listener.address().ip().to_canonical().is_loopback() => None,
@@ -97,7 +111,7 @@ impl Server {
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(ANSWERS_MAX)
+            .max_blocking_threads(ANSWERS_MAX + READERS)
             .thread_name("answer")
             .build()?;
         let served = Arc::new(Served {
@@ -197,7 +211,9 @@ impl Served {
             let what = format!("{WAITING_MAX} requests are waiting; come again in a few seconds");
             return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, what));
         };
-        let asked = self.asked(&body, is_chat).map_err(|error| invalid(&error))?;
+        let reader = self.clone();
+        let asked = tokio::task::spawn_blocking(move || reader.asked(&body, is_chat)).await;
+        let asked = asked.unwrap_or_else(|error| Err(error.into())).map_err(|error| invalid(&error))?;
         let answer = Answer::new(&asked, &self.speaker.name, &random_id().map_err(|error| invalid(&error))?);
         match asked.streams {
             true => Ok(self.stream(asked, answer, place)),
@@ -241,15 +257,23 @@ impl Served {
     /// Pieces as they come.
     fn pieces(self: Arc<Self>, asked: Asked, place: OwnedSemaphorePermit) -> mpsc::Receiver<Piece> {
         let (send, receive) = mpsc::channel(PIECES_MAX);
+        let until = Instant::now() + ANSWER_TIME;
         tokio::task::spawn(async move {
-            let Ok(turn) = self.answers.clone().acquire_owned().await else { return };
+            let turn = tokio::time::timeout_at(until.into(), self.answers.clone().acquire_owned()).await;
+            let Ok(Ok(turn)) = turn else {
+                let _ = send.send(Piece::Failed(TOO_BUSY.into())).await;
+                return;
+            };
             let runtime = Handle::current();
             let work = move || {
                 let tell = |piece| {
                     let sent = runtime.block_on(async { tokio::time::timeout(READ_PATIENCE, send.send(piece)).await });
                     sent.ok().and_then(Result::ok).context("the client has gone")
                 };
-                let text = |text: &str| tell(Piece::Text(text.to_owned()));
+                let text = |text: &str| {
+                    ensure!(Instant::now() < until, TOO_SLOW);
+                    tell(Piece::Text(text.to_owned()))
+                };
                 // Who has gone is told nothing.
                 let _ = match self.speaker.speak(&asked.prompt, &asked.sampling, text) {
                     Ok(spoken) => tell(Piece::End(spoken)),
@@ -274,6 +298,11 @@ impl Served {
             match piece {
                 Piece::Text(piece) => text.push_str(&piece),
                 Piece::End(spoken) => return Ok(json_response(StatusCode::OK, &answer.whole(&text, &spoken))),
+                Piece::Failed(error) if error == TOO_BUSY => {
+                    return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, error));
+                }
+                // Asked again, it would take as long again.
+                Piece::Failed(error) if error == TOO_SLOW => return Err(Refusal(StatusCode::BAD_REQUEST, error)),
                 Piece::Failed(error) => return Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, error)),
             }
         }

@@ -23,7 +23,11 @@ const STOP_BYTES_MAX: usize = 256;
 const SHOWN_CHARACTERS: usize = 60;
 
 /// What would change an answer, and is not done here: each with the JSON that changes nothing, beside null.
-const NOT_DONE: [(&str, &str); 9] = [
+const NOT_DONE: [(&str, &str); 13] = [
+    ("functions", "[]"),
+    ("function_call", "\"none\""),
+    ("tool_choice", "\"auto\""),
+    ("min_p", "0"),
     ("echo", "false"),
     ("logprobs", "false"),
     ("top_logprobs", "0"),
@@ -45,10 +49,10 @@ impl Body {
         let Json::Object(fields) = body else { bail!("the body is {}; it must be an object", short(&body)) };
         for (name, neutral) in NOT_DONE {
             let Some(value) = fields.get(name) else { continue };
-            // Of completions a number: how many others to list.
-            let lists_none = name == "logprobs" && *value == 0;
+            // Of completions a number: how many others to list. And tools that are not to be called are not shown.
+            let is_none = name == "logprobs" && *value == 0 || name == "tool_choice" && value == "none";
             ensure!(
-                lists_none || model::says_nothing(value, neutral),
+                is_none || model::says_nothing(value, neutral),
                 "{name} is {}: this server has no {name}; leave it out",
                 short(value)
             );
@@ -140,14 +144,17 @@ impl Asked {
         let sampling = Sampling {
             temperature: body.get("temperature", "a number")?.unwrap_or(defaults.temperature),
             top_p: body.get("top_p", "a number")?.unwrap_or(defaults.top_p),
+            top_k: body.get("top_k", "a whole number, 0 for all")?.unwrap_or(defaults.top_k),
+            repetition_penalty: body.get("repetition_penalty", "a number")?.unwrap_or(defaults.repetition_penalty),
             seed: body.get::<i64>("seed", "a whole number")?.map_or(seed, |seed| seed as u64),
             tokens_max: wanted.min(TOKENS_MAX).min(window - prompt_tokens),
             stop: stops,
             ..defaults
         };
-        let (temperature, top_p) = (sampling.temperature, sampling.top_p);
+        let (temperature, top_p, penalty) = (sampling.temperature, sampling.top_p, sampling.repetition_penalty);
         ensure!((0.0..=10.0).contains(&temperature), "temperature is {temperature}, and must be 0 to 10");
         ensure!(top_p > 0.0 && top_p <= 1.0, "top_p is {top_p}, and must be above 0, at most 1");
+        ensure!((0.1..=10.0).contains(&penalty), "repetition_penalty is {penalty}, and must be 0.1 to 10");
         let streams = body.get("stream", "true or false")?.unwrap_or(false);
         let options: Option<StreamOptions> =
             body.get("stream_options", "an object, with include_usage true or false")?;
@@ -161,6 +168,7 @@ fn conversation(body: &Body, speaker: &Speaker) -> Result<Vec<u32>> {
     let messages: Value = body.get("messages", "a list of messages")?.context("messages is missing")?;
     let messages = chat::messages(&messages).context("messages")?;
     let tools: Option<Value> = body.get("tools", "a list of tools")?;
+    let tools = tools.filter(|_| body.0.get("tool_choice").is_none_or(|choice| choice != "none"));
     let tools = tools.as_ref().map(chat::tools).transpose().context("tools")?.flatten();
     speaker.conversation(&messages, tools.as_ref())
 }
@@ -195,6 +203,9 @@ mod tests {
             // What is of another kind than the neutral value is not taken for it.
             (r#"{"best_of": false}"#, "best_of is false"),
             (r#"{"echo": 0}"#, "echo is 0"),
+            (r#"{"tool_choice": "required"}"#, "tool_choice is \"required\""),
+            (r#"{"functions": [{"name": "f"}]}"#, "functions is"),
+            (r#"{"min_p": 0.05}"#, "min_p is 0.05"),
             (r#"{"suffix": false}"#, "suffix is false"),
         ] {
             assert!(refusal(body).contains(expected), "{body}: {}", refusal(body));
@@ -205,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_says_nothing_is_as_good_as_absent() {
-        let body = r#"{"max_tokens": null, "stop": null, "stream": null, "echo": false, "logprobs": null, "best_of": 1,
+        let body = r#"{"max_tokens": null, "stop": null, "stream": null, "echo": false, "logprobs": null, "best_of": 1, "tool_choice": "none",
             "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"}}"#;
         let body = Body::read(body.as_bytes()).unwrap();
         assert_eq!(body.get::<u64>("max_tokens", "").unwrap(), None);

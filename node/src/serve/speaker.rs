@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use engine::{
-    chat::{ChatTemplate, Value},
+    chat::{ChatTemplate, Conversation, Value},
     model::{self, Checkpoint, Generated, Sampling, Tokenizer},
     weights::Weights,
 };
@@ -98,7 +98,7 @@ impl Speaker {
 
     /// A conversation as the model reads it, up to where its answer begins, in tokens. Errors are the template's words.
     pub fn conversation(&self, messages: &[Value], tools: Option<&Value>) -> Result<Vec<u32>> {
-        let text = self.template.render(messages, tools, true)?;
+        let text = Conversation::new(messages.to_vec(), tools.cloned()).question(&self.template)?;
         self.tokenizer.prompt(self.template.opening(&self.tokenizer), &self.tokenizer.encode(&text)?)
     }
 

@@ -70,8 +70,9 @@ fn a_program_that_will_not_do_is_found_before_a_run_is_stored() {
         (&["--objective", "command exit 3"][..], &["exit 3", "exit status: 3", "after 0 of 2 scores"][..]),
         (
             &["--objective", "command while read l; do echo good; done"],
-            &["\"good\" as score 1 of 2", "no finite number"],
+            &["\"good\" as score 1 of 2", "no number between -1e30 and 1e30"],
         ),
+        (&["--objective", "command while read l; do echo 1e308; done"], &["\"1e308\" as score 1 of 2", "1e30"]),
         (&["--objective", "command sleep 1000", "--score-seconds", "0.5"], &["0 of 2 scores within 0.5 s", "flush"]),
         (&["--objective", &good, "--estimator", "projection"], &["a program's score has no derivative", "spsa"]),
         (&["--objective", "reward"], &["--objective reward", "command PROGRAM"]),

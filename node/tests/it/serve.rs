@@ -4,7 +4,7 @@ use crate::support::{Node, PATIENCE, Workshop, assert_agreement, browser::Browse
 use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,8 @@ fn request(address: SocketAddr, head: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    // As some clients do that send one request.
+    stream.shutdown(Shutdown::Write).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer, but {answer:?}"));
@@ -160,6 +162,9 @@ fn each_bad_request_is_told_what_is_wrong_with_it() {
         (chat(&json!({ "top_p": 0 })), "top_p is 0"),
         (chat(&json!({ "max_tokens": "many" })), "max_tokens is \\\"many\\\"; it must be a whole number"),
         (chat(&json!({ "logprobs": true })), "this server has no logprobs"),
+        (chat(&json!({ "tool_choice": "required" })), "this server has no tool_choice"),
+        (chat(&json!({ "top_k": -1 })), "top_k is -1; it must be a whole number"),
+        (chat(&json!({ "repetition_penalty": 0 })), "repetition_penalty is 0"),
         (chat(&json!({ "stop": [""] })), "a text of stop"),
         (
             chat(&json!({ "messages": [{ "role": "user", "content": "word ".repeat(9000) }] })),

@@ -52,6 +52,16 @@ impl Conversation {
         }
     }
 
+    /// The text up to where the model's answer begins, the system's turn put before the user's first for a template that
+    /// takes none: as [`Self::render`] has it. Errors are the template's words.
+    pub fn question(&self, template: &ChatTemplate) -> Result<String> {
+        let ask = |one: &Self| template.render(&one.messages, one.tools.as_ref(), true);
+        ask(self).or_else(|error| match self.without_system() {
+            Some(folded) => ask(&folded).map_err(|_| error),
+            None => Err(error),
+        })
+    }
+
     fn rendered(&self, template: &ChatTemplate) -> Result<Vec<Rendered>> {
         let tools = self.tools.as_ref();
         if template.marks_learned() && self.learns_all() {

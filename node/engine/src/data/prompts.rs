@@ -10,7 +10,7 @@ use super::{
     sample::{self, Question},
 };
 use crate::{
-    chat::ChatTemplate,
+    chat::{ChatTemplate, Conversation},
     model::{Asked, Row, Tokenizer},
 };
 
@@ -66,7 +66,8 @@ pub fn encode(
     let (text, opening) = match &prompt.asked {
         Question::Text(text) => (text.clone(), tokenizer.opening()),
         Question::Conversation(messages, tools) => {
-            (template.render(messages, tools.as_ref(), true)?, template.opening(tokenizer))
+            let conversation = Conversation::new(messages.clone(), tools.clone());
+            (conversation.question(template)?, template.opening(tokenizer))
         }
     };
     let mut ids = tokenizer.prompt(opening, &tokenizer.encode(&text)?)?;

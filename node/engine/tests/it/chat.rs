@@ -55,6 +55,20 @@ fn learned(text: &str, turns: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
+fn a_question_has_the_systems_words_where_training_had_them() {
+    let ask = |turns: &[(&str, &str)]| Conversation::new(conversation(turns), None).question(&template(STRICT));
+    let folded = ask(&[("system", "be kind"), ("user", "a")]).unwrap();
+    assert_eq!(folded, "<s>\n<start>user\nbe kind\n\na<end>\n<start>model\n");
+    let (trained, _) =
+        Conversation::new(conversation(&[("system", "be kind"), ("user", "a"), ("assistant", "b")]), None)
+            .render(&template(STRICT))
+            .unwrap();
+    assert!(trained[0].text.starts_with(&folded), "{trained:?}");
+    let error = ask(&[("user", "a"), ("user", "b")]).unwrap_err();
+    assert!(format!("{error:#}").contains("Roles must alternate"), "{error:#}");
+}
+
+#[test]
 fn templates_render_as_transformers_renders_them() {
     let chat = conversation(&ABCD);
     assert_eq!(
