@@ -6,15 +6,18 @@ use minijinja::{
 };
 use protocol::manifest::Role;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::python;
+use super::{message::present, python};
 use crate::model::{Checkpoint, Tokenizer, special_tokens};
 
 /// Instructions and blocks of 64 bytes that one rendering may take: 128 MiB, or about a second, at most.
 const FUEL: u64 = 1 << 21;
 /// Longest template, bytes; those of today have up to 20,000.
 const TEMPLATE_BYTES_MAX: usize = 1 << 20;
+/// Names of a row's columns that an error shows, and characters of each.
+const NAMES_MAX: usize = 12;
+const NAME_CHARACTERS_MAX: usize = 40;
 /// Around what `{% generation %}` marks as said by the model. Of the private use area, which no text uses.
 pub const LEARNED_START: char = '\u{100000}';
 /// See [`LEARNED_START`].
@@ -167,16 +170,41 @@ impl Formatter {
 
     /// The text of a row, with [`LEARNED_START`] and [`LEARNED_END`] in it.
     pub(crate) fn render_marked(&self, row: &Value) -> Result<String> {
-        render(&self.0, "row", row.clone())
+        let template = self.0.get_template("row").map_err(|error| anyhow!("{}", words(&error)))?;
+        template.render(row.clone()).map_err(|error| match error.kind() {
+            ErrorKind::UndefinedError => self.missing(row).unwrap_or_else(|| failed(&error)),
+            _ => failed(&error),
+        })
+    }
+
+    /// Which columns a row lacks, and which it has; None if it has all that are read.
+    fn missing(&self, row: &Value) -> Option<anyhow::Error> {
+        let read = self.0.get_template("row").ok()?.undeclared_variables(false);
+        let has = |name: &str| present(row, name).is_some() || self.0.globals().any(|(global, _)| global == name);
+        let missing: BTreeSet<String> = read.into_iter().filter(|name| !has(name)).collect();
+        let short = |name: Value| name.to_string().chars().take(NAME_CHARACTERS_MAX).collect::<String>();
+        let columns: Vec<String> = row.try_iter().ok()?.map(short).take(NAMES_MAX).collect();
+        let missing: Vec<String> = missing.into_iter().collect();
+        (!missing.is_empty()).then(|| {
+            anyhow!(
+                "the row has no column {}; of those that it has, name one: {}",
+                missing.join(", "),
+                columns.join(", ")
+            )
+        })
     }
 }
 
 fn render(environment: &Environment<'_>, name: &str, context: Value) -> Result<String> {
     let template = environment.get_template(name).map_err(|error| anyhow!("{}", words(&error)))?;
-    template.render(context).map_err(|error| match error.kind() {
+    template.render(context).map_err(|error| failed(&error))
+}
+
+fn failed(error: &Error) -> anyhow::Error {
+    match error.kind() {
         ErrorKind::OutOfFuel => anyhow!("the template computes too much; is it sound?"),
-        _ => anyhow!("{}", words(&error)),
-    })
+        _ => anyhow!("{}", words(error)),
+    }
 }
 
 /// What went wrong, in one line.

@@ -52,11 +52,11 @@ pub fn rows(dataset: &Dataset) -> Vec<String> {
     (0..dataset.windows()).map(row).collect()
 }
 
-fn rows_of(name: &str, content: impl AsRef<[u8]>) -> Vec<String> {
+pub fn rows_of(name: &str, content: impl AsRef<[u8]>) -> Vec<String> {
     rows(&read(name, content).unwrap())
 }
 
-const TWO: [&str; 2] = ["o[ne two three]", "f[our five six]"];
+pub const TWO: [&str; 2] = ["o[ne two three]", "f[our five six]"];
 
 #[test]
 fn the_same_rows_come_out_of_every_form() {

@@ -1,6 +1,6 @@
 //! What users' files have beside what they should: what is read of it, and what is said.
 
-use crate::forms::{read, read_with, rows};
+use crate::forms::{read, read_with, rows, rows_of};
 use engine::data::Columns;
 use std::{fs, io::Write};
 use tempfile::TempDir;
@@ -14,10 +14,6 @@ fn lines(count: usize, line: impl Fn(usize) -> String) -> String {
 /// The report, or the error.
 fn said(name: &str, content: impl AsRef<[u8]>) -> String {
     read(name, content).map_or_else(|error| error, |read| read.report().to_string())
-}
-
-fn rows_of(name: &str, content: impl AsRef<[u8]>) -> Vec<String> {
-    rows(&read(name, content).unwrap())
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

@@ -4,6 +4,7 @@
 mod adapters;
 mod chat;
 mod checkpoint;
+mod columns;
 mod data;
 mod families;
 mod forms;
