@@ -1,5 +1,6 @@
 //! JSON as Python and pandas write and read it, made JSON that the standard knows: `NaN`, `Infinity` and numbers beyond
-//! an f64 become empty texts, half of a surrogate pair the replacement character, and a raw tab an escape.
+//! an f64 become null, integers beyond 64 bits texts of their digits, half of a surrogate pair the replacement
+//! character, and a raw tab an escape.
 
 use std::{
     io::{BufRead, Read, Result, Write},
@@ -9,8 +10,11 @@ use std::{
     },
 };
 
+/// Digits of the smallest integer beyond 64 bits.
+const LONG_DIGITS: usize = 19;
 /// Longest number that is looked at, bytes.
 const NUMBER_BYTES_MAX: usize = 4096;
+const NULL: &[u8] = b"null";
 const REPLACEMENT: &[u8] = b"\\ufffd";
 
 /// Mends on the way, and counts lines. What is no JSON in another way stays as it is: an error later, in the same line.
@@ -62,7 +66,7 @@ impl<R: BufRead> Lenient<R> {
         Ok(())
     }
 
-    /// An empty text of the same length in place of `word`, whose first letter was read.
+    /// Null in place of `word`, whose first letter was read.
     fn word(&mut self, word: &[u8]) -> Result<()> {
         let mut read = 1;
         while read < word.len() && self.peek()? == Some(word[read]) {
@@ -72,8 +76,7 @@ impl<R: BufRead> Lenient<R> {
         if read < word.len() {
             self.ready.extend(&word[..read]);
         } else {
-            self.ready.extend(b"\"\"");
-            self.ready.resize(self.ready.len() + word.len() - 2, b' ');
+            self.ready.extend(NULL);
         }
         Ok(())
     }
@@ -91,9 +94,11 @@ impl<R: BufRead> Lenient<R> {
             self.next()?;
             self.ready.push(byte);
         }
-        let number = std::str::from_utf8(&self.ready).ok().and_then(|number| number.parse::<f64>().ok());
-        if number.is_some_and(f64::is_infinite) {
-            self.ready = b"\"\"".to_vec();
+        let text = std::str::from_utf8(&self.ready).unwrap_or_default();
+        if self.ready.len() < NUMBER_BYTES_MAX && is_beyond_64_bits(text) {
+            self.ready = format!("\"{text}\"").into_bytes();
+        } else if text.parse().is_ok_and(f64::is_infinite) {
+            self.ready = NULL.to_vec();
         }
         Ok(())
     }
@@ -152,6 +157,18 @@ impl<R: BufRead> Read for Lenient<R> {
     }
 }
 
+/// Whether it is a sound integer that neither an i64 nor a u64 holds.
+fn is_beyond_64_bits(number: &str) -> bool {
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    let is_integer = !digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_integer && !digits.is_empty() && number.parse::<i64>().is_err() && number.parse::<u64>().is_err()
+}
+
+/// Whether a text may have an integer beyond 64 bits: digits enough in a row.
+pub fn may_have_long_number(text: &str) -> bool {
+    text.as_bytes().chunk_by(|a, b| a.is_ascii_digit() && b.is_ascii_digit()).any(|run| run.len() >= LONG_DIGITS)
+}
+
 /// The same of a text in memory.
 pub fn mended(text: &[u8]) -> String {
     let mut out = Vec::with_capacity(text.len());
@@ -168,15 +185,18 @@ mod tests {
     fn only_words_outside_texts_are_replaced() {
         let text = r#"{"NaN": "Infinity \" NaN", "a": NaN, "b": [-Infinity, Infinity, -1, 2]}"#;
         let mended = mended(text.as_bytes());
-        assert_eq!(mended.len(), text.len());
         let value: serde_json::Value = serde_json::from_str(&mended).unwrap();
-        assert_eq!(value, serde_json::json!({ "NaN": "Infinity \" NaN", "a": "", "b": ["", "", -1, 2] }));
+        assert_eq!(value, serde_json::json!({ "NaN": "Infinity \" NaN", "a": null, "b": [null, null, -1, 2] }));
     }
 
     #[test]
     fn what_python_reads_is_read_and_sound_json_stays_as_it_is() {
         for (text, expected) in [
-            (r#"[1e400, -1e400, 1e30, 0.5, -0, 12E-3]"#, r#"["", "", 1e30, 0.5, -0, 12E-3]"#),
+            (r#"[1e400, -1e400, 1e30, 0.5, -0, 12E-3]"#, r#"[null, null, 1e30, 0.5, -0, 12E-3]"#),
+            (
+                "[18446744073709551615, 18446744073709551616, -9223372036854775809, 1234567890123456789012.0]",
+                r#"[18446744073709551615, "18446744073709551616", "-9223372036854775809", 1234567890123456789012.0]"#,
+            ),
             (r#""a\ud83d""#, r#""a\ufffd""#),
             (r#""\ud83d\ud83d\ude00\ude00x\n""#, r#""\ufffd\ud83d\ude00\ufffdx\n""#),
             (r#""\ud83d\n \ud83dx \uD83D\uDE00 \u00e9 \\ud83d""#, r#""\ufffd\n \ufffdx \ud83d\ude00 \u00e9 \\ud83d""#),

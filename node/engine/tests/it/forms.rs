@@ -334,4 +334,24 @@ fn of_rows_that_only_ask_the_answer_is_left_to_the_model() {
     assert_eq!(prompt(&format!(r#"{{"prompt": "{}end"}}"#, "x".repeat(40))), format!("{}end", "x".repeat(21)));
     let error = asked(r#"{"text": "only a text"}"#).err().unwrap();
     assert!(error.contains("completions of what is asked"), "{error}");
+    // What a program is told is what the file has: digits where a number has no room, and null where it is none.
+    let told = |value: &str| {
+        let data = asked(&format!("{{\"prompt\": \"2+2=\", \"target\": {value}}}\n")).unwrap();
+        let row = data.batch_of(&[0]).unwrap().rows[0].asked.clone().unwrap().row;
+        row.split("\"target\":").nth(1).unwrap().trim_end_matches('}').to_owned()
+    };
+    let factorial = "138683118545689835737939019720389406345902876772687432540821294940160000000000000";
+    for (value, expected) in [
+        (factorial, &format!("\"{factorial}\"")[..]),
+        ("-9223372036854775809", "\"-9223372036854775809\""),
+        ("-9223372036854775808", "-9223372036854775808"),
+        ("18446744073709551615", "18446744073709551615"),
+        ("18446744073709551616", "\"18446744073709551616\""),
+        ("0.1234567890123456789", "0.12345678901234568"),
+        ("NaN", "null"),
+        ("-Infinity", "null"),
+        ("1e400", "null"),
+    ] {
+        assert_eq!(told(value), expected, "{value}");
+    }
 }
