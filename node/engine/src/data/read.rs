@@ -1,6 +1,7 @@
 //! From a path to tokens and rows.
 
 use anyhow::{Context, Result, bail, ensure};
+use minijinja::value::ValueKind;
 use rayon::prelude::*;
 use std::{
     fs::File,
@@ -19,7 +20,7 @@ use super::{
     held_out::held_out_files,
     json, parquet,
     part::{DocumentRows, Documents, Part, Rows, Split},
-    report::{Report, counted},
+    report::{Report, counted, shown},
     row::{self, Row},
     sample, scratch,
     source::{self, Counted, Source},
@@ -28,6 +29,7 @@ use super::{
     tokens::Tokens,
     window::Windows,
 };
+use crate::chat::present;
 
 /// Rows, and bytes of them, that are tokenised side by side before their tokens are stored.
 const ROWS_AT_ONCE: usize = 256;
@@ -404,6 +406,11 @@ struct Encoded {
 fn encode(row: Row, encoder: &Encoder<'_>, columns: &Columns) -> Result<Option<Encoded>> {
     let value = row.value()?;
     let Some(sample::Found { sample, label, used }) = columns.sample(&value)? else { return Ok(None) };
+    let column = |name: &str| if value.kind() == ValueKind::Map { present(&value, name) } else { Some(value.clone()) };
+    let has_nul = |name: &&String| column(name).is_some_and(|value| row::has_nul(&value));
+    if let Some(name) = used.iter().find(has_nul) {
+        bail!("column {}: {}", shown(name), row::NUL);
+    }
     let left = keys(&value).into_iter().filter(|name| !used.contains(name)).collect();
     let is_conversation = sample.is_conversation();
     Ok(Some(Encoded { document: encoder.encode(sample)?, label, left, is_conversation }))

@@ -1,12 +1,15 @@
 //! A row of a file, as it was found.
 
 use anyhow::{Result, anyhow};
-use minijinja::Value;
+use minijinja::{Value, value::ValueKind};
 
 use super::{form::without_comma, lenient};
 
 /// Longest row, bytes: one that is longer has lost its end, most likely.
 pub const ROW_BYTES_MAX: u64 = 1 << 30;
+
+/// Why a text with a NUL byte is refused.
+pub const NUL: &str = "it has a NUL byte, which no text has";
 
 /// A row, as it was found.
 pub struct Row {
@@ -54,11 +57,27 @@ impl Row {
     }
 }
 
+/// Whether a text within the value has a NUL byte.
+pub fn has_nul(value: &Value) -> bool {
+    let mut items = value.try_iter().into_iter().flatten();
+    match value.kind() {
+        ValueKind::String => value.as_str().is_some_and(|text| text.contains('\0')),
+        ValueKind::Seq => items.any(|item| has_nul(&item)),
+        ValueKind::Map => items.any(|key| value.get_item(&key).is_ok_and(|item| has_nul(&item))),
+        _ => false,
+    }
+}
+
 /// A line of JSON as a value: as it is, or else as Python would read it.
 pub fn parse(line: &[u8]) -> Result<Value> {
     let text = std::str::from_utf8(line)
         .map_err(|error| anyhow!("byte {} is not UTF-8; save the file as UTF-8", error.valid_up_to()))?;
     let text = without_comma(text);
+    if lenient::may_have_long_number(text)
+        && let Ok(value) = serde_json::from_str(&lenient::mended(text.as_bytes()))
+    {
+        return Ok(value);
+    }
     serde_json::from_str(text).or_else(|error| {
         serde_json::from_str(&lenient::mended(text.as_bytes())).map_err(|_| {
             let words = error.to_string();
@@ -67,8 +86,3 @@ pub fn parse(line: &[u8]) -> Result<Value> {
         })
     })
 }
-    if lenient::may_have_long_number(text)
-        && let Ok(value) = serde_json::from_str(&lenient::mended(text.as_bytes()))
-    {
-        return Ok(value);
-    }

@@ -10,7 +10,7 @@ use std::{
 use super::{
     bytes::Bytes,
     report::shown,
-    row::{Content, ROW_BYTES_MAX, Row},
+    row::{Content, NUL, ROW_BYTES_MAX, Row},
 };
 
 /// Reads all records; `sink` gets each. Errors if the file cannot be read on.
@@ -91,7 +91,7 @@ fn fields(header: &[String], record: &csv::ByteRecord) -> Result<Value> {
     let field = |(name, field): (&String, &[u8])| {
         let text = std::str::from_utf8(field)
             .with_context(|| format!("column {}: not UTF-8; save the file as UTF-8", shown(name)))?;
-        ensure!(!text.contains('\0'), "column {}: it has a NUL byte, which no text has", shown(name));
+        ensure!(!text.contains('\0'), "column {}: {NUL}", shown(name));
         Ok((name.clone(), Value::from(text)))
     };
     let given = record.iter().chain(std::iter::repeat(&b""[..]));

@@ -4,7 +4,21 @@ use engine::data::Columns;
 use std::fs;
 use tempfile::TempDir;
 
-use crate::forms::read_with;
+use crate::forms::{TWO, read, read_with, rows_of};
+
+#[test]
+fn a_nul_is_refused_in_every_form_and_named_with_its_column() {
+    for row in [
+        r#"{"text": "a\u0000b"}"#,
+        r#"["a\u0000b"]"#,
+        r#"{"messages": [{"role": "user", "content": "a\u0000"}, {"role": "assistant", "content": "b"}]}"#,
+        r#"[{"role": "user", "content": "a\u0000"}, {"role": "assistant", "content": "b"}]"#,
+    ] {
+        let error = read("rows", row).err().unwrap();
+        assert!(error.contains("it has a NUL byte") && error.contains("column "), "{row}: {error}");
+    }
+    assert_eq!(rows_of("rows", r#"{"text": "one two three", "other": "a\u0000b", "path": "\\u0000"}"#), [TWO[0]]);
+}
 
 #[test]
 fn a_template_names_the_columns_that_a_row_lacks() {
