@@ -12,6 +12,9 @@ pub const RECORDS_MAX: usize = 64;
 /// Longest name of a column, characters.
 const NAME_CHARACTERS_MAX: usize = 64;
 
+/// Names of files that say that it is text.
+const TEXTS: [&str; 5] = ["txt", "text", "log", "md", "markdown"];
+
 /// What separates the fields, if it is a table. Errors if it surely is one, and no column is known.
 pub fn separator(head: &str, is_whole: bool, extension: &str, columns: &Columns) -> Result<Option<u8>> {
     let (candidates, is_named) = match extension {
@@ -37,7 +40,7 @@ pub fn separator(head: &str, is_whole: bool, extension: &str, columns: &Columns)
         return Ok(Some(candidates[0]));
     }
     let is_surely = |(separator, records): &&(u8, Vec<Vec<String>>)| {
-        is_named || *separator == b'\t' && records.len() >= 5 && is_table(records, false)
+        is_named || *separator == b'\t' && !TEXTS.contains(&extension) && has_columns(records)
     };
     match tables.iter().find(is_surely) {
         Some((_, records)) => bail!(
@@ -57,6 +60,15 @@ pub fn separator(head: &str, is_whole: bool, extension: &str, columns: &Columns)
         }
         None => Ok(None),
     }
+}
+
+/// Whether a text has columns that tabs separate.
+pub fn is_tabbed(head: &str, is_whole: bool) -> bool {
+    has_columns(&records(head, is_whole, b'\t'))
+}
+
+fn has_columns(records: &[Vec<String>]) -> bool {
+    records.len() >= 5 && is_table(records, false)
 }
 
 /// The first records; the last one may be cut, and is left out.

@@ -17,6 +17,7 @@ use super::{
     documents::{Document, Encoder, Stored},
     fields::{NoColumn, is_known, keys},
     form::{Form, form},
+    header,
     held_out::held_out_files,
     json, parquet,
     part::{DocumentRows, Documents, Part, Rows, Split},
@@ -154,6 +155,9 @@ impl Reading<'_> {
         };
         if let (Form::Text, Some(flag)) = (form, self.columns.flag()) {
             bail!("{flag} names columns, and this is plain text; give it rows with columns, or leave out {flag}");
+        }
+        if form == Form::Text && header::is_tabbed(&String::from_utf8_lossy(&opened.head), opened.is_whole) {
+            self.report.tabbed.push(shown(&source.path().file_name().unwrap_or_default().to_string_lossy()));
         }
         let open = source.size().is_none().then_some(opened);
         Ok(Some(Seen { source, form, open }))

@@ -41,6 +41,8 @@ pub struct Report {
     pub(super) without: Lost,
     /// Files that were not read, and why.
     pub(super) skipped: Vec<(String, String)>,
+    /// Plain texts with columns, which their names say are text.
+    pub(super) tabbed: Vec<String>,
     /// Names that begin with a dot.
     pub(super) hidden: u64,
     /// Rows that were cut into several windows.
@@ -226,6 +228,12 @@ impl Report {
         if !self.lists_left.is_empty() {
             let names: Vec<String> = self.lists_left.iter().cloned().collect();
             notes.push(format!("lists of rows left alone: {}", few(&names)));
+        }
+        if !self.tabbed.is_empty() {
+            let names = few(&self.tabbed);
+            notes.push(format!(
+                "read as text, as the name says, though tabs separate columns: {names} (rows are in .tsv)"
+            ));
         }
         if self.windowed > 0 {
             notes.push(format!("{} longer than a window, cut into several", counted(self.windowed, "row")));

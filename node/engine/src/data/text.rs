@@ -64,8 +64,8 @@ fn sound(bytes: &[u8], start: u64, is_last: bool) -> Result<&str> {
     }
     if let Some(byte) = wrong {
         bail!(
-            "not UTF-8 text: byte {}, {byte:#04x}, begins no character; convert the file to UTF-8 (if it is from Windows: \
-             iconv -f WINDOWS-1252 -t UTF-8)",
+            "not UTF-8 text: byte {}, {byte:#04x}, begins no character; convert the file from the encoding that it is in, \
+             iconv -f ENCODING -t UTF-8: WINDOWS-1252 of Western Europe, mostly, SHIFT_JIS of Japan, GB18030 of China",
             start + text.len() as u64
         );
     }

@@ -21,6 +21,22 @@ fn a_nul_is_refused_in_every_form_and_named_with_its_column() {
 }
 
 #[test]
+fn text_with_tabs_is_text_where_its_name_says_so() {
+    let words: String = (0..9).map(|i| format!("word{i}\tIts meaning {i}\n")).collect();
+    for name in ["words.txt", "words.log", "words.md"] {
+        let read = read(name, &words).unwrap();
+        assert_eq!(read.bytes(), words.len() as u64, "{name}");
+        let report = read.report().to_string();
+        assert!(
+            report.contains(&format!("read as text, as the name says, though tabs separate columns: {name}")),
+            "{report}"
+        );
+    }
+    assert!(read("words", &words).err().unwrap().contains("names no column"));
+    assert_eq!(rows_of("rows.txt", format!("text\tid\n{}", "one two three\t1\n".repeat(9))), [TWO[0]; 9]);
+}
+
+#[test]
 fn a_template_names_the_columns_that_a_row_lacks() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("rows.csv");

@@ -249,6 +249,7 @@ fn what_is_no_text_is_named() {
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"some text\0and more", "byte 9 is NUL"),
         (b"caf\xe9", "byte 3, 0xe9"),
+        (b"\x82\xb1\x82\xea and so on", "SHIFT_JIS"),
         (b"\x1f\x8bdamaged", "gzip"),
         // Cut off in its block, and a window of 2 GiB.
         (&[40, 181, 47, 253, 36, 26, 209, 0, 0, 123, 34], "the zstd file is cut off: download or copy it again"),
