@@ -1,6 +1,6 @@
 //! Messages as the usual data sets have them, in the one form that templates take: `role`, `content`, `tool_calls`.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use minijinja::{Value, value::ValueKind};
 
 /// One message: OpenAI's and TRL's `role` and `content`, ShareGPT's `from` and `value`, or Gemini's `role` and `parts`.
@@ -65,13 +65,27 @@ pub fn present(value: &Value, name: &str) -> Option<Value> {
     value.get_attr(name).ok().filter(|field| !field.is_undefined() && !field.is_none())
 }
 
+/// The value that a cell of a table holds as JSON.
+pub fn from_json(text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|_| {
+        let start = text.trim_start();
+        let inner = start.trim_start_matches(['[', '{', '(']);
+        match inner.len() < start.len() && inner.trim_start().starts_with('\'') {
+            true => anyhow!(
+                "it is written as Python shows it, and that is no JSON: write the rows as JSON Lines (pandas and datasets: \
+                 to_json(\"rows.jsonl\", orient=\"records\", lines=True))"
+            ),
+            false => anyhow!("it is a text that is not JSON"),
+        }
+    })
+}
+
 /// A list, which may be JSON in a string.
 fn list_of(value: &Value) -> Result<Vec<Value>> {
     match value.kind() {
         ValueKind::Seq => Ok(value.try_iter()?.collect()),
         ValueKind::String => {
-            let parsed: Value =
-                serde_json::from_str(value.as_str().unwrap_or_default()).context("it is a text that is not JSON")?;
+            let parsed = from_json(value.as_str().unwrap_or_default())?;
             ensure!(parsed.kind() == ValueKind::Seq, "it is {}", kind(&parsed));
             Ok(parsed.try_iter()?.collect())
         }
@@ -141,7 +155,8 @@ pub fn kind(value: &Value) -> String {
     match value.kind() {
         ValueKind::None => "null".into(),
         ValueKind::Undefined => "not there".into(),
-        ValueKind::Bool | ValueKind::Number => value.to_string(),
+        ValueKind::Bool => value.is_true().to_string(),
+        ValueKind::Number => value.to_string(),
         ValueKind::String => {
             let text = value.as_str().unwrap_or_default();
             let short: String = text.chars().take(40).collect();

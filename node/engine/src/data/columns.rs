@@ -4,7 +4,8 @@ use anyhow::{Context, Result, ensure};
 use minijinja::{Value, value::ValueKind};
 
 use super::{
-    fields::{Fields, is_known, keys},
+    fields::{Fields, keys},
+    names::is_known,
     sample::{Found, Question, Sample, prompt},
 };
 use crate::chat::{Formatter, Rendered, kind};

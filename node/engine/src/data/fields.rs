@@ -8,29 +8,12 @@ use std::{
 };
 
 use super::{
+    names::{CHOSEN_FROM, CONTEXT, FORMS, MESSAGES, PAIRS, RIGHT, SYSTEM, TEXTS, is_known},
+    options::Options,
     report::shown,
     sample::{Question, Sample},
 };
 use crate::chat::{self, Conversation, kind, present};
-
-/// What a row may be, for people.
-const FORMS: &str = "text; prompt and completion; messages; conversations; instruction (or question) and output (or answer); \
-                     prompt, choices and answer. Other columns: --text-field <name>, or --template '…{{ name }}…'";
-const MESSAGES: [&str; 5] = ["messages", "conversations", "conversation", "dialogue", "contents"];
-const TEXTS: [&str; 2] = ["text", "content"];
-/// What is asked, what may answer it, and whether the two say more of a row than a text beside them does. Other pairs
-/// are chance: the user of a post, and its target.
-const PAIRS: [(&str, &[&str], bool); 7] = [
-    ("instruction", &["output", "response", "answer", "completion", "target"], true),
-    ("question", &["answer", "response", "output", "completion"], true),
-    ("prompt", &["response", "answer", "output", "target"], true),
-    ("query", &["response", "answer", "output"], false),
-    ("input", &["output", "response", "target", "answer"], false),
-    ("inputs", &["targets", "outputs"], false),
-    ("user", &["assistant"], false),
-];
-const CONTEXT: [&str; 2] = ["input", "context"];
-const SYSTEM: [&str; 2] = ["system", "system_prompt"];
 
 /// Names that an error shows.
 const NAMES_MAX: usize = 12;
@@ -46,20 +29,6 @@ impl fmt::Display for NoColumn {
 }
 
 impl std::error::Error for NoColumn {}
-
-/// Whether a column of this name is read.
-pub fn is_known(name: &str) -> bool {
-    let name = name.trim().to_lowercase();
-    let name = name.as_str();
-    is_text(name) || MESSAGES.contains(&name) || name == "choices"
-}
-
-/// Whether a column of this name is read, and holds a text.
-pub fn is_text(name: &str) -> bool {
-    let name = name.trim().to_lowercase();
-    let is_in = |(asked, answered, _): &(&str, &[&str], bool)| *asked == name || answered.contains(&name.as_str());
-    TEXTS.contains(&name.as_str()) || PAIRS.iter().any(is_in)
-}
 
 /// The names of a row's columns; none if it is no object.
 pub fn keys(row: &Value) -> Vec<String> {
@@ -83,7 +52,10 @@ impl Fields {
                 for name in keys(row) {
                     let lower = name.trim().to_lowercase();
                     match present(row, &name).filter(|value| !is_blank(&lower, value)) {
-                        Some(value) => drop(all.entry(lower).or_insert((name, value))),
+                        Some(value) => {
+                            used.extend(is_white(&value).then(|| name.clone()));
+                            all.entry(lower).or_insert((name, value));
+                        }
                         // Nothing is left in it.
                         None => {
                             blank.insert(lower);
@@ -103,13 +75,16 @@ impl Fields {
 
     /// Whether it has nothing to learn, and nothing wrong: no columns, or nothing in those that are read.
     fn is_empty(&self) -> bool {
-        self.all.is_empty() || self.blank.iter().any(|name| is_known(name))
+        let is_bare = |name: &str| self.is_there(name) && !self.has(name);
+        let is_blank = || self.blank.iter().any(|name| is_known(name)) || TEXTS.into_iter().any(is_bare);
+        let is_pair = || self.pair(is_bare).is_some() || is_bare("prompt") && is_bare("completion");
+        self.all.keys().all(|name| is_bare(name)) || is_blank() || is_pair()
     }
 
     /// The text of the column that a flag names; None if there is nothing in it. Errors if there is no such column.
     pub fn named(&mut self, field: &str) -> Result<Option<String>> {
         let name = field.trim().to_lowercase();
-        if !self.has(&name) && !self.all.is_empty() && !self.blank.contains(&name) {
+        if !self.is_there(&name) && !self.all.is_empty() && !self.blank.contains(&name) {
             return Err(self.no_column(&format!("and no column {field:?} (--text-field)")));
         }
         self.text(&name)
@@ -121,8 +96,21 @@ impl Fields {
         NoColumn(format!("the row has {}; {what}", names.join(", "))).into()
     }
 
+    /// Whether a column is there, and has more in it than white space.
     fn has(&self, name: &str) -> bool {
-        self.all.contains_key(&name.to_lowercase())
+        self.all.get(name).is_some_and(|(_, value)| !is_white(value))
+    }
+
+    fn is_there(&self, name: &str) -> bool {
+        self.all.contains_key(name)
+    }
+
+    /// Whether a column is false, or, in a table, says so.
+    fn is_false(&self, name: &str) -> bool {
+        self.all.get(name).is_some_and(|(_, value)| match value.as_str() {
+            Some(text) => text.trim().eq_ignore_ascii_case("false"),
+            None => value.kind() == ValueKind::Bool && !value.is_true(),
+        })
     }
 
     fn take(&mut self, name: &str) -> Option<Value> {
@@ -131,14 +119,12 @@ impl Fields {
         Some(value.clone())
     }
 
-    /// The text of a column; None if it is not there, or blank. Errors if it is no text.
+    /// The text of a column; None if it is not there, or blank. Errors if it is no text, and no number.
     fn text(&mut self, name: &str) -> Result<Option<String>> {
-        let Some(value) = self.take(name) else { return Ok(None) };
-        match value.as_str() {
-            Some(text) if text.trim().is_empty() => Ok(None),
-            Some(text) => Ok(Some(text.to_owned())),
-            None => bail!("column {name} is {}, not a text", kind(&value)),
+        if !self.is_there(name) {
+            return Ok(None);
         }
+        self.raw(name).map(|text| Some(text).filter(|text| !text.trim().is_empty()))
     }
 
     fn is_list(&self, name: &str) -> bool {
@@ -147,66 +133,113 @@ impl Fields {
 
     /// What is learned; None if there is nothing in the row.
     pub fn sample(&mut self) -> Result<Option<(Sample, &'static str)>> {
-        if let Some(name) = MESSAGES.iter().find(|name| self.has(name)) {
-            return self.messages(name).map(|conversation| Some((Sample::Conversation(conversation), *name)));
+        if let Some(name) = self.conversation() {
+            return self.messages(name).map(|conversation| Some((Sample::Conversation(conversation), name)));
         }
+        ensure!(
+            !self.is_there("completion") || !self.is_false("label"),
+            "the row's label is false, which says that its completion is not wanted, and there is no objective for that; \
+             leave such rows out (or the column label, if it says something else)"
+        );
         if self.is_list("prompt") || self.is_list("completion") {
             return Ok(Some((Sample::Conversation(self.turns()?), "prompt and completion as messages")));
         }
-        if self.has("choices") || self.has("prompt") && self.has("answer") {
-            return self.choices().map(Some);
+        if let Some(name) = self.choices_name() {
+            return self.choices(name).map(Some);
+        }
+        if self.has("prompt") && self.has("answer") {
+            return self.instruction("prompt", "answer").map(|one| Some((Sample::Conversation(one), "instructions")));
         }
         if self.has("chosen") && self.has("rejected") {
             bail!("the row compares chosen and rejected, and there is no objective for that; give it {FORMS}");
         }
-        if self.has("prompt") && self.has("completion") {
+        if self.is_there("prompt") && self.has("completion") {
             let (prompt, completion) = (self.raw("prompt")?, self.raw("completion")?);
-            ensure!(!completion.is_empty(), "the completion is empty, there is nothing to learn");
             return Ok(Some((Sample::Completion(prompt, completion), "prompt and completion")));
         }
-        match (self.pair(), self.first(&TEXTS)) {
+        match (self.pair(|name| self.has(name)), self.first(&TEXTS)) {
             (Some((asked, answered, is_strong)), text) if is_strong || text.is_none() => {
                 self.instruction(asked, answered).map(|one| Some((Sample::Conversation(one), "instructions")))
             }
             (_, Some(name)) => Ok(self.text(name)?.map(|text| (Sample::Text(text), name))),
-            _ if self.is_empty() => Ok(None),
-            _ => Err(self.no_column(&format!("it must have {FORMS}"))),
+            _ => self.nothing().map(|()| None),
         }
     }
 
-    /// What is asked and what answers it, by their names, and whether they come before a text.
-    fn pair(&self) -> Option<(&'static str, &'static str, bool)> {
+    /// Errors if a row that has nothing to learn should have: half of a pair, or columns of which none is read.
+    fn nothing(&mut self) -> Result<()> {
+        ensure!(
+            !self.has("prompt") || !self.is_there("completion"),
+            "the completion is empty, there is nothing to learn"
+        );
+        let has_text = TEXTS.iter().any(|name| self.is_there(name));
+        if let Some((asked, answered, is_strong)) = self.pair(|name| self.is_there(name))
+            && (is_strong || !has_text)
+            && (self.has(asked) || self.has(answered))
+        {
+            return self.instruction(asked, answered).map(|_| ());
+        }
+        self.refuse_dialogue()?;
+        if self.is_empty() { Ok(()) } else { Err(self.no_column(&format!("it must have {FORMS}"))) }
+    }
+
+    /// Errors if a column of messages is a text, and no list of them.
+    fn refuse_dialogue(&self) -> Result<()> {
+        let Some(name) = self.first(&MESSAGES) else { return Ok(()) };
+        bail!(
+            "column {name} is a plain text, and no conversation: that is a list of messages with role and content; if it is \
+             what to learn, give --text-field {name}, or --template '…{{{{ {name} }}}}…'"
+        )
+    }
+
+    /// The column of messages, if there is one: a list, or JSON of one.
+    fn conversation(&self) -> Option<&'static str> {
+        let is_list = |(_, value): &(String, Value)| {
+            value.as_str().is_none_or(|text| text.trim_start().starts_with(['[', '{', '"']))
+        };
+        MESSAGES.into_iter().find(|name| self.all.get(*name).is_some_and(is_list))
+    }
+
+    /// What is asked and what answers it, by their names, and whether they come before a text. `is_in`: which columns
+    /// count.
+    fn pair(&self, is_in: impl Fn(&str) -> bool) -> Option<(&'static str, &'static str, bool)> {
         let pair = |(asked, answered, is_strong): &(&'static str, &[&'static str], bool)| {
-            let answered = self.first(answered).filter(|_| self.has(asked))?;
-            Some((*asked, answered, *is_strong))
+            let answered = answered.iter().find(|name| is_in(name) && is_in(asked))?;
+            Some((*asked, *answered, *is_strong))
         };
         PAIRS.iter().find_map(pair)
     }
 
     /// What is asked, without what answers it; None if there is nothing in the row.
     pub fn question(&mut self) -> Result<Option<(Question, &'static str)>> {
-        if let Some(name) = MESSAGES.iter().find(|name| self.has(name)) {
+        if let Some(name) = self.conversation() {
             let Conversation { messages, tools, .. } = self.messages(name)?;
             return Ok(Some((unanswered(messages, tools)?, "prompts of conversations")));
         }
         if self.is_list("prompt") {
             let messages = chat::messages(&self.take("prompt").context("the row has no prompt")?)?;
+            let messages = self.with_system(messages)?;
             return Ok(Some((unanswered(messages, self.tools()?)?, "prompts of conversations")));
         }
         // As when it is learned: beside an answer it is a turn, else a text to go on with.
-        let pair = self.pair();
+        let pair = self.pair(|name| self.has(name));
         if self.has("prompt") && pair.is_none() {
-            let text = self.raw("prompt")?;
-            return Ok((!text.is_empty()).then_some((Question::Text(text), "prompts")));
+            return Ok(Some((Question::Text(self.raw("prompt")?), "prompts")));
         }
-        // Beside a text, a user is somebody's name.
-        let is_asked = |name: &&str| self.has(name) && (*name != "user" || self.first(&TEXTS).is_none());
-        let alone = || PAIRS.iter().map(|(asked, ..)| *asked).find(is_asked);
-        if let Some(asked) = pair.map(|(asked, ..)| asked).or_else(alone) {
-            let (question, system) = (self.asked(asked)?, self.system()?);
-            let turns = system.into_iter().chain([turn("user", &question)]).collect();
-            return Ok(Some((Question::Conversation(turns, None), "questions")));
+        // Beside a text, a user is somebody's name. One that is empty is said to be, unless another is there.
+        let is_free = |name: &str| name != "user" || self.first(&TEXTS).is_none();
+        let asked = || PAIRS.iter().map(|(asked, ..)| *asked).filter(|name| is_free(name));
+        let alone = || asked().find(|name| self.has(name)).or_else(|| asked().find(|name| self.is_there(name)));
+        match pair.map(|(asked, ..)| asked).or_else(alone) {
+            Some("prompt") if !self.has("prompt") => return Ok(None),
+            Some(asked) => {
+                let (question, system) = (self.asked(asked)?, self.system()?);
+                let turns = system.into_iter().chain([turn("user", &question)]).collect();
+                return Ok(Some((Question::Conversation(turns, None), "questions")));
+            }
+            None => {}
         }
+        self.refuse_dialogue()?;
         if self.is_empty() {
             return Ok(None);
         }
@@ -223,7 +256,14 @@ impl Fields {
     /// A text as it is.
     fn raw(&mut self, name: &str) -> Result<String> {
         let value = self.take(name).with_context(|| format!("the row has no {name}"))?;
-        Ok(value.as_str().with_context(|| format!("column {name} is {}, not a text", kind(&value)))?.to_owned())
+        match (value.kind(), value.as_str()) {
+            (ValueKind::Number, _) => Ok(value.to_string()),
+            (_, Some(text)) => Ok(text.to_owned()),
+            _ => bail!(
+                "column {name} is {}, not a text; write it as one, or give --template '…{{{{ {name} }}}}…'",
+                kind(&value)
+            ),
+        }
     }
 
     fn tools(&mut self) -> Result<Option<Value>> {
@@ -233,11 +273,8 @@ impl Fields {
 
     fn messages(&mut self, name: &str) -> Result<Conversation> {
         let value = self.take(name).context("there are no messages")?;
-        let mut messages = chat::messages(&value)?;
-        if let Some(system) = self.system()? {
-            messages.insert(0, system);
-        }
-        Ok(Conversation::new(messages, self.tools()?))
+        let messages = chat::messages(&value).with_context(|| format!("column {name}"))?;
+        Ok(Conversation::new(self.with_system(messages)?, self.tools()?))
     }
 
     /// TRL's conversational prompt and completion: only the latter is learned.
@@ -250,6 +287,7 @@ impl Fields {
             }
         };
         let (prompt, completion) = (turns("prompt", "user")?, turns("completion", "assistant")?);
+        let prompt = self.with_system(prompt)?;
         let given = prompt.len();
         let mut conversation = Conversation::new([prompt, completion].concat(), self.tools()?);
         conversation.learned[..given].fill(false);
@@ -267,66 +305,72 @@ impl Fields {
 
     /// What is asked, and about what.
     fn asked(&mut self, asked: &'static str) -> Result<String> {
-        let about = CONTEXT.iter().find(|name| **name != asked && self.has(name));
         let question = self.text(asked)?.with_context(|| format!("the {asked} is empty"))?;
-        let about = about.map_or(Ok(None), |name| self.text(name))?;
+        let about = self.about(asked)?;
         Ok(about.map_or(question.clone(), |about| format!("{question}\n\n{about}")))
     }
 
-    fn system(&mut self) -> Result<Option<Value>> {
-        let Some(name) = self.first(&SYSTEM) else { return Ok(None) };
-        Ok(self.text(name)?.map(|text| turn("system", &text)))
+    /// What it is asked about, if anything.
+    fn about(&mut self, asked: &'static str) -> Result<Option<String>> {
+        let about = CONTEXT.into_iter().find(|name| *name != asked && self.has(name));
+        about.map_or(Ok(None), |name| self.text(name))
     }
 
-    fn choices(&mut self) -> Result<(Sample, &'static str)> {
-        if !self.has("choices") {
-            return self.instruction("prompt", "answer").map(|one| (Sample::Conversation(one), "instructions"));
+    /// Messages behind the row's system prompt, unless they have one of their own.
+    fn with_system(&mut self, mut messages: Vec<Value>) -> Result<Vec<Value>> {
+        let is_system = |message: &Value| present(message, "role").is_some_and(|role| role.as_str() == Some("system"));
+        if !messages.iter().any(is_system) {
+            messages.splice(0..0, self.system()?);
         }
-        let (asked, answered) = (self.first(&["prompt", "question"]), self.first(&["answer", "answerkey", "label"]));
-        let (Some(asked), Some(answered), false) = (asked, answered, self.has("completion")) else {
+        Ok(messages)
+    }
+
+    /// A turn of the system: a text, or an object with the text, as Gemini has it.
+    fn system(&mut self) -> Result<Option<Value>> {
+        let Some(name) = self.first(&SYSTEM) else { return Ok(None) };
+        let value = self.all.get(name).map(|(_, value)| value.clone()).unwrap_or_default();
+        let Some(text) = ["parts", "content", "text"].iter().find_map(|field| present(&value, field)) else {
+            return Ok(self.text(name)?.map(|text| turn("system", &text)));
+        };
+        self.take(name);
+        let message = Value::from_pairs([("role", Value::from("system")), ("content", text)]);
+        chat::message(&message).map(Some).with_context(|| format!("column {name}"))
+    }
+
+    /// Choices, or options beside what may name the right one: elsewhere these are settings, mostly.
+    fn choices_name(&self) -> Option<&'static str> {
+        let is_asked = self.first(&CHOSEN_FROM).is_some() && self.first(&RIGHT).is_some() && !self.has("completion");
+        let is_said = self.pair(|name| self.has(name)).is_some_and(|(_, answered, _)| !RIGHT.contains(&answered));
+        self.first(&["choices"]).or_else(|| self.first(&["options"]).filter(|_| is_asked && !is_said))
+    }
+
+    fn choices(&mut self, name: &'static str) -> Result<(Sample, &'static str)> {
+        // A question that is empty may follow a text; a prompt that is, nothing.
+        let asked = self.first(&CHOSEN_FROM).or_else(|| CHOSEN_FROM.into_iter().find(|name| self.is_there(name)));
+        let (Some(asked), Some(answered), false) = (asked, self.first(&RIGHT), self.has("completion")) else {
             bail!("a row with choices must have prompt (or question), choices and answer, and no completion");
         };
         let prompt = self.raw(asked)?;
-        let value = self.take("choices").context("no choices")?;
-        // ARC's have labels of their own.
-        let labels = present(&value, "label").map(|labels| texts_of(&labels)).transpose()?;
-        let value = present(&value, "text").unwrap_or(value);
-        let list = match value.as_str() {
-            Some(text) => serde_json::from_str(text).unwrap_or_else(|_| value.clone()),
-            None => value.clone(),
+        let prompt = match self.about(asked)? {
+            Some(about) if prompt.trim().is_empty() => about,
+            Some(about) if asked == "instruction" => format!("{prompt}\n\n{about}"),
+            // What is asked comes last: the choices follow it.
+            Some(about) => format!("{about}\n\n{prompt}"),
+            None => prompt,
         };
-        let choices = texts_of(&list).with_context(|| format!("malformed: choices is {}", kind(&value)))?;
+        let value = self.take(name).context("no choices")?;
+        let options = Options::of(&value).with_context(|| {
+            let remedy = if name == "options" { ", or --template where they are none" } else { "" };
+            format!("malformed: {name} is {}; give it a list of texts{remedy}", kind(&value))
+        })?;
         let answer = self.take(answered).context("no answer")?;
-        let answer = right_choice(&answer, &choices, labels.as_deref()).map_or(answer, Value::from);
-        Ok((Sample::Choices { prompt, choices, answer }, "prompt, choices and answer"))
+        let label = match options.is_either(&answer) {
+            true => "prompt, choices and answer by its index, though it is the text of another choice, too",
+            false => "prompt, choices and answer",
+        };
+        let answer = options.right(&answer).map_or(answer, Value::from);
+        Ok((Sample::Choices { prompt, choices: options.choices, answer }, label))
     }
-}
-
-/// The texts of a list.
-fn texts_of(list: &Value) -> Result<Vec<String>> {
-    ensure!(list.kind() == ValueKind::Seq, "malformed: it is not a list of texts");
-    let text = |text: Value| text.as_str().map(str::to_owned).context("malformed: it is not a list of texts");
-    list.try_iter()?.map(text).collect()
-}
-
-/// The index of the right choice that is named: by its label, by its own words, by a number as tables have it (1.0
-/// too), or by a letter, A for the first, as `a`, `(A)` or `A.`, too. None where it is an index already, or names none.
-fn right_choice(answer: &Value, choices: &[String], labels: Option<&[String]>) -> Option<usize> {
-    let whole = |number: f64| {
-        let is_index = number.fract() == 0.0 && (0.0..choices.len() as f64).contains(&number);
-        is_index.then_some(number as usize)
-    };
-    let Some(text) = answer.as_str().map(str::trim) else {
-        let is_float = answer.kind() == ValueKind::Number && !answer.is_integer();
-        return is_float.then(|| f64::try_from(answer.clone()).ok()).flatten().and_then(whole);
-    };
-    let at = |all: &[String]| all.iter().position(|one| one.trim() == text);
-    let letter = || match text.trim_matches(['(', ')', '.', ':']).to_ascii_uppercase().as_bytes() {
-        [letter @ b'A'..=b'Z'] => Some(usize::from(letter - b'A')),
-        _ => None,
-    };
-    let number = || text.parse().ok().or_else(|| text.parse().ok().and_then(whole));
-    labels.and_then(at).or_else(|| at(choices)).or_else(number).or_else(|| letter().filter(|at| *at < choices.len()))
 }
 
 /// A conversation up to what the assistant is to say.
@@ -346,6 +390,10 @@ fn is_blank(name: &str, value: &Value) -> bool {
         Some(text) => is_messages && matches!(text.trim(), "" | "[]" | "null"),
         None => value.kind() == ValueKind::Seq && value.len() == Some(0) && name != "choices",
     }
+}
+
+fn is_white(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.trim().is_empty())
 }
 
 fn turn(role: &str, content: &str) -> Value {

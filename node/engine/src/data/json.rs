@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     bytes::Bytes,
-    fields,
     lenient::Lenient,
+    names,
     report::{few, shown},
     row::{Content, ROW_BYTES_MAX, Row, parse},
 };
@@ -183,7 +183,7 @@ fn expand(value: Value, left: &mut Vec<String>, sink: &mut Sink<'_>) -> Result<(
     if let Some(rows) = by_column(&pairs) {
         return all(&mut rows.into_iter());
     }
-    if pairs.iter().any(|(name, _)| fields::is_known(name)) {
+    if pairs.iter().any(|(name, _)| names::is_known(name)) {
         return sink(value, None);
     }
     // The only thing in it may hold the rows: {"dataset": {"train": [...]}}.
@@ -230,9 +230,17 @@ fn list_of_rows(pairs: &[(String, Value)]) -> Result<Option<&(String, Value)>> {
     }
 }
 
+/// Whether there are lists in it, as in a column of conversations; a conversation has objects.
+fn holds_lists(column: &Value) -> bool {
+    let item = |key: Value| if column.kind() == ValueKind::Map { column.get_item(&key).ok() } else { Some(key) };
+    let mut items = column.try_iter().into_iter().flatten().filter_map(item);
+    items.any(|item| item.kind() == ValueKind::Seq)
+}
+
 /// Rows that are written column by column, as pandas does: lists of equal lengths, or objects with equal keys.
 fn by_column(pairs: &[(String, Value)]) -> Option<Vec<Value>> {
-    let (_, sample) = pairs.iter().find(|(name, _)| fields::is_text(name))?;
+    let (_, sample) =
+        pairs.iter().find(|(name, value)| names::is_text(name) || names::is_messages(name) && holds_lists(value))?;
     let is_alike = |value: &Value| value.kind() == sample.kind() && value.len() == sample.len();
     if !matches!(sample.kind(), ValueKind::Seq | ValueKind::Map) || !pairs.iter().all(|(_, value)| is_alike(value)) {
         return None;

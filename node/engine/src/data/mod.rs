@@ -15,7 +15,7 @@
 //! | `form.rs`, `header.rs` | which form a text has; whether it is a table |
 //! | `row.rs`, `json.rs`, `lenient.rs`, `table.rs`, `parquet.rs` | rows of JSON (Lines), tables, Parquet |
 //! | `scratch.rs` | what cannot be read twice, on the disk |
-//! | `columns.rs`, `fields.rs`, `sample.rs` | a row's columns → what is learned of it |
+//! | `columns.rs`, `names.rs`, `fields.rs`, `options.rs`, `sample.rs` | a row's columns → what is learned of it |
 //! | `documents.rs`, `choices.rs`, `prompts.rs`, `text.rs` | that → tokens |
 //! | `tokens.rs`, `window.rs`, `part.rs` | what is kept: ids, and which of them are a row |
 //! | `numbers.rs` | where it is kept: in memory while it is little, then on the disk |
@@ -36,7 +36,9 @@ mod header;
 mod held_out;
 mod json;
 mod lenient;
+mod names;
 mod numbers;
+mod options;
 mod order;
 mod pack;
 mod parquet;

@@ -179,7 +179,7 @@ fn few_bad_rows_are_skipped_and_counted_and_many_are_an_error_that_names_three()
 #[test]
 fn each_kind_of_bad_row_says_what_is_wrong_with_it() {
     for (row, part) in [
-        (r#"{"text": 5}"#, "column text is 5, not a text"),
+        (r#"{"text": true}"#, "column text is true, not a text; write it as one"),
         (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "no turn of the assistant"),
         (
             r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}"#,

@@ -159,7 +159,7 @@ fn a_conversation_in_two_columns_is_a_row_and_no_table() {
         assert_eq!(rows_of("rows.json", &content), ["User: hi\nAssistant:[ ho$]"], "{content}");
     }
     assert_eq!(rows_of("rows", pretty.repeat(3)).len(), 3);
-    let bad = said("rows.json", "{\n\"text\": [\"a\"]\n}\n{\n\"text\": [5]\n}\n");
+    let bad = said("rows.json", "{\n\"text\": [\"a\"]\n}\n{\n\"text\": [true]\n}\n");
     assert!(bad.contains("row 1 of value 2, which ends in line 6"), "{bad}");
 }
 
