@@ -196,12 +196,15 @@ impl Replica {
 
     /// Answers a peer's question about ledgers; None for questions that are not the replica's.
     pub fn answer(&mut self, peer: NodeId, question: &Question, now_ms: u64) -> Option<Response> {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.is_mute = false;
+        }
         match question {
             Question::Summary { root } => {
                 let revision = self.vector().revision();
                 if *root == self.vector().root() {
                     if let Some(state) = self.peers.get_mut(&peer) {
-                        (state.agreed, state.is_mute) = (Some(revision), false);
+                        state.agreed = Some(revision);
                     }
                     return Some(Response::Same);
                 }
