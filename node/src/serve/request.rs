@@ -149,7 +149,6 @@ impl Asked {
             seed: body.get::<i64>("seed", "a whole number")?.map_or(seed, |seed| seed as u64),
             tokens_max: wanted.min(TOKENS_MAX).min(window - prompt_tokens),
             stop: stops,
-            ..defaults
         };
         let (temperature, top_p, penalty) = (sampling.temperature, sampling.top_p, sampling.repetition_penalty);
         ensure!((0.0..=10.0).contains(&temperature), "temperature is {temperature}, and must be 0 to 10");

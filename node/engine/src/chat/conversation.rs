@@ -52,8 +52,8 @@ impl Conversation {
         }
     }
 
-    /// The text up to where the model's answer begins, the system's turn put before the user's first for a template that
-    /// takes none: as [`Self::render`] has it. Errors are the template's words.
+    /// The text up to where the model's answer begins, the system's turn put before the user's first for a template
+    /// that takes none: as [`Self::render`] has it. Errors are the template's words.
     pub fn question(&self, template: &ChatTemplate) -> Result<String> {
         let ask = |one: &Self| template.render(&one.messages, one.tools.as_ref(), true);
         ask(self).or_else(|error| match self.without_system() {

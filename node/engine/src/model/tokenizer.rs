@@ -167,8 +167,8 @@ impl Tokenizer {
         self.bos.or(self.turn_end)
     }
 
-    /// A prompt: a text's `ids` after its `opening`, or [`Self::start`] where both are empty. Errors if there is no such
-    /// token.
+    /// A prompt: a text's `ids` after its `opening`, or [`Self::start`] where both are empty. Errors if there is no
+    /// such token.
     pub fn prompt(&self, opening: &[u32], ids: &[u32]) -> Result<Vec<u32>> {
         let mut ids = [opening, ids].concat();
         if ids.is_empty() {
