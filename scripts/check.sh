@@ -26,7 +26,7 @@ step comments_within_120_columns
 step cargo test --release
 # Deliberate faults in the peers' rules, each of which the simulator must find.
 step cargo test --release --features sim/planted --test planted
-# A few seeds of every scenario; `sim explore --seeds 1000` takes an hour.
+# A few seeds of every scenario; `sim explore --seeds 1000` takes more than two hours; `--first-seed` divides it.
 step cargo run --release --bin sim -- explore --seeds 3
 # So that they stay alive; their figures mean nothing here.
 step scripts/bench.sh --quick
