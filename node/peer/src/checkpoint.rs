@@ -129,7 +129,7 @@ impl Checkpoints {
     pub fn next(&mut self, replica: &Replica, now_ms: u64) -> Next {
         let State::Written { machine, next_sample, .. } = &self.state else { return Next::Nothing };
         // What was measured was told before the file was written.
-        if *machine != replica.own_machine() || *next_sample > replica.own_next_sample() {
+        if replica.refused(machine, *next_sample) {
             self.end(now_ms);
             return Next::Discard;
         }

@@ -103,7 +103,7 @@ impl Points {
             let (look, _) = self.waiting.front()?;
             let own = match look.next_sample {
                 0 => None,
-                height if look.machine != replica.own_machine() || height > replica.own_next_sample() => {
+                height if replica.refused(&look.machine, height) => {
                     self.waiting.pop_front();
                     continue;
                 }

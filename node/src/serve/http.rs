@@ -261,7 +261,8 @@ impl Served {
         tokio::task::spawn(async move {
             let turn = tokio::time::timeout_at(until.into(), self.answers.clone().acquire_owned()).await;
             let Ok(Ok(turn)) = turn else {
-                let _ = send.send(Piece::Failed(TOO_BUSY.into())).await;
+                let busy = Refusal(StatusCode::SERVICE_UNAVAILABLE, TOO_BUSY.into());
+                let _ = send.send(Piece::Failed(busy)).await;
                 return;
             };
             let runtime = Handle::current();
@@ -277,7 +278,11 @@ impl Served {
                 // Who has gone is told nothing.
                 let _ = match self.speaker.speak(&asked.prompt, &asked.sampling, text) {
                     Ok(spoken) => tell(Piece::End(spoken)),
-                    Err(error) => tell(Piece::Failed(format!("{error:#}"))),
+                    // Asked again, it would take as long again.
+                    Err(_) if Instant::now() >= until => {
+                        tell(Piece::Failed(Refusal(StatusCode::BAD_REQUEST, TOO_SLOW.into())))
+                    }
+                    Err(error) => tell(Piece::Failed(Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))),
                 };
                 drop((turn, place));
             };
@@ -298,12 +303,7 @@ impl Served {
             match piece {
                 Piece::Text(piece) => text.push_str(&piece),
                 Piece::End(spoken) => return Ok(json_response(StatusCode::OK, &answer.whole(&text, &spoken))),
-                Piece::Failed(error) if error == TOO_BUSY => {
-                    return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, error));
-                }
-                // Asked again, it would take as long again.
-                Piece::Failed(error) if error == TOO_SLOW => return Err(Refusal(StatusCode::BAD_REQUEST, error)),
-                Piece::Failed(error) => return Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, error)),
+                Piece::Failed(refusal) => return Err(refusal),
             }
         }
         Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, "the answer ended early".into()))
@@ -322,7 +322,7 @@ impl Served {
                 let last: String = answer.last(&spoken, counts).iter().map(event).collect();
                 format!("{last}data: [DONE]\n\n")
             }
-            Piece::Failed(why) => event(&error(&why, "server_error")),
+            Piece::Failed(Refusal(_, why)) => event(&error(&why, "server_error")),
         });
         let frames = stream::iter(first).chain(rest).map(|event| Ok::<_, Infallible>(Frame::data(Bytes::from(event))));
         response(StatusCode::OK, "text/event-stream", BodyExt::boxed_unsync(StreamBody::new(frames)))
@@ -332,7 +332,7 @@ impl Served {
 enum Piece {
     Text(String),
     End(Spoken),
-    Failed(String),
+    Failed(Refusal),
 }
 
 /// A server-sent event.

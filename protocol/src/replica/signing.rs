@@ -64,6 +64,12 @@ impl Replica {
         self.own_next_sample().min(self.floor(&self.own.machine))
     }
 
+    /// Whether own samples of `machine` below `next_sample`, some of which were measured, come into no ledger any more:
+    /// the own one began anew, or did not take them.
+    pub fn refused(&self, machine: &MachineId, next_sample: u64) -> bool {
+        *machine != self.own.machine || next_sample > self.own_next_sample()
+    }
+
     /// Whether what is on its way to the disk stays in the weights: no segment of an incarnation given up, and no own
     /// sample that does not count.
     pub fn own_is_settled(&self) -> bool {

@@ -76,8 +76,7 @@ impl Running {
     }
 
     fn joins_now(&mut self, cx: &Context<'_>) -> Option<u64> {
-        let has_neighbours = cx.links.neighbours().len() > self.replica.mute();
-        self.goals.joins_now(&self.replica, has_neighbours, self.owed, cx.now_ms)
+        self.goals.joins_now(&self.replica, self.neighbours(cx.links) > 0, self.owed, cx.now_ms)
     }
 
     /// Asks the trainer for a checkpoint file, if one may be written now. All outputs of the replica must have been

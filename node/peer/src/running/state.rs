@@ -125,7 +125,7 @@ impl Running {
         Facts {
             phase: self.phase(),
             has_joined: self.goals.has_joined(),
-            neighbours: links.neighbours().len().saturating_sub(self.replica.mute()),
+            neighbours: self.neighbours(links),
             owed: self.owed,
             owed_most: self.owed_most,
             load: self.load.load(self.owed),
@@ -135,6 +135,11 @@ impl Running {
             forecast: self.points.curve().forecast(),
             stopped_flat: self.goals.has_stopped_flat(),
         }
+    }
+
+    /// How many are connected who answer.
+    pub(super) fn neighbours(&self, links: &Links) -> usize {
+        links.neighbours().len().saturating_sub(self.replica.mute())
     }
 
     fn phase(&self) -> Phase {

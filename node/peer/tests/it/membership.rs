@@ -3,6 +3,7 @@
 use crate::support::{Lab, manifest, run_of, signer};
 use peer::{Input, Notice, Phase};
 use protocol::{
+    machine::MachineId,
     manifest::{Manifest, Membership},
     member::{Admission, Withdrawal},
     message::Gossip,
@@ -39,6 +40,17 @@ fn tell(lab: &mut Lab, node: usize, statement: Statement) {
     lab.cut(node, puppet);
 }
 
+/// Admits the second node, and withdraws it while it works: its first thirty samples stay. Which machine it is.
+fn withdrawn_at_work(lab: &mut Lab) -> MachineId {
+    let admission = Admission::sign(&lab.run.id, signer(1).key(), &signer(0));
+    tell(lab, 0, Statement::Admission(admission));
+    lab.pass_until(60_000, "the second works", |lab| lab.nodes[0].height(&lab.nodes[1].own()) > 40);
+    let own = lab.nodes[1].own();
+    let withdrawal = Withdrawal::sign(&lab.run.id, own.key, &[(own.incarnation, 30)], &signer(0));
+    tell(lab, 0, Statement::Withdrawal(withdrawal));
+    own
+}
+
 fn is_no_member(notice: &Notice) -> bool {
     *notice == Notice::NoMember { key: signer(1).key() }
 }
@@ -67,12 +79,7 @@ fn who_is_not_admitted_says_so_and_replays_and_trains_once_it_is() {
 #[test]
 fn who_is_withdrawn_stops_and_says_so_at_every_start() {
     let mut lab = by_authority(1_000);
-    let admission = Admission::sign(&lab.run.id, signer(1).key(), &signer(0));
-    tell(&mut lab, 0, Statement::Admission(admission));
-    lab.pass_until(30_000, "the second works", |lab| lab.nodes[0].height(&lab.nodes[1].own()) > 40);
-    let own = lab.nodes[1].own();
-    let withdrawal = Withdrawal::sign(&lab.run.id, own.key, &[(own.incarnation, 30)], &signer(0));
-    tell(&mut lab, 0, Statement::Withdrawal(withdrawal));
+    let own = withdrawn_at_work(&mut lab);
     lab.pass_until(60_000, "both agree", Lab::is_at_rest);
     lab.assert_agreed();
     assert_eq!(lab.nodes[1].height(&own), 30);
@@ -97,12 +104,7 @@ fn who_is_withdrawn_while_it_trains_leaves_and_comes_back_with_the_same_weights(
         // A slow trainer has much under way that is not known here yet.
         lab.tempo.answers = if is_slow { (0, 300) } else { (0, 0) };
         lab.nodes[1].goals.checkpoint_interval_ms = 500;
-        let admission = Admission::sign(&lab.run.id, signer(1).key(), &signer(0));
-        tell(&mut lab, 0, Statement::Admission(admission));
-        lab.pass_until(60_000, "the second works", |lab| lab.nodes[0].height(&lab.nodes[1].own()) > 40);
-        let own = lab.nodes[1].own();
-        let withdrawal = Withdrawal::sign(&lab.run.id, own.key, &[(own.incarnation, 30)], &signer(0));
-        tell(&mut lab, 0, Statement::Withdrawal(withdrawal));
+        let own = withdrawn_at_work(&mut lab);
         for _ in 0..3 {
             // Long enough for checkpoints, and for one that is written on leaving.
             lab.pass(5_000);
