@@ -140,7 +140,7 @@ impl Ledger {
     /// The chunk to serve to someone who has the samples before `from`: starts at the segment that holds `from`, ends
     /// on a signature. None if the ledger ends before. Also returns how many segments were hashed for it.
     pub fn serve(&self, run: &RunId, from: u64) -> Option<(Chunk, usize)> {
-        let chunk = self.chunks.iter().rev().find(|chunk| chunk.first <= from && from < chunk.end())?;
+        let chunk = self.chunks.get(self.chunks.partition_point(|chunk| chunk.end() <= from))?;
         let start = chunk.segments().take_while(|segment| segment.end() <= from).count();
         if start == 0 {
             return Some((Chunk::clone(chunk), 0));
@@ -156,7 +156,7 @@ impl Ledger {
             height if height == self.height() => Some(self.head),
             height if height > self.height() => None,
             height => {
-                let chunk = self.chunks.iter().find(|chunk| chunk.end() >= height)?;
+                let chunk = self.chunks.get(self.chunks.partition_point(|chunk| chunk.end() < height))?;
                 let index = chunk.segments().position(|segment| segment.end() >= height)?;
                 chunk.digests(run).get(index).copied()
             }

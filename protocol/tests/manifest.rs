@@ -205,3 +205,17 @@ fn the_digest_of_the_untouched_weights_takes_in_the_adapters_first_values() {
     assert_ne!(other.initial_values(&other.tensors[1]).unwrap(), a, "another run draws another A");
     assert_ne!(other.base_digest(), manifest.base_digest());
 }
+
+#[test]
+fn what_differs_in_a_strangers_manifest_is_told_without_spelling_out_its_adapters() {
+    let mut other = manifest();
+    // Nobody checks the outer dimension where the layer is frozen: these would be 2^33 values.
+    other.tensors[1].shape[1] = 1 << 30;
+    let (other, _) = Manifest::decode(&other.encode().unwrap()).expect("any neighbour may send it");
+    let told = manifest().differences(&other);
+    assert!(told.iter().any(|difference| difference.starts_with("adapters: here")), "{told:?}");
+    assert!(told.iter().all(|difference| difference.len() < 600), "{told:?}");
+    // The nonce alone makes other first values of the same adapters, and is no difference to tell.
+    let told = manifest().differences(&Manifest { nonce: [5; 16], ..manifest() });
+    assert!(told[0].contains("two runs of the same settings"), "{told:?}");
+}

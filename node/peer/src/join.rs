@@ -275,7 +275,8 @@ impl Join {
         match (purpose, answer) {
             (_, Answer::None | Answer::Message(Response::Unavailable)) => Taken::Rests,
             (_, Answer::Malformed(reason)) => Taken::Wrong(reason),
-            (_, Answer::Message(Response::WrongRun(run))) => Taken::Wrong(format!("it is of run {run} now")),
+            // No offence: on a local network, every neighbour is asked.
+            (_, Answer::Message(Response::WrongRun(run))) => Taken::OtherRun { run, is_last: false },
             (Purpose::Digests, Answer::Message(Response::BaseDigests(page))) => fetch.take_digests(node, page),
             (Purpose::Chunk(index), Answer::Chunk { digest, .. }) => {
                 let expected = usize::try_from(index).ok().and_then(|index| fetch.digests.get(index));
@@ -322,6 +323,8 @@ impl Join {
     }
 }
 
+/// Characters of what is wrong with somebody's manifest that people are shown.
+const ERROR_MAX: usize = 400;
 const ANOTHER_QUESTION: &str = "it sent an answer to another question";
 
 impl Fetch {
@@ -370,7 +373,9 @@ pub fn differences(ours: &Manifest, answer: &Answer) -> Option<(RunId, Vec<Strin
     match answer {
         Answer::Message(Response::Manifest(bytes)) => Some(match Manifest::decode(bytes) {
             Ok((theirs, run)) => (run, ours.differences(&theirs)),
-            Err(error) => (RunId(*blake3::hash(bytes).as_bytes()), vec![error.to_string()]),
+            Err(error) => {
+                (RunId(*blake3::hash(bytes).as_bytes()), vec![error.to_string().chars().take(ERROR_MAX).collect()])
+            }
         }),
         _ => None,
     }

@@ -38,6 +38,9 @@ pub const PROTOCOL_VERSION: u16 = 2;
 /// Largest encoded manifest, bytes.
 pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
 
+/// Characters of a value that people are shown.
+const SAID_MAX: usize = 160;
+
 /// Largest replay budget, gradients a second.
 pub const REPLAY_BUDGET_MAX: u32 = 1 << 24;
 
@@ -146,14 +149,14 @@ impl Manifest {
         self.membership == Membership::ByAuthority && self.authority.as_ref() != Some(key)
     }
 
-    /// What another manifest has different, in words, most important first. Empty only for equal manifests.
+    /// What another manifest, anybody's, has different, in words, most important first. Empty only for equal manifests.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         let names = |base: &BaseModel| base.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>();
         let mut differ = |name: &str, ours: &dyn fmt::Debug, theirs: &dyn fmt::Debug| {
             let (ours, theirs) = (format!("{ours:?}"), format!("{theirs:?}"));
             if ours != theirs {
-                differences.push(format!("{name}: here {ours}, there {theirs}"));
+                differences.push(format!("{name}: here {}, there {}", shortened(&ours), shortened(&theirs)));
             }
         };
         differ("protocol version", &self.protocol_version, &other.protocol_version);
@@ -173,7 +176,9 @@ impl Manifest {
         differ("privacy", &self.private, &other.private);
         differ("membership", &self.membership, &other.membership);
         differ("authority", &self.authority, &other.authority);
-        if self.base_digest() != other.base_digest() {
+        // Adapters by what is said of them: their first values are as many as somebody likes to say.
+        differ("adapters", &self.adapter_shapes(), &other.adapter_shapes());
+        if !self.base_tensors().eq(other.base_tensors()) {
             differences.push("base weights".into());
         } else if self.base.chunks_root != other.base.chunks_root {
             differences.push("bytes of the base's files".into());
@@ -182,6 +187,17 @@ impl Manifest {
             differences.push("nothing but when they were started: they are two runs of the same settings".into());
         }
         differences
+    }
+
+    /// (name, digest) of the base's tensors in the table.
+    fn base_tensors(&self) -> impl Iterator<Item = (&str, [u8; 32])> {
+        self.tensors.iter().filter_map(|tensor| Some((tensor.name.as_str(), tensor.base_digest()?)))
+    }
+
+    fn adapter_shapes(&self) -> Vec<(&str, &[u64], Adapter)> {
+        let shapes =
+            self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice(), tensor.adapter()));
+        shapes.filter_map(|(name, shape, adapter)| Some((name, shape, adapter?))).collect()
     }
 
     /// Checks every bound that later arithmetic relies on.
@@ -205,5 +221,13 @@ impl Manifest {
         self.groups.validate(self.tensors.iter().map(|tensor| tensor.group))?;
         self.objective.validate()?;
         self.held_out.map_or(Ok(()), |held_out| held_out.validate())
+    }
+}
+
+/// As much of a text as people read.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SAID_MAX) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]),
     }
 }

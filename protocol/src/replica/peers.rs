@@ -37,6 +37,8 @@ pub struct PeerState {
     pub unsound: (u64, u32),
     /// Entries that it listed since the last summary.
     pub listed: usize,
+    /// It sent something when it was last asked for samples or statements.
+    pub has_sent: bool,
     /// It sent nothing of what it claimed to hold when it was last asked: nobody waits for it.
     pub is_fruitless: bool,
 }

@@ -417,7 +417,8 @@ impl Replica {
         }
     }
 
-    /// What was fetched. A ledger that grew is asked for again, from where it stands now.
+    /// What was fetched. A ledger that grew is asked for again, from where it stands now; what the answer had no room
+    /// for, as it was. An answer with nothing ends that: the peer has no more of it.
     fn take(
         &mut self,
         peer: NodeId,
@@ -435,7 +436,16 @@ impl Replica {
         }
         self.let_others_fetch(peer);
         if let Some(state) = self.peers.get_mut(&peer) {
-            state.is_fruitless = chunks.is_empty() && statements.is_empty();
+            let sends = !chunks.is_empty() || !statements.is_empty();
+            // Whoever has sent all that it has is asked once more.
+            state.is_fruitless = !sends && !state.has_sent;
+            state.has_sent = sends;
+            if sends {
+                let untouched = wants.iter().filter(|want| !is_touched(want, &chunks, &statements));
+                let room = QUEUED_WANTS_MAX.saturating_sub(state.wants.len());
+                let untouched: Vec<Want> = untouched.take(room).copied().collect();
+                untouched.into_iter().rev().for_each(|want| state.wants.push_front(want));
+            }
         }
         let mut grown = BTreeSet::new();
         for statement in statements {
@@ -493,6 +503,17 @@ impl Replica {
             self.judge_own_head(now_ms);
         }
         Ok(())
+    }
+}
+
+/// Whether an answer had room for something of what was wanted.
+fn is_touched(want: &Want, chunks: &[Chunk], statements: &[Statement]) -> bool {
+    match want {
+        Want::Samples { machine, .. } => chunks.iter().any(|chunk| chunk.machine == *machine),
+        Want::Revocation { machine } => statements.iter().any(
+            |statement| matches!(statement, Statement::Revocation(revocation) if revocation.machine() == *machine),
+        ),
+        Want::Member { key } => statements.iter().any(|statement| statement.key() == *key),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether a checkpoint is a run's base.
 
 use anyhow::{Result, ensure};
-use protocol::manifest::{Manifest, Role};
+use protocol::manifest::{Half, Manifest, Role, TensorSpec};
 use std::collections::BTreeMap;
 
 use super::{Base, appendix, arithmetic::snap};
@@ -51,6 +51,7 @@ impl Base {
             }
             trained.insert(spec.name.clone(), tensor);
         }
+        differences.extend(manifest.tensors.iter().filter_map(|spec| misfit(spec, &shapes)));
         ensure!(differences.is_empty(), "{}", summary(&differences));
         // It follows from the table, the frozen tensors, and nothing else.
         let appendix = appendix(&checkpoint, &manifest.tensors)?.encode()?;
@@ -63,6 +64,17 @@ impl Base {
         let weights = Weights::of_run(manifest, trained)?.with_frozen(frozen)?;
         Ok(Self { appendix, weights, checkpoint, groups: manifest.groups.clone(), nonce: manifest.nonce })
     }
+}
+
+/// What is wrong with an adapter of the run beside layers of these shapes. Its own shape is whatever the run's starter
+/// says, and its first values are made here.
+fn misfit(spec: &TensorSpec, shapes: &BTreeMap<&str, &[usize]>) -> Option<String> {
+    let adapter = spec.adapter()?;
+    let layer = adapter.linear(&spec.name).and_then(|linear| shapes.get(format!("{linear}.weight").as_str()));
+    let outer = spec.shape.get(if adapter.half == Half::A { 1 } else { 0 });
+    let fits =
+        |layer: &&[usize]| layer.len() == 2 && layer.iter().any(|dimension| Some(*dimension as u64) == outer.copied());
+    (!layer.is_some_and(fits)).then(|| format!("{} of shape {:?} fits no layer", spec.name, spec.shape))
 }
 
 /// The first few, and how many more.

@@ -342,3 +342,23 @@ fn what_people_started_stays_whatever_else_is_said() {
     lab.restore(0);
     assert_eq!(*lab.nodes[0].peer().replica().unwrap().run(), run().id);
 }
+
+#[test]
+fn a_node_of_another_run_near_a_joiner_is_left_alone_and_not_banned() {
+    let (mut lab, helper) = with_puppet(1);
+    let stranger = lab.add_puppet();
+    lab.connect(0, stranger);
+    // It has nothing of the base: whoever else is there is asked.
+    lab.pass_answering(helper, 2_000, |question| match question {
+        Question::Manifest => honest(question),
+        _ => Some(Response::Unavailable),
+    });
+    let other = other_run();
+    lab.pass_answering(stranger, 10_000, |question| match question {
+        Question::Manifest => Some(Response::Manifest(other.bytes.to_vec())),
+        _ => Some(Response::WrongRun(other.id)),
+    });
+    assert!(lab.nodes[0].said(|notice| matches!(notice, Notice::NotTheWishedRun { run, .. } if *run == other.id)) > 0);
+    assert!(!lab.nodes[0].banned.contains(&stranger));
+    assert_eq!(lab.nodes[0].said(is_fault), 0);
+}

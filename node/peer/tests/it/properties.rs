@@ -319,6 +319,19 @@ fn any_response(random: &mut Xoshiro256PlusPlus) -> Response {
 }
 
 /// Any input at all, of a shell that has gone mad.
+fn any_goal(random: &mut Xoshiro256PlusPlus) -> GoalSettings {
+    GoalSettings {
+        batch_samples: number(random),
+        samples: (random.next_u64().is_multiple_of(2)).then(|| number(random)),
+        exit_when_idle_ms: Some(u64::MAX),
+        evaluates: true,
+        checkpoint_interval_ms: number(random),
+        can_train: true,
+        waits_to_sign: random.next_u64().is_multiple_of(2),
+        stops_when_flat: true,
+    }
+}
+
 fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
     let node = NodeId(random.next_u64() % 4);
     let some = |random: &mut Xoshiro256PlusPlus| (0..random.next_u64() % 4).map(|_| number(random)).collect::<Vec<_>>();
@@ -354,16 +367,7 @@ fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
         29 => {
             Input::Checkpoint(vec![Contained { machine: any_machine(random), height: number(random), digest: [0; 32] }])
         }
-        30 => Input::Start(GoalSettings {
-            batch_samples: number(random),
-            samples: (random.next_u64().is_multiple_of(2)).then(|| number(random)),
-            exit_when_idle_ms: Some(u64::MAX),
-            evaluates: true,
-            checkpoint_interval_ms: number(random),
-            can_train: true,
-            waits_to_sign: random.next_u64().is_multiple_of(2),
-            stops_when_flat: true,
-        }),
+        30 => Input::Start(any_goal(random)),
         31 => Input::Incarnation(number(random)),
         32 => Input::Found(node),
         33 => Input::DialFailed(node),

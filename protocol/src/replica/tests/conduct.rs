@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::signature::{Signature, Verifier};
+use crate::{
+    segment::{Part, head_message},
+    signature::{Signature, Verifier},
+};
 
 #[test]
 fn garbage_wrong_signatures_and_strangers_claims_change_nothing() {
@@ -187,4 +190,29 @@ fn a_listing_without_end_is_an_offence() {
         }
     }
     panic!("{machines} machines were listed, and nobody minded");
+}
+
+/// Sixty ledgers of 1,024 segments of one byte: an answer has room for 39 of them.
+fn restore_many(replica: &mut Replica) {
+    let run = *replica.run();
+    for node in 10..70u8 {
+        let parts = vec![Part { samples: 1, swarm_step: 0 }; 1024];
+        let (machine, bytes) = (machine(node, 1), vec![1; 1024]);
+        let mut chunk = Chunk { machine, first: 0, previous: [0; 32], parts, bytes, signature: Signature([0; 64]) };
+        let head = *chunk.digests(&run).last().unwrap();
+        chunk.signature = signer(node).sign(&head_message(&head));
+        replica.restore_chunk(chunk).unwrap();
+    }
+}
+
+#[test]
+fn nobody_is_caught_up_before_all_that_was_listed_is_here() {
+    let mut net = started(2);
+    restore_many(&mut net.nodes[0].replica);
+    net.connect(0, 1);
+    net.settle();
+    let joiner = &net.nodes[1].replica;
+    assert!(joiner.is_caught_up());
+    assert_eq!(joiner.swarm_step(), 60 * 1024);
+    assert!(!joiner.peers[&NodeId(0)].is_fruitless, "it has sent all that it has");
 }
