@@ -49,7 +49,7 @@ pub struct Changes {
     /// Gradients per second of the middle machine
     #[arg(long, value_name = "N")]
     pub gradients_per_second: Option<f64>,
-    /// Microseconds to replay one gradient of another machine (parameters / 30,000 is usual)
+    /// Microseconds to replay one gradient of another machine (parameters / groups / 30,000 is usual)
     #[arg(long, value_name = "US")]
     pub replay_us: Option<f64>,
     /// Latency of a link, one way, milliseconds
@@ -161,6 +161,12 @@ pub struct PlanArgs {
     /// Parameters of the model; they decide what replaying costs and what a joiner fetches
     #[arg(long, value_name = "N", default_value_t = 439_296, value_parser = clap::value_parser!(u64).range(1..))]
     pub parameters: u64,
+    /// Groups that a gradient moves one of: a run makes one of each layer, and one of the embedding
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
+    pub groups: u64,
+    /// Bytes that the model's files take for a parameter: 2 as f16 or bf16, 4 as f32
+    #[arg(long, value_name = "N", default_value_t = 2.0)]
+    pub bytes_per_parameter: f64,
     /// Speed, links and the rest
     #[command(flatten)]
     pub changes: Changes,

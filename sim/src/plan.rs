@@ -19,11 +19,13 @@ const REPLAY_PER_SECOND: f64 = 30e9;
 /// Simulates the beginning and prints the prediction. False if even that broke an invariant.
 pub fn plan(args: &PlanArgs, interrupt: &Interrupt) -> Result<bool> {
     ensure!((1..=MACHINES_MAX).contains(&args.nodes), "--nodes {}: a run has 1 to {MACHINES_MAX} machines", args.nodes);
+    let bytes = args.bytes_per_parameter;
+    ensure!(bytes.is_finite() && bytes > 0.0, "--bytes-per-parameter {bytes}: must be positive, for example 2");
     let (_, mut scenario) = Scenario::load("calm")?;
     scenario.link = Default::default();
     scenario.machines = args.nodes;
     scenario.speed.spread = 1.0;
-    scenario.speed.replay_us = 1e6 * args.parameters as f64 / REPLAY_PER_SECOND;
+    scenario.speed.replay_us = 1e6 * args.parameters as f64 / args.groups as f64 / REPLAY_PER_SECOND;
     args.changes.apply(&mut scenario)?;
     let rate = scenario.speed.gradients_per_second;
     if args.changes.gradients.is_none() {
@@ -53,7 +55,7 @@ pub fn plan(args: &PlanArgs, interrupt: &Interrupt) -> Result<bool> {
     for (cause, bytes) in bytes.named().into_iter().filter(|(_, bytes)| *bytes > 0) {
         rows.push((format!("  {cause}"), format!("{:.2} bytes per gradient", per_gradient(bytes))));
     }
-    let base_mb = 4e-6 * args.parameters as f64;
+    let base_mb = 1e-6 * args.bytes_per_parameter * args.parameters as f64;
     let fetching = span(8.0 * base_mb / link.up_mbps.min(link.down_mbps));
     let Quantiles { median, p99, .. } = summary.delay_ms;
     let others = 100.0 * per_second * replay_us / 1e6;
