@@ -8,10 +8,15 @@ use protocol::{
     replica,
     segment::CHUNK_SAMPLES_MAX,
 };
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{
-    cli::{EstimatorChoice, LearningRate, RunArgs},
+    cli::{DEFAULT_STATE, EstimatorChoice, LearningRate, RunArgs},
     hex::parse_key,
     network::{Limits, check_callable, check_listen, parse_bootstrap},
     priority::Priority,
@@ -20,8 +25,6 @@ use crate::{
 
 /// Port that a node listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 9713;
-/// Where state lives unless told otherwise.
-pub const DEFAULT_STATE: &str = "onebyte-state";
 
 /// Most tokens of a completion that a program scores, unless told otherwise, and at all.
 const SCORE_TOKENS: usize = 64;
@@ -163,87 +166,86 @@ pub enum ObjectiveChoice {
 impl Settings {
     /// Merges and checks.
     pub fn resolve(args: RunArgs) -> Result<Self> {
-        let file = match &args.config {
-            None => RunArgs::default(),
+        let args = match &args.config {
+            None => args,
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("--config {}: cannot be read", path.display()))?;
-                toml::from_str(&text).with_context(|| format!("--config {}", path.display()))?
+                let file = read_config(path)?;
+                args.or(file)
             }
         };
-        let list = |first: Vec<String>, second: Vec<String>| if first.is_empty() { second } else { first };
-        let join = args.join.or(file.join);
+        needs_company(&args)?;
+        let settings = Self::of(args)?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn of(args: RunArgs) -> Result<Self> {
+        let join = args.join;
         let lan = join.as_deref() == Some("lan");
         let ticket = join.as_deref().filter(|_| !lan).map(parse_ticket).transpose()?;
-        let run =
-            args.run.or(file.run).map(|id| id.parse()).transpose().map_err(anyhow::Error::msg).context("--run")?;
-        let members = parse_members(args.members.or(file.members).as_deref())?;
-        let named = match args.estimator.or(file.estimator) {
+        let run = args.run.map(|id| id.parse()).transpose().map_err(anyhow::Error::msg).context("--run")?;
+        let members = parse_members(args.members.as_deref())?;
+        let named = match args.estimator {
             Some(EstimatorChoice::Named(name)) => Some(name),
             Some(EstimatorChoice::Auto) | None => None,
         };
-        let estimator = Estimator::new(named, args.probes.or(file.probes), args.projections.or(file.projections))?;
-        let objective = args.objective.or(file.objective).as_deref().map(parse_objective).transpose()?;
-        let score_seconds = args.score_seconds.or(file.score_seconds).unwrap_or(SCORE_SECONDS);
-        let settings = Self {
-            bootstrap: list(args.bootstrap, file.bootstrap),
+        let estimator = Estimator::new(named, args.probes, args.projections)?;
+        let objective = args.objective.as_deref().map(parse_objective).transpose()?;
+        let score_seconds = args.score_seconds.unwrap_or(SCORE_SECONDS);
+        Ok(Self {
+            bootstrap: args.bootstrap,
             run: run.or(ticket.as_ref().map(|ticket| ticket.run)),
             ticket,
             lan,
-            private: args.private || file.private,
-            announce: list(args.announce, file.announce)
-                .iter()
-                .map(|text| parse_announced(text))
-                .collect::<Result<_>>()?,
-            relays: list(args.relay, file.relay).iter().map(|text| parse_relay(text)).collect::<Result<_>>()?,
-            listen: list(args.listen, file.listen).iter().map(|text| parse_listen(text)).collect::<Result<_>>()?,
-            state: args.state.or(file.state).unwrap_or_else(|| DEFAULT_STATE.into()),
-            model: match args.model.or(file.model).as_deref() {
+            private: args.private,
+            announce: args.announce.iter().map(|text| parse_announced(text)).collect::<Result<_>>()?,
+            relays: args.relay.iter().map(|text| parse_relay(text)).collect::<Result<_>>()?,
+            listen: args.listen.iter().map(|text| parse_listen(text)).collect::<Result<_>>()?,
+            state: args.state.unwrap_or_else(|| DEFAULT_STATE.into()),
+            model: match args.model.as_deref() {
                 None => ModelChoice::Unsaid,
                 Some("embedded") => ModelChoice::Embedded,
                 Some(directory) => ModelChoice::Directory(directory.into()),
             },
-            train: args.train.or(file.train),
-            lora: args.lora.or(file.lora),
-            lora_alpha: args.lora_alpha.or(file.lora_alpha),
-            data: args.data.or(file.data),
-            eval: args.eval.or(file.eval),
-            text_field: args.text_field.or(file.text_field),
-            template: args.template.or(file.template),
-            samples: args.samples.or(file.samples),
-            stop_when_flat: args.stop_when_flat || file.stop_when_flat,
-            exit_when_idle: args.exit_when_idle.or(file.exit_when_idle).map(parse_seconds).transpose()?,
-            learning_rate: args.learning_rate.or(file.learning_rate),
-            gradients: args.gradients.or(file.gradients),
-            epsilon: args.epsilon.or(file.epsilon),
-            planned_gradients: args.planned_gradients.or(file.planned_gradients),
-            replay_budget: args.replay_budget.or(file.replay_budget),
+            train: args.train,
+            lora: args.lora,
+            lora_alpha: args.lora_alpha,
+            data: args.data,
+            eval: args.eval,
+            text_field: args.text_field,
+            template: args.template,
+            samples: args.samples,
+            stop_when_flat: args.stop_when_flat,
+            exit_when_idle: args.exit_when_idle.map(parse_seconds).transpose()?,
+            learning_rate: args.learning_rate,
+            gradients: args.gradients,
+            epsilon: args.epsilon,
+            planned_gradients: args.planned_gradients,
+            replay_budget: args.replay_budget,
             estimator,
-            memory: args.memory.or(file.memory).map(|size| size.as_u64()),
-            batch_size: args.batch_size.or(file.batch_size),
-            sequence_length: args.sequence_length.or(file.sequence_length),
-            normalize: args.normalize || file.normalize,
+            memory: args.memory.map(|size| size.as_u64()),
+            batch_size: args.batch_size,
+            sequence_length: args.sequence_length,
+            normalize: args.normalize,
             objective,
-            score_tokens: args.score_tokens.or(file.score_tokens).unwrap_or(SCORE_TOKENS),
+            score_tokens: args.score_tokens.unwrap_or(SCORE_TOKENS),
             score_patience: Duration::try_from_secs_f64(score_seconds)
                 .with_context(|| format!("--score-seconds {score_seconds}: give seconds, for example 60"))?,
-            seed: args.seed.or(file.seed),
-            flush_samples: args.flush_samples.or(file.flush_samples),
-            staleness_ms: args.staleness_ms.or(file.staleness_ms),
-            authority: args.authority || file.authority || members == Membership::ByAuthority,
+            seed: args.seed,
+            flush_samples: args.flush_samples,
+            staleness_ms: args.staleness_ms,
+            authority: args.authority || members == Membership::ByAuthority,
             members,
-            mdns: !(args.no_mdns || file.no_mdns),
-            http: args.http.or(file.http),
-            serve: args.serve.or(file.serve),
-            serve_token: args.serve_token.or(file.serve_token),
-            record: args.record.or(file.record),
-            threads: args.threads.or(file.threads),
-            priority: args.priority.or(file.priority).unwrap_or_default(),
-            pause_on_battery: args.pause_on_battery || file.pause_on_battery,
-            limits: parse_limits(args.upload_limit.or(file.upload_limit), args.download_limit.or(file.download_limit))?,
-        };
-        settings.check()?;
-        Ok(settings)
+            mdns: !args.no_mdns,
+            http: args.http,
+            serve: args.serve,
+            serve_token: args.serve_token,
+            record: args.record,
+            threads: args.threads,
+            priority: args.priority.unwrap_or_default(),
+            pause_on_battery: args.pause_on_battery,
+            limits: parse_limits(args.upload_limit, args.download_limit)?,
+        })
     }
 
     /// Whether people named a run to join, or a machine of one.
@@ -299,7 +301,7 @@ impl Settings {
         if let Some(length) = self.sequence_length {
             ensure!(
                 (2..=1 << 20).contains(&length),
-                "--sequence-length {length}: must be at least 2, a token to read and one to predict"
+                "--sequence-length {length}: must be 2, a token to read and one to predict, to 2^20"
             );
         }
         if let Some(threads) = self.threads {
@@ -334,6 +336,32 @@ impl Settings {
     }
 }
 
+/// What a `--config` file says.
+fn read_config(path: &Path) -> Result<RunArgs> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("--config {}: cannot be read", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("--config {}", path.display()))
+}
+
+/// Flags that say something about another one must not come without it: they would be left aside in silence.
+fn needs_company(args: &RunArgs) -> Result<()> {
+    let scores = args.objective.as_deref().is_some_and(|objective| objective.trim_start().starts_with("command"));
+    let pairs = [
+        (args.lora_alpha.is_some(), "--lora-alpha", args.lora.is_some(), "--lora RANK, the adapters that it scales"),
+        (args.serve_token.is_some(), "--serve-token", args.serve.is_some(), "--serve IP:PORT, where it is asked for"),
+        (
+            args.score_tokens.is_some(),
+            "--score-tokens",
+            scores,
+            "--objective 'command PROGRAM', whose completions it bounds",
+        ),
+        (args.score_seconds.is_some(), "--score-seconds", scores, "--objective 'command PROGRAM', which it bounds"),
+    ];
+    for (is_said, flag, has_company, needed) in pairs {
+        ensure!(!is_said || has_company, "{flag}: says nothing without {needed}");
+    }
+    Ok(())
+}
+
 /// Where a node is to listen.
 pub fn parse_listen(text: &str) -> Result<Multiaddr> {
     let example = format!("an example that works is /ip4/0.0.0.0/tcp/{DEFAULT_PORT}");
@@ -350,8 +378,8 @@ pub fn parse_limits(upload: Option<u64>, download: Option<u64>) -> Result<Limits
         let Some(limit) = limit else { return Ok(None) };
         ensure!(
             (LIMIT_KB_MIN..=LIMIT_KB_MAX).contains(&limit),
-            "{flag} {limit}: must be at least {LIMIT_KB_MIN} kilobytes a second, or other machines take this one for gone; leave it away \
-             for no limit"
+            "{flag} {limit}: must be {LIMIT_KB_MIN} to {LIMIT_KB_MAX} kilobytes a second; with less, other machines take this one for \
+             gone. Leave it away for no limit"
         );
         Ok(Some(limit * 1_000))
     };
@@ -383,8 +411,9 @@ fn parse_relay(text: &str) -> Result<(PeerId, Multiaddr)> {
 pub fn parse_ticket(text: &str) -> Result<Ticket> {
     if !Ticket::is_meant(text) {
         bail!(
-            "--join {text}: neither `lan` nor a ticket, which begins with `onebyte1`; an address goes with --bootstrap, a run's id with \
-             --run"
+            "--join {}: neither `lan` nor a ticket, which begins with `onebyte1`; an address goes with --bootstrap, a run's id with \
+             --run",
+            shortened(text)
         );
     }
     Ticket::parse(text).with_context(|| format!("--join {}", shortened(text)))

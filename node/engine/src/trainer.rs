@@ -193,16 +193,16 @@ impl Trainer {
     /// The next own gradients, at least one, none of them of `until_sample` or later. Measured by forwards, they are
     /// all of one round: they move one group of tensors, and each forward costs one sweep.
     pub fn step(&mut self, until_sample: u64) -> Result<Step> {
-        let Parts { settings, data, .. } = &self.parts;
+        let Parts { run, settings, data, manifest, normalizer, .. } = &mut self.parts;
         let data = data.as_ref().context("this node has no data to train on")?;
-        let groups = &self.parts.manifest.groups;
-        let group = groups.of_round(&self.parts.run, &self.machine, groups.round(self.next_sample));
+        let groups = &manifest.groups;
+        let group = groups.of_round(run, &self.machine, groups.round(self.next_sample));
         let (estimator, epsilon) = (settings.estimator, settings.epsilon * groups.epsilon_factor(group));
         let until_sample = match estimator {
             Estimator::Projection { .. } => until_sample,
             _ => until_sample.min(groups.round_end(self.next_sample)),
         };
-        let batch = data.batch(settings.data_seed, self.next_sample, settings.batch_size)?;
+        let batch = data.batch(settings.data_seed, normalizer.next_batch(), settings.batch_size)?;
         let samples_max = until_sample.saturating_sub(self.next_sample);
         // Others' entries reach the weights before the first loss. From then on only this group's weights change.
         self.parts.model.change_from(self.stages[usize::from(group)]);

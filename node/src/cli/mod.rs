@@ -7,6 +7,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 pub use run::{EstimatorChoice, LearningRate, RunArgs};
 
+/// Where state lives unless told otherwise.
+pub const DEFAULT_STATE: &str = "onebyte-state";
+
 /// Fine-tune a language model together with others, exchanging one byte per gradient.
 ///
 /// `node` alone starts a new run on the embedded model and prints the line that another machine types to join:
@@ -53,7 +56,7 @@ pub enum Command {
     Chat(ChatArgs),
     /// Let people and programs talk with the model over HTTP, as OpenAI clients do
     Serve(ServeArgs),
-    /// Withdraw a machine's samples, as the run's authority (see --authority)
+    /// Withdraw samples of a machine, as the run's authority (see --authority); its key may go on
     Revoke(RevokeArgs),
     /// Let a key contribute, as the authority of a run with --members by-authority
     Admit(AdmitArgs),
@@ -104,15 +107,26 @@ pub enum LogCommand {
 #[derive(Args, Debug, Clone)]
 pub struct StateArgs {
     /// State directory of a node that is not running
-    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     pub state: PathBuf,
+}
+
+/// Which weights.
+#[derive(Args, Debug, Clone)]
+pub struct WeightsArgs {
+    /// State directory; its node must not be running, unless --best is given
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
+    /// The weights at the best held-out point of the node's journal, in place of the newest
+    #[arg(long)]
+    pub best: bool,
 }
 
 /// Which log: one of the three.
 #[derive(Args, Debug, Clone)]
 pub struct SourceArgs {
     /// State directory; a node may be using it
-    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     pub state: PathBuf,
     /// File that `node log export` made
     #[arg(long, value_name = "FILE", conflicts_with = "state")]
@@ -192,9 +206,9 @@ pub struct ReplayArgs {
 /// What to draw, and where to.
 #[derive(Args, Debug)]
 pub struct PlotArgs {
-    /// Whose.
-    #[command(flatten)]
-    pub state: StateArgs,
+    /// State directory; a node may be using it
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
     /// SVG file to write
     #[arg(long, value_name = "FILE", default_value = "run.svg")]
     pub out: PathBuf,
@@ -229,14 +243,14 @@ pub struct LogImportArgs {
     #[arg(long, value_name = "FILE")]
     pub file: PathBuf,
     /// State directory of a node that is not running, or a new one
-    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     pub state: PathBuf,
 }
 
 /// What to compare.
 #[derive(Args, Debug)]
 pub struct LogDiffArgs {
-    /// State directory, exported file, or address of a running node
+    /// State directory, exported file, ticket, or address of a running node
     #[arg(value_name = "A")]
     pub first: String,
     /// Likewise
@@ -261,9 +275,9 @@ pub struct ColumnArgs {
 /// What to evaluate on.
 #[derive(Args, Debug)]
 pub struct EvalArgs {
-    /// Where.
+    /// Whose.
     #[command(flatten)]
-    pub state: StateArgs,
+    pub weights: WeightsArgs,
     /// Text, in any form that `node --data` takes; without it the run's embedded held-out text
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
@@ -276,9 +290,6 @@ pub struct EvalArgs {
     /// Tokens per window [default: 128, or as many as the model can read]
     #[arg(long)]
     pub sequence_length: Option<usize>,
-    /// At the best held-out point of this node's journal; it may be running
-    #[arg(long)]
-    pub best: bool,
     /// One JSON document
     #[arg(long)]
     pub json: bool,
@@ -287,15 +298,12 @@ pub struct EvalArgs {
 /// Where to export.
 #[derive(Args, Debug)]
 pub struct ExportArgs {
-    /// Where.
+    /// Whose.
     #[command(flatten)]
-    pub state: StateArgs,
+    pub weights: WeightsArgs,
     /// Directory to write, new or empty
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// The weights at the best held-out point of this node's journal; it may be running
-    #[arg(long)]
-    pub best: bool,
     /// Of a run with --lora: the adapters alone, as PEFT has them, in place of the whole model
     #[arg(long)]
     pub adapter: bool,
@@ -304,15 +312,12 @@ pub struct ExportArgs {
 /// What to continue.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
-    /// Where.
+    /// Whose.
     #[command(flatten)]
-    pub state: StateArgs,
+    pub weights: WeightsArgs,
     /// Text to continue
     #[arg(long)]
     pub prompt: String,
-    /// From the weights at the best held-out point of this node's journal; it may be running
-    #[arg(long)]
-    pub best: bool,
     /// Tokens to add
     #[arg(long, default_value_t = 128)]
     pub tokens: usize,
@@ -340,12 +345,9 @@ pub struct GenerateArgs {
 /// Who talks.
 #[derive(Args, Debug)]
 pub struct ChatArgs {
-    /// Where.
+    /// Whose.
     #[command(flatten)]
-    pub state: StateArgs,
-    /// With the weights at the best held-out point of this node's journal; it may be running
-    #[arg(long)]
-    pub best: bool,
+    pub weights: WeightsArgs,
     /// What the model is told first, as the system
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -364,12 +366,9 @@ pub struct ChatArgs {
 /// Whom to serve.
 #[derive(Args, Debug)]
 pub struct ServeArgs {
-    /// Where.
+    /// Whose.
     #[command(flatten)]
-    pub state: StateArgs,
-    /// With the weights at the best held-out point of this node's journal; it may be running
-    #[arg(long)]
-    pub best: bool,
+    pub weights: WeightsArgs,
     /// Address to answer at
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8000")]
     pub address: SocketAddr,
@@ -382,9 +381,9 @@ pub struct ServeArgs {
 #[derive(Args, Debug)]
 pub struct RevokeArgs {
     /// State directory of the authority: the node that started the run with --authority, running or not
-    #[command(flatten)]
-    pub state: StateArgs,
-    /// Machine as `node log show` prints it in its first column
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
+    /// Machine as `node log show` prints it in its first column, or the beginning of that
     #[arg(long)]
     pub machine: String,
     /// First sample to withdraw
@@ -396,8 +395,8 @@ pub struct RevokeArgs {
 #[derive(Args, Debug)]
 pub struct AdmitArgs {
     /// State directory of the authority: the node that started the run, running or not
-    #[command(flatten)]
-    pub state: StateArgs,
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
     /// Key of the machine, 64 hexadecimal digits, as its node prints it
     pub key: String,
 }
@@ -406,8 +405,8 @@ pub struct AdmitArgs {
 #[derive(Args, Debug)]
 pub struct WithdrawArgs {
     /// State directory of the authority: the node that started the run with --authority, running or not
-    #[command(flatten)]
-    pub state: StateArgs,
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
     /// Key of the machine, 64 hexadecimal digits, as `node log entry` prints it
     pub key: String,
     /// Let nothing of it count, not even what is known of it now
@@ -419,7 +418,7 @@ pub struct WithdrawArgs {
 #[derive(Args, Debug)]
 pub struct TopArgs {
     /// State directory of a running node
-    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     pub state: PathBuf,
     /// Print one line and leave
     #[arg(long)]
@@ -430,7 +429,7 @@ pub struct TopArgs {
 #[derive(Args, Debug)]
 pub struct TicketArgs {
     /// State directory; its node may be running, and says best then where it can be reached
-    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     pub state: PathBuf,
     /// Only the word, without the picture to scan
     #[arg(long)]
@@ -441,7 +440,7 @@ pub struct TicketArgs {
 #[derive(Args, Debug)]
 pub struct PauseArgs {
     /// State directory; its node may be running, or hears of it when it starts
-    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     pub state: PathBuf,
 }
 
@@ -449,7 +448,7 @@ pub struct PauseArgs {
 #[derive(Args, Debug)]
 pub struct KeyArgs {
     /// State directory; it is made if there is none, so that the key can be admitted before the node first runs
-    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     pub state: PathBuf,
 }
 
@@ -457,7 +456,7 @@ pub struct KeyArgs {
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
     /// State directory, which a node may be using or which need not be there
-    #[arg(long, value_name = "DIR", default_value = "onebyte-state")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     pub state: PathBuf,
     /// Ticket of a run whose machines are called, beside those that the state directory knows
     #[arg(long, value_name = "TICKET")]
@@ -489,7 +488,7 @@ pub struct RelayArgs {
     /// machines of one run]
     #[arg(long, value_name = "KB/S")]
     pub upload_limit: Option<u64>,
-    /// Receive at most so many kilobytes a second, likewise
+    /// Receive at most so many kilobytes a second, likewise: what is passed on comes in and goes out
     #[arg(long, value_name = "KB/S")]
     pub download_limit: Option<u64>,
     /// Directory for the relay's identity

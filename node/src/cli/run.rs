@@ -16,7 +16,8 @@ use std::{
 
 use crate::priority::Priority;
 
-/// Everything about training. The same names, in kebab case, are the keys of a `--config` file; the command line wins.
+/// Everything about training. The same names, in kebab case, are the keys of a `--config` file. The command line wins,
+/// but cannot turn off what the file turns on.
 #[derive(Args, Debug, Default, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RunArgs {
@@ -65,7 +66,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "RANK")]
     pub lora: Option<u32>,
     /// What the adapters' product is multiplied by, times the rank, as PEFT has it [default: twice the rank]
-    #[arg(long, value_name = "ALPHA", requires = "lora")]
+    #[arg(long, value_name = "ALPHA")]
     pub lora_alpha: Option<f64>,
     /// Text to train on: a file, a directory, a pipe, or `-` for standard input. It stays here. What it is is told by
     /// its content: text, JSON, JSON Lines, CSV or TSV with a header, Parquet, each as it is, gzip or zstd. Rows have
@@ -90,7 +91,8 @@ pub struct RunArgs {
     /// serve and replay. Needs a held-out text: --eval, or a part of --data
     #[arg(long)]
     pub stop_when_flat: bool,
-    /// Leave once own samples are done and nothing new has come for this long
+    /// Leave once own gradients have ended (--samples, --stop-when-flat, or a node without a text) and nothing new has
+    /// come for this long
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub exit_when_idle: Option<f64>,
     /// Step size of a new run, a share of each tensor's rms, or `auto`: measure what the model and the text can take,
@@ -105,7 +107,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub epsilon: Option<f64>,
     /// Gradients that a new run has room for, ten times over: more make the grid of its weights coarser [default:
-    /// --gradients, or 100000]
+    /// --gradients, 1000 at least; else 100000]
     #[arg(long, value_name = "N")]
     pub planned_gradients: Option<u64>,
     /// Gradients a second that all machines of a new run are to make together, so that the slower ones can replay them
@@ -178,7 +180,7 @@ pub struct RunArgs {
     pub http: Option<SocketAddr>,
     /// Let people and programs talk with the model as it is at the moment, at this address, for example 127.0.0.1:8000
     /// [default: off]: a page, and the requests of OpenAI clients (base URL http://127.0.0.1:8000/v1). Training goes
-    /// on; it takes a second copy of the weights
+    /// on; it takes memory for a second copy of the weights, and for a third while long answers are being made
     #[arg(long, value_name = "IP:PORT")]
     pub serve: Option<SocketAddr>,
     /// Token (API key) that who talks with the model must send [default: none on a loopback address, a random one
@@ -210,6 +212,65 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
+}
+
+impl RunArgs {
+    /// What is said here, and where nothing is said, what `file` says. A switch that the file turns on stays on.
+    pub fn or(self, file: Self) -> Self {
+        let list = |first: Vec<String>, second: Vec<String>| if first.is_empty() { second } else { first };
+        Self {
+            join: self.join.or(file.join),
+            bootstrap: list(self.bootstrap, file.bootstrap),
+            run: self.run.or(file.run),
+            private: self.private || file.private,
+            listen: list(self.listen, file.listen),
+            announce: list(self.announce, file.announce),
+            relay: list(self.relay, file.relay),
+            state: self.state.or(file.state),
+            model: self.model.or(file.model),
+            train: self.train.or(file.train),
+            lora: self.lora.or(file.lora),
+            lora_alpha: self.lora_alpha.or(file.lora_alpha),
+            data: self.data.or(file.data),
+            eval: self.eval.or(file.eval),
+            text_field: self.text_field.or(file.text_field),
+            template: self.template.or(file.template),
+            samples: self.samples.or(file.samples),
+            stop_when_flat: self.stop_when_flat || file.stop_when_flat,
+            exit_when_idle: self.exit_when_idle.or(file.exit_when_idle),
+            learning_rate: self.learning_rate.or(file.learning_rate),
+            gradients: self.gradients.or(file.gradients),
+            epsilon: self.epsilon.or(file.epsilon),
+            planned_gradients: self.planned_gradients.or(file.planned_gradients),
+            replay_budget: self.replay_budget.or(file.replay_budget),
+            estimator: self.estimator.or(file.estimator),
+            memory: self.memory.or(file.memory),
+            probes: self.probes.or(file.probes),
+            projections: self.projections.or(file.projections),
+            batch_size: self.batch_size.or(file.batch_size),
+            sequence_length: self.sequence_length.or(file.sequence_length),
+            normalize: self.normalize || file.normalize,
+            objective: self.objective.or(file.objective),
+            score_tokens: self.score_tokens.or(file.score_tokens),
+            score_seconds: self.score_seconds.or(file.score_seconds),
+            seed: self.seed.or(file.seed),
+            flush_samples: self.flush_samples.or(file.flush_samples),
+            staleness_ms: self.staleness_ms.or(file.staleness_ms),
+            authority: self.authority || file.authority,
+            members: self.members.or(file.members),
+            no_mdns: self.no_mdns || file.no_mdns,
+            http: self.http.or(file.http),
+            serve: self.serve.or(file.serve),
+            serve_token: self.serve_token.or(file.serve_token),
+            threads: self.threads.or(file.threads),
+            priority: self.priority.or(file.priority),
+            pause_on_battery: self.pause_on_battery || file.pause_on_battery,
+            upload_limit: self.upload_limit.or(file.upload_limit),
+            download_limit: self.download_limit.or(file.download_limit),
+            record: self.record.or(file.record),
+            config: self.config.or(file.config),
+        }
+    }
 }
 
 /// What `--learning-rate` says.

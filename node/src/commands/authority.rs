@@ -1,12 +1,10 @@
 //! `admit`, `withdraw`, `revoke`: what the run's authority says of a key or a machine. Its node, running or not,
 //! spreads it.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use protocol::{
-    machine::MachineId,
     manifest::Membership,
     member::{Admission, Member, NAMED_MAX, Withdrawal},
-    replica::Replica,
     revocation::Revocation,
     signature::Signer as _,
     statement::Statement,
@@ -16,18 +14,17 @@ use crate::{
     authority::Authority,
     cli::{AdmitArgs, RevokeArgs, WithdrawArgs},
     hex::parse_key,
-    name::program,
     outln,
 };
 
 /// Lets a key contribute.
 pub fn admit(args: &AdmitArgs) -> Result<()> {
     let key = parse_key(&args.key)?;
-    let authority = Authority::of(&args.state.state)?;
+    let authority = Authority::of(&args.state)?;
     ensure!(
         authority.log.manifest.membership == Membership::ByAuthority,
         "{}: this run admits nobody: its members were settled when it was started, without --members by-authority",
-        args.state.state.display()
+        args.state.display()
     );
     ensure!(key != authority.signer.key(), "{}: the authority is a member of its own run", args.key);
     match authority.log.replica.member(&key) {
@@ -44,7 +41,7 @@ pub fn admit(args: &AdmitArgs) -> Result<()> {
 /// Lets a key contribute no more.
 pub fn withdraw(args: &WithdrawArgs) -> Result<()> {
     let key = parse_key(&args.key)?;
-    let authority = Authority::of(&args.state.state)?;
+    let authority = Authority::of(&args.state)?;
     ensure!(key != authority.signer.key(), "{}: the authority cannot withdraw itself", args.key);
     let replica = &authority.log.replica;
     let counted = replica.effective_ranges().filter(|range| range.machine.key == key && range.samples() > 0);
@@ -76,23 +73,12 @@ pub fn withdraw(args: &WithdrawArgs) -> Result<()> {
 
 /// Withdraws a machine's samples.
 pub fn revoke(args: &RevokeArgs) -> Result<()> {
-    let authority = Authority::of(&args.state.state)?;
+    let authority = Authority::of(&args.state)?;
     let replica = &authority.log.replica;
-    let machine = find_machine(replica, &args.machine)?;
+    let machine = authority.log.find(&args.machine).context("--machine")?;
     ensure!(replica.floor(&machine) > args.from, "{machine} is withdrawn already, as far or further");
     let revocation = Revocation::sign(&authority.log.run, machine, args.from, &authority.signer);
     let given = authority.give(Statement::Revocation(revocation))?;
-    outln!("{machine} is withdrawn from sample {} on; {}", args.from, given.in_words())?;
+    outln!("{machine} has its samples from {} on withdrawn; {}", args.from, given.in_words())?;
     Ok(())
-}
-
-/// The machine that people mean by the name in the first column of `log show`.
-fn find_machine(replica: &Replica, name: &str) -> Result<MachineId> {
-    let matches: Vec<MachineId> =
-        replica.machines().map(|(machine, ..)| *machine).filter(|machine| machine.to_string() == name).collect();
-    match matches[..] {
-        [machine] => Ok(machine),
-        [] => bail!("--machine {name}: no such machine here; `{} log show` lists them", program()),
-        _ => bail!("--machine {name}: {} machines go by this name; nothing was withdrawn", matches.len()),
-    }
 }

@@ -12,7 +12,7 @@ use crate::{cli::ChatArgs, commands::inspect::speaker, name::program, outln, out
 /// A turn a line, until the input ends. What is said on a terminal goes there; what is piped in is answered, and
 /// nothing else is printed.
 pub fn run(args: &ChatArgs) -> Result<()> {
-    let speaker = speaker(&args.state.state, args.best)?;
+    let speaker = speaker(&args.weights.state, args.weights.best)?;
     if !speaker.has_template() {
         tracing::info!(
             "the model has no chat template, so turns are written User: … and Assistant: …, as for rows of questions and answers. One \

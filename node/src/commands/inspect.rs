@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use engine::{
-    base::{export_adapters, merged},
+    base::{Merged, export_adapters},
     data::{Columns, Dataset},
     embedded,
     model::{self, Checkpoint, Model, Sampling, Tokenizer},
@@ -101,7 +101,7 @@ fn chosen(best: &Best) {
 /// Loss and bits per byte, or accuracy.
 pub fn eval(args: &EvalArgs) -> Result<()> {
     ensure!(args.batch_size > 0, "--batch-size 0: must be at least 1");
-    let Inspected { model, manifest, checkpoint, .. } = Inspected::of(&args.state.state, args.best)?;
+    let Inspected { model, manifest, checkpoint, .. } = Inspected::of(&args.weights.state, args.weights.best)?;
     let data = evaluation_text(&manifest, &checkpoint, args.data.as_deref(), &args.columns, args.sequence_length)?;
     let objective = objective::to_evaluate(&manifest.objective, &data);
     let bar = ProgressBar::new(data.windows() as u64);
@@ -153,8 +153,8 @@ pub fn evaluation_text(
 
 /// A Hugging Face directory.
 pub fn export(args: &ExportArgs) -> Result<()> {
-    if args.best {
-        let (best, _, base) = at_best(&args.state.state)?;
+    if args.weights.best {
+        let (best, _, base) = at_best(&args.weights.state)?;
         if args.adapter {
             base.export_adapters(&args.out)?
         } else {
@@ -167,12 +167,12 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         )?;
         return Ok(());
     }
-    let opened = Opened::existing(&args.state.state)?;
+    let opened = Opened::existing(&args.weights.state)?;
     let (replica, weights) = opened.current_weights()?;
     let base = opened.state.base(&opened.manifest)?.checkpoint()?;
     match args.adapter {
         true => export_adapters(&args.out, &base, &weights)?,
-        false => model::export(&args.out, &base, &merged(&base, &weights)?)?,
+        false => model::export(&args.out, &base, &Merged::of(&base, &weights)?)?,
     }
     outln!("{}: the model after {} gradients", args.out.display(), replica.swarm_step())?;
     Ok(())
@@ -180,7 +180,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 
 /// A continuation, as it comes.
 pub fn generate(args: &GenerateArgs) -> Result<()> {
-    let Inspected { model, tokenizer, checkpoint, .. } = Inspected::of(&args.state.state, args.best)?;
+    let Inspected { model, tokenizer, checkpoint, .. } = Inspected::of(&args.weights.state, args.weights.best)?;
     let sampling = chosen_sampling(args, usual_sampling(&checkpoint)?);
     sampling.check()?;
     let prompt = tokenizer.prompt(&[], &tokenizer.encode_whole(&args.prompt)?)?;

@@ -13,7 +13,7 @@ use crate::{
 pub fn run(args: &ServeArgs) -> Result<()> {
     // The address first: loading takes longer.
     let server = Server::bind("--address", args.address, args.token.clone())?;
-    let speaker = speaker(&args.state.state, args.best)?;
+    let speaker = speaker(&args.weights.state, args.weights.best)?;
     let mut interrupt = Interrupt::install()?;
     interrupt.take_over();
     server.serve(speaker.into())?;

@@ -54,7 +54,7 @@ impl Base {
 
     /// Writes the weights as they are as a Hugging Face directory, new or empty.
     pub fn export(&self, out: &Path) -> Result<()> {
-        model::export(out, &self.checkpoint, &base::merged(&self.checkpoint, &self.weights)?)
+        model::export(out, &self.checkpoint, &base::Merged::of(&self.checkpoint, &self.weights)?)
     }
 }
 

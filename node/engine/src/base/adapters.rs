@@ -14,7 +14,7 @@ use std::{
 
 use super::arithmetic::statistics;
 use crate::{
-    model::{Architecture, Checkpoint, Part, new_directory},
+    model::{Architecture, Checkpoint, Part, TrainedTensors, new_directory},
     weights::Weights,
 };
 
@@ -136,20 +136,36 @@ fn linear_shape(name: &str, architecture: &dyn Architecture) -> Option<(usize, u
 }
 
 /// Trained tensors under the names of the base: those of the base themselves, and the layers that adapters change, with
-/// what the adapters add.
-pub fn merged(checkpoint: &Checkpoint, weights: &Weights) -> Result<BTreeMap<String, Tensor>> {
-    let architecture = checkpoint.architecture()?;
-    let (mut merged, adapters) = (weights.trained(), weights.adapters());
-    for (layer, scaling) in adapters {
-        let halves = [Half::A, Half::B].map(|half| merged.remove(&format!("{layer}{}", half.suffix())));
-        let [Some(a), Some(b)] = halves else { bail!("adapter of {layer} lacks a half") };
-        let name = format!("{layer}.weight");
-        let product = (b.matmul(&a)? * scaling)?;
-        let product = if architecture.is_transposed() { product.t()?.contiguous()? } else { product };
-        let layer = weights.values(&name)?;
-        merged.insert(name, (layer + product)?);
+/// what the adapters add. Such a layer is made when it is asked for: all of them take more than the base does.
+pub struct Merged<'a> {
+    weights: &'a Weights,
+    /// Of a layer's weight: the layer, and what its adapter's product is multiplied by.
+    layers: BTreeMap<String, (String, f64)>,
+    is_transposed: bool,
+}
+
+impl<'a> Merged<'a> {
+    /// Those of `weights`, over `checkpoint`.
+    pub fn of(checkpoint: &Checkpoint, weights: &'a Weights) -> Result<Self> {
+        let is_transposed = checkpoint.architecture()?.is_transposed();
+        let named = |(layer, scaling): (String, f64)| (format!("{layer}.weight"), (layer, scaling));
+        Ok(Self { weights, layers: weights.adapters().into_iter().map(named).collect(), is_transposed })
     }
-    Ok(merged)
+}
+
+impl TrainedTensors for Merged<'_> {
+    fn names(&self) -> BTreeSet<String> {
+        let base = self.weights.specs().iter().filter(|spec| spec.adapter().is_none());
+        base.map(|spec| spec.name.clone()).chain(self.layers.keys().cloned()).collect()
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        let Some((layer, scaling)) = self.layers.get(name) else { return self.weights.values(name) };
+        let [a, b] = [Half::A, Half::B].map(|half| self.weights.values(&format!("{layer}{}", half.suffix())));
+        let product = (b?.matmul(&a?)? * *scaling)?;
+        let product = if self.is_transposed { product.t()?.contiguous()? } else { product };
+        Ok((self.weights.values(name)? + product)?)
+    }
 }
 
 /// Writes the adapters of a run into `directory`, which is created if absent and must be empty, as PEFT does
@@ -160,7 +176,10 @@ pub fn export_adapters(directory: &Path, checkpoint: &Checkpoint, weights: &Weig
         bail!("this run trains tensors of the base, which no adapter holds; export the whole model");
     };
     let first = all.first().context("this run trains nothing")?;
-    new_directory(directory)?;
+    new_directory(directory, |directory| write_adapters(directory, checkpoint, weights, first))
+}
+
+fn write_adapters(directory: &Path, checkpoint: &Checkpoint, weights: &Weights, first: &Adapter) -> Result<()> {
     let (name, revision) = match checkpoint.source.split_once('@') {
         Some((name, revision)) => (name, json!(revision)),
         None => (checkpoint.source.as_str(), Value::Null),

@@ -19,7 +19,7 @@ use protocol::manifest::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use adapters::{AdapterHalf, AdapterSettings, export_adapters, merged};
+pub use adapters::{AdapterHalf, AdapterSettings, Merged, export_adapters};
 use chunks::ChunkHasher;
 pub use chunks::chunks_root;
 pub use string::{Written, files_within};

@@ -98,9 +98,16 @@ impl Encoder<'_> {
     }
 
     fn completion(&self, prompt: &str, completion: &str) -> Result<Answers> {
-        let mut ids = self.tokenizer.prompt(self.tokenizer.opening(), &self.ids(prompt)?)?;
+        let before = self.ids(prompt)?;
+        // As one text where that leaves the prompt's tokens as they are: some tokenizers put a space before every text.
+        let whole = self.ids(&format!("{prompt}{completion}"))?;
+        let following = match whole.strip_prefix(&before[..]).filter(|rest| !rest.is_empty()) {
+            Some(rest) => rest.to_vec(),
+            None => self.ids(completion)?,
+        };
+        let mut ids = self.tokenizer.prompt(self.tokenizer.opening(), &before)?;
         let mut learned = vec![false; ids.len()];
-        ids.append(&mut self.ids(completion)?);
+        ids.extend(following);
         ensure!(ids.len() > learned.len(), "the completion has no tokens, there is nothing to learn");
         // The end of the turn is part of what is learned, so that generation stops there.
         ids.extend(self.tokenizer.turn_end());

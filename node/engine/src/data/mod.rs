@@ -245,12 +245,12 @@ impl Dataset {
         self.text_tokens as f64 / self.text_bytes.max(1) as f64
     }
 
-    /// Batch number `sample`, of `batch_size` rows, in the order that `seed` gives: each epoch is a permutation of all
+    /// Batch `number`, of `batch_size` rows, in the order that `seed` gives: each epoch is a permutation of all
     /// rows, and batches have about equal numbers of tokens. A pure function, so that a restart goes on where it
     /// stopped.
-    pub fn batch(&self, seed: u64, sample: u64, batch_size: usize) -> Result<Batch> {
+    pub fn batch(&self, seed: u64, number: u64, batch_size: usize) -> Result<Batch> {
         let rows = self.rows.len() as u64;
-        let first = u128::from(sample) * batch_size as u128;
+        let first = u128::from(number) * batch_size as u128;
         let indices = (0..batch_size).map(|place| {
             let position = first + place as u128;
             let (epoch, index) = (position / u128::from(rows), position % u128::from(rows));

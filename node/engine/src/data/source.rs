@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File, FileType},
     io::{self, Read},
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -130,7 +131,7 @@ impl Search<'_> {
             }
             Ok(metadata) => {
                 ensure!(self.files.len() < FILES_MAX, "{} has more than {FILES_MAX} files", self.root.display());
-                match identity(&metadata).is_none_or(|identity| self.seen.insert(identity)) {
+                match self.seen.insert((metadata.dev(), metadata.ino())) {
                     true => self.files.push((path.to_owned(), metadata.len())),
                     false => self.report.skip(name, "the same file as one before, under another name".into()),
                 }
@@ -142,35 +143,13 @@ impl Search<'_> {
 
 /// What is neither a file nor a directory.
 fn special(kind: FileType) -> &'static str {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt;
-        match () {
-            () if kind.is_fifo() => PIPE,
-            () if kind.is_socket() => "a socket",
-            // A terminal, or another device that gives bytes one after the other.
-            () if kind.is_char_device() => "a device",
-            () if kind.is_block_device() => "a disk",
-            () => "something unknown",
-        }
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = kind;
-        PIPE
-    }
-}
-
-fn identity(metadata: &fs::Metadata) -> Option<(u64, u64)> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        Some((metadata.dev(), metadata.ino()))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = metadata;
-        None
+    match () {
+        () if kind.is_fifo() => PIPE,
+        () if kind.is_socket() => "a socket",
+        // A terminal, or another device that gives bytes one after the other.
+        () if kind.is_char_device() => "a device",
+        () if kind.is_block_device() => "a disk",
+        () => "something unknown",
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) use probe::{Measured, Probe};
 pub(crate) use projection::{Company, Stride, TRIALS_MAX};
 pub use projection::{direction_scale, gain};
 pub use spsa::projected_gradient;
+pub(crate) use trust::LOSS_NOISE;
 
 /// Most probes on one batch: more learn little, and others' gradients wait for the last of them.
 const PROBES_MAX: u32 = 256;

@@ -16,8 +16,8 @@ const MEMORY_BATCHES: u64 = 16;
 /// One sample counts for at most this many times the RMS before it.
 const OUTLIER_MAX: f64 = 4.0;
 
-/// The scale of a machine's own projected gradients: private to it, and small enough to be stored with every
-/// checkpoint.
+/// The scale of a machine's own projected gradients, and how many batches they came from: private to it, and small
+/// enough to be stored with every checkpoint.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Normalizer {
     #[serde(rename = "normalizer")]
@@ -29,12 +29,31 @@ pub struct Normalizer {
     /// How far a step of many bytes may go.
     #[serde(default, skip_serializing_if = "Trust::is_new")]
     pub(super) trust: Trust,
+    /// Batches so far. Samples do not tell: a batch gives one byte or a thousand.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    measured: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Normalizer {
     /// Starts without history. `levels`: bytes to a standard deviation, the manifest's.
     pub fn new(levels: u8) -> Self {
-        Self { scale: RunningRms::default(), levels, batches: RunningRms::default(), trust: Trust::default() }
+        Self {
+            scale: RunningRms::default(),
+            levels,
+            batches: RunningRms::default(),
+            trust: Trust::default(),
+            measured: 0,
+        }
+    }
+
+    /// Number of the next batch, from 0; each call counts one.
+    pub fn next_batch(&mut self) -> u64 {
+        self.measured += 1;
+        self.measured - 1
     }
 
     /// The byte for projected gradient `g`, with `uniform` in [0, 1) for the stochastic rounding. [`codec::VOID`] if

@@ -23,7 +23,7 @@ const FIRST_SHARE: f64 = 0.05;
 /// What one trial may change the radius by.
 const GROWTH: (f64, f64) = (0.125, 2.0);
 /// Losses that differ by less than this share of themselves are equal.
-const LOSS_NOISE: f64 = 1e-5;
+pub const LOSS_NOISE: f64 = 1e-5;
 /// The radius is never smaller, so that it can grow again.
 const RADIUS_MIN: f64 = 1e-3;
 /// Batches whose mean loss is compared with an earlier one.

@@ -9,7 +9,7 @@ use safetensors::{
 };
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
     io::{BufWriter, Write},
     path::Path,
@@ -18,17 +18,39 @@ use std::{
 use super::{Checkpoint, Interface};
 use crate::device;
 
-/// Writes the model of `base`, its trained tensors replaced by `trained`, into `directory`, which is created if absent
-/// and must be empty.
+/// Tensors in place of some of a base's, under its names.
+pub trait TrainedTensors {
+    /// Which.
+    fn names(&self) -> BTreeSet<String>;
+
+    /// One of them, as f32. It may be made when it is asked for.
+    fn tensor(&self, name: &str) -> Result<Tensor>;
+}
+
+impl TrainedTensors for BTreeMap<String, Tensor> {
+    fn names(&self) -> BTreeSet<String> {
+        self.keys().cloned().collect()
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        self.get(name).cloned().with_context(|| format!("there is no tensor {name}"))
+    }
+}
+
+/// Writes the model of `base`, its trained tensors replaced by `trained`, into `directory`, which is new or empty. It is
+/// there whole, and durable, or as it was.
 ///
 /// Files other than weights are the base's, byte for byte; but `config.json` says float32 where it said another type or
 /// none: transformers would round what was trained, to the type that it says or to that of the first tensor.
 /// `generation_config.json` and `tokenizer_config.json` are made if the base has none. `model.safetensors` holds
 /// trained tensors as f32, all others as the base stores them; of a GGUF file those that are quantised, or stored in
 /// another order, as f32.
-pub fn export(directory: &Path, base: &Checkpoint, trained: &BTreeMap<String, Tensor>) -> Result<()> {
-    let architecture = base.architecture()?;
-    new_directory(directory)?;
+pub fn export(directory: &Path, base: &Checkpoint, trained: &dyn TrainedTensors) -> Result<()> {
+    new_directory(directory, |directory| write_all(directory, base, trained))
+}
+
+fn write_all(directory: &Path, base: &Checkpoint, trained: &dyn TrainedTensors) -> Result<()> {
+    let (architecture, names) = (base.architecture()?, trained.names());
     let write = |role: Role, bytes: &[u8]| {
         let path = directory.join(role.file_name().unwrap_or_default());
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
@@ -42,21 +64,39 @@ pub fn export(directory: &Path, base: &Checkpoint, trained: &BTreeMap<String, Te
         fs::write(&path, file.read()?).with_context(|| format!("cannot write {}", path.display()))?;
     }
     let is_narrow = |name: &str| Ok(base.is_plain(name)? && base.element_type(name)? != ElementType::F32);
-    let kept = base.shapes().filter(|(name, _)| !trained.contains_key(*name));
+    let kept = base.shapes().filter(|(name, _)| !names.contains(*name));
     let keeps_narrow = kept.map(|(name, _)| is_narrow(name)).collect::<Result<Vec<bool>>>()?.contains(&true);
     if let Some(config) = as_float32(config, keeps_narrow) {
         write(Role::Config, &serde_json::to_vec_pretty(&config)?)?;
     }
     let path = directory.join("model.safetensors");
-    write_weights(&path, base, trained).with_context(|| format!("cannot write {}", path.display()))
+    write_weights(&path, base, (&names, trained)).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Creates `directory` if absent. Errors if something is in it.
-pub fn new_directory(directory: &Path) -> Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let mut entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
-    ensure!(entries.next().is_none(), "{} is not empty; export to a new directory", directory.display());
-    Ok(())
+/// Creates `directory`, or takes it if it is empty, with what `write` writes into another one beside it. That one takes
+/// its place once everything is durable, and goes if anything fails.
+pub fn new_directory(directory: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let failed = || format!("cannot create {}", directory.display());
+    // It may be the working directory's own.
+    let place = std::path::absolute(directory).with_context(failed)?;
+    let parent = place.parent().with_context(failed)?;
+    fs::create_dir_all(parent).with_context(failed)?;
+    if place.exists() {
+        let mut entries = fs::read_dir(&place).with_context(|| format!("cannot list {}", directory.display()))?;
+        ensure!(entries.next().is_none(), "{} is not empty; export to a new directory", directory.display());
+    }
+    let beside = tempfile::Builder::new().prefix(".export-").tempdir_in(parent).with_context(failed)?;
+    // Of the usual permissions, which the other one has not.
+    let new = beside.path().join("new");
+    fs::create_dir(&new).with_context(failed)?;
+    write(&new)?;
+    for entry in fs::read_dir(&new).with_context(failed)? {
+        File::open(entry?.path())?.sync_all().with_context(failed)?;
+    }
+    File::open(&new)?.sync_all().with_context(failed)?;
+    // Takes the place of an empty one.
+    fs::rename(&new, &place).with_context(failed)?;
+    File::open(parent)?.sync_all().with_context(failed)
 }
 
 /// The config, if it must say float32 and does not. One that says nothing must where the first tensor may be of another
@@ -106,13 +146,17 @@ fn tokenizer_config(tokenizer: &[u8], interface: &Interface) -> Result<Value> {
 
 /// One safetensors file of all tensors of `base`, written piece by piece. f32 comes first, so that every tensor begins
 /// at a multiple of its elements' size.
-fn write_weights(path: &Path, base: &Checkpoint, trained: &BTreeMap<String, Tensor>) -> Result<()> {
-    if let Some(name) = trained.keys().find(|name| base.element_type(name).is_err()) {
+fn write_weights(
+    path: &Path,
+    base: &Checkpoint,
+    (names, trained): (&BTreeSet<String>, &dyn TrainedTensors),
+) -> Result<()> {
+    if let Some(name) = names.iter().find(|name| base.element_type(name).is_err()) {
         bail!("tensor {name} is not one of the base's, and has no place in a file of its tensors");
     }
     let mut tensors = Vec::new();
     for (name, shape) in base.shapes() {
-        let dtype = match trained.contains_key(name) || !base.is_plain(name)? {
+        let dtype = match names.contains(name) || !base.is_plain(name)? {
             true => Dtype::F32,
             false => dtype(base.element_type(name)?)?,
         };
@@ -138,13 +182,13 @@ fn write_weights(path: &Path, base: &Checkpoint, trained: &BTreeMap<String, Tens
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
     for (name, ..) in tensors {
-        let values = match trained.get(name) {
-            Some(tensor) => tensor.clone(),
-            None if base.is_plain(name)? => {
+        let values = match names.contains(name) {
+            true => trained.tensor(name)?,
+            false if base.is_plain(name)? => {
                 base.for_each_bytes(name, |bytes| Ok(out.write_all(bytes)?))?;
                 continue;
             }
-            None => base.tensor(name)?,
+            false => base.tensor(name)?,
         };
         let values = if base.is_turned(name) { values.t()?.contiguous()? } else { values };
         device::for_each_bytes(&values, |bytes| Ok(out.write_all(bytes)?))?;

@@ -48,6 +48,18 @@ pub fn not_followed(config: &Value) -> Vec<&'static str> {
     NOT_FOLLOWED.iter().filter(|field| is_said(field)).map(|(name, _)| *name).collect()
 }
 
+/// Logits that nothing can be chosen from.
+#[derive(Debug)]
+pub struct NotFinite;
+
+impl std::fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the model's logits are not finite; its weights have diverged")
+    }
+}
+
+impl std::error::Error for NotFinite {}
+
 /// How tokens are chosen, and when to stop.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Sampling {
@@ -115,12 +127,9 @@ impl Sampling {
         Ok(())
     }
 
-    /// The next token, after `before`. Errors if a logit is not finite.
+    /// The next token, after `before`. A [`NotFinite`] error if a logit is not finite.
     pub fn choose(&self, logits: &mut [f32], before: &[u32], random: &mut impl Rng) -> Result<u32> {
-        ensure!(
-            logits.iter().all(|logit| logit.is_finite()),
-            "the model's logits are not finite; its weights have diverged"
-        );
+        ensure!(logits.iter().all(|logit| logit.is_finite()), NotFinite);
         if self.repetition_penalty != 1.0 {
             let penalty = self.repetition_penalty as f32;
             for id in before.iter().collect::<BTreeSet<_>>() {

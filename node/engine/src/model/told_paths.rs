@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use crate::{embedded, model::export};
     use serde_json::json;
-    use std::{fs, path::Path};
+    use std::{collections::BTreeMap, fs, path::Path};
 
     #[test]
     fn a_path_is_told_from_names_tokens_and_templates() {
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(told_paths(&base).unwrap(), []);
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().join("model");
-        export(&place, &base, &Default::default()).unwrap();
+        export(&place, &base, &BTreeMap::new()).unwrap();
         assert_eq!(told_paths(&Checkpoint::load(&place).unwrap()).unwrap(), []);
         let put = |file: &str, field: &str, value: Value| {
             let read = fs::read(place.join(file)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());

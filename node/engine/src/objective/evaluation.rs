@@ -71,7 +71,7 @@ pub fn evaluate_watched(
     let bits_per_byte = loss * dataset.tokens_per_byte() / std::f64::consts::LN_2;
     let LossSum { count, right, .. } = total;
     let bytes = match right {
-        Some(_) => dataset.bytes(),
+        Some(_) => (dataset.bytes() as f64 * chosen as f64 / windows.max(1) as f64).round() as u64,
         None => (count as f64 / dataset.tokens_per_byte()).round() as u64,
     };
     let bits_per_byte = (right.is_none() && !objective.is_score()).then_some(bits_per_byte);

@@ -128,6 +128,11 @@ pub fn is_score(line: &ObjectiveLine) -> bool {
     *line == score_line()
 }
 
+/// Whether scores of choices are divided by their tokens in a run that states `line`.
+pub fn normalizes(line: &ObjectiveLine) -> bool {
+    matches!(line, ObjectiveLine::Choices { normalize: true }) || accuracy(line) == Some(1)
+}
+
 /// The index in [`ACCURACY`] of what a run states, if that is accuracy.
 fn accuracy(line: &ObjectiveLine) -> Option<usize> {
     ACCURACY.iter().position(|name| *line == ObjectiveLine::Other((*name).into()))

@@ -5,7 +5,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 use super::{LossSum, Objective};
-use crate::model::{Batch, Finish, Model, Row, Sampling, Span, Tokenizer, generate};
+use crate::model::{Batch, Finish, Model, NotFinite, Row, Sampling, Span, Tokenizer, generate};
 
 /// Gives scores; higher is better.
 pub trait Judge: Send {
@@ -76,7 +76,13 @@ impl Objective for Score {
     }
 
     fn measure(&self, model: &dyn Model, batch: &Batch) -> Result<LossSum> {
-        let completions = self.completions(model, batch)?;
+        let completions = match self.completions(model, batch) {
+            // As with other objectives: a probe that went too far, and no reason to end.
+            Err(error) if error.is::<NotFinite>() => {
+                return Ok(LossSum { sum: f64::NAN, count: batch.rows.len() as u64, right: None });
+            }
+            completions => completions?,
+        };
         let scores = self.judge.scores(&completions)?;
         ensure!(scores.len() == completions.len(), "{} scores for {} completions", scores.len(), completions.len());
         Ok(LossSum { sum: -scores.iter().sum::<f64>(), count: scores.len() as u64, right: None })

@@ -21,7 +21,7 @@ use std::{
 use crate::{
     base::{AdapterSettings, Base, BaseSettings, Trained},
     data::Dataset,
-    estimator::{Estimator, Normalizer},
+    estimator::{Estimator, LOSS_NOISE, Normalizer},
     model::{self, Checkpoint, SuffixModel},
     objective,
     trainer::{Parts, ProbeSettings, Trainer},
@@ -194,7 +194,10 @@ impl Line<'_> {
             }
             (rate, least) = (rate * factor, there);
         }
-        ensure!(least < loss, "no step along the sum of the gradients makes the loss smaller");
+        ensure!(
+            least < loss - LOSS_NOISE * loss.abs(),
+            "no step along the sum of the gradients makes the loss smaller"
+        );
         let middle = rate;
         for candidate in [middle * 0.5f64.sqrt(), middle * 2f64.sqrt()] {
             let there = after(candidate)?;

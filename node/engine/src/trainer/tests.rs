@@ -3,14 +3,14 @@ use crate::{
     base::{self, Base, BaseSettings, Started, Trained},
     embedded,
     model::{self, Checkpoint, OriginalFile},
-    objective::NextToken,
+    objective::{LossSum, NextToken},
 };
 use protocol::{
     codec::MULTIPLIER_ONE,
     manifest::{BaseFile, DirectionScale, Hyperparameters, ObjectiveLine, Schedule},
 };
 use rand_xoshiro::rand_core::SeedableRng;
-use std::num::NonZeroU32;
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Mutex};
 
 const MACHINE: MachineId = MachineId { key: [3; 32], incarnation: 7 };
 
@@ -120,6 +120,62 @@ fn whatever_the_estimator_the_weights_hold_what_was_published_and_no_more() {
         entries.extend(own.iter().map(|own| run.entry(own)));
         expected.sweep(&Sweep { probes: Vec::new(), contributions: entries }).unwrap();
         assert_eq!(trainer.weights().unwrap().digest(), expected.digest(), "{estimator:?}");
+    }
+}
+
+/// Next tokens, and which batches were measured.
+struct Seen(Arc<Mutex<Vec<Vec<u32>>>>);
+
+impl Seen {
+    fn note(&self, batch: &Batch) {
+        let (tokens, mut seen) = (batch.tokens.to_vec1().unwrap(), self.0.lock().unwrap());
+        if seen.last() != Some(&tokens) {
+            seen.push(tokens);
+        }
+    }
+}
+
+impl Objective for Seen {
+    fn unit(&self) -> &'static str {
+        Objective::unit(&NextToken)
+    }
+
+    fn measure(&self, model: &dyn Model, batch: &Batch) -> Result<LossSum> {
+        self.note(batch);
+        NextToken.measure(model, batch)
+    }
+
+    fn differentiate(
+        &self,
+        model: &dyn Model,
+        batch: &Batch,
+        wanted: &[Tensor],
+        hand_out: &mut dyn FnMut(Vec<Gradient>) -> Result<()>,
+    ) -> Result<LossSum> {
+        self.note(batch);
+        NextToken.differentiate(model, batch, wanted, hand_out)
+    }
+}
+
+/// A batch gives one byte or a thousand: an epoch is all rows once, however many bytes come of it.
+#[test]
+fn every_row_is_measured_once_before_any_is_measured_again() {
+    let run = Run::new();
+    let tokenizer = model::Tokenizer::of(&embedded::checkpoint().unwrap()).unwrap();
+    let three = Estimator::Fzoo { probes: NonZeroU32::new(3).unwrap() };
+    let four = Estimator::Projection { projections: NonZeroU32::new(4).unwrap() };
+    for estimator in [three, Estimator::Spsa, four] {
+        let mut trainer = run.trainer(estimator);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        trainer.parts.objective = Box::new(Seen(seen.clone()));
+        trainer.parts.data = Some(Dataset::from_text("one two three four five six", &tokenizer, 4).unwrap());
+        let rows = trainer.parts.data.as_ref().unwrap().windows();
+        for _ in 0..rows {
+            trainer.step(u64::MAX).unwrap();
+        }
+        let seen = seen.lock().unwrap();
+        let different: BTreeSet<&Vec<u32>> = seen.iter().collect();
+        assert_eq!((seen.len(), different.len()), (rows, rows), "{estimator:?}");
     }
 }
 

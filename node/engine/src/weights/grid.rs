@@ -35,7 +35,7 @@ pub fn check_grid(name: &str, values: &[f32], quantum: f32) -> Result<()> {
     let edge = (1i32 << WEIGHT_BITS) as f32;
     let on_grid = |value: &f32| {
         let n = value / quantum;
-        n.trunc() == n && -edge <= n && n < edge && value.to_bits() != (-0.0f32).to_bits()
+        n as i32 as f32 == n && -edge <= n && n < edge && value.to_bits() != (-0.0f32).to_bits()
     };
     // Without a branch per value first, then the place of the offender.
     if values.iter().fold(true, |all, value| all & on_grid(value)) {

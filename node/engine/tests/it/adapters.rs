@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use engine::{
-    base::{AdapterSettings, Base, BaseSettings, Started, Trained, export_adapters, merged, start},
+    base::{AdapterSettings, Base, BaseSettings, Merged, Started, Trained, export_adapters, start},
     model::{Batch, Checkpoint, Layout, Model, OriginalFile, Row, Target, export, load, load_adapted},
     objective::{NextToken, Objective},
 };
@@ -115,7 +115,7 @@ fn adapters_begin_as_the_base_and_learn_beside_it() {
         // Merged, and read back, it is the same model.
         let out = tempfile::tempdir().unwrap();
         let out = out.path().join("out");
-        export(&out, &base.checkpoint, &merged(&base.checkpoint, &base.weights).unwrap()).unwrap();
+        export(&out, &base.checkpoint, &Merged::of(&base.checkpoint, &base.weights).unwrap()).unwrap();
         let merged = Checkpoint::load(&out).unwrap();
         let again = logits(&*load(&merged, &merged.tensors().unwrap()).unwrap().0);
         let difference = largest_difference(&again, &after);

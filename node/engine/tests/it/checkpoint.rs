@@ -274,6 +274,12 @@ fn an_exported_directory_loads_as_the_same_model() {
 
     let error = export(&out, &base, &trained).unwrap_err().to_string();
     assert!(error.contains("is not empty"), "{error}");
+    // What fails on the way leaves nothing, under its name or another.
+    let (place, foreign) =
+        (TempDir::new().unwrap(), BTreeMap::from([("foreign".to_owned(), trained.values().next().unwrap().clone())]));
+    let error = format!("{:#}", export(&place.path().join("out"), &base, &foreign).unwrap_err());
+    assert!(error.contains("tensor foreign is not one of the base's"), "{error}");
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -425,25 +431,36 @@ fn names_may_lack_their_prefix_or_have_another_before_it() {
 /// What is done to a sound directory, and what its refusal must say.
 type Case<'a> = (&'a dyn Fn(&Path), &'a [&'a str]);
 
+/// Leaves what PEFT writes.
+fn adapter(path: &Path) {
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::remove_file(path.join(name)).unwrap();
+    }
+    fs::write(path.join("adapter_config.json"), r#"{"base_model_name_or_path": "owner/base"}"#).unwrap();
+    fs::write(path.join("adapter_model.safetensors"), "weights").unwrap();
+}
+
+/// What a quantiser of another kind writes.
+fn quantised(path: &Path) {
+    let mut config = config(true);
+    config["quantization_config"] = json!({"quant_method": "gptq"});
+    let weights =
+        HashMap::from([("model.layers.0.mlp.up_proj.qweight", Tensor::zeros(3, DType::U32, &Device::Cpu).unwrap())]);
+    fs::write(path.join("config.json"), config.to_string()).unwrap();
+    candle_core::safetensors::save(&weights, path.join("model.safetensors")).unwrap();
+}
+
 /// Each was once told to be downloaded again, or to have a header of 2336927755350992246 bytes.
 #[test]
 fn what_is_no_checkpoint_is_called_by_its_name_with_the_remedy() {
-    let sound = || directory_of(&config(true), &weights(&config(true)));
     let refusal = |change: &dyn Fn(&Path)| {
-        let directory = sound();
+        let directory = directory_of(&config(true), &weights(&config(true)));
         change(directory.path());
         error(directory.path())
     };
     let put = |name: &'static str, text: &'static str| move |path: &Path| fs::write(path.join(name), text).unwrap();
     let moved =
         |from: &'static str, to: &'static str| move |path: &Path| fs::rename(path.join(from), path.join(to)).unwrap();
-    let adapter = |path: &Path| {
-        for name in ["config.json", "tokenizer.json", "model.safetensors"] {
-            fs::remove_file(path.join(name)).unwrap();
-        }
-        fs::write(path.join("adapter_config.json"), r#"{"base_model_name_or_path": "owner/base"}"#).unwrap();
-        fs::write(path.join("adapter_model.safetensors"), "weights").unwrap();
-    };
     let beside = |path: &Path| {
         fs::rename(path.join("model.safetensors"), path.join("adapter_model.safetensors")).unwrap();
         fs::write(path.join("adapter_config.json"), "{}").unwrap();
@@ -461,16 +478,6 @@ fn what_is_no_checkpoint_is_called_by_its_name_with_the_remedy() {
         fs::remove_file(path.join("model.safetensors")).unwrap();
         let map = json!({"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"});
         fs::write(path.join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string()).unwrap();
-    };
-    let quantised = |path: &Path| {
-        let mut config = config(true);
-        config["quantization_config"] = json!({"quant_method": "gptq"});
-        let weights = HashMap::from([(
-            "model.layers.0.mlp.up_proj.qweight",
-            Tensor::zeros(3, DType::U32, &Device::Cpu).unwrap(),
-        )]);
-        fs::write(path.join("config.json"), config.to_string()).unwrap();
-        candle_core::safetensors::save(&weights, path.join("model.safetensors")).unwrap();
     };
     let dangling = |path: &Path| {
         fs::remove_file(path.join("model.safetensors")).unwrap();
@@ -512,16 +519,20 @@ fn what_is_no_checkpoint_is_called_by_its_name_with_the_remedy() {
         let refused = refusal(change);
         assert!(expected.iter().all(|part| refused.contains(part)), "{expected:?} in: {refused}");
     }
-    let directory = sound();
-    let refused = error(&directory.path().join("model.safetensors"));
+}
+
+#[test]
+fn a_file_is_called_by_what_it_is_and_one_of_weights_may_have_another_name() {
+    let directory = directory_of(&config(true), &weights(&config(true)));
+    let path = |name: &str| directory.path().join(name);
+    let refused = error(&path("model.safetensors"));
     assert!(refused.contains("is a file: give the directory"), "{refused}");
-    put("MODEL.GGUF", "GGUF of nothing")(directory.path());
-    let refused = error(&directory.path().join("MODEL.GGUF"));
+    fs::write(path("MODEL.GGUF"), "GGUF of nothing").unwrap();
+    let refused = error(&path("MODEL.GGUF"));
     assert!(refused.contains("MODEL.GGUF") && !refused.contains("another name"), "{refused}");
-    fs::rename(directory.path().join("MODEL.GGUF"), directory.path().join("MODEL.bin")).unwrap();
-    assert!(error(&directory.path().join("MODEL.bin")).contains("is a GGUF file under another name"));
-    // One file of weights under another name is the model's.
-    moved("model.safetensors", "weights.fp32.safetensors")(directory.path());
+    fs::rename(path("MODEL.GGUF"), path("MODEL.bin")).unwrap();
+    assert!(error(&path("MODEL.bin")).contains("is a GGUF file under another name"));
+    fs::rename(path("model.safetensors"), path("weights.fp32.safetensors")).unwrap();
     assert_equal(&Checkpoint::load(directory.path()).unwrap().tensors().unwrap(), &weights(&config(true)));
 }
 

@@ -235,7 +235,6 @@ fn what_is_compressed_several_times_or_padded_is_read_and_what_is_cut_off_is_nam
     assert!(error.contains("cut off") && !error.contains("disk"), "{error}");
 }
 
-#[cfg(unix)]
 #[test]
 fn a_directory_that_cannot_be_listed_is_named_and_left() {
     use std::os::unix::fs::PermissionsExt;

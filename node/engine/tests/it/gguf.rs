@@ -3,9 +3,10 @@
 
 use candle_core::{DType, Device, Tensor};
 use engine::{
-    base::{AdapterSettings, Base, BaseSettings, Started, Trained, export_adapters, files_within, merged, start},
+    base::{AdapterSettings, Base, BaseSettings, Merged, Started, Trained, export_adapters, files_within, start},
     chat::{ChatTemplate, Value},
-    model::{Batch, Checkpoint, Layout, OriginalFile, Row, Target, export, load, load_adapted},
+    data::{Columns, Reader},
+    model::{Batch, Checkpoint, Layout, OriginalFile, Row, Target, Tokenizer, export, load, load_adapted},
     objective::{NextToken, Objective},
 };
 use protocol::manifest::{DirectionScale, ElementType, Hyperparameters, ObjectiveLine, Role, Schedule};
@@ -15,10 +16,13 @@ use rand_xoshiro::{
 };
 use std::{
     alloc::{GlobalAlloc, Layout as Piece, System},
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// The system's allocator, which remembers the largest piece that it was asked for.
@@ -90,11 +94,40 @@ fn logits_are_those_of_transformers_and_exports_have_the_same() {
         println!("{}: logits differ by {difference:.1e}", case.display());
         assert!(difference < 1e-4, "{}: logits differ by {difference}", case.display());
         let out = tempfile::tempdir().unwrap();
-        export(&out.path().join("out"), &checkpoint, &Default::default()).unwrap();
+        export(&out.path().join("out"), &checkpoint, &BTreeMap::new()).unwrap();
         let again = Checkpoint::load(&out.path().join("out")).unwrap();
         assert_eq!(logits_of(&again, &case), own, "{}: exported", case.display());
         assert_eq!(again.tokenizer, checkpoint.tokenizer);
     }
+}
+
+/// This tokenizer puts a space before every text: a completion by itself would begin with one more.
+#[test]
+fn a_completion_has_the_tokens_that_it_has_behind_its_prompt() {
+    let checkpoint = Checkpoint::load(&fixtures().join("llama.gguf")).unwrap();
+    let tokenizer = Tokenizer::of(&checkpoint).unwrap();
+    let template = ChatTemplate::of(&checkpoint, &tokenizer).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rows.jsonl");
+    fs::write(&path, r#"{"prompt": "ab", "completion": " ab"}"#).unwrap();
+    let (columns, progress, scratch) = (Columns::default(), Arc::default(), directory.path());
+    let reader = Reader {
+        tokenizer: &tokenizer,
+        template: &template,
+        columns: &columns,
+        sequence_length: 16,
+        scratch,
+        progress,
+    };
+    let batch = reader.load(&path).unwrap().batch_of(&[0]).unwrap();
+    let read: Vec<u32> = batch.tokens.to_vec1().unwrap();
+    let learned: Vec<u32> = batch.targets.iter().map(|target| target.token).collect();
+    let whole = tokenizer.encode("ab ab").unwrap();
+    let prompt = tokenizer.encode("ab").unwrap();
+    assert_eq!(whole[..prompt.len()], prompt);
+    assert_eq!(read, [&[1], &whole[..]].concat());
+    assert_eq!(learned, [&whole[prompt.len()..], &[2]].concat(), "and the token that ends a turn");
+    assert_eq!(tokenizer.decode(&read).unwrap(), "ab ab");
 }
 
 /// The token that ends a turn, the template and BOS are what the metadata say.
@@ -203,7 +236,7 @@ fn adapters_over_a_gguf_file_are_exported_merged_and_as_peft_has_them() {
         let adapted = logits(&*model, &path);
         assert!(largest_difference(&adapted, &logits_of(&base.checkpoint, &path)) > 1e-3, "the adapters do something");
         let out = tempfile::tempdir().unwrap();
-        export(&out.path().join("merged"), &base.checkpoint, &merged(&base.checkpoint, weights).unwrap()).unwrap();
+        export(&out.path().join("merged"), &base.checkpoint, &Merged::of(&base.checkpoint, weights).unwrap()).unwrap();
         let again = Checkpoint::load(&out.path().join("merged")).unwrap();
         assert!(largest_difference(&logits_of(&again, &path), &adapted) < 1e-4, "{case}: merged");
         export_adapters(&out.path().join("peft"), &base.checkpoint, weights).unwrap();

@@ -47,9 +47,9 @@ struct Panel {
 }
 
 pub fn run(args: &PlotArgs) -> Result<()> {
-    let metrics = read_metrics(&args.state.state)?;
-    let heading = heading(&args.state.state, &metrics);
-    let svg = draw(&heading, &panels(&metrics, &heights(&args.state.state)?))?;
+    let metrics = read_metrics(&args.state)?;
+    let heading = heading(&args.state, &metrics);
+    let svg = draw(&heading, &panels(&metrics, &heights(&args.state)?))?;
     fs::write(&args.out, svg).with_context(|| format!("{}: cannot be written", args.out.display()))?;
     outln!(
         "{}: {} gradients, {} points",

@@ -24,7 +24,9 @@ fn read(config: &Fields<'_>) -> Result<Plan> {
 /// Upper layers, or those that `layer_types` names, see a window, where the config says so.
 pub fn slide(config: &Fields<'_>, plan: &mut Plan) -> Result<()> {
     let window = config.size_or("sliding_window", 4096, POSITIONS_MAX)?;
-    let window = config.flag("use_sliding_window", false)?.then_some(window);
+    // Null is none.
+    let is_null = config.has("sliding_window") && config.get("sliding_window").is_none();
+    let window = (config.flag("use_sliding_window", false)? && !is_null).then_some(window);
     let full = match config.get("max_window_layers").and_then(serde_json::Value::as_u64) {
         Some(layers) => layers.min(LAYERS_MAX as u64) as usize,
         None => 28,

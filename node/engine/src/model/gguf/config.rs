@@ -178,8 +178,11 @@ impl Source<'_> {
         };
         config.insert("query_pre_attn_scalar".into(), scalar);
         config.insert("hidden_activation".into(), json!("gelu_pytorch_tanh"));
-        config.insert("final_logit_softcapping".into(), json!(self.number("final_logit_softcapping")?));
-        config.insert("attn_logit_softcapping".into(), json!(self.number("attn_logit_softcapping")?));
+        // Gemma 2 has them whether or not a file says so (llama.cpp); Gemma 3 has none.
+        for (key, usual) in [("final_logit_softcapping", 30.0), ("attn_logit_softcapping", 50.0)] {
+            let usual = (model_type == "gemma2").then_some(usual);
+            config.insert(key.into(), json!(self.number(key)?.or(usual)));
+        }
         let pattern = self.some_size("attention.sliding_window_pattern")?.unwrap_or(6);
         if model_type == "gemma3_text" {
             match config["sliding_window"].is_null() {
@@ -261,7 +264,12 @@ impl Source<'_> {
                 if let Some(window) = self.some_size("rope.scaling.original_context_length")? {
                     scaling["original_max_position_embeddings"] = json!(window);
                 }
-                for (ours, theirs) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
+                let parts = [
+                    ("beta_fast", "yarn_beta_fast"),
+                    ("beta_slow", "yarn_beta_slow"),
+                    ("attention_factor", "yarn_attn_factor"),
+                ];
+                for (ours, theirs) in parts {
                     if let Some(number) = self.number(&format!("rope.scaling.{theirs}"))? {
                         scaling[ours] = json!(number);
                     }

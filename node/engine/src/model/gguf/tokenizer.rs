@@ -87,11 +87,20 @@ impl<'a> Source<'a> {
         let added = self.tokens.iter().zip(&self.types).enumerate();
         let added =
             added.filter(|(_, (token, kind))| matches!(**kind, UNKNOWN | CONTROL | USER_DEFINED) && !token.is_empty());
+        let strips = self.is_phi3();
         let entry = |(id, (token, kind)): (usize, (&&str, &u64))| {
-            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+            let rstrip = strips && !["<unk>", "<s>", "<|endoftext|>"].contains(token);
+            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": rstrip,
                 "normalized": false, "special": *kind != USER_DEFINED})
         };
         added.map(entry).collect()
+    }
+
+    /// Whether white space behind special tokens is theirs, which a file does not say: llama.cpp's rule.
+    fn is_phi3(&self) -> bool {
+        let text = |key: &str| self.metadata.text(key).ok().flatten().unwrap_or_default().to_lowercase();
+        let name = text("general.name");
+        text("tokenizer.ggml.model") == "llama" && ["phi-3", "phi3"].iter().any(|part| name.contains(part))
     }
 
     /// What is put around a text.
