@@ -7,7 +7,6 @@ use std::{
 use tracing_subscriber::fmt::{format::Writer, time::FormatTime};
 
 /// Year, month, day, hour, minute and second where this machine is, of a Unix time in seconds.
-#[cfg(unix)]
 fn parts(seconds: i64) -> [i32; 6] {
     // SAFETY: all zeros are a value of this struct of numbers and a pointer.
     let mut time: libc::tm = unsafe { std::mem::zeroed() };
@@ -17,7 +16,6 @@ fn parts(seconds: i64) -> [i32; 6] {
 }
 
 /// The Unix time, seconds, of a moment that the clock on the wall shows.
-#[cfg(unix)]
 fn seconds([year, month, day, hour, minute, second]: [i32; 6]) -> Option<i64> {
     // SAFETY: as above.
     let mut time: libc::tm = unsafe { std::mem::zeroed() };

@@ -5,6 +5,11 @@ use peer::Facts;
 use protocol::replica::Replica;
 use std::{
     io::{IsTerminal, Write},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,28 +22,96 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// So many gradients that the weights lack are worth a word; a swarm's ordinary delay is far below.
 const SHOWN_OWED_MIN: u64 = 10_000;
 
-/// The live line, shared with the log writer so that log lines do not tear it.
+/// What waits for a reader of standard error who is slow; more is dropped.
+const WAITING_MAX: usize = 1_024;
+/// At the end, what waits is waited for so long.
+const SETTLED_MAX: Duration = Duration::from_secs(1);
+
+/// Log lines and the live line, which a thread of its own writes: whoever reads standard error may stop reading, and the
+/// node must go on.
 #[derive(Clone)]
 pub struct Display {
-    bar: Option<ProgressBar>,
+    is_terminal: bool,
+    messages: Arc<OnceLock<SyncSender<Message>>>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// What there is to write.
+enum Message {
+    /// A log event, above the live line.
+    Log(Vec<u8>),
+    /// Another live line.
+    Live(String),
+    /// No live line any more.
+    Clear,
+    /// Everything before this is written.
+    Settled(SyncSender<()>),
 }
 
 impl Display {
-    /// Whether there is a live line.
-    pub fn is_terminal(&self) -> bool {
-        self.bar.is_some()
+    /// A live line if standard error is a terminal. The thread begins with the first word.
+    pub fn new() -> Self {
+        Self { is_terminal: std::io::stderr().is_terminal(), messages: Arc::default(), dropped: Arc::default() }
     }
 
-    /// A live line if standard error is a terminal.
-    pub fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-                bar.set_style(style);
-            }
-            bar
+    /// Whether there is a live line.
+    pub fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// Waits until what was said is written, if somebody reads it.
+    pub fn settle(&self) {
+        let (settled, wait) = sync_channel(1);
+        if self.messages.get().is_some_and(|messages| messages.try_send(Message::Settled(settled)).is_ok()) {
+            // Nobody reads: nothing can be done.
+            let _ = wait.recv_timeout(SETTLED_MAX);
+        }
+    }
+
+    fn send(&self, message: Message) {
+        let messages = self.messages.get_or_init(|| {
+            let (messages, waiting) = sync_channel(WAITING_MAX);
+            let (is_terminal, dropped) = (self.is_terminal, self.dropped.clone());
+            std::thread::spawn(move || write(&waiting, is_terminal, &dropped));
+            messages
         });
-        Self { bar }
+        let is_log = matches!(message, Message::Log(_));
+        if messages.try_send(message).is_err() && is_log {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Writes what comes, as fast as it is read.
+fn write(waiting: &Receiver<Message>, is_terminal: bool, dropped: &AtomicU64) {
+    let bar = is_terminal.then(|| {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            bar.set_style(style);
+        }
+        bar
+    });
+    for message in waiting {
+        match (message, &bar) {
+            (Message::Log(line), bar) => {
+                let write = || {
+                    let lost = dropped.swap(0, Ordering::Relaxed);
+                    if lost > 0 {
+                        let _ =
+                            writeln!(std::io::stderr(), "{lost} lines are missing here: nobody read standard error");
+                    }
+                    let _ = std::io::stderr().write_all(&line);
+                };
+                bar.as_ref().map_or_else(write, |bar| bar.suspend(write));
+            }
+            (Message::Live(line), Some(bar)) => {
+                bar.set_message(line);
+                bar.tick();
+            }
+            (Message::Clear, Some(bar)) => bar.finish_and_clear(),
+            (Message::Settled(settled), _) => drop(settled.try_send(())),
+            (Message::Live(_) | Message::Clear, None) => {}
+        }
     }
 }
 
@@ -75,13 +148,7 @@ impl Write for DisplayWriter {
 
 impl Drop for DisplayWriter {
     fn drop(&mut self) {
-        let write = || {
-            let _ = std::io::stderr().write_all(&self.line);
-        };
-        match &self.display.bar {
-            Some(bar) => bar.suspend(write),
-            None => write(),
-        }
+        self.display.send(Message::Log(std::mem::take(&mut self.line)));
     }
 }
 
@@ -118,21 +185,19 @@ impl LiveLine {
 
     /// Takes the line off the terminal.
     pub fn clear(&self) {
-        if let Some(bar) = &self.display.bar {
-            bar.finish_and_clear();
-        }
+        self.display.send(Message::Clear);
     }
 
     /// Whether it is time for another look.
     pub fn is_due(&self) -> bool {
-        let interval = if self.display.bar.is_some() { REFRESH_INTERVAL } else { LINE_INTERVAL };
+        let interval = if self.display.is_terminal { REFRESH_INTERVAL } else { LINE_INTERVAL };
         self.refreshed.elapsed() >= interval
     }
 
     /// Redraws the line.
     pub fn refresh(&mut self, parts: &LineParts<'_>) {
         self.refreshed = Instant::now();
-        let (own, swarm) = (own(parts.replica), parts.replica.swarm_step());
+        let (own, swarm) = (own(parts.replica), swarm(parts.replica));
         let (since, own_then, swarm_then) = *self.since.get_or_insert((self.refreshed, own, swarm));
         let seconds = since.elapsed().as_secs_f64();
         if seconds >= 2.0 {
@@ -142,14 +207,14 @@ impl LiveLine {
         }
         let start = *self.swarm_at_start.get_or_insert(swarm);
         let (training, network) = (self.training(parts), network(parts, swarm.saturating_sub(start).max(1)));
-        match &self.display.bar {
-            Some(bar) => {
+        match self.display.is_terminal {
+            true => {
                 // Behind the spinner.
                 let width = terminal_width().saturating_sub(2);
-                bar.set_message(format!("{}\n  {}", fitted(&training, width), fitted(&network, width)));
-                bar.tick();
+                let line = format!("{}\n  {}", fitted(&training, width), fitted(&network, width));
+                self.display.send(Message::Live(line));
             }
-            None => tracing::info!("{training}  {network}"),
+            false => tracing::info!("{training}  {network}"),
         }
     }
 
@@ -161,7 +226,7 @@ impl LiveLine {
             "{paused}{looking}own {} ({:.1}/s)  swarm {} ({:.1}/s)  loss {}  held-out {}",
             own(parts.replica),
             self.rates.0,
-            parts.replica.swarm_step(),
+            swarm(parts.replica),
             self.rates.1,
             loss(parts.session.loss()),
             parts.session.held_out().map_or("-".into(), |held_out| held_out.to_string()),
@@ -177,6 +242,11 @@ fn looking(session: &Session) -> String {
 /// Own gradients, of all incarnations.
 fn own(replica: &Replica) -> u64 {
     replica.own_samples_elsewhere() + replica.own_next_sample()
+}
+
+/// Everyone's gradients, with own ones that are not in the ledger yet.
+fn swarm(replica: &Replica) -> u64 {
+    replica.swarm_step() + replica.own_waiting()
 }
 
 /// Columns of the terminal.

@@ -16,12 +16,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     convert::Infallible,
     error::Error,
+    future::poll_fn,
     io,
     net::{IpAddr, SocketAddr, TcpListener},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpStream, sync::Semaphore};
+use tokio::{io::AsyncWrite as _, net::TcpStream, sync::Semaphore};
 
 use crate::{hex::hex, random::random};
 
@@ -29,6 +31,9 @@ use crate::{hex::hex, random::random};
 const HEADERS_BYTES_MAX: usize = 16 * 1024;
 /// After a failure to accept (no file descriptors, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+/// What a client sends of a request that is answered already is still read so long, and so much of it.
+const LINGER_MAX: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 4 << 20;
 
 /// Why nothing is served. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -131,14 +136,36 @@ where
 {
     let service = service_fn(|request| {
         let answer = answer(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        Box::pin(async move { Ok::<_, Infallible>(answer.await) })
     });
     let mut connection = http1::Builder::new();
     // A client may close its side once its request is sent, and wait for the answer.
     connection.keep_alive(false).half_close(true).max_buf_size(HEADERS_BYTES_MAX).timer(TokioTimer::new());
-    if let Err(error) = connection.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!("http: {error}");
+    let mut connection = connection.serve_connection(TokioIo::new(stream), service);
+    match poll_fn(|context| connection.poll_without_shutdown(context)).await {
+        Ok(()) => linger(connection.into_parts().io.into_inner()).await,
+        Err(error) => tracing::debug!("http: {error}"),
     }
+}
+
+/// Closes a connection whose client may still be sending what was refused: with bytes that nobody read, the system would
+/// reset it, and the client might never see the answer.
+async fn linger(mut stream: TcpStream) {
+    if poll_fn(|context| Pin::new(&mut stream).poll_shutdown(context)).await.is_err() {
+        return;
+    }
+    let rest = async {
+        let (mut bytes, mut left) = ([0; 16_384], LINGER_BYTES_MAX);
+        while left > 0 && stream.readable().await.is_ok() {
+            match stream.try_read(&mut bytes) {
+                Ok(0) => return,
+                Ok(read) => left = left.saturating_sub(read),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER_MAX, rest).await;
 }
 
 /// Whether a request to `bound` names this machine: on a loopback address its `Host` must be a name that no other has.

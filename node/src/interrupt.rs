@@ -6,6 +6,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::sync_channel,
     },
     time::{Duration, Instant},
 };
@@ -49,9 +50,15 @@ impl Interrupt {
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             let code = runtime.block_on(listen(async || signals.next().await, &is_taken_over, &wish));
             if code > 0 {
-                output::complain(format_args!(
-                    "error: left at once, in the middle of something; what was not stored is lost, or comes again from peers"
-                ));
+                // Nobody may read it, and then it is never written.
+                let (said, wait) = sync_channel::<()>(0);
+                std::thread::spawn(move || {
+                    output::complain(format_args!(
+                        "error: left at once, in the middle of something; what was not stored is lost, or comes again from peers"
+                    ));
+                    drop(said);
+                });
+                let _ = wait.recv_timeout(LAST_WORDS_MAX);
             }
             std::process::exit(code);
         })?;
@@ -105,11 +112,9 @@ async fn listen(mut signal: impl AsyncFnMut(), taken_over: &AtomicBool, wish: &w
 
 /// The signals that mean: leave.
 struct Signals {
-    #[cfg(unix)]
     streams: Vec<tokio::signal::unix::Signal>,
 }
 
-#[cfg(unix)]
 impl Signals {
     fn new() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
@@ -128,19 +133,7 @@ impl Signals {
     }
 }
 
-#[cfg(not(unix))]
-impl Signals {
-    fn new() -> Self {
-        Self {}
-    }
-
-    async fn next(&mut self) {
-        let _ = tokio::signal::ctrl_c().await;
-    }
-}
-
 /// Whether the process was started with the hang-up ignored, as far as the system tells.
-#[cfg(unix)]
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

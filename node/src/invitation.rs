@@ -104,7 +104,6 @@ fn write(file: &Path, ticket: &str) -> Result<()> {
     let new = file.with_extension("new");
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let written = options.open(&new).and_then(|mut out| out.write_all(format!("{ticket}\n").as_bytes()));
     written.and_then(|()| fs::rename(&new, file)).with_context(|| file.display().to_string())
@@ -140,7 +139,6 @@ mod tests {
         let file = directory.path().join(TICKET);
         let ticket = Ticket::parse(&fs::read_to_string(&file).unwrap()).unwrap();
         assert_eq!((ticket.secret, ticket.machines[0].0), (Some(secret), peer));
-        #[cfg(unix)]
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions()) & 0o77, 0);
         assert_eq!(invitation.public(), None, "a secret is nothing for a page");
         let other = crate::network::peer_id([4; 32]).unwrap();

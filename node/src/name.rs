@@ -23,7 +23,6 @@ pub fn program() -> &'static str {
 /// The last part of a path, if it can be typed as it is.
 fn of(typed: OsString) -> Option<String> {
     let name = Path::new(&typed).file_name()?.to_str()?;
-    let name = name.strip_suffix(".exe").unwrap_or(name);
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
     (!name.is_empty() && name.chars().all(is_plain)).then(|| name.to_owned())
 }
@@ -72,7 +71,7 @@ mod tests {
         let name = |typed: &str| of(typed.into());
         assert_eq!(name("/usr/bin/onebyte").as_deref(), Some("onebyte"));
         assert_eq!(name("./node").as_deref(), Some("node"));
-        assert_eq!(name("one-byte_0.1.exe").as_deref(), Some("one-byte_0.1"));
+        assert_eq!(name("one-byte_0.1").as_deref(), Some("one-byte_0.1"));
         for strange in ["", "/", "..", "a b", "$(rm)", "nöde"] {
             assert_eq!(name(strange).filter(|name| name != ".."), None, "{strange}");
         }

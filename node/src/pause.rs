@@ -52,6 +52,11 @@ pub fn ask(state: &Path) -> Result<bool> {
     }
 }
 
+/// Whether somebody asked.
+pub fn is_asked(state: &Path) -> bool {
+    state.join(FILE).exists()
+}
+
 /// Takes that back. False if nobody had asked.
 pub fn take_back(state: &Path) -> Result<bool> {
     let path = state.join(FILE);

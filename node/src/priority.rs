@@ -14,11 +14,9 @@ pub enum Priority {
 }
 
 /// What `nice` calls it; 19 is the last that the system knows.
-#[cfg(unix)]
 const BACKGROUND_NICE: libc::c_int = 10;
 
 /// Steps back behind other processes, unless this one stands there already. All threads that start later do, too.
-#[cfg(unix)]
 pub fn step_back() -> std::io::Result<()> {
     // SAFETY: both take and return plain numbers.
     unsafe {
@@ -30,10 +28,4 @@ pub fn step_back() -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Nothing is known of this system's priorities.
-#[cfg(not(unix))]
-pub fn step_back() -> std::io::Result<()> {
-    Err(std::io::ErrorKind::Unsupported.into())
 }

@@ -20,8 +20,14 @@ pub fn main() -> ExitCode {
     let matches = name::renamed(Cli::command(), name::program()).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let display = Display::new();
-    let filter =
-        EnvFilter::try_from_env("ONEBYTE_LOG").unwrap_or_else(|_| EnvFilter::new("error,libp2p_mdns=off,node=info"));
+    let wanted = std::env::var("ONEBYTE_LOG").unwrap_or_else(|_| "error,libp2p_mdns=off,node=info".into());
+    let filter = match EnvFilter::try_new(&wanted) {
+        Ok(filter) => filter,
+        Err(error) => {
+            output::complain(format_args!("error: ONEBYTE_LOG={wanted}: {error}; an example that works is node=debug"));
+            return ExitCode::FAILURE;
+        }
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(display.is_terminal() && std::env::var_os("NO_COLOR").is_none())
@@ -29,7 +35,9 @@ pub fn main() -> ExitCode {
         .with_timer(Wall)
         .with_writer(display.clone())
         .init();
-    match run(cli, display).and_then(|()| Ok(output::flush()?)) {
+    let outcome = run(cli, display.clone()).and_then(|()| Ok(output::flush()?));
+    display.settle();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         // `node log tail | head` is no failure.
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,

@@ -480,6 +480,10 @@ pub fn figures(point: &Point) -> String {
         return format!("mean score {score:.4} after {gradients} gradients");
     }
     match (point.accuracy, point.bits_per_byte) {
+        // A loss that is the share of what accuracy is not says nothing more.
+        (Some(accuracy), _) if (loss + accuracy - 1.0).abs() < 1e-9 => {
+            format!("accuracy {accuracy:.4} after {gradients} gradients")
+        }
         (Some(accuracy), _) => format!("accuracy {accuracy:.4} ({loss:.4} {unit}) after {gradients} gradients"),
         (None, Some(bits)) => format!("{bits:.4} bits per byte ({loss:.4} {unit}) after {gradients} gradients"),
         (None, None) => format!("{loss:.4} {unit} after {gradients} gradients"),

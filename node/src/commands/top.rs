@@ -79,7 +79,7 @@ fn pressed(args: &TopArgs, view: &mut View, key: KeyCode) -> Result<()> {
         KeyCode::PageDown => view.scroll(PAGE),
         KeyCode::Home => view.scroll(isize::MIN),
         KeyCode::Char('s') => view.reorder(),
-        KeyCode::Char('p') if view.is_paused() => drop(pause::take_back(&args.state)?),
+        KeyCode::Char('p') if pause::is_asked(&args.state) => drop(pause::take_back(&args.state)?),
         KeyCode::Char('p') => drop(pause::ask(&args.state)?),
         _ => {}
     }

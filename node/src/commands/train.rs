@@ -81,7 +81,9 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
             Ok(false) => shell.close().await,
             Err(error) => {
                 // A recording of nothing would be in the way of the next start.
-                settings.record.iter().for_each(|path| drop(std::fs::remove_file(path)));
+                if !shell.has_recorded() {
+                    settings.record.iter().for_each(|path| drop(std::fs::remove_file(path)));
+                }
                 Err(error)
             }
         }
@@ -259,7 +261,13 @@ fn new_trainer(
         stops_when_flat: settings.stop_when_flat,
         ..GoalSettings::default()
     };
-    let kept = opened.state.setting("spsa")?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let kept = opened.state.setting("spsa")?.and_then(|bytes| {
+        serde_json::from_slice(&bytes)
+            .inspect_err(|error| {
+                tracing::warn!("the kept scale of own gradients is damaged ({error}); it is measured anew")
+            })
+            .ok()
+    });
     let rows = objective::rows(settings, line, estimator);
     let mut trainer = Trainer::new(trainer::Parts {
         run: opened.run,

@@ -17,8 +17,8 @@ pub struct Journal {
     grown: HashMap<String, Vec<(u64, u64)>>,
     /// When the node looked at its ledgers, Unix ms, in order.
     looks: Vec<u64>,
-    /// Machine, Unix ms.
-    revoked: Vec<(String, u64)>,
+    /// Machine, Unix ms, the first sample that counted no longer from then on.
+    revoked: Vec<(String, u64, u64)>,
     /// Unix ms, weights' digest (hexadecimal), what they held.
     weights: Vec<(u64, String, Heights)>,
     points: Vec<Point>,
@@ -31,7 +31,12 @@ impl Journal {
     pub fn read(state: &Path) -> Result<Option<Self>> {
         let Some((lines, unreadable)) = journal::read(state)? else { return Ok(None) };
         let mut journal = Self { unreadable, ..Self::default() };
-        for line in lines {
+        // Lines are in their order, whatever the clock did: one that was set back must not mix it up.
+        let mut now_ms = 0;
+        for mut line in lines {
+            let at_ms = line.at_ms_mut();
+            now_ms = now_ms.max(*at_ms);
+            *at_ms = now_ms;
             match line {
                 Line::Heights { at_ms, heights } => {
                     journal.looks.push(at_ms);
@@ -39,7 +44,7 @@ impl Journal {
                         journal.grown.entry(machine).or_default().push((at_ms, height));
                     }
                 }
-                Line::Revoked { at_ms, machine, .. } => journal.revoked.push((machine, at_ms)),
+                Line::Revoked { at_ms, machine, from, .. } => journal.revoked.push((machine, at_ms, from)),
                 Line::Weights { at_ms, weights, heights } => journal.weights.push((at_ms, weights, heights)),
                 Line::Point(point) => {
                     journal.weights.push((point.at_ms, point.weights.clone(), point.heights.clone()));
@@ -75,10 +80,11 @@ impl Journal {
         (end > begin).then(|| height.saturating_sub(from) as f64 * 1e3 / (end - begin) as f64)
     }
 
-    /// When the machine's revocation became known here, Unix ms.
-    pub fn revoked(&self, machine: &MachineId) -> Option<u64> {
+    /// The first sample of the machine that did not count as far as this node knew at `at_ms`; `u64::MAX` if all did.
+    pub fn floor(&self, machine: &MachineId, at_ms: u64) -> u64 {
         let name = machine.to_string();
-        self.revoked.iter().find(|(revoked, _)| *revoked == name).map(|(_, at)| *at)
+        let known = self.revoked.iter().filter(|(revoked, at, _)| *revoked == name && *at <= at_ms);
+        known.map(|(.., from)| *from).min().unwrap_or(u64::MAX)
     }
 
     /// When this node first had the first `heights` of every machine, Unix ms.
@@ -135,6 +141,16 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_withdrawn_counts_from_when_it_was_known_and_as_far_as_it_was() {
+        let machine = MachineId { key: [7; 32], incarnation: 1 };
+        let revoked = vec![(machine.to_string(), 20, 120), ("another".into(), 25, 0), (machine.to_string(), 30, 50)];
+        let journal = Journal { revoked, ..Journal::default() };
+        let floors = [19, 20, 29, 30, 99].map(|at| journal.floor(&machine, at));
+        assert_eq!(floors, [u64::MAX, 120, 120, 50, 50]);
+        assert_eq!(journal.floor(&MachineId { incarnation: 2 << 48, ..machine }, 99), u64::MAX);
+    }
 
     #[test]
     fn what_a_node_held_is_found_by_gradients_and_by_time() {

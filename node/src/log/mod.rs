@@ -53,7 +53,7 @@ pub struct Log {
     pub state: Option<StateCopy>,
 }
 
-/// A log without where it came from.
+/// What a log holds, wherever it came from.
 pub struct Content {
     /// As in [`Log`].
     pub run: RunId,

@@ -31,9 +31,10 @@ impl Cut {
     /// a fraction of every height, 0 to 1, a number of gradients of the swarm, or a time, `2026-11-29 19:20`. The last
     /// two are looked up in the node's journal: what it held then.
     ///
-    /// Revocations count that were known when the heights were reached, as the node's journal has it. Without a
-    /// journal, all do.
+    /// What was withdrawn counts as far as was known at that time, or when the heights were reached, as the node's
+    /// journal has it. Without a journal, and at the fraction 1, which is now, all of it does.
     pub fn find(log: &Log, until: &str) -> Result<Self> {
+        let (mut moment, mut is_now) = (None, false);
         let heights = match until.parse::<f64>() {
             Ok(number) if number > 1.0 => {
                 let gradients: u64 = until.parse().ok().with_context(|| {
@@ -43,26 +44,26 @@ impl Cut {
             }
             Ok(fraction) => {
                 ensure!((0.0..=1.0).contains(&fraction), "--until {until}: a fraction must be from 0 to 1");
+                is_now = fraction == 1.0;
                 let part = |height: u64| (height as f64 * fraction).round() as u64;
                 log.replica.machines().map(|(machine, ledger, _)| (*machine, part(ledger.height()))).collect()
             }
             Err(_) => match clock::parse(until) {
-                Some(at_ms) => held(log, until, |journal| journal.held_by(at_ms))?,
+                Some(at_ms) => {
+                    moment = Some(at_ms);
+                    held(log, until, |journal| journal.held_by(at_ms))?
+                }
                 None => until.split(',').map(|part| named(log, part)).collect::<Result<Vec<_>>>()?,
             },
         };
         let journal = log.journal.as_ref();
         let at_ms = journal.and_then(|journal| journal.reached(&heights));
-        let counts = |(machine, height): &(MachineId, u64)| {
-            let floor = log.floor(machine)?;
-            let revoked = journal.and_then(|journal| journal.revoked(machine));
-            let was_known = match (at_ms, revoked) {
-                (Some(at), Some(revoked)) => revoked <= at,
-                _ => true,
-            };
-            was_known.then(|| floor.min(*height))
+        let then = journal.zip(moment.or(at_ms)).filter(|_| !is_now);
+        let floor = |machine: &MachineId| match then {
+            Some((journal, at_ms)) => journal.floor(machine, at_ms),
+            None => log.replica.floor(machine),
         };
-        let counted = heights.iter().map(|cut| (cut.0, counts(cut).unwrap_or(cut.1))).collect();
+        let counted = heights.iter().map(|(machine, height)| (*machine, floor(machine).min(*height))).collect();
         Ok(Self { heights, counted, at_ms })
     }
 

@@ -32,12 +32,14 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Pause before a node that has no more to send, but should, is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Fetches everything that the node at `address` (with its peer id) holds.
+/// Fetches everything that the node at `place`, an address with its peer id or a ticket, holds.
 ///
 /// Errors come within ten seconds if there is no such node, within fifteen after the last news if it stops answering;
 /// they say what had come by then.
-pub(super) async fn fetch(address: &str) -> Result<Content> {
-    let mut asker = Asker::connect(address).await?;
+/// The first part is the node's address, as people may see it: a ticket may hold a secret.
+pub(super) async fn fetch(place: &str) -> Result<(String, Content)> {
+    let mut asker = Asker::connect(place).await?;
+    let address = asker.address.clone();
     let (manifest_bytes, manifest, run) = asker.manifest().await?;
     let mut conversation = Conversation {
         replica: onlooker(run, &manifest)?,
@@ -58,7 +60,7 @@ pub(super) async fn fetch(address: &str) -> Result<Content> {
     }
     asker.network.close().await;
     unapply(&mut conversation.replica);
-    Ok(Content { run, manifest: manifest.into(), manifest_bytes, replica: conversation.replica })
+    Ok((address, Content { run, manifest: manifest.into(), manifest_bytes, replica: conversation.replica }))
 }
 
 /// What was fetched counts as in the weights, and there are none: back to what a replica is after a restore.
@@ -81,7 +83,7 @@ fn bar() -> ProgressBar {
 /// A connection to one node.
 struct Asker {
     network: Network,
-    /// As people gave it.
+    /// Where it is, without a ticket's secret.
     address: String,
     peer: PeerId,
     places: Vec<Multiaddr>,

@@ -14,6 +14,7 @@ use super::{Content, Journal, Log, export, onlooker, peer};
 use crate::{
     network, opened,
     storage::{StateCopy, no_run},
+    ticket::Ticket,
 };
 
 impl Log {
@@ -27,8 +28,9 @@ impl Log {
             return Self::of_file(path);
         }
         ensure!(
-            place.starts_with('/') && network::parse_bootstrap(place).is_ok(),
-            "{place}: neither a state directory, nor an exported file, nor the address of a node (…/p2p/12D3KooW…)"
+            Ticket::is_meant(place) || place.starts_with('/') && network::parse_bootstrap(place).is_ok(),
+            "{place}: neither a state directory, nor an exported file, nor a ticket, nor the address of a node \
+             (…/p2p/12D3KooW…)"
         );
         Self::of_peer(place)
     }
@@ -66,11 +68,11 @@ impl Log {
     }
 
     /// That of a running node.
-    pub fn of_peer(address: &str) -> Result<Self> {
+    pub fn of_peer(place: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let content = runtime.block_on(peer::fetch(address))?;
+        let (origin, content) = runtime.block_on(peer::fetch(place))?;
         runtime.shutdown_background();
-        Ok(Self::of_content(address.to_owned(), content))
+        Ok(Self::of_content(origin, content))
     }
 
     fn of_content(origin: String, content: Content) -> Self {

@@ -61,25 +61,7 @@ impl Network {
             }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {
                 self.calls.remove(&connection_id);
-                self.note_caller(&peer_id, &endpoint);
-                let is_other_way = self.links.opened(peer_id, connection_id, &endpoint);
-                if !self.links.is_relayed(&peer_id) {
-                    self.direct_calls.settled(&peer_id);
-                }
-                let remote = remote_of(&endpoint);
-                self.reach.is_near(&remote);
-                if let ConnectedPoint::Dialer { .. } = &endpoint {
-                    self.addresses.insert(peer_id, remote);
-                }
-                if num_established.get() == 1 {
-                    self.events.push_back(Event::Connected(peer_id));
-                    if self.refused.contains(&peer_id) {
-                        self.part_with(peer_id);
-                    }
-                }
-                if is_other_way || num_established.get() == 1 && self.links.is_relayed(&peer_id) {
-                    self.events.push_back(Event::Way { peer: peer_id, is_relayed: self.links.is_relayed(&peer_id) });
-                }
+                self.on_connected(peer_id, connection_id, &endpoint, num_established.get() == 1);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established: 1.., .. }
                 if self.links.closed(peer_id, connection_id) =>
@@ -88,20 +70,7 @@ impl Network {
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established: 0, .. } => {
                 self.links.closed(peer_id, connection_id);
-                self.direct_calls.settled(&peer_id);
-                self.addresses.remove(&peer_id);
-                self.round_trips.remove(&peer_id);
-                self.relays.gone(&peer_id);
-                self.observed.remove(&peer_id);
-                self.parting.remove(&peer_id);
-                if self.refused.remove(&peer_id) {
-                    self.block(peer_id);
-                }
-                self.events.extend(match self.older.gone(&peer_id) {
-                    None => Some(Event::Disconnected(peer_id)),
-                    Some(true) => Some(Event::DialFailed { peer: peer_id, error: "the connection is gone".into() }),
-                    Some(false) => None,
-                });
+                self.on_gone(peer_id);
             }
             // A call of discovery to an address that somebody listed says nothing about the one that people gave.
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error }
@@ -111,6 +80,45 @@ impl Network {
             }
             _ => {}
         }
+    }
+
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, endpoint: &ConnectedPoint, is_first: bool) {
+        self.note_caller(&peer, endpoint);
+        let is_other_way = self.links.opened(peer, connection, endpoint);
+        if !self.links.is_relayed(&peer) {
+            self.direct_calls.settled(&peer);
+        }
+        let remote = remote_of(endpoint);
+        self.reach.is_near(&remote);
+        if let ConnectedPoint::Dialer { .. } = endpoint {
+            self.addresses.insert(peer, remote);
+        }
+        if is_first {
+            self.events.push_back(Event::Connected(peer));
+            if self.refused.contains(&peer) {
+                self.part_with(peer);
+            }
+        }
+        if is_other_way || is_first && self.links.is_relayed(&peer) {
+            self.events.push_back(Event::Way { peer, is_relayed: self.links.is_relayed(&peer) });
+        }
+    }
+
+    fn on_gone(&mut self, peer: PeerId) {
+        self.direct_calls.settled(&peer);
+        self.addresses.remove(&peer);
+        self.round_trips.remove(&peer);
+        self.relays.gone(&peer);
+        self.observed.remove(&peer);
+        self.parting.remove(&peer);
+        if self.refused.remove(&peer) {
+            self.block(peer);
+        }
+        self.events.extend(match self.older.gone(&peer) {
+            None => Some(Event::Disconnected(peer)),
+            Some(true) => Some(Event::DialFailed { peer, error: "the connection is gone".into() }),
+            Some(false) => None,
+        });
     }
 
     /// A call that failed, or was not made, to a node that is connected meanwhile is no news.

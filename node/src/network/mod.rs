@@ -175,6 +175,8 @@ pub struct Network {
     router: Router,
     /// Where peers that were called see this machine.
     observed: HashMap<PeerId, Multiaddr>,
+    /// Where callers say that they called this machine.
+    claimed: HashMap<PeerId, Multiaddr>,
     /// What people say others can call this node at.
     announced: Vec<Multiaddr>,
     /// Whether anybody can call this node directly.
@@ -247,6 +249,7 @@ impl Network {
             is_alone: config.is_alone(),
             router,
             observed: HashMap::new(),
+            claimed: HashMap::new(),
             announced: Vec::new(),
             is_reachable: false,
             listens: !config.listen.is_empty(),
@@ -265,15 +268,20 @@ impl Network {
         if let (Some(topic), Some(gossip)) = (&network.topic, network.swarm.behaviour_mut().gossip.as_mut()) {
             gossip.subscribe(topic).map_err(|error| StartError::Setup(error.to_string()))?;
         }
-        for address in config.given.iter().chain(config.relays.iter().map(|(_, address)| address)) {
-            network.reach.is_near(address);
-            names::name(address).into_iter().for_each(|name| network.reach.trust(name));
-        }
-        config.announced.iter().for_each(|address| network.swarm.add_external_address(address.clone()));
-        network.announced = config.announced.clone();
+        network.take_addresses(&config);
         network.listen_at_all(&config).await?;
         network.on_reachability();
         Ok(network)
+    }
+
+    /// Those that people gave.
+    fn take_addresses(&mut self, config: &NetworkConfig) {
+        for address in config.given.iter().chain(config.relays.iter().map(|(_, address)| address)) {
+            self.reach.is_near(address);
+            names::name(address).into_iter().for_each(|name| self.reach.trust(name));
+        }
+        config.announced.iter().for_each(|address| self.swarm.add_external_address(address.clone()));
+        self.announced = config.announced.clone();
     }
 
     async fn listen_at_all(&mut self, config: &NetworkConfig) -> Result<(), StartError> {

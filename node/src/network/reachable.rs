@@ -16,6 +16,8 @@ use super::{
 
 /// Addresses at which this machine can be reached that are kept.
 const ADDRESSES_MAX: usize = 8;
+/// Callers whose word on this machine's address is remembered.
+const CLAIMS_MAX: usize = 256;
 
 impl Network {
     /// Where others can call this machine directly, as far as somebody did.
@@ -48,7 +50,7 @@ impl Network {
         if self.links.is_inbound(peer, connection) {
             let port = observed.iter().nth(1);
             if matches!(port, Some(Protocol::Tcp(1..))) && observed.iter().count() == 2 {
-                self.is_reachable_at(observed);
+                self.claim(*peer, observed);
             }
             return;
         }
@@ -60,6 +62,19 @@ impl Network {
         };
         let old: Vec<Multiaddr> = self.reachable_at().filter(is_old).cloned().collect();
         self.not_reachable_at(&old);
+    }
+
+    /// An address that a caller says it called. Nobody can check that, so each has one: another one takes its place.
+    fn claim(&mut self, peer: PeerId, address: Multiaddr) {
+        if self.claimed.len() >= CLAIMS_MAX {
+            self.claimed.clear();
+        }
+        let before = self.claimed.insert(peer, address.clone()).filter(|before| *before != address);
+        let is_alone = |before: &Multiaddr| !self.claimed.values().any(|other| other == before);
+        if let Some(before) = before.filter(is_alone) {
+            self.not_reachable_at(&[before]);
+        }
+        self.is_reachable_at(address);
     }
 
     fn listens_at(&self, at: std::net::IpAddr) -> bool {

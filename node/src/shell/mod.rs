@@ -121,6 +121,11 @@ impl Shell {
         }
     }
 
+    /// Whether a recording holds anything that the peer was told.
+    pub fn has_recorded(&self) -> bool {
+        self.recording.as_ref().is_some_and(Recording::has_steps)
+    }
+
     /// Milliseconds since this shell began: the peer's clock.
     fn now_ms(&self) -> u64 {
         self.begun.elapsed().as_millis() as u64

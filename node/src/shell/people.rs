@@ -60,11 +60,10 @@ impl People {
     pub fn hear(&mut self, notice: &Notice, nodes: &Nodes, replica: Option<&Replica>) {
         let names = Names { nodes, replica, wished: self.wished };
         say::news(notice, &names);
-        match (notice, &self.observer) {
+        match (notice, &mut self.observer) {
             (Notice::NotTheWishedRun { node, run, is_last: true }, _) => {
                 self.refusal = Some(say::not_the_wished_run(*node, *run, &names));
             }
-            (Notice::Report(report), Some(observer)) => observer.reported(report),
             (Notice::Point(point), observer) => {
                 if let (Some(point), Some(observer)) = (self.points.add(point), observer) {
                     observer.measured(point);
@@ -84,8 +83,8 @@ impl People {
     }
 
     /// The digest of weights with this in them.
-    pub fn weighed(&self, digest: &[u8; 32], contents: &[Contained]) {
-        if let Some(observer) = &self.observer {
+    pub fn weighed(&mut self, digest: &[u8; 32], contents: &[Contained]) {
+        if let Some(observer) = &mut self.observer {
             observer.weighed(digest, contents);
         }
     }

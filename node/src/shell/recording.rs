@@ -30,6 +30,7 @@ pub struct Recording {
     path: PathBuf,
     /// None once it has ended.
     recorder: Option<Recorder<Flushed>>,
+    has_steps: bool,
 }
 
 impl Recording {
@@ -37,12 +38,13 @@ impl Recording {
     pub fn begin(file: File, path: &Path, config: &Config) -> Result<Self> {
         let out = Flushed { buffer: BufWriter::with_capacity(1 << 16, file), flushed: Instant::now() };
         let recorder = Recorder::begin(out, config, RECORDING_BYTES_MAX).with_context(|| path.display().to_string())?;
-        Ok(Self { path: path.to_owned(), recorder: Some(recorder) })
+        Ok(Self { path: path.to_owned(), recorder: Some(recorder), has_steps: false })
     }
 
     /// One input and what it brought. A recording that cannot go on ends, in words; the node goes on.
     pub fn step(&mut self, now_ms: u64, input: &Input, outputs: &[Output]) {
         let Some(recorder) = &mut self.recorder else { return };
+        self.has_steps = true;
         let path = self.path.display();
         match recorder.step(now_ms, input, outputs) {
             Ok(true) => return,
@@ -53,6 +55,11 @@ impl Recording {
             Err(error) => tracing::warn!("{path}: the recording ends here ({error}); the run goes on"),
         }
         self.finish();
+    }
+
+    /// Whether the peer was told anything.
+    pub fn has_steps(&self) -> bool {
+        self.has_steps
     }
 
     /// Writes out what is buffered, and ends the recording.

@@ -23,7 +23,7 @@ use std::{
 
 use super::{
     database::Database,
-    directory::StateDir,
+    directory::{SECRET, StateDir},
     durable,
     paths::{BASE, refuse_missing, sync_directory, unusable},
 };
@@ -47,11 +47,11 @@ pub fn start_run(
     let private = secret.map(|secret| secret.commitment());
     let manifest = Manifest { membership, private, ..base.manifest(settings, described)? };
     manifest.validate()?;
-    let digests = digests.concat();
-    if let Some(secret) = secret {
-        state.set_secret(&secret)?;
-    }
-    state.database.put_all(&[(DIGESTS, &digests), (OWN_FILES, &[]), ("manifest", &manifest.encode()?)])?;
+    let (digests, encoded) = (digests.concat(), manifest.encode()?);
+    let mut values: Vec<(&str, &[u8])> = vec![(DIGESTS, &digests), (OWN_FILES, &[]), ("manifest", &encoded)];
+    // With the manifest or not at all: a secret beside an open run would keep this node from it.
+    values.extend(secret.as_ref().map(|secret| (SECRET, &secret.0[..])));
+    state.database.put_all(&values)?;
     Ok(manifest)
 }
 

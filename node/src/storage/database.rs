@@ -7,6 +7,8 @@ use redb::{
     backends::InMemoryBackend,
 };
 use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -85,11 +87,7 @@ impl Database {
     /// Opens or makes the file, readable by its owner only: it holds the secret key.
     pub fn open(path: &Path) -> Result<Self> {
         let database = open_file(path)?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         // A crash may have left a file without tables.
         let no_tables = database.begin_read()?.list_tables()?.next().is_none();
         if no_tables {

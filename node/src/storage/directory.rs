@@ -8,11 +8,13 @@ use protocol::{
 };
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::UNIX_EPOCH,
 };
 
 use crate::random::random;
@@ -76,7 +78,7 @@ impl StateDir {
     fn locked(path: &Path, lock: Lock) -> Result<Self> {
         let file = path.join(database::FILE);
         let database = Database::open(&file).with_context(|| unusable(path))?;
-        let home = home(&file)?;
+        let home = Home::of(&file)?;
         let fresh = database.get("format")?.is_none();
         if fresh {
             // A run of which only the database is gone: another one would begin over what is left of it.
@@ -86,11 +88,11 @@ impl StateDir {
                  directory away: what others hold of this machine's gradients stays theirs",
                 file.display()
             );
-            initialize(&database, &home)?;
+            initialize(&database, &home.0)?;
         }
         check_format(&database, path)?;
         let mut secret_key = secret_key(&database, path)?;
-        let moved = database.get("home")?.as_deref() != Some(home.as_slice());
+        let moved = database.get("home")?.as_deref() != Some(home.0.as_slice());
         let is_renamed = moved && !is_known_by_key(&database, &secret_key)?;
         if moved {
             if is_renamed {
@@ -100,7 +102,7 @@ impl StateDir {
             let incarnation = random_incarnation()?.to_le_bytes();
             // In one transaction: whoever opens this directory next must not go on with the ledger either.
             database.put_all(&[
-                ("home", &home),
+                ("home", &home.0),
                 ("incarnation", &incarnation),
                 ("secret key", &secret_key),
                 (NETWORK_KEY, &network_key),
@@ -204,8 +206,8 @@ impl StateDir {
         Ok(chunks == 0 && self.statements()?.is_empty())
     }
 
-    /// Makes this the state of no run again: its identity stays, and so does nothing else. The base goes once another
-    /// takes its place.
+    /// Makes this the state of no run again. What is this machine's stays: its identity, the seed of its data's order, known
+    /// peers, a pause. Base and ticket go once others take their places.
     pub fn forget_run(&self) -> Result<()> {
         let old = ["manifest", "checkpoint", "checkpoint contents", "setting spsa", "setting starter", SECRET];
         self.database.remove_all(&old)?;
@@ -295,17 +297,18 @@ fn is_known_by_key(database: &Database, secret_key: &[u8; 32]) -> Result<bool> {
     Ok(Manifest::decode(&manifest).is_ok_and(|(manifest, _)| is_named(&manifest)))
 }
 
-/// What the file system knows the database by.
-fn home(file: &Path) -> Result<Vec<u8>> {
-    let metadata = fs::metadata(file).with_context(|| unusable(file))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        Ok([metadata.dev().to_le_bytes(), metadata.ino().to_le_bytes()].concat())
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = metadata;
-        Ok(file.as_os_str().as_encoded_bytes().to_vec())
+/// What the file system knows the database by: inode and time of birth, which no copy shares; where it tells no birth,
+/// device and inode. A device has another number after a restart of many a system.
+struct Home(Vec<u8>);
+
+impl Home {
+    fn of(file: &Path) -> Result<Self> {
+        let metadata = fs::metadata(file).with_context(|| unusable(file))?;
+        let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+        let inode = metadata.ino().to_le_bytes();
+        Ok(Self(match born {
+            Some(born) => [&inode[..], &born.as_nanos().to_le_bytes()].concat(),
+            None => [metadata.dev().to_le_bytes(), inode].concat(),
+        }))
     }
 }

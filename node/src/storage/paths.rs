@@ -28,9 +28,7 @@ pub fn unusable(path: &Path) -> String {
 /// Makes a rename in `directory` durable.
 pub fn sync_directory(directory: &Path) -> Result<()> {
     durable::point();
-    if cfg!(unix) {
-        fs::File::open(directory)?.sync_all()?;
-    }
+    fs::File::open(directory)?.sync_all()?;
     durable::point();
     Ok(())
 }

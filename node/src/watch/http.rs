@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /` | one page, which asks for the next two and for nothing else |
+//! | `GET /` | one page, which asks for those below but the last, and for nothing else |
 //! | `GET /api/status` | the latest [`Snapshot`], JSON, [made once a second](super). `version` 0: there is none yet |
 //! | `GET /api/history` | [points](super::Metrics) for curves, JSON array, oldest first, at most [`POINTS_MAX`](super::history::POINTS_MAX): those of `metrics.jsonl` from earlier sessions, then this one's. Bytes are summed over sessions |
 //! | `GET /api/samples` | what the model wrote after the same prompts over the course of the run, JSON array of [`Look`](super::samples::Look)s, oldest first. Prompts are of own text: on a loopback address only, else 403 |

@@ -12,6 +12,8 @@
 //!     the same, and what the weights came to on the held-out text; written once all of the samples are in the ledgers
 //! ```
 //!
+//! `weights` and `point` lines name every machine: they come at least 1/500 of the journal's age apart.
+//!
 //! Times are this machine's clock, Unix milliseconds. A program's first `heights` line names every ledger. The ledgers
 //! themselves are in the database: nothing is lost with this file but the times and the digests.
 
@@ -19,7 +21,7 @@ use anyhow::{Context, Result};
 use protocol::replica::Replica;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::{BufRead, BufReader},
     path::Path,
@@ -43,7 +45,7 @@ pub enum Line {
         /// To where.
         heights: Heights,
     },
-    /// A machine was forked, or withdrawn by the authority.
+    /// Fewer samples of a machine count: it was forked, or the authority withdrew samples or its key.
     Revoked {
         /// Unix time, milliseconds.
         at_ms: u64,
@@ -65,6 +67,16 @@ pub enum Line {
     },
     /// A look at the held-out text.
     Point(Point),
+}
+
+impl Line {
+    /// When it was written: Unix time, milliseconds.
+    pub fn at_ms_mut(&mut self) -> &mut u64 {
+        match self {
+            Self::Heights { at_ms, .. } | Self::Revoked { at_ms, .. } | Self::Weights { at_ms, .. } => at_ms,
+            Self::Point(point) => &mut point.at_ms,
+        }
+    }
 }
 
 /// A look at the held-out text, and the weights that it was at: anyone with the ledgers can replay them.
@@ -121,9 +133,51 @@ impl Point {
     }
 }
 
+/// Which lines that name every machine a journal takes: those of a long run are many and long.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Sparse {
+    begun_ms: Option<u64>,
+    last_ms: Option<u64>,
+}
+
+impl Sparse {
+    /// The least share of the journal's age between two.
+    const SHARE: u64 = 500;
+
+    /// After a line of any kind, which `is_one` of those or not.
+    pub fn saw(&mut self, at_ms: u64, is_one: bool) {
+        self.begun_ms.get_or_insert(at_ms);
+        if is_one {
+            self.last_ms = Some(at_ms);
+        }
+    }
+
+    /// Whether one is taken now.
+    pub fn takes(&mut self, now_ms: u64) -> bool {
+        let age_ms = now_ms.saturating_sub(*self.begun_ms.get_or_insert(now_ms));
+        let takes = self.last_ms.is_none_or(|last| now_ms.abs_diff(last) >= age_ms / Self::SHARE);
+        if takes {
+            self.last_ms = Some(now_ms);
+        }
+        takes
+    }
+}
+
 /// Samples of each machine that count in `replica`.
 pub fn counted(replica: &Replica) -> Heights {
     replica.effective_ranges().map(|range| (range.machine.to_string(), range.to)).collect()
+}
+
+/// The first sample of each machine that no longer counts, as `lines` have it.
+pub fn floors(lines: &[Line]) -> HashMap<String, u64> {
+    let mut floors = HashMap::new();
+    for line in lines {
+        if let Line::Revoked { machine, from, .. } = line {
+            let floor = floors.entry(machine.clone()).or_insert(u64::MAX);
+            *floor = (*floor).min(*from);
+        }
+    }
+    floors
 }
 
 /// Unix time, milliseconds.
@@ -148,4 +202,23 @@ pub fn read(state: &Path) -> Result<Option<(Vec<Line>, usize)>> {
         }
     }
     Ok(Some((lines, unreadable)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_run_names_every_machine_ever_more_rarely() {
+        let mut sparse = Sparse::default();
+        let day_ms = 86_400_000;
+        let taken = |sparse: &mut Sparse, from: u64, to: u64| {
+            (from..to).step_by(10_000).filter(|now_ms| sparse.takes(*now_ms)).count()
+        };
+        assert_eq!(taken(&mut sparse, 0, 3_600_000), 360, "all of the first hour");
+        let days = [(0, 1), (1, 30), (30, 60)].map(|(from, to)| taken(&mut sparse, from * day_ms, to * day_ms));
+        assert!(days[0] < 2_500 && days[1] < 2_000 && days[2] < 400, "{days:?}");
+        assert!(!sparse.takes(60 * day_ms));
+        assert!(sparse.takes(day_ms), "a clock that was set back does not end it");
+    }
 }

@@ -4,7 +4,8 @@ use anyhow::Result;
 use peer::{Facts, facts};
 use protocol::{
     machine::MachineId,
-    replica::{Contained, LedgerRange, Replica, Report},
+    replica::{Contained, LedgerRange, Replica},
+    revocation::Revocation,
     segment::CHUNK_SAMPLES_MAX,
 };
 use std::{
@@ -18,7 +19,7 @@ use tokio::sync::watch::{Receiver, Sender, channel};
 use super::{
     Bytes, Forecast, Gradients, Load, MACHINES_MAX, Machine, Neighbour, Phase, Points, RECENT_BYTES, Recorder, Session,
     Snapshot, VERSION,
-    journal::{Heights, Line, Point, now_ms},
+    journal::{self, Heights, Line, Point, Sparse, now_ms},
     samples,
 };
 use crate::{hex::hex, network::Traffic, sampler::Sampled, say};
@@ -102,6 +103,9 @@ pub struct Observer {
     swarm: Option<Seen>,
     swarm_at_start: u64,
     machines: HashMap<MachineId, Seen>,
+    /// The first sample of a machine that does not count, as the journal has it.
+    floors: HashMap<String, u64>,
+    sparse: Sparse,
     /// Where samples of what the model writes go.
     samples: PathBuf,
 }
@@ -110,6 +114,10 @@ impl Observer {
     /// `template` holds what does not change. Files go to `state`.
     pub fn new(state: &Path, template: Snapshot) -> Result<Self> {
         let template = Snapshot { version: VERSION, ..template };
+        let (mut lines, _) = journal::read(state)?.unwrap_or_default();
+        let floors = journal::floors(&lines);
+        let mut sparse = Sparse::default();
+        lines.iter_mut().for_each(|line| sparse.saw(*line.at_ms_mut(), matches!(line, Line::Weights { .. })));
         Ok(Self {
             snapshots: channel(Arc::new(template.clone())).0,
             template,
@@ -120,6 +128,8 @@ impl Observer {
             swarm: None,
             swarm_at_start: 0,
             machines: HashMap::new(),
+            floors,
+            sparse,
             samples: state.join(samples::FILE),
         })
     }
@@ -137,18 +147,11 @@ impl Observer {
         }
     }
 
-    /// For the journal, if it is a matter for it.
-    pub fn reported(&self, report: &Report) {
-        let (machine, from, fork) = match report {
-            Report::Forked { machine, .. } => (machine, 0, true),
-            Report::Revoked { machine, from } => (machine, *from, false),
-            Report::Withdrawn { .. } | Report::Admitted | Report::HeadConfirmed | Report::Incomplete(_) => return,
-        };
-        self.recorder.journal(Line::Revoked { at_ms: now_ms(), machine: machine.to_string(), from, fork });
-    }
-
     /// The weights' digest when they held just this.
-    pub fn weighed(&self, digest: &[u8; 32], contents: &[Contained]) {
+    pub fn weighed(&mut self, digest: &[u8; 32], contents: &[Contained]) {
+        if !self.sparse.takes(now_ms()) {
+            return;
+        }
         let heights = contents.iter().map(|contained| (contained.machine.to_string(), contained.height)).collect();
         self.recorder.journal(Line::Weights { at_ms: now_ms(), weights: hex(digest), heights });
     }
@@ -234,6 +237,7 @@ impl Observer {
             let seen = self.machines.entry(*machine);
             seen.or_insert_with(|| Seen::new(if is_first { height } else { 0 })).look(height);
         }
+        self.journal_floors(replica);
         say::new_machines(&new, self.machines.len());
         say::silent_machines(&self.newly_silent(&own));
         if is_first {
@@ -253,6 +257,24 @@ impl Observer {
             *machine
         })
         .collect()
+    }
+
+    /// What no longer counts, by whatever statement, also one that came while no node was here to hear it. Before the
+    /// heights of the same look, which it holds for.
+    fn journal_floors(&mut self, replica: &Replica) {
+        for machine in self.machines.keys() {
+            let from = replica.floor(machine);
+            if from == u64::MAX {
+                continue;
+            }
+            let known = self.floors.entry(machine.to_string()).or_insert(u64::MAX);
+            if from < *known {
+                *known = from;
+                let (machine, fork) =
+                    (machine.to_string(), matches!(replica.revocation(machine), Some(Revocation::Fork(_))));
+                self.recorder.journal(Line::Revoked { at_ms: now_ms(), machine, from, fork });
+            }
+        }
     }
 
     fn journal_heights(&mut self) {

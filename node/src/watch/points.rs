@@ -7,7 +7,7 @@ use std::{collections::VecDeque, path::Path};
 
 use super::{
     HeldOut,
-    journal::{self, Heights, Line, Measure, Point, counted, now_ms},
+    journal::{self, Heights, Line, Measure, Point, Sparse, counted, now_ms},
 };
 use crate::hex::hex;
 
@@ -30,6 +30,7 @@ pub struct Points {
     best: Vec<Point>,
     /// How many there were.
     count: u64,
+    sparse: Sparse,
     /// The first of `best` that nothing has touched.
     untouched: Option<usize>,
 }
@@ -42,7 +43,8 @@ impl Points {
             None
         });
         let mut points = Self::default();
-        for line in lines.into_iter().flat_map(|(lines, _)| lines) {
+        for mut line in lines.into_iter().flat_map(|(lines, _)| lines) {
+            points.sparse.saw(*line.at_ms_mut(), matches!(line, Line::Point(_)));
             if let Line::Point(point) = line
                 && point.measure == measure
             {
@@ -71,6 +73,9 @@ impl Points {
         let at = self.looks.iter().position(|(digest, _)| *digest == point.digest)?;
         // Those before it have become no points.
         let (_, evaluation) = self.looks.drain(..=at).next_back()?;
+        if !self.sparse.takes(now_ms()) {
+            return None;
+        }
         let heights = point.contents.iter().map(|part| (part.machine.to_string(), part.height));
         let revoked = point.revoked.iter().map(|(machine, floor)| (machine.to_string(), *floor));
         let point = Point {

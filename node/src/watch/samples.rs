@@ -3,7 +3,12 @@
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::{fs, io::ErrorKind, path::Path};
+use std::{
+    fs,
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
 
 use crate::sampler::Sampled;
 
@@ -51,7 +56,11 @@ pub fn add(path: &Path, look: Look) -> Result<()> {
         lines.push('\n');
     }
     let new = path.with_extension("jsonl.new");
-    fs::write(&new, lines).and_then(|()| fs::rename(&new, path)).with_context(|| format!("{}", path.display()))
+    // The prompts are of one's own text.
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options.open(&new).and_then(|mut file| file.write_all(lines.as_bytes()));
+    written.and_then(|()| fs::rename(&new, path)).with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]

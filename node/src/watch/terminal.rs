@@ -111,11 +111,6 @@ impl View {
         self.scrolled = self.scrolled.saturating_add_signed(by).min(last);
     }
 
-    /// Whether somebody paused the node.
-    pub fn is_paused(&self) -> bool {
-        self.snapshot.phase == Phase::Paused
-    }
-
     /// Whether the figures may be old.
     fn is_past(&self) -> bool {
         self.notice().is_some()

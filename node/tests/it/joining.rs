@@ -90,6 +90,11 @@ fn a_private_run_says_nothing_to_who_has_not_its_secret() {
     }
     let (is_fine, text) = said(&["log", "show", "--peer", &word]);
     assert!(is_fine, "{text}");
+    // The word is the run's secret: no error repeats it, whole or with a letter lost.
+    for wrong in [&["log", "entry", "deadbeef", "3", "--peer", &word][..], &["--join", &word[1..]]] {
+        let (is_fine, text) = said(wrong);
+        assert!(!is_fine && !text.contains(&word[20..]), "{text}");
+    }
     let stranger = workshop.node("stranger", &["--join", &open]);
     stranger.hear_times("does not let this node in", 2);
     assert!(!workshop.state("stranger").join("base").exists() && !stranger.said("joined run"));

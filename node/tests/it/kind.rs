@@ -86,7 +86,10 @@ fn limits_that_would_cut_a_node_off_are_refused_and_others_let_it_join() {
     let workshop = Workshop::new();
     let refused = command(&workshop.state("refused"), &["--upload-limit", "31"]).output().unwrap();
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("--upload-limit 31") && said.contains("at least 32"), "{said}");
+    assert!(
+        !refused.status.success() && said.contains("--upload-limit 31") && said.contains("must be 32 to"),
+        "{said}"
+    );
     let workshop = Workshop::with_model(64, 0.2);
     let base = fs::metadata(workshop.model().join("model.safetensors")).unwrap().len();
     let first = workshop.first("first", &["--upload-limit", "32"]);

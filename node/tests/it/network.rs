@@ -427,11 +427,11 @@ async fn a_flood_bans_its_sender_while_others_are_served() {
             let flooder = nodes.start_with(config_of_fed(3), std::slice::from_ref(&node.name)).await;
             let mut segments = Segments::by(3);
             nodes.publish(flooder, &segments.next()).await;
-            let mut sent = 0u32;
+            // How many arrive while a busy machine has no time for the other node, nobody knows: queues drop the rest.
+            let begun = Instant::now();
             while !node.has_banned_for("a flood of gossip") {
-                assert!(sent < 40_000, "40,000 messages, and no ban");
+                assert!(begun.elapsed() < PATIENCE, "a flood, and no ban");
                 for _ in 0..100 {
-                    sent += 1;
                     let _ = nodes.nodes[flooder].publish(segments.next());
                 }
                 nodes.during(Duration::from_millis(10), |_, _, _| {}).await;

@@ -21,17 +21,23 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     let log = Log::open(&args.log.source)?;
     let cut = Cut::find(&log, &args.until)?;
     let mut base = Base::needed(&log, args.model.as_deref())?;
+    // Before a replay that may take long.
+    let text = match &args.data {
+        None if !args.eval => None,
+        data => {
+            let (columns, length) = (&args.columns, args.sequence_length);
+            Some(evaluation_text(&log.manifest, &base.checkpoint, data.as_deref(), columns, length)?)
+        }
+    };
     cut.replay(&log, &mut base.weights)?;
     let digest = hex(&base.weights.digest());
     let recorded = recorded(&log, &cut);
-    let evaluation = match &args.data {
-        None if !args.eval => None,
-        data => {
+    let evaluation = match &text {
+        None => None,
+        Some(text) => {
             let (model, _) = base.model()?;
-            let (columns, length) = (&args.columns, args.sequence_length);
-            let text = evaluation_text(&log.manifest, &base.checkpoint, data.as_deref(), columns, length)?;
-            let objective = objective::to_evaluate(&log.manifest.objective, &text);
-            Some(evaluate(&*objective, &*model, &text, BATCH, None)?)
+            let objective = objective::to_evaluate(&log.manifest.objective, text);
+            Some(evaluate(&*objective, &*model, text, BATCH, None)?)
         }
     };
     if let Some(out) = &args.out {

@@ -1,12 +1,12 @@
 //! What the settings ask for, beside what the run has settled.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use engine::{
     base::{Base, Trained},
     objective,
     recipe::rate,
 };
-use protocol::manifest::{Manifest, Membership, ObjectiveLine};
+use protocol::manifest::{Manifest, Membership};
 
 use super::{base::load_model_of, others::known_peers};
 use crate::{
@@ -25,10 +25,14 @@ pub fn say_what_is_settled(settings: &Settings, opened: &Opened) -> Result<()> {
     if let Some(what) = trains_otherwise(settings, &opened.state, manifest)? {
         tracing::warn!("--lora and --train are of new runs only: this run trains {what}");
     }
-    let normalizes = matches!(manifest.objective, ObjectiveLine::Choices { normalize: true });
-    if settings.normalize && !normalizes {
+    if settings.normalize && !objective::normalizes(&manifest.objective) {
         tracing::warn!("--normalize is of new runs only: this run does not");
     }
+    // Whoever believes in members must not contribute to a run that is open.
+    ensure!(
+        !other_members(settings, manifest),
+        "--authority and --members are of new runs only, and this run has others; start another with another --state"
+    );
     if let Some(other) = other_objective(settings, manifest) {
         tracing::warn!("--objective is of new runs only: this run {other}");
     }
@@ -73,6 +77,12 @@ fn trains_otherwise(settings: &Settings, state: &StateDir, manifest: &Manifest) 
         let what = if has_adapters { "adapters" } else { "tensors of the base" };
         return Ok(Some(format!("{count} {what}")));
     }
+    let rank = manifest.tensors.iter().find_map(|spec| Some(spec.adapter()?.rank));
+    if let (Some(rank), Some(wanted)) = (rank, settings.lora)
+        && rank != wanted
+    {
+        return Ok(Some(format!("adapters of rank {rank}")));
+    }
     let Some(text) = settings.train.as_ref().filter(|_| !has_adapters) else { return Ok(None) };
     let architecture = state.base(manifest)?.checkpoint()?.architecture()?;
     let wanted = Trained::choose(text, &*architecture).with_context(|| format!("--train {text}"))?;
@@ -94,8 +104,7 @@ fn difference(settings: &Settings, manifest: &Manifest) -> Option<String> {
     if settings.gradients.is_some_and(|said| manifest.schedule != rate::schedule(Some(said))) {
         return Some("is planned for another number of gradients".into());
     }
-    let other_members = settings.members != Membership::Open && settings.members != manifest.membership;
-    if other_members || settings.authority && manifest.authority.is_none() {
+    if other_members(settings, manifest) {
         return Some("has other members".into());
     }
     if settings.model == ModelChoice::Unsaid {
@@ -104,6 +113,12 @@ fn difference(settings: &Settings, manifest: &Manifest) -> Option<String> {
     let is_its_base =
         load_model_of(&settings.model, manifest).and_then(|checkpoint| Base::of_run(manifest, checkpoint));
     is_its_base.is_err().then(|| format!("is on another model, {}", manifest.base.source))
+}
+
+/// Whether `--authority` or `--members` ask for something else.
+fn other_members(settings: &Settings, manifest: &Manifest) -> bool {
+    settings.members != Membership::Open && settings.members != manifest.membership
+        || settings.authority && manifest.authority.is_none()
 }
 
 /// What the run makes better, if `--objective` asks for something else.

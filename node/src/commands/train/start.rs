@@ -3,13 +3,14 @@
 use anyhow::{Context, Result, bail, ensure};
 use engine::{
     base::{AdapterSettings, Base, BaseSettings, Trained},
+    data::Dataset,
     embedded,
     model::{Checkpoint, told_paths},
     objective,
     recipe::rate,
 };
 use protocol::{
-    manifest::{DirectionScale, Hyperparameters, TensorSpec},
+    manifest::{DirectionScale, Hyperparameters, ObjectiveLine, TensorSpec},
     secret::Secret,
     signature::{Ed25519Signer, Signer as _},
 };
@@ -67,25 +68,9 @@ pub fn start(settings: &Settings, state: Arc<StateDir>, program: Option<&Arc<Pro
     let texts = Texts::read(settings, &checkpoint, None, is_embedded, data_seed(settings, &state)?)?;
     texts.check(settings)?;
     let objective = super::objective::of_new_run(settings, &texts, program)?;
-    hyperparameters.learning_rate = match settings.learning_rate {
-        Some(LearningRate::Fixed(rate)) => rate,
-        _ => match (&texts.data, objective::surrogate(&objective)) {
-            (Some(data), Some(objective)) => {
-                let own = checkpoint.clone();
-                let chosen = (trained.clone(), adapters.clone());
-                recipe::learning_rate(
-                    settings,
-                    own,
-                    data,
-                    objective,
-                    (u64::from_le_bytes(random()?), estimator::rows_by_forwards(settings)),
-                    hyperparameters,
-                    chosen,
-                )?
-            }
-            _ => recipe::LEARNING_RATE,
-        },
-    };
+    let chosen = (trained.clone(), adapters.clone());
+    hyperparameters.learning_rate =
+        learning_rate(settings, &checkpoint, texts.data.as_ref(), &objective, hyperparameters, chosen)?;
     // What is measured is of the same form.
     if !objective::is_score(&objective) {
         objective::check(&objective, texts.held_out.as_ref()).context("--eval")?;
@@ -119,6 +104,25 @@ pub fn start(settings: &Settings, state: Arc<StateDir>, program: Option<&Arc<Pro
     let kind = if secret.is_some() { "new private run" } else { "new run" };
     tracing::info!("{kind} {} on {} ({} parameters)", opened.run, manifest.base.source, manifest.parameters());
     Ok((opened, texts))
+}
+
+/// The rate of a new run: told, or measured on its text.
+fn learning_rate(
+    settings: &Settings,
+    checkpoint: &Checkpoint,
+    data: Option<&Dataset>,
+    objective: &ObjectiveLine,
+    hyperparameters: Hyperparameters,
+    chosen: (Trained, Option<AdapterSettings>),
+) -> Result<f64> {
+    if let Some(LearningRate::Fixed(rate)) = settings.learning_rate {
+        return Ok(rate);
+    }
+    let (Some(data), Some(objective)) = (data, objective::surrogate(objective)) else {
+        return Ok(recipe::LEARNING_RATE);
+    };
+    let drawn = (u64::from_le_bytes(random()?), estimator::rows_by_forwards(settings));
+    recipe::learning_rate(settings, checkpoint.clone(), data, objective, drawn, hyperparameters, chosen)
 }
 
 /// What a new run trains of its base and beside it, and a line that says how much of how much.
@@ -196,9 +200,14 @@ pub fn restart(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
 
 /// The seed of the own data order: told, or kept.
 pub fn data_seed(settings: &Settings, state: &StateDir) -> Result<u64> {
-    let kept = state.setting("data seed")?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-    if let Some(seed) = settings.seed.or(kept) {
-        return Ok(seed);
+    let kept = state.setting("data seed")?.map(|bytes| bytes.try_into().map(u64::from_le_bytes));
+    match (settings.seed, kept) {
+        (Some(seed), _) | (None, Some(Ok(seed))) => return Ok(seed),
+        (None, Some(Err(_))) => tracing::warn!(
+            "{}: the kept seed of the data's order is damaged; a new one is drawn",
+            state.path().display()
+        ),
+        (None, None) => {}
     }
     let seed = u64::from_le_bytes(random()?);
     state.commit(&[Row::Setting { name: "data seed".into(), bytes: seed.to_le_bytes().to_vec() }])?;
