@@ -27,8 +27,8 @@ const WAITING_MAX: usize = 1_024;
 /// At the end, what waits is waited for so long.
 const SETTLED_MAX: Duration = Duration::from_secs(1);
 
-/// Log lines and the live line, which a thread of its own writes: whoever reads standard error may stop reading, and the
-/// node must go on.
+/// Log lines and the live line, which a thread of its own writes: whoever reads standard error may stop reading, and
+/// the node must go on.
 #[derive(Clone)]
 pub struct Display {
     is_terminal: bool,

@@ -148,8 +148,8 @@ where
     }
 }
 
-/// Closes a connection whose client may still be sending what was refused: with bytes that nobody read, the system would
-/// reset it, and the client might never see the answer.
+/// Closes a connection whose client may still be sending what was refused: with bytes that nobody read, the system
+/// would reset it, and the client might never see the answer.
 async fn linger(mut stream: TcpStream) {
     if poll_fn(|context| Pin::new(&mut stream).poll_shutdown(context)).await.is_err() {
         return;

@@ -206,8 +206,8 @@ impl StateDir {
         Ok(chunks == 0 && self.statements()?.is_empty())
     }
 
-    /// Makes this the state of no run again. What is this machine's stays: its identity, the seed of its data's order, known
-    /// peers, a pause. Base and ticket go once others take their places.
+    /// Makes this the state of no run again. What is this machine's stays: its identity, the seed of its data's order,
+    /// known peers, a pause. Base and ticket go once others take their places.
     pub fn forget_run(&self) -> Result<()> {
         let old = ["manifest", "checkpoint", "checkpoint contents", "setting spsa", "setting starter", SECRET];
         self.database.remove_all(&old)?;

@@ -37,8 +37,8 @@ impl TrainedTensors for BTreeMap<String, Tensor> {
     }
 }
 
-/// Writes the model of `base`, its trained tensors replaced by `trained`, into `directory`, which is new or empty. It is
-/// there whole, and durable, or as it was.
+/// Writes the model of `base`, its trained tensors replaced by `trained`, into `directory`, which is new or empty. It
+/// is there whole, and durable, or as it was.
 ///
 /// Files other than weights are the base's, byte for byte; but `config.json` says float32 where it said another type or
 /// none: transformers would round what was trained, to the type that it says or to that of the first tensor.

@@ -337,7 +337,9 @@ impl RotaryTable {
         let mark = self.config.mark(length);
         if last.0 != mark || last.1.pairs == 0 || !last.1.reaches(length) {
             let frequencies = self.config.frequencies(self.head_dim, length);
-            *last = (mark, Arc::new(Rotary::new(&frequencies, length, self.config.attention())));
+            // A row that is being written grows by a token at a time.
+            let positions = length.next_power_of_two();
+            *last = (mark, Arc::new(Rotary::new(&frequencies, positions, self.config.attention())));
         }
         last.1.clone()
     }
@@ -353,10 +355,10 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_made_anew_for_longer_rows_only() {
+    fn a_table_is_made_anew_for_much_longer_rows_only() {
         let table = RotaryTable::new(config(json!({})), 8);
-        let (first, shorter, longer) = (table.of_length(5), table.of_length(3), table.of_length(6));
-        assert!(Arc::ptr_eq(&first, &shorter) && !Arc::ptr_eq(&first, &longer));
+        let [first, shorter, next, longer] = [5, 3, 8, 9].map(|length| table.of_length(length));
+        assert!(Arc::ptr_eq(&first, &shorter) && Arc::ptr_eq(&first, &next) && !Arc::ptr_eq(&first, &longer));
         assert_eq!(first.at(4).0[0], 4f32.cos());
     }
 

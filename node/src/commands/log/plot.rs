@@ -50,6 +50,8 @@ pub fn run(args: &PlotArgs) -> Result<()> {
     let metrics = read_metrics(&args.state)?;
     let heading = heading(&args.state, &metrics);
     let svg = draw(&heading, &panels(&metrics, &heights(&args.state)?))?;
+    let is_other = fs::read(&args.out).is_ok_and(|there| !there.is_empty() && !there.starts_with(b"<svg"));
+    ensure!(!is_other, "{}: is there already, and no picture; name another with --out", args.out.display());
     fs::write(&args.out, svg).with_context(|| format!("{}: cannot be written", args.out.display()))?;
     outln!(
         "{}: {} gradients, {} points",
