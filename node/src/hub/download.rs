@@ -179,7 +179,15 @@ fn attempt(
     if file.size == Some(at) && at > 0 {
         return Ok(());
     }
-    let answer = client.get(path, Some(at))?;
+    let answer = match client.get(path, Some(at)) {
+        // Nothing behind what is here, of a file whose size nobody told: whether it is whole, nobody knows.
+        Err(Refusal::Status { status: 416, .. }) if at > 0 => {
+            out.set_len(0).map_err(ours)?;
+            at = 0;
+            client.get(path, Some(at))?
+        }
+        answer => answer?,
+    };
     if answer.from != at {
         tracing::info!("{}: the server sends it whole: beginning anew", file.rfilename);
         out.set_len(0).map_err(ours)?;

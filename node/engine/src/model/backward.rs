@@ -25,8 +25,8 @@ const LOGITS_BYTES_MAX: usize = 64 << 20;
 type HandOut<'a> = dyn FnMut(Vec<Gradient>) -> Result<()> + 'a;
 
 /// Hands out the gradients of `Σ weights · loss` over the targets of `batch` to `wanted`, clones of which `model`
-/// computes with: some at a time, each weight once (or in parts that add up, if layers share it). Returns the targets'
-/// losses, −log p, nats, from which `weigh` computed the weights.
+/// computes with: some at a time, each weight once. It goes no further down than to the lowest of them. Returns the
+/// targets' losses, −log p, nats, from which `weigh` computed the weights.
 ///
 /// No weight may change before it returns. Errors as [`super::token_losses`] does, and if the model uses a wanted
 /// weight in a way that records no gradient.
@@ -51,6 +51,10 @@ pub fn backward(
     }
     let (losses, mut gradient) = head_backward(model, x, batch, weigh, &mut stages)?;
     for index in (0..model.layers()).rev() {
+        // No two layers share a weight, and an embedding's gradient is missing until the end: nothing below matters.
+        if stages.missing.is_empty() {
+            return Ok(losses);
+        }
         let input = Var::from_tensor(&inputs.pop().context("a hidden state for each layer")?)?;
         let output = model.layer(index, input.as_tensor().clone(), layout)?;
         gradient = through(&output, gradient, &input)?;
