@@ -53,7 +53,10 @@ use crate::{
     storage::{self, StateDir},
     texts::Texts,
     trainer as trainer_thread,
-    watch::{METRICS, Observer, Points, Snapshot, http, journal::Measure},
+    watch::{
+        METRICS, Observer, Points, Snapshot, http,
+        journal::{self, Line, Measure},
+    },
 };
 
 /// Runs the node until its goals are reached or Ctrl-C.
@@ -202,9 +205,10 @@ async fn prepare(
     let weights = shell.restore(&opened)?;
     say_what_is_settled(settings, &opened)?;
     let sampler = sampler(page.as_ref(), &opened, &texts)?;
-    let (trainer, goals, points) = new_trainer(settings, &opened, weights, texts, program)?;
+    let earlier = journal::earlier(opened.state.path());
+    let (trainer, goals, points) = new_trainer(settings, &opened, weights, texts, program, &earlier)?;
     shell.recall(points)?;
-    let observer = observer(&opened, page)?;
+    let observer = observer(&opened, page, &earlier)?;
     let storage = storage::spawn(&opened.state)?;
     let base = opened.state.base(&opened.manifest)?;
     let trainer = trainer_thread::spawn(trainer, sampler)?;
@@ -233,6 +237,7 @@ fn new_trainer(
     weights: Weights,
     texts: Texts,
     program: Option<&Arc<Program>>,
+    earlier: &[Line],
 ) -> Result<(Trainer, GoalSettings, Points)> {
     let (model, _) = opened.model(&weights)?;
     let seed = data_seed(settings, &opened.state)?;
@@ -242,7 +247,7 @@ fn new_trainer(
         tracing::warn!("no --data: this node replays and serves the run, but does not train");
     }
     let objective = objective::of_run(settings, opened, data.as_ref(), held_out.as_ref(), program)?;
-    let points = held_out.as_ref().map(|text| points(opened, text, &*objective)).transpose()?.unwrap_or_default();
+    let points = held_out.as_ref().map(|text| points(text, &*objective, earlier)).transpose()?.unwrap_or_default();
     let line = &opened.manifest.objective;
     let estimator = match data {
         Some(_) if engine::objective::is_differentiable(line) => {
@@ -291,14 +296,14 @@ fn new_trainer(
 }
 
 /// Held-out points of earlier sessions that can be compared with those to come.
-fn points(opened: &Opened, text: &Dataset, objective: &dyn Objective) -> Result<Points> {
+fn points(text: &Dataset, objective: &dyn Objective, earlier: &[Line]) -> Result<Points> {
     let windows = shell::EVALUATION_WINDOWS.min(text.windows()) as u64;
     let measure = Measure { text: hex(&text.digest()?), unit: objective.unit().to_owned(), windows };
-    Ok(Points::of(opened.state.path(), measure))
+    Ok(Points::of(earlier, measure))
 }
 
 /// Who looks at this node, and shows it at `page`.
-fn observer(opened: &Opened, page: Option<Listener>) -> Result<Observer> {
+fn observer(opened: &Opened, page: Option<Listener>, earlier: &[Line]) -> Result<Observer> {
     let template = Snapshot {
         run: opened.run.to_string(),
         peer_id: network::peer_id(opened.state.network_key())?.to_string(),
@@ -308,7 +313,7 @@ fn observer(opened: &Opened, page: Option<Listener>) -> Result<Observer> {
         private: opened.manifest.private.is_some(),
         ..Snapshot::default()
     };
-    let observer = Observer::new(opened.state.path(), template)?;
+    let observer = Observer::new(opened.state.path(), earlier, template)?;
     if let Some(page) = page {
         show(page, &observer, opened.state.path())?;
     }

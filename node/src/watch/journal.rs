@@ -71,6 +71,14 @@ pub enum Line {
 
 impl Line {
     /// When it was written: Unix time, milliseconds.
+    pub fn at_ms(&self) -> u64 {
+        match self {
+            Self::Heights { at_ms, .. } | Self::Revoked { at_ms, .. } | Self::Weights { at_ms, .. } => *at_ms,
+            Self::Point(point) => point.at_ms,
+        }
+    }
+
+    /// The same, to be set.
     pub fn at_ms_mut(&mut self) -> &mut u64 {
         match self {
             Self::Heights { at_ms, .. } | Self::Revoked { at_ms, .. } | Self::Weights { at_ms, .. } => at_ms,
@@ -144,12 +152,10 @@ impl Sparse {
     /// The least share of the journal's age between two.
     const SHARE: u64 = 500;
 
-    /// After a line of any kind, which `is_one` of those or not.
-    pub fn saw(&mut self, at_ms: u64, is_one: bool) {
-        self.begun_ms.get_or_insert(at_ms);
-        if is_one {
-            self.last_ms = Some(at_ms);
-        }
+    /// After `lines`, of which those are spaced that `is_one` of them says.
+    pub fn after(lines: &[Line], is_one: impl Fn(&Line) -> bool) -> Self {
+        let last = lines.iter().rfind(|line| is_one(line));
+        Self { begun_ms: lines.first().map(Line::at_ms), last_ms: last.map(Line::at_ms) }
     }
 
     /// Whether one is taken now.
@@ -183,6 +189,16 @@ pub fn floors(lines: &[Line]) -> HashMap<String, u64> {
 /// Unix time, milliseconds.
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The lines of earlier sessions, for a node that begins another one. A journal that cannot be read is said, and done
+/// without.
+pub fn earlier(state: &Path) -> Vec<Line> {
+    let lines = read(state).unwrap_or_else(|error| {
+        tracing::warn!("what earlier sessions noted down is not known: {error:#}");
+        None
+    });
+    lines.unwrap_or_default().0
 }
 
 /// All lines of the journal in `state` that can be read, in order, and how many could not. None if there is no journal.

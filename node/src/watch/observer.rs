@@ -111,13 +111,9 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// `template` holds what does not change. Files go to `state`.
-    pub fn new(state: &Path, template: Snapshot) -> Result<Self> {
+    /// `template` holds what does not change. Files go to `state`, whose journal has the lines `earlier`.
+    pub fn new(state: &Path, earlier: &[Line], template: Snapshot) -> Result<Self> {
         let template = Snapshot { version: VERSION, ..template };
-        let (mut lines, _) = journal::read(state)?.unwrap_or_default();
-        let floors = journal::floors(&lines);
-        let mut sparse = Sparse::default();
-        lines.iter_mut().for_each(|line| sparse.saw(*line.at_ms_mut(), matches!(line, Line::Weights { .. })));
         Ok(Self {
             snapshots: channel(Arc::new(template.clone())).0,
             template,
@@ -128,8 +124,8 @@ impl Observer {
             swarm: None,
             swarm_at_start: 0,
             machines: HashMap::new(),
-            floors,
-            sparse,
+            floors: journal::floors(earlier),
+            sparse: Sparse::after(earlier, |line| matches!(line, Line::Weights { .. })),
             samples: state.join(samples::FILE),
         })
     }

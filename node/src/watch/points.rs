@@ -3,11 +3,11 @@
 use engine::objective::Evaluation;
 use peer::CurvePoint;
 use protocol::{replica::Replica, segment::Digest};
-use std::{collections::VecDeque, path::Path};
+use std::collections::VecDeque;
 
 use super::{
     HeldOut,
-    journal::{self, Heights, Line, Measure, Point, Sparse, counted, now_ms},
+    journal::{Heights, Line, Measure, Point, Sparse, counted, now_ms},
 };
 use crate::hex::hex;
 
@@ -36,20 +36,16 @@ pub struct Points {
 }
 
 impl Points {
-    /// Those of the journal in `state` that are of this measure. One that cannot be read is said, and done without.
-    pub fn of(state: &Path, measure: Measure) -> Self {
-        let lines = journal::read(state).unwrap_or_else(|error| {
-            tracing::warn!("what earlier sessions measured on the held-out text is not known: {error:#}");
-            None
-        });
-        let mut points = Self::default();
-        for mut line in lines.into_iter().flat_map(|(lines, _)| lines) {
-            points.sparse.saw(*line.at_ms_mut(), matches!(line, Line::Point(_)));
+    /// Those of a journal's `lines` that are of this measure.
+    pub fn of(lines: &[Line], measure: Measure) -> Self {
+        let is_point = |line: &Line| matches!(line, Line::Point(_));
+        let mut points = Self { sparse: Sparse::after(lines, is_point), ..Self::default() };
+        for line in lines {
             if let Line::Point(point) = line
                 && point.measure == measure
             {
                 points.earlier.push(CurvePoint { gradients: point.gradients(), loss: point.loss });
-                points.rank(point);
+                points.rank(point.clone());
             }
         }
         Self { measure: Some(measure), ..points }

@@ -318,7 +318,6 @@ fn any_response(random: &mut Xoshiro256PlusPlus) -> Response {
     }
 }
 
-/// Any input at all, of a shell that has gone mad.
 fn any_goal(random: &mut Xoshiro256PlusPlus) -> GoalSettings {
     GoalSettings {
         batch_samples: number(random),
@@ -332,6 +331,7 @@ fn any_goal(random: &mut Xoshiro256PlusPlus) -> GoalSettings {
     }
 }
 
+/// Any input at all, of a shell that has gone mad.
 fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
     let node = NodeId(random.next_u64() % 4);
     let some = |random: &mut Xoshiro256PlusPlus| (0..random.next_u64() % 4).map(|_| number(random)).collect::<Vec<_>>();
