@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use engine::{
     model::{self, Model, Tokenizer},
-    weights::Weights,
+    weights::{ENTRIES_PER_SWEEP, Weights},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::{
@@ -21,9 +21,6 @@ use crate::{
     records, say,
     storage::{StateDir, no_run},
 };
-
-/// Entries that are spelled out at a time.
-const ENTRIES_PER_SWEEP: u64 = 8_192;
 
 /// A run as one state directory has it.
 pub struct Opened {
@@ -155,26 +152,22 @@ pub fn replay(replica: &mut Replica, weights: &mut Weights) -> Result<u64> {
         }
     }
     let entries = ranges.iter().map(LedgerRange::samples).sum();
-    let bar = ProgressBar::new(entries).with_message("replaying the ledgers");
+    sweep(replica, ranges, weights)?;
+    Ok(entries)
+}
+
+/// Moves `weights` by ranges of the ledgers of `replica`, with a progress bar if there is a terminal to show it on.
+pub fn sweep(replica: &Replica, ranges: Vec<LedgerRange>, weights: &mut Weights) -> Result<()> {
+    let bar = ProgressBar::new(ranges.iter().map(LedgerRange::samples).sum()).with_message("replaying the ledgers");
     if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos} of {human_len} gradients, {eta} left")
     {
         bar.set_style(style);
     }
-    let mut ranges = ranges.into_iter().peekable();
-    while ranges.peek().is_some() {
-        let mut contributions = Vec::new();
-        while let Some(range) = ranges.peek_mut() {
-            let room = ENTRIES_PER_SWEEP - contributions.len() as u64;
-            contributions.extend(replica.contributions(&range.take_first(room)));
-            if range.samples() > 0 {
-                break;
-            }
-            ranges.next();
-        }
+    for contributions in replica.batches(ranges, ENTRIES_PER_SWEEP) {
         let swept = contributions.len() as u64;
         weights.sweep(&Sweep { probes: Vec::new(), contributions })?;
         bar.inc(swept);
     }
     bar.finish_and_clear();
-    Ok(entries)
+    Ok(())
 }

@@ -238,7 +238,7 @@ fn new_incarnation(cause: IncarnationCause, machine: &MachineId) {
              run elsewhere"
         }
         IncarnationCause::Unanswered => "no peer could confirm this machine's ledger",
-        IncarnationCause::Revoked => "the run's authority withdrew gradients of this machine",
+        IncarnationCause::Revoked => "the run's authority revoked gradients of this machine",
         IncarnationCause::Forked => {
             "this machine's key signed two histories, so its ledger was revoked everywhere: make sure that no copy of the state \
              directory runs elsewhere"
@@ -254,7 +254,7 @@ fn of_replica(report: &Report) {
             "{machine} signed two histories: its ledger is revoked, {was} gradients left the weights, exactly"
         ),
         Report::Revoked { machine, from } => {
-            tracing::warn!("the run's authority withdrew {machine} from sample {from} on");
+            tracing::warn!("the run's authority revoked {machine} from sample {from} on");
         }
         Report::Admitted => {
             tracing::info!("the run's authority admitted this machine's key: what it makes counts from now on");

@@ -4,7 +4,7 @@ use anyhow::Result;
 use engine::{
     objective::Evaluation,
     trainer::{Step, Trainer},
-    weights::Weights,
+    weights::{ENTRIES_PER_SWEEP, Weights},
 };
 use peer::{backlog::WORKS_MAX, time_share::TimeShare};
 use protocol::{codec, machine::MachineId, replay::Contribution};
@@ -24,8 +24,6 @@ use crate::{
 
 /// Events that may wait for the shell.
 const EVENTS_MAX: usize = 256;
-/// A sweep takes no more entries than this at once, so that commands are heard.
-const ENTRIES_PER_SWEEP: usize = 8_192;
 
 /// So many entries get a sweep of their own before a step, which tells how long they take.
 const ENTRIES_ALONE_MIN: usize = 256;
@@ -98,7 +96,7 @@ pub enum Event {
         /// Own samples below this are in it.
         next_sample: u64,
         /// State of the estimator, encoded.
-        spsa: Vec<u8>,
+        normalizer: Vec<u8>,
         /// How long it took.
         took: Duration,
     },
@@ -293,8 +291,8 @@ impl Worker {
                     }
                 };
                 let (machine, next_sample) = self.trainer.position();
-                let spsa = serde_json::to_vec(self.trainer.normalizer())?;
-                self.tell(Event::Checkpoint { written, machine, next_sample, spsa, took: begun.elapsed() });
+                let normalizer = serde_json::to_vec(self.trainer.normalizer())?;
+                self.tell(Event::Checkpoint { written, machine, next_sample, normalizer, took: begun.elapsed() });
             }
             Command::Digest(root) => {
                 let digest = self.trainer.weights()?.digest();

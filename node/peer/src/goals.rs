@@ -38,7 +38,7 @@ pub struct Goals {
     /// How often the version vector had changed, and since when it has not.
     revision: u64,
     quiet_since_ms: u64,
-    weighed: Option<u64>,
+    digested: Option<u64>,
     /// When the last evaluation ended, and at which revision it began.
     last_evaluation: Option<(u64, Option<u64>)>,
     evaluation_took_ms: u64,
@@ -64,7 +64,7 @@ impl Goals {
             allowed: 0,
             revision: 0,
             quiet_since_ms: now_ms,
-            weighed: None,
+            digested: None,
             last_evaluation: None,
             evaluation_took_ms: 0,
             evaluating: None,
@@ -221,12 +221,12 @@ impl Goals {
     }
 
     /// Whether the swarm is at rest and people should hear the weights' digest; once for each state.
-    pub fn weighs_now(&mut self, replica: &Replica, now_ms: u64) -> bool {
+    pub fn digests_now(&mut self, replica: &Replica, now_ms: u64) -> bool {
         let is_quiet = now_ms.saturating_sub(self.quiet_since_ms) >= REST_MS;
-        let weighs = self.has_joined && is_quiet && self.weighed != Some(self.revision) && self.own_is_done(replica);
-        if weighs {
-            self.weighed = Some(self.revision);
+        let digests = self.has_joined && is_quiet && self.digested != Some(self.revision) && self.own_is_done(replica);
+        if digests {
+            self.digested = Some(self.revision);
         }
-        weighs
+        digests
     }
 }

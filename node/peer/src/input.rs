@@ -138,8 +138,8 @@ pub enum Input {
     },
     /// No checkpoint file could be written. Answers [`crate::Work::Checkpoint`].
     WriteFailed,
-    /// The weights' digest. Answers [`crate::Work::Weigh`].
-    Weighed {
+    /// The weights' digest. Answers [`crate::Work::Digest`].
+    Digested {
         /// The version vector's root, as asked.
         root: Digest,
         /// Of the weights.

@@ -159,6 +159,6 @@ pub enum Work {
     Evaluate,
     /// Write the weights to a file that does not count yet. Answered by `Written` or `WriteFailed`.
     Checkpoint,
-    /// Hash the weights, which stand at this root of the version vector. Answered by `Weighed`.
-    Weigh(Digest),
+    /// Hash the weights, which stand at this root of the version vector. Answered by `Digested`.
+    Digest(Digest),
 }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 /// A machine is live if something new of it came within so long, s.
-const LIVE_SECONDS: u32 = 60;
+pub const LIVE_SECONDS: u32 = 60;
 /// The bucket holds what comes in so long, ms, or a batch if that is more.
 const BURST_MS: u64 = 4_000;
 /// The same in seconds.
@@ -119,8 +119,7 @@ fn parts(tokens: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TICK_MS: u64 = 50;
+    use crate::TICK_MS;
 
     /// Runs for `seconds`, making all that is allowed at once, in batches of `batch` at most. Returns the batches.
     fn run(pace: &mut Pace, batch: u64, machines: u8, seconds: u64) -> Vec<u64> {

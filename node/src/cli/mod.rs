@@ -56,7 +56,7 @@ pub enum Command {
     Chat(ChatArgs),
     /// Let people and programs talk with the model over HTTP, as OpenAI clients do
     Serve(ServeArgs),
-    /// Withdraw samples of a machine, as the run's authority (see --authority); its key may go on
+    /// Revoke samples of a machine, as the run's authority (see --authority); its key may go on
     Revoke(RevokeArgs),
     /// Let a key contribute, as the authority of a run with --members by-authority
     Admit(AdmitArgs),
@@ -386,7 +386,7 @@ pub struct RevokeArgs {
     /// Machine as `node log show` prints it in its first column, or the beginning of that
     #[arg(long)]
     pub machine: String,
-    /// First sample to withdraw
+    /// First sample to revoke
     #[arg(long, default_value_t = 0)]
     pub from: u64,
 }
@@ -401,7 +401,7 @@ pub struct AdmitArgs {
     pub key: String,
 }
 
-/// Whom to withdraw.
+/// Whose key to withdraw.
 #[derive(Args, Debug)]
 pub struct WithdrawArgs {
     /// State directory of the authority: the node that started the run with --authority, running or not

@@ -164,7 +164,7 @@ pub struct RunArgs {
     /// at once
     #[arg(long, value_name = "MILLISECONDS")]
     pub staleness_ms: Option<u64>,
-    /// Start a run in which this machine may withdraw others' samples (see `node revoke`)
+    /// Start a run in which this machine may revoke others' samples (`node revoke`) and withdraw keys (`node withdraw`)
     #[arg(long)]
     pub authority: bool,
     /// Who may contribute to a new run: `by-authority` (this machine, and those that `node admit` names), or a file of

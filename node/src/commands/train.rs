@@ -266,7 +266,7 @@ fn new_trainer(
         stops_when_flat: settings.stop_when_flat,
         ..GoalSettings::default()
     };
-    let kept = opened.state.setting("spsa")?.and_then(|bytes| {
+    let kept = opened.state.normalizer()?.and_then(|bytes| {
         serde_json::from_slice(&bytes)
             .inspect_err(|error| {
                 tracing::warn!("the kept scale of own gradients is damaged ({error}); it is measured anew")

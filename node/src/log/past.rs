@@ -2,18 +2,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use engine::weights::Weights;
-use indicatif::{ProgressBar, ProgressStyle};
-use protocol::{
-    machine::MachineId,
-    replay::{self, Contribution, Sweep},
-    seed::EntrySeeds,
-};
+use protocol::{ledger::Ledger, machine::MachineId, replica::LedgerRange};
 
 use super::{Journal, Log};
-use crate::{clock, watch::journal::Heights};
-
-/// Entries that are spelled out at a time.
-const ENTRIES_PER_SWEEP: usize = 8_192;
+use crate::{clock, opened::sweep, watch::journal::Heights};
 
 /// A place in a run's history: how many samples of each machine count.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,28 +66,12 @@ impl Cut {
 
     /// Brings `weights` from the base to here, with a progress bar if there is a terminal to show it on.
     pub fn replay(&self, log: &Log, weights: &mut Weights) -> Result<()> {
-        let bar = ProgressBar::new(self.gradients()).with_message("replaying");
-        if let Ok(style) =
-            ProgressStyle::with_template("{msg} {wide_bar} {human_pos} of {human_len} gradients, {eta} left")
-        {
-            bar.set_style(style);
-        }
-        let mut contributions: Vec<Contribution> = Vec::new();
-        for (machine, height) in &self.counted {
-            let ledger = log.replica.ledger(machine).with_context(|| format!("{machine}: no ledger of it here"))?;
-            let mut seeds = EntrySeeds::new(&log.run, machine, &log.manifest.groups);
-            for (sample, byte, step) in ledger.entries(0, *height) {
-                contributions.push(replay::contribution(seeds.of(sample), byte, step, &log.manifest.schedule));
-                if contributions.len() == ENTRIES_PER_SWEEP {
-                    bar.inc(contributions.len() as u64);
-                    let contributions = std::mem::take(&mut contributions);
-                    weights.sweep(&Sweep { probes: Vec::new(), contributions })?;
-                }
-            }
-        }
-        weights.sweep(&Sweep { probes: Vec::new(), contributions })?;
-        bar.finish_and_clear();
-        Ok(())
+        let range = |(machine, height): &(MachineId, u64)| {
+            let known = log.replica.ledger(machine).map_or(0, Ledger::height);
+            ensure!(known >= *height, "{machine}: {height} gradients of it count, and {known} are here");
+            Ok(LedgerRange { machine: *machine, from: 0, to: *height, removed: false })
+        };
+        sweep(&log.replica, self.counted.iter().map(range).collect::<Result<_>>()?, weights)
     }
 }
 

@@ -200,15 +200,15 @@ impl Disk {
     }
 
     /// A checkpoint file was written.
-    pub fn wrote(&mut self, written: WrittenCheckpoint, spsa: Vec<u8>) {
-        self.written = Some((written, spsa));
+    pub fn wrote(&mut self, written: WrittenCheckpoint, normalizer: Vec<u8>) {
+        self.written = Some((written, normalizer));
     }
 
     fn commit(&mut self, contents: &[Contained]) -> Result<()> {
         let contents = records::encode_contents(contents)?;
-        let (written, spsa) = self.written.take().context("there is no file")?;
+        let (written, normalizer) = self.written.take().context("there is no file")?;
         let storage = self.storage.as_mut().context("there is no thread to store it")?;
-        storage.commit_checkpoint(written, contents, spsa);
+        storage.commit_checkpoint(written, contents, normalizer);
         Ok(())
     }
 

@@ -168,7 +168,7 @@ impl Shell {
     fn carry_out(&mut self, output: Output) -> Result<()> {
         let Some(output) = self.wire.carry_out(output, &mut self.inputs) else { return Ok(()) };
         if let (Output::Commit { contents }, Some(digest)) = (&output, self.disk.written()) {
-            self.people.weighed(digest, contents);
+            self.people.digested(digest, contents);
         }
         let Some(output) = self.disk.carry_out(output, &mut self.inputs)? else { return Ok(()) };
         match output {
@@ -210,7 +210,7 @@ impl Shell {
             }
             Work::Evaluate => Command::Evaluate(EVALUATION_WINDOWS),
             Work::Checkpoint => Command::Checkpoint(self.disk.state.clone()),
-            Work::Weigh(root) => Command::Digest(root),
+            Work::Digest(root) => Command::Digest(root),
         };
         let trainer = self.trainer.as_ref().context("there is work, and no trainer")?;
         match trainer.commands.try_send(command) {
@@ -284,15 +284,15 @@ impl Shell {
                 self.people.sampled(sampled, self.peer.replica());
                 return Ok(());
             }
-            Event::Checkpoint { written, machine, next_sample, spsa, took } => {
-                self.disk.wrote(written, spsa);
+            Event::Checkpoint { written, machine, next_sample, normalizer, took } => {
+                self.disk.wrote(written, normalizer);
                 Input::Written { machine, next_sample, took_ms: ms(took) }
             }
             Event::CheckpointFailed(error) => {
                 say::checkpoint_failed(&error);
                 Input::WriteFailed
             }
-            Event::Digest { root, digest } => Input::Weighed { root, digest },
+            Event::Digest { root, digest } => Input::Digested { root, digest },
             Event::Failed(error) => return Err(error.context("training stopped")),
         };
         self.tell(input)

@@ -69,7 +69,7 @@ impl People {
                     observer.measured(point);
                 }
             }
-            (Notice::Weights { digest, contents }, Some(observer)) => observer.weighed(digest, contents),
+            (Notice::Weights { digest, contents }, Some(observer)) => observer.digested(digest, contents),
             _ => {}
         }
         if let (Notice::Report(_) | Notice::Point(_) | Notice::CaughtUp { .. }, Some(replica)) = (notice, replica) {
@@ -83,9 +83,9 @@ impl People {
     }
 
     /// The digest of weights with this in them.
-    pub fn weighed(&mut self, digest: &[u8; 32], contents: &[Contained]) {
+    pub fn digested(&mut self, digest: &[u8; 32], contents: &[Contained]) {
         if let Some(observer) = &mut self.observer {
-            observer.weighed(digest, contents);
+            observer.digested(digest, contents);
         }
     }
 

@@ -16,6 +16,8 @@ use std::{
 use super::{database::Database, directory::StateDir, durable, paths::sync_directory};
 
 const PREFIX: &str = "checkpoint-";
+/// Name of the scale of own gradients in the database, from when only `spsa` had one.
+pub(super) const NORMALIZER: &str = "setting spsa";
 
 /// Writes one checkpoint file.
 pub struct CheckpointWriter {
@@ -66,10 +68,16 @@ impl WrittenCheckpoint {
     }
 
     /// Phase two.
-    pub(super) fn commit(self, directory: &Path, database: &Database, contents: &[u8], spsa: &[u8]) -> Result<()> {
+    pub(super) fn commit(
+        self,
+        directory: &Path,
+        database: &Database,
+        contents: &[u8],
+        normalizer: &[u8],
+    ) -> Result<()> {
         sync_directory(directory)?;
         let record = [&self.number.to_le_bytes()[..], &self.digest].concat();
-        database.put_all(&[("checkpoint", &record), ("checkpoint contents", contents), ("setting spsa", spsa)])?;
+        database.put_all(&[("checkpoint", &record), ("checkpoint contents", contents), (NORMALIZER, normalizer)])?;
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u64>().ok());

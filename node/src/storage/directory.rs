@@ -20,6 +20,7 @@ use std::{
 use crate::random::random;
 
 use super::{
+    checkpoint::NORMALIZER,
     database::{self, Database, Row},
     lock::Lock,
     paths::{BASE, no_state, sync_directory, unusable},
@@ -209,7 +210,7 @@ impl StateDir {
     /// Makes this the state of no run again. What is this machine's stays: its identity, the seed of its data's order,
     /// known peers, a pause. Base and ticket go once others take their places.
     pub fn forget_run(&self) -> Result<()> {
-        let old = ["manifest", "checkpoint", "checkpoint contents", "setting spsa", "setting starter", SECRET];
+        let old = ["manifest", "checkpoint", "checkpoint contents", NORMALIZER, "setting starter", SECRET];
         self.database.remove_all(&old)?;
         for name in ["metrics.jsonl", "journal.jsonl", "status.json", "samples.jsonl"] {
             match fs::remove_file(self.path.join(name)) {
@@ -220,6 +221,11 @@ impl StateDir {
             }
         }
         Ok(())
+    }
+
+    /// The scale of own gradients, as the checkpoint has it.
+    pub fn normalizer(&self) -> Result<Option<Vec<u8>>> {
+        self.database.get(NORMALIZER)
     }
 
     /// A small private value.

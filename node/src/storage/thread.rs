@@ -32,7 +32,7 @@ pub trait Disk: Send + 'static {
     /// Makes rows durable, all or none.
     fn store(&self, rows: &[Row]) -> Result<()>;
     /// Makes a written file the checkpoint.
-    fn commit_checkpoint(&self, written: WrittenCheckpoint, contents: &[u8], spsa: &[u8]) -> Result<()>;
+    fn commit_checkpoint(&self, written: WrittenCheckpoint, contents: &[u8], normalizer: &[u8]) -> Result<()>;
 }
 
 /// The database and the directory of a node.
@@ -46,14 +46,14 @@ impl Disk for StateDisk {
         self.database.commit(rows)
     }
 
-    fn commit_checkpoint(&self, written: WrittenCheckpoint, contents: &[u8], spsa: &[u8]) -> Result<()> {
-        written.commit(&self.directory, &self.database, contents, spsa)
+    fn commit_checkpoint(&self, written: WrittenCheckpoint, contents: &[u8], normalizer: &[u8]) -> Result<()> {
+        written.commit(&self.directory, &self.database, contents, normalizer)
     }
 }
 
 enum Job {
     Store { rows: Vec<Row>, write: Option<u64> },
-    Checkpoint { written: WrittenCheckpoint, contents: Vec<u8>, spsa: Vec<u8> },
+    Checkpoint { written: WrittenCheckpoint, contents: Vec<u8>, normalizer: Vec<u8> },
     Stop,
 }
 
@@ -101,8 +101,8 @@ impl StorageHandle {
     }
 
     /// Queues the second half of a checkpoint, behind the rows that it relies on.
-    pub fn commit_checkpoint(&mut self, written: WrittenCheckpoint, contents: Vec<u8>, spsa: Vec<u8>) {
-        self.waiting.push_back(Job::Checkpoint { written, contents, spsa });
+    pub fn commit_checkpoint(&mut self, written: WrittenCheckpoint, contents: Vec<u8>, normalizer: Vec<u8>) {
+        self.waiting.push_back(Job::Checkpoint { written, contents, normalizer });
         self.pump();
     }
 
@@ -162,9 +162,9 @@ impl<D: Disk> Worker<D> {
                         self.state.send_modify(|state| state.stored = state.stored.max(write));
                     }
                 }
-                Job::Checkpoint { written, contents, spsa } => {
+                Job::Checkpoint { written, contents, normalizer } => {
                     // A checkpoint only saves time: if it cannot be kept, the ledger still can.
-                    if let Err(error) = self.disk.commit_checkpoint(written, &contents, &spsa) {
+                    if let Err(error) = self.disk.commit_checkpoint(written, &contents, &normalizer) {
                         tracing::warn!("no checkpoint this time ({error:#}); the ledger is safe");
                     }
                     self.state.send_modify(|state| state.checkpoints += 1);

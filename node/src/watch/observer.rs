@@ -1,7 +1,7 @@
 //! Looks at a running node once a second, for people: the snapshot, and the journal of what came when.
 
 use anyhow::Result;
-use peer::{Facts, facts};
+use peer::{Facts, facts, pace::LIVE_SECONDS};
 use protocol::{
     machine::MachineId,
     replica::{Contained, LedgerRange, Replica},
@@ -33,9 +33,8 @@ const RATE_INTERVAL: Duration = Duration::from_secs(5);
 /// A machine that was silent for so long is not waited for.
 const SILENT: Duration = Duration::from_secs(10);
 
-/// After so much more people are told that a machine makes no more gradients. It is as long as a machine counts as
-/// one that makes some.
-const GONE: Duration = Duration::from_secs(60);
+/// After so much more people are told that a machine makes no more gradients.
+const GONE: Duration = Duration::from_secs(LIVE_SECONDS as u64);
 
 /// What one machine was seen to do in this session.
 struct Seen {
@@ -144,7 +143,7 @@ impl Observer {
     }
 
     /// The weights' digest when they held just this.
-    pub fn weighed(&mut self, digest: &[u8; 32], contents: &[Contained]) {
+    pub fn digested(&mut self, digest: &[u8; 32], contents: &[Contained]) {
         if !self.sparse.takes(now_ms()) {
             return;
         }

@@ -259,9 +259,6 @@ impl Accounts {
 
     /// What another replica made of `came`, if it stood where this one stands.
     pub fn known_step(&self, came: &Chunk) -> Option<Step> {
-        if !self.commons.shares() {
-            return None;
-        }
         let before = self.get(&came.machine).map(|account| &account.held);
         self.commons.step(before.filter(|held| held.ledger.height() > 0), came)
     }
@@ -269,9 +266,9 @@ impl Accounts {
     /// Takes a step that another replica took.
     pub fn take_step(&mut self, run: &RunId, step: Step) -> Growth {
         self.change(&step.came.machine, run, |account| {
-            let growth = growth(&account.held.ledger, &step.after.ledger, step.news);
+            let chunks_before = account.ledger().chunks().len();
             account.held = step.after;
-            growth
+            growth(chunks_before, account.ledger(), step.news)
         })
     }
 
@@ -279,22 +276,10 @@ impl Accounts {
     pub fn append(&mut self, run: &RunId, came: Arc<Chunk>, news: VerifiedChunk) -> Result<Growth, InvalidChunk> {
         let commons = self.commons.clone();
         self.change(&came.machine.clone(), run, |account| {
+            let chunks_before = account.ledger().chunks().len();
             let chunk = news.chunk().clone();
-            if !commons.shares() {
-                let ledger = &mut Arc::make_mut(&mut account.held).ledger;
-                let chunks_before = ledger.chunks().len();
-                let sealed = ledger.append(news)?;
-                let new_chunks = ledger.chunks().len() - chunks_before;
-                let sealed = sealed.then(|| ledger.chunks().iter().rev().nth(1).cloned()).flatten();
-                return Ok(Growth { news: chunk, sealed, new_chunks });
-            }
-            let mut after = Held::clone(&account.held);
-            after.ledger.append(news)?;
-            let before = Some(&account.held).filter(|held| held.ledger.height() > 0);
-            let after = commons.stepped(before, came, chunk.clone(), after);
-            let growth = growth(&account.held.ledger, &after.ledger, chunk);
-            account.held = after;
-            Ok(growth)
+            commons.append(&mut account.held, came, news)?;
+            Ok(growth(chunks_before, account.ledger(), chunk))
         })
     }
 
@@ -369,11 +354,11 @@ impl Accounts {
     }
 }
 
-/// What a ledger's growth from `before` to `after` by `news` comes to.
-fn growth(before: &Ledger, after: &Ledger, news: Arc<Chunk>) -> Growth {
-    let new_chunks = after.chunks().len() - before.chunks().len();
-    let seals = new_chunks > 0 && !before.chunks().is_empty();
-    let sealed = seals.then(|| after.chunks().iter().rev().nth(1).cloned()).flatten();
+/// What became of a ledger that had so many chunks and grew by `news`.
+fn growth(chunks_before: usize, ledger: &Ledger, news: Arc<Chunk>) -> Growth {
+    let new_chunks = ledger.chunks().len() - chunks_before;
+    let seals = new_chunks > 0 && chunks_before > 0;
+    let sealed = seals.then(|| ledger.chunks().iter().rev().nth(1).cloned()).flatten();
     Growth { news, sealed, new_chunks }
 }
 

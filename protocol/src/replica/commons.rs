@@ -10,9 +10,10 @@ use std::{
 };
 
 use crate::{
+    error::InvalidChunk,
     ledger::Ledger,
     machine::{Handle, MachineId},
-    segment::{Chunk, Digest},
+    segment::{Chunk, Digest, VerifiedChunk},
     version_vector::BUCKETS,
 };
 
@@ -154,14 +155,13 @@ impl Ledgers {
     }
 
     /// An equal ledger that somebody holds already, or else this one, which is known from now on.
-    fn unify(&mut self, held: Held) -> Arc<Held> {
+    fn unify(&mut self, held: Arc<Held>) -> Arc<Held> {
         let equals = self.held.entry(held.ledger.head()).or_default();
         equals.retain(|other| other.strong_count() > 0);
         let mut known = equals.iter().filter_map(Weak::upgrade);
         if let Some(known) = known.find(|other| other.machine == held.machine && other.ledger == held.ledger) {
             return known;
         }
-        let held = Arc::new(held);
         equals.push(Arc::downgrade(&held));
         held
     }
@@ -196,11 +196,6 @@ impl Commons {
         lock(&self.0.roster)
     }
 
-    /// Whether ledgers are shared, so that none may be changed in place.
-    pub(super) fn shares(&self) -> bool {
-        self.0.ledgers.is_some()
-    }
-
     /// The hash of a bucket without revocations whose heads sum up to `heads`, computed by the first replica that asks.
     pub(super) fn bucket_hash(&self, heads: u128, hash: impl FnOnce() -> Digest) -> Digest {
         let Some(ledgers) = &self.0.ledgers else { return hash() };
@@ -221,19 +216,23 @@ impl Commons {
         lock(self.0.ledgers.as_ref()?).find(before, came)
     }
 
-    /// A replica came from `before` to `after`. Returns the ledger to hold.
-    pub(super) fn stepped(
+    /// Makes a ledger grow by `news`, a part of what `came`; replaced by an equal one that another replica holds.
+    pub(super) fn append(
         &self,
-        before: Option<&Arc<Held>>,
+        held: &mut Arc<Held>,
         came: Arc<Chunk>,
-        news: Arc<Chunk>,
-        after: Held,
-    ) -> Arc<Held> {
-        let Some(ledgers) = &self.0.ledgers else { return Arc::new(after) };
-        let mut ledgers = lock(ledgers);
-        let after = ledgers.unify(after);
-        let step = Step { came, news, after };
-        ledgers.remember(before, &step);
-        step.after
+        news: VerifiedChunk,
+    ) -> Result<(), InvalidChunk> {
+        let before = self.0.ledgers.as_ref().map(|ledgers| (ledgers, held.clone()));
+        let chunk = news.chunk().clone();
+        // In place, unless others may hold this ledger, or a step that starts at it.
+        Arc::make_mut(held).ledger.append(news)?;
+        if let Some((ledgers, before)) = before {
+            let mut ledgers = lock(ledgers);
+            *held = ledgers.unify(held.clone());
+            let before = Some(&before).filter(|before| before.ledger.height() > 0);
+            ledgers.remember(before, &Step { came, news: chunk, after: held.clone() });
+        }
+        Ok(())
     }
 }

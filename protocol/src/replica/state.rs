@@ -243,4 +243,25 @@ impl Replica {
         };
         account.ledger().entries(range.from, range.to).map(entry).collect()
     }
+
+    /// The entries of `ranges` in their order, `entries_max` at a time: what is spelled out takes 40 times the memory
+    /// of the ledger.
+    pub fn batches(
+        &self,
+        ranges: impl IntoIterator<Item = LedgerRange>,
+        entries_max: usize,
+    ) -> impl Iterator<Item = Vec<Contribution>> {
+        let mut ranges = ranges.into_iter();
+        let mut range = ranges.next();
+        std::iter::from_fn(move || {
+            let mut batch = Vec::new();
+            while let Some(current) = range.as_mut().filter(|_| batch.len() < entries_max) {
+                batch.extend(self.contributions(&current.take_first((entries_max - batch.len()) as u64)));
+                if current.samples() == 0 {
+                    range = ranges.next();
+                }
+            }
+            (!batch.is_empty()).then_some(batch)
+        })
+    }
 }

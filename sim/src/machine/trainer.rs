@@ -101,8 +101,8 @@ impl Trainer {
         Input::Adopted
     }
 
-    pub(super) fn weigh(&mut self, root: Digest) -> Result<Input> {
-        Ok(Input::Weighed { root, digest: self.learner.digest()? })
+    pub(super) fn digest(&mut self, root: Digest) -> Result<Input> {
+        Ok(Input::Digested { root, digest: self.learner.digest()? })
     }
 
     pub(super) fn evaluate(&mut self) -> Result<Input> {

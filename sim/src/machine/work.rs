@@ -37,7 +37,7 @@ impl Machine {
             // Whoever looks at the weights, or turns to another machine, has told of the gradient that is under way.
             let comes_after = matches!(
                 trainer.works.front(),
-                Some(Work::Adopt(..) | Work::Evaluate | Work::Checkpoint | Work::Weigh(_))
+                Some(Work::Adopt(..) | Work::Evaluate | Work::Checkpoint | Work::Digest(_))
             );
             let waits = trainer.measuring.is_some() && (takes_time || comes_after) || trainer.sweeping.is_some();
             // Until it is seen: a machine that makes nothing would keep the swarm from its end.
@@ -70,7 +70,7 @@ impl Machine {
                 Work::ReplayLedgers(ranges) => self.replay(ranges, swarm)?,
                 Work::Evaluate => Some(trainer.evaluate()?),
                 Work::Checkpoint => Some(trainer.checkpoint()?),
-                Work::Weigh(root) => Some(trainer.weigh(root)?),
+                Work::Digest(root) => Some(trainer.digest(root)?),
             };
             answer.into_iter().for_each(|answer| self.push(answer));
         }

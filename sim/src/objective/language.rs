@@ -9,7 +9,7 @@ use engine::{
     model::{Architecture, Checkpoint, SuffixModel, Tokenizer},
     objective,
     trainer::{Parts, ProbeSettings, Trainer},
-    weights::Weights,
+    weights::{ENTRIES_PER_SWEEP, Weights},
 };
 use protocol::{
     machine::MachineId,
@@ -23,8 +23,6 @@ use std::sync::Arc;
 use super::{Base, LEDGER_SAMPLES_MAX, Learner, Objective, Resumed, hyperparameters, nonce};
 use crate::scenario::{LanguageSettings, Sender};
 
-/// Ledger entries that are spelled out at a time.
-const ENTRIES_PER_SWEEP: u64 = 4_096;
 /// As `node` plans.
 const PLANNED_GRADIENTS: u64 = 100_000;
 /// Windows of a look at the held-out text.
@@ -168,11 +166,8 @@ impl Objective for Language {
 
     fn digest_from_base(&self, replica: &Replica) -> Result<[u8; 32]> {
         let mut weights = Weights::read_from(&self.manifest.tensors, &mut &self.base_weights[..])?;
-        for mut range in replica.effective_ranges() {
-            while range.samples() > 0 {
-                let contributions = replica.contributions(&range.take_first(ENTRIES_PER_SWEEP));
-                weights.sweep(&Sweep { probes: Vec::new(), contributions })?;
-            }
+        for contributions in replica.batches(replica.effective_ranges(), ENTRIES_PER_SWEEP) {
+            weights.sweep(&Sweep { probes: Vec::new(), contributions })?;
         }
         Ok(weights.digest())
     }
@@ -205,10 +200,10 @@ impl Learner for LanguageLearner {
         Ok(())
     }
 
-    fn replay_ledger(&mut self, replica: &Replica, mut range: LedgerRange) -> Result<()> {
-        while range.samples() > 0 {
-            self.0.replay(replica.contributions(&range.take_first(ENTRIES_PER_SWEEP)));
-            if self.0.waiting() as u64 >= ENTRIES_PER_SWEEP {
+    fn replay_ledger(&mut self, replica: &Replica, range: LedgerRange) -> Result<()> {
+        for contributions in replica.batches([range], ENTRIES_PER_SWEEP) {
+            self.0.replay(contributions);
+            if self.0.waiting() >= ENTRIES_PER_SWEEP {
                 self.0.settle()?;
             }
         }

@@ -1,7 +1,7 @@
 //! What chat templates expect of Python.
 
 use minijinja::{
-    Error, ErrorKind, Value,
+    Error, ErrorKind, State, Value,
     value::{Kwargs, ValueKind},
 };
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,8 +9,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Deepest nesting of a value that is written.
 const DEPTH_MAX: usize = 64;
 
+/// Bytes that one unit of fuel pays for, as in minijinja.
+const FUEL_BYTES: usize = 64;
+
 /// How JSON is laid out: the arguments of Python's `json.dumps`.
-struct Json {
+struct Json<'a> {
+    state: &'a State<'a, 'a>,
     ascii: bool,
     sorted: bool,
     indent: Option<usize>,
@@ -19,7 +23,7 @@ struct Json {
 }
 
 /// The filter `tojson` as transformers has it: `json.dumps` without escapes for HTML, keys in their own order.
-pub fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
+pub fn to_json(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
     let (item, key) = match separators.as_deref() {
@@ -27,6 +31,7 @@ pub fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
         _ => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
     };
     let json = Json {
+        state,
         ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
         sorted: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
         indent,
@@ -39,8 +44,9 @@ pub fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     Ok(Value::from_safe_string(text))
 }
 
-impl Json {
+impl Json<'_> {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+        visit(self.state, value)?;
         if depth > DEPTH_MAX {
             return Err(Error::new(ErrorKind::InvalidOperation, "the value is nested too deeply"));
         }
@@ -140,37 +146,57 @@ fn number(value: &Value) -> String {
     }
 }
 
-/// What `{{ value }}` prints: strings as they are, everything else as Python's `str`.
-pub fn print(value: &Value) -> String {
-    match value.kind() {
-        ValueKind::String | ValueKind::Undefined => value.as_str().unwrap_or_default().to_owned(),
-        _ => repr(value, 0),
-    }
+/// Pays for a value that is about to be written: one that is shared many times within another is written as often.
+fn visit(state: &State, value: &Value) -> Result<(), Error> {
+    let bytes = value.as_str().map_or(0, str::len);
+    state.consume_fuel(1 + (bytes / FUEL_BYTES) as u64)
 }
 
-fn repr(value: &Value, depth: usize) -> String {
-    if depth > DEPTH_MAX {
-        return "...".into();
-    }
-    let inner = |value: &Value| repr(value, depth + 1);
+/// What `{{ value }}` prints: strings as they are, everything else as Python's `str`.
+///
+/// # Errors
+/// The template's fuel is used up.
+pub fn print(state: &State, value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
     match value.kind() {
-        ValueKind::None => "None".into(),
-        ValueKind::Bool => if value.is_true() { "True" } else { "False" }.into(),
-        ValueKind::Number => number(value).replace("NaN", "nan").replace("Infinity", "inf"),
-        ValueKind::String => quoted(value.as_str().unwrap_or_default()),
+        ValueKind::String | ValueKind::Undefined => out.push_str(value.as_str().unwrap_or_default()),
+        _ => repr(state, value, 0, &mut out)?,
+    }
+    Ok(out)
+}
+
+fn repr(state: &State, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+    visit(state, value)?;
+    if depth > DEPTH_MAX {
+        out.push_str("...");
+        return Ok(());
+    }
+    match value.kind() {
+        ValueKind::None => out.push_str("None"),
+        ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
+        ValueKind::Number => out.push_str(&number(value).replace("NaN", "nan").replace("Infinity", "inf")),
+        ValueKind::String => out.push_str(&quoted(value.as_str().unwrap_or_default())),
         ValueKind::Map => {
-            let keys: Vec<Value> = value.try_iter().map(Iterator::collect).unwrap_or_default();
-            let of = |key: &Value| value.get_item(key).unwrap_or_default();
-            let items: Vec<String> = keys.iter().map(|key| format!("{}: {}", inner(key), inner(&of(key)))).collect();
-            format!("{{{}}}", items.join(", "))
+            out.push('{');
+            for (index, key) in value.try_iter()?.enumerate() {
+                out.push_str(if index > 0 { ", " } else { "" });
+                repr(state, &key, depth + 1, out)?;
+                out.push_str(": ");
+                repr(state, &value.get_item(&key)?, depth + 1, out)?;
+            }
+            out.push('}');
         }
         ValueKind::Seq => {
-            let items: Vec<String> =
-                value.try_iter().map(|items| items.map(|v| inner(&v)).collect()).unwrap_or_default();
-            format!("[{}]", items.join(", "))
+            out.push('[');
+            for (index, item) in value.try_iter()?.enumerate() {
+                out.push_str(if index > 0 { ", " } else { "" });
+                repr(state, &item, depth + 1, out)?;
+            }
+            out.push(']');
         }
-        _ => value.to_string(),
+        _ => out.push_str(&value.to_string()),
     }
+    Ok(())
 }
 
 /// A string in Python's quotes.
@@ -264,13 +290,19 @@ fn date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use minijinja::Environment;
 
     fn value(json: &str) -> Value {
         serde_json::from_str(json).unwrap()
     }
 
     fn json(text: &str, options: &[(&str, Value)]) -> String {
-        to_json(&value(text), options.iter().cloned().collect()).unwrap().to_string()
+        let environment = Environment::new();
+        to_json(&environment.empty_state(), &value(text), options.iter().cloned().collect()).unwrap().to_string()
+    }
+
+    fn printed(value: &Value) -> String {
+        print(&Environment::new().empty_state(), value).unwrap()
     }
 
     /// Every right side is what `json.dumps` and `str` of Python 3.12 print.
@@ -285,10 +317,10 @@ mod tests {
         );
         assert_eq!(json(r#"{"b": 1, "a": 2}"#, &[("sort_keys", true.into())]), r#"{"a": 2, "b": 1}"#);
         assert_eq!(
-            print(&value(r#"{"k": ["it's", "say \"x\"", true, null, 1.5]}"#)),
+            printed(&value(r#"{"k": ["it's", "say \"x\"", true, null, 1.5]}"#)),
             r#"{'k': ["it's", 'say "x"', True, None, 1.5]}"#
         );
-        assert_eq!(print(&value("false")), "False");
+        assert_eq!(printed(&value("false")), "False");
     }
 
     #[test]

@@ -225,7 +225,8 @@ fn environment() -> Result<Environment<'static>> {
     environment.set_syntax(syntax.map_err(|error| anyhow!("{error}"))?);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_formatter(|output, _, value| output.write_str(&python::print(value)).map_err(Error::from));
+    environment
+        .set_formatter(|output, state, value| output.write_str(&python::print(state, value)?).map_err(Error::from));
     environment.add_filter("tojson", python::to_json);
     environment.add_filter("onebyte_learned", |text: String| format!("{LEARNED_START}{text}{LEARNED_END}"));
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
@@ -245,7 +246,7 @@ fn environment() -> Result<Environment<'static>> {
 fn mark_learned(template: &str) -> (String, bool) {
     let (mut out, mut rest, mut found) = (String::with_capacity(template.len()), template, false);
     while let Some(at) = rest.find("{%") {
-        let Some(end) = rest[at..].find("%}").map(|end| at + end) else { break };
+        let Some(end) = rest[at + 2..].find("%}").map(|end| at + 2 + end) else { break };
         let tag = &rest[at + 2..end];
         let name = tag.trim_matches(['-', '+']).trim();
         out.push_str(&rest[..at + 2]);

@@ -10,16 +10,15 @@ use protocol::{
 };
 use std::time::{Duration, Instant};
 
-use crate::weights::Weights;
+use crate::weights::{ENTRIES_PER_SWEEP, Weights};
 
 /// A new run's swarm makes at most one gradient for so many that its starter can replay: machines may be four times
 /// slower than the starter's, or keep time for own gradients.
 const HEADROOM: f64 = 4.0;
 /// A look that took this long has told enough.
 const LOOK: Duration = Duration::from_millis(150);
-/// Entries of the first look, and most of one. The last is what a trainer sweeps in at once.
+/// Entries of the first look.
 const ENTRIES: u64 = 64;
-const ENTRIES_MAX: u64 = 8_192;
 
 /// Gradients a second that this machine replays, with the groups drawn as a run draws them. The weights are moved and
 /// moved back: afterwards they are the same to the bit.
@@ -31,7 +30,7 @@ pub fn replay_rate(weights: &mut Weights, groups: &Groups) -> Result<f64> {
             weights.sweep(&made_up(entries, groups, removed))?;
         }
         let took = begun.elapsed();
-        if took >= LOOK || entries >= ENTRIES_MAX {
+        if took >= LOOK || entries >= ENTRIES_PER_SWEEP as u64 {
             return Ok(2.0 * entries as f64 / took.as_secs_f64().max(1e-9));
         }
         entries *= 2;

@@ -2,7 +2,7 @@
 
 use protocol::{
     codec::MULTIPLIER_ONE,
-    manifest::{Knot, SWARM_STEP_MAX, Schedule},
+    manifest::{KNOTS_MAX, Knot, SWARM_STEP_MAX, Schedule},
 };
 
 /// Knots of an inverse square root for each doubling of the swarm step: the lines between them are within 0.5% of it.
@@ -32,9 +32,6 @@ pub fn inverse_square_root(gradients: u64) -> Schedule {
     }
     Schedule { knots }
 }
-
-/// Most knots that a manifest may have.
-const KNOTS_MAX: usize = 256;
 
 fn knot(step: u64, multiplier: f64) -> Knot {
     Knot { step, multiplier: (multiplier.clamp(0.0, 1.0) * f64::from(MULTIPLIER_ONE)).round() as u32 }

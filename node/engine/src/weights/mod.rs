@@ -18,5 +18,5 @@ mod trained;
 mod tests;
 
 pub use bytes::tensor_digest;
-pub use sweep::SweepReport;
+pub use sweep::{ENTRIES_PER_SWEEP, SweepReport};
 pub use trained::Weights;

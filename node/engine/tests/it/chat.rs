@@ -124,6 +124,9 @@ fn a_system_turn_goes_before_the_users_first_where_the_template_takes_none() {
     assert!(nobody.unwrap_err().to_string().contains("no turn of the assistant"));
 }
 
+const DOUBLED: &str =
+    "{% set ns = namespace(x=[1]) %}{% for a in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+
 #[test]
 fn a_hostile_template_ends_with_an_error() {
     let chat = conversation(&ABCD);
@@ -136,12 +139,19 @@ fn a_hostile_template_ends_with_an_error() {
         "{{ messages[0].content.nothing.at.all }}",
         "{% set x = [[]] %}{{ x | tojson(indent=999999999999) }}",
         "{{ '%999999999d' | format(1) }}",
+        // A list that holds the last one twice: forty steps, 2^40 values to write.
+        &format!("{DOUBLED}{{{{ ns.x }}}}"),
+        &format!("{DOUBLED}{{{{ ns.x | tojson }}}}"),
+        &format!("{DOUBLED}{{{{ ns.x | string }}}}"),
+        &format!("{DOUBLED}{{{{ {{ns.x: 1}} }}}}"),
     ] {
         // What it says matters less than that it says it soon, and that little memory is taken.
         let result = template(text).render(&chat, None, false);
         assert!(result.as_ref().is_ok_and(|text| text.len() < 1 << 20) || result.is_err(), "{text}");
     }
-    for text in ["{{ open", "{% for %}", "{% include 'x' %}{% extends 'y' %}", &"{% if a %}".repeat(100_000)] {
+    for text in
+        ["{{ open", "{%}", "{%", "{% for %}", "{% include 'x' %}{% extends 'y' %}", &"{% if a %}".repeat(100_000)]
+    {
         let broken = ChatTemplate::new(&[("default".into(), text.to_owned())], BTreeMap::new());
         assert!(broken.is_err() || broken.unwrap().render(&chat, None, false).is_err());
     }

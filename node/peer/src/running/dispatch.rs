@@ -109,7 +109,7 @@ impl Running {
             }
             Input::WriteFailed => self.checkpoints.write_failed(now_ms),
             Input::Committed => self.checkpoints.committed(now_ms),
-            Input::Weighed { root, digest } => self.weighed(root, digest, cx),
+            Input::Digested { root, digest } => self.digested(root, digest, cx),
             _ => {}
         }
     }

@@ -58,8 +58,8 @@ impl Running {
         if self.checkpoints.is_due(&self.replica, pause_ms, now_ms) {
             self.begin_checkpoint();
         }
-        if self.backlog.is_empty() && self.goals.weighs_now(&self.replica, now_ms) {
-            self.backlog.push(Work::Weigh(self.replica.root()));
+        if self.backlog.is_empty() && self.goals.digests_now(&self.replica, now_ms) {
+            self.backlog.push(Work::Digest(self.replica.root()));
         }
     }
 
@@ -110,7 +110,7 @@ impl Running {
     }
 
     /// The weights were hashed, and `root` was what they stood at when that was asked for.
-    pub(super) fn weighed(&self, root: [u8; 32], digest: [u8; 32], cx: &mut Context<'_>) {
+    pub(super) fn digested(&self, root: [u8; 32], digest: [u8; 32], cx: &mut Context<'_>) {
         cx.outputs.push_back(Output::Notice(Notice::AtRest { root, digest }));
         if root != self.replica.root() {
             // Something came meanwhile: what the weights held then is not known here any more.

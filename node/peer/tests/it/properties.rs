@@ -396,7 +396,7 @@ fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
             Input::Replayed { entries: number(random), took_us: number(random) },
             Input::NetworkOpened,
             Input::Unheard(vec![1]),
-            Input::Weighed { root: [0; 32], digest: [1; 32] },
+            Input::Digested { root: [0; 32], digest: [1; 32] },
         ][(random.next_u64() % 10) as usize]
             .clone(),
         38 => Input::Written { machine: machine(STRANGERS, 1), next_sample: number(random), took_ms: number(random) },

@@ -243,7 +243,7 @@ impl Fed {
                 self.inputs.push_back(Input::Replayed { entries, took_us: 0 });
             }
             Work::Checkpoint => self.inputs.push_back(Input::WriteFailed),
-            Work::Weigh(root) => self.inputs.push_back(Input::Weighed { root: *root, digest: [0; 32] }),
+            Work::Digest(root) => self.inputs.push_back(Input::Digested { root: *root, digest: [0; 32] }),
             Work::SwarmStep(_) | Work::Train { .. } | Work::Replay(_) | Work::Evaluate => {}
         }
     }

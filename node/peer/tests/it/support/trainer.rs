@@ -30,7 +30,7 @@ pub enum Task {
     Replay(Vec<Contribution>),
     Evaluate,
     Checkpoint,
-    Weigh(Digest),
+    Digest(Digest),
 }
 
 pub struct Trainer {

@@ -170,7 +170,7 @@ impl Lab {
             }
             Work::Evaluate => Task::Evaluate,
             Work::Checkpoint => Task::Checkpoint,
-            Work::Weigh(root) => Task::Weigh(root),
+            Work::Digest(root) => Task::Digest(root),
         };
         node.trainer.tasks.push_back(task);
     }
@@ -214,7 +214,7 @@ impl Lab {
                 let machine = trainer.machine.expect("a checkpoint comes after an adoption");
                 Some(Input::Written { machine, next_sample: trainer.next_sample, took_ms: 5 })
             }
-            Task::Weigh(root) => Some(Input::Weighed { root, digest: [7; 32] }),
+            Task::Digest(root) => Some(Input::Digested { root, digest: [7; 32] }),
         };
         self.answer(number, Channel::Trainer, Input::Took);
         told.into_iter().for_each(|input| self.answer(number, Channel::Trainer, input));
