@@ -244,7 +244,7 @@ def optional(value, encode):
 
 
 ROLES = ("Config", "Tokenizer", "TokenizerConfig", "ChatTemplate", "GenerationConfig", "SpecialTokens", "WeightsIndex",
-         "Weights", "Gguf")
+         "Weights", "Gguf", "TokenizerPart", "NamedTemplate")
 
 
 def base_model(base):

@@ -10,7 +10,7 @@ use protocol::{
     machine::MachineId,
     manifest::{Manifest, PROTOCOL_VERSION, RunId},
     replay::Sweep,
-    replica::{LedgerRange, Output, Replica, Settings},
+    replica::{Contained, LedgerRange, Output, Replica, Settings},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
 use std::{path::Path, sync::Arc};
@@ -83,10 +83,10 @@ impl Opened {
         Ok(replica)
     }
 
-    /// The weights of the checkpoint, if there is a sound one that fits the ledgers, else of the base. `replica` knows
-    /// afterwards what they contain.
-    pub fn weights(&self, replica: &mut Replica) -> Result<Weights> {
-        match self.checkpoint_weights(replica) {
+    /// The weights of the checkpoint, if there is a sound one, else of the base. `resume` hears what the checkpoint
+    /// contains, and says whether the ledgers hold all of it.
+    pub fn weights(&self, resume: impl FnOnce(Vec<Contained>) -> Result<bool>) -> Result<Weights> {
+        match self.checkpoint_weights(resume) {
             Ok(Some(weights)) => return Ok(weights),
             Ok(None) => {}
             Err(error) => say::checkpoint_not_usable(&error),
@@ -94,10 +94,9 @@ impl Opened {
         self.base_weights()
     }
 
-    fn checkpoint_weights(&self, replica: &mut Replica) -> Result<Option<Weights>> {
+    fn checkpoint_weights(&self, resume: impl FnOnce(Vec<Contained>) -> Result<bool>) -> Result<Option<Weights>> {
         let Some(checkpoint) = self.state.load_checkpoint(&self.manifest)? else { return Ok(None) };
-        let contents = records::contents(&checkpoint.contents)?;
-        ensure!(replica.resume(&contents), "it holds samples that the ledgers do not");
+        ensure!(resume(records::contents(&checkpoint.contents)?)?, "it holds samples that the ledgers do not");
         Ok(Some(self.state.base(&self.manifest)?.complete(checkpoint.weights)?))
     }
 
@@ -109,7 +108,7 @@ impl Opened {
     /// The weights with everything that the ledgers hold.
     pub fn current_weights(&self) -> Result<(Replica, Weights)> {
         let mut replica = self.replica(Settings::default())?;
-        let mut weights = self.weights(&mut replica)?;
+        let mut weights = self.weights(|contents| Ok(replica.resume(&contents)))?;
         replay(&mut replica, &mut weights)?;
         Ok((replica, weights))
     }

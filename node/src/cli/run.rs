@@ -57,8 +57,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH|NAME|embedded")]
     pub model: Option<String>,
     /// What a new run trains of it, the rest being frozen: a list, divided by commas, of `attention`, `mlp`, `norms`,
-    /// `biases`, `embedding`, `head`, `last:N` (the last N layers and what follows them), and names of tensors, in
-    /// which * stands for anything [default: all]
+    /// `biases`, `embedding`, `head`, `last:N` (the last N layers and what follows them), and names of tensors or
+    /// parts of them (`q_proj`), in which * stands for anything [default: all]
     #[arg(long, value_name = "WHAT")]
     pub train: Option<String>,
     /// Train adapters of this rank in a new run (LoRA), over a base that stays as it is: of all linear layers of

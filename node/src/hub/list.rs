@@ -114,13 +114,12 @@ pub fn wanted(mut files: Vec<Sibling>, name: &HubName) -> Result<Wanted> {
     ensure!(has(&files, "tokenizer.json"), "{}", without_tokenizer(&names(&files), name));
     let single = "model.safetensors";
     let has_single = has(&files, single);
-    let role_of = |file: &str| Role::ALL.into_iter().find(|role| role.file_names().contains(&file));
     files.retain(|Sibling { rfilename: file, .. }| match has_single {
-        true => file == single || role_of(file).is_some_and(|role| role != Role::WeightsIndex),
-        false => role_of(file).is_some() || is_weights(file),
+        true => file == single || Role::of_path(file).is_some_and(|role| role != Role::WeightsIndex),
+        false => Role::of_path(file).is_some() || is_weights(file),
     });
     for file in &files {
-        let limit = role_of(&file.rfilename).map_or(u64::MAX, Role::bytes_max);
+        let limit = Role::of_path(&file.rfilename).map_or(u64::MAX, Role::bytes_max);
         let (file, bytes) = (&file.rfilename, file.size.unwrap_or(0));
         ensure!(bytes <= limit, "{name}: {file} has {bytes} bytes, a base may have {limit}");
     }
@@ -151,6 +150,9 @@ mod tests {
     fn only_the_files_of_a_model_are_fetched() {
         let with = |more: &[&str]| chosen("owner/name", &[&SMALL[..], more].concat()).unwrap();
         assert_eq!(with(&["model.safetensors"]), ["config.json", "tokenizer.json", "model.safetensors"]);
+        let folder =
+            ["tool_use.jinja", "sub/x.jinja", "README.md"].map(|name| format!("additional_chat_templates/{name}"));
+        assert_eq!(with(&[&folder.each_ref().map(String::as_str)[..], &["model.safetensors"]].concat())[0], folder[0]);
         let sharded = ["a-1.safetensors", "a-2.safetensors", "model.safetensors.index.json", "sub/b.safetensors"];
         let shards =
             ["config.json", "model.safetensors.index.json", "tokenizer.json", "a-1.safetensors", "a-2.safetensors"];

@@ -29,11 +29,10 @@ pub struct Journal {
 impl Journal {
     /// The journal in the directory `state`; None if there is none.
     pub fn read(state: &Path) -> Result<Option<Self>> {
-        let Some((lines, unreadable)) = journal::read(state)? else { return Ok(None) };
-        let mut journal = Self { unreadable, ..Self::default() };
+        let mut journal = Self::default();
         // Lines are in their order, whatever the clock did: one that was set back must not mix it up.
         let mut now_ms = 0;
-        for mut line in lines {
+        let unreadable = journal::visit(state, |mut line| {
             let at_ms = line.at_ms_mut();
             now_ms = now_ms.max(*at_ms);
             *at_ms = now_ms;
@@ -51,8 +50,8 @@ impl Journal {
                     journal.points.push(point);
                 }
             }
-        }
-        Ok(Some(journal))
+        })?;
+        Ok(unreadable.map(|unreadable| Self { unreadable, ..journal }))
     }
 
     fn of(&self, machine: &MachineId) -> &[(u64, u64)] {

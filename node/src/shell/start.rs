@@ -1,7 +1,7 @@
 //! The way from a directory to a running node, step by step. Whoever calls these methods loads models and texts in
 //! between.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use engine::weights::Weights;
 use peer::{GoalSettings, Input, Run};
 use protocol::{
@@ -93,12 +93,10 @@ impl Shell {
             .state
             .for_each_chunk(|bytes| self.tell(Input::Restored(Record::Chunk(records::chunk(bytes)?.into()))))?;
         self.refuse_withdrawn();
-        match self.checkpoint_weights(opened) {
-            Ok(Some(weights)) => return Ok(weights),
-            Ok(None) => {}
-            Err(error) => say::checkpoint_not_usable(&error),
-        }
-        opened.base_weights()
+        opened.weights(|contents| {
+            self.tell(Input::Checkpoint(contents))?;
+            Ok(self.resumes == Some(true))
+        })
     }
 
     /// Keys that the run's authority withdrew before this start.
@@ -111,13 +109,6 @@ impl Shell {
             })
             .collect();
         keys.iter().for_each(|key| self.wire.refuse(key));
-    }
-
-    fn checkpoint_weights(&mut self, opened: &Opened) -> Result<Option<Weights>> {
-        let Some(checkpoint) = opened.state.load_checkpoint(&opened.manifest)? else { return Ok(None) };
-        self.tell(Input::Checkpoint(records::contents(&checkpoint.contents)?))?;
-        ensure!(self.resumes == Some(true), "it holds samples that the ledgers do not");
-        Ok(Some(checkpoint.weights))
     }
 
     /// Held-out points of earlier sessions are known. To be told before the start.

@@ -12,7 +12,7 @@
 //!     the same, and what the weights came to on the held-out text; written once all of the samples are in the ledgers
 //! ```
 //!
-//! `weights` and `point` lines name every machine: they come at least 1/500 of the journal's age apart.
+//! `weights` and `point` lines name every machine: they come at least 1/500 of the time apart for which it was written.
 //!
 //! Times are this machine's clock, Unix milliseconds. A program's first `heights` line names every ledger. The ledgers
 //! themselves are in the database: nothing is lost with this file but the times and the digests.
@@ -144,26 +144,44 @@ impl Point {
 /// Which lines that name every machine a journal takes: those of a long run are many and long.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Sparse {
-    begun_ms: Option<u64>,
+    /// For how long the journal was written.
+    age_ms: u64,
+    /// Its age at the last such line.
     last_ms: Option<u64>,
+    /// When it was written to last.
+    seen_ms: Option<u64>,
 }
 
 impl Sparse {
     /// The least share of the journal's age between two.
     const SHARE: u64 = 500;
+    /// What lies between two lines counts as so much at most: a node that was off did not age, nor one whose clock was
+    /// not set yet.
+    const GAP_MS_MAX: u64 = 86_400_000;
 
     /// After `lines`, of which those are spaced that `is_one` of them says.
     pub fn after(lines: &[Line], is_one: impl Fn(&Line) -> bool) -> Self {
-        let last = lines.iter().rfind(|line| is_one(line));
-        Self { begun_ms: lines.first().map(Line::at_ms), last_ms: last.map(Line::at_ms) }
+        let mut sparse = Self::default();
+        for line in lines {
+            sparse.pass_until(line.at_ms());
+            if is_one(line) {
+                sparse.last_ms = Some(sparse.age_ms);
+            }
+        }
+        sparse
+    }
+
+    fn pass_until(&mut self, now_ms: u64) {
+        let seen_ms = self.seen_ms.replace(now_ms).unwrap_or(now_ms);
+        self.age_ms += now_ms.saturating_sub(seen_ms).min(Self::GAP_MS_MAX);
     }
 
     /// Whether one is taken now.
     pub fn takes(&mut self, now_ms: u64) -> bool {
-        let age_ms = now_ms.saturating_sub(*self.begun_ms.get_or_insert(now_ms));
-        let takes = self.last_ms.is_none_or(|last| now_ms.abs_diff(last) >= age_ms / Self::SHARE);
+        self.pass_until(now_ms);
+        let takes = self.last_ms.is_none_or(|last| self.age_ms - last >= self.age_ms / Self::SHARE);
         if takes {
-            self.last_ms = Some(now_ms);
+            self.last_ms = Some(self.age_ms);
         }
         takes
     }
@@ -191,33 +209,39 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// The lines of earlier sessions, for a node that begins another one. A journal that cannot be read is said, and done
-/// without.
+/// The lines of earlier sessions that a node goes by when it begins another one: all but heights, of which there are
+/// many. A journal that cannot be read is said, and done without.
 pub fn earlier(state: &Path) -> Vec<Line> {
-    let lines = read(state).unwrap_or_else(|error| {
+    let mut lines = Vec::new();
+    let keep = |line| {
+        if !matches!(line, Line::Heights { .. }) {
+            lines.push(line);
+        }
+    };
+    if let Err(error) = visit(state, keep) {
         tracing::warn!("what earlier sessions noted down is not known: {error:#}");
-        None
-    });
-    lines.unwrap_or_default().0
+    }
+    lines
 }
 
-/// All lines of the journal in `state` that can be read, in order, and how many could not. None if there is no journal.
-pub fn read(state: &Path) -> Result<Option<(Vec<Line>, usize)>> {
+/// Calls `visit` with all lines of the journal in `state` that can be read, in order. Returns how many could not; None
+/// if there is no journal.
+pub fn visit(state: &Path, mut visit: impl FnMut(Line)) -> Result<Option<usize>> {
     let path = state.join(FILE);
     let file = match File::open(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         file => file.with_context(|| path.display().to_string())?,
     };
-    let (mut lines, mut unreadable) = (Vec::new(), 0);
+    let mut unreadable = 0;
     for line in BufReader::new(file).split(b'\n') {
         let line = line.with_context(|| path.display().to_string())?;
         match serde_json::from_slice(&line) {
-            Ok(line) => lines.push(line),
+            Ok(line) => visit(line),
             // The end of a line that a crash cut off, and what was written behind it.
             Err(_) => unreadable += usize::from(!line.is_empty()),
         }
     }
-    Ok(Some((lines, unreadable)))
+    Ok(Some(unreadable))
 }
 
 #[cfg(test)]
@@ -235,6 +259,14 @@ mod tests {
         let days = [(0, 1), (1, 30), (30, 60)].map(|(from, to)| taken(&mut sparse, from * day_ms, to * day_ms));
         assert!(days[0] < 2_500 && days[1] < 2_000 && days[2] < 400, "{days:?}");
         assert!(!sparse.takes(60 * day_ms));
-        assert!(sparse.takes(day_ms), "a clock that was set back does not end it");
+        assert!(taken(&mut sparse, 0, day_ms) >= 8, "a clock that was set back does not end it");
+    }
+
+    /// Regression: a journal that began before the clock was set took a line every 41 days.
+    #[test]
+    fn what_a_clock_had_before_it_was_set_is_no_age() {
+        let revoked = |at_ms| Line::Revoked { at_ms, machine: String::new(), from: 0, fork: false };
+        let mut sparse = Sparse::after(&[revoked(1_000), revoked(1_764_000_000_000)], |_| true);
+        assert!((1..=20).any(|minute| sparse.takes(1_764_000_000_000 + minute * 60_000)));
     }
 }

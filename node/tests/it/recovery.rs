@@ -57,6 +57,26 @@ fn a_rolled_back_directory_goes_on_as_a_new_incarnation() {
     assert_agreement(&[state, first.leave()]);
 }
 
+/// Regression: the checkpoint has the trained tensors only, and nobody added the frozen ones at a start.
+#[test]
+fn a_run_that_trains_adapters_or_a_part_goes_on_where_it_stopped() {
+    let workshop = Workshop::new();
+    for (name, what) in [("adapters", ["--lora", "2"]), ("part", ["--train", "norms"])] {
+        let own = [&what[..], &["--samples", "20", "--exit-when-idle", "0"]].concat();
+        workshop.first(name, &own).finish();
+        let first = workshop.first(name, &["--samples", "40"]);
+        first.until_gradients(40);
+        let (address, _) = first.join_line();
+        let late = format!("late-{name}");
+        let join = |samples| {
+            let options = ["--bootstrap", &address, "--samples", samples, "--exit-when-idle", "0"];
+            workshop.node(&late, &options).finish()
+        };
+        join("10");
+        assert_agreement(&[join("20"), first.leave()]);
+    }
+}
+
 fn copy_directory(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

@@ -42,18 +42,31 @@ pub enum Role {
     Weights,
     /// Everything in one file, whose name ends in `.gguf`.
     Gguf,
-    /// What tools other than ours read of the tokenizer: `tokenizer.model`, `vocab.json`, `merges.txt`, `vocab.txt`,
-    /// `added_tokens.json`, `chat_template.json`.
+    /// What tools other than ours read of the tokenizer: `tokenizer.model`, `vocab.json`, `merges.txt` and the like.
     TokenizerPart,
+    /// Templates with names of their own, such as `tool_use.jinja`, which stand in the folder
+    /// `additional_chat_templates`.
+    NamedTemplate,
 }
 
 /// Names of the files of role [`Role::TokenizerPart`].
-const TOKENIZER_PARTS: [&str; 6] =
-    ["added_tokens.json", "chat_template.json", "merges.txt", "tokenizer.model", "vocab.json", "vocab.txt"];
+const TOKENIZER_PARTS: [&str; 11] = [
+    "added_tokens.json",
+    "chat_template.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tekken.json",
+    "tokenizer.model",
+    "tokenizer.model.v3",
+    "vocab.bpe",
+    "vocab.json",
+    "vocab.txt",
+];
 
 impl Role {
     /// Every role, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Config,
         Self::Tokenizer,
         Self::TokenizerConfig,
@@ -64,9 +77,27 @@ impl Role {
         Self::Weights,
         Self::Gguf,
         Self::TokenizerPart,
+        Self::NamedTemplate,
     ];
 
-    /// The names that a file of this role may have; none for weights, which have any.
+    /// The role of what stands at `path` in a model's directory; None for weights, which have any name, and for what is
+    /// not part of a base.
+    pub fn of_path(path: &str) -> Option<Self> {
+        match path.split_once('/') {
+            Some((folder, name)) => {
+                let is_ours = |role: &Self| role.folder() == Some(folder) && role.fits(name) && is_plain(name);
+                Self::ALL.into_iter().find(is_ours)
+            }
+            None => Self::ALL.into_iter().find(|role| role.folder().is_none() && role.file_names().contains(&path)),
+        }
+    }
+
+    /// Where files of this role stand in a model's directory, if not beside the others.
+    pub fn folder(self) -> Option<&'static str> {
+        (self == Self::NamedTemplate).then_some("additional_chat_templates")
+    }
+
+    /// The names that a file of this role may have; none for weights and named templates, which have any.
     pub fn file_names(self) -> Vec<&'static str> {
         match self {
             Self::TokenizerPart => TOKENIZER_PARTS.to_vec(),
@@ -84,14 +115,16 @@ impl Role {
             Self::GenerationConfig => "generation_config.json",
             Self::SpecialTokens => "special_tokens_map.json",
             Self::WeightsIndex => "model.safetensors.index.json",
-            Self::Weights | Self::Gguf | Self::TokenizerPart => return None,
+            Self::Weights | Self::Gguf | Self::TokenizerPart | Self::NamedTemplate => return None,
         })
     }
 
     /// Largest file of this role, bytes.
     pub fn bytes_max(self) -> u64 {
         match self {
-            Self::Config | Self::ChatTemplate | Self::GenerationConfig | Self::SpecialTokens => 1 << 20,
+            Self::Config | Self::ChatTemplate | Self::GenerationConfig | Self::SpecialTokens | Self::NamedTemplate => {
+                1 << 20
+            }
             Self::TokenizerConfig => 1 << 24,
             Self::WeightsIndex => 1 << 24,
             Self::Tokenizer | Self::TokenizerPart => 1 << 26,
@@ -103,6 +136,7 @@ impl Role {
         match self {
             Self::Weights => name.ends_with(".safetensors"),
             Self::Gguf => name.ends_with(".gguf"),
+            Self::NamedTemplate => name.ends_with(".jinja") && Some(name) != Self::ChatTemplate.file_name(),
             _ => self.file_names().contains(&name),
         }
     }

@@ -12,7 +12,7 @@ const NAMED: usize = 5;
 impl Trained {
     /// What `text` says of the tensors of `architecture`: a list, divided by commas, of parts (`all`, `attention`,
     /// `mlp`, `norms`, `biases`, `embedding`, `head`), of `last:N`, the last N layers and what comes after them, and of
-    /// names, in which `*` stands for anything. Errors name what means nothing here, and what there is.
+    /// names or parts of them (`q_proj`), in which `*` stands for anything. Errors name what means nothing here, and what there is.
     pub fn choose(text: &str, architecture: &dyn Architecture) -> Result<Self> {
         let names: Vec<String> = architecture.tensors().into_iter().map(|(name, _)| name).collect();
         let mut chosen = BTreeSet::new();
@@ -30,7 +30,7 @@ impl Trained {
                 }
                 _ => bail!(
                     "{item:?} is no tensor of this model; it takes all, attention, mlp, norms, biases, embedding, head, last:N, \
-                     or names such as {}, in which * stands for anything",
+                     or names or parts of them, such as {}, in which * stands for anything",
                     names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ")
                 ),
             }
@@ -85,9 +85,15 @@ fn meaning<'a>(item: &'a str, architecture: &'a dyn Architecture) -> Result<Mean
                 };
                 Box::new(move |name| architecture.stage(name) >= Stage::Layer(first))
             }
-            None => Box::new(move |name| matches(item, name)),
+            None => Box::new(move |name| means(item, name)),
         },
     })
+}
+
+/// Whether `item` means the tensor `name`: it is a run of its parts between dots, such as `q_proj`, as PEFT has it, or
+/// the whole name with `*` for anything.
+fn means(item: &str, name: &str) -> bool {
+    matches(item, name) || format!(".{name}.").contains(&format!(".{item}."))
 }
 
 /// Whether `name` is `pattern`, in which `*` stands for anything.
@@ -135,6 +141,7 @@ mod tests {
         assert!(last.iter().all(|name| !name.starts_with("model.layers.1.")), "{last:?}");
         assert_eq!(chosen("model.layers.*.mlp.up_proj.weight").len(), 3);
         assert_eq!(chosen("*up_proj*,*down_proj.weight").len(), 6);
+        assert_eq!((chosen("q_proj,v_proj").len(), chosen("layers.1").len()), (3 * 4, 4 * 2 + 3 + 2));
         assert_eq!(chosen("attention,mlp,norms,embedding,head"), ["all"], "everything, said in parts");
     }
 

@@ -250,7 +250,12 @@ fn strftime(format: &str, seconds: u64) -> String {
             out.push(character);
             continue;
         }
-        match characters.next() {
+        // `%-d`: without its zero.
+        let is_bare = ["-d", "-m"].iter().any(|bare| characters.as_str().starts_with(bare));
+        let directive = if is_bare { characters.nth(1) } else { characters.next() };
+        match directive {
+            Some('d') if is_bare => out.push_str(&day.to_string()),
+            Some('m') if is_bare => out.push_str(&month.to_string()),
             Some('Y') => out.push_str(&format!("{year:04}")),
             Some('y') => out.push_str(&format!("{:02}", year % 100)),
             Some('m') => out.push_str(&format!("{month:02}")),
@@ -327,6 +332,7 @@ mod tests {
     fn dates_are_those_of_the_calendar() {
         assert_eq!(strftime("%d %b %Y, %A %H:%M:%S %q%%", 1_785_542_399), "31 Jul 2026, Friday 23:59:59 %q%");
         assert_eq!(strftime("%F %B %a", 951_782_400), "2000-02-29 February Tue");
+        assert_eq!(strftime("%-d.%-m.%Y %-q", 951_782_400 + 7 * 86_400), "7.3.2000 %-q");
         assert_eq!(strftime("%Y-%m-%d", 0), "1970-01-01");
     }
 }

@@ -2,17 +2,19 @@
 
 use anyhow::{Context, Result, anyhow};
 use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig, value::ValueKind,
+    AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value, syntax::SyntaxConfig, value::ValueKind,
 };
 use protocol::manifest::Role;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{message::present, python};
-use crate::model::{Checkpoint, Tokenizer, special_tokens};
+use crate::model::{Checkpoint, OriginalFile, Tokenizer, special_tokens};
 
 /// Instructions and blocks of 64 bytes that one rendering may take: 128 MiB, or about a second, at most.
 const FUEL: u64 = 1 << 21;
+/// Files with templates of their own.
+const TEMPLATES_MAX: usize = 16;
 /// Longest template, bytes; those of today have up to 20,000.
 const TEMPLATE_BYTES_MAX: usize = 1 << 20;
 /// Names of a row's columns that an error shows, and characters of each.
@@ -72,17 +74,32 @@ impl ChatTemplate {
         special.extend(special_tokens::named(&config, checkpoint.beside_weights())?);
         let templates = Option::<Templates>::deserialize(&config["chat_template"])
             .context("chat_template of tokenizer_config.json is neither a text nor several with names")?;
-        let templates = match (checkpoint.file(Role::ChatTemplate)?, templates) {
-            (Some(bytes), _) => {
-                let template = String::from_utf8(bytes).context("chat_template.jinja is not UTF-8")?;
-                vec![("default".to_owned(), template)]
-            }
-            (None, Some(Templates::One(template))) => vec![("default".into(), template)],
-            (None, Some(Templates::Listed(all))) => all.into_iter().map(|named| (named.name, named.template)).collect(),
-            (None, Some(Templates::Named(all))) => all.into_iter().collect(),
-            (None, None) => return Ok(None),
+        let in_files = Self::in_files(checkpoint)?;
+        let templates = match templates {
+            _ if !in_files.is_empty() => in_files,
+            Some(Templates::One(template)) => vec![("default".into(), template)],
+            Some(Templates::Listed(all)) => all.into_iter().map(|named| (named.name, named.template)).collect(),
+            Some(Templates::Named(all)) => all.into_iter().collect(),
+            None => return Ok(None),
         };
         Self::new(&templates, special.clone()).map(Some)
+    }
+
+    /// Name and text of the templates that have a file of their own. As in transformers, they take the place of those
+    /// in `tokenizer_config.json`.
+    fn in_files(checkpoint: &Checkpoint) -> Result<Vec<(String, String)>> {
+        let name = |file: &OriginalFile| match file.role {
+            Role::ChatTemplate => Some("default".to_owned()),
+            Role::NamedTemplate => Some(file.name.trim_end_matches(".jinja").to_owned()),
+            _ => None,
+        };
+        let named = checkpoint.beside_weights().filter_map(|file| Some((name(file)?, file)));
+        anyhow::ensure!(named.clone().count() <= TEMPLATES_MAX, "it has more than {TEMPLATES_MAX} chat templates");
+        let read = |(name, file): (String, &OriginalFile)| {
+            let text = String::from_utf8(file.read()?).with_context(|| format!("{} is not UTF-8", file.name))?;
+            Ok((name, text))
+        };
+        named.map(read).collect()
     }
 
     /// The plain one, `User: …` and `Assistant: …`, for a model that has none.
@@ -228,6 +245,7 @@ fn environment() -> Result<Environment<'static>> {
     environment
         .set_formatter(|output, state, value| output.write_str(&python::print(state, value)?).map_err(Error::from));
     environment.add_filter("tojson", python::to_json);
+    environment.add_filter("string", |state: &State, value: &Value| python::print(state, value));
     environment.add_filter("onebyte_learned", |text: String| format!("{LEARNED_START}{text}{LEARNED_END}"));
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))

@@ -113,9 +113,21 @@ pub fn files(directory: &Path) -> Result<Vec<OriginalFile>> {
             }
         }
     }
+    files.extend(named_templates(directory)?);
     files.extend(weights(directory)?);
     files.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
     Ok(files)
+}
+
+fn named_templates(directory: &Path) -> Result<Vec<OriginalFile>> {
+    let role = Role::NamedTemplate;
+    let folder = role.folder().unwrap_or_default();
+    let Ok(entries) = fs::read_dir(directory.join(folder)) else { return Ok(Vec::new()) };
+    let is_one = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        Role::of_path(&format!("{folder}/{name}")) == Some(role)
+    };
+    entries.flatten().map(|entry| entry.path()).filter(is_one).map(|path| original(role, path)).collect()
 }
 
 /// The file at `path`, if it is what its name says.

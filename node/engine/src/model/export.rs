@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     path::Path,
 };
 
@@ -60,7 +60,9 @@ fn write_all(directory: &Path, base: &Checkpoint, trained: &dyn TrainedTensors) 
     let tokenizer_config = tokenizer_config(&base.tokenizer, architecture.interface())?;
     write(Role::TokenizerConfig, &serde_json::to_vec_pretty(&tokenizer_config)?)?;
     for file in base.beside_weights() {
-        let path = directory.join(&file.name);
+        let folder = directory.join(file.role.folder().unwrap_or_default());
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let path = folder.join(&file.name);
         fs::write(&path, file.read()?).with_context(|| format!("cannot write {}", path.display()))?;
     }
     let is_narrow = |name: &str| Ok(base.is_plain(name)? && base.element_type(name)? != ElementType::F32);
@@ -90,13 +92,18 @@ pub fn new_directory(directory: &Path, write: impl FnOnce(&Path) -> Result<()>) 
     let new = beside.path().join("new");
     fs::create_dir(&new).with_context(failed)?;
     write(&new)?;
-    for entry in fs::read_dir(&new).with_context(failed)? {
-        File::open(entry?.path())?.sync_all().with_context(failed)?;
-    }
-    File::open(&new)?.sync_all().with_context(failed)?;
+    sync(&new).with_context(failed)?;
     // Takes the place of an empty one.
     fs::rename(&new, &place).with_context(failed)?;
     File::open(parent)?.sync_all().with_context(failed)
+}
+
+/// Makes `path` durable, and all that is in it.
+fn sync(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        fs::read_dir(path)?.try_for_each(|entry| sync(&entry?.path()))?;
+    }
+    File::open(path)?.sync_all()
 }
 
 /// The config, if it must say float32 and does not. One that says nothing must where the first tensor may be of another

@@ -616,6 +616,27 @@ fn templates_are_a_list_a_map_or_one_and_see_the_special_tokens_of_both_files() 
     assert_eq!(rendered(listed, json!({})), "T");
 }
 
+/// transformers 5 writes several templates so, also those that came as a list; the folder was left behind.
+#[test]
+fn templates_in_a_folder_of_their_own_are_read_and_exported() {
+    let directory = directory_of(&config(true), &weights(&config(true)));
+    let folder = directory.path().join("additional_chat_templates");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("README.md"), "no template").unwrap();
+    fs::write(folder.join("tool_use.jinja"), "T").unwrap();
+    fs::write(directory.path().join("chat_template.jinja"), "D").unwrap();
+    fs::write(directory.path().join("tokenizer_config.json"), r#"{"chat_template": "old"}"#).unwrap();
+    let out = directory.path().join("out");
+    export(&out, &Checkpoint::load(directory.path()).unwrap(), &BTreeMap::new()).unwrap();
+    for place in [directory.path(), &out] {
+        let checkpoint = Checkpoint::load(place).unwrap();
+        let template = ChatTemplate::of(&checkpoint, &Tokenizer::of(&checkpoint).unwrap()).unwrap();
+        let rendered = |tools: Option<engine::chat::Value>| template.render(&[], tools.as_ref(), false).unwrap();
+        assert_eq!((rendered(None), rendered(Some(1.into()))), ("D".into(), "T".into()));
+    }
+    assert_eq!(fs::read_dir(out.join("additional_chat_templates")).unwrap().count(), 1);
+}
+
 /// A padding token of id 32000 beside a vocabulary of 32,000 is common; a node refused the whole model.
 #[test]
 fn added_tokens_beyond_the_vocabulary_are_refused_only_in_a_text() {

@@ -37,7 +37,7 @@ impl Running {
 
     /// All is restored.
     pub(super) fn start(&mut self, settings: GoalSettings, cx: &mut Context<'_>) {
-        if start::needs_incarnation(&self.replica, cx.config.is_new_incarnation) {
+        if start::needs_incarnation(&self.replica, cx.config.is_new_incarnation, cx.config.is_alone()) {
             self.stage = Stage::Renewing(settings);
             return cx.outputs.push_back(Output::NewIncarnation);
         }
@@ -52,14 +52,13 @@ impl Running {
     }
 
     fn begin(&mut self, settings: GoalSettings, cx: &mut Context<'_>) {
-        let is_alone = cx.config.is_alone();
-        let head = match start::own_head(&self.replica, is_alone) {
+        let head = match start::own_head(&self.replica) {
             _ if self.planted.has(Fault::TrustsItsDisk) => OwnHead::Sure,
             head => head,
         };
         self.stage = Stage::Going;
         let batch = settings.batch_samples;
-        self.goals = Goals::new(settings, !is_alone, cx.now_ms, self.planted);
+        self.goals = Goals::new(settings, !cx.config.is_alone(), cx.now_ms, self.planted);
         self.pace = Pace::new(self.run.manifest.replay_budget, batch, cx.now_ms);
         self.load = LoadMeter::new(cx.now_ms);
         self.backlog.plant(self.planted);

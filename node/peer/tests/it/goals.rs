@@ -276,6 +276,7 @@ fn who_waits_for_nothing_leaves_though_others_train_on() {
     let mut lab = Lab::swarm(1, 3, 1_000_000);
     lab.pass(1_000);
     lab.crash(0);
+    lab.nodes[0].disk.knows_others = true;
     lab.nodes[0].goals = GoalSettings { exit_when_idle_ms: Some(0), evaluates: true, ..goal(400) };
     lab.boot(0);
     lab.connect(0, 1);

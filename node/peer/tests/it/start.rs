@@ -72,6 +72,37 @@ fn a_disk_that_was_rolled_back_begins_anew_and_forks_nothing() {
     assert_eq!(lab.nodes[0].peer().replica().unwrap().swarm_step(), 80);
 }
 
+/// Regression: such a disk knows of nobody who could tell, and was gone on with: a fork, all of whose samples were lost.
+#[test]
+fn a_disk_that_was_rolled_back_to_before_anybody_came_forks_nothing() {
+    let mut lab = Lab::swarm(5, 1, 30);
+    lab.pass_until(60_000, "it made its samples", Lab::is_at_rest);
+    let old = lab.nodes[0].disk.clone();
+    let late = lab.add_with_base(0);
+    lab.nodes[late].disk.knows_others = true;
+    lab.nodes[0].goals = crate::support::goal(50);
+    for number in [0, late] {
+        lab.crash(number);
+        lab.boot(number);
+    }
+    lab.connect(0, late);
+    lab.pass_until(60_000, "both agree", Lab::is_at_rest);
+    let before = lab.nodes[late].peer().replica().unwrap().swarm_step();
+    assert_eq!(before, 50);
+    lab.crash(0);
+    lab.nodes[0].disk = old;
+    lab.nodes[0].has_lost = true;
+    lab.nodes[0].goals = crate::support::goal(70);
+    lab.boot(0);
+    lab.pass(10_000);
+    lab.connect(0, late);
+    lab.pass_until(60_000, "both agree", Lab::is_at_rest);
+    for node in &lab.nodes {
+        assert_eq!(node.said(|notice| matches!(notice, Notice::Report(Report::Forked { .. }))), 0);
+    }
+    assert!(lab.nodes[late].peer().replica().unwrap().swarm_step() > before, "what it made since is heard");
+}
+
 /// The first chunk of node 1's ledger as node 0 serves it, if it ends no later than that.
 fn ledger_of_disk(lab: &Lab, end: u64) -> Vec<protocol::segment::Chunk> {
     let own = lab.nodes[1].signed.keys().map(|(machine, _)| *machine).next().unwrap();

@@ -97,16 +97,15 @@ fn read_metrics(state: &Path) -> Result<Vec<Metrics>> {
 
 /// (seconds since the journal began, height) of each machine, the largest ledgers first.
 fn heights(state: &Path) -> Result<Vec<(String, Points)>> {
-    let (lines, _) = journal::read(state)?.unwrap_or_default();
     let mut machines = std::collections::BTreeMap::<String, Points>::new();
     let mut begun = None;
-    for line in lines {
-        let Line::Heights { at_ms, heights } = line else { continue };
+    journal::visit(state, |line| {
+        let Line::Heights { at_ms, heights } = line else { return };
         let seconds = at_ms.saturating_sub(*begun.get_or_insert(at_ms)) as f64 / 1e3;
         for (machine, height) in heights {
             machines.entry(machine).or_default().push((seconds, height as f64));
         }
-    }
+    })?;
     let mut machines: Vec<(String, Points)> = machines.into_iter().collect();
     let last = |machine: &(String, Points)| machine.1.last().map_or(0.0, |point| point.1);
     machines.sort_by(|a, b| last(b).total_cmp(&last(a)));

@@ -88,7 +88,7 @@ fn table(checkpoint: &Checkpoint, settings: &Settings, tokens: u64, available: O
         choices.push(made.clone());
     }
     let mut text = format!(
-        "memory for a batch of {tokens} tokens, of {} that are free:\n  {:<26}{:>10}{:>10}{:>10}{:>12}{:>13}  fits",
+        "memory for a batch of {tokens} tokens, of {} that are free:\n  {:<26}{:>11}{:>11}{:>11}{:>12}{:>13}  fits",
         available.map_or("an unknown number of bytes".to_owned(), |bytes| ByteSize(bytes).to_string()),
         "",
         "base",
@@ -107,7 +107,7 @@ fn table(checkpoint: &Checkpoint, settings: &Settings, tokens: u64, available: O
         let (trained, adapters) = match choice(checkpoint, &train, rank) {
             Ok(chosen) => chosen,
             Err(error) => {
-                write!(text, "\n{mark} {name:<26}{error:#}")?;
+                write!(text, "\n{mark} {name:<26} {error:#}")?;
                 continue;
             }
         };
@@ -121,7 +121,7 @@ fn table(checkpoint: &Checkpoint, settings: &Settings, tokens: u64, available: O
         let size = |bytes: u64| ByteSize(bytes).to_string();
         write!(
             text,
-            "\n{mark} {name:<26}{:>10}{:>10}{:>10}{:>12}{:>13}  {fits}",
+            "\n{mark} {name:<26}{:>11}{:>11}{:>11}{:>12}{:>13}  {fits}",
             size(needs.base),
             size(needs.trained),
             size(needs.forward),
