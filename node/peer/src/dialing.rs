@@ -14,6 +14,8 @@ use crate::{
 /// First pause after a call that failed, ms; doubles up to the last.
 const RETRY_FIRST_MS: u64 = 1_000;
 const RETRY_LAST_MS: u64 = 20_000;
+/// The same for nodes of earlier sessions: there may be hundreds, and many are gone for good.
+const RETRY_LAST_EARLIER_MS: u64 = 120_000;
 /// People hear of the first failures of a bootstrap node, and then of one in so many: each five minutes or so.
 const TOLD_FIRST: u32 = 6;
 const TOLD_EACH: u32 = 15;
@@ -22,18 +24,35 @@ const CALLABLE_MAX: usize = 512;
 /// A node that was found, and fails this often, is forgotten.
 const FAILURES_MAX: u32 = 5;
 
+/// How a node came to be known, which says for how long it is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// People named it: called for ever, and they hear of failures.
+    Bootstrap,
+    /// An earlier session met it: called for ever, ever more seldom. It may come back after this machine has moved,
+    /// and then only this machine knows where the other is.
+    Earlier,
+    /// It was found: forgotten once it has failed often.
+    Found,
+}
+
 struct Callable {
     failures: u32,
     next_call_ms: u64,
-    /// Called for ever, and people hear of failures.
-    is_bootstrap: bool,
+    origin: Origin,
     /// A call is under way.
     is_called: bool,
 }
 
 impl Callable {
-    fn new(next_call_ms: u64, is_bootstrap: bool) -> Self {
-        Self { failures: 0, next_call_ms, is_bootstrap, is_called: false }
+    fn new(next_call_ms: u64, origin: Origin) -> Self {
+        Self { failures: 0, next_call_ms, origin, is_called: false }
+    }
+
+    /// How long to wait after a call.
+    fn pause_ms(&self, random: &mut impl Rng) -> u64 {
+        let last_ms = if self.origin == Origin::Earlier { RETRY_LAST_EARLIER_MS } else { RETRY_LAST_MS };
+        pause_ms(self.failures, last_ms, random)
     }
 }
 
@@ -59,7 +78,7 @@ pub struct Dialing {
 impl Dialing {
     /// `seed` spreads the calls. Below `connections_target` connections, nodes that were found are called.
     pub fn new(bootstrap: &[NodeId], connections_target: usize, seed: u64) -> Self {
-        let nodes = bootstrap.iter().map(|node| (*node, Callable::new(0, true))).collect();
+        let nodes = bootstrap.iter().map(|node| (*node, Callable::new(0, Origin::Bootstrap))).collect();
         let random = Xoshiro256PlusPlus::seed_from_u64(seed);
         Self { connections_target, nodes, random, planted: Planted::default() }
     }
@@ -69,7 +88,18 @@ impl Dialing {
         if self.nodes.len() >= CALLABLE_MAX && !self.knows(node) {
             return false;
         }
-        self.nodes.entry(node).or_insert(Callable::new(now_ms, false));
+        self.nodes.entry(node).or_insert(Callable::new(now_ms, Origin::Found));
+        true
+    }
+
+    /// A node of an earlier session has an address. False if there is no room to remember it.
+    pub fn recalled(&mut self, node: NodeId, now_ms: u64) -> bool {
+        if !self.found(node, now_ms) {
+            return false;
+        }
+        if let Some(callable) = self.nodes.get_mut(&node).filter(|callable| callable.origin == Origin::Found) {
+            callable.origin = Origin::Earlier;
+        }
         true
     }
 
@@ -89,11 +119,11 @@ impl Dialing {
         let mut room = self.connections_target.saturating_sub(connections);
         let mut due = Vec::new();
         for (node, callable) in &mut self.nodes {
-            if callable.next_call_ms > now_ms || !(callable.is_bootstrap || room > 0) || skip(*node) {
+            if callable.next_call_ms > now_ms || !(callable.origin == Origin::Bootstrap || room > 0) || skip(*node) {
                 continue;
             }
             room = room.saturating_sub(1);
-            callable.next_call_ms = now_ms.saturating_add(pause_ms(callable.failures, &mut self.random));
+            callable.next_call_ms = now_ms.saturating_add(callable.pause_ms(&mut self.random));
             callable.is_called = true;
             due.push(*node);
         }
@@ -108,17 +138,17 @@ impl Dialing {
             return Failed::Later;
         }
         callable.failures = callable.failures.saturating_add(1);
-        let pause = pause_ms(callable.failures, &mut self.random);
+        let pause = callable.pause_ms(&mut self.random);
         callable.next_call_ms = now_ms.saturating_add(pause);
-        if callable.is_bootstrap {
-            let is_news = callable.failures <= TOLD_FIRST || callable.failures % TOLD_EACH == 0;
-            return if is_news { Failed::BootstrapLater(pause) } else { Failed::Later };
+        let (failures, origin) = (callable.failures, callable.origin);
+        match origin {
+            Origin::Bootstrap if failures <= TOLD_FIRST || failures % TOLD_EACH == 0 => Failed::BootstrapLater(pause),
+            Origin::Found if failures >= FAILURES_MAX => {
+                self.nodes.remove(&node);
+                Failed::Forgotten
+            }
+            _ => Failed::Later,
         }
-        if callable.failures >= FAILURES_MAX {
-            self.nodes.remove(&node);
-            return Failed::Forgotten;
-        }
-        Failed::Later
     }
 
     /// A connection stands.
@@ -143,8 +173,8 @@ impl Dialing {
 
 /// Doubles with the failures, between three quarters and five quarters of that: a swarm must not call a node that comes
 /// back all at once.
-fn pause_ms(failures: u32, random: &mut impl Rng) -> u64 {
-    let doubled = RETRY_FIRST_MS.saturating_mul(1 << failures.min(10)).min(RETRY_LAST_MS);
+fn pause_ms(failures: u32, last_ms: u64, random: &mut impl Rng) -> u64 {
+    let doubled = RETRY_FIRST_MS.saturating_mul(1 << failures.min(10)).min(last_ms);
     let jitter = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
     (doubled as f64 * (0.75 + 0.5 * jitter)) as u64
 }
@@ -209,6 +239,18 @@ mod tests {
         let failed: Vec<Failed> = (0..5).map(|_| call_fails(&mut dialing, FOUND)).collect();
         assert_eq!(failed, [Failed::Later, Failed::Later, Failed::Later, Failed::Later, Failed::Forgotten]);
         assert!(!dialing.knows(FOUND));
+    }
+
+    #[test]
+    fn a_node_of_an_earlier_session_is_never_forgotten_and_called_ever_more_seldom() {
+        let mut dialing = dialing();
+        assert!(dialing.recalled(FOUND, 0) && dialing.recalled(BOOTSTRAP, 0));
+        assert!((0..100).all(|_| call_fails(&mut dialing, FOUND) == Failed::Later));
+        let next_call_ms = dialing.nodes[&FOUND].next_call_ms;
+        assert!((90_000..=150_000).contains(&next_call_ms), "{next_call_ms}");
+        assert!(matches!(call_fails(&mut dialing, BOOTSTRAP), Failed::BootstrapLater(_)), "what people named stays so");
+        dialing.reset(0);
+        assert_eq!(dialing.due(0, |_| false, 0), [BOOTSTRAP, FOUND]);
     }
 
     #[test]

@@ -158,6 +158,8 @@ pub enum Input {
     /// What the run's authority says, given to this machine by its own people. Checked as a peer's is; one that is not
     /// sound changes nothing.
     Stated(Statement),
+    /// The shell knows an address of this node from an earlier session: it is called for ever, as far as there is need.
+    Recalled(NodeId),
 }
 
 /// What came in answer to a question. [`crate::exchange::read_answer`] makes one.

@@ -63,6 +63,13 @@ impl Links {
         }
     }
 
+    /// An address of a node of an earlier session is known.
+    pub fn recalled(&mut self, node: NodeId, now_ms: u64, outputs: &mut VecDeque<Output>) {
+        if !self.dialing.recalled(node, now_ms) {
+            self.forget(node, outputs);
+        }
+    }
+
     /// A connection stands. False if it is to a node of another run, which is no neighbour.
     pub fn connected(&mut self, node: NodeId, outputs: &mut VecDeque<Output>) -> bool {
         self.dialing.connected(node);

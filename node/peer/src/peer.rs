@@ -129,6 +129,7 @@ impl Peer {
         let now_ms = self.clock.advance(now_ms);
         match input {
             Input::Found(node) => self.links.found(node, now_ms, &mut self.outputs),
+            Input::Recalled(node) => self.links.recalled(node, now_ms, &mut self.outputs),
             Input::DialFailed(node) => self.links.dial_failed(node, now_ms, &mut self.outputs),
             Input::NetworkOpened => {
                 for node in self.links.reset(now_ms, &mut self.outputs) {

@@ -38,7 +38,7 @@ impl Shell {
         };
         for (peer, address) in known {
             if let Some(node) = self.wire.know(*peer, address.clone()) {
-                self.tell(Input::Found(node))?;
+                self.tell(Input::Recalled(node))?;
             }
         }
         self.tell(opened).map(Ok)

@@ -3,10 +3,11 @@
 use anyhow::{Context, Result};
 use protocol::machine::MachineId;
 use redb::{
-    ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction,
+    ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition, WriteTransaction,
     backends::InMemoryBackend,
 };
 use std::{
+    cmp::Reverse,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -19,7 +20,7 @@ use super::durable;
 pub const FILE: &str = "node.redb";
 /// Pages kept in memory: the ledgers live in the replica, so the database needs little.
 const CACHE_BYTES: usize = 2 << 20;
-/// Neighbours remembered.
+/// Neighbours remembered, of this session and earlier ones.
 const KNOWN_PEERS_MAX: usize = 256;
 
 const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("values");
@@ -27,6 +28,7 @@ const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("values");
 const CHUNKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("chunks");
 /// Name of the statement → encoded statement.
 const STATEMENTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("statements");
+/// Peer id → number of the last list that it was in, a space, and its address there.
 const PEERS: TableDefinition<&[u8], &str> = TableDefinition::new("peers");
 
 /// What is stored durably. Opaque here, except for the order of chunks.
@@ -57,7 +59,7 @@ pub enum Row {
         /// Its value.
         bytes: Vec<u8>,
     },
-    /// (peer id, address) of neighbours, in place of those remembered.
+    /// (peer id, address) of neighbours, remembered before all others: of those, the latest stay.
     KnownPeers(Vec<(Vec<u8>, String)>),
 }
 
@@ -71,6 +73,32 @@ fn chunk_key(machine: &MachineId, first: u64) -> [u8; 48] {
     key[32..40].copy_from_slice(&machine.incarnation.to_be_bytes());
     key[40..].copy_from_slice(&first.to_be_bytes());
     key
+}
+
+/// The number of a peer's list and its address. Older releases knew no numbers.
+fn numbered(value: &str) -> (u64, &str) {
+    let parts = value.split_once(' ').and_then(|(number, address)| Some((number.parse::<u64>().ok()?, address)));
+    parts.unwrap_or((0, value))
+}
+
+/// A list of neighbours: whoever is connected alone must not take the place of all that are away.
+fn remember(peers: &mut Table<'_, &'static [u8], &'static str>, neighbours: &[(Vec<u8>, String)]) -> Result<()> {
+    let neighbours = &neighbours[..neighbours.len().min(KNOWN_PEERS_MAX)];
+    let mut earlier: Vec<(u64, Vec<u8>)> = Vec::new();
+    for entry in peers.iter()? {
+        let (peer, value) = entry?;
+        earlier.push((numbered(value.value()).0, peer.value().to_vec()));
+    }
+    let number = earlier.iter().map(|(number, _)| *number).max().unwrap_or(0).saturating_add(1);
+    earlier.retain(|(_, peer)| !neighbours.iter().any(|(neighbour, _)| neighbour == peer));
+    earlier.sort_by_key(|(number, _)| Reverse(*number));
+    for (_, peer) in earlier.iter().skip(KNOWN_PEERS_MAX - neighbours.len()) {
+        peers.remove(peer.as_slice())?;
+    }
+    for (peer, address) in neighbours {
+        peers.insert(peer.as_slice(), format!("{number} {address}").as_str())?;
+    }
+    Ok(())
 }
 
 /// Every commit is durable when it returns.
@@ -201,12 +229,7 @@ impl Database {
                     Row::Setting { name, bytes } => {
                         values.insert(format!("setting {name}").as_str(), bytes.as_slice())?;
                     }
-                    Row::KnownPeers(known) => {
-                        peers.retain(|_, _| false)?;
-                        for (peer, address) in known.iter().take(KNOWN_PEERS_MAX) {
-                            peers.insert(peer.as_slice(), address.as_str())?;
-                        }
-                    }
+                    Row::KnownPeers(neighbours) => remember(&mut peers, neighbours)?,
                 }
             }
             Ok(())
@@ -231,15 +254,54 @@ impl Database {
         })
     }
 
-    /// (peer id, address).
+    /// (peer id, address), the latest first.
     pub fn known_peers(&self) -> Result<Vec<(Vec<u8>, String)>> {
         self.read(|transaction| {
             let table = transaction.open_table(PEERS)?;
-            let entries = table.iter()?.map(|entry| {
-                let (peer, address) = entry?;
-                Ok((peer.value().to_vec(), address.value().to_owned()))
-            });
-            entries.collect()
+            let mut known = Vec::new();
+            for entry in table.iter()? {
+                let (peer, value) = entry?;
+                let (number, address) = numbered(value.value());
+                known.push((number, (peer.value().to_vec(), address.to_owned())));
+            }
+            known.sort_by_key(|(number, _)| Reverse(*number));
+            Ok(known.into_iter().map(|(_, known)| known).collect())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(number: u16) -> (Vec<u8>, String) {
+        (number.to_be_bytes().to_vec(), format!("/ip4/192.0.2.1/tcp/{number}"))
+    }
+
+    fn list(peers: impl IntoIterator<Item = u16>) -> Row {
+        Row::KnownPeers(peers.into_iter().map(peer).collect())
+    }
+
+    #[test]
+    fn whoever_is_connected_now_takes_nobodys_place_as_long_as_there_is_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::open(&directory.path().join(FILE)).unwrap();
+        database.commit(&[list([2, 3])]).unwrap();
+        database.commit(&[list([2])]).unwrap();
+        assert_eq!(database.known_peers().unwrap(), [peer(2), peer(3)]);
+        let moved = (peer(3).0, "/dns/moved/tcp/7".to_owned());
+        database.commit(&[Row::KnownPeers(vec![moved.clone()])]).unwrap();
+        assert_eq!(database.known_peers().unwrap(), [moved, peer(2)]);
+        database.commit(&[list(10..10 + KNOWN_PEERS_MAX as u16 - 1)]).unwrap();
+        let known = database.known_peers().unwrap();
+        assert_eq!((known.len(), &known[KNOWN_PEERS_MAX - 1].0), (KNOWN_PEERS_MAX, &peer(3).0), "the latest stay");
+        database.commit(&[list(1_000..3_000)]).unwrap();
+        assert_eq!(database.known_peers().unwrap().len(), KNOWN_PEERS_MAX);
+    }
+
+    #[test]
+    fn addresses_of_older_releases_are_read() {
+        assert_eq!(numbered("/ip4/192.0.2.1/tcp/7"), (0, "/ip4/192.0.2.1/tcp/7"));
+        assert_eq!(numbered("5 /ip4/192.0.2.1/tcp/7"), (5, "/ip4/192.0.2.1/tcp/7"));
     }
 }

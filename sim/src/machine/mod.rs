@@ -293,11 +293,12 @@ impl Machine {
     pub fn stop(&mut self, swarm: &mut Swarm, crashed: bool) -> Result<()> {
         let Some(running) = self.running.take() else { return Ok(()) };
         self.cut_off_since = None;
-        let neighbours: Vec<Number> = running.neighbours.numbers().collect();
+        // As a node's database has them: the latest first, and nobody forgotten.
+        let mut known: Vec<Number> = running.neighbours.numbers().collect();
         let mut contents = running.disk.crash();
-        if !neighbours.is_empty() {
-            contents.known = neighbours;
-        }
+        contents.known.retain(|other| !known.contains(other));
+        known.append(&mut contents.known);
+        contents.known = known;
         self.resting_disk = Some(contents);
         swarm.note(Kind::Down, self.number, self.session, u64::from(crashed))
     }

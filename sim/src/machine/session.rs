@@ -102,7 +102,7 @@ impl Machine {
     fn begin(&mut self, swarm: &mut Swarm) -> Result<()> {
         if let Some(running) = &mut self.running {
             let contents = running.disk.contents();
-            running.inputs.extend(contents.known.iter().map(|other| Input::Found(node_id(*other))));
+            running.inputs.extend(contents.known.iter().map(|other| Input::Recalled(node_id(*other))));
             if let Some(run) = contents.run.clone() {
                 running.inputs.push_back(Input::Run(run));
                 match contents.base.is_complete {

@@ -119,6 +119,20 @@ fn a_found_node_that_fails_five_times_is_forgotten() {
 }
 
 #[test]
+fn a_node_of_an_earlier_session_is_called_until_it_is_back() {
+    let mut lab = Lab::swarm(1, 1, 0);
+    let away = lab.add();
+    lab.tell(0, Input::Recalled(NodeId(away as u64)));
+    lab.pass(1_200_000);
+    let calls = lab.nodes[0].did(|output| matches!(output, Output::Dial(_)));
+    assert!((11..=20).contains(&calls), "{calls} calls in twenty minutes");
+    assert_eq!(lab.nodes[0].did(|output| matches!(output, Output::Forget(_))), 0);
+    lab.nodes[away].is_puppet = true;
+    lab.pass(200_000);
+    assert!(lab.neighbours(0).contains(&away));
+}
+
+#[test]
 fn who_comes_and_goes_for_ever_is_forgotten_each_time() {
     let (mut lab, puppet) = lab(1);
     for _ in 0..50 {

@@ -369,7 +369,7 @@ fn any_input(random: &mut Xoshiro256PlusPlus) -> Input {
         }
         30 => Input::Start(any_goal(random)),
         31 => Input::Incarnation(number(random)),
-        32 => Input::Found(node),
+        32 => [Input::Found(node), Input::Recalled(node)][(random.next_u64() % 2) as usize].clone(),
         33 => Input::DialFailed(node),
         34 => Input::Signed { token: number(random), signature: Signature([1; 64]) },
         35 => [Input::Stored { write: number(random) }, Input::StoreFailed, Input::Committed, Input::WriteFailed]
