@@ -14,6 +14,7 @@ use super::{
     codec::{BytesCodec, EXCHANGE},
     config::NetworkConfig,
     far::Far,
+    hosts::Hosts,
     older::EXCHANGE_1,
     relays,
     traffic::Counters,
@@ -24,12 +25,15 @@ const STREAMS_PER_CONNECTION: usize = 8;
 /// One way each, the direct one that takes the place of a relayed one, and a call back that shows whether this machine
 /// can be reached.
 const CONNECTIONS_PER_PEER: u32 = 4;
+/// Connections of which it is not known yet whose they are.
+const PENDING_MAX: u32 = 64;
 
 /// All of it.
 #[derive(NetworkBehaviour)]
 pub struct Behaviour {
     pub blocked: allow_block_list::Behaviour<allow_block_list::BlockedPeers>,
     pub limits: connection_limits::Behaviour,
+    pub hosts: Hosts,
     pub identify: identify::Behaviour,
     pub ping: ping::Behaviour,
     pub exchange: request_response::Behaviour<BytesCodec>,
@@ -78,13 +82,14 @@ impl Behaviour {
         #[cfg(feature = "upnp")] upnp: Option<libp2p::upnp::tokio::Behaviour>,
     ) -> Result<Self, String> {
         let own = keypair.public().to_peer_id();
+        // The rest is for own calls: strangers must not lock this node out of its swarm.
+        let incoming_max = config.connections_max * 3 / 4;
         let limits = connection_limits::ConnectionLimits::default()
             .with_max_established(Some(config.connections_max))
-            // The rest is for own calls: strangers must not lock this node out of its swarm.
-            .with_max_established_incoming(Some(config.connections_max * 3 / 4))
+            .with_max_established_incoming(Some(incoming_max))
             .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER))
-            .with_max_pending_incoming(Some(64))
-            .with_max_pending_outgoing(Some(64));
+            .with_max_pending_incoming(Some(PENDING_MAX))
+            .with_max_pending_outgoing(Some(PENDING_MAX));
         let exchange = request_response::Config::default()
             .with_request_timeout(Duration::from_millis(ANSWER_MS_MAX))
             .with_max_concurrent_streams(STREAMS_PER_CONNECTION);
@@ -103,6 +108,7 @@ impl Behaviour {
         Ok(Self {
             blocked: Default::default(),
             limits: connection_limits::Behaviour::new(limits),
+            hosts: Hosts::new(PENDING_MAX, incoming_max),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_millis(PING_MS))),
             older: request_response::Behaviour::new([(EXCHANGE_1, ProtocolSupport::Inbound)], exchange.clone()),

@@ -27,7 +27,7 @@ const WALK_INTERVAL: Duration = Duration::from_secs(10);
 const OWN_ADDRESS: &str = "this node itself answers there: give another machine's address";
 /// What people hear of a connection that the other end refuses before a word is said.
 const HANDSHAKE: &str = "something answers there that does not let this node in: if the run is private, join it with its ticket (--join); \
-                         else it is no node of onebyte";
+                         else it is no node of onebyte, or it has no room for more connections";
 /// A machine that was away for this long slept.
 const SLEEP_MIN: Duration = Duration::from_secs(20);
 /// Listen addresses taken from one peer.
@@ -255,14 +255,15 @@ impl Network {
         // What it lists beside is for those who are nearer to it.
         let distance = self.links.remote(&peer).and_then(scope_of);
         let is_for_us = |address: &&Multiaddr| scope_of(address).is_some_and(|scope| Some(scope) >= distance);
-        let listed: Vec<Multiaddr> = info.listen_addrs.iter().filter(is_for_us).map(without_peer).collect();
-        for address in listed.into_iter().take(ADDRESSES_PER_PEER_MAX) {
-            self.addresses.entry(peer).or_insert_with(|| address.clone());
-            if shares_run {
-                self.found(peer, [&address]);
-                if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
-                    kad.add_address(&peer, address);
-                }
+        let listed = info.listen_addrs.iter().filter(is_for_us).map(without_peer).take(ADDRESSES_PER_PEER_MAX);
+        let listed: Vec<Multiaddr> = listed.collect();
+        if let Some(first) = listed.first() {
+            self.addresses.entry(peer).or_insert_with(|| first.clone());
+        }
+        if shares_run {
+            self.found(peer, &listed);
+            if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+                list_in(kad, peer, &listed, self.addresses.get(&peer));
             }
         }
     }
@@ -304,6 +305,32 @@ impl Network {
     }
 }
 
+/// Discovery passes on where a peer listens, and where it was `called`. What it listed before goes: it may list others
+/// each time.
+fn list_in(
+    kad: &mut kad::Behaviour<kad::store::MemoryStore>,
+    peer: PeerId,
+    listed: &[Multiaddr],
+    called: Option<&Multiaddr>,
+) {
+    if listed.is_empty() {
+        return;
+    }
+    for address in listed {
+        kad.add_address(&peer, address.clone());
+    }
+    let mut gone = Vec::new();
+    if let Some(bucket) = kad.kbucket(peer) {
+        for entry in bucket.iter().filter(|entry| *entry.node.key.preimage() == peer) {
+            let is_kept = |held: &Multiaddr| listed.contains(held) || called == Some(held);
+            gone.extend(entry.node.value.iter().filter(|held| !is_kept(&without_peer(held))).cloned());
+        }
+    }
+    for address in gone {
+        kad.remove_address(&peer, &address);
+    }
+}
+
 /// Whether a machine slept between two looks. Its clock may have stood still meanwhile, where the time of day went on.
 fn slept(before: (Instant, SystemTime), now: (Instant, SystemTime)) -> bool {
     let on_the_wall = now.1.duration_since(before.1).unwrap_or_default();
@@ -342,6 +369,23 @@ fn is_handshake(error: &(dyn std::error::Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_one_peer_no_more_addresses_are_passed_on_than_it_lists_at_once() {
+        let (own, peer) = (PeerId::random(), PeerId::random());
+        let mut kad = kad::Behaviour::new(own, kad::store::MemoryStore::new(own));
+        let at = |port: usize| -> Multiaddr { format!("/ip4/203.0.113.5/tcp/{port}").parse().unwrap() };
+        let called = at(1);
+        kad.add_address(&peer, called.clone());
+        for push in 1..50 {
+            let listed: Vec<Multiaddr> = (0..8).map(|number| at(push * 100 + number)).collect();
+            list_in(&mut kad, peer, &listed, Some(&called));
+        }
+        let bucket = kad.kbucket(peer).unwrap();
+        let held: Vec<Multiaddr> =
+            bucket.iter().flat_map(|entry| entry.node.value.iter().map(without_peer).collect::<Vec<_>>()).collect();
+        assert_eq!(held, std::iter::once(called).chain((0..8).map(|number| at(4_900 + number))).collect::<Vec<_>>());
+    }
 
     #[test]
     fn sleep_is_noticed_by_either_clock_and_a_clock_set_back_is_none() {

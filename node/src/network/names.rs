@@ -18,6 +18,8 @@ use std::{
 
 use super::guard::{Guarded, Reach};
 
+/// In what is said of a call that failed: the name leads nowhere.
+pub const NO_ADDRESS: &str = "has no address that could be called from here";
 /// Addresses of one name that are called.
 const ADDRESSES_MAX: usize = 8;
 
@@ -60,10 +62,10 @@ type Output = <Guarded as Transport>::Output;
 /// Calls the addresses that a name stands for, one after the other.
 async fn call(inner: Arc<Mutex<Guarded>>, reach: Reach, address: Multiaddr, options: DialOpts) -> io::Result<Output> {
     let name = name(&address).ok_or(io::ErrorKind::InvalidInput)?;
-    let unknown = |error: String| io::Error::other(format!("the name {name} is not known here: {error}"));
+    let unknown = |error: String| io::Error::other(format!("the name {name} {NO_ADDRESS}: {error}"));
     let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|error| unknown(error.to_string()))?;
     let meant = found.filter_map(|found| with_ip(&address, found.ip())).filter(|found| reach.may_follow(&name, found));
-    let mut last = unknown("it has no address that could be called".into());
+    let mut last = unknown("what it stands for could be no machine of the run".into());
     for found in meant.take(ADDRESSES_MAX) {
         let dial = inner.lock().unwrap_or_else(PoisonError::into_inner).dial_checked(found, options);
         last = match dial {

@@ -1,0 +1,181 @@
+//! How many of the connections that come in may come from one host: nobody alone shuts this node's door to others.
+//!
+//! Not counted: what comes from this machine itself, where many nodes of a swarm may run, and what comes through a
+//! relay, which shows the relay's address and not that of the caller.
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint, transport::PortUse},
+    swarm::{
+        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
+        ToSwarm, dummy,
+    },
+};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::{IpAddr, Ipv6Addr},
+    task::{Context, Poll},
+};
+
+use super::address::{ip, is_relayed};
+
+/// Of all connections that may come in, one host has this part.
+const SHARE: u32 = 4;
+
+/// Whose connection it is: an IPv4 address, or the /64 of an IPv6 address, of which one machine has all. None if it is
+/// not counted.
+fn host(local: &Multiaddr, remote: &Multiaddr) -> Option<IpAddr> {
+    let host = ip(remote).filter(|_| !is_relayed(local))?.to_canonical();
+    let is_own = host.is_loopback() || ip(local).is_some_and(|local| local.to_canonical() == host);
+    (!is_own).then(|| match host {
+        IpAddr::V4(_) => host,
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
+    })
+}
+
+/// Connections by the host that they come from.
+struct Counted {
+    each_max: usize,
+    hosts: HashMap<ConnectionId, IpAddr>,
+}
+
+impl Counted {
+    fn new(all_max: u32) -> Self {
+        Self { each_max: (all_max / SHARE).max(1) as usize, hosts: HashMap::new() }
+    }
+
+    fn enter(&mut self, connection: ConnectionId, host: IpAddr) -> Result<(), ConnectionDenied> {
+        // All together are bounded by what a node takes.
+        if self.hosts.values().filter(|other| **other == host).count() >= self.each_max {
+            return Err(ConnectionDenied::new(format!("{host}: has {} connections here already", self.each_max)));
+        }
+        self.hosts.insert(connection, host);
+        Ok(())
+    }
+}
+
+/// See the module's documentation.
+pub struct Hosts {
+    pending: Counted,
+    established: Counted,
+}
+
+impl Hosts {
+    /// Where so many connections in all may be about to come in, and have come in.
+    pub fn new(pending_max: u32, established_max: u32) -> Self {
+        Self { pending: Counted::new(pending_max), established: Counted::new(established_max) }
+    }
+
+    fn gone(&mut self, connection: ConnectionId) {
+        self.pending.hosts.remove(&connection);
+        self.established.hosts.remove(&connection);
+    }
+}
+
+impl NetworkBehaviour for Hosts {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        host(local, remote).map_or(Ok(()), |host| self.pending.enter(connection, host))
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _: PeerId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.pending.hosts.remove(&connection);
+        if let Some(host) = host(local, remote) {
+            self.established.enter(connection, host)?;
+        }
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionClosed(closed) => self.gone(closed.connection_id),
+            // Also if another behaviour refused it.
+            FromSwarm::ListenFailure(failure) => self.gone(failure.connection_id),
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCAL: &str = "/ip4/198.51.100.1/tcp/9713";
+
+    fn address(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    fn knock(hosts: &mut Hosts, connection: usize, remote: &str) -> bool {
+        let (connection, local, remote) = (ConnectionId::new_unchecked(connection), address(LOCAL), address(remote));
+        hosts.handle_pending_inbound_connection(connection, &local, &remote).is_ok()
+    }
+
+    fn enter(hosts: &mut Hosts, connection: usize, remote: &str) -> bool {
+        let (connection, local, remote) = (ConnectionId::new_unchecked(connection), address(LOCAL), address(remote));
+        hosts.handle_established_inbound_connection(connection, PeerId::random(), &local, &remote).is_ok()
+    }
+
+    #[test]
+    fn one_host_has_a_quarter_and_gives_back_what_is_gone() {
+        let (mut hosts, host, other) = (Hosts::new(8, 12), "/ip4/203.0.113.5/tcp/4000", "/ip4/203.0.113.6/tcp/4000");
+        assert!(knock(&mut hosts, 1, host) && knock(&mut hosts, 2, host));
+        assert!(!knock(&mut hosts, 3, host), "whichever port it comes from");
+        assert!(knock(&mut hosts, 4, other));
+        assert!(enter(&mut hosts, 1, host), "it is pending no more");
+        assert!(knock(&mut hosts, 5, host) && !knock(&mut hosts, 6, host));
+        hosts.gone(ConnectionId::new_unchecked(2));
+        assert!(knock(&mut hosts, 7, host));
+        assert!(enter(&mut hosts, 5, host) && enter(&mut hosts, 7, host) && !enter(&mut hosts, 8, host));
+        hosts.gone(ConnectionId::new_unchecked(1));
+        assert!(enter(&mut hosts, 9, host));
+        (1..10).for_each(|connection| hosts.gone(ConnectionId::new_unchecked(connection)));
+        assert!(hosts.pending.hosts.is_empty() && hosts.established.hosts.is_empty());
+    }
+
+    #[test]
+    fn a_home_of_ipv6_is_one_host_and_this_machine_and_relays_are_none() {
+        let of = |remote: &str| host(&address(LOCAL), &address(remote));
+        assert_eq!(of("/ip6/2001:db8:1:2:3::4/tcp/1"), of("/ip6/2001:db8:1:2:9::8/tcp/2"));
+        assert_ne!(of("/ip6/2001:db8:1:2:3::4/tcp/1"), of("/ip6/2001:db8:1:3:3::4/tcp/1"));
+        assert_eq!(of("/ip6/::ffff:203.0.113.5/tcp/1"), of("/ip4/203.0.113.5/tcp/2"));
+        for own in ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1", "/ip6/::ffff:127.0.0.1/tcp/1", LOCAL] {
+            assert_eq!(of(own), None, "{own}");
+        }
+        let circuit = format!("{LOCAL}/p2p/{}/p2p-circuit", PeerId::random());
+        assert_eq!(host(&address(&circuit), &address("/ip4/203.0.113.5/tcp/1")), None);
+    }
+}
