@@ -32,6 +32,8 @@ pub struct Invitation {
     /// What was said last.
     said: Option<Ticket>,
     said_at: Option<Instant>,
+    /// When the disk refused what was said last, if it did.
+    refused_at: Option<Instant>,
     is_warned: bool,
 }
 
@@ -44,7 +46,8 @@ impl Invitation {
     /// To `run`, through the node `peer`. The ticket is kept in `state`.
     pub fn new(run: RunId, peer: PeerId, secret: Option<Secret>, state: &Path) -> Self {
         let (file, said) = (state.join(TICKET), None);
-        Self { run, peer, secret, file, places: None, unsaid: None, said, said_at: None, is_warned: false }
+        let (unsaid, said_at, refused_at) = (None, None, None);
+        Self { run, peer, secret, file, places: None, unsaid, said, said_at, refused_at, is_warned: false }
     }
 
     /// Where this machine can be reached has changed.
@@ -67,6 +70,9 @@ impl Invitation {
     /// Says what was not said yet. Returns whether the ticket is another now.
     pub fn say(&mut self) -> bool {
         let is_due = |at: Option<Instant>, pause| at.is_some_and(|at| at.elapsed() >= pause);
+        if is_due(self.refused_at, Self::AGAIN) {
+            self.write_down();
+        }
         let may_repeat = self.said_at.is_none() || is_due(self.said_at, Self::AGAIN);
         if !is_due(self.unsaid, Self::GATHER) || !may_repeat {
             return false;
@@ -77,20 +83,30 @@ impl Invitation {
         let is_other = self.said.as_ref() != Some(&ticket);
         if is_other {
             self.said_at = Some(Instant::now());
-            if let Err(error) = write(&self.file, &ticket.encode()) {
-                tracing::warn!("the ticket is not written down ({error:#}); `{} ticket` will not print it", program());
-            }
             // Machines that stand in for this one come and go.
             let is_news = self.said.as_ref().is_none_or(|said| said.machines.first() != ticket.machines.first());
             if is_news {
                 say::invitation(&ticket, &places, self.said.is_some());
             }
             self.said = Some(ticket);
+            self.write_down();
         }
         if !places.is_far() && !places.is_alone() && !std::mem::replace(&mut self.is_warned, true) {
             say::not_reachable(&places);
         }
         is_other
+    }
+
+    /// Keeps what was said last. A disk that refuses it is tried again.
+    fn write_down(&mut self) {
+        let Some(ticket) = &self.said else { return };
+        let Err(error) = write(&self.file, &ticket.encode()) else { return self.refused_at = None };
+        if self.refused_at.replace(Instant::now()).is_none() {
+            tracing::warn!(
+                "the ticket is not written down ({error:#}); `{} ticket` does not print it until the disk takes it",
+                program()
+            );
+        }
     }
 
     /// The ticket of an open run, for all to see.
@@ -118,6 +134,21 @@ mod tests {
 
     fn home() -> Places {
         Places { listening: vec![HOME.parse().unwrap()], ..Places::default() }
+    }
+
+    #[test]
+    fn a_ticket_that_the_disk_refused_is_written_down_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let (peer, state) = (crate::network::peer_id([1; 32]).unwrap(), directory.path().join("gone"));
+        let mut invitation = Invitation::new(RunId([2; 32]), peer, None, &state);
+        invitation.update(home());
+        invitation.unsaid = invitation.unsaid.map(|at| at - Invitation::AGAIN);
+        assert!(invitation.say() && invitation.public().is_some(), "people hear it all the same");
+        fs::create_dir(&state).unwrap();
+        assert!(!invitation.say() && !state.join(TICKET).exists(), "a while later");
+        invitation.refused_at = invitation.refused_at.map(|at| at - Invitation::AGAIN);
+        assert!(!invitation.say() && state.join(TICKET).exists());
+        assert_eq!(invitation.refused_at, None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::path::Path;
 use crate::{
     hex::hex,
     name::program,
-    network::RouterAnswer,
+    network::{NO_ADDRESS, RouterAnswer},
     pause::Cause,
     places::Places,
     settings::Settings,
@@ -98,8 +98,12 @@ pub fn news(news: &Notice, names: &Names<'_>) {
         Notice::Unreachable { node, retry_in_ms } => {
             let address = names.nodes.addresses(*node).first().map(Multiaddr::to_string).unwrap_or_default();
             let error = names.nodes.error(*node).unwrap_or("no answer");
+            let question = match error.contains(NO_ADDRESS) {
+                true => "Is the name right, and known to this machine?",
+                false => "Is the node there running, and its port open?",
+            };
             tracing::warn!(
-                "{address} cannot be reached ({error}); trying again in {} s. Is the node there running, and its port open?",
+                "{address} cannot be reached ({error}); trying again in {} s. {question}",
                 (retry_in_ms / 1_000).max(1)
             );
         }
@@ -232,19 +236,30 @@ fn twin(machine: &MachineId) {
 }
 
 fn new_incarnation(cause: IncarnationCause, machine: &MachineId) {
-    let why = match cause {
-        IncarnationCause::Behind => {
+    let (why, what_stays) = incarnation_words(cause);
+    tracing::warn!("{why}. Going on as a new incarnation, {machine}; {what_stays}");
+}
+
+/// Why a machine goes on under another name, and what becomes of what it made under the last.
+fn incarnation_words(cause: IncarnationCause) -> (&'static str, &'static str) {
+    const ALL: &str = "nothing that others hold is lost";
+    match cause {
+        IncarnationCause::Behind => (
             "a peer holds samples of this machine that this disk does not: the state directory was rolled back, or copied and \
-             run elsewhere"
-        }
-        IncarnationCause::Unanswered => "no peer could confirm this machine's ledger",
-        IncarnationCause::Revoked => "the run's authority revoked gradients of this machine",
-        IncarnationCause::Forked => {
+             run elsewhere",
+            ALL,
+        ),
+        IncarnationCause::Unanswered => ("no peer could confirm this machine's ledger", ALL),
+        IncarnationCause::Revoked => (
+            "the run's authority revoked gradients of this machine",
+            "those leave the weights everywhere, and what it made before them still counts",
+        ),
+        IncarnationCause::Forked => (
             "this machine's key signed two histories, so its ledger was revoked everywhere: make sure that no copy of the state \
-             directory runs elsewhere"
-        }
-    };
-    tracing::warn!("{why}. Going on as a new incarnation, {machine}; nothing that others hold is lost");
+             directory runs elsewhere",
+            "what it made as the last one leaves the weights everywhere",
+        ),
+    }
 }
 
 fn of_replica(report: &Report) {
@@ -364,6 +379,14 @@ pub fn storage_fails(error: &str) {
     tracing::error!(
         "the state directory takes no writes ({error}); own gradients wait unsent until it does. Free some space, or make it \
          writable"
+    );
+}
+
+/// The disk refuses the name under which this machine is to go on.
+pub fn no_incarnation(error: &anyhow::Error) {
+    tracing::error!(
+        "the state directory takes no new incarnation ({error:#}), and without one this machine makes no gradients; trying \
+         again. Free some space, or make it writable"
     );
 }
 
@@ -588,6 +611,20 @@ pub fn silent_machines(machines: &[MachineId]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_goes_on_under_another_name_hears_what_is_lost() {
+        for (cause, is_all_kept) in [
+            (IncarnationCause::Behind, true),
+            (IncarnationCause::Unanswered, true),
+            (IncarnationCause::Revoked, false),
+            (IncarnationCause::Forked, false),
+        ] {
+            let (why, what_stays) = incarnation_words(cause);
+            assert_eq!(what_stays.contains("nothing"), is_all_kept, "{why}");
+            assert_eq!(what_stays.contains("leave"), !is_all_kept, "{why}");
+        }
+    }
 
     #[test]
     fn a_path_that_joiners_will_read_is_said_with_its_file_field_and_remedy() {

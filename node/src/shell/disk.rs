@@ -7,6 +7,7 @@ use protocol::{message::Response, replica::Contained};
 use std::{
     collections::VecDeque,
     sync::{Arc, Once},
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -14,6 +15,9 @@ use crate::{
     records, say,
     storage::{BaseDownload, BaseReader, StateDir, StorageHandle, StorageState, checkpoint::WrittenCheckpoint},
 };
+
+/// Pause before a new incarnation that the disk refused is tried again.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// What became of the disk since it was last looked at.
 #[derive(PartialEq, Eq, Debug)]
@@ -42,6 +46,8 @@ pub struct Disk {
     written: Option<(WrittenCheckpoint, Vec<u8>)>,
     /// The addresses of neighbours that the disk has.
     remembered: Vec<(PeerId, Multiaddr)>,
+    /// When the disk refused the new incarnation that the peer waits for, if it did.
+    refused_at: Option<Instant>,
 }
 
 impl Disk {
@@ -58,6 +64,7 @@ impl Disk {
             download: None,
             written: None,
             remembered: Vec::new(),
+            refused_at: None,
         }
     }
 
@@ -130,10 +137,29 @@ impl Disk {
         self.seen.error.as_deref()
     }
 
-    /// Hands to the thread what it had no room for.
-    pub fn pump(&mut self) {
+    /// Hands to the thread what it had no room for, and tries again what was refused here. Returns what the peer is to
+    /// be told then.
+    pub fn pump(&mut self) -> Option<Input> {
         if let Some(storage) = &mut self.storage {
             storage.pump();
+        }
+        let is_due = self.refused_at.is_some_and(|at| at.elapsed() >= RETRY);
+        is_due.then(|| self.open_incarnation()).flatten()
+    }
+
+    /// A new incarnation, unless the disk refuses it: then the peer waits, and signs nothing meanwhile.
+    fn open_incarnation(&mut self) -> Option<Input> {
+        match self.state.new_incarnation() {
+            Ok(incarnation) => {
+                self.refused_at = None;
+                Some(Input::Incarnation(incarnation))
+            }
+            Err(error) => {
+                if self.refused_at.replace(Instant::now()).is_none() {
+                    say::no_incarnation(&error);
+                }
+                None
+            }
         }
     }
 
@@ -154,10 +180,7 @@ impl Disk {
                 bar.finish_and_clear();
                 download.finish().context("storing the base model")?;
             }
-            Output::NewIncarnation => {
-                let incarnation = self.state.new_incarnation().context("opening a new incarnation")?;
-                answers.push_back(Input::Incarnation(incarnation));
-            }
+            Output::NewIncarnation => answers.extend(self.open_incarnation()),
             Output::Persist { records, write } => {
                 let rows = records.iter().map(records::to_row).collect::<Result<Vec<_>>>()?;
                 self.storage

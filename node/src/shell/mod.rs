@@ -309,7 +309,9 @@ impl Shell {
             self.read_inbox()?;
         }
         self.tell(Input::Tick)?;
-        self.disk.pump();
+        if let Some(input) = self.disk.pump() {
+            self.tell(input)?;
+        }
         if self.remembered.elapsed() >= REMEMBER_INTERVAL {
             self.remembered = Instant::now();
             self.remember();

@@ -24,6 +24,7 @@ use std::{
 use super::{
     database::Database,
     directory::{SECRET, StateDir},
+    download::PART,
     durable,
     paths::{BASE, refuse_missing, sync_directory, unusable},
 };
@@ -77,6 +78,8 @@ impl StateDir {
             }
         };
         write(self, base, keep_lists)?;
+        // What came from peers before is of no use any more, and may be gigabytes.
+        self.remove(PART)?;
         Ok(is_original)
     }
 }

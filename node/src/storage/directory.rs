@@ -22,6 +22,7 @@ use crate::random::random;
 use super::{
     checkpoint::NORMALIZER,
     database::{self, Database, Row},
+    download::PART,
     lock::Lock,
     paths::{BASE, no_state, sync_directory, unusable},
 };
@@ -212,15 +213,16 @@ impl StateDir {
     pub fn forget_run(&self) -> Result<()> {
         let old = ["manifest", "checkpoint", "checkpoint contents", NORMALIZER, "setting starter", SECRET];
         self.database.remove_all(&old)?;
-        for name in ["metrics.jsonl", "journal.jsonl", "status.json", "samples.jsonl"] {
-            match fs::remove_file(self.path.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| unusable(&self.path));
-                }
-                _ => {}
-            }
+        let files = ["metrics.jsonl", "journal.jsonl", "status.json", "samples.jsonl", PART];
+        files.iter().try_for_each(|name| self.remove(name))
+    }
+
+    /// Removes a file, if it is there.
+    pub(super) fn remove(&self, name: &str) -> Result<()> {
+        match fs::remove_file(self.path.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| unusable(&self.path)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The scale of own gradients, as the checkpoint has it.

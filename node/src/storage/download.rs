@@ -16,7 +16,8 @@ use super::{
     paths::{BASE, sync_directory, unusable},
 };
 
-const PART: &str = "base.part";
+/// Name of the file while the base is not complete.
+pub(super) const PART: &str = "base.part";
 
 /// Why a piece of the base model was not stored.
 #[derive(Debug, thiserror::Error)]

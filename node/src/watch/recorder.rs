@@ -170,15 +170,23 @@ struct Files {
 impl Files {
     fn write_all(mut self, entries: &Receiver<Entry>) {
         while let Ok(entry) = entries.recv() {
-            let written = match entry {
-                Entry::Snapshot(snapshot) => self.write_snapshot(&snapshot),
-                Entry::Journal(line) => append(&mut self.journal, &self.state.join(journal::FILE), &line),
+            let (written, is_status) = match entry {
+                Entry::Snapshot(snapshot) => (self.write_snapshot(&snapshot), true),
+                Entry::Journal(line) => (append(&mut self.journal, &self.state.join(journal::FILE), &line), false),
             };
-            if let (Err(error), false) = (&written, self.failing) {
+            let is_news = self.note(is_status, written.is_ok());
+            if let (Err(error), true) = (written, is_news) {
                 tracing::warn!("status, metrics and journal are not written ({error:#}); the run goes on without");
             }
-            self.failing = written.is_err();
         }
+    }
+
+    /// Whether people should hear of a failure: once, until the status is written again. On a full disk a line of the
+    /// journal may fit where nothing else does.
+    fn note(&mut self, is_status: bool, is_written: bool) -> bool {
+        let was_failing = self.failing;
+        self.failing = !is_written || was_failing && !is_status;
+        self.failing && !was_failing
     }
 
     fn write_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
@@ -223,4 +231,19 @@ fn append(file: &mut Option<File>, path: &Path, line: &impl Serialize) -> Result
         *file = None;
     }
     written.with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_hear_of_a_full_disk_once_until_the_status_is_written_again() {
+        let mut files =
+            Files { state: PathBuf::new(), metrics: None, journal: None, last_metrics: None, failing: false };
+        let (status, journal) = (true, false);
+        let said = [(status, true), (status, false), (journal, true), (status, false), (status, true), (journal, false)]
+            .map(|(what, is_written)| files.note(what, is_written));
+        assert_eq!(said, [false, true, false, false, false, true]);
+    }
 }

@@ -94,7 +94,10 @@ fn the_same_tensors_in_other_files_are_kept_and_read_again_and_give_way_to_the_r
     let joined = StateDir::create_or_open(&workshop.state("joined")).unwrap();
     joined.set_manifest(&manifest.encode().unwrap()).unwrap();
     let copy = Checkpoint::load(&in_shards(&workshop)).unwrap();
+    let part = workshop.state("joined").join("base.part");
+    fs::write(&part, "what peers had sent").unwrap();
     assert!(!joined.adopt_base(&manifest, &Base::of_run(&manifest, copy).unwrap()).unwrap());
+    assert!(!part.exists(), "what is here need not come");
     let reader = joined.base(&manifest).unwrap();
     assert!(reader.chunk_digests().is_none() && reader.chunk(0).is_err(), "it has none of the run's bytes to give");
     assert_eq!(reader.load().unwrap().weights.digest(), manifest.base_digest());
