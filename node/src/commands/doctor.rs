@@ -174,6 +174,8 @@ async fn look_around(args: &DoctorArgs) -> Result<Vec<Finding>> {
 struct Calls {
     /// Whether only through a relay.
     reached: BTreeMap<PeerId, bool>,
+    /// Whether any was reached outside of this site.
+    is_far: bool,
     failed: BTreeMap<PeerId, String>,
 }
 
@@ -182,7 +184,12 @@ impl Calls {
     async fn listen(&mut self, network: &mut Network, called: usize) {
         while self.failed.len() < called || network.waits_for_router() {
             match network.next().await {
-                Event::Connected(peer) => drop(self.reached.insert(peer, false)),
+                Event::Connected(peer) => {
+                    let remote = network.neighbours().find(|(other, ..)| **other == peer);
+                    let scope = remote.and_then(|(_, remote, _)| remote.and_then(scope_of));
+                    self.is_far |= scope.is_none_or(|scope| scope == Scope::World);
+                    self.reached.insert(peer, false);
+                }
                 Event::Way { peer, is_relayed } => drop(self.reached.insert(peer, is_relayed)),
                 Event::DialFailed { peer, error } => drop(self.failed.insert(peer, error)),
                 _ => {}
@@ -199,7 +206,7 @@ async fn look(
     calls.iter().for_each(|(peer, addresses)| network.dial(*peer, addresses.clone()));
     let mut outcome = Calls::default();
     let _ = tokio::time::timeout(LOOK, outcome.listen(&mut network, calls.len())).await;
-    let Calls { reached, failed } = outcome;
+    let Calls { reached, is_far, failed } = outcome;
     let places = Places::of(&network);
     let observed: Vec<Multiaddr> = network.observed().cloned().collect();
     let mut findings = vec![addresses(&places)];
@@ -220,7 +227,7 @@ async fn look(
     }));
     findings.push(router(&places, &observed));
     findings.push(ports(network.router(), places.port().unwrap_or(DEFAULT_PORT)));
-    findings.push(from_outside(&places, reached.len(), network.relays_known()));
+    findings.push(from_outside(&places, reached.len(), is_far, network.relays_known()));
     network.close().await;
     findings
 }
@@ -291,8 +298,8 @@ fn ports(answer: Option<&RouterAnswer>, port: u16) -> Finding {
     }
 }
 
-/// Whether others could come here.
-fn from_outside(places: &Places, reached: usize, relays: usize) -> Finding {
+/// Whether others could come here. `is_far`: somebody was reached who is not of this site.
+fn from_outside(places: &Places, reached: usize, is_far: bool, relays: usize) -> Finding {
     let port = places.port().unwrap_or(DEFAULT_PORT);
     let of_world = |address: &&Multiaddr| scope_of(address) == Some(Scope::World);
     if let Some(address) = places.reachable.first() {
@@ -305,6 +312,9 @@ fn from_outside(places: &Places, reached: usize, relays: usize) -> Finding {
     match (places.listening.iter().find(of_world), relays) {
         (_, 1..) => Finding::Note(format!(
             "from outside: nobody came; {relays} relays are there, so a node here is reached through them. Direct: {open}"
+        )),
+        _ if !is_far => Finding::Note(format!(
+            "from outside: nobody came; all who were reached are of this site, where nothing is needed. For machines elsewhere: {open}"
         )),
         (Some(address), 0) => Finding::Bad(
             format!("from outside: {address} is an address of the world, and nobody came"),
@@ -364,11 +374,12 @@ mod tests {
         let world = Places { listening: addresses_of(&["/ip4/203.0.113.5/tcp/4000"]), ..Places::default() };
         let reachable = Places { reachable: addresses_of(&["/ip4/203.0.113.5/tcp/4000"]), ..Places::default() };
         for (finding, expected) in [
-            (from_outside(&reachable, 1, 0), "good from outside: reachable at /ip4/203.0.113.5"),
-            (from_outside(&home, 0, 0), "note from outside: not known"),
-            (from_outside(&home, 1, 2), "note from outside: nobody came; 2 relays"),
-            (from_outside(&home, 1, 0), "bad from outside: nobody came, and no relay is known pass TCP port 4000"),
-            (from_outside(&world, 1, 0), "bad from outside: /ip4/203.0.113.5/tcp/4000 is an address"),
+            (from_outside(&reachable, 1, true, 0), "good from outside: reachable at /ip4/203.0.113.5"),
+            (from_outside(&home, 0, false, 0), "note from outside: not known"),
+            (from_outside(&home, 1, true, 2), "note from outside: nobody came; 2 relays"),
+            (from_outside(&home, 1, true, 0), "bad from outside: nobody came, and no relay is known pass TCP port"),
+            (from_outside(&home, 1, false, 0), "note from outside: nobody came; all who were reached are of this site"),
+            (from_outside(&world, 1, true, 0), "bad from outside: /ip4/203.0.113.5/tcp/4000 is an address"),
             (space("x", 5), "bad disk: 0.0 GB free at x free some"),
             (space("x", 1 << 40), "good disk"),
             (clock(SystemTime::UNIX_EPOCH), "bad clock"),

@@ -20,6 +20,9 @@ pub fn parse_bootstrap(text: &str) -> Result<(PeerId, Multiaddr), StartError> {
             }
             Ok((peer, address))
         }
+        Some(Protocol::P2p(_)) => {
+            Err(failed("there is no address before /p2p/: give all of the line that the other node prints".into()))
+        }
         _ => Err(failed("it does not end with /p2p/ and the peer id that the other node prints".into())),
     }
 }

@@ -10,7 +10,10 @@ pub enum StartError {
     #[error("{0}: the port is taken by another process; choose another with --listen")]
     Occupied(Multiaddr),
     /// Anything else with the address.
-    #[error("{address}: cannot listen there ({error}); an example that works is /ip4/0.0.0.0/tcp/9713")]
+    #[error(
+        "{address}: cannot listen there ({error}); give --listen an address of this machine, for example \
+         /ip4/0.0.0.0/tcp/9713"
+    )]
     Listen {
         /// As given.
         address: Multiaddr,

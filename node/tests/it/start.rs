@@ -28,8 +28,10 @@ fn a_start_that_fails_leaves_no_run_and_one_without_gradients_gives_way() {
     let some = ["--samples", "16", "--exit-when-idle", "0.1", "--sequence-length", "32"];
     let (worked, said) = run(&[&some[..], &["--data", text, "--model", model, "--epsilon", "0.004"]].concat());
     assert!(worked && said.contains("going on with run"), "{said}");
-    let (worked, said) = run(&[&once[..], &["--data", text, "--epsilon", "0.001"]].concat());
+    let others = ["--data", text, "--epsilon", "0.001", "--planned-gradients", "5000"];
+    let (worked, said) = run(&[&once[..], &others].concat());
     assert!(worked && said.contains("--epsilon is of new runs only"), "{said}");
+    assert!(said.contains("--planned-gradients is of new runs only: this run's is 100000"), "{said}");
     // A run whose database is gone is not begun over.
     for empties in [true, false] {
         match empties {
@@ -39,6 +41,24 @@ fn a_start_that_fails_leaves_no_run_and_one_without_gradients_gives_way() {
         let (worked, said) = run(&[&once[..], &["--data", text]].concat());
         assert!(!worked && said.contains("node.redb: is empty or was missing") && !said.contains("new run"), "{said}");
     }
+}
+
+#[test]
+fn adapters_of_another_scale_are_told_from_those_of_the_run() {
+    let workshop = Workshop::new();
+    let (state, text, model) = (workshop.state("state"), workshop.state("text.txt"), workshop.model());
+    let run = |arguments: &[&str]| {
+        let usual = ["--model", model.to_str().unwrap(), "--data", text.to_str().unwrap(), "--sequence-length", "32"];
+        let ends = ["--samples", "0", "--exit-when-idle", "0.1", "--lora", "3"];
+        let output = command(&state, &[&usual[..], &ends, arguments].concat()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (worked, said) = run(&["--lora-alpha", "5"]);
+    assert!(worked && said.contains("new run"), "{said}");
+    let (worked, said) = run(&["--lora-alpha", "5"]);
+    assert!(worked && said.contains("going on with run") && !said.contains("gives way"), "{said}");
+    let (worked, said) = run(&["--lora-alpha", "9"]);
+    assert!(worked && said.contains("lora-alpha is 5") && said.contains("gives way"), "{said}");
 }
 
 #[test]
@@ -58,6 +78,7 @@ fn ports_and_files_that_will_not_do_are_found_before_a_run_is_stored() {
     for (arguments, words) in [
         (&["--listen", &multiaddr][..], "the port is taken"),
         (&["--listen", "/ip4/203.0.113.77/tcp/0"], "203.0.113.77/tcp/0: cannot listen there"),
+        (&["--listen", "/ip4/203.0.113.77/tcp/0"], "give --listen an address of this machine"),
         (&["--serve", &address], "the port is taken"),
         (&["--http", &address], "the port is taken"),
         (&["--serve", "127.0.0.1:0", "--serve-token", "short"], "--serve-token"),

@@ -6,7 +6,7 @@ use engine::{
     objective,
     recipe::rate,
 };
-use protocol::manifest::{Manifest, Membership};
+use protocol::manifest::{ADAPTER_ONE, Manifest, Membership, TensorSpec};
 
 use super::{base::load_model_of, others::known_peers};
 use crate::{
@@ -137,15 +137,36 @@ fn other_objective(settings: &Settings, manifest: &Manifest) -> Option<&'static 
 }
 
 /// Settings of new runs: (flag, what was said, what the run has).
-fn settled(settings: &Settings, manifest: &Manifest) -> [(&'static str, Option<f64>, f64); 3] {
+fn settled(settings: &Settings, manifest: &Manifest) -> [(&'static str, Option<f64>, f64); 5] {
     let run = &manifest.hyperparameters;
     let learning_rate = match settings.learning_rate {
         Some(LearningRate::Fixed(rate)) => Some(rate),
         _ => None,
     };
+    let (said_alpha, alpha) = alphas(settings, manifest);
     [
         ("--learning-rate", learning_rate, run.learning_rate),
         ("--epsilon", settings.epsilon, run.epsilon),
         ("--replay-budget", settings.replay_budget.map(f64::from), f64::from(manifest.replay_budget)),
+        (
+            "--planned-gradients",
+            settings.planned_gradients.map(|gradients| gradients as f64),
+            run.planned_gradients as f64,
+        ),
+        ("--lora-alpha", said_alpha, alpha),
     ]
+}
+
+/// `--lora-alpha` as it was said, and the run's, to four digits: a manifest keeps it over the rank, rounded. Adapters
+/// of another rank are others anyhow.
+fn alphas(settings: &Settings, manifest: &Manifest) -> (Option<f64>, f64) {
+    let adapter = manifest.tensors.iter().find_map(TensorSpec::adapter);
+    let Some(adapter) = adapter.filter(|adapter| settings.lora == Some(adapter.rank)) else { return (None, 0.0) };
+    let rank = f64::from(adapter.rank);
+    let kept = |alpha: f64| (alpha / rank * f64::from(ADAPTER_ONE)).round() as u32;
+    let alpha = f64::from(adapter.scaling) / f64::from(ADAPTER_ONE) * rank;
+    let alpha = (alpha * 1e4).round() / 1e4;
+    // What comes to the same is the same.
+    let said = settings.lora_alpha.map(|said| if kept(said) == adapter.scaling { alpha } else { said });
+    (said, alpha)
 }
