@@ -37,9 +37,10 @@ pub fn read(mut bytes: Bytes, separator: u8, sink: &mut dyn FnMut(Row) -> Result
         let start = record.position().map_or(0, csv::Position::line);
         let (lines, until) = ((reader.position().line() - start).max(1), reader.position().byte());
         let content = match reader.get_mut().trouble(until) {
-            Some((opened, what)) => Err(anyhow!(
-                "the quote that is opened in line {} {what}; close it, or write it twice within quotes",
-                opened + skipped
+            Some((opened, trouble)) => Err(anyhow!(
+                "the quote that is opened in line {} {}; close it, or write it twice within quotes",
+                opened + skipped,
+                trouble.words(skipped)
             )),
             None if is_header => Ok(None),
             None => fields(&header, &record).map(Some),
@@ -109,6 +110,79 @@ enum State {
     Closed,
 }
 
+/// What is wrong with quotes that span lines.
+#[derive(Clone, Copy)]
+enum Trouble {
+    /// Text follows what closes them.
+    Glued,
+    /// Each line up to this one, in which they are closed, looks like a record of its own.
+    Records(u64),
+    Open,
+}
+
+impl Trouble {
+    /// `skipped`: lines before the table's first.
+    fn words(self, skipped: u64) -> String {
+        match self {
+            Self::Glued => "has text right behind what closes it".into(),
+            Self::Records(closed) => {
+                let closed = closed + skipped;
+                format!(
+                    "closes in line {closed}, though each line up to there looks like a row of its own (if it is one text, save \
+                     the rows as JSON Lines)"
+                )
+            }
+            Self::Open => "is not closed to the end of the file".into(),
+        }
+    }
+}
+
+/// Lines of one record, of which a field in quotes may be prose of several, or records that two stray quotes hold
+/// together: those have a separator between every two columns, and none that stands as commas do in prose.
+#[derive(Default)]
+struct Lines {
+    /// How many have ended, and how many of them look like a record.
+    count: u64,
+    alike: u64,
+    /// Separators of the present one, and whether it is surely prose.
+    separators: u64,
+    is_prose: bool,
+    /// The byte before.
+    last: u8,
+    /// Separators outside quotes, of all of them.
+    fields: u64,
+    /// The line in which the quotes were opened that span the first and the second.
+    opened: u64,
+}
+
+impl Lines {
+    fn pass(&mut self, byte: u8, separator: u8, is_quoted: bool) {
+        let is_blank = byte.is_ascii_whitespace() || byte == b'"';
+        if is_quoted {
+            self.is_prose |= match self.last {
+                b'\n' => is_blank || byte == separator,
+                last => last == separator && is_blank && byte != separator,
+            };
+        }
+        self.separators += u64::from(byte == separator);
+        self.fields += u64::from(byte == separator && !is_quoted);
+        self.last = byte;
+    }
+
+    /// A line ends, of a table of this many columns.
+    fn end(&mut self, columns: u64) {
+        self.count += 1;
+        self.alike += u64::from(self.separators + 1 == columns && !self.is_prose);
+        (self.separators, self.is_prose) = (0, false);
+    }
+
+    /// Whether nearly all of them look like a record. Of a record of two lines nobody can tell, nor where there is one
+    /// column.
+    fn are_records(&self, columns: u64) -> bool {
+        columns >= 2 && self.count >= 3 && 10 * self.alike >= 9 * self.count
+    }
+}
+
 /// Bytes of a table on their way to its reader, whose rules for quotes these are: it takes what is wrong with them for
 /// a part of the field.
 struct Quotes {
@@ -122,30 +196,36 @@ struct Quotes {
     record: u64,
     /// The line in which the latest quote was opened.
     opened: u64,
-    /// Where text follows quotes that span lines: (byte, line in which they were opened). Of one buffer at most.
-    glued: VecDeque<(u64, u64)>,
+    /// What is wrong with quotes that span lines: (byte, line in which they were opened, what). Of one buffer at most.
+    troubles: VecDeque<(u64, u64, Trouble)>,
+    /// Lines of the present record.
+    lines: Lines,
+    /// Of the header; zero while it is not read.
+    columns: u64,
     has_ended: bool,
 }
 
 impl Quotes {
     fn new(source: Bytes, separator: u8) -> Self {
-        let (state, glued) = (State::Start, VecDeque::new());
-        Self { source, separator, state, passed: 0, line: 1, record: 0, opened: 0, glued, has_ended: false }
+        let (state, troubles, lines) = (State::Start, VecDeque::new(), Lines::default());
+        let (passed, line, record, opened, columns, has_ended) = (0, 1, 0, 0, 0, false);
+        Self { source, separator, state, passed, line, record, opened, troubles, lines, columns, has_ended }
     }
 
     /// What is wrong with the quotes of the record that ends at byte `until`, and the line in which they were opened.
-    fn trouble(&mut self, until: u64) -> Option<(u64, &'static str)> {
-        let mut glued = None;
-        while let Some((_, opened)) = self.glued.front().filter(|(at, _)| *at < until) {
-            glued = glued.or(Some((*opened, "has text right behind what closes it")));
-            self.glued.pop_front();
+    fn trouble(&mut self, until: u64) -> Option<(u64, Trouble)> {
+        let mut first = None;
+        while let Some((_, opened, trouble)) = self.troubles.front().filter(|(at, ..)| *at < until) {
+            first = first.or(Some((*opened, *trouble)));
+            self.troubles.pop_front();
         }
         let is_open = self.has_ended && self.state == State::Quoted;
-        if is_open { Some((self.opened, "is not closed to the end of the file")) } else { glued }
+        if is_open { Some((self.opened, Trouble::Open)) } else { first }
     }
 
     fn pass(&mut self, byte: u8) {
         let is_end = matches!(byte, b'\n' | b'\r');
+        let is_quoted = self.state == State::Quoted;
         self.state = match (self.state, byte) {
             (State::Quoted, b'"') => State::Closed,
             (State::Quoted, _) | (State::Closed, b'"') => State::Quoted,
@@ -156,16 +236,42 @@ impl Quotes {
             (_, byte) if is_end || byte == self.separator => State::Start,
             (State::Closed, byte) => {
                 if self.opened < self.line && byte != b' ' {
-                    self.glued.push_back((self.passed, self.opened));
+                    self.troubles.push_back((self.passed, self.opened, Trouble::Glued));
                 }
                 State::Plain
             }
             _ => State::Plain,
         };
+        let ends_record = is_end && self.state == State::Start;
+        if ends_record {
+            self.end_record();
+        } else {
+            self.lines.pass(byte, self.separator, is_quoted);
+        }
+        if is_quoted && byte == b'\n' {
+            if self.lines.count == 0 {
+                self.lines.opened = self.opened;
+            }
+            self.lines.end(self.columns);
+        }
         self.passed += 1;
         self.line += u64::from(byte == b'\n');
-        if is_end && self.state == State::Start {
+        if ends_record {
             self.record = self.passed;
+        }
+    }
+
+    /// A record ends before the present byte, unless there is none.
+    fn end_record(&mut self) {
+        if self.passed == self.record {
+            return;
+        }
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.end(self.columns);
+        if self.columns == 0 {
+            self.columns = lines.fields + 1;
+        } else if lines.are_records(self.columns) {
+            self.troubles.push_back((self.passed - 1, lines.opened, Trouble::Records(self.line)));
         }
     }
 }
@@ -174,6 +280,10 @@ impl Read for Quotes {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.source.read(buffer)?;
         self.has_ended |= count == 0;
+        if count == 0 && self.state != State::Quoted {
+            self.end_record();
+            self.record = self.passed;
+        }
         buffer[..count].iter().for_each(|byte| self.pass(*byte));
         if self.passed - self.record < ROW_BYTES_MAX {
             return Ok(count);

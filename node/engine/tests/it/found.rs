@@ -46,6 +46,35 @@ fn a_quote_that_is_not_closed_is_an_error_and_glues_no_rows_together() {
 }
 
 #[test]
+fn two_stray_quotes_glue_no_rows_together_and_a_text_of_several_lines_stays_whole() {
+    let (stray, good) = ("1,\"He said hello\n2,it rains\n3,we left\"\n", lines(9, |i| format!("{},{LONG}\n", i + 4)));
+    for (name, separator, end) in [("rows.csv", ",", "\n"), ("rows.csv", ",", "\r\n"), ("rows.tsv", "\t", "\n")] {
+        let content = format!("id,text\n{stray}{good}").replace(',', separator).replace('\n', end);
+        let error = said(name, content);
+        assert!(error.contains("3 of 12 rows cannot be used"), "{error}");
+        assert!(error.contains("opened in line 2 closes in line 4, though each line"), "{error}");
+    }
+    // In the middle of a row, behind a line of Excel's, and at an end without a line's.
+    let wide = "sep=;\nid;text;label\n1;\"oops;x\n2;two words;y\n3;three words\";z\n4;four;x";
+    assert!(said("rows.csv", wide).contains("opened in line 3 closes in line 5"), "{}", said("rows.csv", wide));
+    let error = said("rows.csv", format!("id,text\n{good}{}", stray.trim_end()));
+    assert!(error.contains("opened in line 11 closes in line 13"), "{error}");
+    // Commas as prose and programs have them, and two lines, of which nobody can tell.
+    let texts = [
+        "Roses are red\nViolets, blue\nSugar, sweet",
+        "Dear Anna,\nhello,\nbye,",
+        "Where?\nParis,France",
+        "def f(a):\n    g(a,1)\n    h(a,2)",
+        "one\ntwo\nthree",
+        "a\n\nb,c",
+    ];
+    let records: String = texts.iter().map(|text| format!("1,\"{text}\"\n")).collect();
+    assert_eq!(rows_of("rows.csv", format!("id,text\n{records}")).len(), texts.len());
+    let indented = "id\ttext\n1\t\"if x:\n\ty\n\tz\"\n2\tone two\n";
+    assert_eq!(rows_of("rows.tsv", indented).len(), 2);
+}
+
+#[test]
 fn what_is_learned_is_what_the_columns_say_together() {
     for (row, expected, left) in [
         (r#"{"target": "4", "ids": "1", "user": "bob", "text": "one two"}"#, "o[ne two]", "target; user; ids"),
