@@ -441,12 +441,23 @@ pub fn evaluation_words(evaluation: &Evaluation) -> String {
     }
 }
 
-/// What was read of the text that `flag` named: a warning if something was left out.
+/// What was read of the text that `flag` named: a warning if something was left out, or is there that should not be.
 pub fn read(flag: &str, report: &ReadReport) {
-    match report.bad_rows() + report.files_skipped() + report.prompts_cut() {
-        0 => tracing::info!("{flag} {report}"),
-        _ => tracing::warn!("{flag} {report}"),
+    let left_out = report.bad_rows() + report.files_skipped() + report.prompts_cut();
+    match left_out == 0 && !report.is_mixed() {
+        true => tracing::info!("{flag} {report}"),
+        false => tracing::warn!("{flag} {report}"),
     }
+}
+
+/// What `--eval` names is a part of what `--data` names.
+pub fn trained_on(eval: &Path, data: &Path) {
+    tracing::warn!(
+        "--eval {}: the held-out text is trained on, too: it is --data {}, or a part of it, so its figures say nothing of other \
+         texts; give --eval a text of its own, or leave it away for the last tenth of --data",
+        eval.display(),
+        data.display()
+    );
 }
 
 /// The base model is about to come from peers.

@@ -345,6 +345,7 @@ fn read_config(path: &Path) -> Result<RunArgs> {
 /// Flags that say something about another one must not come without it: they would be left aside in silence.
 fn needs_company(args: &RunArgs) -> Result<()> {
     let scores = args.objective.as_deref().is_some_and(|objective| objective.trim_start().starts_with("command"));
+    let has_text = args.data.is_some() || args.eval.is_some();
     let pairs = [
         (args.lora_alpha.is_some(), "--lora-alpha", args.lora.is_some(), "--lora RANK, the adapters that it scales"),
         (args.serve_token.is_some(), "--serve-token", args.serve.is_some(), "--serve IP:PORT, where it is asked for"),
@@ -355,6 +356,13 @@ fn needs_company(args: &RunArgs) -> Result<()> {
             "--objective 'command PROGRAM', whose completions it bounds",
         ),
         (args.score_seconds.is_some(), "--score-seconds", scores, "--objective 'command PROGRAM', which it bounds"),
+        (
+            args.text_field.is_some(),
+            "--text-field",
+            has_text,
+            "--data PATH or --eval PATH, a column of whose rows it names",
+        ),
+        (args.template.is_some(), "--template", has_text, "--data PATH or --eval PATH, whose rows it makes texts of"),
     ];
     for (is_said, flag, has_company, needed) in pairs {
         ensure!(!is_said || has_company, "{flag}: says nothing without {needed}");
@@ -457,5 +465,33 @@ fn parse_seconds(seconds: f64) -> Result<Duration> {
     match Duration::try_from_secs_f64(seconds) {
         Ok(duration) => Ok(duration),
         Err(error) => bail!("--exit-when-idle {seconds}: {error}; give seconds, for example 10"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_that_says_something_about_another_one_does_not_come_alone() {
+        let none = RunArgs::default;
+        let (data, eval) = (Some(PathBuf::from("rows.csv")), Some(PathBuf::from("held_out.csv")));
+        let field = || RunArgs { text_field: Some("body".into()), ..none() };
+        let template = || RunArgs { template: Some("{{ body }}".into()), ..none() };
+        for (args, flag, company) in [
+            (field(), "--text-field", RunArgs { data: data.clone(), ..field() }),
+            (field(), "--text-field", RunArgs { eval: eval.clone(), ..field() }),
+            (template(), "--template", RunArgs { data, ..template() }),
+            (template(), "--template", RunArgs { eval, ..template() }),
+            (
+                RunArgs { lora_alpha: Some(16.0), ..none() },
+                "--lora-alpha",
+                RunArgs { lora_alpha: Some(16.0), lora: Some(8), ..none() },
+            ),
+        ] {
+            let error = needs_company(&args).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{flag}: says nothing without --")), "{error}");
+            needs_company(&company).unwrap();
+        }
     }
 }

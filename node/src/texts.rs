@@ -12,6 +12,8 @@ use engine::{
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::manifest::ObjectiveLine;
 use std::{
+    fs::{self, File},
+    io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     thread,
@@ -67,7 +69,12 @@ impl Texts {
         let length = reader.length;
         let eval = settings.eval.as_ref().map(|path| reader.load("--eval", path)).transpose()?;
         let (data, held_out) = match &settings.data {
-            Some(path) if eval.is_some() => (Some(reader.load("--data", path)?), eval),
+            Some(path) if eval.is_some() => {
+                if let Some(eval) = settings.eval.as_ref().filter(|eval| is_part(eval, path)) {
+                    say::trained_on(eval, path);
+                }
+                (Some(reader.load("--data", path)?), eval)
+            }
             Some(path) => {
                 let (data, held_out) = reader.load_split("--data", path)?;
                 (Some(data), Some(held_out))
@@ -144,11 +151,12 @@ impl TextReader {
 
     /// Reads, while a line shows how far that is, if it takes long.
     fn watched<T>(&self, flag: &str, path: &Path, read: impl FnOnce(&Reader<'_>) -> Result<T>) -> Result<T> {
+        self.check_length()?;
         let progress = Arc::default();
         let Self { tokenizer, template, columns, length, scratch, .. } = self;
         let (sequence_length, progress_of) = (*length, Arc::clone(&progress));
         let reader = Reader { tokenizer, template, columns, sequence_length, scratch, progress: progress_of };
-        let (there, is_input) = (std::fs::metadata(path).ok(), path == Path::new("-"));
+        let (there, is_input) = (fs::metadata(path).ok(), path == Path::new("-"));
         if is_input || there.as_ref().is_some_and(|there| !there.is_file() && !there.is_dir()) {
             tracing::info!("{flag} {}: reading until its writer closes it", path.display());
         }
@@ -184,8 +192,62 @@ impl TextReader {
         watcher.thread().unpark();
         // It has nothing to tell.
         let _ = watcher.join();
-        let read = result?;
-        self.check_length()?;
-        Ok(read)
+        result.with_context(|| flag.to_owned())
+    }
+}
+
+/// Whether the text at `eval` is the one at `data`, byte by byte, or a part of that directory.
+fn is_part(eval: &Path, data: &Path) -> bool {
+    // Standard input can be read once.
+    if [eval, data].contains(&Path::new("-")) {
+        return false;
+    }
+    let paths = fs::canonicalize(eval).and_then(|eval| Ok((eval, fs::canonicalize(data)?)));
+    paths.is_ok_and(|(eval, data)| eval.starts_with(&data) || is_copy(&eval, &data).unwrap_or(false))
+}
+
+/// Whether two files hold the same bytes.
+fn is_copy(one: &Path, other: &Path) -> io::Result<bool> {
+    let (own, its) = (fs::metadata(one)?, fs::metadata(other)?);
+    if !own.is_file() || !its.is_file() || own.len() != its.len() {
+        return Ok(false);
+    }
+    let (mut one, mut other) = (BufReader::new(File::open(one)?), BufReader::new(File::open(other)?));
+    loop {
+        let (own, its) = (one.fill_buf()?, other.fill_buf()?);
+        let count = own.len().min(its.len());
+        if count == 0 || own[..count] != its[..count] {
+            return Ok(own.is_empty() && its.is_empty());
+        }
+        one.consume(count);
+        other.consume(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_out_text_that_is_trained_on_is_told_by_its_path_or_its_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, content).unwrap();
+            path
+        };
+        let long = "a line of a text\n".repeat(5_000);
+        let (data, copy) = (file("notes/data.txt", &long), file("copy.txt", &long));
+        let other = file("other.txt", &long.replace("text\n", "tale\n"));
+        let last = file("last.txt", &format!("{}!", &long[..long.len() - 1]));
+        let (notes, empty) = (directory.path().join("notes"), file("empty.txt", ""));
+        for (eval, data) in [(&data, &data), (&copy, &data), (&data, &notes), (&notes, &notes)] {
+            assert!(is_part(eval, data), "{} of {}", eval.display(), data.display());
+        }
+        for (eval, data) in [(&other, &data), (&last, &data), (&copy, &notes), (&notes, &data), (&empty, &data)] {
+            assert!(!is_part(eval, data), "{} of {}", eval.display(), data.display());
+        }
+        assert!(!is_part(Path::new("-"), Path::new("-")) && !is_part(&notes.join("gone"), &data));
     }
 }

@@ -93,3 +93,43 @@ fn ports_and_files_that_will_not_do_are_found_before_a_run_is_stored() {
     let (worked, said) = run(&["--record", record, "--samples", "0", "--exit-when-idle", "0.1"]);
     assert!(worked && said.contains("new run") && !said.contains("gives way"), "{said}");
 }
+
+#[test]
+fn texts_that_will_not_do_are_named_with_their_flags_and_others_said_to_be_what_they_are() {
+    let workshop = Workshop::new();
+    let (notes, model) = (workshop.state("notes"), workshop.model());
+    let place = |name: &str| workshop.state(name).to_str().unwrap().to_owned();
+    let (text, empty, short) = (place("text.txt"), place("empty.txt"), place("short.txt"));
+    std::fs::create_dir(&notes).unwrap();
+    std::fs::copy(&text, notes.join("notes.txt")).unwrap();
+    std::fs::write(&empty, "").unwrap();
+    std::fs::write(&short, "a few words").unwrap();
+    let state = notes.join("onebyte-state");
+    let run = |arguments: &[&str]| {
+        let usual = ["--model", model.to_str().unwrap(), "--samples", "0", "--exit-when-idle", "0.1"];
+        let output = command(&state, &[&usual, arguments].concat()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (arguments, parts) in [
+        (
+            &["--data", &text, "--eval", &empty, "--sequence-length", "32"][..],
+            ["error: --eval: ", "empty.txt has no text; give a file"],
+        ),
+        (&["--data", &empty, "--sequence-length", "32"], ["error: --data: ", "empty.txt has no text; give a file"]),
+        (
+            &["--data", &short, "--sequence-length", "5000"],
+            ["--sequence-length 5000: ", "the model's rows have at most"],
+        ),
+        (&["--text-field", "body"], ["--text-field: says nothing without --data", "--eval PATH"]),
+    ] {
+        let (worked, said) = run(arguments);
+        assert!(!worked && parts.iter().all(|part| said.contains(part)), "{arguments:?}: {said}");
+    }
+    // The mark by which the engine knows a state directory is what a node leaves there.
+    let notes = place("notes");
+    let (worked, said) = run(&["--sequence-length", "32", "--data", &notes]);
+    assert!(worked && said.contains("1 file (onebyte-state: a node's state directory)"), "{said}");
+    assert!(!said.contains("trained on, too"), "{said}");
+    let (worked, said) = run(&["--sequence-length", "32", "--data", &text, "--eval", &text]);
+    assert!(worked && said.contains("the held-out text is trained on, too"), "{said}");
+}

@@ -1,4 +1,6 @@
-//! Which files of plain text are held out.
+//! Which files of plain text are held out, and which are by their names.
+
+use std::{collections::BTreeSet, path::Path};
 
 /// The held-out part is whole files if some at the end have a share of all bytes between these.
 const WHOLE_FILES_SHARE: [f64; 2] = [0.4, 2.0];
@@ -25,9 +27,65 @@ pub fn held_out_files(sizes: &[u64], held_out: f64) -> (usize, f64) {
     (from, 1.0 - (wanted - after) / sizes[from] as f64)
 }
 
+/// What names of files say.
+const TRAIN: &str = "train";
+const HELD_OUT: [&str; 6] = ["test", "valid", "validation", "val", "dev", "eval"];
+
+/// The files and directories that are to be trained on, and those that are to be measured by, as the names of these
+/// `files` have it in their words; None unless there are both.
+pub fn mixed<'a>(files: impl Iterator<Item = &'a Path>) -> Option<[Vec<String>; 2]> {
+    let (mut train, mut held_out) = (BTreeSet::new(), BTreeSet::new());
+    for file in files {
+        for part in file.ancestors() {
+            // A directory has no extension.
+            let name = if part == file { part.file_stem() } else { part.file_name() };
+            let name = name.unwrap_or_default().to_string_lossy().to_lowercase();
+            let says = |word: &str| name.split(|character: char| !character.is_alphanumeric()).any(|own| own == word);
+            match (says(TRAIN), HELD_OUT.into_iter().any(says)) {
+                (true, false) => train.insert(part.display().to_string()),
+                (false, true) => held_out.insert(part.display().to_string()),
+                _ => false,
+            };
+        }
+    }
+    let is_both = !train.is_empty() && !held_out.is_empty();
+    is_both.then(|| [train, held_out].map(|names| names.into_iter().collect()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_are_apart_by_their_names_are_told_by_whole_words() {
+        let apart = |files: &[&str]| mixed(files.iter().map(|file| Path::new(*file)));
+        let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
+        for (files, train, held_out) in [
+            (
+                &["test.jsonl", "train.jsonl", "validation.jsonl"][..],
+                &["train.jsonl"][..],
+                &["test.jsonl", "validation.jsonl"][..],
+            ),
+            (&["a/train/1.txt", "a/train/2.txt", "a/test/1.txt"], &["a/train"], &["a/test"]),
+            (&["wiki.train.tokens", "wiki.test.tokens"], &["wiki.train.tokens"], &["wiki.test.tokens"]),
+            (
+                &["Train-00000-of-00002.parquet", "squad_dev.json"],
+                &["Train-00000-of-00002.parquet"],
+                &["squad_dev.json"],
+            ),
+        ] {
+            assert_eq!(apart(files), Some([named(train), named(held_out)]), "{files:?}");
+        }
+        let alone: [&[&str]; 4] = [
+            &["train.jsonl", "trains.jsonl"],
+            &["test.jsonl", "dev.jsonl"],
+            &["training/testing.txt", "x.train"],
+            &["train_test.txt"],
+        ];
+        for files in alone {
+            assert_eq!(apart(files), None, "{files:?}");
+        }
+    }
 
     #[test]
     fn whole_files_are_held_out_where_some_at_the_end_have_about_a_tenth() {

@@ -20,7 +20,7 @@
 //! | `tokens.rs`, `window.rs`, `part.rs` | what is kept: ids, and which of them are a row |
 //! | `numbers.rs` | where it is kept: in memory while it is little, then on the disk |
 //! | `read.rs`, `report.rs` | all of these at work; what was read, skipped and cut |
-//! | `held_out.rs` | which files of plain text are held out |
+//! | `held_out.rs` | which files of plain text are held out, and which are by their names |
 //! | `order.rs`, `pack.rs` | which rows come when; rows → batch |
 //! | `digest.rs` | what tells texts apart |
 

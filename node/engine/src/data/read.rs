@@ -18,7 +18,7 @@ use super::{
     fields::{NoColumn, keys},
     form::{Form, form},
     header,
-    held_out::held_out_files,
+    held_out::{held_out_files, mixed},
     json,
     names::is_known,
     parquet,
@@ -78,6 +78,10 @@ pub fn load(
     let mut reading =
         Reading { encoder, columns, scratch, progress, report, tokens, documents, waiting, bytes, is_stuck };
     let (texts, tables) = reading.look(path)?;
+    if reading.report.is_directory {
+        let files = texts.iter().chain(&tables).map(|seen| seen.source.path());
+        reading.report.mixed = mixed(files.map(|file| file.strip_prefix(path).unwrap_or(file)));
+    }
     let [train, eval] = reading.texts(texts, held_out)?;
     for seen in tables {
         reading.table(seen)?;
@@ -379,8 +383,13 @@ impl Reading<'_> {
         let (digest, system_moved) = (document.digest(), document.system_moved);
         let Stored { rows, tokens, bytes, cut } = document.store(self.encoder.sequence_length, &mut self.tokens)?;
         let report = &mut self.report;
-        report.windowed += u64::from(matches!(&rows, DocumentRows::Windows(windows) if windows.len() > 1));
+        let windows = if let DocumentRows::Windows(windows) = &rows { windows.len() } else { 1 };
+        report.windowed += u64::from(windows > 1);
         self.documents.push(rows, tokens, bytes, digest)?;
+        if windows == 0 {
+            report.short += 1;
+            return Ok(());
+        }
         *report.rows.entry(label).or_default() += 1;
         report.prompts_cut += u64::from(cut);
         report.systems_moved += u64::from(system_moved);

@@ -35,6 +35,8 @@ pub struct Report {
     pub(super) lists_left: BTreeSet<String>,
     /// Rows without a text.
     pub(super) empty: u64,
+    /// Rows with a text that makes no window.
+    pub(super) short: u64,
     /// Rows that cannot be used.
     pub(super) bad: Lost,
     /// Rows without a column that is read. Among rows that have one, it was left off; if most lack it, they are bad.
@@ -45,6 +47,8 @@ pub struct Report {
     pub(super) tabbed: Vec<String>,
     /// Names that begin with a dot.
     pub(super) hidden: u64,
+    /// What names say is to be trained on, and what is to be measured by, if both are read here.
+    pub(super) mixed: Option<[Vec<String>; 2]>,
     /// Rows that were cut into several windows.
     pub(super) windowed: u64,
     /// Rows whose prompt lost its start.
@@ -119,12 +123,12 @@ impl Report {
 
     /// All rows that were looked at.
     pub(super) fn all_rows(&self) -> u64 {
-        self.rows.values().sum::<u64>() + self.empty + self.bad.count + self.without.count
+        self.rows.values().sum::<u64>() + self.empty + self.short + self.bad.count + self.without.count
     }
 
     /// Rows that cannot be used, and should be: those that lack their column, too, unless most have it.
     pub(super) fn unusable(&self) -> Lost {
-        let usable = self.rows.values().sum::<u64>() + self.empty;
+        let usable = self.rows.values().sum::<u64>() + self.empty + self.short;
         let mut all = self.bad.clone();
         if self.without.count > usable {
             all.count += self.without.count;
@@ -148,11 +152,13 @@ impl Report {
     pub(super) fn no_text(&self) -> String {
         if self.is_directory {
             let names: Vec<String> = self.skipped.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-            let why = if names.is_empty() { String::new() } else { format!(" ({})", few(&names)) };
-            return format!(" has no files with text{why}; give --data a file or a directory with some");
+            let hidden = (self.hidden > 0).then(|| format!("{} hidden, by the dot before their names", self.hidden));
+            let why: Vec<String> = (!names.is_empty()).then(|| few(&names)).into_iter().chain(hidden).collect();
+            let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
+            return format!(" has no files with text{why}; give a file or a directory with some");
         }
         let empty = if self.empty > 0 { format!(" ({} empty rows)", self.empty) } else { String::new() };
-        format!(" has no text{empty}; give --data a file with some")
+        format!(" has no text{empty}; give a file with some")
     }
 
     /// How many prompts lost their start.
@@ -168,6 +174,11 @@ impl Report {
     /// Files that were not read, hidden ones among them.
     pub fn files_skipped(&self) -> u64 {
         self.skipped.len() as u64 + self.hidden
+    }
+
+    /// Whether files are read together that are apart by their names.
+    pub fn is_mixed(&self) -> bool {
+        self.mixed.is_some()
     }
 
     fn read(&self) -> String {
@@ -193,14 +204,8 @@ impl Report {
         parts.join(", ")
     }
 
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        notes.extend(self.held_out.as_ref().map(|held_out| format!("held out: {held_out}")));
-        if self.all_equal {
-            notes.push(
-                "nearly all rows are equal, so those that are held out are trained on, too: give --eval a text".into(),
-            );
-        }
+    /// What was skipped, and why.
+    fn all_skipped(&self) -> Vec<String> {
         let mut skipped = Vec::new();
         if !self.skipped.is_empty() {
             let names: Vec<String> = self.skipped.iter().map(|(name, why)| format!("{name}: {why}")).collect();
@@ -212,11 +217,34 @@ impl Report {
         if self.empty > 0 {
             skipped.push(format!("{} empty", counted(self.empty, "row")));
         }
+        if self.short > 0 {
+            skipped.push(format!("{} of one token, which predicts nothing", counted(self.short, "row")));
+        }
         skipped.extend(self.without.note("with no column that is read"));
         skipped.extend(self.bad.note("that cannot be used"));
         if self.left_over > 0 {
             skipped.push(format!("the last {}, which fill no window", counted(self.left_over, "token")));
         }
+        skipped
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        notes.extend(self.held_out.as_ref().map(|held_out| format!("held out: {held_out}")));
+        if self.all_equal {
+            notes.push(
+                "nearly all rows are equal, so those that are held out are trained on, too: give --eval a text".into(),
+            );
+        }
+        if let Some([train, held_out]) = &self.mixed {
+            notes.push(format!(
+                "read together, though by their names to train on ({}) and to measure by ({}): name the ones as --data and \
+                 the others as --eval",
+                few(train),
+                few(held_out)
+            ));
+        }
+        let skipped = self.all_skipped();
         if !skipped.is_empty() {
             notes.push(format!("skipped: {}", skipped.join(", ")));
         }

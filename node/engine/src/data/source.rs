@@ -19,6 +19,9 @@ use super::report::Report;
 const DEPTH_MAX: usize = 32;
 /// Most files of a directory.
 const FILES_MAX: usize = 1 << 20;
+/// What a node's state directory holds: all else in it is the node's as well, a private run's secret among it, and no
+/// text of anybody's.
+const STATE_MARK: &str = "node.redb";
 
 /// Where bytes come from.
 pub enum Source {
@@ -61,14 +64,14 @@ pub fn find(path: &Path, report: &mut Report) -> Result<Vec<Source>> {
         return Ok(vec![Source::Once(path.to_owned())]);
     }
     let metadata = fs::metadata(path).with_context(|| {
-        format!("cannot read {}; --data takes a file, a directory, or - for standard input", path.display())
+        format!("cannot read {}; give a file, a directory, or - for standard input", path.display())
     })?;
     if metadata.is_file() {
         return Ok(vec![Source::File(path.to_owned(), metadata.len())]);
     }
     if !metadata.is_dir() {
         let kind = special(metadata.file_type());
-        ensure!(kind == PIPE, "{} is {kind}; --data takes a file, a directory, or a pipe", path.display());
+        ensure!(kind == PIPE, "{} is {kind}; give a file, a directory, or a pipe", path.display());
         return Ok(vec![Source::Once(path.to_owned())]);
     }
     report.is_directory = true;
@@ -93,7 +96,8 @@ impl Search<'_> {
     fn directory(&mut self, directory: &Path, depth: usize) -> Result<()> {
         ensure!(depth <= DEPTH_MAX, "{} lies more than {DEPTH_MAX} directories deep", directory.display());
         let cannot = || format!("cannot list {}", directory.display());
-        let mut entries: Vec<_> = match fs::read_dir(directory).and_then(Iterator::collect::<io::Result<_>>) {
+        let mut entries: Vec<fs::DirEntry> = match fs::read_dir(directory).and_then(Iterator::collect::<io::Result<_>>)
+        {
             Ok(entries) => entries,
             Err(error) if depth > 0 => {
                 let name = directory.strip_prefix(self.root).unwrap_or(directory).display().to_string();
@@ -102,6 +106,16 @@ impl Search<'_> {
             }
             Err(error) => return Err(error).with_context(cannot),
         };
+        if entries.iter().any(|entry| entry.file_name() == STATE_MARK) {
+            ensure!(
+                depth > 0,
+                "{} is a node's state directory, and no text; name the text's own path",
+                directory.display()
+            );
+            let name = directory.strip_prefix(self.root).unwrap_or(directory).display().to_string();
+            self.report.skip(name, "a node's state directory".into());
+            return Ok(());
+        }
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let (path, kind) = (entry.path(), entry.file_type().with_context(cannot)?);
@@ -124,7 +138,7 @@ impl Search<'_> {
             // It could lead in a circle, or out of what was named.
             Ok(metadata) if metadata.is_dir() => {
                 self.report
-                    .skip(name, "a link to a directory, which is not followed: name that directory as --data".into());
+                    .skip(name, "a link to a directory, which is not followed: name that directory itself".into());
             }
             Ok(metadata) if !metadata.is_file() => {
                 self.report.skip(name, format!("{}, not a file", special(metadata.file_type())));

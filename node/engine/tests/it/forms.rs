@@ -240,6 +240,44 @@ fn a_directory_says_what_it_left_alone() {
 }
 
 #[test]
+fn a_state_directory_is_no_text_and_names_that_are_apart_are_said() {
+    let directory = TempDir::new().unwrap();
+    let write = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    let read = |name: &str| read_with(&Columns::default(), &directory.path().join(name), 64);
+    let row = "{\"text\": \"one two three\"}\n";
+    write("notes/rows.jsonl", row);
+    write("notes/run/state/node.redb", "redb");
+    write("notes/run/state/ticket", &"a secret of a private run\n".repeat(9));
+    let dataset = read("notes").unwrap();
+    let report = dataset.report().to_string();
+    assert_eq!(rows(&dataset), [TWO[0]]);
+    assert!(report.contains("skipped: 1 file (run/state: a node's state directory)"), "{report}");
+    assert!(!dataset.report().is_mixed(), "{report}");
+    write("hidden/.rows.jsonl", row);
+    for (name, part) in [
+        ("notes/run/state", "is a node's state directory, and no text"),
+        ("notes/run", "has no files with text (state: a node's state directory)"),
+        ("hidden", "has no files with text (1 hidden"),
+    ] {
+        let error = read(name).err().unwrap();
+        assert!(error.contains(part), "{name}: {error}");
+    }
+    write("both/train.jsonl", row);
+    write("both/test.jsonl", row);
+    let dataset = read("both").unwrap();
+    let report = dataset.report().to_string();
+    assert!(dataset.report().is_mixed() && dataset.windows() == 2, "{report}");
+    assert!(
+        report.contains("to train on (train.jsonl) and to measure by (test.jsonl): name the ones as --data"),
+        "{report}"
+    );
+}
+
+#[test]
 fn what_is_no_text_is_named() {
     for (content, part) in [
         (&b"PAR1\0\0\0\0PAR1"[..], "the Parquet file is damaged"),
@@ -331,7 +369,10 @@ fn of_rows_that_only_ask_the_answer_is_left_to_the_model() {
     assert_eq!(prompt(r#"{"prompt": "2+2?", "answer": "4"}"#), "User: 2+2?\nAssistant:");
     let turns = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}"#;
     assert_eq!(prompt(turns), "User: Hi\nAssistant:");
-    assert_eq!(prompt(&format!(r#"{{"prompt": "{}end"}}"#, "x".repeat(40))), format!("{}end", "x".repeat(21)));
+    for length in [40, 100_000] {
+        let long = format!(r#"{{"prompt": "{}end"}}"#, "x".repeat(length));
+        assert_eq!(prompt(&long), format!("{}end", "x".repeat(21)), "{length}");
+    }
     let error = asked(r#"{"text": "only a text"}"#).err().unwrap();
     assert!(error.contains("completions of what is asked"), "{error}");
     // What a program is told is what the file has: digits where a number has no room, and null where it is none.
