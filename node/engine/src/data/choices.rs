@@ -3,7 +3,10 @@
 use anyhow::{Context, Result, bail, ensure};
 use minijinja::Value;
 
-use super::pack::Pack;
+use super::{
+    pack::Pack,
+    text::{self, Ending, ending},
+};
 use crate::{
     chat::kind,
     model::{Row, Tokenizer},
@@ -66,7 +69,7 @@ pub fn encode(
     sequence_length: usize,
 ) -> Result<Encoded> {
     let answer = check(choices, answer)?;
-    let (mut ids, encoded) = tokens(prompt, choices, tokenizer)?;
+    let (mut ids, encoded) = tokens(prompt, choices, tokenizer, sequence_length)?;
     for (index, choice) in encoded.iter().enumerate() {
         ensure!(!choice.is_empty(), "choices[{index}], {:?}, has no tokens; give it a text", choices[index]);
         ensure!(
@@ -97,22 +100,33 @@ fn check(choices: &[String], answer: &Value) -> Result<u32> {
     let index = Some(answer).filter(|answer| answer.is_integer()).and_then(Value::as_usize);
     index.filter(|index| *index < count).map(|index| index as u32).with_context(|| {
         let last = count - 1;
-        format!("answer is {}; it must be the index of the right one of the {count} choices, 0 to {last}", kind(answer))
+        format!(
+            "answer is {}; it must be the index of the right one of the {count} choices, 0 to {last}, its letter from A on, or its \
+             text",
+            kind(answer)
+        )
     })
 }
 
-/// Tokens of the prompt, at least one, and of each choice as it follows the prompt.
+/// Tokens of the prompt, at least one, and of each choice as it follows the prompt. Of a prompt that has more than
+/// `sequence_length`, more than that of its end.
 ///
 /// Some tokenizers treat the start of a text in their own way, so prompt and choice are tokenised as one text where
 /// that leaves the prompt's tokens as they are, for all choices; each by itself otherwise.
-fn tokens(prompt: &str, choices: &[String], tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<Vec<u32>>)> {
-    let ids = tokenizer.encode(prompt)?;
-    let whole = choices.iter().map(|choice| tokenizer.encode(&format!("{prompt}{choice}")));
+fn tokens(
+    prompt: &str,
+    choices: &[String],
+    tokenizer: &Tokenizer,
+    sequence_length: usize,
+) -> Result<(Vec<u32>, Vec<Vec<u32>>)> {
+    let Ending { piece, ids, own } = ending(prompt, sequence_length, tokenizer)?;
+    let last = &ids[ids.len() - own..];
+    let whole = choices.iter().map(|choice| text::ids(&format!("{piece}{choice}"), tokenizer));
     let whole = whole.collect::<Result<Vec<_>>>()?;
-    let following = whole.iter().map(|whole| whole.strip_prefix(&ids[..]).filter(|rest| !rest.is_empty()));
+    let following = whole.iter().map(|whole| whole.strip_prefix(last).filter(|rest| !rest.is_empty()));
     let encoded = match following.collect::<Option<Vec<_>>>() {
         Some(following) => following.into_iter().map(<[u32]>::to_vec).collect(),
-        None => choices.iter().map(|choice| tokenizer.encode(choice)).collect::<Result<_>>()?,
+        None => choices.iter().map(|choice| text::ids(choice, tokenizer)).collect::<Result<_>>()?,
     };
     Ok((tokenizer.prompt(tokenizer.opening(), &ids)?, encoded))
 }

@@ -8,7 +8,7 @@ use super::{
     part::DocumentRows,
     prompts::{self, Prompt},
     sample::Sample,
-    text::pieces,
+    text::{ids, pieces},
     tokens::Tokens,
     window::{answer_windows, document_windows},
 };
@@ -90,11 +90,7 @@ impl Encoder<'_> {
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = Vec::new();
-        for piece in pieces(text) {
-            ids.append(&mut self.tokenizer.encode(piece)?);
-        }
-        Ok(ids)
+        ids(text, self.tokenizer)
     }
 
     fn completion(&self, prompt: &str, completion: &str) -> Result<Answers> {

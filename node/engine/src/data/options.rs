@@ -56,11 +56,16 @@ impl Options {
         first.or_else(words).or_else(number).or_else(|| letter().filter(|at| *at < self.choices.len()))
     }
 
-    /// Whether an answer in a table is an index, and the words of another choice as well.
+    /// Whether an answer, a number or a text in a table, is an index, and the words of another choice as well.
     pub fn is_either(&self, answer: &Value) -> bool {
-        let text = answer.as_str().unwrap_or_default().trim();
-        let words = at(&self.choices, text).filter(|_| self.is_cell);
-        words.is_some() && words != self.right(answer)
+        let text = match answer.kind() {
+            ValueKind::Number => answer.to_string(),
+            _ if self.is_cell => answer.as_str().unwrap_or_default().trim().to_owned(),
+            _ => return false,
+        };
+        let is_label = self.labels.as_ref().is_some_and(|labels| at(labels, &text).is_some());
+        let words = at(&self.choices, &text).filter(|_| !is_label);
+        words.is_some() && words != self.right(answer).or_else(|| answer.as_usize())
     }
 
     fn index(&self, text: &str) -> Option<usize> {

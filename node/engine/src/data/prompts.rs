@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{
     pack::Pack,
     sample::{self, Question},
+    text::{Ending, ending},
 };
 use crate::{
     chat::{ChatTemplate, Conversation},
@@ -70,7 +71,8 @@ pub fn encode(
             (conversation.question(template)?, template.opening(tokenizer))
         }
     };
-    let mut ids = tokenizer.prompt(opening, &tokenizer.encode(&text)?)?;
+    let Ending { ids, .. } = ending(&text, sequence_length, tokenizer)?;
+    let mut ids = tokenizer.prompt(opening, &ids)?;
     let cut = ids.len() > sequence_length;
     if cut {
         tokenizer.cut_start(&mut ids, sequence_length);

@@ -82,6 +82,40 @@ pub fn pieces(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The tokens of `text`.
+pub fn ids(text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for piece in pieces(text) {
+        ids.append(&mut tokenizer.encode(piece)?);
+    }
+    Ok(ids)
+}
+
+/// The end of a text.
+pub struct Ending<'a> {
+    /// Its last piece, all of a short text.
+    pub piece: &'a str,
+    /// Tokens of the text's end, and how many of them are that piece's.
+    pub ids: Vec<u32>,
+    pub own: usize,
+}
+
+/// The end of `text`, of more than `count` tokens if it has so many: what comes before costs nothing.
+pub fn ending<'a>(text: &'a str, count: usize, tokenizer: &Tokenizer) -> Result<Ending<'a>> {
+    let mut before: Vec<&'a str> = pieces(text).collect();
+    let piece = before.pop().unwrap_or_default();
+    let last = tokenizer.encode(piece)?;
+    let own = last.len();
+    let (mut parts, mut total) = (vec![last], own);
+    while let Some(piece) = before.pop().filter(|_| total <= count) {
+        let ids = tokenizer.encode(piece)?;
+        total += ids.len();
+        parts.push(ids);
+    }
+    parts.reverse();
+    Ok(Ending { piece, ids: parts.concat(), own })
+}
+
 /// Where to split the `length` bytes of text from byte `start` on, at byte `at` of it or a little before: after a
 /// paragraph, a line, or a character.
 pub fn split(text: &mut (impl Read + Seek), start: u64, length: u64, at: u64) -> Result<u64> {
@@ -138,6 +172,24 @@ mod tests {
                 assert_eq!(read, text.len() as u64);
             });
             assert!(whole == in_parts, "{} bytes", text.len());
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_text_has_the_tokens_that_it_has_in_the_whole() {
+        let tokenizer = tokenizer();
+        let long = "a line of é and 日本語, of 😀 and so on.\n".repeat(4_000);
+        for text in
+            ["", "x", "a b", &long[..], &long[..character_boundary(&long, PIECE_BYTES)], &long.replace(['\n', ' '], "")]
+        {
+            let whole = ids(text, &tokenizer).unwrap();
+            for count in [0, 1, 24, PIECE_BYTES, 1 << 20] {
+                let Ending { piece, ids, own } = ending(text, count, &tokenizer).unwrap();
+                assert!(whole.ends_with(&ids) && text.ends_with(piece) && own <= ids.len());
+                assert_eq!(ids[ids.len() - own..], tokenizer.encode(piece).unwrap());
+                assert!(ids.len() > count || ids == whole, "{} of {} tokens", ids.len(), whole.len());
+                assert!(ids.len() <= count + 2 * PIECE_BYTES, "no more than it takes");
+            }
         }
     }
 

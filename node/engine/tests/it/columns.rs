@@ -31,6 +31,14 @@ fn an_answer_in_a_table_is_an_index_whatever_the_choices_are() {
     assert_eq!(chosen("rows.csv", table), Ok(("1+6=".into(), 0)), "no index, so it is the choice's own");
     let report = read("rows.csv", table).unwrap().report().to_string();
     assert!(report.contains("1 prompt, choices and answer by its index, though"), "{report}");
+    // A number is an index in JSON, too.
+    let line =
+        |answer: &str| format!("{{\"prompt\": \"0+2=\", \"choices\": [\"2\", \"3\", \"1\"], \"answer\": {answer}}}\n");
+    let report = read("rows", line("2") + &line("\"2\"") + &line("0")).unwrap().report().to_string();
+    assert!(
+        report.contains("(2 prompt, choices and answer; 1 prompt, choices and answer by its index, though"),
+        "{report}"
+    );
 }
 
 #[test]

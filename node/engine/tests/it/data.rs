@@ -99,6 +99,8 @@ fn documents_are_cut_into_windows_of_which_the_last_is_shorter() {
     assert_eq!(shown(&dataset, 0), ("abcd".into(), "bcde".into()));
     assert_eq!(shown(&dataset, 1), ("f".into(), "g".into()));
     assert_eq!(shown(&dataset, 2), ("y".into(), "z".into()));
+    let report = dataset.report().to_string();
+    assert!(report.contains("2 rows (text)") && report.contains("1 row of one token, which predicts"), "{report}");
 }
 
 #[test]
@@ -142,6 +144,12 @@ fn rows_with_choices_hold_their_prompt_once() {
     assert_eq!(predicted(first.choices[1].clone()), [(1, 'q')]);
     assert_eq!(predicted(second.choices[1].clone()), [(7, 'u'), (10, 'v'), (11, 'w')]);
     assert!(Dataset::load_split(&path, &tokenizer(), 7).is_err(), "two rows are too few to hold one out");
+    // Of a prompt that is longer by far the same is left.
+    let long = lines.replace("0123456789", &"0123456789".repeat(20_000));
+    let both = file(&directory, "b.jsonl", format!("{long}\n{lines}"));
+    let dataset = Dataset::load(&both, &tokenizer(), 7).unwrap();
+    let row = |index: usize| tokens(&dataset.batch_of(&[index]).unwrap());
+    assert_eq!((row(1), dataset.report().prompts_cut()), (row(3), 2));
     let numbered = |row: usize| format!("{{\"prompt\": \"a{row}\", \"choices\": [\"xyz\", \"q\"], \"answer\": 1}}\n");
     let many = file(&directory, "c.jsonl", (0..20).map(numbered).collect::<String>());
     let (train, held_out) = Dataset::load_split(&many, &tokenizer(), 7).unwrap();
@@ -156,7 +164,7 @@ fn each_bad_row_with_choices_is_refused_with_its_line_and_a_remedy() {
         (r#"{"prompt": "a", "choices": ["b", "c"], "answer": 2}"#, "answer is 2; it must be the index"),
         (r#"{"prompt": "a", "choices": ["b", "c"], "answer": -1}"#, "answer is -1;"),
         (r#"{"prompt": "a", "choices": ["b", "c"], "answer": "d"}"#, "answer is \"d\";"),
-        (r#"{"prompt": "a", "choices": ["b", "c"], "answer": 0.5}"#, "0 to 1"),
+        (r#"{"prompt": "a", "choices": ["b", "c"], "answer": 0.5}"#, "0 to 1, its letter from A on, or its text"),
         (r#"{"prompt": "a", "choices": ["b", "c"]}"#, "prompt (or question), choices and answer"),
         (r#"{"choices": ["b", "c"], "answer": 0}"#, "prompt (or question), choices and answer"),
         (
