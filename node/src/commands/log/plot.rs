@@ -2,7 +2,11 @@
 
 use anyhow::{Context, Result, anyhow, ensure};
 use plotters::{coord::Shift, prelude::*};
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::Path,
+};
 
 use crate::{
     cli::PlotArgs,
@@ -13,6 +17,8 @@ use crate::{
     },
 };
 
+/// How a picture begins.
+const PICTURE: &[u8] = b"<svg";
 const SIZE: (u32, u32) = (1120, 810);
 /// Of that, above the panels.
 const TITLE_HEIGHT: u32 = 50;
@@ -50,8 +56,7 @@ pub fn run(args: &PlotArgs) -> Result<()> {
     let metrics = read_metrics(&args.state)?;
     let heading = heading(&args.state, &metrics);
     let svg = draw(&heading, &panels(&metrics, &heights(&args.state)?))?;
-    let is_other = fs::read(&args.out).is_ok_and(|there| !there.is_empty() && !there.starts_with(b"<svg"));
-    ensure!(!is_other, "{}: is there already, and no picture; name another with --out", args.out.display());
+    ensure!(!is_other(&args.out), "{}: is there already, and no picture; name another with --out", args.out.display());
     fs::write(&args.out, svg).with_context(|| format!("{}: cannot be written", args.out.display()))?;
     outln!(
         "{}: {} gradients, {} points",
@@ -60,6 +65,17 @@ pub fn run(args: &PlotArgs) -> Result<()> {
         metrics.len()
     )?;
     Ok(())
+}
+
+/// Whether a file is there with something else than a picture. A device holds nothing, and may be read for ever.
+fn is_other(path: &Path) -> bool {
+    let is_file = fs::metadata(path).is_ok_and(|there| there.is_file());
+    let mut start = Vec::new();
+    let read = match is_file {
+        true => File::open(path).and_then(|file| file.take(PICTURE.len() as u64).read_to_end(&mut start)),
+        false => Ok(0),
+    };
+    read.is_ok_and(|count| count > 0) && start != PICTURE
 }
 
 /// Whose run it is, and from when to when: a title, and a line below it.
@@ -248,4 +264,20 @@ fn draw_panel(area: &Area<'_>, panel: &Panel) -> Drawn {
             .draw()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_picture_is_in_the_way_and_a_device_without_end_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.svg");
+        assert!(!is_other(&path) && !is_other(directory.path()) && !is_other(Path::new("/dev/zero")));
+        for (there, other) in [("", false), ("<svg width=\"9\"/>", false), ("<s", true), ("a diary", true)] {
+            fs::write(&path, there).unwrap();
+            assert_eq!(is_other(&path), other, "{there}");
+        }
+    }
 }
