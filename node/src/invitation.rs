@@ -85,11 +85,12 @@ impl Invitation {
             self.said_at = Some(Instant::now());
             // Machines that stand in for this one come and go.
             let is_news = self.said.as_ref().is_none_or(|said| said.machines.first() != ticket.machines.first());
-            if is_news {
-                say::invitation(&ticket, &places, self.said.is_some());
-            }
-            self.said = Some(ticket);
+            let was_said = self.said.replace(ticket.clone()).is_some();
+            // It is there when people hear of it.
             self.write_down();
+            if is_news {
+                say::invitation(&ticket, &places, was_said);
+            }
         }
         if !places.is_far() && !places.is_alone() && !std::mem::replace(&mut self.is_warned, true) {
             say::not_reachable(&places);

@@ -32,12 +32,17 @@ impl MachineId {
     }
 }
 
+/// The beginning of the key and of the incarnation, for people; `{:#}` with the whole incarnation, which no other machine
+/// of the key has.
 impl fmt::Display for MachineId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for byte in &self.key[..6] {
             write!(f, "{byte:02x}")?;
         }
-        write!(f, ".{:04x}", self.incarnation >> 48)
+        match f.alternate() {
+            true => write!(f, ".{:016x}", self.incarnation),
+            false => write!(f, ".{:04x}", self.incarnation >> 48),
+        }
     }
 }
 

@@ -55,7 +55,7 @@ impl Journal {
     }
 
     fn of(&self, machine: &MachineId) -> &[(u64, u64)] {
-        self.grown.get(&machine.to_string()).map_or(&[], Vec::as_slice)
+        self.grown.get(&format!("{machine:#}")).map_or(&[], Vec::as_slice)
     }
 
     /// When this node had `sample`, Unix ms: (the last time it had not yet, the first time it had).
@@ -81,7 +81,7 @@ impl Journal {
 
     /// The first sample of the machine that did not count as far as this node knew at `at_ms`; `u64::MAX` if all did.
     pub fn floor(&self, machine: &MachineId, at_ms: u64) -> u64 {
-        let name = machine.to_string();
+        let name = format!("{machine:#}");
         let known = self.revoked.iter().filter(|(revoked, at, _)| *revoked == name && *at <= at_ms);
         known.map(|(.., from)| *from).min().unwrap_or(u64::MAX)
     }
@@ -144,7 +144,8 @@ mod tests {
     #[test]
     fn what_was_withdrawn_counts_from_when_it_was_known_and_as_far_as_it_was() {
         let machine = MachineId { key: [7; 32], incarnation: 1 };
-        let revoked = vec![(machine.to_string(), 20, 120), ("another".into(), 25, 0), (machine.to_string(), 30, 50)];
+        let revoked =
+            vec![(format!("{machine:#}"), 20, 120), ("another".into(), 25, 0), (format!("{machine:#}"), 30, 50)];
         let journal = Journal { revoked, ..Journal::default() };
         let floors = [19, 20, 29, 30, 99].map(|at| journal.floor(&machine, at));
         assert_eq!(floors, [u64::MAX, 120, 120, 50, 50]);

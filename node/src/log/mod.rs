@@ -75,18 +75,23 @@ impl Log {
         }
     }
 
-    /// The machine that people mean by the name in the first column of `log show`, or by as much of it as no other has.
+    /// The machine that people mean by the name in the first column of `log show`, or by as much of it as no other has,
+    /// or that the journal names.
     pub fn find(&self, name: &str) -> Result<MachineId> {
         let machines = || self.replica.machines().map(|(machine, ..)| *machine);
         let exact: Vec<MachineId> = machines().filter(|machine| machine.to_string() == name).collect();
         let matches = match exact.is_empty() && !name.is_empty() {
-            true => machines().filter(|machine| machine.to_string().starts_with(name)).collect(),
+            true => machines().filter(|machine| format!("{machine:#}").starts_with(name)).collect(),
             false => exact,
         };
         match matches[..] {
             [machine] => Ok(machine),
             [] => bail!("{name}: no such machine in {}; `{} log show` lists them", self.origin, program()),
-            _ => bail!("{name}: {} machines of {} go by this name", matches.len(), self.origin),
+            [one, other, ..] => bail!(
+                "{name}: {} machines of {} go by this name, such as {one:#} and {other:#}; give as much of it",
+                matches.len(),
+                self.origin
+            ),
         }
     }
 

@@ -85,7 +85,7 @@ fn held(log: &Log, until: &str, find: impl Fn(&Journal) -> Option<Heights>) -> R
     })?;
     let heights = find(journal).with_context(|| format!("--until {until}: the node looked at nothing before that"))?;
     let machines = log.replica.machines().filter_map(|(machine, ledger, _)| {
-        let height = heights.get(&machine.to_string())?;
+        let height = heights.get(&format!("{machine:#}"))?;
         Some((*machine, (*height).min(ledger.height())))
     });
     Ok(machines.collect())

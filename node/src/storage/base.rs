@@ -24,9 +24,8 @@ use std::{
 use super::{
     database::Database,
     directory::{SECRET, StateDir},
-    download::PART,
     durable,
-    paths::{BASE, refuse_missing, sync_directory, unusable},
+    paths::{BASE, PART, refuse_missing, sync_directory, unusable},
 };
 
 /// Name of the list of chunk digests in the database.

@@ -13,11 +13,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{database::Database, directory::StateDir, durable, paths::sync_directory};
+use super::{
+    database::Database,
+    directory::{NORMALIZER, StateDir},
+    durable,
+    paths::sync_directory,
+};
 
 const PREFIX: &str = "checkpoint-";
-/// Name of the scale of own gradients in the database, from when only `spsa` had one.
-pub(super) const NORMALIZER: &str = "setting spsa";
 
 /// Writes one checkpoint file.
 pub struct CheckpointWriter {

@@ -20,13 +20,13 @@ use std::{
 use crate::random::random;
 
 use super::{
-    checkpoint::NORMALIZER,
     database::{self, Database, Row},
-    download::PART,
     lock::Lock,
-    paths::{BASE, no_state, sync_directory, unusable},
+    paths::{BASE, PART, no_state, sync_directory, unusable},
 };
 
+/// Name of the scale of own gradients in the database, from when only `spsa` had one.
+pub(super) const NORMALIZER: &str = "setting spsa";
 /// Name of a private run's secret in the database.
 pub(super) const SECRET: &str = "run secret";
 /// Seed of the network's identity in the database, where that is not the machine's.

@@ -13,11 +13,8 @@ use super::{
     base,
     directory::StateDir,
     durable,
-    paths::{BASE, sync_directory, unusable},
+    paths::{BASE, PART, sync_directory, unusable},
 };
-
-/// Name of the file while the base is not complete.
-pub(super) const PART: &str = "base.part";
 
 /// Why a piece of the base model was not stored.
 #[derive(Debug, thiserror::Error)]

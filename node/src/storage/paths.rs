@@ -8,6 +8,8 @@ use crate::name::program;
 
 /// The base model.
 pub const BASE: &str = "base";
+/// The same while it is not complete.
+pub const PART: &str = "base.part";
 
 pub fn no_state(path: &Path) -> String {
     format!("{}: not a state directory; `{} --state {0}` would make it one", path.display(), program())

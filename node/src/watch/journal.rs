@@ -1,13 +1,13 @@
 //! `journal.jsonl` in the state directory: when what came. One JSON object a line, appended, never rewritten.
 //!
 //! ```text
-//! {"kind":"heights","at_ms":1764000000000,"heights":{"8f1c22ab0d9e.51f0":384}}
+//! {"kind":"heights","at_ms":1764000000000,"heights":{"8f1c22ab0d9e.51f0c3d2a9b8e7f6":384}}
 //!     ledgers that grew since the last such line
-//! {"kind":"revoked","at_ms":…,"machine":"8f1c22ab0d9e.51f0","from":120,"fork":false}
+//! {"kind":"revoked","at_ms":…,"machine":"8f1c22ab0d9e.51f0c3d2a9b8e7f6","from":120,"fork":false}
 //!     samples from 120 on no longer count
-//! {"kind":"weights","at_ms":…,"weights":"91ab…","heights":{"8f1c22ab0d9e.51f0":384,…}}
+//! {"kind":"weights","at_ms":…,"weights":"91ab…","heights":{"8f1c22ab0d9e.51f0c3d2a9b8e7f6":384,…}}
 //!     the weights' digest when they held just this
-//! {"kind":"point","at_ms":…,"weights":"91ab…","heights":{"8f1c22ab0d9e.51f0":384,…},"root":"7d02…","revoked":{},
+//! {"kind":"point","at_ms":…,"weights":"91ab…","heights":{"8f1c22ab0d9e.51f0c3d2a9b8e7f6":384,…},"root":"7d02…","revoked":{},
 //!  "measure":{"text":"c01d…","unit":"nats per token","windows":128},"loss":2.31,"bits_per_byte":3.12}
 //!     the same, and what the weights came to on the held-out text; written once all of the samples are in the ledgers
 //! ```
@@ -31,7 +31,7 @@ use std::{
 /// The file's name.
 pub const FILE: &str = "journal.jsonl";
 
-/// Machine (as in `node log show`) to number of samples.
+/// Machine (with its whole incarnation) to number of samples.
 pub type Heights = BTreeMap<String, u64>;
 
 /// One line.
@@ -189,7 +189,7 @@ impl Sparse {
 
 /// Samples of each machine that count in `replica`.
 pub fn counted(replica: &Replica) -> Heights {
-    replica.effective_ranges().map(|range| (range.machine.to_string(), range.to)).collect()
+    replica.effective_ranges().map(|range| (format!("{:#}", range.machine), range.to)).collect()
 }
 
 /// The first sample of each machine that no longer counts, as `lines` have it.

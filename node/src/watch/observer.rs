@@ -147,7 +147,7 @@ impl Observer {
         if !self.sparse.takes(now_ms()) {
             return;
         }
-        let heights = contents.iter().map(|contained| (contained.machine.to_string(), contained.height)).collect();
+        let heights = contents.iter().map(|contained| (format!("{:#}", contained.machine), contained.height)).collect();
         self.recorder.journal(Line::Weights { at_ms: now_ms(), weights: hex(digest), heights });
     }
 
@@ -262,11 +262,11 @@ impl Observer {
             if from == u64::MAX {
                 continue;
             }
-            let known = self.floors.entry(machine.to_string()).or_insert(u64::MAX);
+            let known = self.floors.entry(format!("{machine:#}")).or_insert(u64::MAX);
             if from < *known {
                 *known = from;
                 let (machine, fork) =
-                    (machine.to_string(), matches!(replica.revocation(machine), Some(Revocation::Fork(_))));
+                    (format!("{machine:#}"), matches!(replica.revocation(machine), Some(Revocation::Fork(_))));
                 self.recorder.journal(Line::Revoked { at_ms: now_ms(), machine, from, fork });
             }
         }
@@ -281,7 +281,7 @@ impl Observer {
         let heights: Heights = grown
             .map(|(machine, seen)| {
                 seen.journaled = seen.height;
-                (machine.to_string(), seen.height)
+                (format!("{machine:#}"), seen.height)
             })
             .collect();
         // The first says that the node looked: what comes later was not there yet.

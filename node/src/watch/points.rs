@@ -72,8 +72,8 @@ impl Points {
         if !self.sparse.takes(now_ms()) {
             return None;
         }
-        let heights = point.contents.iter().map(|part| (part.machine.to_string(), part.height));
-        let revoked = point.revoked.iter().map(|(machine, floor)| (machine.to_string(), *floor));
+        let heights = point.contents.iter().map(|part| (format!("{:#}", part.machine), part.height));
+        let revoked = point.revoked.iter().map(|(machine, floor)| (format!("{machine:#}"), *floor));
         let point = Point {
             at_ms: now_ms(),
             weights: hex(&point.digest),

@@ -242,8 +242,9 @@ mod tests {
         let mut files =
             Files { state: PathBuf::new(), metrics: None, journal: None, last_metrics: None, failing: false };
         let (status, journal) = (true, false);
-        let said = [(status, true), (status, false), (journal, true), (status, false), (status, true), (journal, false)]
-            .map(|(what, is_written)| files.note(what, is_written));
+        let said =
+            [(status, true), (status, false), (journal, true), (status, false), (status, true), (journal, false)]
+                .map(|(what, is_written)| files.note(what, is_written));
         assert_eq!(said, [false, true, false, false, false, true]);
     }
 }

@@ -529,7 +529,7 @@ async fn a_taken_port_is_told_from_other_failures() {
     let Err(error) = Network::start(NetworkConfig { listen: vec![elsewhere], ..config(2) }).await else {
         panic!("listens on another machine's address")
     };
-    assert!(!error.is_occupied() && error.to_string().contains("an example"), "{error}");
+    assert!(!error.is_occupied() && error.to_string().contains("for example"), "{error}");
 }
 
 #[tokio::test]

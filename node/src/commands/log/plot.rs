@@ -126,8 +126,13 @@ fn heights(state: &Path) -> Result<Vec<(String, Points)>> {
     let last = |machine: &(String, Points)| machine.1.last().map_or(0.0, |point| point.1);
     machines.sort_by(|a, b| last(b).total_cmp(&last(a)));
     machines.truncate(MACHINES_MAX);
+    // As people are shown it elsewhere.
+    machines.iter_mut().for_each(|(name, _)| name.truncate(NAME_CHARACTERS));
     Ok(machines)
 }
+
+/// Of a machine's name: the beginning of its key, and of its incarnation.
+const NAME_CHARACTERS: usize = 12 + 1 + 4;
 
 fn panels(metrics: &[Metrics], heights: &[(String, Points)]) -> [Panel; 4] {
     let shown = Metrics::shown(metrics.iter());

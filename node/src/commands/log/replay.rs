@@ -69,7 +69,7 @@ fn recorded(log: &Log, cut: &Cut) -> Option<String> {
         .counted
         .iter()
         .filter(|(_, height)| *height > 0)
-        .map(|(machine, height)| (machine.to_string(), *height))
+        .map(|(machine, height)| (format!("{machine:#}"), *height))
         .collect();
     let weights = log.journal.as_ref()?.weights();
     weights.iter().rev().find(|(.., heights)| *heights == held).map(|(_, digest, _)| digest.clone())
@@ -77,7 +77,7 @@ fn recorded(log: &Log, cut: &Cut) -> Option<String> {
 
 fn print_json(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Option<&Evaluation>) -> Result<()> {
     let names = |heights: &[(protocol::machine::MachineId, u64)]| {
-        heights.iter().map(|(machine, height)| (machine.to_string(), *height)).collect::<BTreeMap<_, _>>()
+        heights.iter().map(|(machine, height)| (format!("{machine:#}"), *height)).collect::<BTreeMap<_, _>>()
     };
     let evaluation = evaluation.map(evaluation_json);
     outln!(
