@@ -43,7 +43,6 @@ pub enum ListenError {
     Occupied {
         /// What named the address.
         flag: &'static str,
-        /// Where.
         address: SocketAddr,
     },
     /// The system does not let this program listen there.
@@ -53,7 +52,6 @@ pub enum ListenError {
     Unusable {
         /// What named the address.
         flag: &'static str,
-        /// Where.
         address: SocketAddr,
         /// What the system says.
         error: io::Error,

@@ -28,9 +28,7 @@ pub struct Opened {
     pub state: Arc<StateDir>,
     /// What the run agreed on.
     pub manifest: Arc<Manifest>,
-    /// Its encoding.
     pub manifest_bytes: Vec<u8>,
-    /// Its hash.
     pub run: RunId,
 }
 

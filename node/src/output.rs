@@ -11,7 +11,6 @@ pub enum OutputError {
     /// Whoever read it has enough: no reason to complain.
     #[error("standard output is closed")]
     Closed,
-    /// Something else.
     #[error("standard output takes no more")]
     Failed(#[source] io::Error),
 }

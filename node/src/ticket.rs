@@ -30,7 +30,6 @@ const BYTES_MAX: usize = (1_023 - PREFIX.len() - 1 - 6) * 5 / 8;
 /// See the module's documentation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ticket {
-    /// Which run.
     pub run: RunId,
     /// Of a private run.
     pub secret: Option<Secret>,

@@ -89,7 +89,6 @@ pub enum Event {
     Sampled(Vec<Sampled>),
     /// The file, and the own samples that it contains.
     Checkpoint {
-        /// The file.
         written: WrittenCheckpoint,
         /// The own machine.
         machine: MachineId,

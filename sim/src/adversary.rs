@@ -47,9 +47,7 @@ const REMEMBERED_MAX: usize = 64;
 
 /// What an adversary sees.
 pub struct Scene<'a> {
-    /// Virtual time.
     pub now: Micros,
-    /// The run.
     pub run: &'a RunId,
     /// Connected machines, in order of their numbers.
     pub neighbours: &'a [Number],
@@ -61,7 +59,6 @@ pub struct Scene<'a> {
 pub enum Act {
     /// Shows a gossip message to one neighbour, past the mesh.
     Show {
-        /// Whom.
         to: Number,
         /// Any bytes.
         bytes: Vec<u8>,

@@ -34,7 +34,6 @@ pub struct QuestionId {
 /// A question or an answer.
 #[derive(Clone, Debug)]
 pub struct Letter {
-    /// Which question.
     pub question: QuestionId,
     /// Whether the asker is on its way into the run, and has no replica yet.
     pub joins: bool,

@@ -19,6 +19,9 @@
 //! Everything happens on one thread, in the order of virtual time, and nothing asks the real clock or the system for
 //! randomness, so that equal seeds give equal event logs, byte for byte.
 
+// Of a program: a name that says it all needs no second one.
+#![allow(missing_docs)]
+
 pub mod adversary;
 pub mod checks;
 pub mod cli;

@@ -27,7 +27,6 @@ impl Messages {
         self.contents.get(message as usize).map_or(0, |content| content.len())
     }
 
-    /// The bytes.
     pub fn content(&self, message: Message) -> &[u8] {
         self.contents.get(message as usize).map_or(&[], |content| content)
     }

@@ -71,9 +71,7 @@ pub struct Metrics {
     pub delay_ms: Histogram,
     /// Gradients that a machine lacked when it began a probe.
     pub staleness: Histogram,
-    /// Loss.
     pub curve: Vec<CurvePoint>,
-    /// Spread.
     pub spread: Vec<SpreadPoint>,
     /// What befell the swarm.
     pub marks: Vec<Mark>,
@@ -90,7 +88,6 @@ pub struct Metrics {
 pub struct Cost {
     /// Bytes.
     pub bytes: u64,
-    /// Gradients.
     pub deliveries: u64,
 }
 

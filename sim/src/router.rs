@@ -47,7 +47,6 @@ impl Router {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Home {
-    /// How many.
     pub machines: usize,
     /// What they are behind.
     pub router: Router,

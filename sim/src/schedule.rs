@@ -23,7 +23,6 @@ pub enum Step {
     PowerFails(Vec<Number>, Micros),
     /// Disks are remembered as they are; after a time the machines are killed, and come back with what was remembered.
     RememberDisks {
-        /// How many.
         machines: usize,
         /// How much later they are rolled back.
         rolled_back_in: Micros,

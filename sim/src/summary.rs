@@ -52,7 +52,6 @@ pub struct Quantiles {
     pub p90: f64,
     /// Ninety-nine of a hundred are below.
     pub p99: f64,
-    /// The largest.
     pub max: f64,
 }
 
@@ -91,14 +90,12 @@ pub struct SpreadPoint {
 pub struct Mark {
     /// Virtual time, seconds.
     pub seconds: f64,
-    /// One word.
     pub what: &'static str,
 }
 
 /// What one honest machine came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct SenderSummary {
-    /// Its number.
     pub machine: u32,
     /// Gradients that it made.
     pub gradients: u64,
@@ -142,7 +139,6 @@ impl Serialize for CheckResult {
     }
 }
 
-/// One run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
     /// Name of the scenario.
@@ -185,7 +181,6 @@ pub struct Summary {
     pub bytes: BytesByCause,
     /// Gradients received, all machines.
     pub deliveries: u64,
-    /// Loss.
     pub curve: Vec<CurvePoint>,
     /// Spread of the version vectors.
     pub spread: Vec<SpreadPoint>,

@@ -70,7 +70,6 @@ pub struct Swarm {
     pub queue: Queue<Event>,
     /// Events past.
     pub log: EventLog,
-    /// Gossip messages.
     pub messages: Messages,
     /// Chunks on disks.
     pub shelf: Shelf,

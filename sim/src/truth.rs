@@ -18,7 +18,6 @@ pub const TELLING_MS: u64 = 1_000;
 /// A machine that left of its own accord.
 #[derive(Clone, Copy, Debug)]
 pub struct Leaver {
-    /// Its number.
     pub number: Number,
     /// Its last incarnation.
     pub machine: MachineId,
@@ -35,11 +34,9 @@ pub struct Leaver {
 /// A sample for which a machine signed another byte than before, after its disk had lost what it acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SignedAgain {
-    /// Who.
     pub number: Number,
     /// Under which incarnation.
     pub machine: MachineId,
-    /// Which sample.
     pub sample: u64,
 }
 

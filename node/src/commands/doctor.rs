@@ -33,7 +33,6 @@ const MEMORY_BYTES_MIN: u64 = 1 << 29;
 /// 2025: an earlier time of day was never set.
 const EPOCH_MIN: Duration = Duration::from_secs(1_735_689_600);
 
-/// One line.
 enum Finding {
     Good(String),
     /// Not needed, or not known.

@@ -13,7 +13,6 @@ use crate::commands::train::base_of_run;
 
 /// A run's base, its digests checked. The weights are there to be replayed on.
 pub struct Base {
-    /// Its files.
     pub checkpoint: Checkpoint,
     /// Of the base, until someone sweeps them.
     pub weights: Weights,

@@ -25,7 +25,6 @@ pub struct Best {
 /// A point whose weights hold what the run has withdrawn since, or what is not in this log.
 #[derive(Debug)]
 pub struct PassedOver {
-    /// The point.
     pub point: Point,
     /// Of which machine something is missing.
     pub machine: String,

@@ -11,7 +11,6 @@ use super::withheld;
 /// One machine's ledger in two logs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MachineDifference {
-    /// Whose.
     pub machine: MachineId,
     /// Samples that only the first log has; empty if none.
     pub only_first: Range<u64>,

@@ -41,7 +41,6 @@ pub struct Log {
     pub run: RunId,
     /// What the run agreed on.
     pub manifest: Arc<Manifest>,
-    /// Its encoding.
     pub manifest_bytes: Vec<u8>,
     /// Holds the ledgers and revocations. Signs nothing.
     pub replica: Replica,

@@ -15,7 +15,6 @@ pub enum StartError {
          /ip4/0.0.0.0/tcp/9713"
     )]
     Listen {
-        /// As given.
         address: Multiaddr,
         /// What went wrong.
         error: String,
@@ -23,12 +22,10 @@ pub enum StartError {
     /// A bootstrap address of no use.
     #[error("--bootstrap {address}: {error}; an example of a right one is /ip4/192.168.1.7/tcp/9713/p2p/12D3KooW…")]
     Bootstrap {
-        /// As given.
         address: String,
         /// What is wrong with it.
         error: String,
     },
-    /// Anything else.
     #[error("the network cannot be set up: {0}")]
     Setup(String),
 }

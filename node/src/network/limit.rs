@@ -17,9 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// What a machine gives to the network, bytes a second of TCP payload; None: all it can.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Sent.
     pub upload: Option<u64>,
-    /// Received.
     pub download: Option<u64>,
 }
 

@@ -11,7 +11,6 @@ use super::address::{is_relayed, without_peer};
 /// A direct connection that has lasted this long takes the place of relayed ones.
 const PROVED: Duration = Duration::from_secs(2);
 
-/// One connection.
 struct Link {
     id: ConnectionId,
     /// Where the other end is.

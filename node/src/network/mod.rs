@@ -86,11 +86,9 @@ pub type RequestError = OutboundFailure;
 /// Where an answer goes.
 pub struct Responder(ResponseChannel<Vec<u8>>);
 
-/// What happens.
 pub enum Event {
     /// Somebody says that the peer can be reached there.
     Found {
-        /// Who.
         peer: PeerId,
         /// Where, without the peer id.
         address: Multiaddr,
@@ -110,34 +108,26 @@ pub enum Event {
     Gossip {
         /// Who passed it on.
         source: PeerId,
-        /// Its name.
         message: MessageId,
-        /// Its content.
         bytes: Vec<u8>,
     },
-    /// A question.
     Request {
-        /// Whose.
         peer: PeerId,
-        /// What.
         bytes: Vec<u8>,
         /// For the answer.
         responder: Responder,
     },
     /// An answer, or why there is none.
     Response {
-        /// Whose.
         peer: PeerId,
         /// To which question.
         request: RequestId,
-        /// What.
         result: Result<Vec<u8>, RequestError>,
     },
     /// A connected peer speaks version 1: it counts as disconnected.
     Older(PeerId),
     /// All connections to a peer lead through a relay, or one is direct.
     Way {
-        /// Whose.
         peer: PeerId,
         /// Which of the two.
         is_relayed: bool,

@@ -7,7 +7,6 @@ use std::time::Instant;
 #[cfg(feature = "upnp")]
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// Its answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RouterAnswer {
     /// It passes a port on: others can call this machine here.

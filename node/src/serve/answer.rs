@@ -69,7 +69,6 @@ impl Answer {
         self.is_chat.then(|| self.object(self.kind(), choice))
     }
 
-    /// A piece.
     pub fn piece(&self, text: &str) -> Value {
         let choice = match self.is_chat {
             true => json!({ "index": 0, "delta": { "content": text }, "finish_reason": null }),

@@ -14,4 +14,4 @@ mod request;
 mod speaker;
 
 pub use http::Server;
-pub use speaker::{Source, Speaker, Spoken};
+pub use speaker::{Source, Speaker};

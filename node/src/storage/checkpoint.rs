@@ -36,7 +36,6 @@ pub struct WrittenCheckpoint {
 
 /// A checkpoint as it was loaded, its digest checked.
 pub struct LoadedCheckpoint {
-    /// The weights.
     pub weights: Weights,
     /// What they contain, as the caller encoded it.
     pub contents: Vec<u8>,

@@ -16,7 +16,6 @@ use std::{
 
 use super::durable;
 
-/// Its file.
 pub const FILE: &str = "node.redb";
 /// Pages kept in memory: the ledgers live in the replica, so the database needs little.
 const CACHE_BYTES: usize = 2 << 20;
@@ -36,29 +35,20 @@ const PEERS: TableDefinition<&[u8], &str> = TableDefinition::new("peers");
 pub enum Row {
     /// Takes the place of the machine's chunks that begin in `first..end`.
     Chunk {
-        /// Whose ledger.
         machine: MachineId,
-        /// First sample.
         first: u64,
         /// First sample after it.
         end: u64,
-        /// Encoded chunk.
         bytes: Vec<u8>,
     },
     /// Takes the place of the one of the same name.
     Statement {
         /// Names what it is about.
         name: Vec<u8>,
-        /// Encoded statement.
         bytes: Vec<u8>,
     },
     /// A small private value.
-    Setting {
-        /// Its name.
-        name: String,
-        /// Its value.
-        bytes: Vec<u8>,
-    },
+    Setting { name: String, bytes: Vec<u8> },
     /// (peer id, address) of neighbours, remembered before all others: of those, the latest stay.
     KnownPeers(Vec<(Vec<u8>, String)>),
 }
@@ -157,7 +147,6 @@ impl Database {
         self.with(|database| work(&database.begin_read()?))
     }
 
-    /// A value.
     pub fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
         self.read(|transaction| Ok(transaction.open_table(VALUES)?.get(name)?.map(|value| value.value().to_vec())))
     }

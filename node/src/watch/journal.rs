@@ -34,7 +34,6 @@ pub const FILE: &str = "journal.jsonl";
 /// Machine (with its whole incarnation) to number of samples.
 pub type Heights = BTreeMap<String, u64>;
 
-/// One line.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Line {
@@ -42,7 +41,6 @@ pub enum Line {
     Heights {
         /// Unix time, milliseconds.
         at_ms: u64,
-        /// To where.
         heights: Heights,
     },
     /// Fewer samples of a machine count: it was forked, or the authority withdrew samples or its key.

@@ -90,7 +90,6 @@ pub struct Snapshot {
     /// Whether the run is private.
     #[serde(default)]
     pub private: bool,
-    /// Neighbours.
     pub peers: Vec<Neighbour>,
     /// How many machines the run has; `machines` may be fewer.
     pub machine_count: u64,
@@ -317,7 +316,6 @@ pub struct Machine {
     pub machine: String,
     /// Whether it is this node's.
     pub own: bool,
-    /// Gradients.
     pub height: u64,
     /// Of these, in the weights or on their way there: not withdrawn.
     pub counted: u64,

@@ -74,7 +74,6 @@ impl Seen {
 pub struct View<'a> {
     /// What the peer says of itself.
     pub facts: Facts,
-    /// Its ledgers.
     pub replica: &'a Replica,
     /// What was measured here.
     pub session: &'a Session,

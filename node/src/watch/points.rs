@@ -26,7 +26,6 @@ pub struct Points {
     earlier: Vec<CurvePoint>,
     /// This session's looks that are no points yet: digest of the weights, what was measured.
     looks: VecDeque<(Digest, Evaluation)>,
-    /// Best first.
     best: Vec<Point>,
     /// How many there were.
     count: u64,

@@ -131,7 +131,6 @@ impl View {
         }
     }
 
-    /// The essentials.
     pub fn line(&self) -> String {
         let shown = &self.snapshot;
         let mut line = format!(
@@ -161,7 +160,6 @@ impl View {
         line
     }
 
-    /// The screen.
     pub fn draw(&self, frame: &mut Frame) {
         let with_curves = frame.area().height >= CURVES_ROWS_MIN;
         // All causes of traffic have room, however few the peers.

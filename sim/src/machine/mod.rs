@@ -61,7 +61,6 @@ pub struct DiskHistory {
 
 /// See the module's documentation.
 pub struct Machine {
-    /// Its number.
     pub number: Number,
     /// Its Ed25519 seed.
     pub secret: [u8; 32],
@@ -115,7 +114,6 @@ pub struct Running {
     pub mesh: Mesh,
     /// Its weights, once its disk is restored.
     pub trainer: Option<Trainer>,
-    /// Its disk.
     pub disk: Disk,
     /// Connected machines.
     pub neighbours: Neighbours,

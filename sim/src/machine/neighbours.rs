@@ -27,7 +27,6 @@ impl Neighbours {
         self.place(number).is_ok()
     }
 
-    /// Their numbers.
     pub fn numbers(&self) -> impl Iterator<Item = Number> {
         self.0.iter().map(|neighbour| neighbour.number)
     }
@@ -42,7 +41,6 @@ impl Neighbours {
         self.0.iter().map(|neighbour| (neighbour.number, neighbour.last_arrival))
     }
 
-    /// How many.
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -74,7 +74,6 @@ pub struct Resumed<'a> {
 pub trait Objective {
     /// What the run agrees on.
     fn manifest(&self) -> &Arc<Manifest>;
-    /// Its hash.
     fn run(&self) -> RunId;
     /// What joiners fetch; None: every node brings it along.
     fn base(&self) -> Option<&Base>;

@@ -9,9 +9,7 @@ use super::MACHINES_MAX;
 // serde cannot deny unknown fields beside a flattened one; `What` does.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Fault {
-    /// When.
     pub at_seconds: f64,
-    /// What.
     #[serde(flatten)]
     pub what: What,
 }
@@ -22,20 +20,15 @@ pub struct Fault {
 pub enum What {
     /// New machines join.
     Join {
-        /// How many.
         machines: usize,
         /// Within how long.
         #[serde(default)]
         over_seconds: f64,
     },
     /// Machines sign and send what they have, and leave.
-    Leave {
-        /// How many.
-        machines: usize,
-    },
+    Leave { machines: usize },
     /// Machines are killed.
     Crash {
-        /// How many.
         machines: usize,
         /// When they come back; never, if not said.
         back_after_seconds: Option<f64>,
@@ -58,7 +51,6 @@ pub enum What {
     },
     /// Links lose everything for a while. Machines keep their addresses.
     LinkLoss {
-        /// How many.
         machines: usize,
         /// Until they are back.
         lasts_seconds: f64,
@@ -66,7 +58,6 @@ pub enum What {
     /// Links are down for a while, and machines have other addresses afterwards: connections from before are dead, and
     /// nobody closes them.
     AddressChange {
-        /// How many.
         machines: usize,
         /// Until the links are back.
         lasts_seconds: f64,
@@ -78,21 +69,18 @@ pub enum What {
     },
     /// Machines sleep, as laptops do.
     Sleep {
-        /// How many.
         machines: usize,
         /// Until they wake up.
         lasts_seconds: f64,
     },
     /// Disks take no writes.
     DiskFull {
-        /// How many.
         machines: usize,
         /// Until there is room.
         lasts_seconds: f64,
     },
     /// Disks say that they synced and did not; the power fails later.
     DiskLies {
-        /// How many.
         machines: usize,
         /// From the first lie to the power failure.
         lasts_seconds: f64,
@@ -101,14 +89,12 @@ pub enum What {
     },
     /// Machines are killed, and come back with their key and nothing else of the ledger.
     DiskLost {
-        /// How many.
         machines: usize,
         /// When they come back.
         back_after_seconds: f64,
     },
     /// Machines are killed, and come back with the disk as it was some time before.
     DiskRolledBack {
-        /// How many.
         machines: usize,
         /// How much older the disk is.
         by_seconds: f64,
@@ -116,33 +102,20 @@ pub enum What {
         back_after_seconds: f64,
     },
     /// The directories of running machines are copied, and the copies started as machines of their own.
-    DiskCopied {
-        /// How many.
-        machines: usize,
-    },
+    DiskCopied { machines: usize },
     /// Clocks jump, as when a laptop wakes up.
     ClockJump {
-        /// How many.
         machines: usize,
         /// By how much; may be negative.
         by_seconds: f64,
     },
     /// The run's authority admits machines that it has not spoken of.
-    Admit {
-        /// How many.
-        machines: usize,
-    },
+    Admit { machines: usize },
     /// The run's authority withdraws keys that it admitted: half of what it knows of each incarnation stays, and of the
     /// last one nothing if there are several.
-    Withdraw {
-        /// How many.
-        machines: usize,
-    },
+    Withdraw { machines: usize },
     /// The run's authority revokes all that adversaries of this strategy gave.
-    Revoke {
-        /// Whose.
-        whose: Strategy,
-    },
+    Revoke { whose: Strategy },
 }
 
 impl Fault {
@@ -197,10 +170,8 @@ impl Fault {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Adversaries {
-    /// How.
     #[serde(rename = "malice")]
     pub strategy: Strategy,
-    /// How many.
     pub machines: usize,
     /// When they join.
     #[serde(default)]

@@ -43,7 +43,6 @@ pub struct Scenario {
     /// What lies between them.
     #[serde(default)]
     pub link: Link,
-    /// Their disks.
     #[serde(default)]
     pub disk: DiskSettings,
     /// Their choices, as in `protocol::replica::Settings`.
@@ -253,7 +252,6 @@ impl Scenario {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sender {
-    /// How many.
     pub machines: usize,
     /// As `node --estimator` has it. For a language model.
     pub estimator: Option<EstimatorName>,
