@@ -89,7 +89,8 @@ impl<'a> Stride<'a> {
         let (before, multiplier) = (self.loss, self.multiplier);
         let crowd = 1.0 + self.company / self.slopes.len() as f64;
         let (length, predicted) = (self.length, self.predicted);
-        normalizer.trust.learn(&Trial { length, before, after, predicted, crowd, multiplier })
+        let finest = self.slopes.len() as f64 / f64::from(normalizer.levels);
+        normalizer.trust.learn(&Trial { length, finest, before, after, predicted, crowd, multiplier })
     }
 }
 

@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 const TAKEN_BACK: f64 = 0.15;
 /// A trial that loses more than this share of the predicted fall is taken back, and the step tried anew.
 const TAKEN_BACK_MAX: f64 = 0.75;
+/// The same of a step of bytes that are mostly 0, 1 and -1. A shorter one has fewer of them and loses the same share: as
+/// long as a line search would go as far, with what others add, it is no use to shrink.
+const TAKEN_BACK_AT_LEAST: f64 = 0.5;
 /// The first step of all is predicted to take this share off the loss at most: how many others begin is not known yet.
 const FIRST_SHARE: f64 = 0.05;
 /// What one trial may change the radius by.
@@ -77,6 +80,8 @@ impl Window {
 pub struct Trial {
     /// Length, in bytes that count in full.
     pub length: f64,
+    /// The length at which bytes of one standard deviation are 1.
+    pub finest: f64,
     /// At θ.
     pub before: f64,
     /// After the step.
@@ -132,11 +137,12 @@ impl Trust {
 
     /// Learns from a trial; false if the step is to be taken back, and a shorter one tried.
     pub fn learn(&mut self, trial: &Trial) -> bool {
-        let Trial { length, before, after, predicted, crowd, multiplier } = *trial;
+        let Trial { length, finest, before, after, predicted, crowd, multiplier } = *trial;
         let (shrunk, grown) = GROWTH;
         // Not finite counts as everything: comparisons with it are false.
         let taken_back = after - before + predicted - LOSS_NOISE * before.abs();
         let allowed = TAKEN_BACK * 0.5f64.powi(self.rises.min(64) as i32) * multiplier / crowd_share(crowd);
+        let allowed = if length <= finest { allowed.max(TAKEN_BACK_AT_LEAST / crowd) } else { allowed };
         let factor = if taken_back <= 0.0 { grown } else { allowed * predicted / taken_back };
         let factor = if factor.is_finite() { factor.clamp(shrunk, grown) } else { shrunk };
         let was_bounded = self.radius.is_some_and(|radius| length >= radius);
@@ -167,7 +173,7 @@ mod tests {
     fn trial(length: f64, curvature: f64) -> Trial {
         let (before, predicted) = (4.0, length);
         let after = before - predicted + curvature * length * length;
-        Trial { length, before, after, predicted, crowd: 1.0, multiplier: 1.0 }
+        Trial { length, finest: 0.0, before, after, predicted, crowd: 1.0, multiplier: 1.0 }
     }
 
     fn begun(length: f64) -> Trust {
@@ -200,6 +206,16 @@ mod tests {
         let mut trust = begun(1.0);
         trust.watch(f64::NAN);
         assert_eq!(trust.bound(1.0, 1.0, 4.0), GROWTH.0, "nor can a loss that is not finite be trusted");
+    }
+
+    /// Regression: where each single byte loses more than the share that is allowed, the radius went to nothing.
+    #[test]
+    fn a_step_of_the_finest_bytes_shrinks_only_where_a_line_search_would() {
+        for (curvature, shrinks) in [(0.3, false), (0.7, true)] {
+            let mut trust = begun(1.0);
+            assert!(trust.learn(&Trial { finest: 1.0, ..trial(1.0, curvature) }));
+            assert_eq!(trust.bound(2.0, 1.0, 4.0) < 1.0, shrinks, "{curvature}");
+        }
     }
 
     #[test]
