@@ -32,8 +32,8 @@ impl MachineId {
     }
 }
 
-/// The beginning of the key and of the incarnation, for people; `{:#}` with the whole incarnation, which no other machine
-/// of the key has.
+/// The beginning of the key and of the incarnation, for people; `{:#}` with the whole incarnation, which no other
+/// machine of the key has.
 impl fmt::Display for MachineId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for byte in &self.key[..6] {

@@ -7,8 +7,8 @@
 //!     samples from 120 on no longer count
 //! {"kind":"weights","at_ms":…,"weights":"91ab…","heights":{"8f1c22ab0d9e.51f0c3d2a9b8e7f6":384,…}}
 //!     the weights' digest when they held just this
-//! {"kind":"point","at_ms":…,"weights":"91ab…","heights":{"8f1c22ab0d9e.51f0c3d2a9b8e7f6":384,…},"root":"7d02…","revoked":{},
-//!  "measure":{"text":"c01d…","unit":"nats per token","windows":128},"loss":2.31,"bits_per_byte":3.12}
+//! {"kind":"point","at_ms":…,"weights":"91ab…","heights":{"8f1c22ab0d9e.51f0c3d2a9b8e7f6":384,…},"root":"7d02…",
+//!  "revoked":{},"measure":{"text":"c01d…","unit":"nats per token","windows":128},"loss":2.31,"bits_per_byte":3.12}
 //!     the same, and what the weights came to on the held-out text; written once all of the samples are in the ledgers
 //! ```
 //!

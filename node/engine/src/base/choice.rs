@@ -12,7 +12,8 @@ const NAMED: usize = 5;
 impl Trained {
     /// What `text` says of the tensors of `architecture`: a list, divided by commas, of parts (`all`, `attention`,
     /// `mlp`, `norms`, `biases`, `embedding`, `head`), of `last:N`, the last N layers and what comes after them, and of
-    /// names or parts of them (`q_proj`), in which `*` stands for anything. Errors name what means nothing here, and what there is.
+    /// names or parts of them (`q_proj`), in which `*` stands for anything. Errors name what means nothing here, and
+    /// what there is.
     pub fn choose(text: &str, architecture: &dyn Architecture) -> Result<Self> {
         let names: Vec<String> = architecture.tensors().into_iter().map(|(name, _)| name).collect();
         let mut chosen = BTreeSet::new();

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 const TAKEN_BACK: f64 = 0.15;
 /// A trial that loses more than this share of the predicted fall is taken back, and the step tried anew.
 const TAKEN_BACK_MAX: f64 = 0.75;
-/// The same of a step of bytes that are mostly 0, 1 and -1. A shorter one has fewer of them and loses the same share: as
-/// long as a line search would go as far, with what others add, it is no use to shrink.
+/// The same of a step of bytes that are mostly 0, 1 and -1. A shorter one has fewer of them and loses the same share:
+/// as long as a line search would go as far, with what others add, it is no use to shrink.
 const TAKEN_BACK_AT_LEAST: f64 = 0.5;
 /// The first step of all is predicted to take this share off the loss at most: how many others begin is not known yet.
 const FIRST_SHARE: f64 = 0.05;

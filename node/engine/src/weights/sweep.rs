@@ -15,7 +15,8 @@ use crate::device;
 /// Element·directions below which another thread costs more than it saves (about 20 µs of work).
 const TASK_WORK_MIN: usize = 1 << 17;
 
-/// Entries that are spelled out for one sweep: more of them gain nothing, and what waits for the weights would wait long.
+/// Entries that are spelled out for one sweep: more of them gain nothing, and what waits for the weights would wait
+/// long.
 pub const ENTRIES_PER_SWEEP: usize = 8_192;
 
 /// What a sweep saw.

@@ -72,7 +72,7 @@ fn a_disk_that_was_rolled_back_begins_anew_and_forks_nothing() {
     assert_eq!(lab.nodes[0].peer().replica().unwrap().swarm_step(), 80);
 }
 
-/// Regression: such a disk knows of nobody who could tell, and was gone on with: a fork, all of whose samples were lost.
+/// Regression: such a disk knows of nobody who could tell, and was gone on with: a fork, whose samples were all lost.
 #[test]
 fn a_disk_that_was_rolled_back_to_before_anybody_came_forks_nothing() {
     let mut lab = Lab::swarm(5, 1, 30);
