@@ -95,18 +95,7 @@ fn prompt_outgrows_words(tokens: usize, window: usize) -> Option<String> {
 /// A piece of news of the peer. Some of it is for files, not for people.
 pub fn news(news: &Notice, names: &Names<'_>) {
     match news {
-        Notice::Unreachable { node, retry_in_ms } => {
-            let address = names.nodes.addresses(*node).first().map(Multiaddr::to_string).unwrap_or_default();
-            let error = names.nodes.error(*node).unwrap_or("no answer");
-            let question = match error.contains(NO_ADDRESS) {
-                true => "Is the name right, and known to this machine?",
-                false => "Is the node there running, and its port open?",
-            };
-            tracing::warn!(
-                "{address} cannot be reached ({error}); trying again in {} s. {question}",
-                (retry_in_ms / 1_000).max(1)
-            );
-        }
+        Notice::Unreachable { node, retry_in_ms } => unreachable(*node, *retry_in_ms, names),
         Notice::Fault { node, reason, banned: false } => {
             tracing::debug!(peer = names.peer_id(*node), reason, "a fault")
         }
@@ -166,6 +155,17 @@ pub fn news(news: &Notice, names: &Names<'_>) {
         ),
         Notice::Fetched { .. } | Notice::Weights { .. } | Notice::Point(_) => {}
     }
+}
+
+fn unreachable(node: NodeId, retry_in_ms: u64, names: &Names<'_>) {
+    let address = names.nodes.addresses(node).first().map(Multiaddr::to_string).unwrap_or_default();
+    let error = names.nodes.error(node).unwrap_or("no answer");
+    let question = match error.contains(NO_ADDRESS) {
+        true => "Is the name right, and known to this machine?",
+        false => "Is the node there running, and its port open?",
+    };
+    let seconds = (retry_in_ms / 1_000).max(1);
+    tracing::warn!("{address} cannot be reached ({error}); trying again in {seconds} s. {question}");
 }
 
 /// Why a node is not joined.
