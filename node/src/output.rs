@@ -24,7 +24,7 @@ impl From<io::Error> for OutputError {
     }
 }
 
-/// Prints a line as `println!` does; returns an [`OutputError`] where that would panic.
+/// Prints a line as `println!` does; returns an `OutputError` where that would panic.
 #[macro_export]
 macro_rules! outln {
     ($($text:tt)*) => { $crate::output::line(format_args!($($text)*)) };
