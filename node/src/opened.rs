@@ -94,8 +94,10 @@ impl Opened {
 
     fn checkpoint_weights(&self, resume: impl FnOnce(Vec<Contained>) -> Result<bool>) -> Result<Option<Weights>> {
         let Some(checkpoint) = self.state.load_checkpoint(&self.manifest)? else { return Ok(None) };
+        let weights = self.state.base(&self.manifest)?.complete(checkpoint.weights)?;
+        // Last: whoever hears of it takes the weights to be there.
         ensure!(resume(records::contents(&checkpoint.contents)?)?, "it holds samples that the ledgers do not");
-        Ok(Some(self.state.base(&self.manifest)?.complete(checkpoint.weights)?))
+        Ok(Some(weights))
     }
 
     /// The untouched base.

@@ -19,6 +19,12 @@ const RETRY_LAST_EARLIER_MS: u64 = 120_000;
 /// People hear of the first failures of a bootstrap node, and then of one in so many: each five minutes or so.
 const TOLD_FIRST: u32 = 6;
 const TOLD_EACH: u32 = 15;
+/// A connection that was gone so soon after the call, ms, counts as a call that failed: there was no room, perhaps.
+const SOON_MS: u64 = 20_000;
+/// Calls to others than bootstrap nodes that are under way at once, and for how long a call counts as such, ms. What is
+/// beyond the network's own limit fails at once, whomever it is meant for.
+const CALLS_MAX: usize = 16;
+const CALL_MS: u64 = 15_000;
 /// Nodes that are remembered for calling.
 const CALLABLE_MAX: usize = 512;
 /// A node that was found, and fails this often, is forgotten.
@@ -42,11 +48,17 @@ struct Callable {
     origin: Origin,
     /// A call is under way.
     is_called: bool,
+    /// When it was called last.
+    called_ms: Option<u64>,
 }
 
 impl Callable {
     fn new(next_call_ms: u64, origin: Origin) -> Self {
-        Self { failures: 0, next_call_ms, origin, is_called: false }
+        Self { failures: 0, next_call_ms, origin, is_called: false, called_ms: None }
+    }
+
+    fn was_called_within(&self, ms: u64, now_ms: u64) -> bool {
+        self.called_ms.is_some_and(|called_ms| now_ms.saturating_sub(called_ms) < ms)
     }
 
     /// How long to wait after a call.
@@ -116,7 +128,12 @@ impl Dialing {
 
     /// Whom to call now: bootstrap nodes, and others while `connections` are few. `skip` tells who needs no call.
     pub fn due(&mut self, connections: usize, skip: impl Fn(NodeId) -> bool, now_ms: u64) -> Vec<NodeId> {
-        let mut room = self.connections_target.saturating_sub(connections);
+        let is_under_way = |callable: &&Callable| {
+            callable.origin != Origin::Bootstrap && callable.is_called && callable.was_called_within(CALL_MS, now_ms)
+        };
+        let under_way = self.nodes.values().filter(is_under_way).count();
+        let room = self.connections_target.saturating_sub(connections);
+        let mut room = room.min(CALLS_MAX.saturating_sub(under_way));
         let mut due = Vec::new();
         for (node, callable) in &mut self.nodes {
             if callable.next_call_ms > now_ms || !(callable.origin == Origin::Bootstrap || room > 0) || skip(*node) {
@@ -124,7 +141,7 @@ impl Dialing {
             }
             room = room.saturating_sub(1);
             callable.next_call_ms = now_ms.saturating_add(callable.pause_ms(&mut self.random));
-            callable.is_called = true;
+            (callable.is_called, callable.called_ms) = (true, Some(now_ms));
             due.push(*node);
         }
         due
@@ -154,20 +171,30 @@ impl Dialing {
     /// A connection stands.
     pub fn connected(&mut self, node: NodeId) {
         if let Some(callable) = self.nodes.get_mut(&node) {
-            (callable.failures, callable.is_called) = (0, false);
+            callable.is_called = false;
         }
     }
 
     /// A connection is gone: call again, soon but not at once.
     pub fn gone(&mut self, node: NodeId, now_ms: u64) {
-        if let Some(callable) = self.nodes.get_mut(&node) {
-            callable.next_call_ms = now_ms.saturating_add(RETRY_FIRST_MS);
-        }
+        let Some(callable) = self.nodes.get_mut(&node) else { return };
+        let pause = if callable.was_called_within(SOON_MS, now_ms) {
+            callable.failures = callable.failures.saturating_add(1);
+            callable.pause_ms(&mut self.random)
+        } else {
+            callable.failures = 0;
+            RETRY_FIRST_MS
+        };
+        callable.next_call_ms = now_ms.saturating_add(pause);
     }
 
     /// Everyone may be called at once, whatever failed before.
     pub fn reset(&mut self, now_ms: u64) {
-        self.nodes.values_mut().for_each(|callable| (callable.next_call_ms, callable.failures) = (now_ms, 0));
+        for callable in self.nodes.values_mut() {
+            (callable.next_call_ms, callable.failures) = (now_ms, 0);
+            // Nobody tells any more what became of a call that was under way.
+            (callable.is_called, callable.called_ms) = (false, None);
+        }
     }
 }
 
@@ -230,7 +257,32 @@ mod tests {
         let told = (TOLD_FIRST..150).filter(|_| call_fails(&mut dialing, BOOTSTRAP) != Failed::Later).count();
         assert_eq!(told, 10, "one that is gone for good fills no log");
         dialing.connected(BOOTSTRAP);
+        dialing.gone(BOOTSTRAP, 60_000);
         assert!(pause(&mut dialing) <= 2_500);
+    }
+
+    #[test]
+    fn a_connection_that_is_gone_at_once_is_a_call_that_failed() {
+        let mut dialing = dialing();
+        let mut now_ms = 0;
+        for _ in 0..8 {
+            assert_eq!(dialing.due(0, |node| node == FOUND, now_ms), [BOOTSTRAP]);
+            dialing.connected(BOOTSTRAP);
+            dialing.gone(BOOTSTRAP, now_ms);
+            now_ms = dialing.nodes[&BOOTSTRAP].next_call_ms;
+        }
+        assert!(now_ms > 60_000, "{now_ms}");
+    }
+
+    #[test]
+    fn few_calls_are_under_way_at_once() {
+        let mut dialing = Dialing::new(&[], 100, 3);
+        (0..200).for_each(|node| assert!(dialing.recalled(NodeId(node), 0)));
+        assert_eq!(dialing.due(0, |_| false, 0).len(), CALLS_MAX);
+        assert!(dialing.due(0, |_| false, 1).is_empty());
+        dialing.connected(NodeId(0));
+        assert_eq!(dialing.due(1, |_| false, 2).len(), 1);
+        assert_eq!(dialing.due(1, |_| false, 2 * CALL_MS).len(), CALLS_MAX, "nobody told what became of them");
     }
 
     #[test]

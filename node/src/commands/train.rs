@@ -55,7 +55,7 @@ use crate::{
     trainer as trainer_thread,
     watch::{
         METRICS, Observer, Points, Snapshot, http,
-        journal::{self, Line, Measure},
+        journal::{self, Line, Measure, Names},
     },
 };
 
@@ -205,7 +205,8 @@ async fn prepare(
     let weights = shell.restore(&opened)?;
     say_what_is_settled(settings, &opened)?;
     let sampler = sampler(page.as_ref(), &opened, &texts)?;
-    let earlier = journal::earlier(opened.state.path());
+    let names = shell.replica().map(Names::of).unwrap_or_default();
+    let earlier = journal::earlier(opened.state.path(), &names);
     let (trainer, goals, points) = new_trainer(settings, &opened, weights, texts, program, &earlier)?;
     shell.recall(points)?;
     let observer = observer(&opened, page, &earlier)?;

@@ -2,10 +2,10 @@
 //! was.
 
 use anyhow::Result;
-use protocol::machine::MachineId;
+use protocol::{machine::MachineId, replica::Replica};
 use std::{collections::HashMap, path::Path};
 
-use crate::watch::journal::{self, Heights, Line, Point};
+use crate::watch::journal::{self, Heights, Line, Names, Point};
 
 /// Over which time a machine's present rate is taken.
 const RATE_MS: u64 = 60_000;
@@ -27,12 +27,12 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// The journal in the directory `state`; None if there is none.
-    pub fn read(state: &Path) -> Result<Option<Self>> {
+    /// The journal in the directory `state`, of a run whose ledgers `replica` holds; None if there is none.
+    pub fn read(state: &Path, replica: &Replica) -> Result<Option<Self>> {
         let mut journal = Self::default();
         // Lines are in their order, whatever the clock did: one that was set back must not mix it up.
         let mut now_ms = 0;
-        let unreadable = journal::visit(state, |mut line| {
+        let unreadable = journal::visit(state, &Names::of(replica), |mut line| {
             let at_ms = line.at_ms_mut();
             now_ms = now_ms.max(*at_ms);
             *at_ms = now_ms;

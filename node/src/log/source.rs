@@ -46,7 +46,7 @@ impl Log {
         Ok(Self {
             origin: path.display().to_string(),
             own: Some(MachineId { key, incarnation: state.incarnation() }),
-            journal: Journal::read(path)?,
+            journal: Journal::read(path, &replica)?,
             state: Some(state),
             ..Self::of_content(String::new(), Content { run, manifest: manifest.into(), manifest_bytes, replica })
         })

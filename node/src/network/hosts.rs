@@ -1,4 +1,5 @@
 //! How many of the connections that come in may come from one host: nobody alone shuts this node's door to others.
+//! While there is room, anybody has it: many machines may share a router's address.
 //!
 //! Not counted: what comes from this machine itself, where many nodes of a swarm may run, and what comes through a
 //! relay, which shows the relay's address and not that of the caller.
@@ -20,36 +21,43 @@ use std::{
 
 use super::address::{ip, is_relayed};
 
-/// Of all connections that may come in, one host has this part.
-const SHARE: u32 = 4;
+/// Once half of the room is taken, one host gets no more than this part of all.
+const SHARE: usize = 4;
 
-/// Whose connection it is: an IPv4 address, or the /64 of an IPv6 address, of which one machine has all. None if it is
-/// not counted.
+/// Whose connection it is: an IPv4 address, or the /64 of an IPv6 address, of which one machine may have all; on a local
+/// network, where machines share it, the address. None if it is not counted.
 fn host(local: &Multiaddr, remote: &Multiaddr) -> Option<IpAddr> {
     let host = ip(remote).filter(|_| !is_relayed(local))?.to_canonical();
     let is_own = host.is_loopback() || ip(local).is_some_and(|local| local.to_canonical() == host);
     (!is_own).then(|| match host {
         IpAddr::V4(_) => host,
+        IpAddr::V6(address) if address.is_unicast_link_local() || address.is_unique_local() => host,
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
     })
 }
 
 /// Connections by the host that they come from.
 struct Counted {
-    each_max: usize,
+    all_max: usize,
     hosts: HashMap<ConnectionId, IpAddr>,
 }
 
 impl Counted {
     fn new(all_max: u32) -> Self {
-        Self { each_max: (all_max / SHARE).max(1) as usize, hosts: HashMap::new() }
+        Self { all_max: all_max as usize, hosts: HashMap::new() }
+    }
+
+    /// Whether the host may have one more. All together are bounded by what a node takes.
+    fn room(&self, host: IpAddr) -> Result<(), ConnectionDenied> {
+        let count = self.hosts.values().filter(|other| **other == host).count();
+        match self.hosts.len() >= self.all_max / 2 && count >= (self.all_max / SHARE).max(1) {
+            true => Err(ConnectionDenied::new(format!("{host}: has {count} connections here already"))),
+            false => Ok(()),
+        }
     }
 
     fn enter(&mut self, connection: ConnectionId, host: IpAddr) -> Result<(), ConnectionDenied> {
-        // All together are bounded by what a node takes.
-        if self.hosts.values().filter(|other| **other == host).count() >= self.each_max {
-            return Err(ConnectionDenied::new(format!("{host}: has {} connections here already", self.each_max)));
-        }
+        self.room(host)?;
         self.hosts.insert(connection, host);
         Ok(())
     }
@@ -83,7 +91,10 @@ impl NetworkBehaviour for Hosts {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        host(local, remote).map_or(Ok(()), |host| self.pending.enter(connection, host))
+        let Some(host) = host(local, remote) else { return Ok(()) };
+        // Before the handshake: whoever is refused after it takes the connection to have stood.
+        self.established.room(host)?;
+        self.pending.enter(connection, host)
     }
 
     fn handle_established_inbound_connection(
@@ -150,19 +161,20 @@ mod tests {
     }
 
     #[test]
-    fn one_host_has_a_quarter_and_gives_back_what_is_gone() {
+    fn one_host_takes_no_more_than_half_and_gives_back_what_is_gone() {
         let (mut hosts, host, other) = (Hosts::new(8, 12), "/ip4/203.0.113.5/tcp/4000", "/ip4/203.0.113.6/tcp/4000");
-        assert!(knock(&mut hosts, 1, host) && knock(&mut hosts, 2, host));
-        assert!(!knock(&mut hosts, 3, host), "whichever port it comes from");
-        assert!(knock(&mut hosts, 4, other));
-        assert!(enter(&mut hosts, 1, host), "it is pending no more");
-        assert!(knock(&mut hosts, 5, host) && !knock(&mut hosts, 6, host));
-        hosts.gone(ConnectionId::new_unchecked(2));
-        assert!(knock(&mut hosts, 7, host));
-        assert!(enter(&mut hosts, 5, host) && enter(&mut hosts, 7, host) && !enter(&mut hosts, 8, host));
+        assert!((1..5).all(|number| knock(&mut hosts, number, host)), "there is room");
+        assert!(!knock(&mut hosts, 5, host), "whichever port it comes from");
+        assert!(knock(&mut hosts, 6, other) && knock(&mut hosts, 7, other));
+        assert!(!knock(&mut hosts, 8, other), "a quarter, once half is taken");
+        assert!((1..5).all(|number| enter(&mut hosts, number, host)), "they are pending no more");
+        assert!(knock(&mut hosts, 9, host) && knock(&mut hosts, 10, host));
+        assert!(enter(&mut hosts, 9, host) && enter(&mut hosts, 10, host) && !enter(&mut hosts, 11, host));
+        assert!(!knock(&mut hosts, 12, host), "it would be refused after its handshake");
+        assert!(knock(&mut hosts, 13, other));
         hosts.gone(ConnectionId::new_unchecked(1));
-        assert!(enter(&mut hosts, 9, host));
-        (1..10).for_each(|connection| hosts.gone(ConnectionId::new_unchecked(connection)));
+        assert!(knock(&mut hosts, 14, host));
+        (1..15).for_each(|connection| hosts.gone(ConnectionId::new_unchecked(connection)));
         assert!(hosts.pending.hosts.is_empty() && hosts.established.hosts.is_empty());
     }
 
@@ -171,6 +183,7 @@ mod tests {
         let of = |remote: &str| host(&address(LOCAL), &address(remote));
         assert_eq!(of("/ip6/2001:db8:1:2:3::4/tcp/1"), of("/ip6/2001:db8:1:2:9::8/tcp/2"));
         assert_ne!(of("/ip6/2001:db8:1:2:3::4/tcp/1"), of("/ip6/2001:db8:1:3:3::4/tcp/1"));
+        assert_ne!(of("/ip6/fe80::1/tcp/1"), of("/ip6/fe80::2/tcp/1"), "machines of one network");
         assert_eq!(of("/ip6/::ffff:203.0.113.5/tcp/1"), of("/ip4/203.0.113.5/tcp/2"));
         for own in ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1", "/ip6/::ffff:127.0.0.1/tcp/1", LOCAL] {
             assert_eq!(of(own), None, "{own}");

@@ -438,7 +438,9 @@ impl Network {
 
     /// Connected peers with an address each, for the next session.
     pub fn known_peers(&self) -> Vec<(PeerId, Multiaddr)> {
-        self.addresses.iter().map(|(peer, address)| (*peer, address.clone())).collect()
+        let stays = |peer: &PeerId| !self.parting.contains_key(peer) && !self.refused.contains(peer);
+        let known = self.addresses.iter().filter(|(peer, _)| stays(peer));
+        known.map(|(peer, address)| (*peer, address.clone())).collect()
     }
 
     /// Connected peers, with the address they are at and the last round trip as far as known.

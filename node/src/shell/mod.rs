@@ -15,7 +15,7 @@ use peer::{Input, Look, Notice, Output, Peer, Work, leave::Departure};
 use protocol::{
     machine::MachineId,
     replay::Contribution,
-    replica::{LedgerRange, Report},
+    replica::{LedgerRange, Replica, Report},
     signature::{Ed25519Signer, Signer as _},
 };
 use std::{
@@ -119,6 +119,11 @@ impl Shell {
             resumes: None,
             departure: None,
         }
+    }
+
+    /// The ledgers, once a run is known.
+    pub fn replica(&self) -> Option<&Replica> {
+        self.peer.replica()
     }
 
     /// Whether a recording holds anything that the peer was told.

@@ -207,24 +207,55 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// Machines by the short names that older journals have, and their names in full.
+#[derive(Default)]
+pub struct Names(HashMap<String, String>);
+
+impl Names {
+    /// Those of the machines in `replica` of which no other has the same short name.
+    pub fn of(replica: &Replica) -> Self {
+        let mut names: HashMap<String, Option<String>> = HashMap::new();
+        for (machine, ..) in replica.machines() {
+            let full = names.entry(machine.to_string()).or_insert_with(|| Some(format!("{machine:#}")));
+            *full = full.take().filter(|full| *full == format!("{machine:#}"));
+        }
+        Self(names.into_iter().filter_map(|(short, full)| Some((short, full?))).collect())
+    }
+
+    fn complete(&self, line: &mut Line) {
+        let of = |name: String| self.0.get(&name).cloned().unwrap_or(name);
+        let all = |heights: &mut Heights| {
+            *heights = std::mem::take(heights).into_iter().map(|(name, height)| (of(name), height)).collect();
+        };
+        match line {
+            Line::Heights { heights, .. } | Line::Weights { heights, .. } => all(heights),
+            Line::Revoked { machine, .. } => *machine = of(std::mem::take(machine)),
+            Line::Point(point) => {
+                all(&mut point.heights);
+                all(&mut point.revoked);
+            }
+        }
+    }
+}
+
 /// The lines of earlier sessions that a node goes by when it begins another one: all but heights, of which there are
 /// many. A journal that cannot be read is said, and done without.
-pub fn earlier(state: &Path) -> Vec<Line> {
+pub fn earlier(state: &Path, names: &Names) -> Vec<Line> {
     let mut lines = Vec::new();
     let keep = |line| {
         if !matches!(line, Line::Heights { .. }) {
             lines.push(line);
         }
     };
-    if let Err(error) = visit(state, keep) {
+    if let Err(error) = visit(state, names, keep) {
         tracing::warn!("what earlier sessions noted down is not known: {error:#}");
     }
     lines
 }
 
-/// Calls `visit` with all lines of the journal in `state` that can be read, in order. Returns how many could not; None
-/// if there is no journal.
-pub fn visit(state: &Path, mut visit: impl FnMut(Line)) -> Result<Option<usize>> {
+/// Calls `visit` with all lines of the journal in `state` that can be read, in order, machines by their names in full.
+/// Returns how many could not be read; None if there is no journal.
+pub fn visit(state: &Path, names: &Names, mut visit: impl FnMut(Line)) -> Result<Option<usize>> {
     let path = state.join(FILE);
     let file = match File::open(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -234,7 +265,10 @@ pub fn visit(state: &Path, mut visit: impl FnMut(Line)) -> Result<Option<usize>>
     for line in BufReader::new(file).split(b'\n') {
         let line = line.with_context(|| path.display().to_string())?;
         match serde_json::from_slice(&line) {
-            Ok(line) => visit(line),
+            Ok(mut line) => {
+                names.complete(&mut line);
+                visit(line);
+            }
             // The end of a line that a crash cut off, and what was written behind it.
             Err(_) => unreadable += usize::from(!line.is_empty()),
         }

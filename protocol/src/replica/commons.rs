@@ -226,13 +226,17 @@ impl Commons {
         let before = self.0.ledgers.as_ref().map(|ledgers| (ledgers, held.clone()));
         let chunk = news.chunk().clone();
         // In place, unless others may hold this ledger, or a step that starts at it.
-        Arc::make_mut(held).ledger.append(news)?;
+        let appended = Arc::make_mut(held).ledger.append(news);
         if let Some((ledgers, before)) = before {
+            if appended.is_err() {
+                *held = before;
+                return appended.map(drop);
+            }
             let mut ledgers = lock(ledgers);
             *held = ledgers.unify(held.clone());
             let before = Some(&before).filter(|before| before.ledger.height() > 0);
             ledgers.remember(before, &Step { came, news: chunk, after: held.clone() });
         }
-        Ok(())
+        appended.map(drop)
     }
 }

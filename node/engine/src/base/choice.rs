@@ -91,10 +91,14 @@ fn meaning<'a>(item: &'a str, architecture: &'a dyn Architecture) -> Result<Mean
     })
 }
 
-/// Whether `item` means the tensor `name`: it is a run of its parts between dots, such as `q_proj`, as PEFT has it, or
-/// the whole name with `*` for anything.
+/// Parts that nearly every name has, and one that is a letter off `norms`: alone they say too little to be meant.
+const VAGUE: [&str; 7] = ["weight", "bias", "model", "layers", "transformer", "h", "norm"];
+
+/// Whether `item` means the tensor `name`: the whole of it, or a run of its parts between dots, such as `q_proj`, as PEFT
+/// has it; with `*` for anything.
 fn means(item: &str, name: &str) -> bool {
-    matches(item, name) || format!(".{name}.").contains(&format!(".{item}."))
+    let is_vague = VAGUE.contains(&item) || item.parse::<u64>().is_ok();
+    matches(item, name) || !is_vague && matches(&format!("*.{item}.*"), &format!(".{name}."))
 }
 
 /// Whether `name` is `pattern`, in which `*` stands for anything.
@@ -143,13 +147,14 @@ mod tests {
         assert_eq!(chosen("model.layers.*.mlp.up_proj.weight").len(), 3);
         assert_eq!(chosen("*up_proj*,*down_proj.weight").len(), 6);
         assert_eq!((chosen("q_proj,v_proj").len(), chosen("layers.1").len()), (3 * 4, 4 * 2 + 3 + 2));
+        assert_eq!(chosen("layers.*.q_proj").len(), 3 * 2);
         assert_eq!(chosen("attention,mlp,norms,embedding,head"), ["all"], "everything, said in parts");
     }
 
     #[test]
     fn what_means_nothing_is_refused_with_what_there_is() {
         let refusal = |text: &str| Trained::choose(text, &*llama()).unwrap_err().to_string();
-        for text in ["atention", "model.layers.7.mlp.up_proj.weight", "*.lora", "all,nothing"] {
+        for text in ["atention", "weight", "1", "norm", "model.layers.7.mlp.up_proj.weight", "*.lora", "all,nothing"] {
             let refused = refusal(text);
             assert!(refused.contains("attention, mlp") && refused.contains("model.embed_tokens.weight"), "{refused}");
         }

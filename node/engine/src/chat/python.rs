@@ -186,7 +186,7 @@ fn repr(state: &State, value: &Value, depth: usize, out: &mut String) -> Result<
             }
             out.push('}');
         }
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
             for (index, item) in value.try_iter()?.enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });

@@ -175,6 +175,10 @@ impl Formatter {
     pub fn new(template: &str) -> Result<Self> {
         let mut environment = environment()?;
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.add_filter("string", |state: &State, value: &Value| match value.is_undefined() {
+            true => Err(Error::from(ErrorKind::UndefinedError)),
+            false => python::print(state, value),
+        });
         let (template, _) = mark_learned(template);
         environment.add_template_owned("row", template).map_err(|error| anyhow!("{}", words(&error)))?;
         Ok(Self(environment))

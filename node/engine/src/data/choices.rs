@@ -119,7 +119,7 @@ fn tokens(
     tokenizer: &Tokenizer,
     sequence_length: usize,
 ) -> Result<(Vec<u32>, Vec<Vec<u32>>)> {
-    let Ending { piece, ids, own } = ending(prompt, sequence_length, tokenizer)?;
+    let Ending { piece, ids, own, .. } = ending(prompt, sequence_length, tokenizer)?;
     let last = &ids[ids.len() - own..];
     let whole = choices.iter().map(|choice| text::ids(&format!("{piece}{choice}"), tokenizer));
     let whole = whole.collect::<Result<Vec<_>>>()?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{
     pack::Pack,
     sample::{self, Question},
-    text::{Ending, ending},
+    text::{Ending, ending, pieces},
 };
 use crate::{
     chat::{ChatTemplate, Conversation},
@@ -71,7 +71,13 @@ pub fn encode(
             (conversation.question(template)?, template.opening(tokenizer))
         }
     };
-    let Ending { ids, .. } = ending(&text, sequence_length, tokenizer)?;
+    let Ending { ids, is_whole, .. } = ending(&text, sequence_length, tokenizer)?;
+    // A template may write what opens a text itself: the end of it does not have that.
+    let opens = || tokenizer.encode(pieces(&text).next().unwrap_or_default());
+    let opening = match !is_whole && opening.is_empty() && opens()?.starts_with(tokenizer.opening()) {
+        true => tokenizer.opening(),
+        false => opening,
+    };
     let mut ids = tokenizer.prompt(opening, &ids)?;
     let cut = ids.len() > sequence_length;
     if cut {

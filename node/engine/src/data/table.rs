@@ -144,6 +144,9 @@ struct Lines {
     /// How many have ended, and how many of them look like a record.
     count: u64,
     alike: u64,
+    /// Whether the first and the latest do.
+    first: bool,
+    latest: bool,
     /// Separators of the present one, and whether it is surely prose.
     separators: u64,
     is_prose: bool,
@@ -171,15 +174,19 @@ impl Lines {
 
     /// A line ends, of a table of this many columns.
     fn end(&mut self, columns: u64) {
+        self.latest = self.separators + 1 == columns && !self.is_prose;
+        if self.count == 0 {
+            self.first = self.latest;
+        }
         self.count += 1;
-        self.alike += u64::from(self.separators + 1 == columns && !self.is_prose);
+        self.alike += u64::from(self.latest);
         (self.separators, self.is_prose) = (0, false);
     }
 
-    /// Whether nearly all of them look like a record. Of a record of two lines nobody can tell, nor where there is one
-    /// column.
+    /// Whether nearly all of them look like a record, the ends among them: two stray quotes begin in one and end in one.
+    /// Of a record of two lines nobody can tell, nor where there is one column.
     fn are_records(&self, columns: u64) -> bool {
-        columns >= 2 && self.count >= 3 && 10 * self.alike >= 9 * self.count
+        columns >= 2 && self.count >= 3 && self.first && self.latest && 10 * self.alike >= 9 * self.count
     }
 }
 

@@ -98,6 +98,8 @@ pub struct Ending<'a> {
     /// Tokens of the text's end, and how many of them are that piece's.
     pub ids: Vec<u32>,
     pub own: usize,
+    /// Whether that is all of the text.
+    pub is_whole: bool,
 }
 
 /// The end of `text`, of more than `count` tokens if it has so many: what comes before costs nothing.
@@ -107,13 +109,15 @@ pub fn ending<'a>(text: &'a str, count: usize, tokenizer: &Tokenizer) -> Result<
     let last = tokenizer.encode(piece)?;
     let own = last.len();
     let (mut parts, mut total) = (vec![last], own);
-    while let Some(piece) = before.pop().filter(|_| total <= count) {
+    while total <= count
+        && let Some(piece) = before.pop()
+    {
         let ids = tokenizer.encode(piece)?;
         total += ids.len();
         parts.push(ids);
     }
     parts.reverse();
-    Ok(Ending { piece, ids: parts.concat(), own })
+    Ok(Ending { piece, ids: parts.concat(), own, is_whole: before.is_empty() })
 }
 
 /// Where to split the `length` bytes of text from byte `start` on, at byte `at` of it or a little before: after a
@@ -184,7 +188,7 @@ mod tests {
         {
             let whole = ids(text, &tokenizer).unwrap();
             for count in [0, 1, 24, PIECE_BYTES, 1 << 20] {
-                let Ending { piece, ids, own } = ending(text, count, &tokenizer).unwrap();
+                let Ending { piece, ids, own, .. } = ending(text, count, &tokenizer).unwrap();
                 assert!(whole.ends_with(&ids) && text.ends_with(piece) && own <= ids.len());
                 assert_eq!(ids[ids.len() - own..], tokenizer.encode(piece).unwrap());
                 assert!(ids.len() > count || ids == whole, "{} of {} tokens", ids.len(), whole.len());

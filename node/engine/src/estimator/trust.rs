@@ -20,7 +20,7 @@ const TAKEN_BACK: f64 = 0.15;
 const TAKEN_BACK_MAX: f64 = 0.75;
 /// The same of a step of bytes that are mostly 0, 1 and -1. A shorter one has fewer of them and loses the same share:
 /// as long as a line search would go as far, with what others add, it is no use to shrink.
-const TAKEN_BACK_AT_LEAST: f64 = 0.5;
+const TAKEN_BACK_FINEST: f64 = 0.5;
 /// The first step of all is predicted to take this share off the loss at most: how many others begin is not known yet.
 const FIRST_SHARE: f64 = 0.05;
 /// What one trial may change the radius by.
@@ -141,8 +141,9 @@ impl Trust {
         let (shrunk, grown) = GROWTH;
         // Not finite counts as everything: comparisons with it are false.
         let taken_back = after - before + predicted - LOSS_NOISE * before.abs();
-        let allowed = TAKEN_BACK * 0.5f64.powi(self.rises.min(64) as i32) * multiplier / crowd_share(crowd);
-        let allowed = if length <= finest { allowed.max(TAKEN_BACK_AT_LEAST / crowd) } else { allowed };
+        let caution = 0.5f64.powi(self.rises.min(64) as i32) * multiplier;
+        let allowed = TAKEN_BACK * caution / crowd_share(crowd);
+        let allowed = if length <= finest { allowed.max(TAKEN_BACK_FINEST * caution / crowd) } else { allowed };
         let factor = if taken_back <= 0.0 { grown } else { allowed * predicted / taken_back };
         let factor = if factor.is_finite() { factor.clamp(shrunk, grown) } else { shrunk };
         let was_bounded = self.radius.is_some_and(|radius| length >= radius);
@@ -211,9 +212,9 @@ mod tests {
     /// Regression: where each single byte loses more than the share that is allowed, the radius went to nothing.
     #[test]
     fn a_step_of_the_finest_bytes_shrinks_only_where_a_line_search_would() {
-        for (curvature, shrinks) in [(0.3, false), (0.7, true)] {
+        for (curvature, multiplier, shrinks) in [(0.3, 1.0, false), (0.7, 1.0, true), (0.3, 0.5, true)] {
             let mut trust = begun(1.0);
-            assert!(trust.learn(&Trial { finest: 1.0, ..trial(1.0, curvature) }));
+            assert!(trust.learn(&Trial { finest: 1.0, multiplier, ..trial(1.0, curvature) }));
             assert_eq!(trust.bound(2.0, 1.0, 4.0) < 1.0, shrinks, "{curvature}");
         }
     }

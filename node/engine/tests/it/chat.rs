@@ -143,6 +143,7 @@ fn a_hostile_template_ends_with_an_error() {
         &format!("{DOUBLED}{{{{ ns.x }}}}"),
         &format!("{DOUBLED}{{{{ ns.x | tojson }}}}"),
         &format!("{DOUBLED}{{{{ ns.x | string }}}}"),
+        &format!("{DOUBLED}{{{{ ns.x | reverse }}}}"),
     ] {
         // What it says matters less than that it says it soon, and that little memory is taken.
         let result = template(text).render(&chat, None, false);

@@ -223,6 +223,7 @@ fn a_template_names_the_columns_that_a_row_lacks() {
         let columns = Columns::new(None, Some(template)).unwrap();
         read_with(&columns, &path, 64).err().unwrap_or_default()
     };
+    assert!(said("{{ title }} {{ nope | string }}").contains("the row has no column nope"));
     let error = said("{{ nope }} {% for _ in range(2) %}{{ title }}{% endfor %}");
     assert!(
         error.contains("--template: the row has no column nope; of those that it has, name one: title, body"),

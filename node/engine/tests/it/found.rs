@@ -70,6 +70,9 @@ fn two_stray_quotes_glue_no_rows_together_and_a_text_of_several_lines_stays_whol
     ];
     let records: String = texts.iter().map(|text| format!("1,\"{text}\"\n")).collect();
     assert_eq!(rows_of("rows.csv", format!("id,text\n{records}")).len(), texts.len());
+    let log = lines(12, |second| format!("12:00:{second:02},123 INFO it works\n"));
+    let log = said("rows.csv", format!("id,text\n1,\"{}\"\n{good}", log.trim_end()));
+    assert!(!log.contains("closes in line") && log.contains("10 rows"), "{log}");
     let indented = "id\ttext\n1\t\"if x:\n\ty\n\tz\"\n2\tone two\n";
     assert_eq!(rows_of("rows.tsv", indented).len(), 2);
 }

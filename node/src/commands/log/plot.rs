@@ -13,7 +13,7 @@ use crate::{
     clock, outln,
     watch::{
         METRICS, Metrics, STATUS, Snapshot,
-        journal::{self, Line},
+        journal::{self, Line, Names},
     },
 };
 
@@ -115,10 +115,12 @@ fn read_metrics(state: &Path) -> Result<Vec<Metrics>> {
 fn heights(state: &Path) -> Result<Vec<(String, Points)>> {
     let mut machines = std::collections::BTreeMap::<String, Points>::new();
     let mut begun = None;
-    journal::visit(state, |line| {
+    journal::visit(state, &Names::default(), |line| {
         let Line::Heights { at_ms, heights } = line else { return };
         let seconds = at_ms.saturating_sub(*begun.get_or_insert(at_ms)) as f64 / 1e3;
-        for (machine, height) in heights {
+        for (mut machine, height) in heights {
+            // As people are shown it elsewhere, and as older journals have it.
+            machine.truncate(NAME_CHARACTERS);
             machines.entry(machine).or_default().push((seconds, height as f64));
         }
     })?;
@@ -126,8 +128,6 @@ fn heights(state: &Path) -> Result<Vec<(String, Points)>> {
     let last = |machine: &(String, Points)| machine.1.last().map_or(0.0, |point| point.1);
     machines.sort_by(|a, b| last(b).total_cmp(&last(a)));
     machines.truncate(MACHINES_MAX);
-    // As people are shown it elsewhere.
-    machines.iter_mut().for_each(|(name, _)| name.truncate(NAME_CHARACTERS));
     Ok(machines)
 }
 
