@@ -24,8 +24,8 @@ use super::address::{ip, is_relayed};
 /// Once half of the room is taken, one host gets no more than this part of all.
 const SHARE: usize = 4;
 
-/// Whose connection it is: an IPv4 address, or the /64 of an IPv6 address, of which one machine may have all; on a local
-/// network, where machines share it, the address. None if it is not counted.
+/// Whose connection it is: an IPv4 address, or the /64 of an IPv6 address, of which one machine may have all; on a
+/// local network, where machines share it, the address. None if it is not counted.
 fn host(local: &Multiaddr, remote: &Multiaddr) -> Option<IpAddr> {
     let host = ip(remote).filter(|_| !is_relayed(local))?.to_canonical();
     let is_own = host.is_loopback() || ip(local).is_some_and(|local| local.to_canonical() == host);

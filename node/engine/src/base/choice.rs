@@ -94,8 +94,8 @@ fn meaning<'a>(item: &'a str, architecture: &'a dyn Architecture) -> Result<Mean
 /// Parts that nearly every name has, and one that is a letter off `norms`: alone they say too little to be meant.
 const VAGUE: [&str; 7] = ["weight", "bias", "model", "layers", "transformer", "h", "norm"];
 
-/// Whether `item` means the tensor `name`: the whole of it, or a run of its parts between dots, such as `q_proj`, as PEFT
-/// has it; with `*` for anything.
+/// Whether `item` means the tensor `name`: the whole of it, or a run of its parts between dots, such as `q_proj`, as
+/// PEFT has it; with `*` for anything.
 fn means(item: &str, name: &str) -> bool {
     let is_vague = VAGUE.contains(&item) || item.parse::<u64>().is_ok();
     matches(item, name) || !is_vague && matches(&format!("*.{item}.*"), &format!(".{name}."))

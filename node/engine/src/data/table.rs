@@ -183,8 +183,8 @@ impl Lines {
         (self.separators, self.is_prose) = (0, false);
     }
 
-    /// Whether nearly all of them look like a record, the ends among them: two stray quotes begin in one and end in one.
-    /// Of a record of two lines nobody can tell, nor where there is one column.
+    /// Whether nearly all of them look like a record, the ends among them: two stray quotes begin in one and end in
+    /// one. Of a record of two lines nobody can tell, nor where there is one column.
     fn are_records(&self, columns: u64) -> bool {
         columns >= 2 && self.count >= 3 && self.first && self.latest && 10 * self.alike >= 9 * self.count
     }
