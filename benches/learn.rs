@@ -8,7 +8,7 @@
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use engine::{
-    base::{self, BaseSettings, Started, Trained},
+    base::{AdapterSettings, Base, BaseSettings, Trained},
     data::Dataset,
     embedded,
     estimator::{Estimator, EstimatorName, Normalizer},
@@ -19,15 +19,15 @@ use engine::{
     weights::Weights,
 };
 use protocol::{
-    codec,
     machine::MachineId,
-    manifest::{DirectionScale, Hyperparameters, Manifest, ObjectiveLine, RunId, Schedule, TensorSpec},
+    manifest::{DirectionScale, Hyperparameters, Manifest, ObjectiveLine, Schedule},
     replay::{self, Contribution},
     replica::OwnByte,
     seed::EntrySeed,
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{
+    collections::BTreeSet,
     num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
@@ -54,15 +54,18 @@ struct Options {
     /// `constant`, `linear:LAST` over what is measured in all, or `root:GRADIENTS`
     #[arg(long, default_value = "constant")]
     schedule: String,
-    /// Factor on the direction scale of tensors whose names contain NAME; all that match count. Repeatable
-    #[arg(long, value_name = "NAME=FACTOR")]
-    factor: Vec<String>,
     #[arg(long)]
     estimator: Option<EstimatorName>,
     #[arg(long)]
     probes: Option<NonZeroU32>,
     #[arg(long)]
     projections: Option<NonZeroU32>,
+    /// Tensors that are trained, as `node --train` has it; adapters of these with --lora
+    #[arg(long, default_value = "all")]
+    train: String,
+    /// Rank of adapters, which are trained instead, as `node --lora` has it
+    #[arg(long)]
+    lora: Option<u32>,
     /// Machines that measure at the same weights, each on batches of its own, then exchange their bytes
     #[arg(long, default_value_t = 1)]
     machines: u64,
@@ -103,6 +106,16 @@ impl Options {
         objective::line(data.is_some_and(|data| data.has_choices()), false)
     }
 
+    /// What of the base is trained, and which adapters beside it.
+    fn chosen(&self, checkpoint: &Checkpoint) -> Result<(Trained, Option<AdapterSettings>)> {
+        let architecture = checkpoint.architecture()?;
+        let named = Trained::choose(&self.train, &*architecture)?;
+        let Some(rank) = self.lora else { return Ok((named, None)) };
+        let names = architecture.tensors().into_iter().map(|(name, _)| name).filter(|name| named.has(name)).collect();
+        let adapters = AdapterSettings::new(rank, 2.0 * f64::from(rank), &names, &*architecture)?;
+        Ok((Trained::Only(BTreeSet::new()), Some(adapters)))
+    }
+
     fn hyperparameters(&self, planned_gradients: u64) -> Hyperparameters {
         let (learning_rate, epsilon) = (self.learning_rate, self.epsilon);
         Hyperparameters { learning_rate, epsilon, planned_gradients, direction_scale: DirectionScale::Rms }
@@ -137,13 +150,12 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// A run's manifest and base, and the estimator that measures.
+/// What all seeds have in common.
 struct Run {
-    manifest: Manifest,
     checkpoint: Checkpoint,
-    /// Trained tensors as bytes.
-    tensors: Vec<u8>,
     estimator: Estimator,
+    /// In all.
+    gradients: u64,
     /// By group: the part of a forward behind its first tensor.
     suffixes: Vec<f64>,
 }
@@ -151,29 +163,19 @@ struct Run {
 impl Run {
     fn new(checkpoint: Checkpoint, options: &Options) -> Result<Self> {
         let estimator = Estimator::new(options.estimator, options.probes, options.projections)?.unwrap_or_default();
-        let groups = started(&checkpoint, options, 1)?.manifest;
-        let suffixes = suffixes(&*checkpoint.architecture()?, &groups);
-        let shares = suffixes.iter().zip(0..).map(|(suffix, group)| suffix * groups.groups.share(group));
+        let (_, manifest) = started(&checkpoint, options, 1, 0)?;
+        let suffixes = suffixes(&*checkpoint.architecture()?, &manifest);
+        let shares = suffixes.iter().zip(0..).map(|(suffix, group)| suffix * manifest.groups.share(group));
         let forwards = options.forwards * FORWARD_TOKENS / (options.batch_size * options.sequence_length) as f64;
         let gradients = (forwards / forwards_per_gradient(estimator, shares.sum())).round() as u64 * options.machines;
-        let Started { mut manifest, base, .. } = started(&checkpoint, options, gradients)?;
-        for text in &options.factor {
-            let parts = text.split_once('=').with_context(|| format!("--factor {text}: expected NAME=FACTOR"))?;
-            let factor: f64 = parts.1.parse().with_context(|| format!("--factor {text}"))?;
-            let named = manifest.tensors.iter_mut().filter(|spec| spec.name.contains(parts.0));
-            let count = named.map(|spec| scale(spec, factor)).count();
-            ensure!(count > 0, "--factor {text}: no tensor has {} in its name", parts.0);
-        }
-        let mut tensors = Vec::new();
-        base.weights.write_to(&mut tensors)?;
-        Ok(Self { manifest, checkpoint, tensors, estimator, suffixes })
+        Ok(Self { checkpoint, estimator, gradients, suffixes })
     }
 
     /// Trains, prints, and returns the last held-out figure: bits per byte, or accuracy.
     fn learn(&self, seed: u64, options: &Options) -> Result<f64> {
         let trainer = |machine: u64| self.trainer(seed, machine, options);
         let mut trainers: Vec<Trainer> = (0..options.machines).map(trainer).collect::<Result<_>>()?;
-        let run = self.manifest_of(seed).run_id()?;
+        let manifest = started(&self.checkpoint, options, self.gradients, seed)?.1;
         let backwards = u64::from(matches!(self.estimator, Estimator::Projection { .. }));
         let tokens = (options.batch_size * options.sequence_length) as f64 / FORWARD_TOKENS;
         let (mut forwards, mut backward, mut bytes, mut seconds, mut last) = (0.0, 0u64, 0u64, 0.0, f64::NAN);
@@ -181,7 +183,7 @@ impl Run {
             let until = options.forwards * f64::from(point) / f64::from(options.points);
             let begin = Instant::now();
             while forwards < until {
-                let (own, work) = self.exchange(&mut trainers, &run, bytes)?;
+                let (own, work) = self.exchange(&mut trainers, &manifest, bytes)?;
                 bytes += own as u64 * options.machines;
                 forwards += tokens * work;
                 backward += backwards;
@@ -199,7 +201,8 @@ impl Run {
 
     /// One step of each machine, whose bytes all then have; returns how many each made, and from how many forwards of
     /// its batch.
-    fn exchange(&self, trainers: &mut [Trainer], run: &RunId, swarm_step: u64) -> Result<(usize, f64)> {
+    fn exchange(&self, trainers: &mut [Trainer], manifest: &Manifest, swarm_step: u64) -> Result<(usize, f64)> {
+        let run = manifest.run_id()?;
         let steps: Result<Vec<Step>> = trainers
             .iter_mut()
             .map(|trainer| {
@@ -211,8 +214,8 @@ impl Run {
         let mut work = 0.0;
         for (own, step) in steps.iter().enumerate() {
             let entry = |byte: &OwnByte| {
-                let seed = EntrySeed::derive(run, &byte.machine, byte.sample, &self.manifest.groups);
-                replay::contribution(seed, byte.byte, byte.swarm_step, &self.manifest.schedule)
+                let seed = EntrySeed::derive(&run, &byte.machine, byte.sample, &manifest.groups);
+                replay::contribution(seed, byte.byte, byte.swarm_step, &manifest.schedule)
             };
             let entries: Vec<Contribution> = step.own.iter().map(entry).collect();
             let suffixes = entries.iter().map(|entry| self.suffixes[usize::from(entry.seed.group)]);
@@ -223,17 +226,11 @@ impl Run {
         Ok((steps[0].own.len(), work))
     }
 
-    fn manifest_of(&self, seed: u64) -> Manifest {
-        let mut manifest = self.manifest.clone();
-        manifest.nonce[..8].copy_from_slice(&seed.to_le_bytes());
-        manifest
-    }
-
     fn trainer(&self, seed: u64, machine: u64, options: &Options) -> Result<Trainer> {
-        let manifest = self.manifest_of(seed);
+        let (weights, manifest) = started(&self.checkpoint, options, self.gradients, seed)?;
         let own_seed = seed + (machine << 32);
-        let weights = Weights::read_from(&manifest.tensors, &mut &self.tensors[..])?;
-        let (model, tokenizer) = model::load(&self.checkpoint, weights.tensors())?;
+        let (tensors, packed) = (weights.tensors(), weights.packed());
+        let (model, tokenizer) = model::load_adapted(&self.checkpoint, tensors, packed, &weights.adapters())?;
         let (data, held_out) = texts(&tokenizer, seed, options)?;
         let mut trainer = Trainer::new(Parts {
             run: manifest.run_id()?,
@@ -260,6 +257,7 @@ impl Run {
 /// Prints what gradients at the base say, once for each seed.
 fn survey(checkpoint: Checkpoint, options: &Options) -> Result<()> {
     let tokenizer = Tokenizer::of(&checkpoint)?;
+    let (trained, adapters) = options.chosen(&checkpoint)?;
     for seed in &options.seeds {
         let begin = Instant::now();
         let ground = survey::Ground {
@@ -267,8 +265,8 @@ fn survey(checkpoint: Checkpoint, options: &Options) -> Result<()> {
             data: &texts(&tokenizer, *seed, options)?.0,
             objective: options.objective(&checkpoint)?,
             hyperparameters: options.hyperparameters(1_000),
-            trained: Trained::All,
-            adapters: None,
+            trained: trained.clone(),
+            adapters: adapters.clone(),
             batch_size: options.batch_size,
             seed: *seed,
             time_max: Duration::from_secs(600),
@@ -287,15 +285,6 @@ fn texts(tokenizer: &Tokenizer, seed: u64, options: &Options) -> Result<(Dataset
             ensure!(options.model.is_none(), "--model needs a text: --data <path>");
             Ok((embedded::training(seed, tokenizer, length)?, embedded::held_out(tokenizer, length)?))
         }
-    }
-}
-
-/// Multiplies how far probes and entries move a tensor.
-fn scale(spec: &mut TensorSpec, factor: f64) {
-    spec.epsilon = (f64::from(spec.epsilon) * factor).round() as u32;
-    spec.unit = (spec.unit as f64 * factor).round() as u64;
-    while !codec::unit_is_valid(spec.unit) {
-        (spec.unit, spec.shift) = (spec.unit / 2, spec.shift + 1);
     }
 }
 
@@ -340,8 +329,9 @@ fn suffixes(architecture: &dyn Architecture, manifest: &Manifest) -> Vec<f64> {
     stages.into_iter().map(|first| behind(first) / behind(Stage::Embedding)).collect()
 }
 
-/// A run on `checkpoint` that is planned for so many `gradients`.
-fn started(checkpoint: &Checkpoint, options: &Options, gradients: u64) -> Result<Started> {
+/// A run on `checkpoint` that is planned for so many `gradients`, and the weights that it begins with.
+fn started(checkpoint: &Checkpoint, options: &Options, gradients: u64, seed: u64) -> Result<(Weights, Manifest)> {
+    let (trained, adapters) = options.chosen(checkpoint)?;
     let settings = BaseSettings {
         objective: options.objective(checkpoint)?,
         hyperparameters: options.hyperparameters(gradients.max(1)),
@@ -349,8 +339,10 @@ fn started(checkpoint: &Checkpoint, options: &Options, gradients: u64) -> Result
         ledger_samples_max: 1 << 32,
         replay_budget: 1_000_000,
         authority: None,
-        trained: Trained::All,
-        adapters: None,
+        trained,
+        adapters,
     };
-    base::start(checkpoint.clone(), settings, [0; 16])
+    let base = Base::of_new_run(checkpoint.clone(), &settings, u128::from(seed).to_le_bytes())?;
+    let manifest = base.manifest(settings, base.write_to(std::io::sink())?.base)?;
+    Ok((base.weights, manifest))
 }
