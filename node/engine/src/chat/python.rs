@@ -1,10 +1,13 @@
 //! What chat templates expect of Python.
 
 use minijinja::{
-    Error, ErrorKind, State, Value,
+    Error, ErrorKind, State, UndefinedBehavior, Value,
     value::{Kwargs, ValueKind},
 };
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    borrow::Cow,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// Deepest nesting of a value that is written.
 const DEPTH_MAX: usize = 64;
@@ -156,13 +159,24 @@ fn visit(state: &State, value: &Value) -> Result<(), Error> {
 ///
 /// # Errors
 /// The template's fuel is used up.
-pub fn print(state: &State, value: &Value) -> Result<String, Error> {
-    let mut out = String::new();
-    match value.kind() {
-        ValueKind::String | ValueKind::Undefined => out.push_str(value.as_str().unwrap_or_default()),
-        _ => repr(state, value, 0, &mut out)?,
+pub fn print<'a>(state: &State, value: &'a Value) -> Result<Cow<'a, str>, Error> {
+    if matches!(value.kind(), ValueKind::String | ValueKind::Undefined) {
+        return Ok(value.as_str().unwrap_or_default().into());
     }
-    Ok(out)
+    let mut out = String::new();
+    repr(state, value, 0, &mut out)?;
+    Ok(out.into())
+}
+
+/// The filter `string`: what `{{ value }}` prints.
+///
+/// # Errors
+/// The value is undefined, and the template may use none that is; or its fuel is used up.
+pub fn string(state: &State, value: &Value) -> Result<String, Error> {
+    if value.is_undefined() && state.undefined_behavior() == UndefinedBehavior::Strict {
+        return Err(Error::from(ErrorKind::UndefinedError));
+    }
+    print(state, value).map(Cow::into_owned)
 }
 
 fn repr(state: &State, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
@@ -218,7 +232,20 @@ fn quoted(text: &str) -> String {
     out
 }
 
+/// The filter `wordcount`, as Jinja2 has it: runs of letters, digits and underscores in what `{{ value }}` prints.
+///
+/// # Errors
+/// As [`string`].
+pub fn word_count(state: &State, value: &Value) -> Result<usize, Error> {
+    let text = string(state, value)?;
+    let words = text.split(|character: char| !character.is_alphanumeric() && character != '_');
+    Ok(words.filter(|word| !word.is_empty()).count())
+}
+
 /// `strftime_now(format)`: the time of day, UTC. Directives that no template uses stay as they are.
+///
+/// transformers takes the local time. Here machines of one run render the same templates, and a date in a prompt should
+/// not depend on where a machine stands.
 pub fn strftime_now(format: &str) -> String {
     strftime(format, SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
@@ -307,7 +334,7 @@ mod tests {
     }
 
     fn printed(value: &Value) -> String {
-        print(&Environment::new().empty_state(), value).unwrap()
+        print(&Environment::new().empty_state(), value).unwrap().into_owned()
     }
 
     /// Every right side is what `json.dumps` and `str` of Python 3.12 print.
@@ -326,6 +353,15 @@ mod tests {
             r#"{'k': ["it's", 'say "x"', True, None, 1.5]}"#
         );
         assert_eq!(printed(&value("false")), "False");
+    }
+
+    /// As Jinja2 3.1 counts.
+    #[test]
+    fn words_are_counted_as_jinja_counts_them() {
+        let count = |value: Value| word_count(&Environment::new().empty_state(), &value).unwrap();
+        assert_eq!(count("Hello world! It's snake_case: é, 1.5".into()), 8);
+        assert_eq!(count(" -- ".into()), 0);
+        assert_eq!(count(value("[1, \"a b\"]")), 3);
     }
 
     #[test]

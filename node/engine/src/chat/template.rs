@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value, syntax::SyntaxConfig, value::ValueKind,
+    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig, value::ValueKind,
 };
 use protocol::manifest::Role;
 use serde::Deserialize;
@@ -12,6 +12,9 @@ use super::{message::present, python};
 use crate::model::{Checkpoint, OriginalFile, Tokenizer, special_tokens};
 
 /// Instructions and blocks of 64 bytes that one rendering may take: 128 MiB, or about a second, at most.
+///
+/// minijinja compares (`==`) and joins (`~`, `join`) lists within lists before it knows what that costs, and there is
+/// no place to ask first. So a list that holds another many times over, again and again, still takes what it likes.
 const FUEL: u64 = 1 << 21;
 /// Files with templates of their own.
 const TEMPLATES_MAX: usize = 16;
@@ -175,10 +178,6 @@ impl Formatter {
     pub fn new(template: &str) -> Result<Self> {
         let mut environment = environment()?;
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.add_filter("string", |state: &State, value: &Value| match value.is_undefined() {
-            true => Err(Error::from(ErrorKind::UndefinedError)),
-            false => python::print(state, value),
-        });
         let (template, _) = mark_learned(template);
         environment.add_template_owned("row", template).map_err(|error| anyhow!("{}", words(&error)))?;
         Ok(Self(environment))
@@ -249,7 +248,8 @@ fn environment() -> Result<Environment<'static>> {
     environment
         .set_formatter(|output, state, value| output.write_str(&python::print(state, value)?).map_err(Error::from));
     environment.add_filter("tojson", python::to_json);
-    environment.add_filter("string", |state: &State, value: &Value| python::print(state, value));
+    environment.add_filter("string", python::string);
+    environment.add_filter("wordcount", python::word_count);
     environment.add_filter("onebyte_learned", |text: String| format!("{LEARNED_START}{text}{LEARNED_END}"));
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
