@@ -183,7 +183,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
     let Inspected { model, tokenizer, checkpoint, .. } = Inspected::of(&args.weights.state, args.weights.best)?;
     let sampling = chosen_sampling(args, usual_sampling(&checkpoint)?);
     sampling.check()?;
-    let prompt = tokenizer.prompt(&[], &tokenizer.encode_whole(&args.prompt)?)?;
+    let prompt = tokenizer.text_prompt(&args.prompt)?;
     say::prompt_outgrows(prompt.len(), model.interface().window_max);
     output::piece(&args.prompt)?;
     model::generate(&*model, &tokenizer, &prompt, &sampling, |text| Ok(output::piece(text)?))?;

@@ -104,7 +104,7 @@ impl Speaker {
 
     /// A text that is to be continued, in tokens.
     pub fn text(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.prompt(self.tokenizer.opening(), &self.tokenizer.encode(text)?)
+        self.tokenizer.text_prompt(text)
     }
 
     /// Texts at which an answer to a conversation ends, beside the tokens that end it.

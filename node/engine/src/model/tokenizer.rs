@@ -92,7 +92,7 @@ impl Tokenizer {
     }
 
     /// Ids of `text` with what the tokenizer's post-processor puts around it, as transformers has them by default: a
-    /// whole document, or a prompt.
+    /// whole document.
     pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
         Ok([self.opening(), &self.encode(text)?, self.closing()].concat())
     }
@@ -165,6 +165,11 @@ impl Tokenizer {
     /// one.
     pub fn start(&self) -> Option<u32> {
         self.bos.or(self.turn_end)
+    }
+
+    /// The prompt that is the beginning of a text: what the post-processor puts after a text does not end it.
+    pub fn text_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        self.prompt(self.opening(), &self.encode(text)?)
     }
 
     /// A prompt: a text's `ids` after its `opening`, or [`Self::start`] where both are empty. Errors if there is no

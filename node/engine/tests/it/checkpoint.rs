@@ -655,6 +655,20 @@ fn added_tokens_beyond_the_vocabulary_are_refused_only_in_a_text() {
     assert!(refused.contains("token id 5, \"<pad>\"") && refused.contains("ends at 4"), "{refused}");
 }
 
+/// `generate` asked for what follows the token that ends a text, where the post-processor puts one after each.
+#[test]
+fn a_text_that_goes_on_has_no_end() {
+    let directory = directory_of(&config(true), &weights(&config(true)));
+    let mut tokenizer: Value = serde_json::from_str(AROUND).unwrap();
+    let processor = &mut tokenizer["post_processor"];
+    processor["single"].as_array_mut().unwrap().push(json!({"SpecialToken": {"id": "</s>", "type_id": 0}}));
+    processor["special_tokens"]["</s>"] = json!({"id": "</s>", "ids": [3], "tokens": ["</s>"]});
+    fs::write(directory.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let tokenizer = Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap();
+    assert_eq!((tokenizer.encode_whole("ab").unwrap(), tokenizer.closing()), (vec![0, 1, 2, 3], &[3][..]));
+    assert_eq!((tokenizer.text_prompt("ab").unwrap(), tokenizer.text_prompt("").unwrap()), (vec![0, 1, 2], vec![0]));
+}
+
 #[test]
 fn texts_prompts_and_documents_begin_as_the_post_processor_has_it() {
     let directory = directory_of(&config(true), &weights(&config(true)));
