@@ -41,7 +41,8 @@ impl TrainedTensors for BTreeMap<String, Tensor> {
 /// is there whole, and durable, or as it was.
 ///
 /// Files other than weights are the base's, byte for byte; but `config.json` says float32 where it said another type or
-/// none: transformers would round what was trained, to the type that it says or to that of the first tensor.
+/// none: transformers would round what was trained, to the type that it says or to that of the first tensor. And it
+/// says nothing of a quantisation, of which transformers would look for the tensors.
 /// `generation_config.json` and `tokenizer_config.json` are made if the base has none. `model.safetensors` holds
 /// trained tensors as f32, all others as the base stores them; of a GGUF file those that are quantised, or stored in
 /// another order, as f32.
@@ -55,7 +56,7 @@ fn write_all(directory: &Path, base: &Checkpoint, trained: &dyn TrainedTensors) 
         let path = directory.join(role.file_name().unwrap_or_default());
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     };
-    let config: Value = serde_json::from_slice(&base.config).context("config.json is not valid JSON")?;
+    let mut config: Value = serde_json::from_slice(&base.config).context("config.json is not valid JSON")?;
     write(Role::GenerationConfig, &serde_json::to_vec_pretty(&generation_config(&config))?)?;
     let tokenizer_config = tokenizer_config(&base.tokenizer, architecture.interface())?;
     write(Role::TokenizerConfig, &serde_json::to_vec_pretty(&tokenizer_config)?)?;
@@ -68,7 +69,7 @@ fn write_all(directory: &Path, base: &Checkpoint, trained: &dyn TrainedTensors) 
     let is_narrow = |name: &str| Ok(base.is_plain(name)? && base.element_type(name)? != ElementType::F32);
     let kept = base.shapes().filter(|(name, _)| !names.contains(*name));
     let keeps_narrow = kept.map(|(name, _)| is_narrow(name)).collect::<Result<Vec<bool>>>()?.contains(&true);
-    if let Some(config) = as_float32(config, keeps_narrow) {
+    if settle_types(&mut config, keeps_narrow) {
         write(Role::Config, &serde_json::to_vec_pretty(&config)?)?;
     }
     let path = directory.join("model.safetensors");
@@ -106,9 +107,13 @@ fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// The config, if it must say float32 and does not. One that says nothing must where the first tensor may be of another
-/// type. `torch_dtype` is what transformers of all versions read.
-fn as_float32(mut config: Value, keeps_narrow: bool) -> Option<Value> {
+/// Where a config says how weights are quantised.
+const QUANTISATION: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
+
+/// Makes the config say what the types of the weights are; returns whether it did not. It must say float32 where it
+/// says another one, or nothing and the first tensor may be of another. `torch_dtype` is what transformers of all
+/// versions read.
+fn settle_types(config: &mut Value, keeps_narrow: bool) -> bool {
     let fields = ["torch_dtype", "dtype"];
     let is_silent = fields.iter().all(|field| config.get(field).is_none_or(Value::is_null));
     let mut is_changed = is_silent && keeps_narrow;
@@ -121,7 +126,11 @@ fn as_float32(mut config: Value, keeps_narrow: bool) -> Option<Value> {
             is_changed = true;
         }
     }
-    is_changed.then_some(config)
+    // Not even as null, for which transformers has no quantiser.
+    for field in QUANTISATION {
+        is_changed |= config.as_object_mut().is_some_and(|fields| fields.remove(field).is_some());
+    }
+    is_changed
 }
 
 fn generation_config(config: &Value) -> Value {
@@ -219,12 +228,26 @@ mod tests {
     /// transformers 5 takes the first tensor's type where the config says none: of a frozen 16-bit one.
     #[test]
     fn a_config_says_float32_where_another_type_would_be_taken() {
-        let said =
-            |config: Value, keeps_narrow| as_float32(config, keeps_narrow).map(|config| config["torch_dtype"].clone());
+        let said = |mut config: Value, keeps_narrow| {
+            settle_types(&mut config, keeps_narrow).then(|| config["torch_dtype"].clone())
+        };
         assert_eq!(said(json!({}), true), Some(json!("float32")));
         assert_eq!(said(json!({"dtype": null}), true), Some(json!("float32")));
         assert_eq!(said(json!({"torch_dtype": "bfloat16"}), false), Some(json!("float32")));
         assert_eq!(said(json!({}), false), None, "all of it is float32");
         assert_eq!(said(json!({"torch_dtype": "float32"}), true), None);
+    }
+
+    /// A model that somebody had dequantised kept the word, and transformers would not load its export.
+    #[test]
+    fn a_config_says_nothing_of_a_quantisation_that_is_undone() {
+        let plain = json!({"torch_dtype": "float32", "vocab_size": 5});
+        for left in [json!({"quant_method": "fp8"}), Value::Null] {
+            let mut config = plain.clone();
+            config["quantization_config"] = left;
+            assert!(settle_types(&mut config, true));
+            assert_eq!(config, plain);
+        }
+        assert!(!settle_types(&mut plain.clone(), true));
     }
 }
