@@ -63,6 +63,10 @@ pub fn plan(config: &[u8]) -> Result<Plan> {
         None => class == Some(family.class),
     };
     let Some(family) = FAMILIES.iter().find(is_named) else {
+        if let Some(how) = text_part(&value) {
+            let what = model_type.or(class).unwrap_or("the model");
+            bail!("config.json: {what} takes more than text, and this node runs no such model; {how}");
+        }
         let known = FAMILIES.map(|family| format!("{} ({})", family.name, family.model_type));
         bail!(
             "config.json: unknown architecture (model_type {}, architectures {}); this node runs, by name and model_type, {}",
@@ -79,6 +83,19 @@ pub fn plan(config: &[u8]) -> Result<Plan> {
     };
     let plan = (family.read)(&Fields(&value)).and_then(turn);
     plan.with_context(|| format!("config.json does not describe a model of {}", family.name))
+}
+
+/// Of a model of several parts, one of which is a language model of a family that is known: how to have that alone.
+fn text_part(config: &Value) -> Option<String> {
+    let model_type = config.pointer("/text_config/model_type")?.as_str()?;
+    let Family { name, class, .. } = FAMILIES.iter().find(|family| family.model_type == model_type)?;
+    Some(format!(
+        "its language model is a {name}, which it does. Save that alone, in Python, with the model's path for PATH: \
+         whole = transformers.AutoModelForImageTextToText.from_pretrained(PATH); \
+         text = transformers.{class}(whole.config.text_config); \
+         text.model, text.lm_head = whole.model.language_model, whole.lm_head; text.save_pretrained(\"text\"); \
+         transformers.AutoTokenizer.from_pretrained(PATH).save_pretrained(\"text\"). Then --model text"
+    ))
 }
 
 #[cfg(test)]

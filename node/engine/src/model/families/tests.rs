@@ -52,6 +52,18 @@ fn an_unknown_family_is_refused_by_name_with_those_that_are_known() {
     assert!(refusal(&json!([])).contains("model_type absent"));
 }
 
+/// As the larger ones of Gemma 3 are published.
+#[test]
+fn a_model_with_a_part_for_text_is_refused_with_how_to_have_that_alone() {
+    let gemma3 = json!({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
+        "text_config": {"model_type": "gemma3_text", "hidden_size": 64}, "vision_config": {"hidden_size": 32}});
+    let refused = refusal(&gemma3);
+    let parts = ["gemma3 takes more than text", "is a Gemma 3,", "transformers.Gemma3ForCausalLM(", "--model text"];
+    assert!(parts.iter().all(|part| refused.contains(part)), "{refused}");
+    let other = with(gemma3, "text_config", json!({"model_type": "mamba"}));
+    assert!(refusal(&other).contains("unknown architecture (model_type gemma3,"));
+}
+
 #[test]
 fn the_class_names_the_family_where_the_type_is_absent() {
     let refused = refusal(&json!({"architectures": ["LlamaForCausalLM"]}));
