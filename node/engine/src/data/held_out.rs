@@ -1,6 +1,9 @@
 //! Which files of plain text are held out, and which are by their names.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 /// The held-out part is whole files if some at the end have a share of all bytes between these.
 const WHOLE_FILES_SHARE: [f64; 2] = [0.4, 2.0];
@@ -31,25 +34,50 @@ pub fn held_out_files(sizes: &[u64], held_out: f64) -> (usize, f64) {
 const TRAIN: &str = "train";
 const HELD_OUT: [&str; 6] = ["test", "valid", "validation", "val", "dev", "eval"];
 
+/// Names that say the same of their files: for each place, what else they say, and their paths.
+type Named = BTreeMap<PathBuf, BTreeSet<(String, String)>>;
+
 /// The files and directories that are to be trained on, and those that are to be measured by, as the names of these
 /// `files` have it in their words; None unless there are both.
+///
+/// They are parts of one set where they are in one place and say the same otherwise, or one of them nothing: notes of a
+/// train's journey and a developer's are no such parts.
 pub fn mixed<'a>(files: impl Iterator<Item = &'a Path>) -> Option<[Vec<String>; 2]> {
-    let (mut train, mut held_out) = (BTreeSet::new(), BTreeSet::new());
+    let (mut train, mut held_out) = (Named::new(), Named::new());
     for file in files {
         for part in file.ancestors() {
             // A directory has no extension.
             let name = if part == file { part.file_stem() } else { part.file_name() };
             let name = name.unwrap_or_default().to_string_lossy().to_lowercase();
-            let says = |word: &str| name.split(|character: char| !character.is_alphanumeric()).any(|own| own == word);
-            match (says(TRAIN), HELD_OUT.into_iter().any(says)) {
-                (true, false) => train.insert(part.display().to_string()),
-                (false, true) => held_out.insert(part.display().to_string()),
-                _ => false,
+            let words = || name.split(|character: char| !character.is_alphanumeric());
+            let is_held_out = |word: &str| HELD_OUT.contains(&word);
+            let side = match (words().any(|word| word == TRAIN), words().any(is_held_out)) {
+                (true, false) => &mut train,
+                (false, true) => &mut held_out,
+                _ => continue,
             };
+            // Parts of a set come in parts themselves: 00000-of-00002.
+            let is_number = |word: &str| word == "of" || word.chars().all(char::is_numeric);
+            let is_rest = |word: &&str| *word != TRAIN && !is_held_out(word) && !is_number(word);
+            let rest: Vec<&str> = words().filter(is_rest).collect();
+            let place = part.parent().unwrap_or(Path::new("")).to_owned();
+            side.entry(place).or_default().insert((rest.join(" "), part.display().to_string()));
         }
     }
-    let is_both = !train.is_empty() && !held_out.is_empty();
-    is_both.then(|| [train, held_out].map(|names| names.into_iter().collect()))
+    let parts = [apart(&train, &held_out), apart(&held_out, &train)];
+    parts.iter().all(|names| !names.is_empty()).then_some(parts)
+}
+
+/// The paths of those of `own` that have a counterpart among `others`.
+fn apart(own: &Named, others: &Named) -> Vec<String> {
+    let mut paths = Vec::new();
+    for (place, names) in own {
+        let rests: BTreeSet<&str> = others.get(place).into_iter().flatten().map(|(rest, _)| rest.as_str()).collect();
+        let is_apart = |rest: &str| rests.contains(rest) || rests.contains("") || rest.is_empty() && !rests.is_empty();
+        paths.extend(names.iter().filter(|(rest, _)| is_apart(rest)).map(|(_, path)| path.clone()));
+    }
+    paths.sort();
+    paths
 }
 
 #[cfg(test)]
@@ -69,6 +97,11 @@ mod tests {
             (&["a/train/1.txt", "a/train/2.txt", "a/test/1.txt"], &["a/train"], &["a/test"]),
             (&["wiki.train.tokens", "wiki.test.tokens"], &["wiki.train.tokens"], &["wiki.test.tokens"]),
             (
+                &["squad_train.json", "squad_dev.json", "dev_diary.txt"],
+                &["squad_train.json"],
+                &["squad_dev.json"],
+            ),
+            (
                 &["Train-00000-of-00002.parquet", "squad_dev.json"],
                 &["Train-00000-of-00002.parquet"],
                 &["squad_dev.json"],
@@ -76,11 +109,13 @@ mod tests {
         ] {
             assert_eq!(apart(files), Some([named(train), named(held_out)]), "{files:?}");
         }
-        let alone: [&[&str]; 4] = [
+        let alone: [&[&str]; 6] = [
             &["train.jsonl", "trains.jsonl"],
             &["test.jsonl", "dev.jsonl"],
             &["training/testing.txt", "x.train"],
             &["train_test.txt"],
+            &["train_rides.txt", "dev_diary.txt"],
+            &["a/train.jsonl", "b/test.jsonl"],
         ];
         for files in alone {
             assert_eq!(apart(files), None, "{files:?}");

@@ -272,7 +272,7 @@ fn a_state_directory_is_no_text_and_names_that_are_apart_are_said() {
     let report = dataset.report().to_string();
     assert!(dataset.report().is_mixed() && dataset.windows() == 2, "{report}");
     assert!(
-        report.contains("to train on (train.jsonl) and to measure by (test.jsonl): name the ones as --data"),
+        report.contains("to train on (train.jsonl) and to measure by (test.jsonl): name only those that are"),
         "{report}"
     );
 }
