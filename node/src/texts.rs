@@ -203,7 +203,11 @@ fn is_part(eval: &Path, data: &Path) -> bool {
         return false;
     }
     let paths = fs::canonicalize(eval).and_then(|eval| Ok((eval, fs::canonicalize(data)?)));
-    paths.is_ok_and(|(eval, data)| eval.starts_with(&data) || is_copy(&eval, &data).unwrap_or(false))
+    paths.is_ok_and(|(eval, data)| match eval.strip_prefix(&data) {
+        // Of a directory, what is hidden is not read.
+        Ok(within) => !within.iter().any(|name| name.as_encoded_bytes().starts_with(b".")),
+        Err(_) => is_copy(&eval, &data).unwrap_or(false),
+    })
 }
 
 /// Whether two files hold the same bytes.
@@ -242,12 +246,14 @@ mod tests {
         let other = file("other.txt", &long.replace("text\n", "tale\n"));
         let last = file("last.txt", &format!("{}!", &long[..long.len() - 1]));
         let (notes, empty) = (directory.path().join("notes"), file("empty.txt", ""));
+        let hidden = [file("notes/.held_out.txt", "the end\n"), file("notes/.aside/held_out.txt", "the end\n")];
         for (eval, data) in [(&data, &data), (&copy, &data), (&data, &notes), (&notes, &notes)] {
             assert!(is_part(eval, data), "{} of {}", eval.display(), data.display());
         }
         for (eval, data) in [(&other, &data), (&last, &data), (&copy, &notes), (&notes, &data), (&empty, &data)] {
             assert!(!is_part(eval, data), "{} of {}", eval.display(), data.display());
         }
+        assert!(!hidden.iter().any(|eval| is_part(eval, &notes)), "hidden files are not trained on");
         assert!(!is_part(Path::new("-"), Path::new("-")) && !is_part(&notes.join("gone"), &data));
     }
 }
