@@ -128,6 +128,7 @@ impl TextReader {
     /// Errors if the model has no window of this length.
     pub fn check_length(&self) -> Result<()> {
         let Self { length, length_max, .. } = self;
+        ensure!(*length >= 2, "--sequence-length {length}: must be at least 2, a token to read and one to predict");
         ensure!(
             length <= length_max,
             "--sequence-length {length}: the model's rows have at most {length_max} tokens; give no more"
@@ -231,6 +232,19 @@ fn is_copy(one: &Path, other: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It was said of --data, which was sound.
+    #[test]
+    fn a_length_that_no_window_has_is_said_of_its_own_flag() {
+        let checkpoint = embedded::checkpoint().unwrap();
+        let text = tempfile::tempdir().unwrap();
+        fs::write(text.path().join("text.txt"), "some text").unwrap();
+        for length in [0, 1, 1 << 20] {
+            let reader = TextReader::new(&checkpoint, Columns::default(), Some(length), text.path()).unwrap();
+            let error = format!("{:#}", reader.load("--data", text.path()).err().unwrap());
+            assert!(error.starts_with(&format!("--sequence-length {length}: ")), "{error}");
+        }
+    }
 
     #[test]
     fn a_held_out_text_that_is_trained_on_is_told_by_its_path_or_its_bytes() {

@@ -144,6 +144,7 @@ pub fn evaluation_text(
 ) -> Result<Dataset> {
     let columns = Columns::new(columns.text_field.clone(), columns.template.as_deref())?;
     let reader = TextReader::new(checkpoint, columns, length, &std::env::temp_dir())?;
+    reader.check_length()?;
     match data {
         Some(path) => reader.load("--data", path),
         None if embedded::is_of(&manifest.base) => embedded::held_out(&reader.tokenizer, reader.length),
