@@ -1,7 +1,7 @@
 //! From a file's bytes to text: what they are is told by the bytes, not by the name.
 
 use anyhow::Result;
-use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{BufReader, Cursor, Read};
 
 use super::{
     compressed::{compression, decompressed},
@@ -39,6 +39,8 @@ pub struct Opened {
     pub is_whole: bool,
     /// All of it.
     pub bytes: Bytes,
+    /// Bytes of the marks that were taken off its beginning.
+    pub marks: u64,
     /// What was taken off: `gzip`, `UTF-16LE`.
     pub wrapping: Vec<&'static str>,
 }
@@ -58,7 +60,7 @@ pub fn content(raw: Box<dyn Read + Send>) -> Result<Content> {
         return Ok(Content::Empty);
     }
     if head.starts_with(b"PAR1") {
-        return Ok(Content::Parquet(Opened { head, is_whole: false, bytes, wrapping }));
+        return Ok(Content::Parquet(Opened { head, is_whole: false, bytes, marks: 0, wrapping }));
     }
     if let Some(other) = other(&head) {
         return Ok(Content::Other(other));
@@ -68,15 +70,17 @@ pub fn content(raw: Box<dyn Read + Send>) -> Result<Content> {
         (head, bytes) = peek(Box::new(Utf16Reader::new(bytes, order)))?;
     }
     let is_whole = head.len() < HEAD_BYTES;
+    let mut marks = 0;
     // Files that were put together have a mark each.
     while head.starts_with(BYTE_ORDER_MARK) {
         bytes.read_exact(&mut [0; BYTE_ORDER_MARK.len()])?;
         head.drain(..BYTE_ORDER_MARK.len());
+        marks += BYTE_ORDER_MARK.len() as u64;
     }
     if head.is_empty() && is_whole {
         return Ok(Content::Empty);
     }
-    Ok(Content::Text(Opened { head, is_whole, bytes, wrapping }))
+    Ok(Content::Text(Opened { head, is_whole, bytes, marks, wrapping }))
 }
 
 /// The beginning, and everything.
@@ -139,18 +143,4 @@ fn is_utf32(head: &[u8]) -> bool {
         units.len() >= 2 && units.iter().all(|bytes| is_text(unit(*bytes)))
     };
     is(u32::from_le_bytes) || is(u32::from_be_bytes)
-}
-
-/// Bytes of the marks that a text may begin with. Leaves the file behind them, or at its beginning.
-pub fn mark_length(file: &mut (impl Read + Seek)) -> Result<u64> {
-    let mut length = 0;
-    loop {
-        let mut start = Vec::new();
-        file.by_ref().take(BYTE_ORDER_MARK.len() as u64).read_to_end(&mut start)?;
-        if start != BYTE_ORDER_MARK {
-            file.seek(SeekFrom::Start(length))?;
-            return Ok(length);
-        }
-        length += start.len() as u64;
-    }
 }

@@ -237,19 +237,18 @@ impl Reading<'_> {
     /// Tokens of a file, with what opens and closes a text where it begins and ends, on whichever side that is. Returns
     /// the bytes of both sides.
     fn text(&mut self, seen: &mut Seen, place: Place, eval_start: &mut Option<usize>) -> Result<[u64; 2]> {
-        let Opened { mut bytes, wrapping, .. } = self.reopen(seen)?;
+        let Opened { mut bytes, marks, wrapping, .. } = self.reopen(seen)?;
         let here = match place {
             Place::Train => u64::MAX,
             Place::HeldOut => 0,
             Place::Both(share) => {
                 // A share of a text can be told once its length is known.
                 let is_plain = wrapping.is_empty() && seen.source.size().is_some();
-                let mut file = match is_plain {
-                    true => File::open(seen.source.path())?,
-                    false => scratch::copy(&mut bytes, self.scratch)?,
+                let (mut file, start) = match is_plain {
+                    true => (File::open(seen.source.path())?, marks),
+                    false => (scratch::copy(&mut bytes, self.scratch)?, 0),
                 };
-                let start = bytes::mark_length(&mut file)?;
-                let length = file.metadata()?.len() - start;
+                let length = file.metadata()?.len().saturating_sub(start);
                 let here = split(&mut file, start, length, (length as f64 * share).floor() as u64)?;
                 file.seek(SeekFrom::Start(start))?;
                 let progress = if is_plain { self.progress.clone() } else { Arc::default() };
