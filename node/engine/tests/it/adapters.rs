@@ -39,13 +39,13 @@ fn adapters(checkpoint: &Checkpoint, rank: u32, text: &str) -> anyhow::Result<Ad
     AdapterSettings::new(rank, 6.0, &names, &*architecture)
 }
 
-fn run(case: &str, text: &str) -> Started {
-    let checkpoint = checkpoint(case);
-    let settings = BaseSettings {
+/// Of a small run, whose epsilon is thrice the rate.
+pub fn settings(learning_rate: f64, trained: Trained, adapters: Option<AdapterSettings>) -> BaseSettings {
+    BaseSettings {
         objective: ObjectiveLine::NextToken,
         hyperparameters: Hyperparameters {
-            learning_rate: 1e-2,
-            epsilon: 3e-2,
+            learning_rate,
+            epsilon: 3.0 * learning_rate,
             planned_gradients: 1_000,
             direction_scale: DirectionScale::Rms,
         },
@@ -53,9 +53,15 @@ fn run(case: &str, text: &str) -> Started {
         ledger_samples_max: 1 << 20,
         replay_budget: 1,
         authority: None,
-        trained: Trained::Only(BTreeSet::new()),
-        adapters: Some(adapters(&checkpoint, 3, text).unwrap()),
-    };
+        trained,
+        adapters,
+    }
+}
+
+fn run(case: &str, text: &str) -> Started {
+    let checkpoint = checkpoint(case);
+    let adapters = adapters(&checkpoint, 3, text).unwrap();
+    let settings = settings(1e-2, Trained::Only(BTreeSet::new()), Some(adapters));
     start(checkpoint, settings, [5; 16]).unwrap()
 }
 

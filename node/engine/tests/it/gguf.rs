@@ -3,13 +3,13 @@
 
 use candle_core::{DType, Device, Tensor};
 use engine::{
-    base::{AdapterSettings, Base, BaseSettings, Merged, Started, Trained, export_adapters, files_within, start},
+    base::{AdapterSettings, Base, Merged, Started, Trained, export_adapters, files_within, start},
     chat::{ChatTemplate, Value},
     data::{Columns, Reader},
     model::{Batch, Checkpoint, Layout, OriginalFile, Row, Target, Tokenizer, export, load, load_adapted},
     objective::{NextToken, Objective},
 };
-use protocol::manifest::{DirectionScale, ElementType, Hyperparameters, ObjectiveLine, Role, Schedule};
+use protocol::manifest::{ElementType, Role};
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
     rand_core::{Rng, SeedableRng},
@@ -24,6 +24,8 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
+
+use crate::adapters::settings;
 
 /// The system's allocator, which remembers the largest piece that it was asked for.
 struct Watched;
@@ -144,30 +146,12 @@ fn tokens_and_template_are_those_of_the_metadata() {
     assert_eq!(template.render(&messages, None, false).unwrap(), "ab</s>");
 }
 
-fn settings(checkpoint: &Checkpoint, trained: Trained, rank: Option<u32>) -> BaseSettings {
-    let architecture = checkpoint.architecture().unwrap();
-    let names: BTreeSet<String> = architecture.tensors().into_iter().map(|(name, _)| name).collect();
-    BaseSettings {
-        objective: ObjectiveLine::NextToken,
-        hyperparameters: Hyperparameters {
-            learning_rate: 1e-3,
-            epsilon: 3e-3,
-            planned_gradients: 1_000,
-            direction_scale: DirectionScale::Rms,
-        },
-        schedule: Schedule::default(),
-        ledger_samples_max: 1 << 20,
-        replay_budget: 1,
-        authority: None,
-        trained,
-        adapters: rank.map(|rank| AdapterSettings::new(rank, 6.0, &names, &*architecture).unwrap()),
-    }
-}
-
 fn run(case: &str, trained: Trained, rank: Option<u32>) -> anyhow::Result<Started> {
     let checkpoint = Checkpoint::load(&fixtures().join(case))?;
-    let settings = settings(&checkpoint, trained, rank);
-    start(checkpoint, settings, [5; 16])
+    let architecture = checkpoint.architecture().unwrap();
+    let names: BTreeSet<String> = architecture.tensors().into_iter().map(|(name, _)| name).collect();
+    let adapters = rank.map(|rank| AdapterSettings::new(rank, 6.0, &names, &*architecture).unwrap());
+    start(checkpoint, settings(1e-3, trained, adapters), [5; 16])
 }
 
 fn nothing() -> Trained {
