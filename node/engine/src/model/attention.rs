@@ -33,9 +33,24 @@ impl Attention<'_> {
     /// Applies it.
     pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         match q.track_op() || k.track_op() || v.track_op() {
+            _ if !self.heads.size.is_multiple_of(2) => self.forward_padded(q, k, v),
             true => q.apply_op3(k, v, self.recorded()),
             false => q.apply_op3_no_bwd(k, v, self),
         }
+    }
+
+    /// The same of heads of an odd size, with an element more that is zero: the loops take two at once, at least.
+    fn forward_padded(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let Heads { queries, keys, size, .. } = self.heads;
+        let padded = |x: &Tensor, heads: usize| {
+            let tokens = x.dim(0)?;
+            x.reshape((tokens, heads, size))?.pad_with_zeros(2, 0, 1)?.reshape((tokens, heads * (size + 1)))
+        };
+        let heads = Heads { size: size + 1, ..self.heads };
+        let even = Attention { heads, layout: self.layout, rotary: self.rotary.clone() };
+        let mixed = even.forward(&padded(q, queries)?, &padded(k, keys)?, &padded(v, keys)?)?;
+        let tokens = mixed.dim(0)?;
+        mixed.reshape((tokens, queries, size + 1))?.narrow(2, 0, size)?.reshape((tokens, queries * size))
     }
 
     /// The same where `past` has what the row's earlier tokens left, and `layout` is one span that goes on behind them.

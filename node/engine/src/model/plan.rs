@@ -178,7 +178,6 @@ impl Plan {
         bounded("num_attention_heads", heads, HEADS_MAX)?;
         bounded("num_key_value_heads", kv_heads, heads)?;
         bounded("head_dim", head_dim, HEADS_MAX)?;
-        ensure!(head_dim.is_multiple_of(2), "config.json: head_dim is {head_dim}, it must be even");
         ensure!(
             heads.is_multiple_of(kv_heads),
             "config.json: num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}"

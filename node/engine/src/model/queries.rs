@@ -16,7 +16,7 @@ pub struct Heads {
     pub queries: usize,
     /// Number of key heads, and of value heads.
     pub keys: usize,
-    /// Elements of one, even.
+    /// Elements of one, even here.
     pub size: usize,
     /// Multiplies products of queries and keys.
     pub scale: f32,

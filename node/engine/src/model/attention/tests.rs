@@ -118,13 +118,15 @@ fn attention_to_a_past_agrees_with_the_plain_formula() {
 
 #[test]
 fn fused_attention_agrees_with_the_plain_formula() {
-    let cases: [(&[usize], usize, usize, usize); 6] = [
+    let cases: [(&[usize], usize, usize, usize); 8] = [
         (&[1], 1, 1, 2),
         (&[37, 37], 8, 4, 8),
         (&[16, 1, 15], 6, 2, 22),
         (&[130], 4, 4, 64),
         (&[5, 33, 4, 32], 3, 1, 26),
         (&[7, 1, 2, 3, 64, 31], 2, 2, 10),
+        (&[5, 37], 6, 2, 15),
+        (&[19], 2, 1, 1),
     ];
     for (lengths, heads, kv_heads, head_dim) in cases {
         let layout = layout::Layout::of_rows(lengths.iter().copied()).unwrap();
@@ -160,6 +162,7 @@ fn its_gradients_agree_with_those_of_the_plain_formula() {
         (rows(&[16, 1, 15]), 6, 2, 22),
         (rows(&[130]), 4, 4, 64),
         (rows(&[5, 33, 4, 32]), 3, 1, 26),
+        (rows(&[3, 18]), 4, 2, 7),
         (tree, 4, 2, 14),
     ];
     for (layout, queries, keys, size) in cases {

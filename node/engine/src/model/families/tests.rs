@@ -181,6 +181,15 @@ fn each_implausible_field_is_refused_by_name() {
     assert!(refusal(&with(gpt2(), "n_head", json!(65))).contains("head_dim"));
 }
 
+/// What turns, turns in pairs. Elements of a GPT-2 or an OPT do not, and a node refused those, too.
+#[test]
+fn heads_that_do_not_turn_may_have_an_odd_size() {
+    let size = |config: Value| plan(config.to_string().as_bytes()).map(|plan| plan.attention.head_dim);
+    assert_eq!(size(with(gpt2(), "n_embd", json!(60))).unwrap(), 15);
+    assert_eq!(size(with(opt(), "hidden_size", json!(60))).unwrap(), 15);
+    assert!(refusal(&with(llama(), "head_dim", json!(7))).contains("7 of a head's 7 elements turn"));
+}
+
 /// Those of GPT-NeoX have another name; transformers passes over this one beside the parameters.
 #[test]
 fn only_the_own_name_of_the_part_that_turns_counts() {
