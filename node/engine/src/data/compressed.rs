@@ -21,8 +21,7 @@ pub fn compression(head: &[u8]) -> Option<&'static str> {
 pub fn decompressed(name: &'static str, bytes: impl BufRead + Send + 'static) -> Result<Box<dyn Read + Send>> {
     let inner: Box<dyn Read + Send> = match name {
         "gzip" => Box::new(Members(Some(GzDecoder::new(bytes)))),
-        // All frames, with windows of up to 128 MiB: `zstd --long=31` is refused, every usual level is not.
-        _ => Box::new(ZstdDecoder::with_buffer(bytes)?),
+        _ => Box::new(Frames(Some(frame(bytes)?))),
     };
     Ok(Box::new(Named { inner, name }))
 }
@@ -39,24 +38,53 @@ impl<R: BufRead> Read for Members<R> {
             }
             let Some(member) = self.0.take() else { break };
             let mut rest = member.into_inner();
-            loop {
-                let bytes = rest.fill_buf()?;
-                let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
-                if bytes.get(zeros).is_some_and(|byte| *byte != MAGIC[0]) {
+            if goes_on(&mut rest)? {
+                if rest.fill_buf()?.first() != Some(&MAGIC[0]) {
                     return Err(Error::new(ErrorKind::InvalidData, "what follows its end is no gzip"));
                 }
-                if zeros < bytes.len() {
-                    rest.consume(zeros);
-                    self.0 = Some(GzDecoder::new(rest));
-                    break;
-                }
-                if zeros == 0 {
-                    return Ok(0);
-                }
-                rest.consume(zeros);
+                self.0 = Some(GzDecoder::new(rest));
             }
         }
         Ok(0)
+    }
+}
+
+/// All frames of a zstd file, and zeros between and behind them, likewise.
+struct Frames<R>(Option<ZstdDecoder<'static, R>>);
+
+/// The frame that `bytes` begin with, of a window of up to 128 MiB: `zstd --long=31` is refused, every usual level is
+/// not.
+fn frame<R: BufRead>(bytes: R) -> Result<ZstdDecoder<'static, R>> {
+    Ok(ZstdDecoder::with_buffer(bytes)?.single_frame())
+}
+
+impl<R: BufRead> Read for Frames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        while let Some(current) = &mut self.0 {
+            let count = current.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let Some(current) = self.0.take() else { break };
+            let mut rest = current.into_inner();
+            if goes_on(&mut rest)? {
+                self.0 = Some(frame(rest)?);
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Takes zeros off the beginning of `rest`, and says whether anything follows.
+fn goes_on(rest: &mut impl BufRead) -> Result<bool> {
+    loop {
+        let bytes = rest.fill_buf()?;
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        let (is_end, goes_on) = (bytes.is_empty(), zeros < bytes.len());
+        rest.consume(zeros);
+        if is_end || goes_on {
+            return Ok(goes_on);
+        }
     }
 }
 

@@ -231,6 +231,8 @@ fn what_is_compressed_several_times_or_padded_is_read_and_what_is_cut_off_is_nam
     let zstd = |bytes: &[u8]| zstd::stream::encode_all(bytes, 1).unwrap();
     let padded = [&one[..], &[0; 512]].concat();
     let between = [&padded[..], &one, &[0; 70_000]].concat();
+    let frame = zstd(lines.as_bytes());
+    let frames = [&frame[..], &[0; 512], &frame, &[0; 70_000]].concat();
     for (bytes, count) in [
         (&one, 6000),
         (&two, 6000),
@@ -238,11 +240,13 @@ fn what_is_compressed_several_times_or_padded_is_read_and_what_is_cut_off_is_nam
         (&gzip(&zstd(lines.as_bytes())), 6000),
         (&padded, 6000),
         (&between, 12_000),
+        (&frames, 12_000),
     ] {
         assert_eq!(read("rows", bytes).unwrap().windows(), count);
     }
     assert!(said("rows", gzip(&gzip(&two))).contains("compressed more than 3 times"));
     assert!(said("rows", [&one[..], b"garbage"].concat()).contains("the gzip file is damaged"));
+    assert!(said("rows", [&frame[..], b"garbage"].concat()).contains("the zstd file is damaged"));
     let cut = &one[..one.len() / 2];
     let error = said("rows.jsonl.gz", cut);
     assert!(error.contains("the gzip file is cut off: download or copy it again"), "{error}");
