@@ -238,8 +238,8 @@ impl Report {
         }
         if let Some([train, held_out]) = &self.mixed {
             notes.push(format!(
-                "read together, though by their names to train on ({}) and to measure by ({}): name only those that are meant \
-                 (to train, the ones as --data and the others as --eval)",
+                "read together, though by their names to train on ({}) and to measure by ({}): name only those that are \
+                 meant (to train, the ones as --data and the others as --eval)",
                 few(train),
                 few(held_out)
             ));
