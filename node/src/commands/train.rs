@@ -55,7 +55,7 @@ use crate::{
     trainer as trainer_thread,
     watch::{
         METRICS, Observer, Points, Snapshot, http,
-        journal::{self, Line, Measure, Names},
+        journal::{self, FullNames, Line, Measure},
     },
 };
 
@@ -205,7 +205,7 @@ async fn prepare(
     let weights = shell.restore(&opened)?;
     say_what_is_settled(settings, &opened)?;
     let sampler = sampler(page.as_ref(), &opened, &texts)?;
-    let names = shell.replica().map(Names::of).unwrap_or_default();
+    let names = shell.replica().map(FullNames::of).unwrap_or_default();
     let earlier = journal::earlier(opened.state.path(), &names);
     let (trainer, goals, points) = new_trainer(settings, &opened, weights, texts, program, &earlier)?;
     shell.recall(points)?;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use protocol::{machine::MachineId, replica::Replica};
 use std::{collections::HashMap, path::Path};
 
-use crate::watch::journal::{self, Heights, Line, Names, Point};
+use crate::watch::journal::{self, FullNames, Heights, Line, Point};
 
 /// Over which time a machine's present rate is taken.
 const RATE_MS: u64 = 60_000;
@@ -32,7 +32,7 @@ impl Journal {
         let mut journal = Self::default();
         // Lines are in their order, whatever the clock did: one that was set back must not mix it up.
         let mut now_ms = 0;
-        let unreadable = journal::visit(state, &Names::of(replica), |mut line| {
+        let unreadable = journal::visit(state, &FullNames::of(replica), |mut line| {
             let at_ms = line.at_ms_mut();
             now_ms = now_ms.max(*at_ms);
             *at_ms = now_ms;

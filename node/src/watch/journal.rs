@@ -209,9 +209,9 @@ pub fn now_ms() -> u64 {
 
 /// Machines by the short names that older journals have, and their names in full.
 #[derive(Default)]
-pub struct Names(HashMap<String, String>);
+pub struct FullNames(HashMap<String, String>);
 
-impl Names {
+impl FullNames {
     /// Those of the machines in `replica` of which no other has the same short name.
     pub fn of(replica: &Replica) -> Self {
         let mut names: HashMap<String, Option<String>> = HashMap::new();
@@ -240,7 +240,7 @@ impl Names {
 
 /// The lines of earlier sessions that a node goes by when it begins another one: all but heights, of which there are
 /// many. A journal that cannot be read is said, and done without.
-pub fn earlier(state: &Path, names: &Names) -> Vec<Line> {
+pub fn earlier(state: &Path, names: &FullNames) -> Vec<Line> {
     let mut lines = Vec::new();
     let keep = |line| {
         if !matches!(line, Line::Heights { .. }) {
@@ -255,7 +255,7 @@ pub fn earlier(state: &Path, names: &Names) -> Vec<Line> {
 
 /// Calls `visit` with all lines of the journal in `state` that can be read, in order, machines by their names in full.
 /// Returns how many could not be read; None if there is no journal.
-pub fn visit(state: &Path, names: &Names, mut visit: impl FnMut(Line)) -> Result<Option<usize>> {
+pub fn visit(state: &Path, names: &FullNames, mut visit: impl FnMut(Line)) -> Result<Option<usize>> {
     let path = state.join(FILE);
     let file = match File::open(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

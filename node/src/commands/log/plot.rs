@@ -13,7 +13,7 @@ use crate::{
     clock, outln,
     watch::{
         METRICS, Metrics, STATUS, Snapshot,
-        journal::{self, Line, Names},
+        journal::{self, FullNames, Line},
     },
 };
 
@@ -115,7 +115,7 @@ fn read_metrics(state: &Path) -> Result<Vec<Metrics>> {
 fn heights(state: &Path) -> Result<Vec<(String, Points)>> {
     let mut machines = std::collections::BTreeMap::<String, Points>::new();
     let mut begun = None;
-    journal::visit(state, &Names::default(), |line| {
+    journal::visit(state, &FullNames::default(), |line| {
         let Line::Heights { at_ms, heights } = line else { return };
         let seconds = at_ms.saturating_sub(*begun.get_or_insert(at_ms)) as f64 / 1e3;
         for (mut machine, height) in heights {
