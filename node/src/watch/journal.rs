@@ -18,7 +18,7 @@
 //! themselves are in the database: nothing is lost with this file but the times and the digests.
 
 use anyhow::{Context, Result};
-use protocol::replica::Replica;
+use protocol::{machine::MachineId, replica::Replica};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -187,7 +187,12 @@ impl Sparse {
 
 /// Samples of each machine that count in `replica`.
 pub fn counted(replica: &Replica) -> Heights {
-    replica.effective_ranges().map(|range| (format!("{:#}", range.machine), range.to)).collect()
+    by_full_name(replica.effective_ranges().map(|range| (range.machine, range.to)))
+}
+
+/// Samples of each machine, under its whole name.
+pub fn by_full_name(samples: impl IntoIterator<Item = (MachineId, u64)>) -> Heights {
+    samples.into_iter().map(|(machine, samples)| (format!("{machine:#}"), samples)).collect()
 }
 
 /// The first sample of each machine that no longer counts, as `lines` have it.

@@ -19,7 +19,7 @@ use tokio::sync::watch::{Receiver, Sender, channel};
 use super::{
     Bytes, Forecast, Gradients, Load, MACHINES_MAX, Machine, Neighbour, Phase, Points, RECENT_BYTES, Recorder, Session,
     Snapshot, VERSION,
-    journal::{self, Heights, Line, Point, Sparse, now_ms},
+    journal::{self, Line, Point, Sparse, now_ms},
     samples,
 };
 use crate::{hex::hex, network::Traffic, sampler::Sampled, say};
@@ -146,7 +146,7 @@ impl Observer {
         if !self.sparse.takes(now_ms()) {
             return;
         }
-        let heights = contents.iter().map(|contained| (format!("{:#}", contained.machine), contained.height)).collect();
+        let heights = journal::by_full_name(contents.iter().map(|contained| (contained.machine, contained.height)));
         self.recorder.journal(Line::Weights { at_ms: now_ms(), weights: hex(digest), heights });
     }
 
@@ -277,12 +277,10 @@ impl Observer {
         }
         let is_first = self.journaled.replace(Instant::now()).is_none();
         let grown = self.machines.iter_mut().filter(|(_, seen)| seen.height > seen.journaled);
-        let heights: Heights = grown
-            .map(|(machine, seen)| {
-                seen.journaled = seen.height;
-                (format!("{machine:#}"), seen.height)
-            })
-            .collect();
+        let heights = journal::by_full_name(grown.map(|(machine, seen)| {
+            seen.journaled = seen.height;
+            (*machine, seen.height)
+        }));
         // The first says that the node looked: what comes later was not there yet.
         if is_first || !heights.is_empty() {
             self.recorder.journal(Line::Heights { at_ms: now_ms(), heights });

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::{
     HeldOut,
-    journal::{Heights, Line, Measure, Point, Sparse, counted, now_ms},
+    journal::{Line, Measure, Point, Sparse, by_full_name, counted, now_ms},
 };
 use crate::hex::hex;
 
@@ -71,14 +71,13 @@ impl Points {
         if !self.sparse.takes(now_ms()) {
             return None;
         }
-        let heights = point.contents.iter().map(|part| (format!("{:#}", part.machine), part.height));
-        let revoked = point.revoked.iter().map(|(machine, floor)| (format!("{machine:#}"), *floor));
+        let heights = point.contents.iter().map(|part| (part.machine, part.height));
         let point = Point {
             at_ms: now_ms(),
             weights: hex(&point.digest),
-            heights: heights.filter(|(_, height)| *height > 0).collect(),
+            heights: by_full_name(heights.filter(|(_, height)| *height > 0)),
             root: hex(&point.root),
-            revoked: revoked.collect(),
+            revoked: by_full_name(point.revoked.iter().copied()),
             measure: self.measure.clone()?,
             loss: evaluation.loss,
             bits_per_byte: evaluation.bits_per_byte,
@@ -100,7 +99,7 @@ impl Points {
 
     /// Looks which points the ledgers still give: to be called when there is a new one, or something was withdrawn.
     pub fn compare(&mut self, replica: &Replica) {
-        let counted: Heights = counted(replica);
+        let counted = counted(replica);
         self.untouched = self.best.iter().position(|point| point.touched(&counted).is_none());
     }
 

@@ -3,7 +3,6 @@
 use anyhow::{Result, bail, ensure};
 use engine::objective::{self, Evaluation, evaluate};
 use serde_json::json;
-use std::collections::BTreeMap;
 
 use crate::{
     cli::ReplayArgs,
@@ -11,7 +10,7 @@ use crate::{
     hex::hex,
     log::{Base, Log, past::Cut},
     outln,
-    watch::journal::Heights,
+    watch::journal::by_full_name,
 };
 
 /// Windows of an evaluation's batch.
@@ -65,25 +64,18 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
 
 /// The digest that the node wrote down when its weights held just this.
 fn recorded(log: &Log, cut: &Cut) -> Option<String> {
-    let held: Heights = cut
-        .counted
-        .iter()
-        .filter(|(_, height)| *height > 0)
-        .map(|(machine, height)| (format!("{machine:#}"), *height))
-        .collect();
+    let held = by_full_name(cut.counted.iter().copied().filter(|(_, height)| *height > 0));
     let weights = log.journal.as_ref()?.weights();
     weights.iter().rev().find(|(.., heights)| *heights == held).map(|(_, digest, _)| digest.clone())
 }
 
 fn print_json(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Option<&Evaluation>) -> Result<()> {
-    let names = |heights: &[(protocol::machine::MachineId, u64)]| {
-        heights.iter().map(|(machine, height)| (format!("{machine:#}"), *height)).collect::<BTreeMap<_, _>>()
-    };
+    let (heights, counted) = (by_full_name(cut.heights.iter().copied()), by_full_name(cut.counted.iter().copied()));
     let evaluation = evaluation.map(evaluation_json);
     outln!(
         "{:#}",
         json!({
-            "heights": names(&cut.heights), "counted": names(&cut.counted), "gradients": cut.gradients(),
+            "heights": heights, "counted": counted, "gradients": cut.gradients(),
             "reached_at_ms": cut.at_ms, "weights": digest, "recorded": recorded, "evaluation": evaluation,
         })
     )?;
