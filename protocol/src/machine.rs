@@ -32,18 +32,28 @@ impl MachineId {
     }
 }
 
+/// Bytes of the key in a machine's name.
+const KEY_BYTES: usize = 6;
+/// Hexadecimal digits of the incarnation in a machine's short name.
+const INCARNATION_DIGITS: usize = 4;
+
 /// The beginning of the key and of the incarnation, for people; `{:#}` with the whole incarnation, which no other
 /// machine of the key has.
 impl fmt::Display for MachineId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in &self.key[..6] {
+        for byte in &self.key[..KEY_BYTES] {
             write!(f, "{byte:02x}")?;
         }
         match f.alternate() {
             true => write!(f, ".{:016x}", self.incarnation),
-            false => write!(f, ".{:04x}", self.incarnation >> 48),
+            false => write!(f, ".{:0INCARNATION_DIGITS$x}", self.incarnation >> (64 - 4 * INCARNATION_DIGITS)),
         }
     }
+}
+
+/// What people are shown of a name in full (`{:#}`). A short one stays as it is.
+pub fn short_name(name: &str) -> &str {
+    name.get(..2 * KEY_BYTES + 1 + INCARNATION_DIGITS).unwrap_or(name)
 }
 
 impl fmt::Debug for MachineId {
@@ -58,5 +68,21 @@ impl fmt::Debug for Handle {
             write!(f, "{byte:02x}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_see_the_beginning_of_a_name() {
+        let machine = MachineId { key: [0xab; 32], incarnation: 0x0123_4567_89ab_cdef };
+        let (short, full) = (machine.to_string(), format!("{machine:#}"));
+        assert_eq!((&*short, &*full), ("abababababab.0123", "abababababab.0123456789abcdef"));
+        for name in [&short, &full] {
+            assert_eq!(short_name(name), short);
+        }
+        assert_eq!(short_name("none"), "none");
     }
 }

@@ -67,7 +67,7 @@ impl Distribution {
 /// One machine's bytes.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct MachineStatistics {
-    /// As in `node log show`.
+    /// Its name in full.
     pub machine: String,
     /// All its bytes.
     pub all: Distribution,
@@ -89,7 +89,7 @@ pub fn statistics<'a>(
             let parts = PARTS as u64;
             let cuts = (0..parts).map(|part| (height * part / parts, height * (part + 1) / parts));
             MachineStatistics {
-                machine: machine.to_string(),
+                machine: format!("{machine:#}"),
                 all: bytes(0, height),
                 parts: cuts.filter(|(from, to)| from < to).map(|(from, to)| bytes(from, to)).collect(),
                 remarks: Vec::new(),

@@ -49,7 +49,7 @@ pub struct Snapshot {
     pub run: String,
     /// This node's libp2p peer id.
     pub peer_id: String,
-    /// This node's machine, as in `node log show`.
+    /// This node's machine, by its name in full.
     pub machine: String,
     /// Where the base model came from.
     pub model: String,
@@ -312,7 +312,7 @@ pub struct Neighbour {
 /// A machine's ledger as this node has it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Machine {
-    /// As in `node log show`.
+    /// Its name in full; of it, people are shown what [`protocol::machine::short_name`] leaves.
     pub machine: String,
     /// Whether it is this node's.
     pub own: bool,

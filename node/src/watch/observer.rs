@@ -192,7 +192,7 @@ impl Observer {
         Arc::new(Snapshot {
             time_ms: now_ms(),
             uptime_seconds: self.begun.elapsed().as_secs_f64(),
-            machine: own.to_string(),
+            machine: format!("{own:#}"),
             phase,
             paused_because: view.paused.map(str::to_owned),
             vector: hex(&view.replica.root()),
@@ -309,7 +309,7 @@ impl Observer {
                 let recent = ledger.entries(height.saturating_sub(RECENT_BYTES as u64), height);
                 let recent: Vec<u8> = recent.map(|(_, byte, _)| byte as u8).collect();
                 Machine {
-                    machine: machine.to_string(),
+                    machine: format!("{machine:#}"),
                     own: *machine == own,
                     height,
                     counted: replica.floor(machine).min(height),

@@ -1,5 +1,6 @@
 //! A snapshot in a terminal: one plain line, or a screen.
 
+use protocol::machine::short_name;
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
@@ -211,7 +212,7 @@ impl View {
                 short(&shown.run),
                 shown.model,
                 shown.parameters,
-                shown.machine
+                short_name(&shown.machine)
             ))
             .dim(),
             Line::from(self.notice().unwrap_or_default()).style((Color::Red, Modifier::BOLD)),
@@ -328,7 +329,7 @@ fn row(machine: &Machine, total: u64, bytes: usize) -> Row<'_> {
         None => strip(&machine.recent, bytes),
     };
     let row = Row::new([
-        Cell::from(machine.machine.as_str()),
+        Cell::from(short_name(&machine.machine)),
         Cell::from(Line::from(machine.height.to_string()).right_aligned()),
         Cell::from(Line::from(format!("{share:.1}%")).right_aligned()),
         Cell::from(Line::from(format!("{:.1}", machine.per_second)).right_aligned()),

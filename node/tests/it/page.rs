@@ -11,6 +11,7 @@ use node::{
         http::{CONNECTIONS_MAX, serve},
     },
 };
+use protocol::machine::short_name;
 use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
@@ -288,6 +289,7 @@ fn a_swarm_is_seen_in_a_browser() {
     let mut own: Vec<String> = ["first", "second", "third"]
         .map(|name| std::fs::read(workshop.state(name).join("status.json")).unwrap())
         .map(|bytes| serde_json::from_slice::<Snapshot>(&bytes).unwrap().machine)
+        .map(|machine| short_name(&machine).to_owned())
         .to_vec();
     own.sort();
     assert_eq!(page.evaluate(NAMES), json!(own));

@@ -1,6 +1,7 @@
 //! The log as people look at it: weights as they were, and every view of a run that really took place.
 
 use crate::support::{Workshop, inspect};
+use protocol::machine::short_name;
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
@@ -70,6 +71,9 @@ fn every_view_of_a_run_agrees_with_its_ledgers() {
     let machine = shown["machines"][0]["machine"].as_str().unwrap();
     assert_eq!((&shown["machines"][0]["height"], &shown["machines"][0]["counted"]), (&200.into(), &200.into()));
     assert!(shown["machines"][0]["last_seen_ms"].as_u64().is_some());
+    let short = short_name(machine);
+    assert_eq!((short.len(), machine.len()), (17, 29), "{machine}: programs get the whole name");
+    assert!(inspect(&state, &["log", "show"]).lines().any(|line| line.split(' ').next() == Some(short)));
 
     let tail = json(&state, &["log", "tail", "-n", "200"]);
     let bytes: Vec<i64> =
@@ -78,6 +82,10 @@ fn every_view_of_a_run_agrees_with_its_ledgers() {
     let statistics = json(&state, &["log", "stat"]);
     let all = &statistics["machines"][0]["all"];
     assert_eq!(all, &statistics["swarm"], "one machine is the swarm");
+    let entry_by_short_name = json(&state, &["log", "entry", short, "0"]);
+    for named in [&tail, &statistics["machines"][0], &entry_by_short_name] {
+        assert_eq!(named["machine"], machine);
+    }
     let saturated = bytes.iter().filter(|byte| byte.abs() == 127).count();
     assert_eq!((&all["gradients"], &all["saturated"]), (&200.into(), &saturated.into()));
     let levels = statistics["levels"].as_f64().unwrap();

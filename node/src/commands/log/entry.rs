@@ -36,7 +36,7 @@ pub fn run(args: &EntryArgs) -> Result<()> {
         log.manifest.hyperparameters.learning_rate * f64::from(multiplier) / f64::from(protocol::codec::MULTIPLIER_ONE);
     if args.log.json {
         let json = json!({
-            "machine": machine.to_string(), "key": hex(&machine.key), "incarnation": machine.incarnation, "sample": sample,
+            "machine": format!("{machine:#}"), "key": hex(&machine.key), "incarnation": machine.incarnation, "sample": sample,
             "seed": hex(&seed.bytes), "group": seed.group, "byte": byte,
             "standard_deviations": (byte != protocol::codec::VOID).then(|| f64::from(byte) / f64::from(levels)),
             "learning_rate": rate, "counts": sample < floor,

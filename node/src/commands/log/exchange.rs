@@ -206,7 +206,7 @@ fn in_json(difference: &MachineDifference) -> Value {
     let range = |samples: &Range<u64>| (!samples.is_empty()).then_some([samples.start, samples.end]);
     let withheld = difference.withheld.as_ref();
     json!({
-        "machine": difference.machine.to_string(), "key": hex(&difference.machine.key),
+        "machine": format!("{:#}", difference.machine), "key": hex(&difference.machine.key),
         "incarnation": difference.machine.incarnation,
         "only_first": range(&difference.only_first), "only_second": range(&difference.only_second),
         "fork": difference.fork,

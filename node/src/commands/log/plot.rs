@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, anyhow, ensure};
 use plotters::{coord::Shift, prelude::*};
+use protocol::machine::short_name;
 use std::{
     fs::{self, File},
     io::Read,
@@ -118,10 +119,10 @@ fn heights(state: &Path) -> Result<Vec<(String, Points)>> {
     journal::visit(state, &FullNames::default(), |line| {
         let Line::Heights { at_ms, heights } = line else { return };
         let seconds = at_ms.saturating_sub(*begun.get_or_insert(at_ms)) as f64 / 1e3;
-        for (mut machine, height) in heights {
+        for (machine, height) in heights {
             // As people are shown it elsewhere, and as older journals have it.
-            machine.truncate(NAME_CHARACTERS);
-            machines.entry(machine).or_default().push((seconds, height as f64));
+            let name = short_name(&machine).to_owned();
+            machines.entry(name).or_default().push((seconds, height as f64));
         }
     })?;
     let mut machines: Vec<(String, Points)> = machines.into_iter().collect();
@@ -130,9 +131,6 @@ fn heights(state: &Path) -> Result<Vec<(String, Points)>> {
     machines.truncate(MACHINES_MAX);
     Ok(machines)
 }
-
-/// Of a machine's name: the beginning of its key, and of its incarnation.
-const NAME_CHARACTERS: usize = 12 + 1 + 4;
 
 fn panels(metrics: &[Metrics], heights: &[(String, Points)]) -> [Panel; 4] {
     let shown = Metrics::shown(metrics.iter());

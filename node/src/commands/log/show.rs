@@ -75,7 +75,7 @@ fn segments(ledger: &Ledger) -> usize {
 fn as_json(log: &Log, (machine, ledger): Row<'_>) -> Value {
     let (last_seen_ms, per_second) = seen(log, machine);
     json!({
-        "machine": machine.to_string(), "key": hex(&machine.key), "incarnation": machine.incarnation,
+        "machine": format!("{machine:#}"), "key": hex(&machine.key), "incarnation": machine.incarnation,
         "own": log.own == Some(*machine), "height": ledger.height(), "counted": counted(log, machine, ledger),
         "head": hex(&ledger.head()), "segments": segments(ledger), "chunks": ledger.chunks().len(),
         "per_second": per_second, "last_seen_ms": last_seen_ms, "revoked": withheld(&log.replica, machine),

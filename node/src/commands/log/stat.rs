@@ -1,6 +1,7 @@
 //! `log stat`: what the bytes look like.
 
 use anyhow::Result;
+use protocol::machine::short_name;
 use serde_json::json;
 
 use crate::{
@@ -40,7 +41,7 @@ pub fn run(args: &LogArgs) -> Result<()> {
         "bytes"
     )?;
     for machine in &machines {
-        print_row(&machine.machine, &machine.all, &machine.parts)?;
+        print_row(short_name(&machine.machine), &machine.all, &machine.parts)?;
     }
     print_row("all", &swarm, &[])?;
     let remarkable: Vec<&MachineStatistics> = machines.iter().filter(|machine| !machine.remarks.is_empty()).collect();
@@ -48,7 +49,7 @@ pub fn run(args: &LogArgs) -> Result<()> {
         outln!("\nno machine stands out from the swarm")?;
     }
     for machine in remarkable {
-        outln!("\n{} stands out: {}", machine.machine, machine.remarks.join("; "))?;
+        outln!("\n{} stands out: {}", short_name(&machine.machine), machine.remarks.join("; "))?;
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ fn print(log: &Log, machine: &MachineId, from: u64, as_json: bool) -> Result<()>
     if as_json {
         let entries: Vec<_> =
             entries.map(|(sample, byte, step)| json!({ "sample": sample, "byte": byte, "swarm_step": step })).collect();
-        outln!("{}", json!({ "machine": machine.to_string(), "height": height, "entries": entries }))?;
+        outln!("{}", json!({ "machine": format!("{machine:#}"), "height": height, "entries": entries }))?;
         return Ok(());
     }
     outln!("{machine}, {height} gradients")?;

@@ -55,6 +55,8 @@ function span(seconds) {
 }
 
 const short = (text, letters) => text.length > letters ? `${text.slice(0, letters)}…` : text;
+/** Of a machine's name in full, what people are shown (protocol/src/machine.rs). */
+const shortName = name => name.replace(/^([0-9a-f]{12}\.[0-9a-f]{4})[0-9a-f]{12}$/, '$1');
 /** Colours of the style sheet, for canvases. */
 function coloursNow() {
   const style = getComputedStyle(document.documentElement);
@@ -134,7 +136,7 @@ function drawAbout(snapshot) {
   phase.className = `phase ${PHASES[snapshot.phase] ? snapshot.phase : ''}`;
   const entries = [
     ['run', short(snapshot.run, 16), snapshot.run], ['model', snapshot.model],
-    ['parameters', whole(snapshot.parameters)], ['this machine', snapshot.machine],
+    ['parameters', whole(snapshot.parameters)], ['this machine', shortName(snapshot.machine), snapshot.machine],
     ['vector', short(snapshot.vector, 16), snapshot.vector], ['up', span(snapshot.uptime_seconds)],
   ];
   const monospaced = ['run', 'this machine', 'vector'];
@@ -283,7 +285,8 @@ function newRow() {
 
 function fillRow(row, machine, total) {
   const [name, height, share, speed, seen] = row.cells_;
-  name.replaceChildren(made('span', 'mono', machine.machine));
+  name.replaceChildren(made('span', 'mono', shortName(machine.machine)));
+  name.title = machine.machine;
   if (machine.own) name.append(made('span', 'tag', 'this node'));
   if (machine.revoked !== null) name.append(made('span', 'tag revoked', machine.revoked));
   height.textContent = whole(machine.height);
