@@ -32,7 +32,7 @@ const FAILURES_MAX: u32 = 5;
 
 /// How a node came to be known, which says for how long it is called.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
+pub enum Origin {
     /// People named it: called for ever, and they hear of failures.
     Bootstrap,
     /// An earlier session met it: called for ever, ever more seldom. It may come back after this machine has moved,
@@ -46,19 +46,27 @@ struct Callable {
     failures: u32,
     next_call_ms: u64,
     origin: Origin,
-    /// A call is under way.
-    is_called: bool,
-    /// When it was called last.
-    called_ms: Option<u64>,
+    /// The last call.
+    call: Option<Call>,
+}
+
+struct Call {
+    begun_ms: u64,
+    is_under_way: bool,
 }
 
 impl Callable {
     fn new(next_call_ms: u64, origin: Origin) -> Self {
-        Self { failures: 0, next_call_ms, origin, is_called: false, called_ms: None }
+        Self { failures: 0, next_call_ms, origin, call: None }
     }
 
     fn was_called_within(&self, ms: u64, now_ms: u64) -> bool {
-        self.called_ms.is_some_and(|called_ms| now_ms.saturating_sub(called_ms) < ms)
+        self.call.as_ref().is_some_and(|call| now_ms.saturating_sub(call.begun_ms) < ms)
+    }
+
+    /// The call is no longer under way. False if none was.
+    fn end_call(&mut self) -> bool {
+        self.call.as_mut().is_some_and(|call| std::mem::take(&mut call.is_under_way))
     }
 
     /// How long to wait after a call.
@@ -96,21 +104,13 @@ impl Dialing {
     }
 
     /// A node has an address. False if there is no room to remember it.
-    pub fn found(&mut self, node: NodeId, now_ms: u64) -> bool {
+    pub fn found(&mut self, node: NodeId, origin: Origin, now_ms: u64) -> bool {
         if self.nodes.len() >= CALLABLE_MAX && !self.knows(node) {
             return false;
         }
-        self.nodes.entry(node).or_insert(Callable::new(now_ms, Origin::Found));
-        true
-    }
-
-    /// A node of an earlier session has an address. False if there is no room to remember it.
-    pub fn recalled(&mut self, node: NodeId, now_ms: u64) -> bool {
-        if !self.found(node, now_ms) {
-            return false;
-        }
-        if let Some(callable) = self.nodes.get_mut(&node).filter(|callable| callable.origin == Origin::Found) {
-            callable.origin = Origin::Earlier;
+        let callable = self.nodes.entry(node).or_insert(Callable::new(now_ms, origin));
+        if callable.origin == Origin::Found {
+            callable.origin = origin;
         }
         true
     }
@@ -129,7 +129,8 @@ impl Dialing {
     /// Whom to call now: bootstrap nodes, and others while `connections` are few. `skip` tells who needs no call.
     pub fn due(&mut self, connections: usize, skip: impl Fn(NodeId) -> bool, now_ms: u64) -> Vec<NodeId> {
         let is_under_way = |callable: &&Callable| {
-            callable.origin != Origin::Bootstrap && callable.is_called && callable.was_called_within(CALL_MS, now_ms)
+            let is_under_way = callable.call.as_ref().is_some_and(|call| call.is_under_way);
+            callable.origin != Origin::Bootstrap && is_under_way && callable.was_called_within(CALL_MS, now_ms)
         };
         let under_way = self.nodes.values().filter(is_under_way).count();
         let room = self.connections_target.saturating_sub(connections);
@@ -141,7 +142,7 @@ impl Dialing {
             }
             room = room.saturating_sub(1);
             callable.next_call_ms = now_ms.saturating_add(callable.pause_ms(&mut self.random));
-            (callable.is_called, callable.called_ms) = (true, Some(now_ms));
+            callable.call = Some(Call { begun_ms: now_ms, is_under_way: true });
             due.push(*node);
         }
         due
@@ -151,7 +152,7 @@ impl Dialing {
     /// nothing of the next.
     pub fn failed(&mut self, node: NodeId, now_ms: u64) -> Failed {
         let Some(callable) = self.nodes.get_mut(&node) else { return Failed::Forgotten };
-        if !std::mem::take(&mut callable.is_called) && !self.planted.has(Fault::StrandsItself) {
+        if !callable.end_call() && !self.planted.has(Fault::StrandsItself) {
             return Failed::Later;
         }
         callable.failures = callable.failures.saturating_add(1);
@@ -171,7 +172,7 @@ impl Dialing {
     /// A connection stands.
     pub fn connected(&mut self, node: NodeId) {
         if let Some(callable) = self.nodes.get_mut(&node) {
-            callable.is_called = false;
+            callable.end_call();
         }
     }
 
@@ -193,7 +194,7 @@ impl Dialing {
         for callable in self.nodes.values_mut() {
             (callable.next_call_ms, callable.failures) = (now_ms, 0);
             // Nobody tells any more what became of a call that was under way.
-            (callable.is_called, callable.called_ms) = (false, None);
+            callable.call = None;
         }
     }
 }
@@ -215,12 +216,12 @@ mod tests {
 
     fn dialing() -> Dialing {
         let mut dialing = Dialing::new(&[BOOTSTRAP], 2, 3);
-        dialing.found(FOUND, 0);
+        dialing.found(FOUND, Origin::Found, 0);
         dialing
     }
 
     fn call_fails(dialing: &mut Dialing, node: NodeId) -> Failed {
-        dialing.nodes.get_mut(&node).unwrap().is_called = true;
+        dialing.nodes.get_mut(&node).unwrap().call = Some(Call { begun_ms: 0, is_under_way: true });
         dialing.failed(node, 0)
     }
 
@@ -277,7 +278,7 @@ mod tests {
     #[test]
     fn few_calls_are_under_way_at_once() {
         let mut dialing = Dialing::new(&[], 100, 3);
-        (0..200).for_each(|node| assert!(dialing.recalled(NodeId(node), 0)));
+        (0..200).for_each(|node| assert!(dialing.found(NodeId(node), Origin::Earlier, 0)));
         assert_eq!(dialing.due(0, |_| false, 0).len(), CALLS_MAX);
         assert!(dialing.due(0, |_| false, 1).is_empty());
         dialing.connected(NodeId(0));
@@ -296,7 +297,7 @@ mod tests {
     #[test]
     fn a_node_of_an_earlier_session_is_never_forgotten_and_called_ever_more_seldom() {
         let mut dialing = dialing();
-        assert!(dialing.recalled(FOUND, 0) && dialing.recalled(BOOTSTRAP, 0));
+        assert!([FOUND, BOOTSTRAP].iter().all(|node| dialing.found(*node, Origin::Earlier, 0)));
         assert!((0..100).all(|_| call_fails(&mut dialing, FOUND) == Failed::Later));
         let next_call_ms = dialing.nodes[&FOUND].next_call_ms;
         assert!((90_000..=150_000).contains(&next_call_ms), "{next_call_ms}");
@@ -308,8 +309,8 @@ mod tests {
     #[test]
     fn no_more_nodes_are_remembered_than_there_is_room_for() {
         let mut dialing = dialing();
-        let remembered = (10..2_000).filter(|node| dialing.found(NodeId(*node), 0)).count();
+        let remembered = (10..2_000).filter(|node| dialing.found(NodeId(*node), Origin::Found, 0)).count();
         assert_eq!(remembered, CALLABLE_MAX - 2);
-        assert!(dialing.found(FOUND, 0), "who is known stays so");
+        assert!(dialing.found(FOUND, Origin::Found, 0), "who is known stays so");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
     Config, NodeId, Notice, Output,
-    dialing::{Dialing, Failed},
+    dialing::{Dialing, Failed, Origin},
     exchange::{Purpose, Questions},
     limits::{Limits, Severity},
 };
@@ -57,15 +57,8 @@ impl Links {
     }
 
     /// An address of the node is known.
-    pub fn found(&mut self, node: NodeId, now_ms: u64, outputs: &mut VecDeque<Output>) {
-        if !self.dialing.found(node, now_ms) {
-            self.forget(node, outputs);
-        }
-    }
-
-    /// An address of a node of an earlier session is known.
-    pub fn recalled(&mut self, node: NodeId, now_ms: u64, outputs: &mut VecDeque<Output>) {
-        if !self.dialing.recalled(node, now_ms) {
+    pub fn found(&mut self, node: NodeId, origin: Origin, now_ms: u64, outputs: &mut VecDeque<Output>) {
+        if !self.dialing.found(node, origin, now_ms) {
             self.forget(node, outputs);
         }
     }

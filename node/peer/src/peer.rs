@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use crate::{
     Answer, Config, Facts, Input, Load, NodeId, Notice, Output, Phase, Run,
     clock::Clock,
+    dialing::Origin,
     exchange::Purpose,
     join::{self, Join, Taken},
     leave::Departure,
@@ -128,8 +129,8 @@ impl Peer {
         }
         let now_ms = self.clock.advance(now_ms);
         match input {
-            Input::Found(node) => self.links.found(node, now_ms, &mut self.outputs),
-            Input::Recalled(node) => self.links.recalled(node, now_ms, &mut self.outputs),
+            Input::Found(node) => self.links.found(node, Origin::Found, now_ms, &mut self.outputs),
+            Input::Recalled(node) => self.links.found(node, Origin::Earlier, now_ms, &mut self.outputs),
             Input::DialFailed(node) => self.links.dial_failed(node, now_ms, &mut self.outputs),
             Input::NetworkOpened => {
                 for node in self.links.reset(now_ms, &mut self.outputs) {
