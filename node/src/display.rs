@@ -4,6 +4,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use peer::Facts;
 use protocol::replica::Replica;
 use std::{
+    borrow::Cow,
     io::{IsTerminal, Write},
     sync::{
         Arc, OnceLock,
@@ -26,6 +27,15 @@ const SHOWN_OWED_MIN: u64 = 10_000;
 const WAITING_MAX: usize = 1_024;
 /// At the end, what waits is waited for so long.
 const SETTLED_MAX: Duration = Duration::from_secs(1);
+
+/// A bar for what takes a while, if there is a terminal to show it on. Whoever finishes it clears it.
+pub fn progress_bar(length: u64, doing: impl Into<Cow<'static, str>>, template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(length).with_message(doing);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
 
 /// Log lines and the live line, which a thread of its own writes: whoever reads standard error may stop reading, and
 /// the node must go on.

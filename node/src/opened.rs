@@ -5,7 +5,6 @@ use engine::{
     model::{self, Model, Tokenizer},
     weights::{ENTRIES_PER_SWEEP, Weights},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, PROTOCOL_VERSION, RunId},
@@ -16,6 +15,7 @@ use protocol::{
 use std::{path::Path, sync::Arc};
 
 use crate::{
+    display::progress_bar,
     name::program,
     random::random,
     records, say,
@@ -157,11 +157,9 @@ pub fn replay(replica: &mut Replica, weights: &mut Weights) -> Result<u64> {
 
 /// Moves `weights` by ranges of the ledgers of `replica`, with a progress bar if there is a terminal to show it on.
 pub fn sweep(replica: &Replica, ranges: Vec<LedgerRange>, weights: &mut Weights) -> Result<()> {
-    let bar = ProgressBar::new(ranges.iter().map(LedgerRange::samples).sum()).with_message("replaying the ledgers");
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos} of {human_len} gradients, {eta} left")
-    {
-        bar.set_style(style);
-    }
+    let entries = ranges.iter().map(LedgerRange::samples).sum();
+    let template = "{msg} {wide_bar} {human_pos} of {human_len} gradients, {eta} left";
+    let bar = progress_bar(entries, "replaying the ledgers", template);
     for contributions in replica.batches(ranges, ENTRIES_PER_SWEEP) {
         let swept = contributions.len() as u64;
         weights.sweep(&Sweep { probes: Vec::new(), contributions })?;

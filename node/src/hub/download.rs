@@ -2,7 +2,7 @@
 //! hub's own name for it, and a link in the snapshot of its commit. What broke off lies beside, and goes on.
 
 use anyhow::{Context, Result, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -15,6 +15,7 @@ use super::{
     client::{Client, Refusal},
     list::Sibling,
 };
+use crate::display::progress_bar;
 
 /// A transfer goes on after so many breaks between which it came no further.
 const RETRIES: u32 = 5;
@@ -252,12 +253,8 @@ struct Progress {
 impl Progress {
     fn new(file: &Sibling) -> Self {
         let size = file.size.unwrap_or(0);
-        let bar = ProgressBar::new(size).with_message(file.rfilename.clone());
-        if let Ok(style) = ProgressStyle::with_template(
-            "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
-        ) {
-            bar.set_style(style);
-        }
+        let template = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+        let bar = progress_bar(size, file.rfilename.clone(), template);
         Self { bar, name: file.rfilename.clone(), size, said: Instant::now() }
     }
 

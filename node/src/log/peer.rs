@@ -3,7 +3,7 @@
 //! vouch for its own ledger must not hear its own words back.
 
 use anyhow::{Context, Result, anyhow, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use peer::{Answer, exchange::read_answer};
 use protocol::{
     machine::MachineId,
@@ -19,6 +19,7 @@ use std::{
 
 use super::{Content, onlooker};
 use crate::{
+    display::progress_bar,
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, StartError},
     random::random,
     ticket::Ticket,
@@ -73,11 +74,7 @@ fn unapply(replica: &mut Replica) {
 }
 
 fn bar() -> ProgressBar {
-    let bar = ProgressBar::new(0).with_message("fetching the log");
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos} of {human_len} gradients") {
-        bar.set_style(style);
-    }
-    bar
+    progress_bar(0, "fetching the log", "{msg} {wide_bar} {human_pos} of {human_len} gradients")
 }
 
 /// A connection to one node.

@@ -1,7 +1,6 @@
 //! Where a log may come from.
 
 use anyhow::{Context, Result, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
@@ -12,6 +11,7 @@ use std::{fs::File, io::BufReader, path::Path};
 
 use super::{Content, Journal, Log, export, onlooker, peer};
 use crate::{
+    display::progress_bar,
     network, opened,
     storage::{StateCopy, no_run},
     ticket::Ticket,
@@ -58,10 +58,7 @@ impl Log {
         let file = File::open(path).with_context(|| format!("{name}: cannot be opened"))?;
         let metadata = file.metadata().with_context(|| format!("{name}: cannot be read"))?;
         ensure!(metadata.is_file(), "{name}: not a file; of a state directory, use --state");
-        let bar = ProgressBar::new(metadata.len()).with_message("checking the export");
-        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}") {
-            bar.set_style(style);
-        }
+        let bar = progress_bar(metadata.len(), "checking the export", "{msg} {wide_bar} {bytes} of {total_bytes}");
         let content = export::read(bar.wrap_read(BufReader::with_capacity(1 << 16, file)), metadata.len(), &name);
         bar.finish_and_clear();
         Ok(Self::of_content(name, content?))
