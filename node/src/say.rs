@@ -460,6 +460,14 @@ pub fn trained_on(eval: &Path, data: &Path) {
     );
 }
 
+/// The base has the run's tensors, and not all of its files as the run has them.
+pub fn base_in_other_files(source: &str, other: &str) {
+    tracing::info!(
+        "{source}: the run's tensors in other files ({other} is missing, or not as the run has it): this node trains, and \
+         cannot give the base to joiners. To change that, complete these files, and start the node in another --state"
+    );
+}
+
 /// The base model is about to come from peers.
 pub fn fetching(source: &str, bytes: u64, here: u64) {
     tracing::info!(

@@ -61,14 +61,14 @@ impl StateDir {
         BaseReader::open(&self.path, &self.database, manifest)
     }
 
-    /// Keeps `base`, which has the run's tensors, whatever its files. Returns whether they are the run's own, so that
-    /// this node can serve them.
-    pub fn adopt_base(&self, manifest: &Manifest, base: &Base) -> Result<bool> {
-        let mut is_original = false;
+    /// Keeps `base`, which has the run's tensors, whatever its files. Returns the first of the run's files that is not
+    /// among them; none if all are the run's own, so that this node can serve them.
+    pub fn adopt_base(&self, manifest: &Manifest, base: &Base) -> Result<Option<String>> {
+        let mut other = None;
         // The lists before the file: a restart believes a base that is there, and needs them.
         let keep_lists = |described: &BaseModel, digests: &[[u8; 32]]| {
-            is_original = described.chunks_root == manifest.base.chunks_root && described.files == manifest.base.files;
-            match is_original {
+            other = first_other(&manifest.base, described);
+            match other.is_none() {
                 true => self.database.put_all(&[(DIGESTS, &digests.concat()), (OWN_FILES, &[])]),
                 false => {
                     let files = encoding::encode::<_, MANIFEST_BYTES_MAX>(&described.files)?;
@@ -79,8 +79,18 @@ impl StateDir {
         write(self, base, keep_lists)?;
         // What came from peers before is of no use any more, and may be gigabytes.
         self.remove(PART)?;
-        Ok(is_original)
+        Ok(other)
     }
+}
+
+/// The first file that the one base has, and the other has not or has otherwise.
+fn first_other(of_run: &BaseModel, here: &BaseModel) -> Option<String> {
+    if here.chunks_root == of_run.chunks_root && here.files == of_run.files {
+        return None;
+    }
+    let lacking = of_run.files.iter().find(|file| !here.files.contains(file));
+    let differing = lacking.or_else(|| here.files.iter().find(|file| !of_run.files.contains(file)));
+    Some(differing.map_or("the list of tensors".into(), |file| file.name.clone()))
 }
 
 /// Writes the string: temporary file, sync, `before_rename`, rename. Returns what was written, and its chunks' digests.

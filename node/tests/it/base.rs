@@ -96,14 +96,15 @@ fn the_same_tensors_in_other_files_are_kept_and_read_again_and_give_way_to_the_r
     let copy = Checkpoint::load(&in_shards(&workshop)).unwrap();
     let part = workshop.state("joined").join("base.part");
     fs::write(&part, "what peers had sent").unwrap();
-    assert!(!joined.adopt_base(&manifest, &Base::of_run(&manifest, copy).unwrap()).unwrap());
+    let other = joined.adopt_base(&manifest, &Base::of_run(&manifest, copy).unwrap()).unwrap();
+    assert_eq!(other.as_deref(), Some("model.safetensors"), "what people are told to look for");
     assert!(!part.exists(), "what is here need not come");
     let reader = joined.base(&manifest).unwrap();
     assert!(reader.chunk_digests().is_none() && reader.chunk(0).is_err(), "it has none of the run's bytes to give");
     assert_eq!(reader.load().unwrap().weights.digest(), manifest.base_digest());
     assert_eq!(reader.checkpoint().unwrap().files.len(), 5);
 
-    assert!(joined.adopt_base(&manifest, &Base::of_run(&manifest, original()).unwrap()).unwrap());
+    assert_eq!(joined.adopt_base(&manifest, &Base::of_run(&manifest, original()).unwrap()).unwrap(), None);
     let reader = joined.base(&manifest).unwrap();
     assert_eq!(reader.chunk_digests().unwrap().len() as u64, manifest.base.chunks());
     let string: Vec<u8> = (0..manifest.base.chunks()).flat_map(|index| reader.chunk(index).unwrap()).collect();

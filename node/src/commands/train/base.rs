@@ -16,6 +16,7 @@ use super::others::{asking, known_peers};
 use crate::{
     hub,
     opened::Opened,
+    say,
     settings::{ModelChoice, Settings},
     shell::Shell,
 };
@@ -159,11 +160,8 @@ pub async fn take_base(settings: &Settings, opened: &Opened, shell: &mut Shell) 
     let manifest = &opened.manifest;
     if settings.model != ModelChoice::Unsaid {
         let base = base_of_run(manifest, load_model_of(&settings.model, manifest)?)?;
-        if !opened.state.adopt_base(manifest, &base)? {
-            tracing::info!(
-                "--model {}: the run's tensors in other files: this node trains, and cannot give the base to joiners",
-                base.checkpoint.source
-            );
+        if let Some(other) = opened.state.adopt_base(manifest, &base)? {
+            say::base_in_other_files(&base.checkpoint.source, &other);
         }
         return Ok(true);
     }
@@ -180,7 +178,9 @@ pub async fn take_base(settings: &Settings, opened: &Opened, shell: &mut Shell) 
         manifest.base.bytes() >> 30
     );
     if let Some(base) = base_by_name(manifest) {
-        opened.state.adopt_base(manifest, &base)?;
+        if let Some(other) = opened.state.adopt_base(manifest, &base)? {
+            say::base_in_other_files(&base.checkpoint.source, &other);
+        }
         return Ok(true);
     }
     let config = asking(settings, &opened.state, Some(opened.run))?;
