@@ -30,12 +30,10 @@ impl Journal {
     /// The journal in the directory `state`, of a run whose ledgers `replica` holds; None if there is none.
     pub fn read(state: &Path, replica: &Replica) -> Result<Option<Self>> {
         let mut journal = Self::default();
-        // Lines are in their order, whatever the clock did: one that was set back must not mix it up.
-        let mut now_ms = 0;
+        let mut times = Vec::new();
         let unreadable = journal::visit(state, &FullNames::of(replica), |mut line| {
-            let at_ms = line.at_ms_mut();
-            now_ms = now_ms.max(*at_ms);
-            *at_ms = now_ms;
+            // The line's number, until all times are known.
+            times.push(std::mem::replace(line.at_ms_mut(), times.len() as u64));
             match line {
                 Line::Heights { at_ms, heights } => {
                     journal.looks.push(at_ms);
@@ -51,7 +49,17 @@ impl Journal {
                 }
             }
         })?;
+        let times = in_order(&times);
+        journal.each_time(|time| *time = times[*time as usize]);
         Ok(unreadable.map(|unreadable| Self { unreadable, ..journal }))
+    }
+
+    fn each_time(&mut self, change: impl FnMut(&mut u64)) {
+        let grown = self.grown.values_mut().flatten().map(|(at, _)| at);
+        let revoked = self.revoked.iter_mut().map(|(_, at, _)| at);
+        let weights = self.weights.iter_mut().map(|(at, ..)| at);
+        let points = self.points.iter_mut().map(|point| &mut point.at_ms);
+        grown.chain(&mut self.looks).chain(revoked).chain(weights).chain(points).for_each(change);
     }
 
     fn of(&self, machine: &MachineId) -> &[(u64, u64)] {
@@ -137,9 +145,48 @@ impl Journal {
     }
 }
 
+/// Times of lines that were written one after the other, by a clock that may have been set meanwhile. Those in the
+/// longest part that never falls are taken for right, whether the clock was ahead or behind in the rest, of which each
+/// gets the time before it.
+fn in_order(times: &[u64]) -> Vec<u64> {
+    // Of the parts of each length, the number of the last line of the one that ends earliest; for each line, the one
+    // before it in the longest part that ends with it.
+    let (mut ends, mut before): (Vec<usize>, Vec<Option<usize>>) = (Vec::new(), Vec::new());
+    for (number, time) in times.iter().enumerate() {
+        let length = ends.partition_point(|end| times[*end] <= *time);
+        before.push(length.checked_sub(1).map(|shorter| ends[shorter]));
+        match ends.get_mut(length) {
+            Some(end) => *end = number,
+            None => ends.push(number),
+        }
+    }
+    let mut is_right = vec![false; times.len()];
+    let mut now_ms = 0;
+    for number in std::iter::successors(ends.last().copied(), |number| before[*number]) {
+        (is_right[number], now_ms) = (true, times[number]);
+    }
+    // From here on `now_ms` goes forth, from the first that is right.
+    let ordered = times.iter().zip(is_right).map(|(time, is_right)| {
+        if is_right {
+            now_ms = *time;
+        }
+        now_ms
+    });
+    ordered.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_wrong_for_a_while_spoils_only_the_times_of_that_while() {
+        assert_eq!(in_order(&[10, 20, 20, 30]), [10, 20, 20, 30]);
+        assert_eq!(in_order(&[10, 20, 900, 910, 30, 40, 50]), [10, 20, 20, 20, 30, 40, 50], "it was ahead");
+        assert_eq!(in_order(&[10, 20, 25, 1, 2, 30]), [10, 20, 25, 25, 25, 30], "it was behind");
+        assert_eq!(in_order(&[900, 1, 2, 3]), [1, 1, 2, 3], "it was ahead at first");
+        assert_eq!(in_order(&[]), [0; 0]);
+    }
 
     #[test]
     fn what_was_withdrawn_counts_from_when_it_was_known_and_as_far_as_it_was() {

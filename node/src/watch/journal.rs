@@ -14,7 +14,8 @@
 //!
 //! `weights` and `point` lines name every machine: they come at least 1/500 of the time apart for which it was written.
 //!
-//! Times are this machine's clock, Unix milliseconds. A program's first `heights` line names every ledger. The ledgers
+//! Times are this machine's clock, Unix milliseconds; what was written while it was wrong gets the time of what came
+//! before (`log::Journal`). A program's first `heights` line names every ledger. The ledgers
 //! themselves are in the database: nothing is lost with this file but the times and the digests.
 
 use anyhow::{Context, Result};
