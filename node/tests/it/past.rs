@@ -103,6 +103,12 @@ fn every_view_of_a_run_agrees_with_its_ledgers() {
         assert!((first..end).contains(&(sample as u64)) && entry["signature"]["by_sample"].as_u64().unwrap() >= end);
         assert!(entry["came_by_ms"].as_u64() <= shown["machines"][0]["last_seen_ms"].as_u64());
     }
+    for (until, is_beyond) in [("200", false), ("201", true)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
+        let replayed = command.args(["log", "replay", "--until", until, "--state"]).arg(&state).output().unwrap();
+        let said = String::from_utf8(replayed.stderr).unwrap();
+        assert!(replayed.status.success() && said.contains("has only 200 gradients") == is_beyond, "{until}: {said}");
+    }
     let out = state.join("run.svg");
     inspect(&state, &["log", "plot", "--out", out.to_str().unwrap()]);
     let drawn = fs::read_to_string(out).unwrap();
