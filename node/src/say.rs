@@ -460,6 +460,14 @@ pub fn trained_on(eval: &Path, data: &Path) {
     );
 }
 
+/// A node that is to leave when idle has no end of own gradients.
+pub fn never_idle() {
+    tracing::warn!(
+        "--exit-when-idle has no effect: this node's own gradients have no end. --samples or --stop-when-flat gives \
+         them one"
+    );
+}
+
 /// The base has the run's tensors, and not all of its files as the run has them.
 pub fn base_in_other_files(source: &str, other: &str) {
     tracing::info!(

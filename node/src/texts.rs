@@ -89,8 +89,12 @@ impl Texts {
         Ok(Self { data, held_out })
     }
 
-    /// Fails if what the settings ask for cannot be done with these texts.
+    /// Fails if what the settings ask for cannot be done with these texts. People hear of what has no effect.
     pub fn check(&self, settings: &Settings) -> Result<()> {
+        let ends = self.data.is_none() || settings.samples.is_some() || settings.stop_when_flat;
+        if settings.exit_when_idle.is_some() && !ends {
+            say::never_idle();
+        }
         if settings.stop_when_flat {
             ensure!(
                 self.data.is_some(),

@@ -314,6 +314,18 @@ fn mistakes_of_people_are_named_with_a_remedy() {
 }
 
 #[test]
+fn who_is_to_leave_when_idle_and_never_ends_hears_it() {
+    let workshop = Workshop::new();
+    let node = workshop.first("node", &["--exit-when-idle", "0", "--learning-rate", "1e-7"]);
+    node.hear("--exit-when-idle has no effect");
+    node.leave();
+    let node = workshop.node("node", &["--exit-when-idle", "0", "--samples", "1"]);
+    node.hear("going on with run");
+    assert!(!node.said("--exit-when-idle has no effect"));
+    node.finish();
+}
+
+#[test]
 fn a_directory_in_use_of_another_run_or_with_another_model_is_refused_in_words() {
     let workshop = Workshop::new();
     let node = workshop.first("node", &["--samples", "0"]);
