@@ -200,6 +200,7 @@ fn chosen_sampling(args: &GenerateArgs, usual: Sampling) -> Sampling {
         repetition_penalty: args.repetition_penalty.unwrap_or(usual.repetition_penalty),
         seed: args.seed,
         tokens_max: args.tokens,
+        until: None,
         stop: args.stop.clone(),
     }
 }

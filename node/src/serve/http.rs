@@ -11,11 +11,13 @@
 //! other address whoever has the token.
 //!
 //! *What it costs.* A body has at most [`BODY_BYTES_MAX`] bytes. [`ANSWERS_MAX`] answers are made at a time,
-//! [`WAITING_MAX`] wait; who comes then is told to come again. An answer that is not there after [`ANSWER_TIME`] ends
-//! with an error. A client whose body takes longer than [`BODY_PATIENCE`], that does not read for [`READ_PATIENCE`], or
-//! whose request takes longer than [`REQUEST_TIME`], gets no more. Sockets and headers are those of [`crate::http`].
+//! [`WAITING_MAX`] wait; who comes then is told to come again. An answer that is not whole after [`ANSWER_TIME`] ends as
+//! one does that has as many tokens as it may (`length`); one that has not begun, with an error. A client whose body
+//! takes longer than [`BODY_PATIENCE`], that does not read for [`READ_PATIENCE`], or whose request takes longer than
+//! [`REQUEST_TIME`], gets no more. Sockets and headers are those of [`crate::http`].
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use engine::model::Sampling;
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
@@ -58,7 +60,7 @@ const WAITING_MAX: usize = 64;
 const CONNECTIONS_MAX: usize = 128;
 /// A request takes no longer, from its first byte to the last of its answer.
 const REQUEST_TIME: Duration = Duration::from_secs(300);
-/// What is not said so long after a request was read is not said any more, so that its client hears why.
+/// What is not said so long after a request was read is not said any more, so that its client gets the end.
 const ANSWER_TIME: Duration = Duration::from_secs(255);
 /// A request's body is here after so long.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
@@ -68,8 +70,7 @@ const READ_PATIENCE: Duration = Duration::from_secs(10);
 const PIECES_MAX: usize = 16;
 const TOO_BUSY: &str =
     "others are being answered, and it took too long until it was this request's turn; come again later";
-const TOO_SLOW: &str =
-    "the answer takes too long on this machine; ask for fewer tokens (max_tokens), or have it streamed";
+const TOO_SLOW: &str = "this machine had no time to begin the answer; send a shorter prompt, or come again later";
 
 const PAGE: &str = include_str!("page.html");
 
@@ -271,17 +272,15 @@ impl Served {
                     let sent = runtime.block_on(async { tokio::time::timeout(READ_PATIENCE, send.send(piece)).await });
                     sent.ok().and_then(Result::ok).context("the client has gone")
                 };
-                let text = |text: &str| {
-                    ensure!(Instant::now() < until, TOO_SLOW);
-                    tell(Piece::Text(text.to_owned()))
-                };
+                let text = |text: &str| tell(Piece::Text(text.to_owned()));
+                let sampling = Sampling { until: Some(until), ..asked.sampling };
                 // Who has gone is told nothing.
-                let _ = match self.speaker.speak(&asked.prompt, &asked.sampling, text) {
-                    Ok(spoken) => tell(Piece::End(spoken)),
+                let _ = match self.speaker.speak(&asked.prompt, &sampling, text) {
                     // Asked again, it would take as long again.
-                    Err(_) if Instant::now() >= until => {
+                    Ok(spoken) if spoken.generated.tokens == 0 && Instant::now() >= until => {
                         tell(Piece::Failed(Refusal(StatusCode::BAD_REQUEST, TOO_SLOW.into())))
                     }
+                    Ok(spoken) => tell(Piece::End(spoken)),
                     Err(error) => tell(Piece::Failed(Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))),
                 };
                 drop((turn, place));

@@ -148,6 +148,7 @@ impl Asked {
             repetition_penalty: body.get("repetition_penalty", "a number")?.unwrap_or(defaults.repetition_penalty),
             seed: body.get::<i64>("seed", "a whole number")?.map_or(seed, |seed| seed as u64),
             tokens_max: wanted.min(TOKENS_MAX).min(window - prompt_tokens),
+            until: None,
             stop: stops,
         };
         let (temperature, top_p, penalty) = (sampling.temperature, sampling.top_p, sampling.repetition_penalty);

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
+use std::time::Instant;
 
 use super::{Model, Past, Sampling, Tokenizer, text_stream::TextStream};
 use crate::device;
@@ -11,7 +12,7 @@ use crate::device;
 pub enum Finish {
     /// A token or a text that ends it came.
     Stop,
-    /// It has as many tokens as were asked for.
+    /// It has as many tokens as were asked for, or as time allowed.
     Length,
 }
 
@@ -24,8 +25,8 @@ pub struct Generated {
     pub finish: Finish,
 }
 
-/// Continues `prompt` until a token of [`Tokenizer::eos`], a stop text, or `tokens_max`; `on_text` gets each piece of
-/// text as soon as it is certain, and ends the generation with an error of its own.
+/// Continues `prompt` until a token of [`Tokenizer::eos`], a stop text, `tokens_max`, or the end of its time; `on_text`
+/// gets each piece of text as soon as it is certain, and ends the generation with an error of its own.
 ///
 /// `prompt` is fed as it is, special tokens included ([`Tokenizer::prompt`]). Where it and what is made outgrow the
 /// model's window, the model sees the last tokens that fit.
@@ -43,7 +44,8 @@ pub fn generate(
     let mut tokens = prompt.to_vec();
     let mut reader = Reader { model, past: Past::new(model.layers()) };
     let mut generated = Generated { tokens: 0, finish: Finish::Length };
-    while generated.tokens < sampling.tokens_max {
+    let is_in_time = || sampling.until.is_none_or(|until| Instant::now() < until);
+    while generated.tokens < sampling.tokens_max && is_in_time() {
         let mut logits = reader.next_logits(&tokens)?;
         let next = sampling.choose(&mut logits, &tokens, &mut random)?;
         generated.tokens += 1;

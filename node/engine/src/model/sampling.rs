@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use rand_xoshiro::rand_core::Rng;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Instant};
 
 /// Tokens that are less likely than e^-30 of the likeliest are never drawn: all of them together are as good as never.
 const RANGE: f64 = 30.0;
@@ -76,6 +76,8 @@ pub struct Sampling {
     pub seed: u64,
     /// Most tokens to make.
     pub tokens_max: usize,
+    /// After this no more tokens are begun. None: however long it takes.
+    pub until: Option<Instant>,
     /// Texts that end the generation; they are not part of it.
     pub stop: Vec<String>,
 }
@@ -89,6 +91,7 @@ impl Default for Sampling {
             repetition_penalty: 1.0,
             seed: 0,
             tokens_max: 200,
+            until: None,
             stop: Vec::new(),
         }
     }

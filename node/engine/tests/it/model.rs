@@ -370,6 +370,9 @@ fn generation_follows_its_seed_and_streams_all_of_its_text() {
     let (stopped, generated) =
         write(&Sampling { stop: vec![stop.clone()], ..sampling.clone() }, "Once upon a").unwrap();
     assert_eq!((stopped.as_str(), generated.finish), (&text[..text.find(&stop).unwrap()], Finish::Stop));
+    let now = Some(std::time::Instant::now());
+    let (text, generated) = write(&Sampling { until: now, ..sampling.clone() }, "Once upon a").unwrap();
+    assert_eq!((text.as_str(), generated), ("", Generated { tokens: 0, finish: Finish::Length }), "its time is over");
     // A prompt longer than the model's window is cut, not refused.
     assert_eq!(write(&sampling, &"They sang. ".repeat(40)).unwrap().0.len(), 40);
     assert!(write(&sampling, "").unwrap_err().to_string().contains("no token to continue"));
