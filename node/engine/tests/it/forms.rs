@@ -156,6 +156,31 @@ fn other_columns_are_named_by_flags() {
     assert!(Columns::new(Some("a".into()), Some("{{ a }}")).is_err());
 }
 
+/// The templates stand in GUIDE.md.
+#[test]
+fn squad_and_hellaswag_are_read_by_templates() {
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../GUIDE.md")).unwrap();
+    for (template, row, expected) in [
+        (
+            "{{ context }} {{ question }}{% generation %} {{ answers.text[0] }}{% endgeneration %}",
+            r#"{"id": "1", "context": "Paris is in France.", "question": "Where is it?", "answers": {"text": ["France"], "answer_start": [12]}}"#,
+            "Paris is in France. Where is it?[ France$]",
+        ),
+        (
+            "{{ ctx }}{% generation %} {{ endings[label | int] }}{% endgeneration %}",
+            r#"{"ind": 4, "ctx": "A man sits.", "endings": ["He flies.", "He stands."], "label": "1"}"#,
+            "A man sits.[ He stands.$]",
+        ),
+    ] {
+        assert!(guide.contains(&format!("`--template '{template}'`")), "{template}");
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("rows.jsonl");
+        fs::write(&path, format!("{row}\n{row}\n")).unwrap();
+        let dataset = read_with(&Columns::new(None, Some(template)).unwrap(), &path, 64).unwrap();
+        assert_eq!(rows(&dataset), [expected; 2]);
+    }
+}
+
 #[test]
 fn few_bad_rows_are_skipped_and_counted_and_many_are_an_error_that_names_three() {
     let good = "{\"prompt\": \"a\", \"completion\": \"bcd\"}\n";
