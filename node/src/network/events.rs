@@ -282,7 +282,7 @@ impl Network {
     pub(super) fn look_around(&mut self) {
         self.notice_sleep();
         #[cfg(feature = "upnp")]
-        self.notice_refusal();
+        self.look_at_router();
         self.look_for_relays();
         self.call_directly();
         for circuit in self.links.superfluous() {
