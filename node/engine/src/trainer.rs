@@ -181,11 +181,13 @@ impl Trainer {
         }
         self.waiting = 0;
         let report = self.parts.weights.sweep(sweep)?;
-        // Only what takes entries out can heal, wherever the weights went on the way.
+        // The report is of where the weights went on the way, too: what heals is looked at when they are there.
         if sweep.contributions.iter().any(|contribution| contribution.removed) {
             self.near_edge = Some(self.parts.weights.peak()?).filter(SweepReport::near_edge);
         } else if report.near_edge() {
             self.near_edge = Some(report);
+        } else if self.near_edge.is_some() && self.parts.weights.peak()?.is_clear() {
+            self.near_edge = None;
         }
         Ok(())
     }

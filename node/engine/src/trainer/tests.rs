@@ -123,6 +123,24 @@ fn whatever_the_estimator_the_weights_hold_what_was_published_and_no_more() {
     }
 }
 
+/// Once only entries that were taken out ended the rest, and where others had moved the weight away it lasted until a
+/// restart.
+#[test]
+fn a_weight_that_others_move_away_from_its_edge_is_near_it_no_more() {
+    let run = Run::new();
+    let mut trainer = run.trainer(Estimator::Spsa);
+    let seed = EntrySeed { bytes: [9; 32], group: 0 };
+    let mut is_near_after = |byte: i8| {
+        trainer.replay(vec![Contribution { seed, byte, multiplier: MULTIPLIER_ONE, removed: false }; 32]);
+        trainer.settle().unwrap();
+        trainer.near_edge().is_some()
+    };
+    assert!((0..2_000).any(|_| is_near_after(127)), "no weight came near its edge");
+    let back = (0..2_000).take_while(|_| is_near_after(-127)).count();
+    assert!((1..2_000).contains(&back), "{back} times");
+    assert!(!is_near_after(127), "what came back a little is not near yet");
+}
+
 /// Next tokens, and which batches were measured.
 struct Seen(Arc<Mutex<Vec<Vec<u32>>>>);
 

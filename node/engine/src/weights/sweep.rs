@@ -38,6 +38,11 @@ impl SweepReport {
     pub fn near_edge(&self) -> bool {
         self.share() > 0.95
     }
+
+    /// Whether all weights are so far from the edge that one which was near it has left it behind.
+    pub fn is_clear(&self) -> bool {
+        self.share() < 0.9
+    }
 }
 
 /// How many directions of a sweep are in each group.
