@@ -7,7 +7,7 @@
 
 use anyhow::{Context, Result, ensure};
 use protocol::{
-    replica::Record,
+    replica::{Record, Replica},
     signature::{Ed25519Signer, Signer as _},
     statement::Statement,
 };
@@ -19,7 +19,7 @@ use std::{
 
 use crate::{
     hex::hex,
-    log::Log,
+    log::{Log, onlooker},
     records::{self, RECORD_BYTES_MAX},
     say,
     storage::{Row, StateDir},
@@ -85,7 +85,7 @@ impl Authority {
 
     /// Stores a statement, or gives it to the node that runs here.
     pub fn give(&self, statement: Statement) -> Result<Given> {
-        let row = records::to_row(&Record::Statement(statement))?;
+        let row = records::to_row(&Record::Statement(statement.clone()))?;
         let (begun, mut left) = (Instant::now(), None);
         loop {
             if let Some(file) = left.as_ref().filter(|file: &&PathBuf| !file.exists()) {
@@ -93,7 +93,14 @@ impl Authority {
                 return Ok(Given::Taken);
             }
             if let Some(state) = StateDir::open_if_free(&self.state)? {
-                state.commit(std::slice::from_ref(&row))?;
+                // A node may have stored more since the log was read.
+                let mut known = onlooker(self.log.run, &self.log.manifest)?;
+                for bytes in state.statements()? {
+                    known.restore_statement(records::statement(&bytes)?)?;
+                }
+                if let Some(statement) = with_known(&mut known, &statement)? {
+                    state.commit(&[records::to_row(&Record::Statement(statement))?])?;
+                }
                 left.as_deref().map_or(Ok(()), remove)?;
                 return Ok(Given::Stored);
             }
@@ -105,6 +112,19 @@ impl Authority {
             std::thread::sleep(LOOK / 10);
         }
     }
+}
+
+/// What a statement comes to with all that `known` has: what a disk is to have in place of what it has. None if that is
+/// nothing new.
+fn with_known(known: &mut Replica, statement: &Statement) -> Result<Option<Statement>> {
+    if known.knows(statement) {
+        return Ok(None);
+    }
+    known.restore_statement(statement.clone())?;
+    Ok(match statement {
+        Statement::Revocation(_) => Some(statement.clone()),
+        Statement::Admission(_) | Statement::Withdrawal(_) => known.member(&statement.key()).map(Statement::of_member),
+    })
 }
 
 /// Writes a statement to a file for the node of `state`, whole or not at all.
@@ -197,7 +217,34 @@ fn read(file: &Path) -> Result<Statement> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::{manifest::RunId, member::Admission};
+    use crate::small;
+    use protocol::{
+        machine::MachineId,
+        manifest::{Manifest, RunId},
+        member::{Admission, Withdrawal},
+        revocation::Revocation,
+    };
+
+    /// A command reads the log, and waits for a node that is leaving: what that one stored meanwhile was overwritten.
+    #[test]
+    fn what_the_authority_says_takes_the_place_of_nothing_that_says_more() {
+        let authority = Ed25519Signer::from_seed(&[1; 32]);
+        let manifest = Manifest { authority: Some(authority.key()), ..small::manifest() };
+        let run = manifest.run_id().unwrap();
+        let machine = MachineId { key: [3; 32], incarnation: 4 };
+        let revocation = |from| Statement::Revocation(Revocation::sign(&run, machine, from, &authority));
+        let withdrawal = |floors: &[(u64, u64)]| Withdrawal::sign(&run, [5; 32], floors, &authority);
+        let mut known = onlooker(run, &manifest).unwrap();
+        known.restore_statement(revocation(10)).unwrap();
+        known.restore_statement(Statement::Withdrawal(withdrawal(&[(1, 10), (2, 20)]))).unwrap();
+        assert_eq!(with_known(&mut known, &revocation(20)).unwrap(), None);
+        assert_eq!(with_known(&mut known, &revocation(5)).unwrap(), Some(revocation(5)));
+        // Each names a lower floor of another incarnation: both are kept, as one.
+        let other = Statement::Withdrawal(withdrawal(&[(1, 15), (2, 15)]));
+        let Some(Statement::Withdrawal(both)) = with_known(&mut known, &other).unwrap() else { panic!("it is news") };
+        assert_eq!(both.floors(), [(1, 10), (2, 15)]);
+        assert_eq!(with_known(&mut known, &other).unwrap(), None);
+    }
 
     #[test]
     fn a_statement_is_read_once_and_stays_until_it_is_durable_and_other_files_go() {
