@@ -471,8 +471,8 @@ pub fn never_idle() {
 /// The base has the run's tensors, and not all of its files as the run has them.
 pub fn base_in_other_files(source: &str, other: &str) {
     tracing::info!(
-        "{source}: the run's tensors in other files ({other} is missing, or not as the run has it): this node trains, and \
-         cannot give the base to joiners. To change that, complete these files, and start the node in another --state"
+        "{source}: the run's tensors in other files ({other} is missing, or not as the run has it): this node trains, \
+         and cannot give the base to joiners. To change that, complete these files, and start the node in another --state"
     );
 }
 

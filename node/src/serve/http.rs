@@ -11,10 +11,10 @@
 //! other address whoever has the token.
 //!
 //! *What it costs.* A body has at most [`BODY_BYTES_MAX`] bytes. [`ANSWERS_MAX`] answers are made at a time,
-//! [`WAITING_MAX`] wait; who comes then is told to come again. An answer that is not whole after [`ANSWER_TIME`] ends as
-//! one does that has as many tokens as it may (`length`); one that has not begun, with an error. A client whose body
-//! takes longer than [`BODY_PATIENCE`], that does not read for [`READ_PATIENCE`], or whose request takes longer than
-//! [`REQUEST_TIME`], gets no more. Sockets and headers are those of [`crate::http`].
+//! [`WAITING_MAX`] wait; who comes then is told to come again. An answer that is not whole after [`ANSWER_TIME`] ends
+//! as one does that has as many tokens as it may (`length`); one that has not begun, with an error. A client whose
+//! body takes longer than [`BODY_PATIENCE`], that does not read for [`READ_PATIENCE`], or whose request takes longer
+//! than [`REQUEST_TIME`], gets no more. Sockets and headers are those of [`crate::http`].
 
 use anyhow::{Context, Result, bail};
 use engine::model::Sampling;
