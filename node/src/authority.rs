@@ -18,11 +18,11 @@ use std::{
 };
 
 use crate::{
-    hex::hex,
     log::Log,
     records::{self, RECORD_BYTES_MAX},
     say,
     storage::{Row, StateDir},
+    system::hex::hex,
 };
 
 /// Files in the state directory are named so, with a hash between.

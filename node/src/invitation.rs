@@ -10,10 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    name::program,
-    {places::Places, say, ticket::Ticket},
-};
+use crate::{places::Places, say, system::name::program, ticket::Ticket};
 
 /// File in the state directory with the latest ticket.
 pub const TICKET: &str = "ticket";

@@ -5,26 +5,17 @@
 
 mod authority;
 mod cli;
-mod clock;
 mod commands;
 mod display;
-mod hex;
-pub mod http;
 mod hub;
 mod interrupt;
 mod invitation;
 pub mod log;
-mod memory;
-mod name;
 pub mod network;
 pub mod opened;
-mod output;
 mod pause;
 mod places;
-mod power;
-mod priority;
 pub mod program;
-mod random;
 pub mod records;
 mod sampler;
 mod say;
@@ -37,6 +28,7 @@ pub mod shell;
 #[path = "../../protocol/tests/support/small.rs"]
 mod small;
 pub mod storage;
+pub mod system;
 mod texts;
 pub mod ticket;
 mod trainer;

@@ -16,10 +16,9 @@ use protocol::{
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    name::program,
-    random::random,
     records, say,
     storage::{StateDir, no_run},
+    system::{name::program, random::random},
 };
 
 /// A run as one state directory has it.

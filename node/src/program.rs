@@ -2,10 +2,9 @@
 
 use crate::{
     cli::{Cli, Command},
-    clock::Wall,
     commands,
     display::Display,
-    name, output,
+    system::{clock::Wall, name, output},
 };
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches};

@@ -17,9 +17,8 @@ use std::{
 
 use crate::{
     cli::{DEFAULT_STATE, EstimatorChoice, LearningRate, RunArgs},
-    hex::parse_key,
     network::{Limits, check_callable, check_listen, parse_bootstrap},
-    priority::Priority,
+    system::{hex::parse_key, priority::Priority},
     ticket::Ticket,
 };
 

@@ -13,8 +13,8 @@ use protocol::{
 use crate::{
     authority::Authority,
     cli::{AdmitArgs, RevokeArgs, WithdrawArgs},
-    hex::parse_key,
     outln,
+    system::hex::parse_key,
 };
 
 /// Lets a key contribute.

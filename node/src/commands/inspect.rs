@@ -15,13 +15,13 @@ use std::{path::Path, sync::Arc};
 
 use crate::{
     cli::{ColumnArgs, EvalArgs, ExportArgs, GenerateArgs, StateArgs},
-    hex::hex,
     log::{Base, Log, best::Best},
     opened::Opened,
-    outln, output,
+    outln,
     sampler::usual_sampling,
     say::{self, evaluation_words},
     serve::{Source, Speaker},
+    system::{hex::hex, output},
     texts::TextReader,
 };
 

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::{
     cli::RelayArgs,
     interrupt::{Interrupt, Wish},
-    name::program,
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope, scope_of},
     settings::{DEFAULT_PORT, parse_announced, parse_limits, parse_listen, parse_ticket},
     storage::StateDir,
+    system::name::program,
 };
 
 /// Machines of the run that are not connected are called this often.

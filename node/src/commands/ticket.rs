@@ -9,12 +9,11 @@ use std::{
 
 use crate::{
     cli::{KeyArgs, TicketArgs},
-    hex::hex,
     invitation::TICKET,
-    name::program,
     opened::Opened,
-    outln, output, scan,
+    outln, scan,
     storage::{StateCopy, StateDir},
+    system::{hex::hex, name::program, output},
     ticket::Ticket,
 };
 

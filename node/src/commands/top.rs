@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{cli::TopArgs, interrupt::Interrupt, output, pause, watch::terminal::View};
+use crate::{cli::TopArgs, interrupt::Interrupt, pause, system::output, watch::terminal::View};
 
 /// As often as the node writes.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -14,8 +14,9 @@ use protocol::{
 use std::sync::Arc;
 
 use crate::{
-    name::program,
-    {cli::SourceArgs, random::random, storage::StateCopy},
+    cli::SourceArgs,
+    storage::StateCopy,
+    system::{name::program, random::random},
 };
 
 mod base;

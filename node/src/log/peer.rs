@@ -20,7 +20,7 @@ use std::{
 use super::{Content, onlooker};
 use crate::{
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, StartError},
-    random::random,
+    system::random::random,
     ticket::Ticket,
 };
 

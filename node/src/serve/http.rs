@@ -13,7 +13,8 @@
 //! *What it costs.* A body has at most [`BODY_BYTES_MAX`] bytes. [`ANSWERS_MAX`] answers are made at a time,
 //! [`WAITING_MAX`] wait; who comes then is told to come again. An answer that is not there after [`ANSWER_TIME`] ends
 //! with an error. A client whose body takes longer than [`BODY_PATIENCE`], that does not read for [`READ_PATIENCE`], or
-//! whose request takes longer than [`REQUEST_TIME`], gets no more. Sockets and headers are those of [`crate::http`].
+//! whose request takes longer than [`REQUEST_TIME`], gets no more. Sockets and headers are those of
+//! [`crate::system::http`].
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, stream};
@@ -40,7 +41,7 @@ use super::{
     request::Asked,
     speaker::{Speaker, Spoken},
 };
-use crate::{
+use crate::system::{
     hex::hex,
     http::{self, Limits, Listener, response},
     random::random,

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{hex::hex, sampler::usual_sampling, trainer::CopyFor};
+use crate::{sampler::usual_sampling, system::hex::hex, trainer::CopyFor};
 
 /// While others are being answered, a copy of the weights that is no older than this will do.
 const FRESH: Duration = Duration::from_secs(5);

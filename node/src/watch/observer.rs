@@ -22,7 +22,7 @@ use super::{
     journal::{self, Heights, Line, Point, Sparse, now_ms},
     samples,
 };
-use crate::{hex::hex, network::Traffic, sampler::Sampled, say};
+use crate::{network::Traffic, sampler::Sampled, say, system::hex::hex};
 
 /// Between two snapshots.
 const INTERVAL: Duration = Duration::from_secs(1);

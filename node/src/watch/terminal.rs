@@ -16,7 +16,7 @@ use super::{
     journal::now_ms,
     recorder::{METRICS, STATUS},
 };
-use crate::name::program;
+use crate::system::name::program;
 
 /// A snapshot that is older makes one ask whether the node still runs. It makes one a second.
 const STALE: Duration = Duration::from_secs(5);

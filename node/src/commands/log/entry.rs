@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::tail::in_words;
 use crate::{
     cli::EntryArgs,
-    hex::hex,
     log::{self, Log},
     outln,
+    system::hex::hex,
     watch::journal::now_ms,
 };
 

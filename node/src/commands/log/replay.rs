@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use crate::{
     cli::ReplayArgs,
     commands::inspect::{evaluation_json, evaluation_line, evaluation_text},
-    hex::hex,
     log::{Base, Log, past::Cut},
     outln,
+    system::hex::hex,
     watch::journal::Heights,
 };
 

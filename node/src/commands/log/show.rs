@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::{
     cli::LogArgs,
-    hex::hex,
     log::{Log, withheld},
     outln,
+    system::hex::hex,
     watch::journal::now_ms,
 };
 

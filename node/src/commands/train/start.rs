@@ -26,11 +26,11 @@ use crate::{
     cli::LearningRate,
     commands::recipe,
     opened::Opened,
-    random::random,
     say,
     scorer::Program,
     settings::{ModelChoice, Settings},
     storage::{self, Row, StateDir},
+    system::random::random,
     texts::Texts,
 };
 
