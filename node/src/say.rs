@@ -11,13 +11,12 @@ use protocol::{
 use std::path::Path;
 
 use crate::{
+    join::{places::Places, ticket::Ticket},
     network::{NO_ADDRESS, RouterAnswer},
     pause::Cause,
-    places::Places,
     settings::Settings,
     shell::Nodes,
     system::{hex::hex, name::program},
-    ticket::Ticket,
     watch::{Points, Session, journal::Point},
 };
 

@@ -17,9 +17,9 @@ use std::{
 
 use crate::{
     cli::{DEFAULT_STATE, EstimatorChoice, LearningRate, RunArgs},
+    join::ticket::Ticket,
     network::{Limits, check_callable, check_listen, parse_bootstrap},
     system::{hex::parse_key, priority::Priority},
-    ticket::Ticket,
 };
 
 /// Port that a node listens on unless told otherwise.

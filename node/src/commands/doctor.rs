@@ -11,10 +11,9 @@ use std::{
 
 use crate::{
     cli::DoctorArgs,
+    join::places::Places,
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, RouterAnswer, Scope, scope_of},
-    outln,
-    places::Places,
-    records,
+    outln, records,
     settings::{DEFAULT_PORT, parse_ticket},
     storage::StateCopy,
     system::{memory, name::program, output::OutputError, random::random},

@@ -9,12 +9,11 @@ use std::{
 
 use crate::{
     cli::{KeyArgs, TicketArgs},
-    invitation::TICKET,
+    join::{invitation::TICKET, scan, ticket::Ticket},
     opened::Opened,
-    outln, scan,
+    outln,
     storage::{StateCopy, StateDir},
     system::{hex::hex, name::program, output},
-    ticket::Ticket,
 };
 
 /// Prints the latest ticket of a state directory's node.

@@ -19,9 +19,9 @@ use std::{
 
 use super::{Content, onlooker};
 use crate::{
+    join::ticket::Ticket,
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, StartError},
     system::random::random,
-    ticket::Ticket,
 };
 
 /// A node that does not take the call is given up on after this: nothing tells its silence from a call that is lost.

@@ -12,9 +12,9 @@ use std::{fs::File, io::BufReader, path::Path};
 
 use super::{Content, Journal, Log, export, onlooker, peer};
 use crate::{
+    join::ticket::Ticket,
     network, opened,
     storage::{StateCopy, no_run},
-    ticket::Ticket,
 };
 
 impl Log {

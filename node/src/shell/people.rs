@@ -12,7 +12,7 @@ use std::path::Path;
 use super::{Nodes, Wire};
 use crate::{
     display::{Display, LineParts, LiveLine},
-    invitation::Invitation,
+    join::invitation::Invitation,
     pause::{self, Cause},
     sampler::Sampled,
     say::{self, Names},

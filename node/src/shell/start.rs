@@ -11,7 +11,7 @@ use protocol::{
 
 use super::Shell;
 use crate::{
-    invitation::Invitation,
+    join::invitation::Invitation,
     network::{Multiaddr, NetworkConfig, PeerId, StartError},
     opened::Opened,
     records, say,

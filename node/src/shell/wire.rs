@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::Nodes;
 use crate::{
+    join::places::Places,
     network::{
         self, Event, MessageId, Multiaddr, Network, NetworkConfig, PeerId, PublishError, RequestId, Responder,
         StartError, Traffic,
     },
-    places::Places,
     say,
 };
 

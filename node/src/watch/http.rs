@@ -38,7 +38,7 @@ use tokio::sync::watch;
 
 use super::{Metrics, Snapshot, history::History, prometheus, samples};
 use crate::{
-    scan,
+    join::scan,
     system::http::{self, Limits, Listener},
 };
 

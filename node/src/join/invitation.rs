@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{places::Places, say, system::name::program, ticket::Ticket};
+use super::{places::Places, ticket::Ticket};
+use crate::{say, system::name::program};
 
 /// File in the state directory with the latest ticket.
 pub const TICKET: &str = "ticket";
