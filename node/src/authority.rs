@@ -19,9 +19,11 @@ use std::{
 
 use crate::{
     log::Log,
-    records::{self, RECORD_BYTES_MAX},
     say,
-    storage::{Row, StateDir},
+    storage::{
+        Row, StateDir,
+        records::{self, RECORD_BYTES_MAX},
+    },
     system::hex::hex,
 };
 

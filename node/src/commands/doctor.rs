@@ -13,9 +13,9 @@ use crate::{
     cli::DoctorArgs,
     join::places::Places,
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, RouterAnswer, Scope, scope_of},
-    outln, records,
+    outln,
     settings::{DEFAULT_PORT, parse_ticket},
-    storage::StateCopy,
+    storage::{StateCopy, records},
     system::{memory, name::program, output::OutputError, random::random},
 };
 

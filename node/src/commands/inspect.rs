@@ -16,11 +16,11 @@ use std::{path::Path, sync::Arc};
 use crate::{
     cli::{ColumnArgs, EvalArgs, ExportArgs, GenerateArgs, StateArgs},
     log::{Base, Log, best::Best},
-    opened::Opened,
     outln,
     sampler::usual_sampling,
     say::{self, evaluation_words},
     serve::{Source, Speaker},
+    storage::opened::Opened,
     system::{hex::hex, output},
     texts::TextReader,
 };

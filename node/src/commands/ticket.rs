@@ -10,9 +10,8 @@ use std::{
 use crate::{
     cli::{KeyArgs, TicketArgs},
     join::{invitation::TICKET, scan, ticket::Ticket},
-    opened::Opened,
     outln,
-    storage::{StateCopy, StateDir},
+    storage::{StateCopy, StateDir, opened::Opened},
     system::{hex::hex, name::program, output},
 };
 

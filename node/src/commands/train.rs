@@ -36,7 +36,6 @@ use crate::{
     display::Display,
     interrupt::Interrupt,
     network,
-    opened::Opened,
     pause::Pauses,
     sampler::Sampler,
     say,
@@ -44,7 +43,7 @@ use crate::{
     serve::{Server, Source, Speaker},
     settings::{ObjectiveChoice, Settings},
     shell::{self, Disk, People, Recording, Shell, Wire},
-    storage::{self, StateDir},
+    storage::{self, StateDir, opened::Opened},
     system::{
         hex::hex,
         http::Listener,

@@ -13,8 +13,8 @@ use std::{fs::File, io::BufReader, path::Path};
 use super::{Content, Journal, Log, export, onlooker, peer};
 use crate::{
     join::ticket::Ticket,
-    network, opened,
-    storage::{StateCopy, no_run},
+    network,
+    storage::{StateCopy, no_run, opened},
 };
 
 impl Log {

@@ -13,9 +13,8 @@ use super::Shell;
 use crate::{
     join::invitation::Invitation,
     network::{Multiaddr, NetworkConfig, PeerId, StartError},
-    opened::Opened,
-    records, say,
-    storage::{BaseDownload, BaseReader, StorageHandle},
+    say,
+    storage::{BaseDownload, BaseReader, StorageHandle, opened::Opened, records},
     trainer::TrainerHandle,
     watch::{Observer, Points},
 };

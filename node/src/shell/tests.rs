@@ -23,8 +23,8 @@ use crate::{
     interrupt::{Interrupt, Wish},
     network::NetworkConfig,
     pause::Pauses,
-    records, small,
-    storage::{self, Row, StateDir, checkpoint::WrittenCheckpoint, spawn_on},
+    small,
+    storage::{self, Row, StateDir, checkpoint::WrittenCheckpoint, records, spawn_on},
     trainer::{Command, Event, TrainerHandle},
 };
 

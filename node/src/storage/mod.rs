@@ -23,7 +23,9 @@ mod directory;
 mod download;
 mod durable;
 mod lock;
+pub mod opened;
 mod paths;
+pub mod records;
 mod thread;
 
 pub use base::{BaseReader, start_run};

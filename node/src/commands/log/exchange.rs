@@ -19,9 +19,12 @@ use crate::{
         import::merge,
         onlooker,
     },
-    opened::{Opened, restore},
-    outln, records,
-    storage::{Row, StateDir},
+    outln,
+    storage::{
+        Row, StateDir,
+        opened::{Opened, restore},
+        records,
+    },
     system::{hex::hex, name::program},
 };
 

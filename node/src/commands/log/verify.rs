@@ -6,8 +6,8 @@ use serde_json::json;
 use crate::{
     cli::VerifyArgs,
     log::{Base, Log, replica_of},
-    opened::replay,
-    outln, records,
+    outln,
+    storage::{opened::replay, records},
     system::hex::hex,
 };
 

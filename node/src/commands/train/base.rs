@@ -15,9 +15,9 @@ use std::path::Path;
 use super::others::{asking, known_peers};
 use crate::{
     hub,
-    opened::Opened,
     settings::{ModelChoice, Settings},
     shell::Shell,
+    storage::opened::Opened,
 };
 
 /// Largest base model that is fetched from peers, bytes.

@@ -11,10 +11,10 @@ use protocol::manifest::ObjectiveLine;
 use std::sync::Arc;
 
 use crate::{
-    opened::Opened,
     sampler::usual_sampling,
     scorer::Program,
     settings::{ObjectiveChoice, Settings},
+    storage::opened::Opened,
     texts::Texts,
 };
 

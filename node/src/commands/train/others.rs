@@ -5,11 +5,9 @@ use protocol::{manifest::RunId, secret::Secret};
 
 use crate::{
     network::{self, Multiaddr, NetworkConfig, PeerId},
-    opened::Opened,
-    records,
     settings::{DEFAULT_PORT, Settings},
     shell::Shell,
-    storage::StateDir,
+    storage::{StateDir, opened::Opened, records},
     system::name::program,
 };
 

@@ -25,11 +25,10 @@ use super::{
 use crate::{
     cli::LearningRate,
     commands::recipe,
-    opened::Opened,
     say,
     scorer::Program,
     settings::{ModelChoice, Settings},
-    storage::{self, Row, StateDir},
+    storage::{self, Row, StateDir, opened::Opened},
     system::random::random,
     texts::Texts,
 };

@@ -14,7 +14,7 @@ use std::io::Read;
 use super::{CHECK_BYTES, END_BYTES, HEADER_BYTES, Header, MAGIC, Section, Totals, VERSION, check, columns};
 use crate::{
     log::{Content, onlooker},
-    records::{self, RECORD_BYTES_MAX},
+    storage::records::{self, RECORD_BYTES_MAX},
     system::name::program,
 };
 

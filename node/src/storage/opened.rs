@@ -15,9 +15,9 @@ use protocol::{
 };
 use std::{path::Path, sync::Arc};
 
+use super::{StateDir, no_run, records};
 use crate::{
-    records, say,
-    storage::{StateDir, no_run},
+    say,
     system::{name::program, random::random},
 };
 
