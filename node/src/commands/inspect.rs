@@ -17,12 +17,11 @@ use crate::{
     cli::{ColumnArgs, EvalArgs, ExportArgs, GenerateArgs, StateArgs},
     log::{Base, Log, best::Best},
     outln,
-    sampler::usual_sampling,
     say::{self, evaluation_words},
     serve::{Source, Speaker},
     storage::opened::Opened,
     system::{hex::hex, output},
-    texts::TextReader,
+    trainer::{sampler::usual_sampling, texts::TextReader},
 };
 
 /// One line: the version vector's hash and the weights' digest.

@@ -14,8 +14,8 @@ use crate::{
     display::{Display, LineParts, LiveLine},
     join::invitation::Invitation,
     pause::{self, Cause},
-    sampler::Sampled,
     say::{self, Names},
+    trainer::sampler::Sampled,
     watch::{Neighbour, Observer, Points, Session, View},
 };
 

@@ -22,7 +22,7 @@ use super::{
     journal::{self, Heights, Line, Point, Sparse, now_ms},
     samples,
 };
-use crate::{network::Traffic, sampler::Sampled, say, system::hex::hex};
+use crate::{network::Traffic, say, system::hex::hex, trainer::sampler::Sampled};
 
 /// Between two snapshots.
 const INTERVAL: Duration = Duration::from_secs(1);

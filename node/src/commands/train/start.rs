@@ -26,11 +26,10 @@ use crate::{
     cli::LearningRate,
     commands::recipe,
     say,
-    scorer::Program,
     settings::{ModelChoice, Settings},
     storage::{self, Row, StateDir, opened::Opened},
     system::random::random,
-    texts::Texts,
+    trainer::{scorer::Program, texts::Texts},
 };
 
 /// Epsilon of a new run, unless said otherwise.
