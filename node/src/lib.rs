@@ -3,16 +3,14 @@
 // Of a program: a name that says it all needs no second one.
 #![allow(missing_docs)]
 
-mod authority;
 mod cli;
 mod commands;
+mod control;
 mod display;
 mod hub;
 pub mod join;
-mod interrupt;
 pub mod log;
 pub mod network;
-mod pause;
 pub mod program;
 mod say;
 mod serve;

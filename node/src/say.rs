@@ -11,9 +11,9 @@ use protocol::{
 use std::path::Path;
 
 use crate::{
+    control::pause::Cause,
     join::{places::Places, ticket::Ticket},
     network::{NO_ADDRESS, RouterAnswer},
-    pause::Cause,
     settings::Settings,
     shell::Nodes,
     system::{hex::hex, name::program},

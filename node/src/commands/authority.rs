@@ -11,8 +11,8 @@ use protocol::{
 };
 
 use crate::{
-    authority::Authority,
     cli::{AdmitArgs, RevokeArgs, WithdrawArgs},
+    control::authority::Authority,
     outln,
     system::hex::parse_key,
 };

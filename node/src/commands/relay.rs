@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     cli::RelayArgs,
-    interrupt::{Interrupt, Wish},
+    control::interrupt::{Interrupt, Wish},
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope, scope_of},
     settings::{DEFAULT_PORT, parse_announced, parse_limits, parse_listen, parse_ticket},
     storage::StateDir,

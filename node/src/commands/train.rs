@@ -33,11 +33,9 @@ use self::{
 };
 use crate::{
     cli::RunArgs,
+    control::{interrupt::Interrupt, pause::Pauses},
     display::Display,
-    interrupt::Interrupt,
-    network,
-    pause::Pauses,
-    say,
+    network, say,
     serve::{Server, Source, Speaker},
     settings::{ObjectiveChoice, Settings},
     shell::{self, Disk, People, Recording, Shell, Wire},

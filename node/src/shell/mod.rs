@@ -25,9 +25,11 @@ use std::{
 };
 
 use crate::{
-    authority::Inbox,
-    interrupt::{Interrupt, Wish},
-    pause::Pauses,
+    control::{
+        authority::Inbox,
+        interrupt::{Interrupt, Wish},
+        pause::Pauses,
+    },
     say,
     trainer::{Command, Event, TrainerHandle},
 };

@@ -11,9 +11,9 @@ use std::path::Path;
 
 use super::{Nodes, Wire};
 use crate::{
+    control::pause::{self, Cause},
     display::{Display, LineParts, LiveLine},
     join::invitation::Invitation,
-    pause::{self, Cause},
     say::{self, Names},
     trainer::sampler::Sampled,
     watch::{Neighbour, Observer, Points, Session, View},

@@ -19,10 +19,12 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Disk, Parts, People, Recording, Shell, Wire, create_recording};
 use crate::{
+    control::{
+        interrupt::{Interrupt, Wish},
+        pause::Pauses,
+    },
     display::Display,
-    interrupt::{Interrupt, Wish},
     network::NetworkConfig,
-    pause::Pauses,
     small,
     storage::{self, Row, StateDir, checkpoint::WrittenCheckpoint, records, spawn_on},
     trainer::{Command, Event, TrainerHandle},
