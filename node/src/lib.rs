@@ -14,7 +14,6 @@ pub mod network;
 pub mod program;
 mod say;
 mod serve;
-mod settings;
 pub mod shell;
 #[cfg(test)]
 #[path = "../../protocol/tests/support/small.rs"]

@@ -11,10 +11,10 @@ use protocol::{
 use std::path::Path;
 
 use crate::{
+    cli::settings::Settings,
     control::pause::Cause,
     join::{places::Places, ticket::Ticket},
     network::{NO_ADDRESS, RouterAnswer},
-    settings::Settings,
     shell::Nodes,
     system::{hex::hex, name::program},
     watch::{Points, Session, journal::Point},

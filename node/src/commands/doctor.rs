@@ -10,11 +10,13 @@ use std::{
 };
 
 use crate::{
-    cli::DoctorArgs,
+    cli::{
+        DoctorArgs,
+        settings::{DEFAULT_PORT, parse_ticket},
+    },
     join::places::Places,
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, RouterAnswer, Scope, scope_of},
     outln,
-    settings::{DEFAULT_PORT, parse_ticket},
     storage::{StateCopy, records},
     system::{memory, name::program, output::OutputError, random::random},
 };

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use protocol::manifest::{Hyperparameters, ObjectiveLine};
 use std::time::{Duration, Instant};
 
-use crate::settings::Settings;
+use crate::cli::settings::Settings;
 
 /// Learning rate where none can be measured.
 pub const LEARNING_RATE: f64 = 1e-3;

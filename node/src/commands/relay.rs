@@ -5,10 +5,12 @@ use protocol::{manifest::RunId, message::Response};
 use std::time::{Duration, Instant};
 
 use crate::{
-    cli::RelayArgs,
+    cli::{
+        RelayArgs,
+        settings::{DEFAULT_PORT, parse_announced, parse_limits, parse_listen, parse_ticket},
+    },
     control::interrupt::{Interrupt, Wish},
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope, scope_of},
-    settings::{DEFAULT_PORT, parse_announced, parse_limits, parse_listen, parse_ticket},
     storage::StateDir,
     system::name::program,
 };

@@ -32,12 +32,14 @@ use self::{
     start::{data_seed, restart, start},
 };
 use crate::{
-    cli::RunArgs,
+    cli::{
+        RunArgs,
+        settings::{ObjectiveChoice, Settings},
+    },
     control::{interrupt::Interrupt, pause::Pauses},
     display::Display,
     network, say,
     serve::{Server, Source, Speaker},
-    settings::{ObjectiveChoice, Settings},
     shell::{self, Disk, People, Recording, Shell, Wire},
     storage::{self, StateDir, opened::Opened},
     system::{

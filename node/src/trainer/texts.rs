@@ -21,8 +21,8 @@ use std::{
 };
 
 use crate::{
+    cli::settings::{ObjectiveChoice, Settings},
     say,
-    settings::{ObjectiveChoice, Settings},
 };
 
 /// Tokens of a window, where the model has so many.

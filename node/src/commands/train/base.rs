@@ -14,8 +14,8 @@ use std::path::Path;
 
 use super::others::{asking, known_peers};
 use crate::{
+    cli::settings::{ModelChoice, Settings},
     hub,
-    settings::{ModelChoice, Settings},
     shell::Shell,
     storage::opened::Opened,
 };

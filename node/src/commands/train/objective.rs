@@ -11,7 +11,7 @@ use protocol::manifest::ObjectiveLine;
 use std::sync::Arc;
 
 use crate::{
-    settings::{ObjectiveChoice, Settings},
+    cli::settings::{ObjectiveChoice, Settings},
     storage::opened::Opened,
     trainer::{sampler::usual_sampling, scorer::Program, texts::Texts},
 };

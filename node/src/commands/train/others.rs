@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use protocol::{manifest::RunId, secret::Secret};
 
 use crate::{
+    cli::settings::{DEFAULT_PORT, Settings},
     network::{self, Multiaddr, NetworkConfig, PeerId},
-    settings::{DEFAULT_PORT, Settings},
     shell::Shell,
     storage::{StateDir, opened::Opened, records},
     system::name::program,

@@ -10,8 +10,10 @@ use protocol::manifest::{ADAPTER_ONE, Manifest, Membership, TensorSpec};
 
 use super::{base::load_model_of, others::known_peers};
 use crate::{
-    cli::LearningRate,
-    settings::{ModelChoice, ObjectiveChoice, Settings},
+    cli::{
+        LearningRate,
+        settings::{ModelChoice, ObjectiveChoice, Settings},
+    },
     storage::{StateDir, opened::Opened},
 };
 

@@ -23,10 +23,12 @@ use super::{
     table,
 };
 use crate::{
-    cli::LearningRate,
+    cli::{
+        LearningRate,
+        settings::{ModelChoice, Settings},
+    },
     commands::recipe,
     say,
-    settings::{ModelChoice, Settings},
     storage::{self, Row, StateDir, opened::Opened},
     system::random::random,
     trainer::{scorer::Program, texts::Texts},

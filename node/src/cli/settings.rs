@@ -15,8 +15,8 @@ use std::{
     time::Duration,
 };
 
+use super::{DEFAULT_STATE, EstimatorChoice, LearningRate, RunArgs};
 use crate::{
-    cli::{DEFAULT_STATE, EstimatorChoice, LearningRate, RunArgs},
     join::ticket::Ticket,
     network::{Limits, check_callable, check_listen, parse_bootstrap},
     system::{hex::parse_key, priority::Priority},
