@@ -14,8 +14,7 @@ use crate::{
     cli::settings::Settings,
     control::pause::Cause,
     join::{places::Places, ticket::Ticket},
-    network::{NO_ADDRESS, RouterAnswer},
-    shell::Nodes,
+    network::{NO_ADDRESS, Nodes, RouterAnswer},
     system::{hex::hex, name::program},
     watch::{Points, Session, journal::Point},
 };

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!              inputs                  outputs
-//!   network ───────►┐                ┌────────► network   (wire, nodes)
+//!   network ───────►┐                ┌────────► network   (wire)
 //!   disk    ───────►│      peer      │────────► disk      (disk; the storage thread)
 //!   trainer ───────►│                │────────► trainer   (a thread)
 //!   clock   ───────►│                │────────► key
@@ -36,7 +36,6 @@ use crate::{
 
 mod disk;
 mod leave;
-mod nodes;
 mod people;
 mod recording;
 mod start;
@@ -46,7 +45,6 @@ mod wire;
 mod tests;
 
 pub use disk::Disk;
-pub use nodes::Nodes;
 pub use people::People;
 pub use recording::{RECORDING_BYTES_MAX, Recording, create as create_recording};
 pub use wire::Wire;

@@ -9,11 +9,12 @@ use protocol::{
 };
 use std::path::Path;
 
-use super::{Nodes, Wire};
+use super::Wire;
 use crate::{
     control::pause::{self, Cause},
     display::{Display, LineParts, LiveLine},
     join::invitation::Invitation,
+    network::Nodes,
     say::{self, Names},
     trainer::sampler::Sampled,
     watch::{Neighbour, Observer, Points, Session, View},
