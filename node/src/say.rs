@@ -1,6 +1,6 @@
 //! All that a running node says to people: facts come in, words go out. Nothing is decided here.
 
-use engine::{data::Report as ReadReport, model::ToldPath, objective::Evaluation};
+use engine::{model::ToldPath, objective::Evaluation};
 use libp2p::{Multiaddr, PeerId};
 use peer::{Load, NodeId, Notice, curve::STEP, leave::Waiting, limits::BAN_MS};
 use protocol::{
@@ -13,7 +13,6 @@ use std::path::Path;
 use crate::{
     cli::settings::Settings,
     control::pause::Cause,
-    join::{places::Places, ticket::Ticket},
     network::{NO_ADDRESS, Nodes, RouterAnswer},
     system::{hex::hex, name::program},
     watch::{Points, Session, journal::Point},
@@ -366,11 +365,6 @@ pub fn not_of_authority(file: &Path) {
     tracing::warn!("{}: not signed by this run's authority, so it changes nothing; removed", file.display());
 }
 
-/// A file in the state directory is no statement.
-pub fn no_statement(file: &Path, error: &anyhow::Error) {
-    tracing::warn!("{}: cannot be read as a statement of the run's authority ({error:#}); removed", file.display());
-}
-
 /// The disk refuses writes.
 pub fn storage_fails(error: &str) {
     tracing::error!(
@@ -438,25 +432,6 @@ pub fn evaluation_words(evaluation: &Evaluation) -> String {
     }
 }
 
-/// What was read of the text that `flag` named: a warning if something was left out, or is there that should not be.
-pub fn read(flag: &str, report: &ReadReport) {
-    let left_out = report.bad_rows() + report.files_skipped() + report.prompts_cut();
-    match left_out == 0 && !report.is_mixed() {
-        true => tracing::info!("{flag} {report}"),
-        false => tracing::warn!("{flag} {report}"),
-    }
-}
-
-/// What `--eval` names is a part of what `--data` names.
-pub fn trained_on(eval: &Path, data: &Path) {
-    tracing::warn!(
-        "--eval {}: the held-out text is trained on, too: it is --data {}, or a part of it, so its figures say nothing of other \
-         texts; give --eval a text of its own, or leave it away for the last tenth of --data",
-        eval.display(),
-        data.display()
-    );
-}
-
 /// The base model is about to come from peers.
 pub fn fetching(source: &str, bytes: u64, here: u64) {
     tracing::info!(
@@ -469,11 +444,6 @@ pub fn fetching(source: &str, bytes: u64, here: u64) {
 /// It has come.
 pub fn fetched() {
     tracing::info!("the base model is complete");
-}
-
-/// The checkpoint is damaged, or does not fit the ledgers.
-pub fn checkpoint_not_usable(error: &anyhow::Error) {
-    tracing::warn!("the checkpoint is not usable ({error:#}): replaying the ledgers from the base");
 }
 
 /// The end.
@@ -535,35 +505,6 @@ pub fn joined(run: &RunId, manifest: &Manifest) {
     tracing::info!("joined run {run} on {} ({} parameters)", manifest.base.source, manifest.parameters());
 }
 
-/// How others join this run.
-pub fn invitation(ticket: &Ticket, places: &Places, again: bool) {
-    let word = ticket.encode();
-    match again {
-        false => tracing::info!("to join from another machine: {} --join {word}", program()),
-        true => tracing::info!(
-            "this machine is reached elsewhere now; to join from another one: {} --join {word}",
-            program()
-        ),
-    }
-    // An address says nothing of a private run's secret.
-    let shown = if ticket.secret.is_none() { places.shown() } else { Vec::new() };
-    if let Some((peer, _)) = ticket.machines.first() {
-        for address in shown {
-            tracing::info!("the same by address: {} --bootstrap {address}/p2p/{peer} --run {}", program(), ticket.run);
-        }
-    }
-}
-
-/// Nobody out there can come to this machine.
-pub fn not_reachable(places: &Places) {
-    let port = places.port().map_or_else(|| "its port".into(), |port| format!("TCP port {port}"));
-    tracing::info!(
-        "machines of other networks cannot reach this one, as far as it can tell: pass {port} on to it in the router, or name a relay \
-         (--relay; see `{program} relay --help`). It can reach them, and is reached through them once one of the run is reachable",
-        program = program()
-    );
-}
-
 /// One of several addresses cannot be listened at.
 pub fn not_listening(error: &str) {
     tracing::info!("{error}: going on without it");
@@ -589,30 +530,6 @@ pub fn paused(cause: Option<Cause>, state: &Path) {
             "on battery, so paused (--pause-on-battery): no own gradients until the machine is fed again, {going_on}"
         ),
         None => tracing::info!("no longer paused: own gradients go on"),
-    }
-}
-
-/// Names that one line has room for.
-const NAMED_MAX: usize = 3;
-
-fn named(machines: &[MachineId]) -> String {
-    let names: Vec<String> = machines.iter().take(NAMED_MAX).map(ToString::to_string).collect();
-    let more = machines.len().saturating_sub(NAMED_MAX);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{more}", names.join(", "))
-}
-
-/// Machines whose first gradients have come, and how many the run has now.
-pub fn new_machines(machines: &[MachineId], count: usize) {
-    if !machines.is_empty() {
-        tracing::info!("new in the run: {}; {count} machines so far", named(machines));
-    }
-}
-
-/// Machines of which nothing has come for a minute.
-pub fn silent_machines(machines: &[MachineId]) {
-    if !machines.is_empty() {
-        tracing::info!("no gradients for a minute of {}: paused, done, or gone", named(machines));
     }
 }
 

@@ -24,7 +24,6 @@ use protocol::signature::{Ed25519Signer, Ed25519Verifier, Signer as _};
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{path::Path, sync::Arc};
 
-pub use self::base::base_of_run;
 use self::{
     base::take_base,
     others::{asking, check_secret, given, known_peers, listen},

@@ -19,7 +19,6 @@ use std::{
 
 use crate::{
     log::Log,
-    say,
     storage::{
         Row, StateDir,
         records::{self, RECORD_BYTES_MAX},
@@ -155,7 +154,10 @@ impl Inbox {
             match read(&file) {
                 Ok(statement) => statements.push((file, statement)),
                 Err(error) => {
-                    say::no_statement(&file, &error);
+                    tracing::warn!(
+                        "{}: cannot be read as a statement of the run's authority ({error:#}); removed",
+                        file.display()
+                    );
                     self.taken(file, 0);
                 }
             }

@@ -16,10 +16,7 @@ use protocol::{
 use std::{path::Path, sync::Arc};
 
 use super::{StateDir, no_run, records};
-use crate::{
-    say,
-    system::{name::program, random::random},
-};
+use crate::system::{name::program, random::random};
 
 /// A run as one state directory has it.
 pub struct Opened {
@@ -86,7 +83,9 @@ impl Opened {
         match self.checkpoint_weights(resume) {
             Ok(Some(weights)) => return Ok(weights),
             Ok(None) => {}
-            Err(error) => say::checkpoint_not_usable(&error),
+            Err(error) => {
+                tracing::warn!("the checkpoint is not usable ({error:#}): replaying the ledgers from the base");
+            }
         }
         self.base_weights()
     }

@@ -13,6 +13,7 @@ use std::fmt;
 pub mod history;
 pub mod http;
 pub mod journal;
+mod machines;
 mod observer;
 mod points;
 pub mod prometheus;
@@ -21,6 +22,7 @@ pub mod samples;
 mod session;
 pub mod terminal;
 
+pub use machines::withheld;
 pub use observer::{Observer, View};
 pub use points::Points;
 pub use recorder::{METRICS, METRICS_INTERVAL, Metrics, Recorder, STATUS};

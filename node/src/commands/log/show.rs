@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::{
     cli::LogArgs,
-    log::{Log, withheld},
+    log::Log,
     outln,
     system::hex::hex,
-    watch::journal::now_ms,
+    watch::{journal::now_ms, withheld},
 };
 
 /// A rate is no longer the present one after this.

@@ -17,7 +17,7 @@ use protocol::{
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    base::{base_of_run, load_model, named_by_run},
+    base::{load_model, named_by_run},
     estimator,
     settled::STARTER,
     table,
@@ -28,6 +28,7 @@ use crate::{
         settings::{ModelChoice, Settings},
     },
     commands::recipe,
+    log::base_of_run,
     say,
     storage::{self, Row, StateDir, opened::Opened},
     system::random::random,
