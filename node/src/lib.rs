@@ -6,7 +6,6 @@
 mod cli;
 mod commands;
 mod control;
-mod display;
 mod hub;
 pub mod join;
 pub mod log;

@@ -3,8 +3,7 @@
 use crate::{
     cli::{Cli, Command},
     commands,
-    display::Display,
-    system::{clock::Wall, name, output},
+    system::{clock::Wall, display::Display, name, output},
 };
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches};

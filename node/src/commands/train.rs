@@ -36,12 +36,12 @@ use crate::{
         settings::{ObjectiveChoice, Settings},
     },
     control::{interrupt::Interrupt, pause::Pauses},
-    display::Display,
     network, say,
     serve::{Server, Source, Speaker},
     shell::{self, Disk, People, Recording, Shell, Wire},
     storage::{self, StateDir, opened::Opened},
     system::{
+        display::Display,
         hex::hex,
         http::Listener,
         name::program,

@@ -12,12 +12,12 @@ use std::path::Path;
 use super::Wire;
 use crate::{
     control::pause::{self, Cause},
-    display::{Display, LineParts, LiveLine},
     join::invitation::Invitation,
     network::Nodes,
     say::{self, Names},
+    system::display::Display,
     trainer::sampler::Sampled,
-    watch::{Neighbour, Observer, Points, Session, View},
+    watch::{LineParts, LiveLine, Neighbour, Observer, Points, Session, View},
 };
 
 /// Who is told what. Nothing is decided by it.

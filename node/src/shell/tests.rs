@@ -23,10 +23,10 @@ use crate::{
         interrupt::{Interrupt, Wish},
         pause::Pauses,
     },
-    display::Display,
     network::NetworkConfig,
     small,
     storage::{self, Row, StateDir, checkpoint::WrittenCheckpoint, records, spawn_on},
+    system::display::Display,
     trainer::{Command, Event, TrainerHandle},
 };
 

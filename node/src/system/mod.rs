@@ -9,10 +9,12 @@
 //! | `random.rs` | numbers that nobody can guess |
 //! | `name.rs` | the name under which this program was started |
 //! | `output.rs` | standard output, whose reader may have gone |
+//! | `display.rs` | standard error, written by a thread of its own: log lines and the live line |
 //! | `hex.rs` | bytes and keys as text |
 //! | `http.rs` | what both web servers share: an address, connections with limits, headers |
 
 pub(crate) mod clock;
+pub(crate) mod display;
 pub(crate) mod hex;
 pub mod http;
 pub(crate) mod memory;

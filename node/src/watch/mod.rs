@@ -13,6 +13,7 @@ use std::fmt;
 pub mod history;
 pub mod http;
 pub mod journal;
+mod live_line;
 mod machines;
 mod observer;
 mod points;
@@ -22,6 +23,7 @@ pub mod samples;
 mod session;
 pub mod terminal;
 
+pub use live_line::{LineParts, LiveLine};
 pub use machines::withheld;
 pub use observer::{Observer, View};
 pub use points::Points;
