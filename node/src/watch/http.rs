@@ -20,7 +20,7 @@
 //! *What it costs the node.* A thread and a runtime of its own; it sees the node only through a
 //! [`watch`] channel, which never makes the sender wait. At most [`CONNECTIONS_MAX`] connections at a time, others
 //! wait in the system's queue; each is closed after [`CONNECTION_TIME`]. Sockets and headers are those of
-//! [`crate::system::http`].
+//! `system/http.rs`.
 
 use http_body_util::Full;
 use hyper::{
