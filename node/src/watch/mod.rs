@@ -15,6 +15,7 @@ pub mod http;
 pub mod journal;
 mod live_line;
 mod machines;
+mod marks;
 mod observer;
 mod points;
 pub mod prometheus;
