@@ -6,7 +6,7 @@
 mod state;
 mod support;
 
-use node::{
+use node::storage::{
     opened::{Opened, replay},
     records,
 };

@@ -8,7 +8,7 @@ mod support;
 
 use node::{
     log::{Log, export, onlooker},
-    records,
+    storage::records,
 };
 use protocol::{
     machine::MachineId,

@@ -1,4 +1,5 @@
-//! The walls between rooms: which crate may use which, and that no files of one crate import each other in a circle.
+//! The walls between rooms: which crate may use which, and that neither files of one crate nor rooms of the node import
+//! each other in a circle.
 //!
 //! A circle is looked for between files. An item that is re-exported counts for the file that defines it, `mod`
 //! declarations and tests do not count.
@@ -192,6 +193,29 @@ fn no_files_of_a_crate_import_each_other_in_a_circle() {
         }
     }
     assert!(circles.is_empty(), "circles of imports:\n{}", circles.join("\n"));
+}
+
+/// The same imports, between the modules right below the crate's root.
+fn rooms(modules: &Modules) -> BTreeMap<PathBuf, BTreeSet<PathBuf>> {
+    let mut rooms: BTreeMap<PathBuf, BTreeSet<PathBuf>> = BTreeMap::new();
+    for (path, module) in modules {
+        let Some(room) = path.first() else { continue };
+        let targets = module.paths.iter().filter_map(|named| resolve(modules, path, named, 0));
+        let others = targets.filter_map(|target| target.first().cloned()).filter(|other| other != room);
+        rooms.entry(PathBuf::from(room)).or_default().extend(others.map(PathBuf::from));
+    }
+    rooms
+}
+
+#[test]
+fn no_rooms_of_the_node_import_each_other_in_a_circle() {
+    let directory = root().join("node/src");
+    let mut modules = Modules::new();
+    read(&directory.join("lib.rs"), &directory, Vec::new(), &mut modules);
+    let rooms = rooms(&modules);
+    assert!(rooms.len() > 10, "the rooms were not found");
+    let circles = circles(&rooms);
+    assert!(circles.is_empty(), "circles of rooms: {circles:?}");
 }
 
 #[test]

@@ -1,10 +1,7 @@
 //! A run in a state directory, for the benches that need `node`.
 
 use engine::base::Base;
-use node::{
-    opened::Opened,
-    storage::{StateDir, start_run},
-};
+use node::storage::{StateDir, opened::Opened, start_run};
 use std::path::Path;
 
 use crate::support::{Shape, settings};

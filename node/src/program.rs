@@ -2,10 +2,8 @@
 
 use crate::{
     cli::{Cli, Command},
-    clock::Wall,
     commands,
-    display::Display,
-    name, output,
+    system::{clock::Wall, display::Display, name, output},
 };
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches};

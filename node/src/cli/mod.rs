@@ -1,6 +1,7 @@
-//! The command line.
+//! The command line (`run.rs` what a node that trains is told), and `settings.rs`, what follows from it, checked.
 
 mod run;
+pub mod settings;
 
 use clap::{Args, Parser, Subcommand};
 use std::{net::SocketAddr, path::PathBuf};

@@ -14,7 +14,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::priority::Priority;
+use crate::system::priority::Priority;
 
 /// Everything about training. The same names, in kebab case, are the keys of a `--config` file. The command line wins,
 /// but cannot turn off what the file turns on.

@@ -11,10 +11,10 @@ use protocol::{
 };
 
 use crate::{
-    authority::Authority,
     cli::{AdmitArgs, RevokeArgs, WithdrawArgs},
-    hex::parse_key,
+    control::authority::Authority,
     outln,
+    system::hex::parse_key,
 };
 
 /// Lets a key contribute.

@@ -7,7 +7,13 @@ use engine::{
 };
 use std::io::{self, BufRead, IsTerminal};
 
-use crate::{cli::ChatArgs, commands::inspect::speaker, name::program, outln, output, say, serve::Speaker};
+use crate::{
+    cli::ChatArgs,
+    commands::inspect::speaker,
+    outln, say,
+    serve::Speaker,
+    system::{name::program, output},
+};
 
 /// A turn a line, until the input ends. What is said on a terminal goes there; what is piped in is answered, and
 /// nothing else is printed.

@@ -10,17 +10,15 @@ use std::{
 };
 
 use crate::{
-    cli::DoctorArgs,
-    memory,
-    name::program,
+    cli::{
+        DoctorArgs,
+        settings::{DEFAULT_PORT, parse_ticket},
+    },
+    join::places::Places,
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, RouterAnswer, Scope, scope_of},
     outln,
-    output::OutputError,
-    places::Places,
-    random::random,
-    records,
-    settings::{DEFAULT_PORT, parse_ticket},
-    storage::StateCopy,
+    storage::{StateCopy, records},
+    system::{memory, name::program, output::OutputError, random::random},
 };
 
 /// Machines that are called get this long to answer, and to look back.

@@ -15,14 +15,13 @@ use std::{path::Path, sync::Arc};
 
 use crate::{
     cli::{ColumnArgs, EvalArgs, ExportArgs, GenerateArgs, StateArgs},
-    hex::hex,
     log::{Base, Log, best::Best},
-    opened::Opened,
-    outln, output,
-    sampler::usual_sampling,
+    outln,
     say::{self, evaluation_words},
     serve::{Source, Speaker},
-    texts::TextReader,
+    storage::opened::Opened,
+    system::{hex::hex, output},
+    trainer::{sampler::usual_sampling, texts::TextReader},
 };
 
 /// One line: the version vector's hash and the weights' digest.

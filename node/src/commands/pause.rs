@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{cli::PauseArgs, name::program, outln, pause, storage};
+use crate::{cli::PauseArgs, control::pause, outln, storage, system::name::program};
 
 /// Asks it to rest.
 pub fn pause(args: &PauseArgs) -> Result<()> {

@@ -2,45 +2,30 @@
 
 use anyhow::Result;
 use engine::{
-    base::{AdapterSettings, Base, Trained},
-    data::Dataset,
-    model::Checkpoint,
+    base::Base,
     recipe::{
         budget, rate,
         survey::{Ground, Survey, survey},
     },
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use protocol::manifest::{Hyperparameters, ObjectiveLine};
 use std::time::{Duration, Instant};
-
-use crate::settings::Settings;
 
 /// Learning rate where none can be measured.
 pub const LEARNING_RATE: f64 = 1e-3;
 /// Gradients are measured for so long at most; what follows takes about as long.
-const SURVEY_TIME_MAX: Duration = Duration::from_secs(30);
+pub const SURVEY_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// The learning rate that the base and the text of a new run ask for. `hyperparameters` are the run's but for the rate.
+/// The learning rate that the base and the text of a new run ask for, which is planned for so many `gradients`. The
+/// hyperparameters of `ground` are the run's but for the rate.
 ///
-/// It needs a `checkpoint` of its own, which it snaps: the run's base must be snapped once. Gradients are measured with
-/// `seed`, on so many rows at a time.
-pub fn learning_rate(
-    settings: &Settings,
-    checkpoint: Checkpoint,
-    data: &Dataset,
-    objective: ObjectiveLine,
-    (seed, batch_size): (u64, usize),
-    hyperparameters: Hyperparameters,
-    (trained, adapters): (Trained, Option<AdapterSettings>),
-) -> Result<f64> {
+/// It needs a checkpoint of its own, which it snaps: the run's base must be snapped once.
+pub fn learning_rate(gradients: Option<u64>, ground: Ground<'_>) -> f64 {
     let begin = Instant::now();
     tracing::info!("finding the learning rate for this model and text (--learning-rate <rate> skips it)");
-    let time_max = SURVEY_TIME_MAX;
-    let ground = Ground { checkpoint, data, objective, hyperparameters, trained, adapters, batch_size, seed, time_max };
-    let Some(survey) = look(ground) else { return Ok(LEARNING_RATE) };
-    let rate = rate::first_rate(&survey, settings.gradients);
-    let fall = match settings.gradients {
+    let Some(survey) = look(ground) else { return LEARNING_RATE };
+    let rate = rate::first_rate(&survey, gradients);
+    let fall = match gradients {
         Some(gradients) => format!("falling to {} of it over {gradients} gradients", rate::LAST),
         None => "falling as an inverse square root (--gradients <n> plans for n)".into(),
     };
@@ -53,7 +38,7 @@ pub fn learning_rate(
         survey.walk_cost * survey.gradients as f64 * survey.greedy_rate.powi(2),
         begin.elapsed().as_secs_f64(),
     );
-    Ok(rate)
+    rate
 }
 
 /// The replay budget of a new run on `base`, whose weights are the same afterwards.

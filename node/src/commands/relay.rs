@@ -5,12 +5,14 @@ use protocol::{manifest::RunId, message::Response};
 use std::time::{Duration, Instant};
 
 use crate::{
-    cli::RelayArgs,
-    interrupt::{Interrupt, Wish},
-    name::program,
+    cli::{
+        RelayArgs,
+        settings::{DEFAULT_PORT, parse_announced, parse_limits, parse_listen, parse_ticket},
+    },
+    control::interrupt::{Interrupt, Wish},
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, Scope, scope_of},
-    settings::{DEFAULT_PORT, parse_announced, parse_limits, parse_listen, parse_ticket},
     storage::StateDir,
+    system::name::program,
 };
 
 /// Machines of the run that are not connected are called this often.

@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::{
     cli::ServeArgs,
     commands::inspect::speaker,
-    interrupt::{Interrupt, Wish},
+    control::interrupt::{Interrupt, Wish},
     serve::Server,
 };
 

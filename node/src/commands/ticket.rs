@@ -9,13 +9,10 @@ use std::{
 
 use crate::{
     cli::{KeyArgs, TicketArgs},
-    hex::hex,
-    invitation::TICKET,
-    name::program,
-    opened::Opened,
-    outln, output, scan,
-    storage::{StateCopy, StateDir},
-    ticket::Ticket,
+    join::{invitation::TICKET, scan, ticket::Ticket},
+    outln,
+    storage::{StateCopy, StateDir, opened::Opened},
+    system::{hex::hex, name::program, output},
 };
 
 /// Prints the latest ticket of a state directory's node.

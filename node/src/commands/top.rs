@@ -10,7 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{cli::TopArgs, interrupt::Interrupt, output, pause, watch::terminal::View};
+use crate::{
+    cli::TopArgs,
+    control::{interrupt::Interrupt, pause},
+    system::output,
+    watch::terminal::View,
+};
 
 /// As often as the node writes.
 const INTERVAL: Duration = Duration::from_secs(1);

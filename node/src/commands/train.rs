@@ -24,7 +24,6 @@ use protocol::signature::{Ed25519Signer, Ed25519Verifier, Signer as _};
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{path::Path, sync::Arc};
 
-pub use self::base::base_of_run;
 use self::{
     base::take_base,
     others::{asking, check_secret, given, known_peers, listen},
@@ -32,27 +31,25 @@ use self::{
     start::{data_seed, restart, start},
 };
 use crate::{
-    cli::RunArgs,
-    display::Display,
-    hex::hex,
-    http::Listener,
-    interrupt::Interrupt,
-    name::program,
-    network,
-    opened::Opened,
-    pause::Pauses,
-    power::Power,
-    priority::{self, Priority},
-    random::random,
-    sampler::Sampler,
-    say,
-    scorer::Program,
+    cli::{
+        RunArgs,
+        settings::{ObjectiveChoice, Settings},
+    },
+    control::{interrupt::Interrupt, pause::Pauses},
+    network, say,
     serve::{Server, Source, Speaker},
-    settings::{ObjectiveChoice, Settings},
     shell::{self, Disk, People, Recording, Shell, Wire},
-    storage::{self, StateDir},
-    texts::Texts,
-    trainer as trainer_thread,
+    storage::{self, StateDir, opened::Opened},
+    system::{
+        display::Display,
+        hex::hex,
+        http::Listener,
+        name::program,
+        power::Power,
+        priority::{self, Priority},
+        random::random,
+    },
+    trainer::{self as trainer_thread, sampler::Sampler, scorer::Program, texts::Texts},
     watch::{
         METRICS, Observer, Points, Snapshot, http,
         journal::{self, FullNames, Line, Measure},

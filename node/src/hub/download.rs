@@ -15,7 +15,7 @@ use super::{
     client::{Client, Refusal},
     list::Sibling,
 };
-use crate::display::progress_bar;
+use crate::system::display::progress_bar;
 
 /// A transfer goes on after so many breaks between which it came no further.
 const RETRIES: u32 = 5;
@@ -116,7 +116,7 @@ fn plain(tag: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     match !tag.is_empty() && tag.len() <= 128 && !tag.starts_with('.') && tag.bytes().all(is_plain) {
         true => tag.to_owned(),
-        false => crate::hex::hex(&Sha256::digest(tag)),
+        false => crate::system::hex::hex(&Sha256::digest(tag)),
     }
 }
 
@@ -231,7 +231,7 @@ fn check(file: &Sibling, part: &Path) -> Result<()> {
                 }
                 hasher.update(&buffer[..read]);
             }
-            crate::hex::hex(&hasher.finalize()) == expected.to_lowercase()
+            crate::system::hex::hex(&hasher.finalize()) == expected.to_lowercase()
         }
     };
     if !is_same {

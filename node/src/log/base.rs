@@ -6,10 +6,10 @@ use engine::{
     model::{self, Checkpoint, Model, Tokenizer},
     weights::Weights,
 };
+use protocol::manifest::Manifest;
 use std::path::Path;
 
 use super::Log;
-use crate::commands::train::base_of_run;
 
 /// A run's base, its digests checked. The weights are there to be replayed on.
 pub struct Base {
@@ -55,6 +55,16 @@ impl Base {
     pub fn export(&self, out: &Path) -> Result<()> {
         model::export(out, &self.checkpoint, &base::Merged::of(&self.checkpoint, &self.weights)?)
     }
+}
+
+/// Fails with what differs if `checkpoint` has not the tensors, config and tokenizer of the run's base.
+pub fn base_of_run(manifest: &Manifest, checkpoint: Checkpoint) -> Result<base::Base> {
+    let source = checkpoint.source.clone();
+    base::Base::of_run(manifest, checkpoint).with_context(|| {
+        format!(
+            "--model {source}: not the base of this run. Give the run's own base, or leave --model away to fetch it from peers"
+        )
+    })
 }
 
 impl From<base::Base> for Base {

@@ -4,8 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Base, Log, past::Cut};
 use crate::{
-    hex::hex,
-    name::program,
+    system::{hex::hex, name::program},
     watch::journal::{Point, counted},
 };
 

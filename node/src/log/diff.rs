@@ -6,7 +6,7 @@ use std::{
     ops::Range,
 };
 
-use super::withheld;
+use crate::watch::withheld;
 
 /// One machine's ledger in two logs.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -6,16 +6,15 @@ use anyhow::{Result, bail};
 use protocol::{
     machine::MachineId,
     manifest::{Manifest, RunId},
-    member::Member,
     replica::{Replica, Settings},
-    revocation::Revocation,
     signature::Ed25519Verifier,
 };
 use std::sync::Arc;
 
 use crate::{
-    name::program,
-    {cli::SourceArgs, random::random, storage::StateCopy},
+    cli::SourceArgs,
+    storage::StateCopy,
+    system::{name::program, random::random},
 };
 
 mod base;
@@ -29,7 +28,7 @@ mod peer;
 mod source;
 pub mod statistics;
 
-pub use base::Base;
+pub use base::{Base, base_of_run};
 pub use journal::Journal;
 pub use source::replica_of;
 
@@ -108,18 +107,4 @@ pub fn onlooker(run: RunId, manifest: &Manifest) -> Result<Replica> {
     let seed = u64::from_le_bytes(seed.try_into()?);
     let verifier = Box::new(Ed25519Verifier);
     Ok(Replica::new(run, Arc::new(manifest.clone()), Settings::default(), machine, verifier, seed))
-}
-
-/// Why not all of a machine's ledger counts, if so.
-pub fn withheld(replica: &Replica, machine: &MachineId) -> Option<String> {
-    let floor = replica.floor(machine);
-    let is_withdrawn = matches!(replica.member(&machine.key), Some(Member::Withdrawn { .. }));
-    match replica.revocation(machine) {
-        Some(Revocation::Fork(_)) => Some("forked: none of it counts".into()),
-        Some(Revocation::Authority { from, .. }) if *from == floor => Some(format!("withdrawn from sample {from} on")),
-        _ if floor == u64::MAX => None,
-        _ if is_withdrawn && floor == 0 => Some("its key is withdrawn: none of it counts".into()),
-        _ if is_withdrawn => Some(format!("its key is withdrawn: only samples below {floor} count")),
-        _ => Some("its key is not a member of the run: none of it counts".into()),
-    }
 }

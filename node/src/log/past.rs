@@ -5,7 +5,7 @@ use engine::weights::Weights;
 use protocol::{ledger::Ledger, machine::MachineId, replica::LedgerRange};
 
 use super::{Journal, Log};
-use crate::{clock, opened::sweep, watch::journal::Heights};
+use crate::{storage::opened::sweep, system::clock, watch::journal::Heights};
 
 /// A place in a run's history: how many samples of each machine count.
 #[derive(Clone, PartialEq, Eq, Debug)]

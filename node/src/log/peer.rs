@@ -19,10 +19,9 @@ use std::{
 
 use super::{Content, onlooker};
 use crate::{
-    display::progress_bar,
+    join::ticket::Ticket,
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, StartError},
-    random::random,
-    ticket::Ticket,
+    system::{display::progress_bar, random::random},
 };
 
 /// A node that does not take the call is given up on after this: nothing tells its silence from a call that is lost.

@@ -11,10 +11,10 @@ use std::{fs::File, io::BufReader, path::Path};
 
 use super::{Content, Journal, Log, export, onlooker, peer};
 use crate::{
-    display::progress_bar,
-    network, opened,
-    storage::{StateCopy, no_run},
-    ticket::Ticket,
+    join::ticket::Ticket,
+    network,
+    storage::{StateCopy, no_run, opened},
+    system::display::progress_bar,
 };
 
 impl Log {

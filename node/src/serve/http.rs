@@ -14,7 +14,7 @@
 //! [`WAITING_MAX`] wait; who comes then is told to come again. An answer that is not whole after [`ANSWER_TIME`] ends
 //! as one does that has as many tokens as it may (`length`); one that has not begun, with an error. A client whose
 //! body takes longer than [`BODY_PATIENCE`], that does not read for [`READ_PATIENCE`], or whose request takes longer
-//! than [`REQUEST_TIME`], gets no more. Sockets and headers are those of [`crate::http`].
+//! than [`REQUEST_TIME`], gets no more. Sockets and headers are those of [`crate::system::http`].
 
 use anyhow::{Context, Result, bail};
 use engine::model::Sampling;
@@ -42,7 +42,7 @@ use super::{
     request::Asked,
     speaker::{Speaker, Spoken},
 };
-use crate::{
+use crate::system::{
     hex::hex,
     http::{self, Limits, Listener, response},
     random::random,

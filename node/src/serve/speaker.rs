@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{hex::hex, sampler::usual_sampling, trainer::CopyFor};
+use crate::{
+    system::hex::hex,
+    trainer::{CopyFor, sampler::usual_sampling},
+};
 
 /// While others are being answered, a copy of the weights that is no older than this will do.
 const FRESH: Duration = Duration::from_secs(5);

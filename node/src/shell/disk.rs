@@ -12,8 +12,10 @@ use std::{
 
 use crate::{
     network::{Multiaddr, PeerId},
-    records, say,
-    storage::{BaseDownload, BaseReader, StateDir, StorageHandle, StorageState, checkpoint::WrittenCheckpoint},
+    say,
+    storage::{
+        BaseDownload, BaseReader, StateDir, StorageHandle, StorageState, checkpoint::WrittenCheckpoint, records,
+    },
 };
 
 /// Pause before a new incarnation that the disk refused is tried again.

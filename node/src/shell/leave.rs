@@ -6,7 +6,7 @@ use protocol::replica::Replica;
 use std::time::Duration;
 
 use super::Shell;
-use crate::{interrupt::Wish, say, trainer::Command};
+use crate::{control::interrupt::Wish, say, trainer::Command};
 
 /// What was published last is still in the connections' buffers, and gets this long to go out. Nothing depends on it:
 /// what is not heard comes with the next start, from the disk.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!              inputs                  outputs
-//!   network ───────►┐                ┌────────► network   (wire, nodes)
+//!   network ───────►┐                ┌────────► network   (wire)
 //!   disk    ───────►│      peer      │────────► disk      (disk; the storage thread)
 //!   trainer ───────►│                │────────► trainer   (a thread)
 //!   clock   ───────►│                │────────► key
@@ -25,16 +25,17 @@ use std::{
 };
 
 use crate::{
-    authority::Inbox,
-    interrupt::{Interrupt, Wish},
-    pause::Pauses,
+    control::{
+        authority::Inbox,
+        interrupt::{Interrupt, Wish},
+        pause::Pauses,
+    },
     say,
     trainer::{Command, Event, TrainerHandle},
 };
 
 mod disk;
 mod leave;
-mod nodes;
 mod people;
 mod recording;
 mod start;
@@ -44,7 +45,6 @@ mod wire;
 mod tests;
 
 pub use disk::Disk;
-pub use nodes::Nodes;
 pub use people::People;
 pub use recording::{RECORDING_BYTES_MAX, Recording, create as create_recording};
 pub use wire::Wire;

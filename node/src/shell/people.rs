@@ -9,14 +9,15 @@ use protocol::{
 };
 use std::path::Path;
 
-use super::{Nodes, Wire};
+use super::Wire;
 use crate::{
-    display::{Display, LineParts, LiveLine},
-    invitation::Invitation,
-    pause::{self, Cause},
-    sampler::Sampled,
+    control::pause::{self, Cause},
+    join::invitation::Invitation,
+    network::Nodes,
     say::{self, Names},
-    watch::{Neighbour, Observer, Points, Session, View},
+    system::display::Display,
+    trainer::sampler::Sampled,
+    watch::{LineParts, LiveLine, Neighbour, Observer, Points, Session, View},
 };
 
 /// Who is told what. Nothing is decided by it.

@@ -11,11 +11,10 @@ use protocol::{
 
 use super::Shell;
 use crate::{
-    invitation::Invitation,
+    join::invitation::Invitation,
     network::{Multiaddr, NetworkConfig, PeerId, StartError},
-    opened::Opened,
-    records, say,
-    storage::{BaseDownload, BaseReader, StorageHandle},
+    say,
+    storage::{BaseDownload, BaseReader, StorageHandle, opened::Opened, records},
     trainer::TrainerHandle,
     watch::{Observer, Points},
 };

@@ -19,12 +19,14 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Disk, Parts, People, Recording, Shell, Wire, create_recording};
 use crate::{
-    display::Display,
-    interrupt::{Interrupt, Wish},
+    control::{
+        interrupt::{Interrupt, Wish},
+        pause::Pauses,
+    },
     network::NetworkConfig,
-    pause::Pauses,
-    records, small,
-    storage::{self, Row, StateDir, checkpoint::WrittenCheckpoint, spawn_on},
+    small,
+    storage::{self, Row, StateDir, checkpoint::WrittenCheckpoint, records, spawn_on},
+    system::display::Display,
     trainer::{Command, Event, TrainerHandle},
 };
 

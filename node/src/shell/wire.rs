@@ -3,13 +3,12 @@
 use peer::{Answer, Input, NodeId, Output, exchange};
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::Nodes;
 use crate::{
+    join::places::Places,
     network::{
-        self, Event, MessageId, Multiaddr, Network, NetworkConfig, PeerId, PublishError, RequestId, Responder,
+        self, Event, MessageId, Multiaddr, Network, NetworkConfig, Nodes, PeerId, PublishError, RequestId, Responder,
         StartError, Traffic,
     },
-    places::Places,
     say,
 };
 

@@ -17,7 +17,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use crate::random::random;
+use crate::system::random::random;
 
 use super::{
     database::{self, Database, Row},

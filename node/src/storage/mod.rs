@@ -6,8 +6,8 @@
 //! base            the original files, one behind the other in the manifest's order, then the appendix
 //! base.part       the same, while it comes from peers
 //! statement-<hash>.signed  what the run's authority said while the node runs, until it is in node.redb
-//! ticket          the run's ticket, readable by its owner only; see `invitation`
-//! paused          there while the node is to measure nothing; see `pause`
+//! ticket          the run's ticket, readable by its owner only; see `join`
+//! paused          there while the node is to measure nothing; see `control`
 //! status.json, metrics.jsonl, journal.jsonl, samples.jsonl  for people and programs; see `watch`
 //! checkpoint-<n>  weights, f32 LE, in the manifest's order; node.redb says which n counts, and what it contains
 //! ```
@@ -23,7 +23,9 @@ mod directory;
 mod download;
 mod durable;
 mod lock;
+pub mod opened;
 mod paths;
+pub mod records;
 mod thread;
 
 pub use base::{BaseReader, start_run};

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use std::{fs, path::Path};
 
 use super::durable;
-use crate::name::program;
+use crate::system::name::program;
 
 /// The base model.
 pub const BASE: &str = "base";

@@ -20,7 +20,7 @@
 //! *What it costs the node.* A thread and a runtime of its own; it sees the node only through a
 //! [`watch`] channel, which never makes the sender wait. At most [`CONNECTIONS_MAX`] connections at a time, others
 //! wait in the system's queue; each is closed after [`CONNECTION_TIME`]. Sockets and headers are those of
-//! [`crate::http`].
+//! `system/http.rs`.
 
 use http_body_util::Full;
 use hyper::{
@@ -38,8 +38,8 @@ use tokio::sync::watch;
 
 use super::{Metrics, Snapshot, history::History, prometheus, samples};
 use crate::{
-    http::{self, Limits, Listener},
-    scan,
+    join::scan,
+    system::http::{self, Limits, Listener},
 };
 
 /// Connections at a time.

@@ -13,6 +13,9 @@ use std::fmt;
 pub mod history;
 pub mod http;
 pub mod journal;
+mod live_line;
+mod machines;
+mod marks;
 mod observer;
 mod points;
 pub mod prometheus;
@@ -21,6 +24,8 @@ pub mod samples;
 mod session;
 pub mod terminal;
 
+pub use live_line::{LineParts, LiveLine};
+pub use machines::withheld;
 pub use observer::{Observer, View};
 pub use points::Points;
 pub use recorder::{METRICS, METRICS_INTERVAL, Metrics, Recorder, STATUS};

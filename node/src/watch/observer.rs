@@ -20,9 +20,10 @@ use super::{
     Bytes, Forecast, Gradients, Load, MACHINES_MAX, Machine, Neighbour, Phase, Points, RECENT_BYTES, Recorder, Session,
     Snapshot, VERSION,
     journal::{self, Line, Point, Sparse, now_ms},
+    machines::{new_machines, silent_machines, withheld},
     samples,
 };
-use crate::{hex::hex, network::Traffic, sampler::Sampled, say};
+use crate::{network::Traffic, system::hex::hex, trainer::sampler::Sampled};
 
 /// Between two snapshots.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -232,8 +233,8 @@ impl Observer {
             seen.or_insert_with(|| Seen::new(if is_first { height } else { 0 })).look(height);
         }
         self.journal_floors(replica);
-        say::new_machines(&new, self.machines.len());
-        say::silent_machines(&self.newly_silent(&own));
+        new_machines(&new, self.machines.len());
+        silent_machines(&self.newly_silent(&own));
         if is_first {
             self.swarm_at_start = total;
         }
@@ -315,7 +316,7 @@ impl Observer {
                     counted: replica.floor(machine).min(height),
                     per_second: self.machines.get(machine).map_or(0.0, |seen| seen.per_second),
                     last_seen_seconds: last.map(|last| last.elapsed().as_secs_f64()),
-                    revoked: crate::log::withheld(replica, machine),
+                    revoked: withheld(replica, machine),
                     recent: hex(&recent),
                 }
             })

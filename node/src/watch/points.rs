@@ -9,7 +9,7 @@ use super::{
     HeldOut,
     journal::{Line, Measure, Point, Sparse, by_full_name, counted, now_ms},
 };
-use crate::hex::hex;
+use crate::system::hex::hex;
 
 /// The best points that are remembered: so many may be touched by withdrawals until the next is looked for in the
 /// journal only.

@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use crate::sampler::Sampled;
+use crate::trainer::sampler::Sampled;
 
 /// The file's name.
 pub const FILE: &str = "samples.jsonl";

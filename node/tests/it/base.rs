@@ -6,11 +6,7 @@ use engine::{
     embedded,
     model::Checkpoint,
 };
-use node::{
-    opened::Opened,
-    records,
-    storage::{self, StateDir, start_run},
-};
+use node::storage::{self, StateDir, opened::Opened, records, start_run};
 use protocol::{
     manifest::{DirectionScale, ElementType, Hyperparameters, Manifest, Membership, ObjectiveLine, Role, Schedule},
     replica::Settings,

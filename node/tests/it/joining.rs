@@ -1,7 +1,7 @@
 //! Joining by one word, and private runs: real processes on loopback.
 
 use crate::support::{Node, Workshop, assert_agreement, inspect, machines};
-use node::ticket::Ticket;
+use node::join::ticket::Ticket;
 use protocol::secret::Secret;
 use serde_json::Value;
 use std::{fs, path::Path, process::Command, time::Duration};

@@ -1,7 +1,7 @@
 //! Real nodes on machines of their own, whose links and addresses change. Skips where namespaces cannot be made.
 
 use crate::support::{Line, Nat, Net, Node, assert_agreement};
-use node::{network, ticket::Ticket};
+use node::{join::ticket::Ticket, network};
 use serde_json::Value;
 use std::{path::Path, time::Duration};
 

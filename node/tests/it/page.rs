@@ -5,7 +5,7 @@
 use crate::support::browser::{Browser, Page};
 use crate::support::{Node, PATIENCE, Workshop, inspect};
 use node::{
-    http::Listener,
+    system::http::Listener,
     watch::{
         Bytes, Forecast, Gradients, HeldOut, Load, Machine, Neighbour, Phase, RECENT_BYTES, Snapshot, VERSION,
         http::{CONNECTIONS_MAX, serve},

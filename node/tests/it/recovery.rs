@@ -245,7 +245,7 @@ fn write_ledger(path: &Path, samples: u64) {
         let segment = Segment { first, swarm_step: first, bytes: &bytes };
         let (chunk, digest) = Chunk::sign(&run, machine, segment, previous, &signer);
         previous = digest;
-        records.push(node::records::to_row(&Record::Chunk(chunk.into())).unwrap());
+        records.push(node::storage::records::to_row(&Record::Chunk(chunk.into())).unwrap());
     }
     state.commit(&records).unwrap();
 }

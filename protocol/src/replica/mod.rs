@@ -8,12 +8,13 @@
 //! - `state`: what a replica holds; it knows none of those that change it;
 //! - `signing`, `own`: own bytes, signing, the own head's confirmation after a start;
 //! - `absorb`: chunks of others on their way in; `statements`: what is said of machines and keys;
-//! - `sync`, `peers`: anti-entropy with each connected peer;
+//! - `sync`, `answers`, `peers`: anti-entropy with each connected peer: own questions, answers to theirs;
 //! - `accounts`: what is known of each machine, and the version vector;
 //! - `commons`: what replicas of one process share.
 
 mod absorb;
 mod accounts;
+mod answers;
 mod commons;
 mod interface;
 mod own;

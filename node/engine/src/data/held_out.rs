@@ -96,11 +96,7 @@ mod tests {
             ),
             (&["a/train/1.txt", "a/train/2.txt", "a/test/1.txt"], &["a/train"], &["a/test"]),
             (&["wiki.train.tokens", "wiki.test.tokens"], &["wiki.train.tokens"], &["wiki.test.tokens"]),
-            (
-                &["squad_train.json", "squad_dev.json", "dev_diary.txt"],
-                &["squad_train.json"],
-                &["squad_dev.json"],
-            ),
+            (&["squad_train.json", "squad_dev.json", "dev_diary.txt"], &["squad_train.json"], &["squad_dev.json"]),
             (
                 &["Train-00000-of-00002.parquet", "squad_dev.json"],
                 &["Train-00000-of-00002.parquet"],

@@ -1,11 +1,7 @@
 //! Checkpoint directories: sound ones, damaged ones, exported ones.
 
 use candle_core::{DType, Device, Tensor};
-use engine::{
-    chat::ChatTemplate,
-    data::Dataset,
-    model::{Checkpoint, Layout, Tokenizer, architecture, export, load},
-};
+use engine::model::{Checkpoint, Layout, architecture, export, load};
 use protocol::manifest::ElementType;
 use serde_json::{Value, json};
 use std::{
@@ -18,7 +14,7 @@ use tempfile::TempDir;
 const TOKENIZER: &str = r#"{"version": "1.0", "added_tokens": [{"id": 0, "content": "<s>", "single_word": false, "lstrip": false,
     "rstrip": false, "normalized": false, "special": true}], "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "b": 2}, "merges": []}}"#;
 
-fn config(tied: bool) -> Value {
+pub fn config(tied: bool) -> Value {
     json!({
         "model_type": "llama", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "vocab_size": 5, "max_position_embeddings": 16, "rms_norm_eps": 1e-5,
@@ -27,7 +23,7 @@ fn config(tied: bool) -> Value {
 }
 
 /// Weights that f16 and bf16 hold exactly.
-fn weights(config: &Value) -> HashMap<String, Tensor> {
+pub fn weights(config: &Value) -> HashMap<String, Tensor> {
     let architecture = architecture(config.to_string().as_bytes()).unwrap();
     let tensor = |(name, shape): (String, Vec<usize>)| {
         let elements: usize = shape.iter().product();
@@ -48,7 +44,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn assert_equal(loaded: &BTreeMap<String, Tensor>, expected: &HashMap<String, Tensor>) {
+pub fn assert_equal(loaded: &BTreeMap<String, Tensor>, expected: &HashMap<String, Tensor>) {
     assert_eq!(loaded.len(), expected.len());
     for (name, tensor) in loaded {
         assert_eq!((tensor.dims(), values(tensor)), (expected[name].dims(), values(&expected[name])), "{name}");
@@ -56,7 +52,7 @@ fn assert_equal(loaded: &BTreeMap<String, Tensor>, expected: &HashMap<String, Te
 }
 
 /// The whole chain of causes of the error that loading `directory` gives.
-fn error(directory: &Path) -> String {
+pub fn error(directory: &Path) -> String {
     let loaded = Checkpoint::load(directory).and_then(|checkpoint| checkpoint.tensors());
     format!("{:#}", loaded.expect_err("loading should fail"))
 }
@@ -334,7 +330,7 @@ fn logits(checkpoint: &Checkpoint) -> Vec<f32> {
 }
 
 /// A directory of these weights and this config.
-fn directory_of(config: &Value, weights: &HashMap<String, Tensor>) -> TempDir {
+pub fn directory_of(config: &Value, weights: &HashMap<String, Tensor>) -> TempDir {
     let directory = TempDir::new().unwrap();
     write(directory.path(), config, weights);
     directory
@@ -428,114 +424,6 @@ fn names_may_lack_their_prefix_or_have_another_before_it() {
     }
 }
 
-/// What is done to a sound directory, and what its refusal must say.
-type Case<'a> = (&'a dyn Fn(&Path), &'a [&'a str]);
-
-/// Leaves what PEFT writes.
-fn adapter(path: &Path) {
-    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
-        fs::remove_file(path.join(name)).unwrap();
-    }
-    fs::write(path.join("adapter_config.json"), r#"{"base_model_name_or_path": "owner/base"}"#).unwrap();
-    fs::write(path.join("adapter_model.safetensors"), "weights").unwrap();
-}
-
-/// What a quantiser of another kind writes.
-fn quantised(path: &Path) {
-    let mut config = config(true);
-    config["quantization_config"] = json!({"quant_method": "gptq"});
-    let weights =
-        HashMap::from([("model.layers.0.mlp.up_proj.qweight", Tensor::zeros(3, DType::U32, &Device::Cpu).unwrap())]);
-    fs::write(path.join("config.json"), config.to_string()).unwrap();
-    candle_core::safetensors::save(&weights, path.join("model.safetensors")).unwrap();
-}
-
-/// Each was once told to be downloaded again, or to have a header of 2336927755350992246 bytes.
-#[test]
-fn what_is_no_checkpoint_is_called_by_its_name_with_the_remedy() {
-    let refusal = |change: &dyn Fn(&Path)| {
-        let directory = directory_of(&config(true), &weights(&config(true)));
-        change(directory.path());
-        error(directory.path())
-    };
-    let put = |name: &'static str, text: &'static str| move |path: &Path| fs::write(path.join(name), text).unwrap();
-    let moved =
-        |from: &'static str, to: &'static str| move |path: &Path| fs::rename(path.join(from), path.join(to)).unwrap();
-    let beside = |path: &Path| {
-        fs::rename(path.join("model.safetensors"), path.join("adapter_model.safetensors")).unwrap();
-        fs::write(path.join("adapter_config.json"), "{}").unwrap();
-    };
-    let trainer = |path: &Path| {
-        fs::create_dir(path.join("checkpoint-500")).unwrap();
-        fs::rename(path.join("config.json"), path.join("checkpoint-500/config.json")).unwrap();
-    };
-    let sentencepiece = |path: &Path| fs::rename(path.join("tokenizer.json"), path.join("tokenizer.model")).unwrap();
-    let vocabulary = |path: &Path| {
-        fs::rename(path.join("tokenizer.json"), path.join("vocab.json")).unwrap();
-        fs::write(path.join("merges.txt"), "a b").unwrap();
-    };
-    let index = |path: &Path| {
-        fs::remove_file(path.join("model.safetensors")).unwrap();
-        let map = json!({"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"});
-        fs::write(path.join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string()).unwrap();
-    };
-    let dangling = |path: &Path| {
-        fs::remove_file(path.join("model.safetensors")).unwrap();
-        std::os::unix::fs::symlink("../../blobs/5f3e", path.join("model.safetensors")).unwrap();
-    };
-    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1044992\n";
-    let cases: [Case; 20] = [
-        (&adapter, &["is an adapter (PEFT)", "owner/base", "merge_and_unload()"]),
-        (&beside, &["is an adapter (PEFT)", "merge_and_unload()"]),
-        (&trainer, &["checkpoint-500", "give the directory of one"]),
-        (&sentencepiece, &["tokenizer.model", "AutoTokenizer"]),
-        (&vocabulary, &["vocab.json and merges.txt", "AutoTokenizer"]),
-        (&|path| fs::remove_file(path.join("tokenizer.json")).unwrap(), &["no tokenizer.json", "AutoTokenizer"]),
-        (&index, &["2 of the 2 shards", "model-00001-of-00002.safetensors"]),
-        (&quantised, &["gptq", "dequantize()"]),
-        (&dangling, &["blobs/5f3e", "not there"]),
-        (&put("model.safetensors", pointer), &["model.safetensors is a Git LFS pointer", "git lfs pull"]),
-        (&put("tokenizer.json", pointer), &["tokenizer.json is a Git LFS pointer"]),
-        (&put("model.safetensors", "<!DOCTYPE html><html>"), &["is a web page"]),
-        (&put("config.json", "Entry not found"), &["config.json", "no such file"]),
-        (&put("model.safetensors", "PK\u{3}\u{4}archive"), &["is a PyTorch file under another name"]),
-        (&put("model.safetensors", ""), &["model.safetensors is empty"]),
-        (
-            &moved("model.safetensors", "pytorch_model.bin"),
-            &["pytorch_model.bin", "AutoModelForCausalLM", "save_pretrained"],
-        ),
-        (&moved("model.safetensors", "pytorch_model.bin.index.json"), &["PyTorch's format"]),
-        (&moved("model.safetensors", "tf_model.h5"), &["TensorFlow"]),
-        (
-            &|path| {
-                moved("model.safetensors", "training_args.bin")(path);
-                fs::write(path.join("optimizer.pt"), "PK").unwrap();
-            },
-            &["has neither model.safetensors nor"],
-        ),
-        (&moved("model.safetensors", "model.safetensors.incomplete"), &["did not finish"]),
-    ];
-    for (change, expected) in cases {
-        let refused = refusal(change);
-        assert!(expected.iter().all(|part| refused.contains(part)), "{expected:?} in: {refused}");
-    }
-}
-
-#[test]
-fn a_file_is_called_by_what_it_is_and_one_of_weights_may_have_another_name() {
-    let directory = directory_of(&config(true), &weights(&config(true)));
-    let path = |name: &str| directory.path().join(name);
-    let refused = error(&path("model.safetensors"));
-    assert!(refused.contains("is a file: give the directory"), "{refused}");
-    fs::write(path("MODEL.GGUF"), "GGUF of nothing").unwrap();
-    let refused = error(&path("MODEL.GGUF"));
-    assert!(refused.contains("MODEL.GGUF") && !refused.contains("another name"), "{refused}");
-    fs::rename(path("MODEL.GGUF"), path("MODEL.bin")).unwrap();
-    assert!(error(&path("MODEL.bin")).contains("is a GGUF file under another name"));
-    fs::rename(path("model.safetensors"), path("weights.fp32.safetensors")).unwrap();
-    assert_equal(&Checkpoint::load(directory.path()).unwrap().tensors().unwrap(), &weights(&config(true)));
-}
-
 #[test]
 fn a_hub_cache_is_taken_at_every_level() {
     let home = TempDir::new().unwrap();
@@ -547,152 +435,4 @@ fn a_hub_cache_is_taken_at_every_level() {
         let loaded = Checkpoint::load(&home.path().join(level)).unwrap();
         assert_eq!(loaded.source, "owner/name@0f3e", "{level}");
     }
-}
-
-/// A tokenizer whose post-processor puts tokens around a text.
-const AROUND: &str = r#"{"version": "1.0", "added_tokens": [{"id": 0, "content": "<s>", "single_word": false, "lstrip": false,
-    "rstrip": false, "normalized": false, "special": true}, {"id": 3, "content": "</s>", "single_word": false,
-    "lstrip": false, "rstrip": false, "normalized": false, "special": true}, {"id": 4, "content": "<turn>",
-    "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}],
-    "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
-    {"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}},
-    {"Sequence": {"id": "B", "type_id": 0}}], "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}},
-    "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "b": 2}, "merges": []}}"#;
-
-/// transformers 5.24 believes tokenizer_config.json, and special_tokens_map.json after it where the former has no
-/// added_tokens_decoder; generation_config.json says where to stop. A node appended the first id of config.json.
-#[test]
-fn the_token_that_ends_a_turn_is_the_tokenizers() {
-    let mut config = config(true);
-    config["eos_token_id"] = json!([2, 3]);
-    let tokenizer = |files: &[(&str, Value)]| {
-        let directory = directory_of(&config, &weights(&config));
-        fs::write(directory.path().join("tokenizer.json"), AROUND).unwrap();
-        files.iter().for_each(|(name, text)| fs::write(directory.path().join(name), text.to_string()).unwrap());
-        let tokenizer = Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap();
-        (tokenizer.turn_end(), tokenizer.eos().to_vec(), tokenizer.bos())
-    };
-    let named = |token: &str| ("tokenizer_config.json", json!({ "eos_token": token }));
-    let as_object = ("tokenizer_config.json", json!({"eos_token": {"content": "<turn>"}, "added_tokens_decoder": {}}));
-    let map = ("special_tokens_map.json", json!({"eos_token": "</s>", "bos_token": {"content": "<s>"}}));
-    let generation = ("generation_config.json", json!({"eos_token_id": [4, 2]}));
-    assert_eq!(tokenizer(&[]), (Some(2), vec![2, 3], Some(0)), "the config's");
-    assert_eq!(tokenizer(&[named("</s>")]), (Some(3), vec![2, 3], Some(0)));
-    assert_eq!(tokenizer(&[named("<turn>")]), (Some(4), vec![2, 3, 4], Some(0)), "generation stops there, too");
-    assert_eq!(tokenizer(&[named("<turn>"), map.clone()]).0, Some(3), "the map comes after an older config");
-    assert_eq!(tokenizer(&[as_object, map]).0, Some(4), "a newer config says it all");
-    assert_eq!(tokenizer(std::slice::from_ref(&generation)), (Some(4), vec![4, 2], Some(0)));
-    assert_eq!(tokenizer(&[named("</s>"), generation]), (Some(3), vec![4, 2, 3], Some(0)));
-    assert_eq!(tokenizer(&[named("unknown")]).0, Some(2), "a token that the tokenizer does not have");
-    // transformers 5.24 stops at nothing that only config.json names where there is a generation_config.json.
-    for silent in [json!({"temperature": 0.5}), json!({"eos_token_id": null}), json!({"eos_token_id": -1})] {
-        let generation = ("generation_config.json", silent);
-        assert_eq!(tokenizer(&[named("</s>"), generation.clone()]), (Some(3), vec![3], Some(0)), "{generation:?}");
-        assert_eq!(tokenizer(std::slice::from_ref(&generation)).0, Some(2), "a turn ends in something: {generation:?}");
-    }
-}
-
-/// A template was shown the special tokens of tokenizer_config.json only: a BOS that the map names was not written.
-#[test]
-fn templates_are_a_list_a_map_or_one_and_see_the_special_tokens_of_both_files() {
-    let rendered = |template: Value, map: Value| {
-        let directory = directory_of(&config(true), &weights(&config(true)));
-        let config = json!({"chat_template": template, "bos_token": "<old>"});
-        for (name, text) in [("tokenizer_config.json", config), ("special_tokens_map.json", map)] {
-            fs::write(directory.path().join(name), text.to_string()).unwrap();
-        }
-        let checkpoint = Checkpoint::load(directory.path()).unwrap();
-        let template = ChatTemplate::of(&checkpoint, &Tokenizer::of(&checkpoint).unwrap()).unwrap();
-        assert!(!template.is_plain());
-        template.render(&[], Some(&engine::chat::Value::from(1)), false).unwrap()
-    };
-    let (map, plain) =
-        (json!({"bos_token": {"content": "<s>"}, "cls_token": "<cls>"}), "{{ bos_token }}{{ cls_token }}");
-    assert_eq!(rendered(json!(plain), map), "<s><cls>");
-    assert_eq!(rendered(json!(plain), json!({})), "<old>");
-    let named = json!({"default": plain, "tool_use": "T{{ bos_token }}"});
-    assert_eq!(rendered(named, json!({})), "T<old>");
-    let listed = json!([{"name": "default", "template": plain}, {"name": "tool_use", "template": "T"}]);
-    assert_eq!(rendered(listed, json!({})), "T");
-}
-
-/// transformers 5 writes several templates so, also those that came as a list; the folder was left behind.
-#[test]
-fn templates_in_a_folder_of_their_own_are_read_and_exported() {
-    let directory = directory_of(&config(true), &weights(&config(true)));
-    let folder = directory.path().join("additional_chat_templates");
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("README.md"), "no template").unwrap();
-    fs::write(folder.join("tool_use.jinja"), "T").unwrap();
-    fs::write(directory.path().join("chat_template.jinja"), "D").unwrap();
-    fs::write(directory.path().join("tokenizer_config.json"), r#"{"chat_template": "old"}"#).unwrap();
-    let out = directory.path().join("out");
-    export(&out, &Checkpoint::load(directory.path()).unwrap(), &BTreeMap::new()).unwrap();
-    for place in [directory.path(), &out] {
-        let checkpoint = Checkpoint::load(place).unwrap();
-        let template = ChatTemplate::of(&checkpoint, &Tokenizer::of(&checkpoint).unwrap()).unwrap();
-        let rendered = |tools: Option<engine::chat::Value>| template.render(&[], tools.as_ref(), false).unwrap();
-        assert_eq!((rendered(None), rendered(Some(1.into()))), ("D".into(), "T".into()));
-    }
-    assert_eq!(fs::read_dir(out.join("additional_chat_templates")).unwrap().count(), 1);
-}
-
-/// A padding token of id 32000 beside a vocabulary of 32,000 is common; a node refused the whole model.
-#[test]
-fn added_tokens_beyond_the_vocabulary_are_refused_only_in_a_text() {
-    let directory = directory_of(&config(true), &weights(&config(true)));
-    let mut tokenizer: Value = serde_json::from_str(AROUND).unwrap();
-    let pad = json!({"id": 5, "content": "<pad>", "single_word": false, "lstrip": false, "rstrip": false,
-        "normalized": false, "special": true});
-    tokenizer["added_tokens"].as_array_mut().unwrap().push(pad);
-    fs::write(directory.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let named = json!({"eos_token": "<pad>"}).to_string();
-    fs::write(directory.path().join("tokenizer_config.json"), named).unwrap();
-    let tokenizer = Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap();
-    assert_eq!(tokenizer.encode("ab").unwrap(), [1, 2]);
-    assert_eq!((tokenizer.turn_end(), tokenizer.special_text(5)), (None, None), "nothing can be trained to end in it");
-    let refused = tokenizer.encode("a<pad>").unwrap_err().to_string();
-    assert!(refused.contains("token id 5, \"<pad>\"") && refused.contains("ends at 4"), "{refused}");
-}
-
-/// `generate` asked for what follows the token that ends a text, where the post-processor puts one after each.
-#[test]
-fn a_text_that_goes_on_has_no_end() {
-    let directory = directory_of(&config(true), &weights(&config(true)));
-    let mut tokenizer: Value = serde_json::from_str(AROUND).unwrap();
-    let processor = &mut tokenizer["post_processor"];
-    processor["single"].as_array_mut().unwrap().push(json!({"SpecialToken": {"id": "</s>", "type_id": 0}}));
-    processor["special_tokens"]["</s>"] = json!({"id": "</s>", "ids": [3], "tokens": ["</s>"]});
-    fs::write(directory.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let tokenizer = Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap();
-    assert_eq!((tokenizer.encode_whole("ab").unwrap(), tokenizer.closing()), (vec![0, 1, 2, 3], &[3][..]));
-    assert_eq!((tokenizer.text_prompt("ab").unwrap(), tokenizer.text_prompt("").unwrap()), (vec![0, 1, 2], vec![0]));
-}
-
-#[test]
-fn texts_prompts_and_documents_begin_as_the_post_processor_has_it() {
-    let directory = directory_of(&config(true), &weights(&config(true)));
-    fs::write(directory.path().join("tokenizer.json"), AROUND).unwrap();
-    let tokenizer = Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap();
-    assert_eq!((tokenizer.opening(), tokenizer.closing()), (&[0][..], &[][..]));
-    assert_eq!((tokenizer.encode("ab").unwrap(), tokenizer.encode_whole("ab").unwrap()), (vec![1, 2], vec![0, 1, 2]));
-    let mut prompt = vec![0, 1, 2, 1, 2];
-    tokenizer.cut_start(&mut prompt, 3);
-    assert_eq!(prompt, [0, 1, 2], "what opens a text stays");
-    tokenizer.cut_start(&mut prompt, 1);
-    assert_eq!(prompt, [2], "but for the last token");
-
-    let ids = |name: &str, text: &str, row: usize| {
-        let path = directory.path().join(name);
-        fs::write(&path, text).unwrap();
-        let batch = Dataset::load(&path, &tokenizer, 4).unwrap().batch_of(&[row]).unwrap();
-        let targets: Vec<u32> = batch.targets.iter().map(|target| target.token).collect();
-        (batch.tokens.to_vec1::<u32>().unwrap(), targets)
-    };
-    assert_eq!(ids("text.txt", "abab", 0), (vec![0, 1, 2], vec![1, 2, 1]), "a file is a document");
-    assert_eq!(ids("text.jsonl", "{\"text\": \"ab\"}\n{\"text\": \"b\"}", 1), (vec![0], vec![2]));
-    let turn = "{\"prompt\": \"a\", \"completion\": \"b\"}";
-    assert_eq!(ids("turn.jsonl", turn, 0), (vec![0, 1], vec![2]), "there is no token that ends a turn");
-    let choices = "{\"prompt\": \"a\", \"choices\": [\"a\", \"b\"], \"answer\": 1}";
-    assert_eq!(ids("choices.jsonl", choices, 0), (vec![0, 1], vec![1, 2]));
 }

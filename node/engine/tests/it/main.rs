@@ -17,4 +17,6 @@ mod parquet;
 mod projection_parity;
 mod random;
 mod reference;
+mod special_tokens;
 mod suffix;
+mod unusable;

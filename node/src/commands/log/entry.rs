@@ -9,10 +9,10 @@ use std::time::Duration;
 use super::tail::in_words;
 use crate::{
     cli::EntryArgs,
-    hex::hex,
-    log::{self, Log},
+    log::Log,
     outln,
-    watch::journal::now_ms,
+    system::hex::hex,
+    watch::{journal::now_ms, withheld},
 };
 
 pub fn run(args: &EntryArgs) -> Result<()> {
@@ -49,7 +49,7 @@ pub fn run(args: &EntryArgs) -> Result<()> {
     }
     outln!("machine    {machine}  (key {}, incarnation {})", hex(&machine.key), machine.incarnation)?;
     outln!("sample     {sample} of {height}{}", if sample < floor { "" } else { ", does not count" })?;
-    if let Some(withheld) = log::withheld(&log.replica, &machine) {
+    if let Some(withheld) = withheld(&log.replica, &machine) {
         outln!("           {withheld}")?;
     }
     outln!("seed       {}", hex(&seed.bytes))?;

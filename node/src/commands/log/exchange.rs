@@ -12,7 +12,6 @@ use std::{
 
 use crate::{
     cli::{LogDiffArgs, LogExportArgs, LogImportArgs},
-    hex::hex,
     log::{
         Log,
         diff::{MachineDifference, differences},
@@ -20,10 +19,13 @@ use crate::{
         import::merge,
         onlooker,
     },
-    name::program,
-    opened::{Opened, restore},
-    outln, records,
-    storage::{Row, StateDir},
+    outln,
+    storage::{
+        Row, StateDir,
+        opened::{Opened, restore},
+        records,
+    },
+    system::{hex::hex, name::program},
 };
 
 /// Records in one transaction.

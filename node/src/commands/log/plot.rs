@@ -11,7 +11,8 @@ use std::{
 
 use crate::{
     cli::PlotArgs,
-    clock, outln,
+    outln,
+    system::clock,
     watch::{
         METRICS, Metrics, STATUS, Snapshot,
         journal::{self, FullNames, Line},

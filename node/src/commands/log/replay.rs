@@ -7,9 +7,9 @@ use serde_json::json;
 use crate::{
     cli::ReplayArgs,
     commands::inspect::{evaluation_json, evaluation_line, evaluation_text},
-    hex::hex,
     log::{Base, Log, past::Cut},
     outln,
+    system::hex::hex,
     watch::journal::by_full_name,
 };
 

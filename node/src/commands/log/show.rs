@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::{
     cli::LogArgs,
-    hex::hex,
-    log::{Log, withheld},
+    log::Log,
     outln,
-    watch::journal::now_ms,
+    system::hex::hex,
+    watch::{journal::now_ms, withheld},
 };
 
 /// A rate is no longer the present one after this.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{cli::TailArgs, log::Log, outln, output};
+use crate::{cli::TailArgs, log::Log, outln, system::output};
 
 /// With `--follow`, the log is read again after this, or after ten times as long as reading takes.
 const PAUSE_MIN: Duration = Duration::from_secs(1);

@@ -5,10 +5,10 @@ use serde_json::json;
 
 use crate::{
     cli::VerifyArgs,
-    hex::hex,
     log::{Base, Log, replica_of},
-    opened::replay,
-    outln, records,
+    outln,
+    storage::{opened::replay, records},
+    system::hex::hex,
 };
 
 /// Signatures and digests are checked as the log is read; then everything is replayed from the base, if it is at hand,

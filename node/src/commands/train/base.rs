@@ -1,6 +1,6 @@
 //! Where the base model comes from.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use engine::{
     base::Base,
     embedded,
@@ -14,11 +14,12 @@ use std::path::Path;
 
 use super::others::{asking, known_peers};
 use crate::{
+    cli::settings::{ModelChoice, Settings},
     hub,
-    opened::Opened,
+    log::base_of_run,
     say,
-    settings::{ModelChoice, Settings},
     shell::Shell,
+    storage::opened::Opened,
 };
 
 /// Largest base model that is fetched from peers, bytes.
@@ -142,16 +143,6 @@ fn base_by_name(manifest: &Manifest) -> Option<Base> {
         }
         None => None,
     }
-}
-
-/// Fails with what differs if `checkpoint` has not the tensors, config and tokenizer of the run's base.
-pub fn base_of_run(manifest: &Manifest, checkpoint: Checkpoint) -> Result<Base> {
-    let source = checkpoint.source.clone();
-    Base::of_run(manifest, checkpoint).with_context(|| {
-        format!(
-            "--model {source}: not the base of this run. Give the run's own base, or leave --model away to fetch it from peers"
-        )
-    })
 }
 
 /// Takes the base from `--model`, from the embedded default if that is it, or from peers. False if the node has left

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use bytesize::ByteSize;
 use engine::estimator::Estimator;
 
-use crate::{memory, settings::Settings};
+use crate::{cli::settings::Settings, system::memory};
 
 /// Bytes of a backward pass beside weights: logits, hidden states, activations of one layer.
 const BACKWARD_BYTES: u64 = 256 << 20;

@@ -11,11 +11,9 @@ use protocol::manifest::ObjectiveLine;
 use std::sync::Arc;
 
 use crate::{
-    opened::Opened,
-    sampler::usual_sampling,
-    scorer::Program,
-    settings::{ObjectiveChoice, Settings},
-    texts::Texts,
+    cli::settings::{ObjectiveChoice, Settings},
+    storage::opened::Opened,
+    trainer::{sampler::usual_sampling, scorer::Program, texts::Texts},
 };
 
 /// Rows of a batch that a program scores, or of which the right ones are counted.

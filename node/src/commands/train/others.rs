@@ -4,13 +4,11 @@ use anyhow::{Result, ensure};
 use protocol::{manifest::RunId, secret::Secret};
 
 use crate::{
-    name::program,
+    cli::settings::{DEFAULT_PORT, Settings},
     network::{self, Multiaddr, NetworkConfig, PeerId},
-    opened::Opened,
-    records,
-    settings::{DEFAULT_PORT, Settings},
     shell::Shell,
-    storage::StateDir,
+    storage::{StateDir, opened::Opened, records},
+    system::name::program,
 };
 
 /// Machines that people named, one by one or in a ticket, and where they are. A ticket may name this machine, too.

@@ -10,10 +10,11 @@ use protocol::manifest::{ADAPTER_ONE, Manifest, Membership, TensorSpec};
 
 use super::{base::load_model_of, others::known_peers};
 use crate::{
-    cli::LearningRate,
-    opened::Opened,
-    settings::{ModelChoice, ObjectiveChoice, Settings},
-    storage::StateDir,
+    cli::{
+        LearningRate,
+        settings::{ModelChoice, ObjectiveChoice, Settings},
+    },
+    storage::{StateDir, opened::Opened},
 };
 
 /// Name of the setting that says that this machine started the run.

@@ -7,7 +7,7 @@ use engine::{
     embedded,
     model::{Checkpoint, told_paths},
     objective,
-    recipe::rate,
+    recipe::{rate, survey::Ground},
 };
 use protocol::{
     manifest::{DirectionScale, Hyperparameters, ObjectiveLine, TensorSpec},
@@ -17,21 +17,22 @@ use protocol::{
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    base::{base_of_run, load_model, named_by_run},
+    base::{load_model, named_by_run},
     estimator,
     settled::STARTER,
     table,
 };
 use crate::{
-    cli::LearningRate,
+    cli::{
+        LearningRate,
+        settings::{ModelChoice, Settings},
+    },
     commands::recipe,
-    opened::Opened,
-    random::random,
+    log::base_of_run,
     say,
-    scorer::Program,
-    settings::{ModelChoice, Settings},
-    storage::{self, Row, StateDir},
-    texts::Texts,
+    storage::{self, Row, StateDir, opened::Opened},
+    system::random::random,
+    trainer::{scorer::Program, texts::Texts},
 };
 
 /// Epsilon of a new run, unless said otherwise.
@@ -113,7 +114,7 @@ fn learning_rate(
     data: Option<&Dataset>,
     objective: &ObjectiveLine,
     hyperparameters: Hyperparameters,
-    chosen: (Trained, Option<AdapterSettings>),
+    (trained, adapters): (Trained, Option<AdapterSettings>),
 ) -> Result<f64> {
     if let Some(LearningRate::Fixed(rate)) = settings.learning_rate {
         return Ok(rate);
@@ -121,8 +122,18 @@ fn learning_rate(
     let (Some(data), Some(objective)) = (data, objective::surrogate(objective)) else {
         return Ok(recipe::LEARNING_RATE);
     };
-    let drawn = (u64::from_le_bytes(random()?), estimator::rows_by_forwards(settings));
-    recipe::learning_rate(settings, checkpoint.clone(), data, objective, drawn, hyperparameters, chosen)
+    let ground = Ground {
+        checkpoint: checkpoint.clone(),
+        data,
+        objective,
+        hyperparameters,
+        trained,
+        adapters,
+        batch_size: estimator::rows_by_forwards(settings),
+        seed: u64::from_le_bytes(random()?),
+        time_max: recipe::SURVEY_TIME_MAX,
+    };
+    Ok(recipe::learning_rate(settings.gradients, ground))
 }
 
 /// What a new run trains of its base and beside it, and a line that says how much of how much.

@@ -9,7 +9,7 @@ use engine::{
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use super::estimator;
-use crate::{memory, settings::Settings, texts};
+use crate::{cli::settings::Settings, system::memory, trainer::texts};
 
 /// The program, its tables of tokens, tiles, and the logits that exist at once.
 const FIXED_BYTES: u64 = 96 << 20;

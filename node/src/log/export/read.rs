@@ -14,8 +14,8 @@ use std::io::Read;
 use super::{CHECK_BYTES, END_BYTES, HEADER_BYTES, Header, MAGIC, Section, Totals, VERSION, check, columns};
 use crate::{
     log::{Content, onlooker},
-    name::program,
-    records::{self, RECORD_BYTES_MAX},
+    storage::records::{self, RECORD_BYTES_MAX},
+    system::name::program,
 };
 
 /// Damaged sections that an error names.

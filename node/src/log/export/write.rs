@@ -5,7 +5,7 @@ use protocol::{encoding::encode, manifest::PROTOCOL_VERSION, replica::Replica, s
 use std::io::Write;
 
 use super::{CHECK_BYTES, END_BYTES, HEADER_BYTES, Header, Totals, check, columns};
-use crate::records::RECORD_BYTES_MAX;
+use crate::storage::records::RECORD_BYTES_MAX;
 
 /// Writes the log that `replica` holds.
 ///

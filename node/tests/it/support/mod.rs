@@ -17,12 +17,14 @@ use std::{
     time::Duration,
 };
 
+mod attacker;
 pub mod browser;
 mod cable;
 pub mod fed;
 mod netns;
 mod node;
 
+pub use attacker::Attacker;
 pub use cable::Line;
 pub use netns::{Nat, Net};
 pub use node::{Node, command};

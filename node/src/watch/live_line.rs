@@ -1,20 +1,11 @@
-//! What people see: one live line on a terminal, plain log lines elsewhere.
+//! The line that a node shows while it runs: live on a terminal, in the log elsewhere.
 
-use indicatif::{ProgressBar, ProgressStyle};
 use peer::Facts;
 use protocol::replica::Replica;
-use std::{
-    borrow::Cow,
-    io::{IsTerminal, Write},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use crate::{network::Traffic, watch::Session};
+use super::Session;
+use crate::{network::Traffic, system::display::Display};
 
 /// Off a terminal, a line this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -22,145 +13,6 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// So many gradients that the weights lack are worth a word; a swarm's ordinary delay is far below.
 const SHOWN_OWED_MIN: u64 = 10_000;
-
-/// What waits for a reader of standard error who is slow; more is dropped.
-const WAITING_MAX: usize = 1_024;
-/// At the end, what waits is waited for so long.
-const SETTLED_MAX: Duration = Duration::from_secs(1);
-
-/// A bar for what takes a while, if there is a terminal to show it on. Whoever finishes it clears it.
-pub fn progress_bar(length: u64, doing: impl Into<Cow<'static, str>>, template: &str) -> ProgressBar {
-    let bar = ProgressBar::new(length).with_message(doing);
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
-}
-
-/// Log lines and the live line, which a thread of its own writes: whoever reads standard error may stop reading, and
-/// the node must go on.
-#[derive(Clone)]
-pub struct Display {
-    is_terminal: bool,
-    messages: Arc<OnceLock<SyncSender<Message>>>,
-    dropped: Arc<AtomicU64>,
-}
-
-/// What there is to write.
-enum Message {
-    /// A log event, above the live line.
-    Log(Vec<u8>),
-    /// Another live line.
-    Live(String),
-    /// No live line any more.
-    Clear,
-    /// Everything before this is written.
-    Settled(SyncSender<()>),
-}
-
-impl Display {
-    /// A live line if standard error is a terminal. The thread begins with the first word.
-    pub fn new() -> Self {
-        Self { is_terminal: std::io::stderr().is_terminal(), messages: Arc::default(), dropped: Arc::default() }
-    }
-
-    /// Whether there is a live line.
-    pub fn is_terminal(&self) -> bool {
-        self.is_terminal
-    }
-
-    /// Waits until what was said is written, if somebody reads it.
-    pub fn settle(&self) {
-        let (settled, wait) = sync_channel(1);
-        if self.messages.get().is_some_and(|messages| messages.try_send(Message::Settled(settled)).is_ok()) {
-            // Nobody reads: nothing can be done.
-            let _ = wait.recv_timeout(SETTLED_MAX);
-        }
-    }
-
-    fn send(&self, message: Message) {
-        let messages = self.messages.get_or_init(|| {
-            let (messages, waiting) = sync_channel(WAITING_MAX);
-            let (is_terminal, dropped) = (self.is_terminal, self.dropped.clone());
-            std::thread::spawn(move || write(&waiting, is_terminal, &dropped));
-            messages
-        });
-        let is_log = matches!(message, Message::Log(_));
-        if messages.try_send(message).is_err() && is_log {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Writes what comes, as fast as it is read.
-fn write(waiting: &Receiver<Message>, is_terminal: bool, dropped: &AtomicU64) {
-    let bar = is_terminal.then(|| {
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-            bar.set_style(style);
-        }
-        bar
-    });
-    for message in waiting {
-        match (message, &bar) {
-            (Message::Log(line), bar) => {
-                let write = || {
-                    let lost = dropped.swap(0, Ordering::Relaxed);
-                    if lost > 0 {
-                        let _ =
-                            writeln!(std::io::stderr(), "{lost} lines are missing here: nobody read standard error");
-                    }
-                    let _ = std::io::stderr().write_all(&line);
-                };
-                bar.as_ref().map_or_else(write, |bar| bar.suspend(write));
-            }
-            (Message::Live(line), Some(bar)) => {
-                bar.set_message(line);
-                bar.tick();
-            }
-            (Message::Clear, Some(bar)) => bar.finish_and_clear(),
-            (Message::Settled(settled), _) => drop(settled.try_send(())),
-            (Message::Live(_) | Message::Clear, None) => {}
-        }
-    }
-}
-
-impl Default for Display {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Display {
-    type Writer = DisplayWriter;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        DisplayWriter { display: self.clone(), line: Vec::new() }
-    }
-}
-
-/// Writes one log event above the live line.
-pub struct DisplayWriter {
-    display: Display,
-    line: Vec<u8>,
-}
-
-impl Write for DisplayWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.line.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for DisplayWriter {
-    fn drop(&mut self) {
-        self.display.send(Message::Log(std::mem::take(&mut self.line)));
-    }
-}
 
 /// The line that shows how the run goes. It reads, and remembers only what rates need.
 pub struct LiveLine {
@@ -195,12 +47,12 @@ impl LiveLine {
 
     /// Takes the line off the terminal.
     pub fn clear(&self) {
-        self.display.send(Message::Clear);
+        self.display.clear();
     }
 
     /// Whether it is time for another look.
     pub fn is_due(&self) -> bool {
-        let interval = if self.display.is_terminal { REFRESH_INTERVAL } else { LINE_INTERVAL };
+        let interval = if self.display.is_terminal() { REFRESH_INTERVAL } else { LINE_INTERVAL };
         self.refreshed.elapsed() >= interval
     }
 
@@ -217,12 +69,12 @@ impl LiveLine {
         }
         let start = *self.swarm_at_start.get_or_insert(swarm);
         let (training, network) = (self.training(parts), network(parts, swarm.saturating_sub(start).max(1)));
-        match self.display.is_terminal {
+        match self.display.is_terminal() {
             true => {
                 // Behind the spinner.
                 let width = terminal_width().saturating_sub(2);
                 let line = format!("{}\n  {}", fitted(&training, width), fitted(&network, width));
-                self.display.send(Message::Live(line));
+                self.display.show(line);
             }
             false => tracing::info!("{training}  {network}"),
         }

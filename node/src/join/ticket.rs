@@ -16,8 +16,8 @@ use protocol::{
 use std::fmt;
 
 use crate::{
-    name::program,
     network::{check_callable, key_of_peer_id, peer_id_of_key},
+    system::name::program,
 };
 
 /// What every ticket begins with, before a 1.

@@ -18,11 +18,12 @@ use std::{
 };
 
 use crate::{
-    hex::hex,
     log::{Log, onlooker},
-    records::{self, RECORD_BYTES_MAX},
-    say,
-    storage::{Row, StateDir},
+    storage::{
+        Row, StateDir,
+        records::{self, RECORD_BYTES_MAX},
+    },
+    system::hex::hex,
 };
 
 /// Files in the state directory are named so, with a hash between.
@@ -173,7 +174,10 @@ impl Inbox {
             match read(&file) {
                 Ok(statement) => statements.push((file, statement)),
                 Err(error) => {
-                    say::no_statement(&file, &error);
+                    tracing::warn!(
+                        "{}: cannot be read as a statement of the run's authority ({error:#}); removed",
+                        file.display()
+                    );
                     self.taken(file, 0);
                 }
             }

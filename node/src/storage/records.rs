@@ -9,7 +9,7 @@ use protocol::{
     statement::Statement,
 };
 
-use crate::storage::Row;
+use super::Row;
 
 /// Largest chunk or statement on disk, bytes.
 pub const RECORD_BYTES_MAX: usize = 64 * 1024;

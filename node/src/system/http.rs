@@ -25,7 +25,7 @@ use std::{
 };
 use tokio::{io::AsyncWrite as _, net::TcpStream, sync::Semaphore};
 
-use crate::{hex::hex, random::random};
+use super::{hex::hex, random::random};
 
 /// Of a request's line and headers.
 const HEADERS_BYTES_MAX: usize = 16 * 1024;

@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-use crate::output;
+use crate::system::output;
 
 /// Signals that come within this time after the first are the same wish: a terminal and a parent may both send one.
 const TOGETHER: Duration = Duration::from_millis(500);

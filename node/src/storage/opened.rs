@@ -14,13 +14,8 @@ use protocol::{
 };
 use std::{path::Path, sync::Arc};
 
-use crate::{
-    display::progress_bar,
-    name::program,
-    random::random,
-    records, say,
-    storage::{StateDir, no_run},
-};
+use super::{StateDir, no_run, records};
+use crate::system::{display::progress_bar, name::program, random::random};
 
 /// A run as one state directory has it.
 pub struct Opened {
@@ -87,7 +82,9 @@ impl Opened {
         match self.checkpoint_weights(resume) {
             Ok(Some(weights)) => return Ok(weights),
             Ok(None) => {}
-            Err(error) => say::checkpoint_not_usable(&error),
+            Err(error) => {
+                tracing::warn!("the checkpoint is not usable ({error:#}): replaying the ledgers from the base");
+            }
         }
         self.base_weights()
     }

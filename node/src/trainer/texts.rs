@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use engine::{
     chat::ChatTemplate,
-    data::{Columns, Dataset, Reader},
+    data::{Columns, Dataset, Reader, Report},
     embedded,
     model::{Checkpoint, Tokenizer},
     objective,
@@ -20,10 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    say,
-    settings::{ObjectiveChoice, Settings},
-};
+use crate::cli::settings::{ObjectiveChoice, Settings};
 
 /// Tokens of a window, where the model has so many.
 const SEQUENCE_LENGTH: usize = 128;
@@ -71,7 +68,7 @@ impl Texts {
         let (data, held_out) = match &settings.data {
             Some(path) if eval.is_some() => {
                 if let Some(eval) = settings.eval.as_ref().filter(|eval| is_part(eval, path)) {
-                    say::trained_on(eval, path);
+                    say_trained_on(eval, path);
                 }
                 (Some(reader.load("--data", path)?), eval)
             }
@@ -93,7 +90,7 @@ impl Texts {
     pub fn check(&self, settings: &Settings) -> Result<()> {
         let ends = self.data.is_none() || settings.samples.is_some() || settings.stop_when_flat;
         if settings.exit_when_idle.is_some() && !ends {
-            say::never_idle();
+            say_never_idle();
         }
         if settings.stop_when_flat {
             ensure!(
@@ -143,14 +140,14 @@ impl TextReader {
     /// The text at `path`, which `flag` named.
     pub fn load(&self, flag: &str, path: &Path) -> Result<Dataset> {
         let data = self.watched(flag, path, |reader| reader.load(path))?;
-        say::read(flag, data.report());
+        say_read(flag, data.report());
         Ok(data)
     }
 
     /// The same, and its held-out part.
     pub fn load_split(&self, flag: &str, path: &Path) -> Result<(Dataset, Dataset)> {
         let parts = self.watched(flag, path, |reader| reader.load_split(path))?;
-        say::read(flag, parts.0.report());
+        say_read(flag, parts.0.report());
         Ok(parts)
     }
 
@@ -199,6 +196,33 @@ impl TextReader {
         let _ = watcher.join();
         result.with_context(|| flag.to_owned())
     }
+}
+
+/// What was read of the text that `flag` named: a warning if something was left out, or is there that should not be.
+fn say_read(flag: &str, report: &Report) {
+    let left_out = report.bad_rows() + report.files_skipped() + report.prompts_cut();
+    match left_out == 0 && !report.is_mixed() {
+        true => tracing::info!("{flag} {report}"),
+        false => tracing::warn!("{flag} {report}"),
+    }
+}
+
+/// A node that is to leave when idle has no end of own gradients.
+fn say_never_idle() {
+    tracing::warn!(
+        "--exit-when-idle has no effect: this node's own gradients have no end. --samples or --stop-when-flat gives \
+         them one"
+    );
+}
+
+/// What `--eval` names is a part of what `--data` names.
+fn say_trained_on(eval: &Path, data: &Path) {
+    tracing::warn!(
+        "--eval {}: the held-out text is trained on, too: it is --data {}, or a part of it, so its figures say nothing of other \
+         texts; give --eval a text of its own, or leave it away for the last tenth of --data",
+        eval.display(),
+        data.display()
+    );
 }
 
 /// Whether the text at `eval` is the one at `data`, byte by byte, or a part of that directory.

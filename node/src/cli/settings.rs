@@ -15,12 +15,11 @@ use std::{
     time::Duration,
 };
 
+use super::{DEFAULT_STATE, EstimatorChoice, LearningRate, RunArgs};
 use crate::{
-    cli::{DEFAULT_STATE, EstimatorChoice, LearningRate, RunArgs},
-    hex::parse_key,
+    join::ticket::Ticket,
     network::{Limits, check_callable, check_listen, parse_bootstrap},
-    priority::Priority,
-    ticket::Ticket,
+    system::{hex::parse_key, priority::Priority},
 };
 
 /// Port that a node listens on unless told otherwise.

@@ -27,7 +27,7 @@ impl From<io::Error> for OutputError {
 /// Prints a line as `println!` does; returns an `OutputError` where that would panic.
 #[macro_export]
 macro_rules! outln {
-    ($($text:tt)*) => { $crate::output::line(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::system::output::line(format_args!($($text)*)) };
 }
 
 /// See [`outln!`](crate::outln).

@@ -3,7 +3,7 @@
 use peer::NodeId;
 use std::collections::HashMap;
 
-use crate::network::{Multiaddr, PeerId};
+use super::{Multiaddr, PeerId};
 
 /// Addresses remembered of one node.
 const ADDRESSES_MAX: usize = 8;

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::power::Power;
+use crate::system::power::Power;
 
 /// Somebody asked, if it is there.
 const FILE: &str = "paused";

@@ -17,10 +17,8 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-use crate::{
-    sampler::{Sampled, Sampler},
-    storage::{StateDir, checkpoint::WrittenCheckpoint},
-};
+use super::sampler::{Sampled, Sampler};
+use crate::storage::{StateDir, checkpoint::WrittenCheckpoint};
 
 /// Events that may wait for the shell.
 const EVENTS_MAX: usize = 256;

@@ -10,10 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    name::program,
-    {places::Places, say, ticket::Ticket},
-};
+use super::{places::Places, ticket::Ticket};
+use crate::system::name::program;
 
 /// File in the state directory with the latest ticket.
 pub const TICKET: &str = "ticket";
@@ -89,11 +87,11 @@ impl Invitation {
             // It is there when people hear of it.
             self.write_down();
             if is_news {
-                say::invitation(&ticket, &places, was_said);
+                invite(&ticket, &places, was_said);
             }
         }
         if !places.is_far() && !places.is_alone() && !std::mem::replace(&mut self.is_warned, true) {
-            say::not_reachable(&places);
+            not_reachable(&places);
         }
         is_other
     }
@@ -124,6 +122,35 @@ fn write(file: &Path, ticket: &str) -> Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let written = options.open(&new).and_then(|mut out| out.write_all(format!("{ticket}\n").as_bytes()));
     written.and_then(|()| fs::rename(&new, file)).with_context(|| file.display().to_string())
+}
+
+/// How others join this run.
+fn invite(ticket: &Ticket, places: &Places, again: bool) {
+    let word = ticket.encode();
+    match again {
+        false => tracing::info!("to join from another machine: {} --join {word}", program()),
+        true => tracing::info!(
+            "this machine is reached elsewhere now; to join from another one: {} --join {word}",
+            program()
+        ),
+    }
+    // An address says nothing of a private run's secret.
+    let shown = if ticket.secret.is_none() { places.shown() } else { Vec::new() };
+    if let Some((peer, _)) = ticket.machines.first() {
+        for address in shown {
+            tracing::info!("the same by address: {} --bootstrap {address}/p2p/{peer} --run {}", program(), ticket.run);
+        }
+    }
+}
+
+/// Nobody out there can come to this machine.
+fn not_reachable(places: &Places) {
+    let port = places.port().map_or_else(|| "its port".into(), |port| format!("TCP port {port}"));
+    tracing::info!(
+        "machines of other networks cannot reach this one, as far as it can tell: pass {port} on to it in the router, or name a relay \
+         (--relay; see `{program} relay --help`). It can reach them, and is reached through them once one of the run is reachable",
+        program = program()
+    );
 }
 
 #[cfg(test)]

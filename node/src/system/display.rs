@@ -1,0 +1,162 @@
+//! Standard error: log lines, and on a terminal one live line below them.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{
+    borrow::Cow,
+    io::{IsTerminal, Write},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    time::Duration,
+};
+
+/// What waits for a reader of standard error who is slow; more is dropped.
+const WAITING_MAX: usize = 1_024;
+/// At the end, what waits is waited for so long.
+const SETTLED_MAX: Duration = Duration::from_secs(1);
+
+/// A bar for what takes a while, if there is a terminal to show it on. Whoever finishes it clears it.
+pub fn progress_bar(length: u64, doing: impl Into<Cow<'static, str>>, template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(length).with_message(doing);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Log lines and the live line, which a thread of its own writes: whoever reads standard error may stop reading, and
+/// the node must go on.
+#[derive(Clone)]
+pub struct Display {
+    is_terminal: bool,
+    messages: Arc<OnceLock<SyncSender<Message>>>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// What there is to write.
+enum Message {
+    /// A log event, above the live line.
+    Log(Vec<u8>),
+    /// Another live line.
+    Live(String),
+    /// No live line any more.
+    Clear,
+    /// Everything before this is written.
+    Settled(SyncSender<()>),
+}
+
+impl Display {
+    /// A live line if standard error is a terminal. The thread begins with the first word.
+    pub fn new() -> Self {
+        Self { is_terminal: std::io::stderr().is_terminal(), messages: Arc::default(), dropped: Arc::default() }
+    }
+
+    /// Whether there is a live line.
+    pub fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// Waits until what was said is written, if somebody reads it.
+    pub fn settle(&self) {
+        let (settled, wait) = sync_channel(1);
+        if self.messages.get().is_some_and(|messages| messages.try_send(Message::Settled(settled)).is_ok()) {
+            // Nobody reads: nothing can be done.
+            let _ = wait.recv_timeout(SETTLED_MAX);
+        }
+    }
+
+    /// Shows another live line.
+    pub fn show(&self, line: String) {
+        self.send(Message::Live(line));
+    }
+
+    /// Takes the live line off the terminal.
+    pub fn clear(&self) {
+        self.send(Message::Clear);
+    }
+
+    fn send(&self, message: Message) {
+        let messages = self.messages.get_or_init(|| {
+            let (messages, waiting) = sync_channel(WAITING_MAX);
+            let (is_terminal, dropped) = (self.is_terminal, self.dropped.clone());
+            std::thread::spawn(move || write(&waiting, is_terminal, &dropped));
+            messages
+        });
+        let is_log = matches!(message, Message::Log(_));
+        if messages.try_send(message).is_err() && is_log {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Writes what comes, as fast as it is read.
+fn write(waiting: &Receiver<Message>, is_terminal: bool, dropped: &AtomicU64) {
+    let bar = is_terminal.then(|| {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            bar.set_style(style);
+        }
+        bar
+    });
+    for message in waiting {
+        match (message, &bar) {
+            (Message::Log(line), bar) => {
+                let write = || {
+                    let lost = dropped.swap(0, Ordering::Relaxed);
+                    if lost > 0 {
+                        let _ =
+                            writeln!(std::io::stderr(), "{lost} lines are missing here: nobody read standard error");
+                    }
+                    let _ = std::io::stderr().write_all(&line);
+                };
+                bar.as_ref().map_or_else(write, |bar| bar.suspend(write));
+            }
+            (Message::Live(line), Some(bar)) => {
+                bar.set_message(line);
+                bar.tick();
+            }
+            (Message::Clear, Some(bar)) => bar.finish_and_clear(),
+            (Message::Settled(settled), _) => drop(settled.try_send(())),
+            (Message::Live(_) | Message::Clear, None) => {}
+        }
+    }
+}
+
+impl Default for Display {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Display {
+    type Writer = DisplayWriter;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        DisplayWriter { display: self.clone(), line: Vec::new() }
+    }
+}
+
+/// Writes one log event above the live line.
+pub struct DisplayWriter {
+    display: Display,
+    line: Vec<u8>,
+}
+
+impl Write for DisplayWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for DisplayWriter {
+    fn drop(&mut self) {
+        self.display.send(Message::Log(std::mem::take(&mut self.line)));
+    }
+}
