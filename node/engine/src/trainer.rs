@@ -186,8 +186,12 @@ impl Trainer {
             self.near_edge = Some(self.parts.weights.peak()?).filter(SweepReport::near_edge);
         } else if report.near_edge() {
             self.near_edge = Some(report);
-        } else if self.near_edge.is_some() && self.parts.weights.peak()?.is_clear() {
-            self.near_edge = None;
+        } else if let Some(near) = &self.near_edge {
+            // Its own tensor first: to look at all of them takes long, and would be due at each sweep.
+            let is_clear = self.parts.weights.peak_of(near.tensor)?.is_clear();
+            if is_clear {
+                self.near_edge = Some(self.parts.weights.peak()?).filter(|peak| !peak.is_clear());
+            }
         }
         Ok(())
     }

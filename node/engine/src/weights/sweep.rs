@@ -119,14 +119,19 @@ impl Weights {
     /// The largest weight as it stands.
     pub fn peak(&self) -> Result<SweepReport> {
         let mut report = SweepReport::default();
-        for (tensor, spec) in self.specs.iter().enumerate() {
-            let largest =
-                self.read(spec, |values| values.iter().fold(0f32, |largest, value| largest.max(value.abs())))?;
-            let peak = (largest / spec.quantum()) as u32;
-            if peak > report.peak {
-                report = SweepReport { peak, tensor };
+        for tensor in 0..self.specs.len() {
+            let own = self.peak_of(tensor)?;
+            if own.peak > report.peak {
+                report = own;
             }
         }
         Ok(report)
+    }
+
+    /// The largest weight of one tensor (canonical order) as it stands.
+    pub fn peak_of(&self, tensor: usize) -> Result<SweepReport> {
+        let spec = &self.specs[tensor];
+        let largest = self.read(spec, |values| values.iter().fold(0f32, |largest, value| largest.max(value.abs())))?;
+        Ok(SweepReport { peak: (largest / spec.quantum()) as u32, tensor })
     }
 }
