@@ -66,7 +66,8 @@ impl Router {
     pub fn is_due(&self, listens: impl FnOnce(&Multiaddr) -> bool) -> bool {
         match &self.local {
             Some(local) => !listens(local),
-            None => !self.waits && self.asked.is_some_and(|asked| asked.elapsed() >= AGAIN),
+            // It may never have answered: where this machine had no home's address, it was asked for no port.
+            None => self.asked.is_some_and(|asked| asked.elapsed() >= AGAIN),
         }
     }
 
@@ -117,6 +118,8 @@ mod tests {
         let mut router = Router::new(true);
         let [inside, outside] = ["/ip4/192.168.1.7/tcp/9713", "/ip4/203.0.113.5/tcp/9713"];
         assert!(!router.is_due(|_| true), "it is waited for");
+        router.asked = Instant::now().checked_sub(AGAIN);
+        assert!(router.is_due(|_| true), "it was waited for long enough");
         router.answers(RouterAnswer::Passes(outside.parse().unwrap()));
         router.passes_to(inside.parse().unwrap());
         router.asked = Instant::now().checked_sub(AGAIN);
