@@ -32,12 +32,13 @@ impl Cut {
                 let gradients: u64 = until.parse().ok().with_context(|| {
                     format!("--until {until}: a fraction must be from 0 to 1, a number of gradients whole")
                 })?;
+                let held = held(log, until, |journal| journal.held_at_most(gradients))?;
                 let heights = log.replica.machines().map(|(_, ledger, _)| ledger.height());
                 let known = heights.fold(0, u64::saturating_add);
                 if gradients > known {
                     tracing::warn!("--until {until}: {} has only {known} gradients: all of them are meant", log.origin);
                 }
-                held(log, until, |journal| journal.held_at_most(gradients))?
+                held
             }
             Ok(fraction) => {
                 ensure!((0.0..=1.0).contains(&fraction), "--until {until}: a fraction must be from 0 to 1");
