@@ -249,7 +249,7 @@ impl Trainer {
     fn stride(&mut self, measured: &Measured, batch: &Batch) -> Result<Step> {
         let Manifest { hyperparameters, schedule, .. } = &*self.parts.manifest;
         let multiplier = f64::from(schedule.multiplier(self.swarm_step)) / f64::from(MULTIPLIER_ONE);
-        let (rate, company) = ((hyperparameters.learning_rate, multiplier), self.company.batch());
+        let (rate, company) = (hyperparameters.learning_rate * multiplier, self.company.batch());
         let mut stride = Stride::new(measured, rate, company, &mut self.parts.normalizer);
         let mut trials = 0;
         loop {

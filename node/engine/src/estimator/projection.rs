@@ -12,7 +12,7 @@ use super::{
 
 /// Bytes at one θ that count in full.
 const FULL: f64 = 256.0;
-/// Trials of one batch's bytes: each that fails leaves less than a fifth of a step, so that few end in no step at all.
+/// Trials of one batch's bytes.
 pub(crate) const TRIALS_MAX: u32 = 8;
 
 /// Measures the slopes along `projections` directions, or fewer if the model is small.
@@ -41,38 +41,37 @@ pub fn gain(bytes: f64) -> f64 {
 pub(crate) struct Stride<'a> {
     slopes: &'a [f64],
     loss: f64,
-    /// Of a byte of one standard deviation, at the schedule's multiplier.
+    /// Of a byte of one standard deviation.
     learning_rate: f64,
-    multiplier: f64,
     /// Bytes of others that are measured at nearly the same θ.
     company: f64,
     /// Of the bytes that were encoded last, as [`Trial`] has it.
     length: f64,
     predicted: f64,
+    /// The length that is to be tried next, after a trial that was refused.
+    next: Option<f64>,
 }
 
 impl<'a> Stride<'a> {
-    /// `learning_rate`: the manifest's. `multiplier`: the schedule's. `company`: bytes of others that are measured at
+    /// `learning_rate`: the manifest's times the schedule's multiplier. `company`: bytes of others that are measured at
     /// nearly the same θ.
-    pub fn new(
-        measured: &'a Measured,
-        (learning_rate, multiplier): (f64, f64),
-        company: f64,
-        normalizer: &mut Normalizer,
-    ) -> Self {
+    pub fn new(measured: &'a Measured, learning_rate: f64, company: f64, normalizer: &mut Normalizer) -> Self {
         let (slopes, loss) = (&measured.gradients[..], measured.losses[0]);
         normalizer.take_in_batch(slopes);
         normalizer.trust.watch(loss);
-        let learning_rate = learning_rate * multiplier;
-        Self { slopes, loss, learning_rate, multiplier, company, length: 0.0, predicted: 0.0 }
+        Self { slopes, loss, learning_rate, company, length: 0.0, predicted: 0.0, next: None }
     }
 
-    /// The bytes, within what is trusted now; `uniform` draws from [0, 1) for the stochastic rounding.
+    /// The bytes, within what is trusted now, or as long as the last trial suggests; `uniform` draws from [0, 1) for the stochastic rounding.
     pub fn encode(&mut self, normalizer: &mut Normalizer, uniform: impl FnMut() -> f64) -> Vec<i8> {
         let count = self.slopes.len() as f64;
         let gain = gain(count + self.company);
         let fall = self.learning_rate * gain * normalizer.fall(self.slopes);
-        self.length = if self.loss.is_finite() { normalizer.trust.bound(count * gain, fall, self.loss) } else { 0.0 };
+        self.length = match self.next {
+            _ if !self.loss.is_finite() => 0.0,
+            Some(length) => length.min(count * gain),
+            None => normalizer.trust.bound(count * gain, fall, self.loss),
+        };
         let bytes = normalizer.encode_batch(self.slopes, self.length / count, uniform);
         let moved = |(byte, slope): (&i8, &f64)| f64::from(*byte) / f64::from(normalizer.levels) * slope;
         self.predicted = self.learning_rate * bytes.iter().zip(self.slopes).map(moved).sum::<f64>();
@@ -85,12 +84,13 @@ impl<'a> Stride<'a> {
     }
 
     /// Learns from the loss `after` the bytes; false if they are to be taken back and encoded anew.
-    pub fn learn(&self, normalizer: &mut Normalizer, after: f64) -> bool {
-        let (before, multiplier) = (self.loss, self.multiplier);
+    pub fn learn(&mut self, normalizer: &mut Normalizer, after: f64) -> bool {
+        let before = self.loss;
         let crowd = 1.0 + self.company / self.slopes.len() as f64;
         let (length, predicted) = (self.length, self.predicted);
         let finest = self.slopes.len() as f64 / f64::from(normalizer.levels);
-        normalizer.trust.learn(&Trial { length, finest, before, after, predicted, crowd, multiplier })
+        self.next = normalizer.trust.learn(&Trial { length, finest, before, after, predicted, crowd });
+        self.next.is_none()
     }
 }
 
@@ -193,7 +193,7 @@ mod tests {
                 for normalizer in &mut normalizers {
                     let (directions, measured) = self.measure();
                     let uniform = || (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-                    let mut stride = Stride::new(&measured, (LEARNING_RATE, 1.0), company, normalizer);
+                    let mut stride = Stride::new(&measured, LEARNING_RATE, company, normalizer);
                     let bytes = if is_trusted {
                         let tried = |bytes: &[i8]| Self::loss(&Self::moved(&self.point, &directions, bytes));
                         trusted(&mut stride, normalizer, uniform, tried)
