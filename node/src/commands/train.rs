@@ -254,6 +254,12 @@ fn new_trainer(
         // What has no derivative is measured by forwards.
         _ => settings.estimator.unwrap_or_default(),
     };
+    if settings.exit_when_idle.is_some() && data.is_some() && settings.samples.is_none() && !settings.stop_when_flat {
+        tracing::warn!(
+            "--exit-when-idle has no effect: this node's own gradients have no end. --samples or --stop-when-flat gives \
+             them one"
+        );
+    }
     let goals = GoalSettings {
         samples: settings.samples,
         exit_when_idle_ms: settings.exit_when_idle.map(|idle| idle.as_millis() as u64),

@@ -86,12 +86,8 @@ impl Texts {
         Ok(Self { data, held_out })
     }
 
-    /// Fails if what the settings ask for cannot be done with these texts. People hear of what has no effect.
+    /// Fails if what the settings ask for cannot be done with these texts.
     pub fn check(&self, settings: &Settings) -> Result<()> {
-        let ends = self.data.is_none() || settings.samples.is_some() || settings.stop_when_flat;
-        if settings.exit_when_idle.is_some() && !ends {
-            say_never_idle();
-        }
         if settings.stop_when_flat {
             ensure!(
                 self.data.is_some(),
@@ -205,14 +201,6 @@ fn say_read(flag: &str, report: &Report) {
         true => tracing::info!("{flag} {report}"),
         false => tracing::warn!("{flag} {report}"),
     }
-}
-
-/// A node that is to leave when idle has no end of own gradients.
-fn say_never_idle() {
-    tracing::warn!(
-        "--exit-when-idle has no effect: this node's own gradients have no end. --samples or --stop-when-flat gives \
-         them one"
-    );
 }
 
 /// What `--eval` names is a part of what `--data` names.

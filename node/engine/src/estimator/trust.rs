@@ -31,6 +31,8 @@ const GROWTH: (f64, f64) = (0.125, 2.0);
 pub const LOSS_NOISE: f64 = 1e-5;
 /// The radius is never smaller, so that it can grow again.
 const RADIUS_MIN: f64 = 1e-3;
+/// A radius of so many lengths of a step is far away.
+const FAR_WITHIN: f64 = 1.5;
 /// Where steps stay far within the radius, one in so many is tried.
 const UNTRIED: u32 = 8;
 
@@ -93,7 +95,7 @@ impl Trust {
     /// Whether the next step is to be tried; to be asked once a batch. Those that stay far within the radius say little
     /// about its border.
     pub fn is_to_try(&mut self, length: f64) -> bool {
-        let is_far_within = self.radius.is_some_and(|radius| length < radius / 4.0);
+        let is_far_within = self.radius.is_some_and(|radius| FAR_WITHIN * length < radius);
         self.untried += 1;
         !is_far_within || self.untried >= UNTRIED
     }
@@ -109,16 +111,17 @@ impl Trust {
         let allowed = if is_finest { allowed.max(TAKEN_BACK_FINEST / crowd) } else { allowed };
         let factor = if taken_back <= 0.0 { grown } else { allowed * predicted / taken_back };
         let factor = if factor.is_finite() { factor.clamp(shrunk, grown) } else { shrunk };
-        let may_be_longer = factor >= grown && self.radius.is_some_and(|radius| length >= radius);
+        let radius = self.radius.unwrap_or(length);
+        let may_be_longer = factor >= grown && length >= radius;
         let is_to_go_on = self.search == Search::Goes && may_be_longer;
         let goes = self.search != Search::Over && may_be_longer;
         self.search = if goes { Search::Goes } else { Search::Over };
-        let lasting = if goes { factor } else { factor.sqrt() };
-        self.radius = Some((length * lasting).max(RADIUS_MIN));
+        let suggested = length * factor;
+        self.radius = Some(if goes { suggested } else { (radius * suggested).sqrt() }.max(RADIUS_MIN));
         self.untried = 0;
         let most = if is_finest { TAKEN_BACK_MAX } else { TAKEN_BACK_MAX.min(EXCESS_MAX * allowed) };
         let is_kept = taken_back <= most * predicted && !is_to_go_on;
-        (!is_kept).then_some((length * factor).max(RADIUS_MIN))
+        (!is_kept).then_some(suggested.max(RADIUS_MIN))
     }
 
     pub(super) fn is_new(&self) -> bool {
