@@ -12,7 +12,7 @@ use protocol::{
 
 use crate::{
     cli::{AdmitArgs, RevokeArgs, WithdrawArgs},
-    control::authority::Authority,
+    control::authority::{Authority, Given},
     outln,
     system::hex::parse_key,
 };
@@ -34,6 +34,7 @@ pub fn admit(args: &AdmitArgs) -> Result<()> {
     }
     let admission = Admission::sign(&authority.log.run, key, &authority.signer);
     let given = authority.give(Statement::Admission(admission))?;
+    ensure!(given != Given::Withdrawn, "{} is not admitted: {}", args.key, given.in_words());
     outln!("{} is admitted; {}", args.key, given.in_words())?;
     Ok(())
 }

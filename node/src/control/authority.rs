@@ -7,6 +7,7 @@
 
 use anyhow::{Context, Result, ensure};
 use protocol::{
+    member::Member,
     replica::{Record, Replica},
     signature::{Ed25519Signer, Signer as _},
     statement::Statement,
@@ -49,6 +50,10 @@ pub struct Authority {
 pub enum Given {
     /// No node runs here: it is stored.
     Stored,
+    /// No node runs here, and one stored as much meanwhile, or more: nothing was stored.
+    Known,
+    /// Likewise: it is an admission, and its key was withdrawn meanwhile.
+    Withdrawn,
     /// The node that runs here has it.
     Taken,
     /// The node that runs here has not looked yet; the file is there.
@@ -56,10 +61,12 @@ pub enum Given {
 }
 
 impl Given {
-    /// What happens now, after a semicolon.
+    /// What happens now, after a semicolon or a colon.
     pub fn in_words(&self) -> String {
         match self {
             Self::Stored => "the swarm learns it when this node runs next".into(),
+            Self::Known => "this node has that by now, or more: nothing was stored".into(),
+            Self::Withdrawn => "its key was withdrawn meanwhile, which is for good: nothing was stored".into(),
             Self::Taken => "the node that runs here has it, and tells the swarm".into(),
             Self::Left(file) => format!(
                 "that takes effect once the node that runs here is through with its start ({} is gone then)",
@@ -99,11 +106,15 @@ impl Authority {
                 for bytes in state.statements()? {
                     known.restore_statement(records::statement(&bytes)?)?;
                 }
-                if let Some(statement) = with_known(&mut known, &statement)? {
-                    state.commit(&[records::to_row(&Record::Statement(statement))?])?;
-                }
+                let given = match with_known(&mut known, &statement)? {
+                    Some(statement) => {
+                        state.commit(&[records::to_row(&Record::Statement(statement))?])?;
+                        Given::Stored
+                    }
+                    None => outdone(&known, &statement),
+                };
                 left.as_deref().map_or(Ok(()), remove)?;
-                return Ok(Given::Stored);
+                return Ok(given);
             }
             match left.take() {
                 Some(file) if begun.elapsed() >= PATIENCE => return Ok(Given::Left(file)),
@@ -126,6 +137,14 @@ fn with_known(known: &mut Replica, statement: &Statement) -> Result<Option<State
         Statement::Revocation(_) => Some(statement.clone()),
         Statement::Admission(_) | Statement::Withdrawal(_) => known.member(&statement.key()).map(Statement::of_member),
     })
+}
+
+/// What becomes of a statement that is nothing new to `known`.
+fn outdone(known: &Replica, statement: &Statement) -> Given {
+    match (statement, known.member(&statement.key())) {
+        (Statement::Admission(_), Some(Member::Withdrawn { .. })) => Given::Withdrawn,
+        _ => Given::Known,
+    }
 }
 
 /// Writes a statement to a file for the node of `state`, whole or not at all.
@@ -248,6 +267,10 @@ mod tests {
         let Some(Statement::Withdrawal(both)) = with_known(&mut known, &other).unwrap() else { panic!("it is news") };
         assert_eq!(both.floors(), [(1, 10), (2, 15)]);
         assert_eq!(with_known(&mut known, &other).unwrap(), None);
+        assert_eq!(outdone(&known, &other), Given::Known);
+        let admission = Statement::Admission(Admission::sign(&run, [5; 32], &authority));
+        assert_eq!(with_known(&mut known, &admission).unwrap(), None);
+        assert_eq!(outdone(&known, &admission), Given::Withdrawn);
     }
 
     #[test]
