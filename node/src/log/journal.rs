@@ -29,9 +29,14 @@ pub struct Journal {
 impl Journal {
     /// The journal in the directory `state`, of a run whose ledgers `replica` holds; None if there is none.
     pub fn read(state: &Path, replica: &Replica) -> Result<Option<Self>> {
+        Self::with_names(state, &FullNames::of(replica))
+    }
+
+    /// Likewise, with what `names` says of the machines that older journals name.
+    pub fn with_names(state: &Path, names: &FullNames) -> Result<Option<Self>> {
         let mut journal = Self::default();
         let mut times = Vec::new();
-        let unreadable = journal::visit(state, &FullNames::of(replica), |mut line| {
+        let unreadable = journal::visit(state, names, |mut line| {
             // The line's number, until all times are known.
             times.push(std::mem::replace(line.at_ms_mut(), times.len() as u64));
             match line {
@@ -60,6 +65,16 @@ impl Journal {
         let weights = self.weights.iter_mut().map(|(at, ..)| at);
         let points = self.points.iter_mut().map(|point| &mut point.at_ms);
         grown.chain(&mut self.looks).chain(revoked).chain(weights).chain(points).for_each(change);
+    }
+
+    /// When the node first looked, Unix ms.
+    pub fn begun(&self) -> Option<u64> {
+        self.looks.first().copied()
+    }
+
+    /// Per machine, by its name: (Unix ms, height), in order.
+    pub fn curves(&self) -> impl Iterator<Item = (&str, &[(u64, u64)])> {
+        self.grown.iter().map(|(machine, grown)| (machine.as_str(), grown.as_slice()))
     }
 
     fn of(&self, machine: &MachineId) -> &[(u64, u64)] {

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use plotters::{coord::Shift, prelude::*};
 use protocol::machine::short_name;
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::Read,
     path::Path,
@@ -11,12 +12,10 @@ use std::{
 
 use crate::{
     cli::PlotArgs,
+    log::Journal,
     outln,
     system::clock,
-    watch::{
-        METRICS, Metrics, STATUS, Snapshot,
-        journal::{self, FullNames, Line},
-    },
+    watch::{METRICS, Metrics, STATUS, Snapshot, journal::FullNames},
 };
 
 /// How a picture begins.
@@ -115,18 +114,19 @@ fn read_metrics(state: &Path) -> Result<Vec<Metrics>> {
 
 /// (seconds since the journal began, height) of each machine, the largest ledgers first.
 fn heights(state: &Path) -> Result<Vec<(String, Points)>> {
-    let mut machines = std::collections::BTreeMap::<String, Points>::new();
-    let mut begun = None;
-    journal::visit(state, &FullNames::default(), |line| {
-        let Line::Heights { at_ms, heights } = line else { return };
-        let seconds = at_ms.saturating_sub(*begun.get_or_insert(at_ms)) as f64 / 1e3;
-        for (machine, height) in heights {
-            // As people are shown it elsewhere, and as older journals have it.
-            let name = short_name(&machine).to_owned();
-            machines.entry(name).or_default().push((seconds, height as f64));
-        }
-    })?;
-    let mut machines: Vec<(String, Points)> = machines.into_iter().collect();
+    let journal = Journal::with_names(state, &FullNames::default())?.unwrap_or_default();
+    let begun = journal.begun().unwrap_or(0);
+    let mut machines = BTreeMap::<&str, Vec<(u64, u64)>>::new();
+    for (machine, grown) in journal.curves() {
+        // As people are shown it elsewhere, and as older journals have it.
+        machines.entry(short_name(machine)).or_default().extend(grown);
+    }
+    let points = |mut grown: Vec<(u64, u64)>| -> Points {
+        grown.sort_unstable();
+        grown.iter().map(|(at_ms, height)| (at_ms.saturating_sub(begun) as f64 / 1e3, *height as f64)).collect()
+    };
+    let mut machines: Vec<(String, Points)> =
+        machines.into_iter().map(|(machine, grown)| (machine.to_owned(), points(grown))).collect();
     let last = |machine: &(String, Points)| machine.1.last().map_or(0.0, |point| point.1);
     machines.sort_by(|a, b| last(b).total_cmp(&last(a)));
     machines.truncate(MACHINES_MAX);
@@ -273,6 +273,25 @@ fn draw_panel(area: &Area<'_>, panel: &Panel) -> Drawn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watch::journal;
+    use serde_json::json;
+
+    #[test]
+    fn one_line_with_a_wrong_clock_does_not_stretch_the_picture() {
+        let state = tempfile::tempdir().unwrap();
+        let lines = [
+            (1_000_u64, json!({"a": 1, "b": 2})),
+            (2_000, json!({"a": 3})),
+            (900_000_000_000, json!({"b": 4})),
+            (4_000, json!({"b": 5})),
+        ];
+        let lines =
+            lines.map(|(at_ms, heights)| json!({"kind": "heights", "at_ms": at_ms, "heights": heights}).to_string());
+        fs::write(state.path().join(journal::FILE), lines.join("\n")).unwrap();
+        let a = ("a".to_owned(), vec![(0.0, 1.0), (1.0, 3.0)]);
+        let b = ("b".to_owned(), vec![(0.0, 2.0), (1.0, 4.0), (3.0, 5.0)]);
+        assert_eq!(heights(state.path()).unwrap(), [b, a]);
+    }
 
     #[test]
     fn a_file_that_is_no_picture_is_in_the_way_and_a_device_without_end_is_not() {
