@@ -13,8 +13,8 @@ const RATE_MS: u64 = 60_000;
 /// A journal that was read.
 #[derive(Default, Debug)]
 pub struct Journal {
-    /// Per machine: (Unix ms, height), in order.
-    grown: HashMap<String, Vec<(u64, u64)>>,
+    /// Per machine: (number of the look, height), in order.
+    grown: HashMap<String, Vec<(usize, u64)>>,
     /// When the node looked at its ledgers, Unix ms, in order.
     looks: Vec<u64>,
     /// Machine, Unix ms, the first sample that counted no longer from then on.
@@ -41,9 +41,10 @@ impl Journal {
             times.push(std::mem::replace(line.at_ms_mut(), times.len() as u64));
             match line {
                 Line::Heights { at_ms, heights } => {
+                    let look = journal.looks.len();
                     journal.looks.push(at_ms);
                     for (machine, height) in heights {
-                        journal.grown.entry(machine).or_default().push((at_ms, height));
+                        journal.grown.entry(machine).or_default().push((look, height));
                     }
                 }
                 Line::Revoked { at_ms, machine, from, .. } => journal.revoked.push((machine, at_ms, from)),
@@ -60,11 +61,10 @@ impl Journal {
     }
 
     fn each_time(&mut self, change: impl FnMut(&mut u64)) {
-        let grown = self.grown.values_mut().flatten().map(|(at, _)| at);
         let revoked = self.revoked.iter_mut().map(|(_, at, _)| at);
         let weights = self.weights.iter_mut().map(|(at, ..)| at);
         let points = self.points.iter_mut().map(|point| &mut point.at_ms);
-        grown.chain(&mut self.looks).chain(revoked).chain(weights).chain(points).for_each(change);
+        self.looks.iter_mut().chain(revoked).chain(weights).chain(points).for_each(change);
     }
 
     /// When the node first looked, Unix ms.
@@ -73,32 +73,35 @@ impl Journal {
     }
 
     /// Per machine, by its name: (Unix ms, height), in order.
-    pub fn curves(&self) -> impl Iterator<Item = (&str, &[(u64, u64)])> {
-        self.grown.iter().map(|(machine, grown)| (machine.as_str(), grown.as_slice()))
+    pub fn curves(&self) -> impl Iterator<Item = (&str, Vec<(u64, u64)>)> {
+        self.grown.iter().map(move |(machine, grown)| (machine.as_str(), self.timed(grown).collect()))
     }
 
-    fn of(&self, machine: &MachineId) -> &[(u64, u64)] {
-        self.grown.get(&format!("{machine:#}")).map_or(&[], Vec::as_slice)
+    /// (Unix ms, height) of the machine, in order.
+    fn of(&self, machine: &MachineId) -> impl DoubleEndedIterator<Item = (u64, u64)> {
+        self.timed(self.grown.get(&format!("{machine:#}")).map(Vec::as_slice).unwrap_or_default())
+    }
+
+    fn timed<'a>(&'a self, grown: &'a [(usize, u64)]) -> impl DoubleEndedIterator<Item = (u64, u64)> + 'a {
+        grown.iter().map(move |(look, height)| (self.looks[*look], *height))
     }
 
     /// When this node had `sample`, Unix ms: (the last time it had not yet, the first time it had).
     pub fn came(&self, machine: &MachineId, sample: u64) -> Option<(Option<u64>, u64)> {
-        let grown = self.of(machine);
-        let (by, _) = *grown.iter().find(|(_, height)| *height > sample)?;
+        let (by, _) = self.of(machine).find(|(_, height)| *height > sample)?;
         let before = self.looks.iter().rev().find(|look| **look < by);
         Some((before.copied(), by))
     }
 
     /// When the machine's ledger last grew here, Unix ms.
     pub fn last_seen(&self, machine: &MachineId) -> Option<u64> {
-        self.of(machine).last().map(|(at, _)| *at)
+        self.of(machine).next_back().map(|(at, _)| at)
     }
 
     /// Gradients a second over the machine's last minute; None if the journal is too short to say.
     pub fn rate(&self, machine: &MachineId) -> Option<f64> {
-        let grown = self.of(machine);
-        let (end, height) = *grown.last()?;
-        let (begin, from) = *grown.iter().find(|(at, _)| at + RATE_MS >= end)?;
+        let (end, height) = self.of(machine).next_back()?;
+        let (begin, from) = self.of(machine).find(|(at, _)| at + RATE_MS >= end)?;
         (end > begin).then(|| height.saturating_sub(from) as f64 * 1e3 / (end - begin) as f64)
     }
 
@@ -130,21 +133,21 @@ impl Journal {
 
     /// What it held at the last of its looks up to which `holds` is so.
     fn held_while(&self, holds: impl Fn(u64, &Heights) -> bool) -> Option<Heights> {
-        let mut grown: Vec<(u64, &String, u64)> = Vec::new();
+        let mut grown: Vec<(usize, &String, u64)> = Vec::new();
         for (machine, heights) in &self.grown {
-            grown.extend(heights.iter().map(|(at, height)| (*at, machine, *height)));
+            grown.extend(heights.iter().map(|(look, height)| (*look, machine, *height)));
         }
         grown.sort_unstable();
-        let came = |look: u64| grown.partition_point(|(at, ..)| *at <= look);
-        let named = |(_, machine, height): &(u64, &String, u64)| ((*machine).clone(), *height);
+        let came = |look: usize| grown.partition_point(|(at, ..)| *at <= look);
+        let named = |(_, machine, height): &(usize, &String, u64)| ((*machine).clone(), *height);
         let (mut held, mut known, mut last) = (Heights::default(), 0, None);
-        for look in &self.looks {
-            held.extend(grown[known..came(*look).max(known)].iter().map(named));
-            known = came(*look).max(known);
-            if !holds(*look, &held) {
+        for (look, at_ms) in self.looks.iter().enumerate() {
+            held.extend(grown[known..came(look)].iter().map(named));
+            known = came(look);
+            if !holds(*at_ms, &held) {
                 break;
             }
-            last = Some(*look);
+            last = Some(look);
         }
         last.map(|last| grown[..came(last)].iter().map(named).collect())
     }
@@ -216,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_a_node_held_is_found_by_gradients_and_by_time() {
-        let grown = HashMap::from([("a".to_owned(), vec![(10, 3), (30, 9)]), ("b".to_owned(), vec![(20, 4), (30, 5)])]);
+        let grown = HashMap::from([("a".to_owned(), vec![(1, 3), (3, 9)]), ("b".to_owned(), vec![(2, 4), (3, 5)])]);
         let journal = Journal { grown, looks: vec![0, 10, 20, 30], ..Journal::default() };
         let heights = |a: u64, b: u64| {
             let both = [("a".to_owned(), a), ("b".to_owned(), b)];
@@ -230,5 +233,8 @@ mod tests {
         assert_eq!(journal.held_by(29), heights(3, 4));
         assert_eq!(journal.held_by(1_000), heights(9, 5));
         assert_eq!(Journal { looks: vec![5], ..Journal::default() }.held_by(4), None);
+        // While the clock is wrong, all looks get one time.
+        let journal = Journal { looks: vec![10; 4], ..journal };
+        assert_eq!((journal.held_at_most(7), journal.held_by(10)), (heights(3, 4), heights(9, 5)));
     }
 }
