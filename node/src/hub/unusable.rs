@@ -110,9 +110,8 @@ pub fn check_config(config: &[u8], name: &HubName) -> Result<()> {
     let refused = || format!("{name} cannot be the base of a run, and its weights were not downloaded");
     model::architecture(config).with_context(refused)?;
     let config: Value = serde_json::from_slice(config)?;
-    // MLX says `quantization`.
-    let quantised = ["quantization_config", "compression_config", "quantization"].into_iter();
-    let Some(how) = quantised.filter_map(|field| config.get(field)).find(|how| how.is_object()) else { return Ok(()) };
+    let mut said = model::QUANTISATION.into_iter().filter_map(|field| config.get(field));
+    let Some(how) = said.find(|how| how.is_object()) else { return Ok(()) };
     let method = how.get("quant_method").and_then(Value::as_str).unwrap_or("of MLX, or unnamed");
     Err(anyhow::anyhow!(
         "its config.json says that it is quantised ({method}), which cannot be trained as it is: take the model that it was made \

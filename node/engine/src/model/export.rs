@@ -15,7 +15,7 @@ use std::{
     path::Path,
 };
 
-use super::{Checkpoint, Interface};
+use super::{Checkpoint, Interface, unusable::QUANTISATION};
 use crate::device;
 
 /// Tensors in place of some of a base's, under its names.
@@ -106,9 +106,6 @@ fn sync(path: &Path) -> io::Result<()> {
     }
     File::open(path)?.sync_all()
 }
-
-/// Where a config says how weights are quantised.
-const QUANTISATION: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
 
 /// Makes the config say what the types of the weights are; returns whether it did not. It must say float32 where it
 /// says another one, or nothing and the first tensor may be of another. `torch_dtype` is what transformers of all

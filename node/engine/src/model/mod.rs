@@ -79,6 +79,7 @@ pub use sampling::{NotFinite, Sampling, says_nothing};
 pub use suffix::SuffixModel;
 pub use tokenizer::Tokenizer;
 pub use told_paths::{ToldPath, told_paths};
+pub use unusable::QUANTISATION;
 
 /// A model's forward pass, in the pieces of which all decoders are made. Shapes: N tokens, which are rows packed one
 /// after the other as a [`Layout`] says; hidden states of width H.

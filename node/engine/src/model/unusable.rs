@@ -156,11 +156,15 @@ pub fn without_weights(directory: &Path) -> String {
     format!("{place} has neither model.safetensors nor model.safetensors.index.json: download the weights as well")
 }
 
+/// Where a `config.json` says how weights are quantised: Hugging Face's two names, and MLX's.
+pub const QUANTISATION: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
+
 /// What `config.json` says of quantisation that tensors of other types come from.
 pub fn quantised(config: &[u8]) -> Option<String> {
     let config: Value = serde_json::from_slice(config).ok()?;
     let said = |name: &str| config.get(name).filter(|how| how.is_object());
-    if let Some(how) = said("quantization_config").or_else(|| said("compression_config")) {
+    let [of_hugging_face @ .., of_mlx] = QUANTISATION;
+    if let Some(how) = of_hugging_face.into_iter().find_map(said) {
         let method = how.get("quant_method").and_then(Value::as_str).unwrap_or("an unknown method");
         return Some(format!(
             "its config.json says that it is quantised ({method}), which cannot be trained as it is: take the model that it \
@@ -168,7 +172,7 @@ pub fn quantised(config: &[u8]) -> Option<String> {
              then save_pretrained(...)"
         ));
     }
-    said("quantization").map(|_| {
+    said(of_mlx).map(|_| {
         "its config.json says that it is quantised (MLX), which cannot be trained as it is: take the model that it was made \
          of, or undo it with mlx_lm.convert --dequantize"
             .into()
