@@ -126,7 +126,7 @@ fn people_talk_on_the_page_while_three_nodes_train() {
         assert!(!answer.is_empty() && answer != "…", "{told}");
         // The window has no room for both: the first turn is forgotten, and said so.
         assert_eq!(page.evaluate("turns.length"), json!(2));
-        assert_eq!(page.evaluate("document.querySelectorAll('#turns small').length"), json!(number));
+        assert_eq!(page.evaluate("document.querySelectorAll('#turns > small').length"), json!(number));
     }
     // What fits no window is said, and does not stay in the conversation.
     page.evaluate("$('text').value = 'word '.repeat(900); $('form').requestSubmit()");
@@ -137,6 +137,15 @@ fn people_talk_on_the_page_while_three_nodes_train() {
     assert_eq!(page.evaluate("$('weights').textContent").as_str().map(str::len), Some("weights ".len() + 16));
     page.evaluate("$('new').click()");
     assert_eq!(page.evaluate("$('turns').children.length + turns.length"), json!(0));
+    // An answer without an end says so, and is said back without that.
+    let events = [json!({ "delta": { "content": "a" } }), json!({ "delta": {}, "finish_reason": "length" })]
+        .map(|choice| format!("data: {}\n\n", json!({ "choices": [choice] })));
+    let stub = json!(events.concat() + "data: [DONE]\n\n");
+    page.evaluate(&format!("window.fetch = async () => new Response({stub}); null"));
+    page.evaluate("$('text').value = 'on'; $('form').requestSubmit()");
+    page.wait_until("a cut answer", |page| page.evaluate("running === null") == json!(true));
+    assert_eq!(page.evaluate(answers), json!(["a … cut at the limit"]));
+    assert_eq!(page.evaluate("turns.map(turn => turn.content)"), json!(["on", "a"]));
     // Chromium notes each answer that is a refusal; nothing else is wrong.
     let complaints = page.complaints();
     assert!(complaints.iter().all(|complaint| complaint.contains("400 (Bad Request)")), "{complaints:?}");
