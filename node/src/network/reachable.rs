@@ -94,7 +94,7 @@ impl Network {
         self.not_reachable_at(&all);
     }
 
-    fn not_reachable_at(&mut self, addresses: &[Multiaddr]) {
+    pub(super) fn not_reachable_at(&mut self, addresses: &[Multiaddr]) {
         let seen = addresses.iter().filter(|address| !self.announced.contains(address));
         seen.for_each(|address| self.swarm.remove_external_address(address));
         if !addresses.is_empty() {

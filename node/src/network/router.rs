@@ -2,7 +2,12 @@
 
 use libp2p::Multiaddr;
 #[cfg(feature = "upnp")]
+use libp2p::multiaddr::Protocol;
+#[cfg(feature = "upnp")]
 use std::time::{Duration, Instant};
+
+#[cfg(feature = "upnp")]
+use super::address::is_relayed;
 
 /// A router that was found and has passed nothing on for so long refuses.
 #[cfg(feature = "upnp")]
@@ -25,6 +30,17 @@ pub enum RouterAnswer {
     Silent,
 }
 
+/// A port that it passes on.
+#[cfg(feature = "upnp")]
+struct Port {
+    /// To this address of this machine.
+    local: Multiaddr,
+    /// Others call it there.
+    outside: Multiaddr,
+    /// It said so since it was asked last.
+    is_confirmed: bool,
+}
+
 /// Whether it is asked, and what it said last.
 #[derive(Default)]
 pub struct Router {
@@ -33,9 +49,14 @@ pub struct Router {
     /// It was asked, and has not answered yet.
     waits: bool,
     answer: Option<RouterAnswer>,
-    /// This machine's address that it passes a port on to.
+    /// Why it passes nothing on, as far as that was told since it last passed something on.
     #[cfg(feature = "upnp")]
-    local: Option<Multiaddr>,
+    told: Vec<RouterAnswer>,
+    #[cfg(feature = "upnp")]
+    ports: Vec<Port>,
+    /// This machine's addresses at home when it was asked, as long as they stay.
+    #[cfg(feature = "upnp")]
+    homes: Option<Vec<Multiaddr>>,
 }
 
 impl Router {
@@ -50,6 +71,13 @@ impl Router {
     }
 }
 
+/// Those of `listeners` that are a home's: only of these are ports asked for.
+#[cfg(feature = "upnp")]
+pub fn homes(listeners: &[Multiaddr]) -> Vec<Multiaddr> {
+    let is_of_home = |address: &Multiaddr| matches!(address.iter().next(), Some(Protocol::Ip4(ip)) if ip.is_private());
+    listeners.iter().filter(|address| is_of_home(address) && !is_relayed(address)).cloned().collect()
+}
+
 #[cfg(feature = "upnp")]
 impl Router {
     /// A router is asked from now on, or none is.
@@ -57,46 +85,99 @@ impl Router {
         Self { asked: is_asked.then(Instant::now), waits: is_asked, ..Self::default() }
     }
 
-    /// It is asked once more.
-    pub fn ask_again(&mut self) {
-        (self.asked, self.waits, self.local) = (Some(Instant::now()), true, None);
+    /// It is asked once more, by a machine that listens there.
+    pub fn ask_again(&mut self, listeners: &[Multiaddr]) {
+        (self.asked, self.waits, self.homes) = (Some(Instant::now()), true, Some(homes(listeners)));
+        self.ports.iter_mut().for_each(|port| port.is_confirmed = false);
     }
 
-    /// Whether to ask once more. `listens`: whether this machine listens at an address.
-    pub fn is_due(&self, listens: impl FnOnce(&Multiaddr) -> bool) -> bool {
-        match &self.local {
-            Some(local) => !listens(local),
+    /// Whether to ask once more, now that this machine listens at `listeners`.
+    pub fn is_due(&mut self, listeners: &[Multiaddr]) -> bool {
+        let now_at = homes(listeners);
+        // At the first look this machine is where it was when it began to ask.
+        let asked_at = self.homes.get_or_insert_with(|| now_at.clone());
+        asked_at.retain(|home| now_at.contains(home));
+        // It was asked when this machine had left one home, and was not yet at another.
+        let has_arrived = now_at.iter().any(|home| !asked_at.contains(home));
+        let is_silent = !self.waits && self.answer == Some(RouterAnswer::Silent);
+        match self.ports.is_empty() {
             // It may never have answered: where this machine had no home's address, it was asked for no port.
-            None => self.asked.is_some_and(|asked| asked.elapsed() >= AGAIN),
+            true => self.asked.is_some_and(|asked| is_silent && has_arrived || asked.elapsed() >= AGAIN),
+            false => !self.lost(listeners).is_empty(),
         }
     }
 
-    /// It passes a port on to this address of this machine.
-    pub fn passes_to(&mut self, local: Multiaddr) {
-        self.local = Some(local);
+    /// Where it passes ports on.
+    pub fn outside(&self) -> Vec<Multiaddr> {
+        self.outside_of(|_| true)
     }
 
-    /// It says something; None if that is nothing new.
-    pub fn answers(&mut self, answer: RouterAnswer) -> Option<RouterAnswer> {
-        let is_news = self.answer.as_ref() != Some(&answer);
+    /// Likewise, to where this machine listens no more.
+    pub fn lost(&self, listeners: &[Multiaddr]) -> Vec<Multiaddr> {
+        self.outside_of(|port| !listeners.contains(&port.local))
+    }
+
+    /// Likewise, of which it has said nothing for so long after it was asked again that it does so no more.
+    pub fn late(&self) -> Vec<Multiaddr> {
+        let is_late = self.asked.is_some_and(|asked| asked.elapsed() >= PATIENCE);
+        self.outside_of(|port| is_late && !port.is_confirmed)
+    }
+
+    fn outside_of(&self, is_one: impl Fn(&Port) -> bool) -> Vec<Multiaddr> {
+        self.ports.iter().filter(|port| is_one(port)).map(|port| port.outside.clone()).collect()
+    }
+
+    /// It passes `outside` on to `local`, an address of this machine; None if that is nothing new.
+    pub fn passes(&mut self, local: Multiaddr, outside: Multiaddr) -> Option<RouterAnswer> {
+        let is_news = !self.outside().contains(&outside);
         self.waits = false;
-        if !matches!(answer, RouterAnswer::Passes(_)) {
-            self.local = None;
-        }
+        self.told.clear();
+        self.ports.retain(|port| port.outside != outside);
+        self.ports.push(Port { local, outside: outside.clone(), is_confirmed: true });
+        let answer = RouterAnswer::Passes(outside);
         self.answer = Some(answer.clone());
         is_news.then_some(answer)
+    }
+
+    /// It passes `outside` on no more; None if it did not.
+    pub fn passes_no_more(&mut self, outside: &Multiaddr) -> Option<RouterAnswer> {
+        let is_news = self.outside().contains(outside);
+        self.waits = false;
+        self.ports.retain(|port| port.outside != *outside);
+        let answer = RouterAnswer::PassesNoMore(outside.clone());
+        let other = self.outside().into_iter().next();
+        self.answer = Some(other.map_or_else(|| answer.clone(), RouterAnswer::Passes));
+        is_news.then_some(answer)
+    }
+
+    /// It passes nothing on, for this reason; None if that was told before.
+    pub fn passes_nothing(&mut self, why: RouterAnswer) -> Option<RouterAnswer> {
+        self.waits = false;
+        self.answer = Some(why.clone());
+        let is_news = !self.told.contains(&why);
+        if is_news {
+            self.told.push(why.clone());
+        }
+        is_news.then_some(why)
     }
 
     /// It has been silent for so long, though a port was asked for, that it refuses.
     pub fn refuses(&mut self) -> Option<RouterAnswer> {
         let is_late = self.waits && self.asked.is_some_and(|asked| asked.elapsed() >= PATIENCE);
-        if is_late { self.answers(RouterAnswer::Refuses) } else { None }
+        if is_late { self.passes_nothing(RouterAnswer::Refuses) } else { None }
     }
 }
 
 #[cfg(all(test, feature = "upnp"))]
 mod tests {
     use super::*;
+
+    const INSIDE: &str = "/ip4/192.168.1.7/tcp/9713";
+    const OUTSIDE: &str = "/ip4/203.0.113.5/tcp/9713";
+
+    fn at(address: &str) -> Multiaddr {
+        address.parse().unwrap()
+    }
 
     #[test]
     fn each_answer_is_news_once_and_a_router_that_says_nothing_refuses_once() {
@@ -105,29 +186,68 @@ mod tests {
         router.asked = Instant::now().checked_sub(PATIENCE);
         assert_eq!(router.refuses(), Some(RouterAnswer::Refuses));
         assert!(router.refuses().is_none() && !router.is_waited_for());
-        let passes = RouterAnswer::Passes("/ip4/203.0.113.5/tcp/9713".parse().unwrap());
-        assert_eq!(router.answers(passes.clone()), Some(passes.clone()));
-        assert_eq!(router.answers(passes.clone()), None);
+        assert_eq!(router.passes_nothing(RouterAnswer::Silent), Some(RouterAnswer::Silent));
+        // A search that fails now and then is told once.
+        assert_eq!(router.passes_nothing(RouterAnswer::Refuses), None);
+        assert_eq!(router.passes_nothing(RouterAnswer::Silent), None);
+        let passes = RouterAnswer::Passes(at(OUTSIDE));
+        assert_eq!(router.passes(at(INSIDE), at(OUTSIDE)), Some(passes.clone()));
+        assert_eq!(router.passes(at(INSIDE), at(OUTSIDE)), None);
         assert_eq!(router.answer, Some(passes));
+        assert!(router.passes_no_more(&at(OUTSIDE)).is_some() && router.passes_no_more(&at(OUTSIDE)).is_none());
+        assert_eq!(router.passes_nothing(RouterAnswer::Silent), Some(RouterAnswer::Silent));
         assert!(Router::new(false).refuses().is_none() && !Router::new(false).is_waited_for());
     }
 
     /// Once it was asked but once, and a laptop that came home stayed behind its router.
     #[test]
     fn it_is_asked_again_where_this_machine_moved_and_after_a_while_where_it_passes_nothing_on() {
+        let (mut router, home) = (Router::new(true), [at(INSIDE)]);
+        assert!(!router.is_due(&home), "it is waited for");
+        router.asked = Instant::now().checked_sub(AGAIN);
+        assert!(router.is_due(&home), "it was waited for long enough");
+        router.passes(at(INSIDE), at(OUTSIDE));
+        router.asked = Instant::now().checked_sub(AGAIN);
+        assert!(!router.is_due(&home) && router.is_due(&[]));
+        router.passes_no_more(&at(OUTSIDE));
+        assert!(router.is_due(&home));
+        router.ask_again(&home);
+        assert!(!router.is_due(&home) && router.is_waited_for());
+        assert!(!Router::new(false).is_due(&home));
+    }
+
+    #[test]
+    fn it_is_asked_again_as_soon_as_this_machine_is_home_though_none_was_there_before() {
+        let (mut router, home) = (Router::new(true), [at(INSIDE)]);
+        assert!(!router.is_due(&home));
+        router.passes_nothing(RouterAnswer::Silent);
+        assert!(!router.is_due(&home), "it was asked here");
+        assert!(!router.is_due(&[]) && router.is_due(&home));
+        router.ask_again(&[]);
+        assert!(!router.is_due(&home), "it is waited for");
+        router.passes_nothing(RouterAnswer::Silent);
+        assert!(router.is_due(&home));
+        router.ask_again(&home);
+        router.passes_nothing(RouterAnswer::Silent);
+        assert!(!router.is_due(&home));
+    }
+
+    #[test]
+    fn of_two_ports_each_is_lost_by_itself() {
+        let quic = ["/ip4/192.168.1.8/udp/9713/quic-v1", "/ip4/203.0.113.5/udp/9713/quic-v1"].map(at);
         let mut router = Router::new(true);
-        let [inside, outside] = ["/ip4/192.168.1.7/tcp/9713", "/ip4/203.0.113.5/tcp/9713"];
-        assert!(!router.is_due(|_| true), "it is waited for");
-        router.asked = Instant::now().checked_sub(AGAIN);
-        assert!(router.is_due(|_| true), "it was waited for long enough");
-        router.answers(RouterAnswer::Passes(outside.parse().unwrap()));
-        router.passes_to(inside.parse().unwrap());
-        router.asked = Instant::now().checked_sub(AGAIN);
-        assert!(!router.is_due(|address| address.to_string() == inside) && router.is_due(|_| false));
-        router.answers(RouterAnswer::PassesNoMore(outside.parse().unwrap()));
-        assert!(router.is_due(|_| true));
-        router.ask_again();
-        assert!(!router.is_due(|_| true) && router.is_waited_for());
-        assert!(!Router::new(false).is_due(|_| true));
+        router.passes(at(INSIDE), at(OUTSIDE));
+        router.passes(quic[0].clone(), quic[1].clone());
+        assert!(!router.is_due(&[at(INSIDE), quic[0].clone()]));
+        assert!(router.is_due(&[at(INSIDE)]));
+        assert_eq!(router.lost(&[at(INSIDE)]), [quic[1].clone()]);
+        assert_eq!(router.passes_no_more(&quic[1]), Some(RouterAnswer::PassesNoMore(quic[1].clone())));
+        assert_eq!((router.answer(), router.outside()), (Some(&RouterAnswer::Passes(at(OUTSIDE))), vec![at(OUTSIDE)]));
+        router.ask_again(&[at(INSIDE)]);
+        assert!(router.late().is_empty());
+        router.asked = Instant::now().checked_sub(PATIENCE);
+        assert_eq!(router.late(), [at(OUTSIDE)]);
+        assert_eq!(router.passes(at(INSIDE), at(OUTSIDE)), None);
+        assert!(router.late().is_empty());
     }
 }
