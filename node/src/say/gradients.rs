@@ -26,8 +26,9 @@ pub fn paused(cause: Option<Cause>, state: &Path) {
 pub fn near_edge(near: Option<&(String, f64)>) {
     match near {
         Some((tensor, share)) => tracing::error!(
-            "a weight is near the end of its range: own probes pause ({tensor}, {:.1}% of the way). A peer may be pushing it; a \
-             revocation would heal it. Or the run outgrew its planned gradients",
+            "a weight is near the end of its range: own probes pause ({tensor}, {:.1}% of the way). A peer may be \
+             pushing it: a revocation heals it, or others' gradients that move it back. Or the run outgrew its planned \
+             gradients",
             100.0 * share
         ),
         None => tracing::info!("all weights are well within their ranges again: probing goes on"),
