@@ -27,6 +27,9 @@
 //! | `onebyte_machine_gradients` | machine | in its ledger; of at most [`MACHINES_MAX`](super::MACHINES_MAX) machines |
 //! | `onebyte_machine_revoked` | machine | 1 if not all of them count |
 //! | `onebyte_peer_round_trip_seconds` | peer | once known |
+//!
+//! A machine is named in full, key and incarnation, as in the journal and in `/api/status`: people are shown the
+//! beginning.
 
 use prometheus_client::{
     encoding::{EncodeMetric, text},
