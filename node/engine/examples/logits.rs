@@ -23,7 +23,8 @@ fn main() -> Result<()> {
     let layout = Layout::of_rows([tokens.len()])?;
     let hidden = model.hidden(&Tensor::new(tokens.as_slice(), &Device::Cpu)?, &layout)?;
     let logits = model.logits(&hidden)?.to_vec2::<f32>()?;
-    let whole = tokenizer.encode_whole(&text)?;
+    // As transformers has them by default.
+    let whole = [tokenizer.opening(), &tokens, tokenizer.closing()].concat();
     println!("{}", serde_json::json!({"text": text, "tokens": tokens, "whole": whole, "logits": logits}));
     Ok(())
 }

@@ -91,12 +91,6 @@ impl Tokenizer {
         self.ids(text, false)
     }
 
-    /// Ids of `text` with what the tokenizer's post-processor puts around it, as transformers has them by default: a
-    /// whole document.
-    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
-        Ok([self.opening(), &self.encode(text)?, self.closing()].concat())
-    }
-
     /// As [`Self::encode`], each id with the bytes of `text` that it stands for. Slower.
     pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
         let encoding = guarded(|| self.inner.encode(text, false)).context("the tokenizer failed on the text")?;

@@ -138,7 +138,7 @@ fn tokens_and_template_are_those_of_the_metadata() {
     let checkpoint = Checkpoint::load(&fixtures().join("llama.gguf")).unwrap();
     let (_, tokenizer) = load(&checkpoint, &checkpoint.tensors().unwrap()).unwrap();
     assert_eq!(tokenizer.encode("ab abc<end>").unwrap(), [28, 30, 6, 3], "merged, and a token of the user's");
-    assert_eq!(tokenizer.encode_whole("a").unwrap(), [1, 4], "add_bos_token");
+    assert_eq!(tokenizer.text_prompt("a").unwrap(), [1, 4], "add_bos_token");
     assert_eq!((tokenizer.eos(), tokenizer.turn_end(), tokenizer.bos()), (&[2][..], Some(2), Some(1)));
     assert_eq!(tokenizer.decode(&[1, 28, 30, 2]).unwrap(), "ab ab");
     let template = ChatTemplate::of(&checkpoint, &tokenizer).unwrap();

@@ -354,7 +354,7 @@ fn generation_follows_its_seed_and_streams_all_of_its_text() {
     let (model, tokenizer, _) = embedded_model();
     let write = |sampling: &Sampling, prompt: &str| {
         let mut text = String::new();
-        let written = generate(&*model, &tokenizer, &tokenizer.encode_whole(prompt)?, sampling, |piece| {
+        let written = generate(&*model, &tokenizer, &tokenizer.encode(prompt)?, sampling, |piece| {
             text.push_str(piece);
             Ok(())
         });

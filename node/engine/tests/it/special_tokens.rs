@@ -121,7 +121,7 @@ fn texts_prompts_and_documents_begin_as_the_post_processor_has_it() {
     fs::write(directory.path().join("tokenizer.json"), AROUND).unwrap();
     let tokenizer = Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap();
     assert_eq!((tokenizer.opening(), tokenizer.closing()), (&[0][..], &[][..]));
-    assert_eq!((tokenizer.encode("ab").unwrap(), tokenizer.encode_whole("ab").unwrap()), (vec![1, 2], vec![0, 1, 2]));
+    assert_eq!((tokenizer.encode("ab").unwrap(), tokenizer.text_prompt("ab").unwrap()), (vec![1, 2], vec![0, 1, 2]));
     let mut prompt = vec![0, 1, 2, 1, 2];
     tokenizer.cut_start(&mut prompt, 3);
     assert_eq!(prompt, [0, 1, 2], "what opens a text stays");
@@ -153,6 +153,6 @@ fn a_text_that_goes_on_has_no_end() {
     processor["special_tokens"]["</s>"] = json!({"id": "</s>", "ids": [3], "tokens": ["</s>"]});
     fs::write(directory.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
     let tokenizer = Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap();
-    assert_eq!((tokenizer.encode_whole("ab").unwrap(), tokenizer.closing()), (vec![0, 1, 2, 3], &[3][..]));
+    assert_eq!((tokenizer.opening(), tokenizer.closing()), (&[0][..], &[3][..]));
     assert_eq!((tokenizer.text_prompt("ab").unwrap(), tokenizer.text_prompt("").unwrap()), (vec![0, 1, 2], vec![0]));
 }
