@@ -245,7 +245,7 @@ impl Trainer {
         Ok(self.parts.objective.measure(&self.parts.model, batch)?.mean())
     }
 
-    /// Own bytes for the slopes of `batch`, tried on it and made smaller until they lower its loss: see [`Stride`].
+    /// Own bytes for the slopes of `batch`, tried on it, and made shorter or longer as trials say: see [`Stride`].
     fn stride(&mut self, measured: &Measured, batch: &Batch) -> Result<Step> {
         let Manifest { hyperparameters, schedule, .. } = &*self.parts.manifest;
         let multiplier = f64::from(schedule.multiplier(self.swarm_step)) / f64::from(MULTIPLIER_ONE);

@@ -62,7 +62,8 @@ impl<'a> Stride<'a> {
         Self { slopes, loss, learning_rate, company, length: 0.0, predicted: 0.0, next: None }
     }
 
-    /// The bytes, within what is trusted now, or as long as the last trial suggests; `uniform` draws from [0, 1) for the stochastic rounding.
+    /// The bytes, within what is trusted now, or as long as the last trial suggests; `uniform` draws from [0, 1) for
+    /// the stochastic rounding.
     pub fn encode(&mut self, normalizer: &mut Normalizer, uniform: impl FnMut() -> f64) -> Vec<i8> {
         let count = self.slopes.len() as f64;
         let gain = gain(count + self.company);
@@ -73,8 +74,10 @@ impl<'a> Stride<'a> {
             None => normalizer.trust.bound(count * gain, fall, self.loss),
         };
         let bytes = normalizer.encode_batch(self.slopes, self.length / count, uniform);
-        let moved = |(byte, slope): (&i8, &f64)| f64::from(*byte) / f64::from(normalizer.levels) * slope;
-        self.predicted = self.learning_rate * bytes.iter().zip(self.slopes).map(moved).sum::<f64>();
+        // A slope that is not finite became a void byte, which moves nothing.
+        let moving = bytes.iter().zip(self.slopes).filter(|(_, slope)| slope.is_finite());
+        let moved = moving.map(|(byte, slope)| f64::from(*byte) / f64::from(normalizer.levels) * slope);
+        self.predicted = self.learning_rate * moved.sum::<f64>();
         bytes
     }
 
@@ -225,6 +228,15 @@ mod tests {
         }
         assert!(is_good);
         bytes
+    }
+
+    #[test]
+    fn slopes_that_are_not_finite_predict_nothing() {
+        let measured = Measured { gradients: vec![1.0, f64::NAN, f64::INFINITY, -1.0], losses: vec![4.0] };
+        let mut normalizer = Normalizer::new(LEVELS);
+        let mut stride = Stride::new(&measured, 0.1, 0.0, &mut normalizer);
+        stride.encode(&mut normalizer, || 0.5);
+        assert!(stride.predicted > 0.0 && stride.predicted.is_finite(), "{}", stride.predicted);
     }
 
     #[test]
