@@ -202,7 +202,7 @@ impl Run {
     /// One step of each machine, whose bytes all then have; returns how many each made, and from how many forwards of
     /// its batch.
     fn exchange(&self, trainers: &mut [Trainer], manifest: &Manifest, swarm_step: u64) -> Result<(usize, f64)> {
-        let run = manifest.run_id()?;
+        let run = *trainers[0].run();
         let steps: Result<Vec<Step>> = trainers
             .iter_mut()
             .map(|trainer| {
