@@ -111,8 +111,7 @@ impl Options {
         let architecture = checkpoint.architecture()?;
         let named = Trained::choose(&self.train, &*architecture)?;
         let Some(rank) = self.lora else { return Ok((named, None)) };
-        let names = architecture.tensors().into_iter().map(|(name, _)| name).filter(|name| named.has(name)).collect();
-        let adapters = AdapterSettings::new(rank, 2.0 * f64::from(rank), &names, &*architecture)?;
+        let adapters = AdapterSettings::new(rank, None, &named, &*architecture)?;
         Ok((Trained::Only(BTreeSet::new()), Some(adapters)))
     }
 

@@ -12,7 +12,7 @@ use std::{
     path::Path,
 };
 
-use super::arithmetic::statistics;
+use super::{Trained, arithmetic::statistics};
 use crate::{
     model::{Architecture, Checkpoint, Part, TrainedTensors, new_directory},
     weights::Weights,
@@ -44,17 +44,19 @@ pub struct AdapterHalf<'a> {
 }
 
 impl AdapterSettings {
-    /// Adapters of those of `names` that are linear layers of attention or MLPs; `alpha` as PEFT has it. Errors if
-    /// there are none, or if a number is out of bounds.
-    pub fn new(rank: u32, alpha: f64, names: &BTreeSet<String>, architecture: &dyn Architecture) -> Result<Self> {
+    /// Adapters of those of `named` that are linear layers of attention or MLPs; `alpha` as PEFT has it, twice the rank
+    /// if none is given. Errors if there are none, or if a number is out of bounds.
+    pub fn new(rank: u32, alpha: Option<f64>, named: &Trained, architecture: &dyn Architecture) -> Result<Self> {
         ensure!((1..=ADAPTER_RANK_MAX).contains(&rank), "rank {rank}: must be 1 to {ADAPTER_RANK_MAX}, 8 is usual");
+        let alpha = alpha.unwrap_or(2.0 * f64::from(rank));
         let scaling = alpha / f64::from(rank);
         ensure!(
             (1e-4..=1e4).contains(&scaling),
             "alpha {alpha} over rank {rank} is {scaling}: must be 1e-4 to 1e4, 2 is usual"
         );
-        let is_linear = |name: &&String| linear_shape(name, architecture).is_some();
-        let layers = names.iter().filter(is_linear).filter_map(|name| Some(name.strip_suffix(".weight")?.to_owned()));
+        let is_linear = |name: &String| named.has(name) && linear_shape(name, architecture).is_some();
+        let names = architecture.tensors().into_iter().map(|(name, _)| name).filter(is_linear);
+        let layers = names.filter_map(|name| Some(name.strip_suffix(".weight")?.to_owned()));
         let layers: BTreeSet<String> = layers.collect();
         ensure!(
             !layers.is_empty(),

@@ -162,8 +162,8 @@ mod tests {
             assert!(refusal(text).contains("3 layers"), "{text}");
         }
         assert!(refusal(" , ").contains("names no tensor"));
-        let attention = chosen("attention").into_iter().collect();
-        let adapters = AdapterSettings::new(4, 8.0, &attention, &*llama()).unwrap();
+        let attention = Trained::choose("attention", &*llama()).unwrap();
+        let adapters = AdapterSettings::new(4, Some(8.0), &attention, &*llama()).unwrap();
         let without = |text| Trained::without_adapter(text, &adapters, &*llama()).unwrap();
         assert_eq!(without("attention, head,norms,last:1"), ["head", "norms"]);
         assert!(without("all").is_empty());

@@ -34,9 +34,7 @@ fn checkpoint(case: &str) -> Checkpoint {
 fn adapters(checkpoint: &Checkpoint, rank: u32, text: &str) -> anyhow::Result<AdapterSettings> {
     let architecture = checkpoint.architecture()?;
     let chosen = Trained::choose(text, &*architecture)?;
-    let tensors = architecture.tensors().into_iter();
-    let names: BTreeSet<String> = tensors.map(|(name, _)| name).filter(|name| chosen.has(name)).collect();
-    AdapterSettings::new(rank, 6.0, &names, &*architecture)
+    AdapterSettings::new(rank, Some(6.0), &chosen, &*architecture)
 }
 
 /// Of a small run, whose epsilon is thrice the rate.

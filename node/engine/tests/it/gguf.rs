@@ -149,8 +149,7 @@ fn tokens_and_template_are_those_of_the_metadata() {
 fn run(case: &str, trained: Trained, rank: Option<u32>) -> anyhow::Result<Started> {
     let checkpoint = Checkpoint::load(&fixtures().join(case))?;
     let architecture = checkpoint.architecture().unwrap();
-    let names: BTreeSet<String> = architecture.tensors().into_iter().map(|(name, _)| name).collect();
-    let adapters = rank.map(|rank| AdapterSettings::new(rank, 6.0, &names, &*architecture).unwrap());
+    let adapters = rank.map(|rank| AdapterSettings::new(rank, Some(6.0), &Trained::All, &*architecture).unwrap());
     start(checkpoint, settings(1e-3, trained, adapters), [5; 16])
 }
 

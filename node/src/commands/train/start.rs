@@ -148,16 +148,14 @@ fn trained(settings: &Settings, checkpoint: &Checkpoint) -> Result<(Trained, Opt
     let tensors = architecture.tensors();
     let count = |shape: &[usize]| shape.iter().product::<usize>() as u64;
     let all: u64 = tensors.iter().map(|(_, shape)| count(shape)).sum();
-    let chosen = tensors.iter().filter(|(name, _)| named.has(name));
     let Some(rank) = settings.lora else {
         named.check(checkpoint).with_context(|| format!("--train {text}"))?;
+        let chosen = tensors.iter().filter(|(name, _)| named.has(name));
         let (tensors, weights) = chosen.fold((0, 0), |(n, sum), (_, shape)| (n + 1, sum + count(shape)));
         tracing::info!("--train {text}: {tensors} tensors, {weights} of {all} weights; the others stay as they are");
         return Ok((named, None));
     };
-    let alpha = settings.lora_alpha.unwrap_or(2.0 * f64::from(rank));
-    let names = chosen.map(|(name, _)| name.clone()).collect();
-    let adapters = AdapterSettings::new(rank, alpha, &names, &*architecture);
+    let adapters = AdapterSettings::new(rank, settings.lora_alpha, &named, &*architecture);
     let adapters = adapters.with_context(|| format!("--lora {rank}, --train {text}"))?;
     let left_out = Trained::without_adapter(text, &adapters, &*architecture)?;
     if !left_out.is_empty() {

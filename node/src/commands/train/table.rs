@@ -73,8 +73,7 @@ fn choice(checkpoint: &Checkpoint, train: &str, rank: Option<u32>) -> Result<(Tr
         }
         return Ok((named, None));
     };
-    let names = architecture.tensors().into_iter().map(|(name, _)| name).filter(|name| named.has(name)).collect();
-    let adapters = AdapterSettings::new(rank, 2.0 * f64::from(rank), &names, &*architecture)?;
+    let adapters = AdapterSettings::new(rank, None, &named, &*architecture)?;
     Ok((Trained::Only(BTreeSet::new()), Some(adapters)))
 }
 
