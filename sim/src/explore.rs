@@ -1,24 +1,17 @@
 //! `sim explore`: many seeds, until an invariant breaks.
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
-use std::{
-    io::{IsTerminal, stderr},
-    time::{Duration, Instant},
-};
 
 use crate::{
     cli::ExploreArgs,
-    process::{Interrupt, say, warn},
+    process::{Interrupt, say},
+    progress::Meter,
     scenario::Scenario,
     world::{Label, World},
 };
 
 /// Too slow to be run a thousand times: the one has a thousand machines, the others a real language model.
 const LEFT_OUT: [&str; 3] = ["thousand", "real_model", "mixed"];
-
-/// Without a terminal, how far it is is said this often.
-const SAID_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs until a seed fails or all have passed. True if all have.
 pub fn explore(args: &ExploreArgs, interrupt: &Interrupt) -> Result<bool> {
@@ -27,19 +20,19 @@ pub fn explore(args: &ExploreArgs, interrupt: &Interrupt) -> Result<bool> {
         false => args.scenarios.clone(),
     };
     let scenarios = names.iter().map(|name| Scenario::load(name)).collect::<Result<Vec<_>>>()?;
-    let bar = ProgressBar::new(args.seeds * scenarios.len() as u64);
-    bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} runs, {elapsed}, {eta} left")?);
-    let (mut after_loss, mut said) = (0usize, Instant::now());
+    let all = args.seeds * scenarios.len() as u64;
+    let mut meter = Meter::new("runs", "{elapsed}, {eta} left")?;
+    let (mut passed, mut after_loss) = (0, 0usize);
     for seed in args.first_seed..args.first_seed.saturating_add(args.seeds) {
         for ((name, scenario), asked) in scenarios.iter().zip(&names) {
-            bar.set_message(format!("seed {seed}, {name}"));
+            meter.set(passed, all, format!("seed {seed}, {name}"));
             let reproduce = format!("sim run {asked} --seed {seed}");
             let label = Label { scenario: name.clone(), reproduce: reproduce.clone() };
             let summary = World::new(scenario.clone(), seed, None)?.run(&label, |_| !interrupt.is_pressed())?;
             let Some(summary) = summary else { return Ok(false) };
             after_loss += summary.signed_after_loss;
             if !summary.passed() {
-                bar.abandon();
+                drop(meter);
                 say(format!("seed {seed} breaks {name}:"))?;
                 for (check, result) in summary.checks.iter().filter(|(_, result)| result.is_failure()) {
                     say(format!("  {check}: {result}"))?;
@@ -47,18 +40,12 @@ pub fn explore(args: &ExploreArgs, interrupt: &Interrupt) -> Result<bool> {
                 say(format!("reproduce it with\n  {reproduce}"))?;
                 return Ok(false);
             }
-            bar.inc(1);
-            if !stderr().is_terminal() && said.elapsed() >= SAID_EVERY {
-                said = Instant::now();
-                let (done, all, seconds) = (bar.position(), bar.length().unwrap_or_default(), bar.elapsed().as_secs());
-                warn(format_args!("{done} of {all} runs passed, up to seed {seed}, {seconds} s"));
-            }
+            passed += 1;
         }
     }
-    bar.finish_and_clear();
+    drop(meter);
     say(format!(
-        "{} runs, {} scenarios, seeds {} to {}: every invariant held",
-        args.seeds * scenarios.len() as u64,
+        "{passed} runs, {} scenarios, seeds {} to {}: every invariant held",
         scenarios.len(),
         args.first_seed,
         args.first_seed + args.seeds.saturating_sub(1)

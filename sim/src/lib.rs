@@ -40,6 +40,7 @@ pub mod objective;
 mod outcome;
 pub mod plan;
 pub mod process;
+mod progress;
 pub mod queue;
 mod random;
 pub mod replay;

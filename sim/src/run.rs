@@ -1,7 +1,6 @@
 //! `sim run`: one scenario, one or several sizes, a report.
 
 use anyhow::{Context, Result, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     fs::{self, File},
     io::{BufWriter, Write},
@@ -10,6 +9,7 @@ use std::{
 use crate::{
     cli::{Changes, RunArgs},
     process::{Interrupt, say},
+    progress::Meter,
     report,
     scenario::{LanguageSettings, MACHINES_MAX, Scenario},
     summary::Summary,
@@ -134,17 +134,11 @@ pub fn run(args: &RunArgs, interrupt: &Interrupt) -> Result<bool> {
     Ok(summaries.iter().all(Summary::passed))
 }
 
-/// Runs one world under a progress bar; None if it was interrupted.
+/// Runs one world, and shows how far it is; None if it was interrupted.
 fn with_progress(world: World, label: &Label, interrupt: &Interrupt) -> Result<Option<Summary>> {
-    let bar = ProgressBar::new(1);
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} gradients, {elapsed}")?;
-    bar.set_style(style);
-    let summary = world.run(label, |progress: Progress| {
-        bar.set_length(progress.expected);
-        bar.set_position(progress.made);
-        bar.set_message(format!("{}: {} machines, {:.0} s", label.scenario, progress.machines, progress.seconds));
+    let mut meter = Meter::new("gradients", "{elapsed}")?;
+    world.run(label, |Progress { made, expected, seconds, machines }| {
+        meter.set(made, expected, format!("{}: {machines} machines, {seconds:.0} s", label.scenario));
         !interrupt.is_pressed()
-    })?;
-    bar.finish_and_clear();
-    Ok(summary)
+    })
 }
