@@ -14,8 +14,10 @@ pub fn message(value: &Value) -> Result<Value> {
     let role = field(&["role", "from"]).context("a message has no role")?;
     let role = role.as_str().with_context(|| format!("a message's role is {}, not a text", kind(&role)))?.to_owned();
     let content = field(&["content", "value", "parts", "text"]);
-    let calls = match (present(value, "tool_calls"), present(value, "function_call")) {
-        (Some(calls), _) => Some(tool_calls(&calls)?),
+    let calls = present(value, "tool_calls").map_or(Ok(None), |calls| tool_calls(&calls))?;
+    let call = present(value, "function_call").filter(|call| call.as_str().is_none_or(|text| !text.trim().is_empty()));
+    let calls = match (calls, call) {
+        (Some(calls), _) => Some(calls),
         (None, Some(call)) => Some(Value::from(vec![tool_call(&call)?])),
         (None, None) if role == "function_call" => {
             let text = content.as_ref().and_then(Value::as_str).unwrap_or_default();
@@ -80,10 +82,11 @@ pub fn from_json(text: &str) -> Result<Value> {
     })
 }
 
-/// A list, which may be JSON in a string.
+/// A list, which may be JSON in a string; a string with nothing in it, or null, is a list of none.
 fn list_of(value: &Value) -> Result<Vec<Value>> {
     match value.kind() {
         ValueKind::Seq => Ok(value.try_iter()?.collect()),
+        ValueKind::String if matches!(value.as_str().unwrap_or_default().trim(), "" | "null") => Ok(Vec::new()),
         ValueKind::String => {
             let parsed = from_json(value.as_str().unwrap_or_default())?;
             ensure!(parsed.kind() == ValueKind::Seq, "it is {}", kind(&parsed));
@@ -127,9 +130,11 @@ fn part_text(part: &Value) -> Result<String> {
     }
 }
 
-fn tool_calls(calls: &Value) -> Result<Value> {
+/// None if there are none.
+fn tool_calls(calls: &Value) -> Result<Option<Value>> {
     let list = list_of(calls).context("tool_calls is not a list")?;
-    list.iter().map(tool_call).collect::<Result<Vec<_>>>().map(Value::from)
+    let calls = list.iter().map(tool_call).collect::<Result<Vec<_>>>()?;
+    Ok((!calls.is_empty()).then(|| Value::from(calls)))
 }
 
 /// A call with its `function`, whose arguments are a value.

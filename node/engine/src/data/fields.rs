@@ -267,8 +267,8 @@ impl Fields {
     }
 
     fn tools(&mut self) -> Result<Option<Value>> {
-        let tools = self.take("tools").or_else(|| self.take("functions"));
-        tools.map_or(Ok(None), |tools| chat::tools(&tools))
+        let Some(name) = self.first(&["tools", "functions"]) else { return Ok(None) };
+        self.take(name).map_or(Ok(None), |tools| chat::tools(&tools))
     }
 
     fn messages(&mut self, name: &str) -> Result<Conversation> {

@@ -117,6 +117,30 @@ fn a_cell_with_nothing_in_it_is_a_column_that_is_not_there() {
 }
 
 #[test]
+fn tools_and_calls_with_nothing_in_them_are_not_there() {
+    let turns = |answer: &str| {
+        format!(r#"[{{"role": "user", "content": "hi"}}, {{"role": "assistant", "content": "{answer}"}}]"#)
+    };
+    let (chat, plain) = ("User: hi\nAssistant:[ ho$]", turns("ho"));
+    let cell = plain.replace('"', "\"\"");
+    for nothing in ["", "[]", "null"] {
+        let table = format!("messages,tools\n\"{cell}\",{nothing}\n");
+        assert_eq!(rows_of("rows.csv", table), [chat], "{nothing}");
+        let line = format!(r#"{{"messages": {plain}, "tools": "{nothing}"}}"#);
+        assert_eq!(rows_of("rows", line), [chat], "{nothing}");
+    }
+    for nothing in [r#""tool_calls": []"#, r#""tool_calls": """#, r#""tool_calls": "null", "function_call": """#] {
+        let with = |answer: &str| turns(answer).replace("}]", &format!(", {nothing}}}]"));
+        assert_eq!(rows_of("rows", format!("{{\"messages\": {}}}", with("ho"))), [chat], "{nothing}");
+        // An empty turn stays one that says nothing.
+        let error = read("rows", format!("{{\"messages\": {}}}", with(""))).err().unwrap();
+        assert!(error.contains("no turn of the assistant says anything"), "{nothing}: {error}");
+    }
+    let older = format!(r#"{{"messages": {plain}, "tools": "", "functions": "[]"}}"#);
+    assert_eq!(rows_of("rows", older), [chat]);
+}
+
+#[test]
 fn a_system_prompt_is_shown_once_and_that_of_the_conversation_wins() {
     let turns = r#"[{"role": "user", "parts": [{"text": "hi"}]}, {"role": "model", "parts": [{"text": "ho"}]}]"#;
     let shown = "Be.\nUser: hi\nAssistant:[ ho$]";
