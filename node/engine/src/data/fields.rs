@@ -133,14 +133,15 @@ impl Fields {
 
     /// What is learned; None if there is nothing in the row.
     pub fn sample(&mut self) -> Result<Option<(Sample, &'static str)>> {
-        if let Some(name) = self.conversation() {
-            return self.messages(name).map(|conversation| Some((Sample::Conversation(conversation), name)));
-        }
+        let conversation = self.conversation();
         ensure!(
-            !self.is_there("completion") || !self.is_false("label"),
-            "the row's label is false, which says that its completion is not wanted, and there is no objective for that; \
+            conversation.is_none() && !self.is_there("completion") || !self.is_false("label"),
+            "the row's label is false, which says that its answer is not wanted, and there is no objective for that; \
              leave such rows out (or the column label, if it says something else)"
         );
+        if let Some(name) = conversation {
+            return self.messages(name).map(|conversation| Some((Sample::Conversation(conversation), name)));
+        }
         if self.is_list("prompt") || self.is_list("completion") {
             return Ok(Some((Sample::Conversation(self.turns()?), "prompt and completion as messages")));
         }

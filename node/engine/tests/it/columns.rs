@@ -168,6 +168,10 @@ fn a_completion_that_is_not_wanted_is_not_learned() {
     let error = read("rows", row("true") + &row("false")).err().unwrap();
     assert!(error.contains("line 2: the row's label is false") && error.contains("leave such rows out"), "{error}");
     assert_eq!(rows_of("rows", row("1")), ["a[bcd$]"]);
+    let turns = r#"[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]"#;
+    let row = |label: &str| format!("{{\"messages\": {turns}, \"label\": {label}}}\n");
+    let dataset = read("rows", row("true").repeat(40) + &row("false")).unwrap();
+    assert_eq!((dataset.windows(), dataset.report().bad_rows()), (40, 1));
 }
 
 #[test]
