@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    names::{CHOSEN_FROM, CONTEXT, FORMS, MESSAGES, PAIRS, RIGHT, SYSTEM, TEXTS, is_known},
+    names::{ANSWERS, CHOSEN_FROM, CONTEXT, FORMS, MESSAGES, PAIRS, RIGHT, SYSTEM, TEXTS, is_known},
     options::Options,
     report::shown,
     sample::{Question, Sample},
@@ -142,8 +142,10 @@ impl Fields {
         if let Some(name) = conversation {
             return self.messages(name).map(|conversation| Some((Sample::Conversation(conversation), name)));
         }
-        if self.is_list("prompt") || self.is_list("completion") {
-            return Ok(Some((Sample::Conversation(self.turns()?), "prompt and completion as messages")));
+        let is_turns = self.is_list("prompt") || self.is_list("completion");
+        let is_free = |name: &&str| *name == "completion" || self.choices_name().is_none();
+        if let Some(answered) = self.first(&ANSWERS).filter(|name| is_turns && is_free(name)) {
+            return Ok(Some((Sample::Conversation(self.turns(answered)?), "prompt and completion as messages")));
         }
         if let Some(name) = self.choices_name() {
             return self.choices(name).map(Some);
@@ -279,15 +281,15 @@ impl Fields {
     }
 
     /// TRL's conversational prompt and completion: only the latter is learned.
-    fn turns(&mut self) -> Result<Conversation> {
+    fn turns(&mut self, answered: &str) -> Result<Conversation> {
         let mut turns = |name: &str, role: &str| {
-            let value = self.take(name).with_context(|| format!("the row has no {name}"))?;
-            match value.as_str() {
-                Some(text) => Ok(vec![turn(role, text)]),
-                None => chat::messages(&value).with_context(|| format!("column {name}")),
+            if !self.is_list(name) {
+                return self.raw(name).map(|text| vec![turn(role, &text)]);
             }
+            let value = self.take(name).with_context(|| format!("the row has no {name}"))?;
+            chat::messages(&value).with_context(|| format!("column {name}"))
         };
-        let (prompt, completion) = (turns("prompt", "user")?, turns("completion", "assistant")?);
+        let (prompt, completion) = (turns("prompt", "user")?, turns(answered, "assistant")?);
         let prompt = self.with_system(prompt)?;
         let given = prompt.len();
         let mut conversation = Conversation::new([prompt, completion].concat(), self.tools()?);

@@ -17,6 +17,8 @@ pub const PAIRS: [(&str, &[&str], bool); 7] = [
     ("inputs", &["targets", "outputs"], false),
     ("user", &["assistant"], false),
 ];
+/// What may answer a prompt that is messages.
+pub const ANSWERS: [&str; 5] = ["completion", "response", "answer", "output", "target"];
 /// What a question may be about.
 pub const CONTEXT: [&str; 4] = ["input", "context", "passage", "article"];
 /// The third is Gemini's.

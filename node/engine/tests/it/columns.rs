@@ -161,6 +161,32 @@ fn a_system_prompt_is_shown_once_and_that_of_the_conversation_wins() {
 }
 
 #[test]
+fn a_prompt_of_messages_has_an_answer_or_is_told_what_is_missing() {
+    let row = |rest: &str| format!("{{\"prompt\": [{{\"role\": \"user\", \"content\": \"hi\"}}]{rest}}}");
+    let chat = "User: hi\nAssistant:[ ho$]";
+    for rest in [
+        r#", "completion": [{"role": "assistant", "content": "ho"}]"#,
+        r#", "completion": "ho""#,
+        r#", "response": "ho""#,
+        r#", "answer": "ho", "chosen": "a", "rejected": "b""#,
+        r#", "completion": null, "output": [{"role": "assistant", "content": "ho"}]"#,
+    ] {
+        assert_eq!(rows_of("rows", row(rest)), [chat], "{rest}");
+    }
+    assert_eq!(rows_of("rows", row(r#", "answer": 42"#)), ["User: hi\nAssistant:[ 42$]"]);
+    for (rest, part) in [
+        (r#", "chosen": [{"role": "assistant", "content": "a"}], "rejected": []"#, "it must have text; prompt and"),
+        (r#", "chosen": "a", "rejected": "b""#, "compares chosen and rejected"),
+        (r#", "completion": """#, "the completion is empty"),
+        ("", "it must have text; prompt and completion"),
+        (r#", "choices": ["a", "b"], "answer": 1"#, "column prompt is a list, not a text"),
+    ] {
+        let error = read("rows", row(rest)).err().unwrap();
+        assert!(error.contains(part), "{rest}: {error}");
+    }
+}
+
+#[test]
 fn a_completion_that_is_not_wanted_is_not_learned() {
     let row = |label: &str| format!("{{\"prompt\": \"a\", \"completion\": \"bcd\", \"label\": {label}}}\n");
     let dataset = read("rows", row("true").repeat(40) + &row("false") + &row("\"False\"")).unwrap();
