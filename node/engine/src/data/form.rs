@@ -106,11 +106,39 @@ fn json(head: &str, lines: &[&str], is_whole: bool, extension: &str) -> Option<F
         let is_array = all == 1 && is_whole && start.starts_with('[');
         return Some(if is_array { Form::Json } else { Form::JsonLines });
     }
-    (is_sound || is_named).then_some(if is_named && !is_sound && (sound > 0 || extension != "json") {
-        Form::JsonLines
-    } else {
-        Form::Json
+    let is_lines = is_named && !is_sound && (sound > 0 || extension != "json");
+    (is_sound || is_named || is_broken(&lenient::mended(start.as_bytes()))).then_some(match is_lines {
+        true => Form::JsonLines,
+        false => Form::Json,
     })
+}
+
+/// Whether JSON begins and is broken further on, or has no end: the first pair of a name and a value in it is sound.
+fn is_broken(text: &str) -> bool {
+    let value = |text: &str| serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>().next();
+    // Behind a value that has its end there may be prose.
+    if !matches!(value(text), Some(Err(_))) {
+        return false;
+    }
+    let mut rest = text.trim_start();
+    loop {
+        if let Some(list) = rest.strip_prefix('[') {
+            rest = list.trim_start();
+            continue;
+        }
+        let Some(inner) = rest.strip_prefix('{').and_then(behind_name) else { return false };
+        if matches!(value(inner), Some(Ok(_))) {
+            return true;
+        }
+        rest = inner.trim_start();
+    }
+}
+
+/// What follows the name of a field, with which `text` begins.
+fn behind_name(text: &str) -> Option<&str> {
+    let mut names = serde_json::Deserializer::from_str(text).into_iter::<String>();
+    names.next()?.ok()?;
+    text.get(names.byte_offset()..)?.trim_start().strip_prefix(':')
 }
 
 /// Rows a line each, behind a first line that is none (a comment, or half a line); or texts in quotes, which may be the
@@ -217,6 +245,10 @@ mod tests {
             ("prompt\tcompletion\na\tb\n", "TSV"),
             ("text|label\na|1\nb|0\n", "CSV"),
             ("| text | label |\n|---|---|\n| a | 1 |\n", "text"),
+            ("[\n  {\n    \"text\": \"a\"\n  },\n]\n", "JSON"),
+            ("{\n  \"data\": [\n    {\n      \"text\": NaN,\n      \"x\": \"a\n", "JSON"),
+            ("{\"a\": 1} is an object, they say.\nAnd more.\n", "text"),
+            ("{\"a\": …} is an object, they say.\nAnd more.\n", "text"),
             ("{} is the empty set, they say.\nAnd more.\n", "text"),
             ("[\"Hello\"] she said.\nAnd more.\n", "text"),
             ("# a comment\n{\"text\": \"a\"}\n{\"text\": \"b\"}\n", "JSON Lines"),

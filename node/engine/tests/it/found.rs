@@ -342,6 +342,27 @@ fn tables_of_pandas_and_of_people_are_read() {
 }
 
 #[test]
+fn json_that_is_broken_is_no_prose_whatever_it_is_called() {
+    let row = |i: usize| format!("  {{\n    \"text\": \"one two {i}\"\n  }}");
+    let rows: Vec<String> = (0..9).map(row).collect();
+    let list = format!("[\n{}\n]\n", rows.join(",\n"));
+    let cut = &list[..list.len() - 20];
+    let comma = list.replace("\n]", ",\n]");
+    for content in [cut.to_owned(), format!("{{\"data\": {cut}"), comma.clone()] {
+        for name in ["rows", "rows.txt", "rows.json"] {
+            let error = said(name, &content);
+            assert!(error.contains("malformed JSON: ") && error.contains(" at line "), "{name}: {error}");
+        }
+    }
+    // In a directory what comes before is used.
+    let directory = TempDir::new().unwrap();
+    fs::write(directory.path().join("rows"), &comma).unwrap();
+    fs::write(directory.path().join("text.txt"), format!("{LONG}\n").repeat(9)).unwrap();
+    let read = read_with(&Columns::default(), directory.path(), 64).unwrap();
+    assert!(read.report().to_string().contains("its end, after 9 rows"), "{}", read.report());
+}
+
+#[test]
 fn text_that_begins_like_json_is_text() {
     for text in ["{} is the empty set, they say.\n", "[\"Hello\"] she said.\n"] {
         for name in ["text", "text.txt"] {
