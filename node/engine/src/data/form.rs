@@ -13,6 +13,9 @@ use super::{
 /// So many lines that are texts in quotes are more than a dialogue's chance.
 const TEXTS_MIN: usize = 5;
 
+/// Names of files that are no text: one that is has the words of a server, mostly, in place of what it should.
+const NO_TEXTS: [&str; 7] = ["parquet", "arrow", "feather", "zip", "pdf", "docx", "xlsx"];
+
 /// A form of text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
@@ -57,14 +60,17 @@ pub fn form(head: &[u8], is_whole: bool, path: &Path, columns: &Columns) -> Resu
     if let Some(separator) = header::separator(&head, is_whole, &extension, columns)? {
         return Ok(Form::Table(separator));
     }
+    let first: String = lines.first().unwrap_or(&"").chars().take(60).collect();
     match extension.as_str() {
         "jsonl" | "ndjson" | "json" => {
-            let first: String = lines.first().unwrap_or(&"").chars().take(60).collect();
             let is_comment = ["//", "/*", "#"].iter().any(|mark| first.trim_start().starts_with(mark));
             bail!(
                 "it is named .{extension}, and its first line is no JSON: {first:?}; {}",
                 if is_comment { "JSON has no comments: take them out" } else { "if it is text, name it .txt" }
             )
+        }
+        name if NO_TEXTS.contains(&name) => {
+            bail!("it is named .{name}, and is a text that begins {first:?}: download it again, or name it .txt")
         }
         _ => Ok(Form::Text),
     }
@@ -299,6 +305,8 @@ mod tests {
     fn a_name_that_promises_what_the_text_is_not_is_an_error() {
         assert!(told("once upon a time", "x.jsonl").contains("no JSON"));
         assert!(told("once upon a time", "x.json.gz").contains("no JSON"));
+        assert!(told("<!DOCTYPE html>\n<title>404</title>\n", "x.parquet").contains("download it again"));
+        assert!(told("Entry not found", "x.ZIP").contains("is a text that begins \"Entry not found\""));
         assert!(told("title;body\na;b\n", "x.csv").contains("--text-field"));
         assert!(told("a good film\t1\na bad film\t0\n", "x.tsv").contains("header"));
         assert!(told("review\ngood\nbad\n", "x.csv").contains("--text-field 'review'"));
