@@ -12,6 +12,9 @@ pub const RECORDS_MAX: usize = 64;
 /// Longest name of a column, characters.
 const NAME_CHARACTERS_MAX: usize = 64;
 
+/// What may separate columns, for people.
+const SEPARATORS: [(u8, &str); 4] = [(b'\t', "tabs"), (b',', "commas"), (b';', "semicolons"), (b'|', "bars")];
+
 /// Names of files that say that it is text.
 const TEXTS: [&str; 5] = ["txt", "text", "log", "md", "markdown"];
 
@@ -62,9 +65,14 @@ pub fn separator(head: &str, is_whole: bool, extension: &str, columns: &Columns)
     }
 }
 
-/// Whether a text has columns that tabs separate.
-pub fn is_tabbed(head: &str, is_whole: bool) -> bool {
-    has_columns(&records(head, is_whole, b'\t'))
+/// What separates the columns of a text, if it has some. In prose a space follows what divides it.
+pub fn separated(head: &str, is_whole: bool) -> Option<&'static str> {
+    let is_spaced = |record: &Vec<String>| record.iter().any(|field| field.starts_with(' '));
+    let separates = |separator: u8| {
+        let records = records(head, is_whole, separator);
+        has_columns(&records) && (separator == b'\t' || !records.iter().any(is_spaced))
+    };
+    SEPARATORS.into_iter().find(|(separator, _)| separates(*separator)).map(|(_, name)| name)
 }
 
 fn has_columns(records: &[Vec<String>]) -> bool {

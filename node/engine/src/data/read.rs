@@ -162,8 +162,11 @@ impl Reading<'_> {
         if let (Form::Text, Some(flag)) = (form, self.columns.flag()) {
             bail!("{flag} names columns, and this is plain text; give it rows with columns, or leave out {flag}");
         }
-        if form == Form::Text && header::is_tabbed(&String::from_utf8_lossy(&opened.head), opened.is_whole) {
-            self.report.tabbed.push(shown(&source.path().file_name().unwrap_or_default().to_string_lossy()));
+        if form == Form::Text
+            && let Some(by) = header::separated(&String::from_utf8_lossy(&opened.head), opened.is_whole)
+        {
+            let name = shown(&source.path().file_name().unwrap_or_default().to_string_lossy());
+            self.report.separated.entry(by).or_default().push(name);
         }
         let open = source.size().is_none().then_some(opened);
         Ok(Some(Seen { source, form, open }))

@@ -43,8 +43,8 @@ pub struct Report {
     pub(super) without: Lost,
     /// Files that were not read, and why.
     pub(super) skipped: Vec<(String, String)>,
-    /// Plain texts with columns, which their names say are text.
-    pub(super) tabbed: Vec<String>,
+    /// Plain texts with columns, by what separates these.
+    pub(super) separated: BTreeMap<&'static str, Vec<String>>,
     /// Names that begin with a dot.
     pub(super) hidden: u64,
     /// What names say is to be trained on, and what is to be measured by, if both are read here.
@@ -257,11 +257,12 @@ impl Report {
             let names: Vec<String> = self.lists_left.iter().cloned().collect();
             notes.push(format!("lists of rows left alone: {}", few(&names)));
         }
-        if !self.tabbed.is_empty() {
-            let names = few(&self.tabbed);
-            notes.push(format!(
-                "read as text, as the name says, though tabs separate columns: {names} (rows are in .tsv)"
-            ));
+        for (by, names) in &self.separated {
+            let (said, remedy) = match *by {
+                "tabs" => (", as the name says", "rows are in .tsv"),
+                _ => ("", "--text-field NAME reads rows"),
+            };
+            notes.push(format!("read as text{said}, though {by} separate columns: {} ({remedy})", few(names)));
         }
         if self.windowed > 0 {
             notes.push(format!("{} longer than a window, cut into several", counted(self.windowed, "row")));

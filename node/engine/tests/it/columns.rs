@@ -269,6 +269,20 @@ fn text_with_tabs_is_text_where_its_name_says_so() {
 }
 
 #[test]
+fn text_with_columns_is_said_to_have_them_whatever_separates_them() {
+    for (separator, by) in [(",", "commas"), (";", "semicolons"), ("|", "bars")] {
+        let table: String = (0..9).map(|i| format!("{i}{separator}a good one{separator}{}\n", i % 3)).collect();
+        let table = format!("id{separator}review{separator}stars\n{table}");
+        for name in ["rows", "rows.txt"] {
+            let report = read(name, &table).unwrap().report().to_string();
+            assert!(report.contains(&format!("read as text, though {by} separate columns: {name}")), "{report}");
+        }
+    }
+    let prose = "Once, long ago, there was a king.\n".repeat(9) + &"To be, or not, to be.\n".repeat(9);
+    assert!(!read("text", prose).unwrap().report().to_string().contains("separate columns"));
+}
+
+#[test]
 fn a_template_names_the_columns_that_a_row_lacks() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("rows.csv");
