@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use minijinja::value::ValueKind;
 use rayon::prelude::*;
 use std::{
+    collections::{HashMap, HashSet},
     fs::File,
     io::{BufReader, Read, Seek, SeekFrom},
     ops::Range,
@@ -197,6 +198,9 @@ impl Reading<'_> {
 
     /// All plain texts as one stream: what is trained on, what is held out.
     fn texts(&mut self, mut texts: Vec<Seen>, held_out: f64) -> Result<[Part; 2]> {
+        if held_out > 0.0 {
+            texts = self.without_copies(texts);
+        }
         let sizes: Vec<u64> = texts.iter().map(|seen| seen.source.size().unwrap_or(1)).collect();
         let (whole_from, share) = held_out_files(&sizes, held_out);
         let (mut bytes, mut eval_start) = ([0, 0], None);
@@ -235,6 +239,25 @@ impl Reading<'_> {
             bytes,
         };
         Ok([part(0..boundary, bytes[0]), part(boundary..end, bytes[1])])
+    }
+
+    /// The texts without those that are there before, byte for byte: one would be trained on, and the other held out.
+    fn without_copies(&mut self, texts: Vec<Seen>) -> Vec<Seen> {
+        let (mut sizes, mut digests, mut kept) = (HashMap::new(), HashSet::new(), Vec::new());
+        for seen in &texts {
+            *sizes.entry(seen.source.size()).or_insert(0) += 1;
+        }
+        for seen in texts {
+            let is_alike = sizes[&seen.source.size()] > 1;
+            if is_alike && digest(&seen.source).is_some_and(|digest| !digests.insert(digest)) {
+                let path = seen.source.path();
+                let name = path.strip_prefix(&self.report.path).unwrap_or(path).display().to_string();
+                self.report.skip(name, "the same text as one before, under another name".into());
+            } else {
+                kept.push(seen);
+            }
+        }
+        kept
     }
 
     /// Tokens of a file, with what opens and closes a text where it begins and ends, on whichever side that is. Returns
@@ -399,6 +422,13 @@ impl Reading<'_> {
         left.iter().for_each(|name| report.leave_column(name, is_known(name)));
         Ok(())
     }
+}
+
+/// What tells files apart; None if one cannot be read, which is said where it is.
+fn digest(source: &Source) -> Option<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(source.open().ok()?).ok()?;
+    Some(hasher.finalize().into())
 }
 
 /// Where a file's text goes.

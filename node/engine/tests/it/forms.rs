@@ -366,6 +366,12 @@ fn the_held_out_part_shares_no_document_with_the_training_part() {
     let (train, held_out) = Dataset::load_split(files.path(), &tokenizer, 40).unwrap();
     assert_eq!((train.bytes(), held_out.bytes()), (960, 120));
     assert!(rows(&held_out).iter().all(|row| row.replace(['[', ']'], "").chars().all(|c| c == '8')));
+    // A copy is read once, so that it is not on both sides.
+    (0..10).for_each(|i| fs::write(files.path().join(format!("{i}.txt")), format!("{}", i / 5).repeat(1200)).unwrap());
+    let (train, held_out) = Dataset::load_split(files.path(), &tokenizer, 40).unwrap();
+    assert_eq!(train.bytes() + held_out.bytes(), 2400);
+    let report = train.report().to_string();
+    assert!(report.contains("8 files (1.txt: the same text as one before"), "{report}");
 }
 
 #[test]
