@@ -101,6 +101,12 @@ pub fn load(
         path.display()
     );
     let Split { train, eval, held, all_equal } = documents.split(held_out, [train, eval])?;
+    ensure!(
+        report.short == 0 || train.rows.len() + eval.rows.len() > 0,
+        "{}: {} of one token, which predicts nothing, and no others; give longer texts",
+        path.display(),
+        counted(report.short, "row")
+    );
     ensure!(train.bytes + eval.bytes > 0, "{}{}", path.display(), report.no_text());
     if held > 0 {
         let texts = report.held_out.take().map_or(String::new(), |texts| format!("{texts} and "));

@@ -212,7 +212,7 @@ fn each_bad_file_is_refused_with_its_place_and_a_remedy() {
         ),
         (load_error(&directory, "f.jsonl", "{\"prompt\": \"a\"}", 8), vec!["line 1", "prompt and completion"]),
         (load_error(&directory, "g.jsonl", "{\"prompt\": \"a\", \"completion\": \"\"}", 8), vec!["line 1", "empty"]),
-        (load_error(&directory, "h.jsonl", "{\"text\": \"a\"}", 8), vec!["1 tokens"]),
+        (load_error(&directory, "h.jsonl", "{\"text\": \"a\"}", 8), vec!["h.jsonl", "1 row of one token", "longer"]),
         (load_error(&directory, "i.txt", "abc", 1), vec!["--sequence-length 1"]),
     ];
     for (error, parts) in cases {
