@@ -54,7 +54,11 @@ impl Fields {
                     match present(row, &name).filter(|value| !is_blank(&lower, value)) {
                         Some(value) => {
                             used.extend(is_white(&value).then(|| name.clone()));
-                            all.entry(lower).or_insert((name, value));
+                            // Of two with one name, the first that says something.
+                            let first = all.entry(lower).or_insert_with(|| (name.clone(), value.clone()));
+                            if is_white(&first.1) {
+                                *first = (name, value);
+                            }
                         }
                         // Nothing is left in it.
                         None => {

@@ -100,6 +100,9 @@ fn a_cell_with_nothing_in_it_is_a_column_that_is_not_there() {
         let null: Vec<String> = white.map(|(name, cell)| format!("\"{name}\": \"{cell}\"")).collect();
         assert_eq!(rows_of("rows", format!("{{{}}}\n", null.join(", "))), [expected], "{null:?}");
     }
+    for row in [r#"{"Text": "", "text": "one two three"}"#, r#"{"text": "one two three", "TEXT": " "}"#] {
+        assert_eq!(rows_of("rows", row), [TWO[0]], "{row}");
+    }
     let read_two = read("rows.csv", "text,instruction,output\none two three,,\n,hi,ho\n").unwrap();
     assert!(!read_two.report().to_string().contains("left alone"), "{}", read_two.report());
     // What lacks its other half is bad, and what has nothing is empty.
