@@ -78,7 +78,8 @@ pub fn form(head: &[u8], is_whole: bool, path: &Path, columns: &Columns) -> Resu
 
 /// The first lines that are not blank. The last line of a head may be cut, and is left out, unless it is alone.
 fn first_lines(head: &str, is_whole: bool) -> Vec<&str> {
-    let lines = head.lines().map(|line| line.trim_start_matches('\u{feff}')).filter(|line| !line.trim().is_empty());
+    let lines = head.lines().map(|line| line.trim_start_matches(['\u{feff}', '\u{1e}']));
+    let lines = lines.filter(|line| !line.trim().is_empty());
     let mut lines: Vec<&str> = lines.take(RECORDS_MAX + 1).collect();
     if lines.len() > RECORDS_MAX || lines.len() > 1 && !is_whole {
         lines.pop();

@@ -35,9 +35,9 @@ pub fn lines(mut bytes: Bytes, sink: &mut dyn FnMut(Row) -> Result<()>) -> Resul
         if read == 0 {
             break;
         }
-        // Files that were put together have a mark in the middle.
+        // Files that were put together have a mark in the middle, sequences of JSON (RFC 7464) one before each value.
         let mut line = &line[..];
-        while let Some(rest) = line.strip_prefix(b"\xef\xbb\xbf") {
+        while let Some(rest) = line.strip_prefix(b"\xef\xbb\xbf").or_else(|| line.strip_prefix(b"\x1e")) {
             line = rest;
         }
         let line = line.trim_ascii();

@@ -155,6 +155,10 @@ fn rows_in_lines_are_rows_whatever_the_first_line_is() {
             assert_eq!((rows(&read).len(), read.report().bad_rows()), (40, 1), "{name}: {first}");
         }
     }
+    for name in ["rows", "rows.jsonl", "rows.txt"] {
+        let sequence = "\u{1e}{\"text\": \"one two\"}\n".repeat(3);
+        assert_eq!(rows_of(name, sequence), ["o[ne two]"; 3], "{name}");
+    }
     assert_eq!(rows_of("rows", "\"one two\"\n".repeat(6)), ["o[ne two]"; 6]);
     assert!(said("rows", "{'text': 'one two'}\n".repeat(6)).contains("json.dumps"));
     assert_eq!(rows_of("rows", "text|label\none two|1\none two|0\n"), ["o[ne two]"; 2]);
