@@ -14,6 +14,7 @@ use protocol::manifest::ObjectiveLine;
 use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     thread,
@@ -155,7 +156,7 @@ impl TextReader {
         let (sequence_length, progress_of) = (*length, Arc::clone(&progress));
         let reader = Reader { tokenizer, template, columns, sequence_length, scratch, progress: progress_of };
         let (there, is_input) = (fs::metadata(path).ok(), path == Path::new("-"));
-        if is_input || there.as_ref().is_some_and(|there| !there.is_file() && !there.is_dir()) {
+        if is_input || there.as_ref().is_some_and(|there| there.file_type().is_fifo()) {
             tracing::info!("{flag} {}: reading until its writer closes it", path.display());
         }
         let size = there.filter(|there| there.is_file() && !is_input).map(|there| there.len());
