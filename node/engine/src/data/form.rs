@@ -113,8 +113,9 @@ fn json(head: &str, lines: &[&str], is_whole: bool, extension: &str) -> Option<F
         let is_array = all == 1 && is_whole && start.starts_with('[');
         return Some(if is_array { Form::Json } else { Form::JsonLines });
     }
-    let is_lines = is_named && !is_sound && (sound > 0 || extension != "json");
-    (is_sound || is_named || is_broken(&lenient::mended(start.as_bytes()))).then_some(match is_lines {
+    let is_broken = is_broken(&lenient::mended(start.as_bytes()));
+    let is_lines = is_named && !is_sound && (extension != "json" || sound > 0 && !is_broken);
+    (is_sound || is_named || is_broken).then_some(match is_lines {
         true => Form::JsonLines,
         false => Form::Json,
     })
