@@ -8,7 +8,6 @@ use engine::{
     model::{self, Checkpoint, Model, Sampling, Tokenizer},
     objective::{self, Evaluation, evaluate_watched},
 };
-use indicatif::ProgressBar;
 use protocol::manifest::Manifest;
 use serde_json::{Value, json};
 use std::{path::Path, sync::Arc};
@@ -20,7 +19,7 @@ use crate::{
     say::{self, evaluation_words},
     serve::{Source, Speaker},
     storage::opened::Opened,
-    system::{hex::hex, output},
+    system::{display::progress_bar, hex::hex, output},
     trainer::{sampler::usual_sampling, texts::TextReader},
 };
 
@@ -103,7 +102,8 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let Inspected { model, manifest, checkpoint, .. } = Inspected::of(&args.weights.state, args.weights.best)?;
     let data = evaluation_text(&manifest, &checkpoint, args.data.as_deref(), &args.columns, args.sequence_length)?;
     let objective = objective::to_evaluate(&manifest.objective, &data);
-    let bar = ProgressBar::new(data.windows() as u64);
+    let template = "{msg} {wide_bar} {human_pos} of {human_len} windows or rows, {eta} left";
+    let bar = progress_bar(Some(data.windows() as u64), "evaluating", template);
     let mut watch = |done, _| bar.set_position(done as u64);
     let evaluation = evaluate_watched(&*objective, &*model, &data, args.batch_size, None, &mut watch)?;
     bar.finish_and_clear();

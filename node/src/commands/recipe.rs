@@ -8,8 +8,9 @@ use engine::{
         survey::{Ground, Survey, survey},
     },
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use std::time::{Duration, Instant};
+
+use crate::system::display::progress_bar;
 
 /// Learning rate where none can be measured.
 pub const LEARNING_RATE: f64 = 1e-3;
@@ -54,10 +55,7 @@ pub fn replay_budget(base: &mut Base) -> Result<u32> {
 
 /// Surveys with a line that shows how far it is. None, with a warning, if the base and the text tell nothing.
 fn look(ground: Ground<'_>) -> Option<Survey> {
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} learning rate: {msg}, {elapsed}") {
-        bar.set_style(style);
-    }
+    let bar = progress_bar(None, "", "{spinner} learning rate: {msg}, {elapsed}");
     let found = survey(ground, &mut |doing| {
         bar.set_message(doing.to_owned());
         bar.tick();

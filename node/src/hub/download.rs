@@ -254,7 +254,7 @@ impl Progress {
     fn new(file: &Sibling) -> Self {
         let size = file.size.unwrap_or(0);
         let template = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-        let bar = progress_bar(size, file.rfilename.clone(), template);
+        let bar = progress_bar(Some(size), file.rfilename.clone(), template);
         Self { bar, name: file.rfilename.clone(), size, said: Instant::now() }
     }
 

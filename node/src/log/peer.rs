@@ -73,7 +73,7 @@ fn unapply(replica: &mut Replica) {
 }
 
 fn bar() -> ProgressBar {
-    progress_bar(0, "fetching the log", "{msg} {wide_bar} {human_pos} of {human_len} gradients")
+    progress_bar(Some(0), "fetching the log", "{msg} {wide_bar} {human_pos} of {human_len} gradients")
 }
 
 /// A connection to one node.

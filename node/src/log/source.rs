@@ -58,7 +58,8 @@ impl Log {
         let file = File::open(path).with_context(|| format!("{name}: cannot be opened"))?;
         let metadata = file.metadata().with_context(|| format!("{name}: cannot be read"))?;
         ensure!(metadata.is_file(), "{name}: not a file; of a state directory, use --state");
-        let bar = progress_bar(metadata.len(), "checking the export", "{msg} {wide_bar} {bytes} of {total_bytes}");
+        let bar =
+            progress_bar(Some(metadata.len()), "checking the export", "{msg} {wide_bar} {bytes} of {total_bytes}");
         let content = export::read(bar.wrap_read(BufReader::with_capacity(1 << 16, file)), metadata.len(), &name);
         bar.finish_and_clear();
         Ok(Self::of_content(name, content?))

@@ -1,7 +1,7 @@
 //! The disk's side of a shell: the state directory, its storage thread, and the base model on its way from peers.
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use peer::{Input, Output, Piece, exchange};
 use protocol::{message::Response, replica::Contained};
 use std::{
@@ -16,6 +16,7 @@ use crate::{
     storage::{
         BaseDownload, BaseReader, StateDir, StorageHandle, StorageState, checkpoint::WrittenCheckpoint, records,
     },
+    system::display::progress_bar,
 };
 
 /// Pause before a new incarnation that the disk refused is tried again.
@@ -82,12 +83,12 @@ impl Disk {
     }
 
     /// Chunks of the base are expected.
-    pub fn begin_download(&mut self, download: BaseDownload) -> Result<Input> {
-        let bar = ProgressBar::new(download.progress().0);
-        bar.set_style(ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")?);
+    pub fn begin_download(&mut self, download: BaseDownload) -> Input {
+        let template = "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        let bar = progress_bar(Some(download.progress().0), "fetching the base model", template);
         let input = Input::FetchBase { digests: download.digests().to_vec(), missing: download.missing().collect() };
         self.download = Some((download, bar));
-        Ok(input)
+        input
     }
 
     /// Whether the base is still on its way.

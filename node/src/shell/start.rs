@@ -60,7 +60,7 @@ impl Shell {
         let (bytes, here) = download.progress();
         say::fetching(&opened.manifest.base.source, bytes, here);
         self.open(config, known).await??;
-        let fetch = self.disk.begin_download(download)?;
+        let fetch = self.disk.begin_download(download);
         self.tell(fetch)?;
         let is_here = self.fetch_until(|shell| !shell.disk.is_downloading()).await?;
         if is_here {

@@ -156,7 +156,7 @@ pub fn replay(replica: &mut Replica, weights: &mut Weights) -> Result<u64> {
 pub fn sweep(replica: &Replica, ranges: Vec<LedgerRange>, weights: &mut Weights) -> Result<()> {
     let entries = ranges.iter().map(LedgerRange::samples).sum();
     let template = "{msg} {wide_bar} {human_pos} of {human_len} gradients, {eta} left";
-    let bar = progress_bar(entries, "replaying the ledgers", template);
+    let bar = progress_bar(Some(entries), "replaying the ledgers", template);
     for contributions in replica.batches(ranges, ENTRIES_PER_SWEEP) {
         let swept = contributions.len() as u64;
         weights.sweep(&Sweep { probes: Vec::new(), contributions })?;

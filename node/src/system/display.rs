@@ -17,9 +17,10 @@ const WAITING_MAX: usize = 1_024;
 /// At the end, what waits is waited for so long.
 const SETTLED_MAX: Duration = Duration::from_secs(1);
 
-/// A bar for what takes a while, if there is a terminal to show it on. Whoever finishes it clears it.
-pub fn progress_bar(length: u64, doing: impl Into<Cow<'static, str>>, template: &str) -> ProgressBar {
-    let bar = ProgressBar::new(length).with_message(doing);
+/// A bar for what takes a while, or a spinner where nobody knows the `length`, if there is a terminal to show it on.
+/// Whoever finishes it clears it.
+pub fn progress_bar(length: Option<u64>, doing: impl Into<Cow<'static, str>>, template: &str) -> ProgressBar {
+    let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new).with_message(doing);
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
@@ -93,13 +94,7 @@ impl Display {
 
 /// Writes what comes, as fast as it is read.
 fn write(waiting: &Receiver<Message>, is_terminal: bool, dropped: &AtomicU64) {
-    let bar = is_terminal.then(|| {
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-            bar.set_style(style);
-        }
-        bar
-    });
+    let bar = is_terminal.then(|| progress_bar(None, "", "{spinner} {msg}"));
     for message in waiting {
         match (message, &bar) {
             (Message::Log(line), bar) => {

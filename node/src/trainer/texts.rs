@@ -9,7 +9,6 @@ use engine::{
     model::{Checkpoint, Tokenizer},
     objective,
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use protocol::manifest::ObjectiveLine;
 use std::{
     fs::{self, File},
@@ -21,7 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::cli::settings::{ObjectiveChoice, Settings};
+use crate::{
+    cli::settings::{ObjectiveChoice, Settings},
+    system::display::progress_bar,
+};
 
 /// Tokens of a window, where the model has so many.
 const SEQUENCE_LENGTH: usize = 128;
@@ -165,14 +167,11 @@ impl TextReader {
         let name = format!("reading {}", path.display());
         let watcher = thread::Builder::new().name("progress".into()).spawn(move || {
             thread::park_timeout(PATIENCE);
-            let bar = size.map_or_else(ProgressBar::new_spinner, ProgressBar::new).with_message(name.clone());
             let template = match size {
                 Some(_) => "{msg}: {bar:30} {bytes} of {total_bytes} ({bytes_per_sec}), {eta} to go",
                 None => "{spinner} {msg}: {bytes} ({bytes_per_sec}), {elapsed}",
             };
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
-            }
+            let bar = progress_bar(size, name.clone(), template);
             let mut told = Instant::now();
             while is_going_on.upgrade().is_some() {
                 let read = progress.load(Ordering::Relaxed);
