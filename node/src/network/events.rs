@@ -48,15 +48,24 @@ impl Network {
                     self.events.push_back(Event::Moved);
                 }
             }
-            SwarmEvent::ExpiredListenAddr { listener_id, .. } if !self.relays.has(listener_id) => {
-                self.forget_reachability();
+            SwarmEvent::ExpiredListenAddr { listener_id, address } => {
+                #[cfg(feature = "upnp")]
+                self.router.left(&address);
+                if !self.relays.has(listener_id) {
+                    self.left(&address);
+                }
             }
             SwarmEvent::ListenerClosed { listener_id, .. } => {
                 if let Some(relay) = self.relays.ended(listener_id, Instant::now()) {
                     self.events.push_back(Event::RelayGone(relay));
                 }
             }
-            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
+            SwarmEvent::ExternalAddrConfirmed { address } => {
+                self.shown.note(&address);
+                self.on_reachability();
+            }
+            SwarmEvent::ExternalAddrExpired { address } => {
+                self.shown.forget(&address);
                 self.on_reachability();
             }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {

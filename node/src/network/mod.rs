@@ -2,7 +2,7 @@
 
 use libp2p::{
     Swarm, gossipsub,
-    request_response::{OutboundRequestId, ResponseChannel},
+    request_response::{OutboundFailure, OutboundRequestId, ResponseChannel},
     swarm::{
         ConnectionId, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -34,6 +34,7 @@ mod reachable;
 mod relays;
 mod router;
 mod scope;
+mod shown;
 mod traffic;
 mod transport;
 #[cfg(feature = "upnp")]
@@ -59,13 +60,13 @@ use behaviour::{Behaviour, BehaviourEvent};
 use direct::DirectCalls;
 use futures::StreamExt;
 use guard::Reach;
-use libp2p::request_response::OutboundFailure;
 use links::Links;
 use liveness::Liveness;
 use older::Older;
 use protocol::replica::Verdict;
 use relays::Relays;
 use router::Router;
+use shown::Shown;
 use traffic::Counters;
 
 /// Whether to look for more nodes is considered this often.
@@ -171,6 +172,7 @@ pub struct Network {
     observed: HashMap<PeerId, Multiaddr>,
     /// Where callers say that they called this machine.
     claimed: HashMap<PeerId, Multiaddr>,
+    shown: Shown,
     /// What people say others can call this node at.
     announced: Vec<Multiaddr>,
     /// Whether anybody can call this node directly.
@@ -244,6 +246,7 @@ impl Network {
             router,
             observed: HashMap::new(),
             claimed: HashMap::new(),
+            shown: Shown::default(),
             announced: Vec::new(),
             is_reachable: false,
             listens: !config.listen.is_empty(),

@@ -7,7 +7,7 @@
 use libp2p::{
     Multiaddr, PeerId, core::ConnectedPoint, identify, multiaddr::Protocol, relay::Status, swarm::ConnectionId,
 };
-use std::time::Instant;
+use std::{net::IpAddr, time::Instant};
 
 use super::{
     Event, Network,
@@ -77,26 +77,36 @@ impl Network {
         self.is_reachable_at(address);
     }
 
-    fn listens_at(&self, at: std::net::IpAddr) -> bool {
+    fn listens_at(&self, at: IpAddr) -> bool {
         self.swarm.listeners().any(|address| ip(address) == Some(at))
     }
 
     fn is_reachable_at(&mut self, address: Multiaddr) {
         if self.swarm.external_addresses().filter(|known| !is_relayed(known)).count() < ADDRESSES_MAX {
+            self.shown.note(&address);
             self.swarm.add_external_address(address);
             self.on_reachability();
         }
     }
 
-    /// What others found out about this machine's addresses is old.
-    pub(super) fn forget_reachability(&mut self) {
-        let all: Vec<Multiaddr> = self.reachable_at().cloned().collect();
-        self.not_reachable_at(&all);
+    /// This machine listens at `gone` no more. What leads to its other addresses stays: bridges of containers come and
+    /// go, and so do IPv6 addresses for privacy.
+    pub(super) fn left(&mut self, gone: &Multiaddr) {
+        let Some(gone) = ip(gone).filter(|gone| !self.listens_at(*gone)) else { return };
+        let is_old = |address: &&Multiaddr| {
+            !is_relayed(address)
+                && ip(address).is_some_and(|at| !self.listens_at(at))
+                && self.shown.hangs_on(address, gone)
+        };
+        let old: Vec<Multiaddr> = self.swarm.external_addresses().filter(is_old).cloned().collect();
+        self.not_reachable_at(&old);
     }
 
     pub(super) fn not_reachable_at(&mut self, addresses: &[Multiaddr]) {
-        let seen = addresses.iter().filter(|address| !self.announced.contains(address));
-        seen.for_each(|address| self.swarm.remove_external_address(address));
+        for address in addresses.iter().filter(|address| !self.announced.contains(address)) {
+            self.shown.forget(address);
+            self.swarm.remove_external_address(address);
+        }
         if !addresses.is_empty() {
             self.on_reachability();
         }

@@ -39,6 +39,8 @@ struct Port {
     outside: Multiaddr,
     /// It said so since it was asked last.
     is_confirmed: bool,
+    /// It was told since then that nobody needs it any more, which is wrong.
+    is_given_back: bool,
 }
 
 /// Whether it is asked, and what it said last.
@@ -74,8 +76,12 @@ impl Router {
 /// Those of `listeners` that are a home's: only of these are ports asked for.
 #[cfg(feature = "upnp")]
 pub fn homes(listeners: &[Multiaddr]) -> Vec<Multiaddr> {
-    let is_of_home = |address: &Multiaddr| matches!(address.iter().next(), Some(Protocol::Ip4(ip)) if ip.is_private());
     listeners.iter().filter(|address| is_of_home(address) && !is_relayed(address)).cloned().collect()
+}
+
+#[cfg(feature = "upnp")]
+fn is_of_home(address: &Multiaddr) -> bool {
+    matches!(address.iter().next(), Some(Protocol::Ip4(ip)) if ip.is_private())
 }
 
 #[cfg(feature = "upnp")]
@@ -88,7 +94,14 @@ impl Router {
     /// It is asked once more, by a machine that listens there.
     pub fn ask_again(&mut self, listeners: &[Multiaddr]) {
         (self.asked, self.waits, self.homes) = (Some(Instant::now()), true, Some(homes(listeners)));
-        self.ports.iter_mut().for_each(|port| port.is_confirmed = false);
+        self.ports.iter_mut().for_each(|port| (port.is_confirmed, port.is_given_back) = (false, false));
+    }
+
+    /// This machine listens at `gone` no more. libp2p tells ports by their numbers, and has given back whichever has
+    /// this one: a container's bridge takes the home's port with it.
+    pub fn left(&mut self, gone: &Multiaddr) {
+        let is_same = |port: &&mut Port| is_of_home(gone) && port.local.iter().nth(1) == gone.iter().nth(1);
+        self.ports.iter_mut().filter(is_same).for_each(|port| port.is_given_back = true);
     }
 
     /// Whether to ask once more, now that this machine listens at `listeners`.
@@ -103,7 +116,7 @@ impl Router {
         match self.ports.is_empty() {
             // It may never have answered: where this machine had no home's address, it was asked for no port.
             true => self.asked.is_some_and(|asked| is_silent && has_arrived || asked.elapsed() >= AGAIN),
-            false => !self.lost(listeners).is_empty(),
+            false => !self.lost(listeners).is_empty() || self.ports.iter().any(|port| port.is_given_back),
         }
     }
 
@@ -133,7 +146,7 @@ impl Router {
         self.waits = false;
         self.told.clear();
         self.ports.retain(|port| port.outside != outside);
-        self.ports.push(Port { local, outside: outside.clone(), is_confirmed: true });
+        self.ports.push(Port { local, outside: outside.clone(), is_confirmed: true, is_given_back: false });
         let answer = RouterAnswer::Passes(outside);
         self.answer = Some(answer.clone());
         is_news.then_some(answer)
@@ -229,6 +242,20 @@ mod tests {
         assert!(router.is_due(&home));
         router.ask_again(&home);
         router.passes_nothing(RouterAnswer::Silent);
+        assert!(!router.is_due(&home));
+    }
+
+    #[test]
+    fn it_is_asked_again_once_another_address_of_a_home_took_the_port_with_it() {
+        let (mut router, home) = (Router::new(true), [at(INSIDE)]);
+        router.passes(at(INSIDE), at(OUTSIDE));
+        for other in ["/ip6/fd00::7/tcp/9713", "/ip4/172.17.0.1/tcp/9714", "/ip4/172.17.0.1/udp/9713/quic-v1"] {
+            router.left(&at(other));
+            assert!(!router.is_due(&home), "{other}");
+        }
+        router.left(&at("/ip4/172.17.0.1/tcp/9713"));
+        assert!(router.is_due(&home) && router.outside() == [at(OUTSIDE)], "it is missed for a moment only");
+        router.ask_again(&home);
         assert!(!router.is_due(&home));
     }
 

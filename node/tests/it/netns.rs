@@ -431,6 +431,26 @@ fn a_home_whose_router_grants_it_a_port_is_called_directly() {
     });
 }
 
+/// The bridge of a container went, and nobody could call the home any more.
+#[test]
+fn a_bridge_that_goes_leaves_the_port_that_the_router_granted() {
+    let Some(net) = homes_that_ask(true) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let first = of_cell(&net, directory.path(), "home-1", &["--learning-rate", "2e-3"]);
+    first.hear("the router passes /ip4/11.22.33.11/tcp/9713 on to this machine (UPnP)");
+    net.ip("home-1", &["link", "add", "docker0", "type", "bridge"]);
+    net.ip("home-1", &["addr", "add", "172.17.0.1/16", "dev", "docker0"]);
+    net.ip("home-1", &["link", "set", "docker0", "up"]);
+    std::thread::sleep(Duration::from_secs(3));
+    net.ip("home-1", &["link", "del", "docker0"]);
+    std::thread::sleep(Duration::from_secs(5));
+    let join = |first: &Node| of_cell(&net, directory.path(), "home-2", &["--join", &first.ticket()]);
+    cell(first, join, |first, second| {
+        second.until("connected directly", |status| is_at(status, "11.22.33.11") && !has_circuit(status));
+        assert!(!first.said("no more (UPnP)"), "the port is the same");
+    });
+}
+
 #[test]
 fn a_router_that_grants_no_port_is_said_once() {
     let Some(net) = homes_that_ask(false) else { return };
