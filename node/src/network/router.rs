@@ -112,10 +112,10 @@ impl Router {
         asked_at.retain(|home| now_at.contains(home));
         // It was asked when this machine had left one home, and was not yet at another.
         let has_arrived = now_at.iter().any(|home| !asked_at.contains(home));
-        let is_silent = !self.waits && self.answer == Some(RouterAnswer::Silent);
         match self.ports.is_empty() {
-            // It may never have answered: where this machine had no home's address, it was asked for no port.
-            true => self.asked.is_some_and(|asked| is_silent && has_arrived || asked.elapsed() >= AGAIN),
+            // Another home has another router, whatever the last one said. It may never have answered: where this
+            // machine had no home's address, it was asked for no port.
+            true => self.asked.is_some_and(|asked| !self.waits && has_arrived || asked.elapsed() >= AGAIN),
             false => !self.lost(listeners).is_empty() || self.ports.iter().any(|port| port.is_given_back),
         }
     }
@@ -243,6 +243,21 @@ mod tests {
         router.ask_again(&home);
         router.passes_nothing(RouterAnswer::Silent);
         assert!(!router.is_due(&home));
+    }
+
+    /// A laptop that came home from a café, whose router passed nothing on, stayed behind its own for ten minutes.
+    #[test]
+    fn it_is_asked_at_once_in_another_home_whatever_the_last_router_said() {
+        for answer in [RouterAnswer::IsInside, RouterAnswer::Refuses, RouterAnswer::Silent] {
+            let (mut router, cafe, home) = (Router::new(true), [at("/ip4/10.1.2.3/tcp/9713")], [at(INSIDE)]);
+            assert!(!router.is_due(&cafe));
+            router.passes_nothing(answer.clone());
+            assert!(!router.is_due(&cafe), "{answer:?}: it is the same router");
+            assert!(router.is_due(&home), "{answer:?}");
+            router.ask_again(&home);
+            router.passes_nothing(answer.clone());
+            assert!(!router.is_due(&home) && router.is_due(&cafe), "{answer:?}");
+        }
     }
 
     #[test]
