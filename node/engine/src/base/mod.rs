@@ -64,18 +64,25 @@ impl Trained {
         }
     }
 
-    /// Errors if one of them is quantised: it adds no whole quanta.
-    pub fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
+    /// One of them that is quantised, if any is: it adds no whole quanta, and cannot be trained.
+    pub fn quantised<'a>(&self, checkpoint: &'a Checkpoint) -> Result<Option<&'a str>> {
         for (name, _) in checkpoint.shapes().filter(|(name, _)| self.has(name)) {
-            ensure!(
-                !checkpoint.is_quantised(name)?,
-                "tensor {name} is stored as {:?}, which adds no whole quanta and cannot be trained. Train adapters over it \
-                 (--lora 8), or only what is not quantised (--train norms), or take the model in f32 or 16 bits: node export \
-                 of a run with adapters writes it so",
-                checkpoint.element_type(name)?
-            );
+            if checkpoint.is_quantised(name)? {
+                return Ok(Some(name));
+            }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Errors if one of them is quantised, with what to do.
+    pub fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let Some(name) = self.quantised(checkpoint)? else { return Ok(()) };
+        bail!(
+            "tensor {name} is stored as {:?}, which adds no whole quanta and cannot be trained. Train adapters over it \
+             (--lora 8), or only what is not quantised (--train norms), or take the model in f32 or 16 bits: node export \
+             of a run with adapters writes it so",
+            checkpoint.element_type(name)?
+        );
     }
 }
 

@@ -1,6 +1,6 @@
 //! What each choice of what to train needs in memory, before anything is loaded.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use bytesize::ByteSize;
 use engine::{
     base::{AdapterSettings, Trained},
@@ -66,11 +66,7 @@ fn choice(checkpoint: &Checkpoint, train: &str, rank: Option<u32>) -> Result<(Tr
     let architecture = checkpoint.architecture()?;
     let named = Trained::choose(train, &*architecture)?;
     let Some(rank) = rank else {
-        for (name, _) in checkpoint.shapes().filter(|(name, _)| named.has(name)) {
-            if checkpoint.is_quantised(name)? {
-                bail!("is not for what is quantised");
-            }
-        }
+        ensure!(named.quantised(checkpoint)?.is_none(), "is not for what is quantised");
         return Ok((named, None));
     };
     let adapters = AdapterSettings::new(rank, None, &named, &*architecture)?;
