@@ -172,9 +172,11 @@ impl Run {
 
     /// Trains, prints, and returns the last held-out figure: bits per byte, or accuracy.
     fn learn(&self, seed: u64, options: &Options) -> Result<f64> {
-        let trainer = |machine: u64| self.trainer(seed, machine, options);
+        let (weights, manifest) = started(&self.checkpoint, options, self.gradients, seed)?;
+        let manifest = Arc::new(manifest);
+        let trainer = |machine: u64| self.trainer(weights.copy()?, &manifest, seed, machine, options);
         let mut trainers: Vec<Trainer> = (0..options.machines).map(trainer).collect::<Result<_>>()?;
-        let manifest = started(&self.checkpoint, options, self.gradients, seed)?.1;
+        drop(weights);
         let backwards = u64::from(matches!(self.estimator, Estimator::Projection { .. }));
         let tokens = (options.batch_size * options.sequence_length) as f64 / FORWARD_TOKENS;
         let (mut forwards, mut backward, mut bytes, mut seconds, mut last) = (0.0, 0u64, 0u64, 0.0, f64::NAN);
@@ -225,8 +227,15 @@ impl Run {
         Ok((steps[0].own.len(), work))
     }
 
-    fn trainer(&self, seed: u64, machine: u64, options: &Options) -> Result<Trainer> {
-        let (weights, manifest) = started(&self.checkpoint, options, self.gradients, seed)?;
+    /// `weights`: of its own, as the run of `manifest` begins.
+    fn trainer(
+        &self,
+        weights: Weights,
+        manifest: &Arc<Manifest>,
+        seed: u64,
+        machine: u64,
+        options: &Options,
+    ) -> Result<Trainer> {
         let own_seed = seed + (machine << 32);
         let (tensors, packed) = (weights.tensors(), weights.packed());
         let (model, tokenizer) = model::load_adapted(&self.checkpoint, tensors, packed, &weights.adapters())?;
@@ -246,7 +255,7 @@ impl Run {
             },
             normalizer: Normalizer::new(manifest.levels),
             random: Xoshiro256PlusPlus::seed_from_u64(own_seed),
-            manifest: Arc::new(manifest),
+            manifest: Arc::clone(manifest),
         });
         trainer.adopt(MachineId { key: [1 + machine as u8; 32], incarnation: seed }, 0);
         Ok(trainer)
