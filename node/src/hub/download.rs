@@ -6,7 +6,7 @@ use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -199,10 +199,12 @@ fn attempt(
     let mut buffer = vec![0; 1 << 18];
     loop {
         progress.say(at);
-        let read = body.read(&mut buffer).map_err(Refusal::Broken)?;
-        if read == 0 {
-            break;
-        }
+        let read = match body.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Refusal::Broken(error).into()),
+        };
         at += read as u64;
         if end.is_some_and(|end| at > end) {
             let end = end.unwrap_or_default();
@@ -211,7 +213,7 @@ fn attempt(
         out.write_all(&buffer[..read]).map_err(ours)?;
     }
     match end {
-        Some(end) if at < end => Err(Refusal::Broken(std::io::ErrorKind::UnexpectedEof.into()).into()),
+        Some(end) if at < end => Err(Refusal::Broken(ErrorKind::UnexpectedEof.into()).into()),
         _ => Ok(()),
     }
 }
@@ -223,13 +225,10 @@ fn check(file: &Sibling, part: &Path) -> Result<()> {
     let is_same = match file.sha256().filter(|_| is_sized) {
         None => is_sized,
         Some(expected) => {
-            let (mut hasher, mut file, mut buffer) = (Sha256::new(), File::open(part)?, vec![0; 1 << 18]);
-            loop {
-                let read = file.read(&mut buffer)?;
-                if read == 0 {
-                    break;
-                }
-                hasher.update(&buffer[..read]);
+            let (mut hasher, mut file, mut buffer) = (Sha256::new(), File::open(part)?, Vec::new());
+            while file.by_ref().take(1 << 18).read_to_end(&mut buffer)? > 0 {
+                hasher.update(&buffer);
+                buffer.clear();
             }
             crate::system::hex::hex(&hasher.finalize()) == expected.to_lowercase()
         }

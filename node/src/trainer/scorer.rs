@@ -9,7 +9,7 @@ use engine::objective::{Completion, Judge};
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use std::{
     fmt::Write as _,
-    io::{BufRead, BufReader, Read, Write as _},
+    io::{BufRead, BufReader, ErrorKind, Read, Write as _},
     os::unix::process::CommandExt,
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio},
     sync::{
@@ -316,7 +316,12 @@ fn read(stdout: ChildStdout, printed: &SyncSender<Line>) {
 /// Reads all of it, and keeps the end. `_hears` lives as long.
 fn listen(mut stderr: ChildStderr, last_words: &Mutex<Vec<u8>>, _hears: &SyncSender<()>) {
     let mut piece = [0; LAST_WORDS_BYTES];
-    while let Ok(bytes @ 1..) = stderr.read(&mut piece) {
+    loop {
+        let bytes = match stderr.read(&mut piece) {
+            Ok(bytes @ 1..) => bytes,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => return,
+        };
         let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
         words.extend_from_slice(&piece[..bytes]);
         let surplus = words.len().saturating_sub(LAST_WORDS_BYTES);

@@ -12,7 +12,7 @@ use engine::{
 use protocol::manifest::ObjectiveLine;
 use std::{
     fs::{self, File},
-    io::{self, BufRead, BufReader},
+    io::{self, Read},
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const REFRESH: Duration = Duration::from_millis(200);
 /// Where there is no such line, a line of the log as often as this says the same.
 const OFF_TERMINAL: Duration = Duration::from_secs(10);
+/// Bytes of two files that are compared at a time.
+const COMPARED_BYTES: u64 = 1 << 16;
 
 /// Tokens of a window, as many as are `asked` for or as are usual, and how many the model has room for.
 pub fn window(checkpoint: &Checkpoint, asked: Option<usize>) -> Result<(usize, usize)> {
@@ -233,15 +235,16 @@ fn is_copy(one: &Path, other: &Path) -> io::Result<bool> {
     if !own.is_file() || !its.is_file() || own.len() != its.len() {
         return Ok(false);
     }
-    let (mut one, mut other) = (BufReader::new(File::open(one)?), BufReader::new(File::open(other)?));
+    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
+    let (mut own, mut its) = (Vec::new(), Vec::new());
     loop {
-        let (own, its) = (one.fill_buf()?, other.fill_buf()?);
-        let count = own.len().min(its.len());
-        if count == 0 || own[..count] != its[..count] {
-            return Ok(own.is_empty() && its.is_empty());
+        own.clear();
+        its.clear();
+        one.by_ref().take(COMPARED_BYTES).read_to_end(&mut own)?;
+        other.by_ref().take(COMPARED_BYTES).read_to_end(&mut its)?;
+        if own.is_empty() || own != its {
+            return Ok(own == its);
         }
-        one.consume(count);
-        other.consume(count);
     }
 }
 

@@ -167,7 +167,8 @@ fn special(kind: FileType) -> &'static str {
     }
 }
 
-/// Counts what is read.
+/// Counts what is read. A signal interrupts no reading: what takes a file apart above may be between two pieces of it,
+/// and would lose its place.
 pub struct Counted {
     pub raw: Box<dyn Read + Send>,
     pub progress: Arc<AtomicU64>,
@@ -175,8 +176,58 @@ pub struct Counted {
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.raw.read(buffer)?;
-        self.progress.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
+        loop {
+            match self.raw.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => {
+                    let count = result?;
+                    self.progress.fetch_add(count as u64, Ordering::Relaxed);
+                    return Ok(count);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::compressed::decompressed;
+    use std::io::{BufReader, Cursor, Write};
+
+    /// Every other reading is interrupted, the first one, too.
+    struct Interrupted {
+        bytes: Cursor<Vec<u8>>,
+        is_next: bool,
+    }
+
+    impl Read for Interrupted {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.is_next = !self.is_next;
+            match self.is_next {
+                true => Err(io::ErrorKind::Interrupted.into()),
+                false => self.bytes.read(buffer),
+            }
+        }
+    }
+
+    /// A signal between two members of a gzip file was its end: what followed was not read, and nobody said so.
+    #[test]
+    fn a_signal_between_two_parts_of_a_compressed_file_is_not_its_end() {
+        let gzip = |text: &str| {
+            let mut part = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            part.write_all(text.as_bytes()).unwrap();
+            part.finish().unwrap()
+        };
+        let zstd = |text: &str| zstd::stream::encode_all(text.as_bytes(), 1).unwrap();
+        for (name, parts) in [("gzip", ["one", "two"].map(gzip)), ("zstd", ["one", "two"].map(zstd))] {
+            let bytes = [&parts[0][..], &[0; 5][..], &parts[1][..]].concat();
+            let (progress, length) = (Arc::<AtomicU64>::default(), bytes.len() as u64);
+            let raw = Box::new(Interrupted { bytes: Cursor::new(bytes), is_next: false });
+            let counted = BufReader::with_capacity(1, Counted { raw, progress: progress.clone() });
+            let mut text = String::new();
+            decompressed(name, counted).unwrap().read_to_string(&mut text).unwrap();
+            assert_eq!((&*text, progress.load(Ordering::Relaxed)), ("onetwo", length), "{name}");
+        }
     }
 }
