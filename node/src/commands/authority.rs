@@ -52,7 +52,6 @@ pub fn withdraw(args: &WithdrawArgs) -> Result<()> {
     }
     floors.sort_unstable_by_key(|(_, floor)| std::cmp::Reverse(*floor));
     let left_out: u64 = floors.iter().skip(NAMED_MAX).map(|(_, floor)| floor).sum();
-    let kept: u64 = floors.iter().take(NAMED_MAX).map(|(_, floor)| floor).sum();
     let withdrawal = Withdrawal::sign(&authority.log.run, key, &floors, &authority.signer);
     let member = match replica.member(&key) {
         None => Some(Member::withdrawn(withdrawal)),
@@ -60,6 +59,8 @@ pub fn withdraw(args: &WithdrawArgs) -> Result<()> {
     };
     let Some(member) = member else { bail!("{}: withdrawn already, as far or further", args.key) };
     let given = authority.give(Statement::of_member(&member))?;
+    // Another withdrawal may have come meanwhile.
+    let kept = still_counted(given.member().unwrap_or(&member));
     outln!(
         "{} is withdrawn, for good: {kept} of its gradients still count, nothing else of it ever will, and machines of the run \
          close its connections; {}",
@@ -70,6 +71,14 @@ pub fn withdraw(args: &WithdrawArgs) -> Result<()> {
         outln!("{left_out} gradients of its smallest ledgers do not count: a withdrawal names {NAMED_MAX} of them")?;
     }
     Ok(())
+}
+
+/// Gradients of a withdrawn key that count: no floor is above what there is.
+fn still_counted(member: &Member) -> u64 {
+    match member {
+        Member::Withdrawn { floors, .. } => floors.iter().map(|(_, floor)| floor).sum(),
+        Member::Admitted(_) => 0,
+    }
 }
 
 /// Withdraws a machine's samples.

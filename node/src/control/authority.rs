@@ -48,10 +48,10 @@ pub struct Authority {
 /// What became of a statement.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Given {
-    /// No node runs here: it is stored.
-    Stored,
-    /// No node runs here, and one stored as much meanwhile, or more: nothing was stored.
-    Known,
+    /// No node runs here: it is stored. How its key stands with it and with what came meanwhile.
+    Stored(Option<Member>),
+    /// No node runs here, and one stored as much meanwhile, or more: nothing was stored. How its key stands.
+    Known(Option<Member>),
     /// Likewise: it is an admission, and its key was withdrawn meanwhile.
     Withdrawn,
     /// The node that runs here has it.
@@ -64,14 +64,22 @@ impl Given {
     /// What happens now, after a semicolon or a colon.
     pub fn in_words(&self) -> String {
         match self {
-            Self::Stored => "the swarm learns it when this node runs next".into(),
-            Self::Known => "this node has that by now, or more: nothing was stored".into(),
+            Self::Stored(_) => "the swarm learns it when this node runs next".into(),
+            Self::Known(_) => "this node has that by now, or more: nothing was stored".into(),
             Self::Withdrawn => "its key was withdrawn meanwhile, which is for good: nothing was stored".into(),
             Self::Taken => "the node that runs here has it, and tells the swarm".into(),
             Self::Left(file) => format!(
                 "that takes effect once the node that runs here is through with its start ({} is gone then)",
                 file.display()
             ),
+        }
+    }
+
+    /// How its key stands in the run now, as far as that was seen.
+    pub fn member(&self) -> Option<&Member> {
+        match self {
+            Self::Stored(member) | Self::Known(member) => member.as_ref(),
+            Self::Withdrawn | Self::Taken | Self::Left(_) => None,
         }
     }
 }
@@ -108,8 +116,9 @@ impl Authority {
                 }
                 let given = match with_known(&mut known, &statement)? {
                     Some(statement) => {
+                        let member = known.member(&statement.key()).cloned();
                         state.commit(&[records::to_row(&Record::Statement(statement))?])?;
-                        Given::Stored
+                        Given::Stored(member)
                     }
                     None => outdone(&known, &statement),
                 };
@@ -143,7 +152,7 @@ fn with_known(known: &mut Replica, statement: &Statement) -> Result<Option<State
 fn outdone(known: &Replica, statement: &Statement) -> Given {
     match (statement, known.member(&statement.key())) {
         (Statement::Admission(_), Some(Member::Withdrawn { .. })) => Given::Withdrawn,
-        _ => Given::Known,
+        (_, member) => Given::Known(member.cloned()),
     }
 }
 
@@ -267,7 +276,9 @@ mod tests {
         let Some(Statement::Withdrawal(both)) = with_known(&mut known, &other).unwrap() else { panic!("it is news") };
         assert_eq!(both.floors(), [(1, 10), (2, 15)]);
         assert_eq!(with_known(&mut known, &other).unwrap(), None);
-        assert_eq!(outdone(&known, &other), Given::Known);
+        let outdone_by = outdone(&known, &other);
+        let Some(Member::Withdrawn { floors, .. }) = outdone_by.member() else { panic!("it is withdrawn") };
+        assert_eq!(*floors, [(1, 10), (2, 15)], "as the run has it, and not as this one does");
         let admission = Statement::Admission(Admission::sign(&run, [5; 32], &authority));
         assert_eq!(with_known(&mut known, &admission).unwrap(), None);
         assert_eq!(outdone(&known, &admission), Given::Withdrawn);
