@@ -5,6 +5,7 @@ mod curve;
 mod goals;
 mod joining;
 mod leaving;
+mod looks;
 mod membership;
 mod neighbours;
 mod properties;
