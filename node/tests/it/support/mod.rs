@@ -21,8 +21,10 @@ mod attacker;
 pub mod browser;
 mod cable;
 pub mod fed;
+pub mod logs;
 mod netns;
 mod node;
+pub mod nodes;
 
 pub use attacker::Attacker;
 pub use cable::Line;
