@@ -307,7 +307,7 @@ impl Peer {
         let Some(verifier) = self.verifier.take() else { return };
         let (machine, commons) = (self.own_machine(), self.commons.clone());
         let Config { replica: settings, seed, .. } = self.config.clone();
-        let replica = Replica::sharing(run.id, run.manifest.clone(), settings, machine, verifier, seed, commons);
+        let replica = Replica::new(run.id, run.manifest.clone(), settings, machine, verifier, seed).sharing(commons);
         self.stage = Stage::Running(Box::new(Running::new(run, replica, self.planted)));
     }
 

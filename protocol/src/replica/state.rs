@@ -57,26 +57,12 @@ impl Replica {
         verifier: Box<dyn Verifier>,
         seed: u64,
     ) -> Self {
-        Self::sharing(run, manifest, settings, machine, verifier, seed, Commons::default())
-    }
-
-    /// The same; with other replicas of this process that are given the same `commons` it holds equal ledgers once.
-    pub fn sharing(
-        run: RunId,
-        manifest: Arc<Manifest>,
-        settings: Settings,
-        machine: MachineId,
-        verifier: Box<dyn Verifier>,
-        seed: u64,
-        commons: Commons,
-    ) -> Self {
-        let accounts = Accounts::new(commons, manifest.clone());
         Self {
             run,
+            accounts: Accounts::new(Commons::default(), manifest.clone()),
             manifest,
             settings,
             verifier,
-            accounts,
             ledger_bytes: 0,
             own: Own::new(machine),
             peers: BTreeMap::new(),
@@ -87,6 +73,12 @@ impl Replica {
             incomplete: BTreeSet::new(),
             held_back: BTreeSet::new(),
         }
+    }
+
+    /// This replica, which holds nothing yet: with others of this process that are given the same `commons` it will
+    /// hold equal ledgers once.
+    pub fn sharing(self, commons: Commons) -> Self {
+        Self { accounts: Accounts::new(commons, self.manifest.clone()), ..self }
     }
 
     /// What the ledgers take in memory, bytes: a little more than on a disk or in an export.

@@ -214,7 +214,7 @@ fn train_all(net: &mut Net, rounds: u8) {
 
 fn sharing(run: RunId, manifest: Arc<Manifest>, machine: MachineId, commons: &Commons) -> Replica {
     let (settings, verifier) = (Settings::default(), Box::new(Ed25519Verifier));
-    Replica::sharing(run, manifest, settings, machine, verifier, 0, commons.clone())
+    Replica::new(run, manifest, settings, machine, verifier, 0).sharing(commons.clone())
 }
 
 fn restore(node: &mut Node, disk: &[Record]) {
