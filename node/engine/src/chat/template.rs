@@ -15,6 +15,9 @@ use crate::model::{Checkpoint, OriginalFile, Tokenizer, special_tokens};
 ///
 /// minijinja compares (`==`) and joins (`~`, `join`) lists within lists before it knows what that costs, and there is
 /// no place to ask first. So a list that holds another many times over, again and again, still takes what it likes.
+/// Nor does it bound how deep lists lie within lists: hundreds of thousands of levels, which fuel pays for, are more
+/// than the stack has room for when they are dropped. (What a row brings is no deeper than JSON may be, 128 levels, or
+/// columns of Parquet, 32.)
 const FUEL: u64 = 1 << 21;
 /// Files with templates of their own.
 const TEMPLATES_MAX: usize = 16;

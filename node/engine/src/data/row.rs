@@ -86,3 +86,17 @@ pub fn parse(line: &[u8]) -> Result<Value> {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What goes through a value goes as deep as it is: the stack has room for that.
+    #[test]
+    fn a_value_that_lies_too_deep_is_malformed() {
+        let row = |levels: usize| format!(r#"{{"text": {}1{}}}"#, "[".repeat(levels), "]".repeat(levels));
+        assert!(!has_nul(&parse(row(100).as_bytes()).unwrap()));
+        let error = parse(row(100_000).as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("recursion limit exceeded"), "{error}");
+    }
+}
