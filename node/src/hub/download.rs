@@ -226,7 +226,7 @@ fn check(file: &Sibling, part: &Path) -> Result<()> {
         None => is_sized,
         Some(expected) => {
             let (mut hasher, mut file, mut buffer) = (Sha256::new(), File::open(part)?, Vec::new());
-            while file.by_ref().take(1 << 18).read_to_end(&mut buffer)? > 0 {
+            while Read::by_ref(&mut file).take(1 << 18).read_to_end(&mut buffer)? > 0 {
                 hasher.update(&buffer);
                 buffer.clear();
             }
