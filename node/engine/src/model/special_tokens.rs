@@ -4,8 +4,12 @@ use anyhow::{Context, Result};
 use protocol::manifest::Role;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use tokenizers::AddedToken;
 
 use super::{fields::token_ids, files::OriginalFile};
+
+/// Where older checkpoints list the tokens that were added.
+const OLDER_LIST: &str = "added_tokens.json";
 
 /// The tokens that end a turn or a text, as a checkpoint's files name them.
 #[derive(Default)]
@@ -42,9 +46,61 @@ pub fn named<'a>(config: &Value, files: impl Iterator<Item = &'a OriginalFile>) 
     Ok(named)
 }
 
+/// The tokens that `tokenizer_config.json` lists in the order of their ids (`added_tokens_decoder`), or
+/// `added_tokens.json` where that says nothing of them, as in older checkpoints.
+pub fn listed<'a>(files: impl Iterator<Item = &'a OriginalFile> + Clone) -> Result<Vec<AddedToken>> {
+    let config = json(files.clone(), Role::TokenizerConfig)?;
+    let mut listed = BTreeMap::new();
+    if let Some(tokens) = config.get("added_tokens_decoder") {
+        for (id, token) in tokens.as_object().into_iter().flatten() {
+            let id = id.parse::<u64>().with_context(|| format!("added_tokens_decoder has a token of id {id:?}"))?;
+            listed.extend(added(token).map(|token| (id, token)));
+        }
+    } else if let Some(file) = files.clone().find(|file| file.name == OLDER_LIST) {
+        let special = special(files)?;
+        for (text, id) in parsed(file)?.as_object().into_iter().flatten() {
+            let is_special = special.iter().any(|token| token.content == *text);
+            listed.extend(id.as_u64().map(|id| (id, AddedToken::from(text.as_str(), is_special))));
+        }
+    }
+    Ok(listed.into_values().collect())
+}
+
+/// The tokens that files name as special, whatever for.
+pub fn special<'a>(files: impl Iterator<Item = &'a OriginalFile> + Clone) -> Result<Vec<AddedToken>> {
+    let config = json(files.clone(), Role::TokenizerConfig)?;
+    let mut special: Vec<AddedToken> =
+        named(&config, files)?.into_values().map(|text| AddedToken::from(text, true)).collect();
+    for field in ["extra_special_tokens", "additional_special_tokens"] {
+        let tokens = config.get(field).and_then(Value::as_array).into_iter().flatten();
+        special.extend(tokens.filter_map(added).map(|token| token.special(true)));
+    }
+    Ok(special)
+}
+
+/// A token as `tokenizer_config.json` has it: a text that is special, or an object.
+fn added(token: &Value) -> Option<AddedToken> {
+    if let Some(text) = token.as_str() {
+        return Some(AddedToken::from(text, true));
+    }
+    let flag = |name: &str| token.get(name).and_then(Value::as_bool);
+    let special = flag("special").unwrap_or(false);
+    Some(AddedToken {
+        content: token.get("content")?.as_str()?.to_owned(),
+        single_word: flag("single_word").unwrap_or(false),
+        lstrip: flag("lstrip").unwrap_or(false),
+        rstrip: flag("rstrip").unwrap_or(false),
+        normalized: flag("normalized").unwrap_or(!special),
+        special,
+    })
+}
+
 /// The file of a role, parsed; null if it is not there.
 pub fn json<'a>(files: impl IntoIterator<Item = &'a OriginalFile>, role: Role) -> Result<Value> {
-    let Some(file) = files.into_iter().find(|file| file.role == role) else { return Ok(Value::Null) };
+    files.into_iter().find(|file| file.role == role).map_or(Ok(Value::Null), parsed)
+}
+
+fn parsed(file: &OriginalFile) -> Result<Value> {
     let malformed = || format!("{} is not valid JSON; download it again, or leave it out", file.describe());
     serde_json::from_slice(&file.read()?).with_context(malformed)
 }

@@ -2,12 +2,16 @@
 
 use anyhow::{Context, Result, anyhow, ensure};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
 };
+use tokenizers::AddedToken;
 
-use super::{Checkpoint, Interface, special_tokens::SpecialTokens};
+use super::{
+    Checkpoint, Interface,
+    special_tokens::{self, SpecialTokens},
+};
 
 /// Texts of which every tokenizer makes tokens: what is around those is what its post-processor adds.
 const PROBES: [&str; 4] = ["a", "the", "1", "A"];
@@ -29,6 +33,12 @@ impl Tokenizer {
     /// The tokenizer of a checkpoint, with the special tokens that its files name.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let mut this = Self::from_bytes(&checkpoint.tokenizer, checkpoint.architecture()?.interface())?;
+        this.add(special_tokens::listed(checkpoint.beside_weights())?)?;
+        let has = this.inner.get_added_tokens_decoder().into_iter().map(|(_, token)| token.content);
+        let has: BTreeSet<String> = has.collect();
+        let mut named = special_tokens::special(checkpoint.beside_weights())?;
+        named.retain(|token| !has.contains(&token.content));
+        this.add(named)?;
         let special = SpecialTokens::read(checkpoint.beside_weights())?;
         let id = |token: Option<&String>| this.inner.token_to_id(token?).filter(|id| (*id as usize) < this.vocabulary);
         let (end, beginning) = (id(special.end.as_ref()), id(special.beginning.as_ref()));
@@ -47,12 +57,9 @@ impl Tokenizer {
     pub fn from_bytes(bytes: &[u8], interface: &Interface) -> Result<Self> {
         let inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))
             .context("tokenizer.json is malformed or not of a supported kind; download it again")?;
-        let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special);
-        let added = added.filter(|(id, _)| (*id as usize) < interface.vocabulary);
-        let special = added.map(|(id, token)| (id, token.content)).collect();
         let mut this = Self {
+            special: special(&inner, interface.vocabulary),
             inner,
-            special,
             vocabulary: interface.vocabulary,
             opening: Vec::new(),
             closing: Vec::new(),
@@ -72,6 +79,14 @@ impl Tokenizer {
         );
         (this.opening, this.closing) = this.around()?;
         Ok(this)
+    }
+
+    /// Adds tokens that stand in other files than `tokenizer.json`, as transformers does.
+    fn add(&mut self, tokens: Vec<AddedToken>) -> Result<()> {
+        guarded(|| self.inner.add_tokens(tokens))
+            .context("the tokenizer does not take the tokens that its files add")?;
+        self.special = special(&self.inner, self.vocabulary);
+        Ok(())
     }
 
     /// What the post-processor puts before and after a text.
@@ -192,6 +207,12 @@ impl Tokenizer {
     pub fn vocabulary(&self) -> usize {
         self.vocabulary
     }
+}
+
+/// The special tokens within the model's vocabulary, and how they are written.
+fn special(inner: &tokenizers::Tokenizer, vocabulary: usize) -> BTreeMap<u32, String> {
+    let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special);
+    added.filter(|(id, _)| (*id as usize) < vocabulary).map(|(id, token)| (id, token.content)).collect()
 }
 
 /// Runs a call into the tokenizers library, whose data may come from a peer: a panic there is an error here.

@@ -115,6 +115,31 @@ fn added_tokens_beyond_the_vocabulary_are_refused_only_in_a_text() {
     assert!(refused.contains("token id 5, \"<pad>\"") && refused.contains("ends at 4"), "{refused}");
 }
 
+/// transformers 5.24 adds what tokenizer_config.json (or an older added_tokens.json) lists, and what files name as
+/// special, to the tokens of tokenizer.json. A node cut such tokens into pieces.
+#[test]
+fn tokens_that_stand_beside_the_tokenizer_are_tokens() {
+    let mut tokenizer: Value = serde_json::from_str(AROUND).unwrap();
+    tokenizer["added_tokens"].as_array_mut().unwrap().truncate(1);
+    let listed = json!({"4": {"content": "<u>", "special": true}, "3": {"content": "<t>", "special": false}});
+    let more = json!([{"content": "<u>"}]);
+    for (config_file, older) in [
+        (json!({"added_tokens_decoder": listed, "eos_token": "<u>"}), None),
+        (json!({"eos_token": {"content": "<u>"}}), Some(json!({"<t>": 3, "<u>": 4}))),
+        (json!({"extra_special_tokens": more, "eos_token": "<u>"}), Some(json!({"<t>": 3}))),
+    ] {
+        let directory = directory_of(&config(true), &weights(&config(true)));
+        let write = |name: &str, text: &Value| fs::write(directory.path().join(name), text.to_string()).unwrap();
+        write("tokenizer.json", &tokenizer);
+        write("tokenizer_config.json", &config_file);
+        older.iter().for_each(|older| write("added_tokens.json", older));
+        let tokenizer = Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap();
+        assert_eq!(tokenizer.encode("a<t>b<u>").unwrap(), [1, 3, 2, 4], "{config_file}");
+        assert_eq!((tokenizer.turn_end(), tokenizer.special_text(4)), (Some(4), Some("<u>".into())), "{config_file}");
+        assert_eq!(tokenizer.special_text(3), None, "{config_file}");
+    }
+}
+
 #[test]
 fn texts_prompts_and_documents_begin_as_the_post_processor_has_it() {
     let directory = directory_of(&config(true), &weights(&config(true)));
