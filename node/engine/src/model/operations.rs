@@ -29,8 +29,8 @@ impl Activation {
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
             "silu" | "swish" => Self::Silu,
-            "gelu" => Self::Gelu,
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" => Self::GeluTanh,
+            "gelu" | "gelu_python" => Self::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" | "gelu_accurate" => Self::GeluTanh,
             "quick_gelu" => Self::GeluQuick,
             "relu" => Self::Relu,
             _ => return None,

@@ -302,6 +302,18 @@ fn rotaries_are_stretched_as_each_class_reads_them() {
     assert_eq!(found.window, 16, "what stands beside counts where all layers are alike");
 }
 
+/// transformers 5.24 has several names for one formula.
+#[test]
+fn an_activation_is_known_by_all_its_names() {
+    let named = |name: &str| {
+        let config = with(llama(), "hidden_act", json!(name));
+        plan(config.to_string().as_bytes()).unwrap().mlp.activation
+    };
+    for (other, usual) in [("gelu_python", "gelu"), ("gelu_accurate", "gelu_new"), ("swish", "silu")] {
+        assert_eq!(named(other), named(usual), "{other}");
+    }
+}
+
 /// transformers 5.24 works with each of these.
 #[test]
 fn what_a_class_reads_another_way_is_read_that_way() {
