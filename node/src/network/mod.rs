@@ -74,6 +74,8 @@ const UPKEEP: Duration = Duration::from_millis(500);
 /// A start waits this long for the system to name the addresses that a listener stands for. The listener stands in any
 /// case: addresses that are named later (an interface that comes up) are told then.
 const NAMING_MAX: Duration = Duration::from_secs(5);
+/// A connection that nothing uses closes after so long.
+const IDLE: Duration = Duration::from_secs(120);
 /// A peer that is parted with still gets what is on its way to it.
 const PARTING: Duration = Duration::from_secs(3);
 /// A peer that is refused for good gets this long to hear why: neighbours compare what they hold every ten seconds.
@@ -228,10 +230,9 @@ impl Network {
             upnp,
         )
         .map_err(StartError::Setup)?;
-        let swarm_config =
-            libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(120));
+        let settings = libp2p::swarm::Config::with_tokio_executor();
         let mut network = Self {
-            swarm: Swarm::new(transport, behaviour, own, swarm_config),
+            swarm: Swarm::new(transport, behaviour, own, settings.with_idle_connection_timeout(IDLE)),
             topic: config.gossips().map(behaviour::topic),
             counters,
             connections_target: config.connections_target,
