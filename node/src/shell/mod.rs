@@ -282,11 +282,11 @@ impl Shell {
                 return Ok(());
             }
             Event::Evaluated { evaluation, digest, machine, next_sample, took } => {
-                self.people.evaluated(&evaluation, digest, self.peer.replica());
+                self.people.evaluated(&evaluation, digest, &self.peer);
                 Input::Evaluated(Look { loss: evaluation.loss, digest, machine, next_sample, took_ms: ms(took) })
             }
             Event::Sampled(sampled) => {
-                self.people.sampled(sampled, self.peer.replica());
+                self.people.sampled(sampled, &self.peer);
                 return Ok(());
             }
             Event::Checkpoint { written, machine, next_sample, normalizer, took } => {

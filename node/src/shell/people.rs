@@ -98,17 +98,17 @@ impl People {
     }
 
     /// The held-out loss at weights of this digest is known.
-    pub fn evaluated(&mut self, evaluation: &Evaluation, digest: Digest, replica: Option<&Replica>) {
-        let gradients = replica.map_or(0, Replica::swarm_step);
+    pub fn evaluated(&mut self, evaluation: &Evaluation, digest: Digest, peer: &Peer) {
+        let gradients = in_weights(peer);
         self.session.evaluated(evaluation, gradients);
         self.points.looked(digest, *evaluation);
         say::evaluated(evaluation, gradients);
     }
 
     /// What the model writes now after a few prompts.
-    pub fn sampled(&mut self, samples: Vec<Sampled>, replica: Option<&Replica>) {
+    pub fn sampled(&mut self, samples: Vec<Sampled>, peer: &Peer) {
         if let Some(observer) = &mut self.observer {
-            observer.sampled(samples, replica.map_or(0, Replica::swarm_step));
+            observer.sampled(samples, in_weights(peer));
         }
     }
 
@@ -142,6 +142,12 @@ impl People {
         say::best(&self.points, state);
         observer.close(&view(peer, replica, &self.session, &self.points, wire)).await;
     }
+}
+
+/// Gradients that the trainer's last words were of: all that are known, but those that wait for the weights.
+fn in_weights(peer: &Peer) -> u64 {
+    let known = peer.replica().map_or(0, |replica| replica.swarm_step() + replica.own_waiting());
+    known.saturating_sub(peer.facts().owed)
 }
 
 fn view<'a>(peer: &Peer, replica: &'a Replica, session: &'a Session, points: &'a Points, wire: &Wire) -> View<'a> {

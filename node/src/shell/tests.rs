@@ -2,11 +2,12 @@
 //! and people who lose patience.
 
 use anyhow::{Result, anyhow, bail};
-use engine::trainer::Step;
+use engine::{objective::Evaluation, trainer::Step};
 use peer::{Answer, Config, GoalSettings, Input, NodeId, Output, Peer, Run, backlog::WORKS_MAX};
 use protocol::{
-    replica::{OwnByte, Settings},
-    segment::Chunk,
+    machine::MachineId,
+    replica::{OwnByte, Record, Settings},
+    segment::{Chunk, Segment},
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
 use std::{
@@ -100,13 +101,15 @@ struct Node {
 impl Node {
     /// Alone in its run. `before`: what its disk does before each write.
     async fn start(before: impl Fn() -> Result<()> + Send + 'static, exit_when_idle_ms: Option<u64>) -> Self {
-        Self::recorded(before, exit_when_idle_ms, None).await
+        Self::with(before, exit_when_idle_ms, None, Vec::new()).await
     }
 
-    async fn recorded(
+    /// `restored`: what the disk holds.
+    async fn with(
         before: impl Fn() -> Result<()> + Send + 'static,
         exit_when_idle_ms: Option<u64>,
         recording: Option<&Path>,
+        restored: Vec<Record>,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let state = Arc::new(StateDir::create_or_open(directory.path()).unwrap());
@@ -135,6 +138,7 @@ impl Node {
         let rows = Arc::default();
         shell.set_run(run()).unwrap();
         shell.tell(Input::BaseReady).unwrap();
+        restored.into_iter().for_each(|record| shell.tell(Input::Restored(record)).unwrap());
         let disk = spawn_on(Fake { before, rows: Arc::clone(&rows) }).unwrap();
         shell.equip(trainer(), disk, None, None);
         shell.open(NetworkConfig::new(state.secret_key(), Some(run().id.0), Vec::new()), &[]).await.unwrap().unwrap();
@@ -233,7 +237,7 @@ async fn a_disk_that_refuses_at_first_loses_nothing() {
 async fn what_is_recorded_replays_to_the_same_decisions() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("recording");
-    let node = Node::recorded(|| Ok(()), Some(100), Some(&path)).await;
+    let node = Node::with(|| Ok(()), Some(100), Some(&path), Vec::new()).await;
     node.run(&[]).await.0.unwrap();
     let mut replay = peer::record::Replay::open(std::fs::File::open(&path).unwrap()).unwrap();
     let (mut steps, mut last) = (0, None);
@@ -245,6 +249,27 @@ async fn what_is_recorded_replays_to_the_same_decisions() {
     assert!(matches!(last, Some(Output::Left(_))), "{last:?}");
     let refused = create_recording(&path).unwrap_err().to_string();
     assert!(refused.contains("is there already") && refused.contains("another file"), "{refused}");
+}
+
+/// While a joiner replayed, its looks were said to be after all gradients that it had fetched.
+#[tokio::test]
+async fn a_look_is_of_what_the_weights_hold_and_not_of_what_still_waits() {
+    let signer = Ed25519Signer::from_seed(&[7; 32]);
+    let machine = MachineId { key: signer.key(), incarnation: 1 };
+    let segment = Segment { first: 0, swarm_step: 0, bytes: &[5; 30] };
+    let (chunk, _) = Chunk::sign(&run().id, machine, segment, [0; 32], &signer);
+    let mut node = Node::with(|| Ok(()), None, None, vec![Record::Chunk(chunk.into())]).await;
+    let shell = &mut node.shell;
+    let after = |replayed: usize| {
+        shell.on_trainer(Event::Replayed(replayed, Duration::ZERO)).unwrap();
+        let evaluation =
+            Evaluation { loss: 2.0, count: 1, right: None, bytes: 1, bits_per_byte: Some(2.9), score: None };
+        let (machine, digest) = (shell.own_machine(), [1; 32]);
+        let look = Event::Evaluated { evaluation, digest, machine, next_sample: 0, took: Duration::ZERO };
+        shell.on_trainer(look).unwrap();
+        shell.people.session.held_out().unwrap().gradients
+    };
+    assert_eq!([0, 20, 10].map(after), [0, 20, 30]);
 }
 
 #[test]

@@ -164,7 +164,7 @@ pub struct HeldOut {
     /// Mean score of completions, where a program gives one.
     #[serde(default)]
     pub score: Option<f64>,
-    /// Of the swarm, when it was measured.
+    /// In the weights when it was measured.
     pub gradients: u64,
 }
 

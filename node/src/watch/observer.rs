@@ -156,7 +156,7 @@ impl Observer {
         self.recorder.journal(Line::Point(point));
     }
 
-    /// Keeps what the model wrote when the swarm had made so many gradients.
+    /// Keeps what the model wrote when the weights held so many gradients.
     pub fn sampled(&self, samples: Vec<Sampled>, gradients: u64) {
         let look = samples::Look { at_ms: now_ms(), gradients, samples };
         if let Err(error) = samples::add(&self.samples, look) {

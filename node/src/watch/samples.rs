@@ -22,7 +22,7 @@ pub const LOOKS_MAX: usize = 48;
 pub struct Look {
     /// Unix time, milliseconds.
     pub at_ms: u64,
-    /// Of the swarm, when it was asked.
+    /// In the weights when it was asked.
     pub gradients: u64,
     /// In the order of the prompts.
     pub samples: Vec<Sampled>,

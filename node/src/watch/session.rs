@@ -34,7 +34,7 @@ impl Session {
         self.looking = (done < all).then_some((done, all));
     }
 
-    /// The held-out text was looked at when the swarm had made so many gradients.
+    /// The held-out text was looked at when the weights held so many gradients.
     pub fn evaluated(&mut self, evaluation: &Evaluation, gradients: u64) {
         let (Evaluation { loss, bits_per_byte, score, .. }, accuracy) = (*evaluation, evaluation.accuracy());
         self.held_out = Some(HeldOut { loss, bits_per_byte, accuracy, score, gradients });
