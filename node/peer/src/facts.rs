@@ -28,6 +28,8 @@ pub struct Facts {
     pub phase: Phase,
     /// Whether what others had when it came is here.
     pub has_joined: bool,
+    /// Whether that is in the weights, too.
+    pub is_current: bool,
     /// Connected nodes.
     pub neighbours: usize,
     /// Entries that the weights lack.

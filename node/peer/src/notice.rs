@@ -78,7 +78,7 @@ pub enum Notice {
         /// Nodes that are connected all the same.
         neighbours: usize,
     },
-    /// What others had when this machine came is here: training begins.
+    /// What others had when this machine came is here; training begins once it is in the weights, too.
     CaughtUp {
         /// Since the start, ms.
         after_ms: u64,

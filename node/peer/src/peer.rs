@@ -109,6 +109,7 @@ impl Peer {
             stage => Facts {
                 phase: if matches!(stage, Stage::Left) { Phase::Leaving } else { Phase::Joining },
                 has_joined: false,
+                is_current: false,
                 neighbours: self.links.neighbours().len(),
                 owed: 0,
                 owed_most: 0,

@@ -30,6 +30,6 @@ pub use figures::{CHOSEN, best, evaluated, evaluation_words, figures};
 pub use gradients::{near_edge, paused};
 pub use leaving::{cut_short, left, left_without};
 pub use network::{not_listening, older, relay_gone, router};
-pub use news::{Names, news, not_the_wished_run};
+pub use news::{Names, caught_up, ledgers_fetched, news, not_the_wished_run};
 pub use prompt::prompt_outgrows;
 pub use run::{base_damaged, base_in_other_files, fetched, fetching, joined, looking_for_run, told_paths};

@@ -85,7 +85,6 @@ pub fn news(news: &Notice, names: &Names<'_>) {
             "{neighbours} connected, and for a while none of them has sent anything of the base model: their own may be \
              damaged, or the line too slow; still trying. --model gives it from disk"
         ),
-        Notice::CaughtUp { after_ms } => caught_up(*after_ms, names.replica),
         Notice::Behind(load) => tracing::warn!("{}", falls_behind(load)),
         Notice::NoMember { key } => no_member(key, names.replica),
         Notice::NewIncarnation { cause, machine } => new_incarnation(*cause, machine),
@@ -102,7 +101,8 @@ pub fn news(news: &Notice, names: &Names<'_>) {
             "the held-out curve is flat: {STEP} less of its loss would take more gradients than there are so far, or never come. No \
              more own gradients (--stop-when-flat); this node replays and serves"
         ),
-        Notice::Fetched { .. } | Notice::Weights { .. } | Notice::Point(_) => {}
+        // The last is said with what is known of the weights.
+        Notice::Fetched { .. } | Notice::Weights { .. } | Notice::Point(_) | Notice::CaughtUp { .. } => {}
     }
 }
 
@@ -126,14 +126,26 @@ pub fn not_the_wished_run(node: NodeId, run: RunId, names: &Names<'_>) -> String
     )
 }
 
-fn caught_up(after_ms: u64, replica: Option<&Replica>) {
-    let Some(replica) = replica.filter(|replica| replica.swarm_step() > 0) else { return };
+/// What others had when this machine came is here, and so much of it waits for the weights.
+pub fn ledgers_fetched(replica: &Replica, after_ms: u64, owed: u64) {
     tracing::info!(
-        "caught up: {} gradients of {} machines, in {:.1} s",
+        "fetched {} gradients of {} machines, in {:.1} s; {owed} of them are yet to be replayed",
         replica.swarm_step(),
         replica.vector().machines(),
         after_ms as f64 / 1e3
     );
+}
+
+/// It is in the weights.
+pub fn caught_up(replica: &Replica, after_ms: u64) {
+    if replica.swarm_step() > 0 {
+        tracing::info!(
+            "caught up: {} gradients of {} machines, in {:.1} s",
+            replica.swarm_step(),
+            replica.vector().machines(),
+            after_ms as f64 / 1e3
+        );
+    }
 }
 
 /// More comes than this machine can replay.

@@ -240,7 +240,7 @@ impl Shell {
         if let Notice::Report(Report::Withdrawn { key, is_own: false }) = notice {
             self.wire.refuse(key);
         }
-        self.people.hear(notice, self.wire.nodes(), self.peer.replica());
+        self.people.hear(notice, self.wire.nodes(), &self.peer);
     }
 
     fn on_wish(&mut self, wish: Wish) -> Result<()> {

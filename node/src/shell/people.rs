@@ -7,7 +7,7 @@ use protocol::{
     replica::{Contained, LedgerRange, Replica},
     segment::Digest,
 };
-use std::path::Path;
+use std::{path::Path, time::Instant};
 
 use super::Wire;
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
     trainer::sampler::Sampled,
     watch::{LineParts, LiveLine, Neighbour, Observer, Points, Session, View},
 };
+
+/// So many gradients that were fetched and wait for the weights are worth a line of their own.
+const OWED_SAID_MIN: u64 = 10_000;
 
 /// Who is told what. Nothing is decided by it.
 pub struct People {
@@ -33,13 +36,15 @@ pub struct People {
     wished: Option<RunId>,
     /// Why no run is joined.
     refusal: Option<String>,
+    arrival: Arrival,
 }
 
 impl People {
     /// Nothing was said yet. `wished`: what `--run` says.
     pub fn new(display: Display, wished: Option<RunId>) -> Self {
         let (line, session) = (LiveLine::new(display), Session::default());
-        Self { line, session, points: Points::default(), invitation: None, observer: None, wished, refusal: None }
+        let (points, arrival) = (Points::default(), Arrival::default());
+        Self { line, session, points, invitation: None, observer: None, wished, refusal: None, arrival }
     }
 
     /// Somebody looks at this node, and writes down what there is to see.
@@ -58,7 +63,8 @@ impl People {
     }
 
     /// Says a piece of news, and notes it down.
-    pub fn hear(&mut self, notice: &Notice, nodes: &Nodes, replica: Option<&Replica>) {
+    pub fn hear(&mut self, notice: &Notice, nodes: &Nodes, peer: &Peer) {
+        let replica = peer.replica();
         let names = Names { nodes, replica, wished: self.wished };
         say::news(notice, &names);
         match (notice, &mut self.observer) {
@@ -71,6 +77,13 @@ impl People {
                 }
             }
             (Notice::Weights { digest, contents }, Some(observer)) => observer.digested(digest, contents),
+            (Notice::CaughtUp { after_ms }, _) => {
+                self.arrival.fetched(*after_ms);
+                let (owed, replica) = (peer.facts().owed, replica.filter(|_| !peer.facts().is_current));
+                if let Some(replica) = replica.filter(|_| owed >= OWED_SAID_MIN) {
+                    say::ledgers_fetched(replica, *after_ms, owed);
+                }
+            }
             _ => {}
         }
         if let (Notice::Report(_) | Notice::Point(_) | Notice::CaughtUp { .. }, Some(replica)) = (notice, replica) {
@@ -115,6 +128,9 @@ impl People {
     /// Shows how things stand, if it is time. `pause`: why own gradients are to rest, if they are.
     pub fn look(&mut self, peer: &Peer, wire: &mut Wire, pause: Option<Cause>) {
         let Some(replica) = peer.replica() else { return };
+        if let Some(after_ms) = self.arrival.ends(peer.facts().is_current) {
+            say::caught_up(replica, after_ms);
+        }
         if let Some(invitation) = &mut self.invitation {
             wire.take_places().into_iter().for_each(|places| invitation.update(places));
             invitation.say();
@@ -141,6 +157,26 @@ impl People {
         say::left(replica, &self.session);
         say::best(&self.points, state);
         observer.close(&view(peer, replica, &self.session, &self.points, wire)).await;
+    }
+}
+
+/// From when what others had is here until it is in the weights.
+#[derive(Default)]
+struct Arrival {
+    /// When it was here, and how long that had taken, ms.
+    fetched: Option<(Instant, u64)>,
+}
+
+impl Arrival {
+    /// It is here, after so long.
+    fn fetched(&mut self, after_ms: u64) {
+        self.fetched = Some((Instant::now(), after_ms));
+    }
+
+    /// How long it all took, once it is in the weights; once.
+    fn ends(&mut self, is_current: bool) -> Option<u64> {
+        let (since, after_ms) = self.fetched.take_if(|_| is_current)?;
+        Some(after_ms + since.elapsed().as_millis() as u64)
     }
 }
 
@@ -174,4 +210,20 @@ fn neighbours(wire: &Wire) -> Vec<Neighbour> {
     let mut neighbours: Vec<Neighbour> = neighbours.collect();
     neighbours.sort_by(|a, b| a.peer_id.cmp(&b.peer_id));
     neighbours
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A joiner had caught up in one second, and then replayed for twenty.
+    #[test]
+    fn who_fetched_has_not_caught_up_before_the_weights_have_it_and_does_so_once() {
+        let mut arrival = Arrival::default();
+        assert_eq!(arrival.ends(true), None, "nothing has come");
+        arrival.fetched(1_100);
+        assert_eq!(arrival.ends(false), None);
+        assert!(arrival.ends(true).is_some_and(|after_ms| after_ms >= 1_100));
+        assert_eq!(arrival.ends(true), None);
+    }
 }

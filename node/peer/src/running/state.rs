@@ -125,6 +125,7 @@ impl Running {
         Facts {
             phase: self.phase(),
             has_joined: self.goals.has_joined(),
+            is_current: self.goals.is_current(),
             neighbours: self.neighbours(links),
             owed: self.owed,
             owed_most: self.owed_most,

@@ -104,6 +104,7 @@ fn nobody_trains_before_what_others_had_is_here() {
     assert_eq!(lab.nodes[late].peer().replica().unwrap().swarm_step(), 400, "all of it");
     assert_eq!(lab.nodes[late].trainer.next_sample, 0);
     lab.pass_until(5_000, "it trains", |lab| lab.nodes[late].height(&own) == 5);
+    assert!(lab.nodes[late].peer().facts().is_current, "the weights had it all before");
     assert_eq!(lab.nodes[late].trainer.swarm_step, 400, "it trains at the swarm's step, not at its own");
 }
 
