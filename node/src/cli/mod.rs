@@ -279,7 +279,7 @@ pub struct EvalArgs {
     /// Whose.
     #[command(flatten)]
     pub weights: WeightsArgs,
-    /// Text, in any form that `node --data` takes; without it the run's embedded held-out text
+    /// Text, in any form that `node --data` takes; without it the embedded held-out text, whatever the run trains on
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// How its rows are read.

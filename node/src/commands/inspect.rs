@@ -14,13 +14,14 @@ use std::{path::Path, sync::Arc};
 
 use crate::{
     cli::{ColumnArgs, EvalArgs, ExportArgs, GenerateArgs, StateArgs},
-    log::{Base, Log, best::Best},
+    log::{Base, Journal, Log, best::Best},
     outln,
     say::{self, evaluation_words},
     serve::{Source, Speaker},
     storage::opened::Opened,
     system::{display::progress_bar, hex::hex, output},
     trainer::{sampler::usual_sampling, texts::TextReader},
+    watch::journal::FullNames,
 };
 
 /// One line: the version vector's hash and the weights' digest.
@@ -101,6 +102,9 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     ensure!(args.batch_size > 0, "--batch-size 0: must be at least 1");
     let Inspected { model, manifest, checkpoint, .. } = Inspected::of(&args.weights.state, args.weights.best)?;
     let data = evaluation_text(&manifest, &checkpoint, args.data.as_deref(), &args.columns, args.sequence_length)?;
+    if args.data.is_none() {
+        say_other_text(&args.weights.state, &data)?;
+    }
     let objective = objective::to_evaluate(&manifest.objective, &data);
     let template = "{msg} {wide_bar} {human_pos} of {human_len} windows or rows, {eta} left";
     let bar = progress_bar(Some(data.windows() as u64), "evaluating", template);
@@ -109,18 +113,33 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     bar.finish_and_clear();
     match args.json {
         true => outln!("{}", evaluation_json(&evaluation))?,
-        false => outln!("{}", evaluation_line(&evaluation))?,
+        false => outln!("{}", evaluation_line(&evaluation, args.data.is_none()))?,
     }
     Ok(())
 }
 
-/// An evaluation for people: with what it is over.
-pub fn evaluation_line(evaluation: &Evaluation) -> String {
+/// Warns if the embedded `text` is not what the node of this state directory looked at while it ran.
+fn say_other_text(state: &Path, text: &Dataset) -> Result<()> {
+    let journal = Journal::with_names(state, &FullNames::default())?;
+    let Some(last) = journal.as_ref().and_then(|journal| journal.points().last()) else { return Ok(()) };
+    if last.measure.text != hex(&text.digest()?) {
+        tracing::warn!(
+            "without --data this is the embedded held-out text, and what the node here held out was another, or cut in other windows:              its figures cannot be compared with this one. --data <path> names a text"
+        );
+    }
+    Ok(())
+}
+
+/// An evaluation for people: with what it is over, by name if that is the embedded text.
+pub fn evaluation_line(evaluation: &Evaluation, is_embedded: bool) -> String {
     let (words, count) = (evaluation_words(evaluation), evaluation.count);
     match evaluation.right {
         Some(right) => format!("{words} ({right} of {count} rows right)"),
         None if evaluation.score.is_some() => words,
-        None => format!("{words} ({count} tokens predicted, {} bytes)", evaluation.bytes),
+        None => {
+            let of = if is_embedded { " of the embedded held-out text" } else { "" };
+            format!("{words} ({count} tokens predicted, {} bytes{of})", evaluation.bytes)
+        }
     }
 }
 

@@ -231,3 +231,24 @@ fn a_flat_curve_ends_own_gradients_and_needs_a_held_out_text() {
     let said = refused(&["--stop-when-flat"]);
     assert!(said.contains("without --data this node makes none"), "{said}");
 }
+
+/// A run on one's own text had a point of 2.2 bits per byte, and then 5.6 on a text that was not named.
+#[test]
+fn a_text_that_nobody_named_is_named_and_told_from_what_the_node_held_out() {
+    let workshop = Workshop::new();
+    workshop.node("own", &["--learning-rate", "1e-3", "--samples", "16", "--exit-when-idle", "0.1"]).finish();
+    let (state, text) = (workshop.state("own"), workshop.state("text.txt"));
+    let eval = |arguments: &[&str]| {
+        let output = node(&state, &[&["eval", "--sequence-length", "32"], arguments].concat());
+        let [line, said] = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap());
+        assert!(output.status.success(), "{said}");
+        (line, said)
+    };
+    let (line, said) = eval(&[]);
+    assert!(
+        line.contains("of the embedded held-out text)") && said.contains("--data <path> names a text"),
+        "{said}{line}"
+    );
+    let (line, said) = eval(&["--data", text.to_str().unwrap()]);
+    assert!(!line.contains("embedded") && !said.contains("embedded held-out"), "{said}{line}");
+}

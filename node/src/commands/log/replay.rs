@@ -45,7 +45,8 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     if args.log.json {
         print_json(&cut, &digest, recorded.as_deref(), evaluation.as_ref())?;
     } else {
-        print(&cut, &digest, recorded.as_deref(), evaluation.as_ref())?;
+        let evaluation = evaluation.map(|evaluation| evaluation_line(&evaluation, args.data.is_none()));
+        print(&cut, &digest, recorded.as_deref(), evaluation.as_deref())?;
         if let Some(out) = &args.out {
             outln!("written to  {}", out.display())?;
         }
@@ -82,7 +83,7 @@ fn print_json(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Optio
     Ok(())
 }
 
-fn print(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Option<&Evaluation>) -> Result<()> {
+fn print(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Option<&str>) -> Result<()> {
     for ((machine, height), (_, counted)) in cut.heights.iter().zip(&cut.counted) {
         let less = if counted < height { format!(", of which {counted} count") } else { String::new() };
         outln!("{machine}  {height} gradients{less}")?;
@@ -98,7 +99,7 @@ fn print(cut: &Cut, digest: &str, recorded: Option<&str>, evaluation: Option<&Ev
         None => outln!("recorded    nothing: the node took no digest just there")?,
     }
     if let Some(evaluation) = evaluation {
-        outln!("held out    {}", evaluation_line(evaluation))?;
+        outln!("held out    {evaluation}")?;
     }
     Ok(())
 }
