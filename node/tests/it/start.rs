@@ -28,6 +28,8 @@ fn a_start_that_fails_leaves_no_run_and_one_without_gradients_gives_way() {
     let some = ["--samples", "16", "--exit-when-idle", "0.1", "--sequence-length", "32"];
     let (worked, said) = run(&[&some[..], &["--data", text, "--model", model, "--epsilon", "0.004"]].concat());
     assert!(worked && said.contains("going on with run"), "{said}");
+    let (worked, said) = run(&[&once[..], &["--data", text, "--model", "embedded"]].concat());
+    assert!(!worked && said.contains("not the base of this run") && said.contains("--state <new directory>"), "{said}");
     let others = ["--data", text, "--epsilon", "0.001", "--planned-gradients", "5000"];
     let (worked, said) = run(&[&once[..], &others].concat());
     assert!(worked && said.contains("--epsilon is of new runs only"), "{said}");

@@ -190,7 +190,15 @@ pub fn restart(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
     if opened.state.has_base() {
         let is_other = named_by_run(&settings.model, &opened.manifest).is_none();
         if is_other && settings.model != ModelChoice::Unsaid {
-            base_of_run(&opened.manifest, load_model(&settings.model)?)?;
+            base_of_run(&opened.manifest, load_model(&settings.model)?).with_context(|| {
+                format!(
+                    "{}: run {} on {} is here, and goes on with that. For a new run on another model name another directory, --state \
+                     <new directory>",
+                    opened.state.path().display(),
+                    opened.run,
+                    opened.manifest.base.source
+                )
+            })?;
         }
         tracing::info!("going on with run {} in {}", opened.run, opened.state.path().display());
         return Ok(opened);
