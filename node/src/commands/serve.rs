@@ -16,7 +16,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     let speaker = speaker(&args.weights.state, args.weights.best)?;
     let mut interrupt = Interrupt::install()?;
     interrupt.take_over();
-    server.serve(speaker.into())?;
+    server.serve(speaker.into());
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     runtime.block_on(interrupt.wait(Wish::Stay));
     Ok(())

@@ -212,7 +212,7 @@ async fn prepare(
     let trainer = trainer_thread::spawn(trainer, sampler)?;
     if let Some(server) = server {
         let speaker = Speaker::new(base.checkpoint()?, Source::Trainer(trainer.copies.clone()))?;
-        server.serve(speaker.into())?;
+        server.serve(speaker.into());
     }
     shell.equip(trainer, storage, Some(base), Some(observer));
     listen(settings, &opened, shell).await?;

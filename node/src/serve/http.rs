@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -72,15 +72,15 @@ const TOO_BUSY: &str =
     "others are being answered, and it took too long until it was this request's turn; come again later";
 const TOO_SLOW: &str = "this machine had no time to begin the answer; send a shorter prompt, or come again later";
 
+const NOT_YET: &str = "the model is not ready yet: the node is still being prepared; come again in a few seconds";
+
 const PAGE: &str = include_str!("page.html");
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// An address taken, where nobody answers yet.
+/// An address where a thread of its own answers: that there is no model yet, until there is one.
 pub struct Server {
-    listener: Listener,
-    /// Who asks needs it, if there is one.
-    token: Option<String>,
+    door: Arc<Door>,
 }
 
 impl Server {
@@ -97,45 +97,46 @@ impl Server {
             None if listener.address().ip().to_canonical().is_loopback() => None,
             None => Some(hex(&random::<16>()?)),
         };
-        Ok(Self { listener, token })
-    }
-
-    /// Says where it is, and answers from a thread of its own.
-    pub fn serve(self, speaker: Arc<Speaker>) -> Result<()> {
-        let Self { listener, token } = self;
-        let address = listener.address();
-        tracing::info!(
-            "talk with the model at http://{address}/; for OpenAI clients the base URL is http://{address}/v1"
-        );
-        if let Some(token) = &token {
-            tracing::info!("whoever asks there needs the token (API key) {token}");
-        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(ANSWERS_MAX + READERS)
             .thread_name("answer")
             .build()?;
-        let served = Arc::new(Served {
-            address,
-            token,
-            speaker,
-            answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
-            places: Arc::new(Semaphore::new(ANSWERS_MAX + WAITING_MAX)),
-        });
+        let door = Arc::new(Door { address: listener.address(), token, served: OnceLock::new() });
+        let opened = door.clone();
         std::thread::Builder::new().name("serve".into()).spawn(move || {
             let limits = Limits { connections: CONNECTIONS_MAX, time: REQUEST_TIME };
             runtime.block_on(listener.serve(limits, move |request| {
-                let served = served.clone();
-                async move { served.answer(request).await.unwrap_or_else(Refusal::response) }
+                let door = opened.clone();
+                async move { door.answer(request).await.unwrap_or_else(Refusal::response) }
             }));
         })?;
-        Ok(())
+        Ok(Self { door })
+    }
+
+    /// Says where it is, and answers as `speaker` does from now on.
+    pub fn serve(self, speaker: Arc<Speaker>) {
+        let Door { address, token, served } = &*self.door;
+        tracing::info!(
+            "talk with the model at http://{address}/; for OpenAI clients the base URL is http://{address}/v1"
+        );
+        if let Some(token) = token {
+            tracing::info!("whoever asks there needs the token (API key) {token}");
+        }
+        let places = Arc::new(Semaphore::new(ANSWERS_MAX + WAITING_MAX));
+        let _ = served.set(Arc::new(Served { speaker, answers: Arc::new(Semaphore::new(ANSWERS_MAX)), places }));
     }
 }
 
-struct Served {
+/// Who may come in, and to whom.
+struct Door {
     address: SocketAddr,
     token: Option<String>,
+    /// Once the model can answer.
+    served: OnceLock<Arc<Served>>,
+}
+
+struct Served {
     speaker: Arc<Speaker>,
     answers: Arc<Semaphore>,
     places: Arc<Semaphore>,
@@ -172,17 +173,47 @@ fn invalid(error: &anyhow::Error) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, format!("{error:#}"))
 }
 
-impl Served {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+impl Door {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         if !http::is_meant(request.headers(), self.address) {
             return Err(Refusal(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or 127.0.0.1".into()));
         }
         let method = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
-        let path = request.uri().path().to_owned();
-        if (&method, path.as_str()) == (&Method::GET, "/") {
+        if (&method, request.uri().path()) == (&Method::GET, "/") {
             return self.page();
         }
         self.check_token(&request)?;
+        match self.served.get().cloned() {
+            Some(served) => served.answer(request, method).await,
+            None => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, NOT_YET.into())),
+        }
+    }
+
+    fn check_token(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
+        let Some(token) = &self.token else { return Ok(()) };
+        let said = request.headers().get(header::AUTHORIZATION).and_then(|said| said.to_str().ok());
+        let said = said.and_then(|said| said.split_once(' '));
+        let said = said.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map_or("", |(_, token)| token);
+        // Digests, so that the time of the comparison says nothing about the token.
+        match blake3::hash(said.trim().as_bytes()) == blake3::hash(token.as_bytes()) {
+            true => Ok(()),
+            false => {
+                let what = "the token is missing or wrong: send Authorization: Bearer <token>, as the node printed it";
+                Err(Refusal(StatusCode::UNAUTHORIZED, what.into()))
+            }
+        }
+    }
+
+    fn page(&self) -> Result<Response<Body>, Refusal> {
+        let page = PAGE.replace("{token}", if self.token.is_some() { "" } else { "hidden" });
+        let page = http::page::<Full<Bytes>>(&page).map_err(|error| invalid(&error))?;
+        Ok(page.map(BodyExt::boxed_unsync))
+    }
+}
+
+impl Served {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, method: Method) -> Result<Response<Body>, Refusal> {
+        let path = request.uri().path().to_owned();
         let is_chat = match (method, path.as_str()) {
             (Method::GET, "/v1/models") => return Ok(self.models()),
             // As with answers, it does not matter what a client calls the one model.
@@ -226,33 +257,12 @@ impl Served {
         Asked::of(body, is_chat, &self.speaker, u64::from_le_bytes(random()?))
     }
 
-    fn check_token(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
-        let Some(token) = &self.token else { return Ok(()) };
-        let said = request.headers().get(header::AUTHORIZATION).and_then(|said| said.to_str().ok());
-        let said = said.and_then(|said| said.split_once(' '));
-        let said = said.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map_or("", |(_, token)| token);
-        // Digests, so that the time of the comparison says nothing about the token.
-        match blake3::hash(said.trim().as_bytes()) == blake3::hash(token.as_bytes()) {
-            true => Ok(()),
-            false => {
-                let what = "the token is missing or wrong: send Authorization: Bearer <token>, as the node printed it";
-                Err(Refusal(StatusCode::UNAUTHORIZED, what.into()))
-            }
-        }
-    }
-
     fn models(&self) -> Response<Body> {
         json_response(StatusCode::OK, &json!({ "object": "list", "data": [self.model()] }))
     }
 
     fn model(&self) -> Value {
         json!({ "id": self.speaker.name, "object": "model", "created": 0, "owned_by": "onebyte" })
-    }
-
-    fn page(&self) -> Result<Response<Body>, Refusal> {
-        let page = PAGE.replace("{token}", if self.token.is_some() { "" } else { "hidden" });
-        let page = http::page::<Full<Bytes>>(&page).map_err(|error| invalid(&error))?;
-        Ok(page.map(BodyExt::boxed_unsync))
     }
 
     /// Pieces as they come.
@@ -345,4 +355,32 @@ fn random_id() -> Result<String> {
 
 fn json_response(status: StatusCode, value: &Value) -> Response<Body> {
     response(status, "application/json", Full::from(value.to_string()).boxed_unsync())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+    };
+
+    /// While the learning rate was searched for, clients were let in and heard nothing.
+    #[test]
+    fn who_comes_before_the_model_is_ready_is_told_to_come_again() {
+        let server = Server::bind("--serve", "127.0.0.1:0".parse().unwrap(), None).unwrap();
+        let ask = |path: &str| {
+            let mut stream = TcpStream::connect(server.door.address).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        for path in ["/v1/models", "/v1/chat/completions"] {
+            let answer = ask(path).to_ascii_lowercase();
+            let parts = ["http/1.1 503", "retry-after: 5", "not ready yet", "server_error"];
+            assert!(parts.iter().all(|part| answer.contains(part)), "{answer}");
+        }
+        assert!(ask("/").starts_with("HTTP/1.1 200"), "the page shows what it is told");
+    }
 }
