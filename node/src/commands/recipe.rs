@@ -55,16 +55,18 @@ pub fn replay_budget(base: &mut Base) -> Result<u32> {
 
 /// Surveys with a line that shows how far it is. None, with a warning, if the base and the text tell nothing.
 fn look(ground: Ground<'_>) -> Option<Survey> {
-    let bar = progress_bar(None, "", "{spinner} learning rate: {msg}, {elapsed}");
+    let bar = progress_bar(None, "learning rate", "{spinner} {msg}, {elapsed}");
     let found = survey(ground, &mut |doing| {
-        bar.set_message(doing.to_owned());
+        bar.set_message(format!("learning rate: {doing}"));
         bar.tick();
     });
     bar.finish_and_clear();
     match found {
         Ok(survey) => Some(survey),
         Err(error) => {
-            tracing::warn!("no learning rate could be measured ({error:#}); taking {LEARNING_RATE:e}");
+            tracing::warn!(
+                "no learning rate could be measured ({error:#}); taking {LEARNING_RATE:e} (--learning-rate <rate> chooses another)"
+            );
             None
         }
     }

@@ -41,7 +41,7 @@ use crate::{
     shell::{self, Disk, People, Recording, Shell, Wire},
     storage::{self, StateDir, opened::Opened},
     system::{
-        display::Display,
+        display::{Display, progress_bar},
         hex::hex,
         http::Listener,
         name::program,
@@ -199,7 +199,9 @@ async fn prepare(
             Texts::read(settings, &checkpoint, Some(&opened.manifest.objective), is_embedded, seed)?
         }
     };
+    let bar = progress_bar(None, "reading the base model and the ledgers", "{spinner} {msg}, {elapsed}");
     let weights = shell.restore(&opened)?;
+    bar.finish_and_clear();
     say_what_is_settled(settings, &opened)?;
     let sampler = sampler(page.as_ref(), &opened, &texts)?;
     let names = shell.replica().map(FullNames::of).unwrap_or_default();

@@ -49,17 +49,13 @@ impl Interrupt {
         let mut signals = runtime.block_on(async { Signals::new() });
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             let code = runtime.block_on(listen(async || signals.next().await, &is_taken_over, &wish));
-            if code > 0 {
-                // Nobody may read it, and then it is never written.
-                let (said, wait) = sync_channel::<()>(0);
-                std::thread::spawn(move || {
-                    output::complain(format_args!(
-                        "error: left at once, in the middle of something; what was not stored is lost, or comes again from peers"
-                    ));
-                    drop(said);
-                });
-                let _ = wait.recv_timeout(LAST_WORDS_MAX);
-            }
+            // Nobody may read it, and then it is never written.
+            let (said, wait) = sync_channel::<()>(0);
+            std::thread::spawn(move || {
+                output::complain(format_args!("{}", last_words(code)));
+                drop(said);
+            });
+            let _ = wait.recv_timeout(LAST_WORDS_MAX);
             std::process::exit(code);
         })?;
         Ok(Self { wishes, taken_over })
@@ -91,6 +87,14 @@ impl Interrupt {
             Ok(wish) => wish,
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+/// What a process says that ends by a signal, with this exit code.
+fn last_words(code: i32) -> &'static str {
+    match code {
+        0 => "interrupted: nothing is lost",
+        _ => "error: left at once, in the middle of something; what was not stored is lost, or comes again from peers",
     }
 }
 
@@ -179,6 +183,11 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_nobody_took_over_ends_at_the_first_signal() {
         assert_eq!(after(&[0], false).await, (Wish::Stay, Some(0)));
+    }
+
+    #[test]
+    fn a_process_that_ends_by_a_signal_says_so() {
+        assert!(last_words(0).contains("nothing is lost") && last_words(1).contains("what was not stored is lost"));
     }
 
     #[tokio::test]

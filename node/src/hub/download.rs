@@ -15,7 +15,7 @@ use super::{
     client::{Client, Refusal},
     list::Sibling,
 };
-use crate::system::display::progress_bar;
+use crate::system::display::silent_bar;
 
 /// A transfer goes on after so many breaks between which it came no further.
 const RETRIES: u32 = 5;
@@ -253,7 +253,7 @@ impl Progress {
     fn new(file: &Sibling) -> Self {
         let size = file.size.unwrap_or(0);
         let template = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-        let bar = progress_bar(Some(size), file.rfilename.clone(), template);
+        let bar = silent_bar(Some(size), file.rfilename.clone(), template);
         Self { bar, name: file.rfilename.clone(), size, said: Instant::now() }
     }
 

@@ -1,6 +1,7 @@
 //! Standard error: log lines, and on a terminal one live line below them.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use bytesize::ByteSize;
+use indicatif::{ProgressBar, ProgressStyle, WeakProgressBar};
 use std::{
     borrow::Cow,
     io::{IsTerminal, Write},
@@ -17,9 +18,41 @@ const WAITING_MAX: usize = 1_024;
 /// At the end, what waits is waited for so long.
 const SETTLED_MAX: Duration = Duration::from_secs(1);
 
-/// A bar for what takes a while, or a spinner where nobody knows the `length`, if there is a terminal to show it on.
-/// Whoever finishes it clears it.
+/// Without a terminal, how far it is is said this often.
+const SAID_EVERY: Duration = Duration::from_secs(30);
+
+/// A bar for what takes a while, or a spinner where nobody knows the `length`, if there is a terminal to show it on;
+/// elsewhere the log says now and then how far it is. Whoever finishes it clears it.
 pub fn progress_bar(length: Option<u64>, doing: impl Into<Cow<'static, str>>, template: &str) -> ProgressBar {
+    let bar = silent_bar(length, doing, template);
+    if bar.is_hidden() {
+        let (weak, is_bytes) = (bar.downgrade(), template.contains("bytes}"));
+        // Without a thread nothing is said.
+        drop(std::thread::Builder::new().name("progress".into()).spawn(move || say_how_far(&weak, is_bytes)));
+    }
+    bar
+}
+
+/// Until the bar is finished.
+fn say_how_far(bar: &WeakProgressBar, is_bytes: bool) {
+    loop {
+        std::thread::sleep(SAID_EVERY);
+        let Some(bar) = bar.upgrade().filter(|bar| !bar.is_finished()) else { return };
+        tracing::info!("{}", how_far(&bar, is_bytes));
+    }
+}
+
+fn how_far(bar: &ProgressBar, is_bytes: bool) -> String {
+    let count = |number: u64| if is_bytes { ByteSize(number).to_string() } else { number.to_string() };
+    let (doing, seconds) = (bar.message(), bar.elapsed().as_secs());
+    match bar.length() {
+        Some(all) => format!("{doing}: {} of {}, after {seconds} s", count(bar.position()), count(all)),
+        None => format!("{doing}, after {seconds} s"),
+    }
+}
+
+/// The same where there is a terminal, and nothing elsewhere: for who has words of its own there.
+pub fn silent_bar(length: Option<u64>, doing: impl Into<Cow<'static, str>>, template: &str) -> ProgressBar {
     let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new).with_message(doing);
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
@@ -94,7 +127,7 @@ impl Display {
 
 /// Writes what comes, as fast as it is read.
 fn write(waiting: &Receiver<Message>, is_terminal: bool, dropped: &AtomicU64) {
-    let bar = is_terminal.then(|| progress_bar(None, "", "{spinner} {msg}"));
+    let bar = is_terminal.then(|| silent_bar(None, "", "{spinner} {msg}"));
     for message in waiting {
         match (message, &bar) {
             (Message::Log(line), bar) => {
@@ -153,5 +186,21 @@ impl Write for DisplayWriter {
 impl Drop for DisplayWriter {
     fn drop(&mut self) {
         self.display.send(Message::Log(std::mem::take(&mut self.line)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_far_long_work_is_can_be_said_without_a_terminal() {
+        let bar = silent_bar(Some(200), "replaying", "{msg} {pos}");
+        bar.set_position(50);
+        assert!(how_far(&bar, false).starts_with("replaying: 50 of 200, after "), "{}", how_far(&bar, false));
+        assert!(how_far(&bar, true).contains("50 B of 200 B"), "{}", how_far(&bar, true));
+        let bar = silent_bar(None, "learning rate", "{msg}");
+        bar.set_message("learning rate: walking");
+        assert!(how_far(&bar, false).starts_with("learning rate: walking, after "), "{}", how_far(&bar, false));
     }
 }

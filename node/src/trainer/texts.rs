@@ -22,7 +22,7 @@ use std::{
 
 use crate::{
     cli::settings::{ObjectiveChoice, Settings},
-    system::display::progress_bar,
+    system::display::silent_bar,
 };
 
 /// Tokens of a window, where the model has so many.
@@ -173,7 +173,7 @@ impl TextReader {
                 Some(_) => "{msg}: {bar:30} {bytes} of {total_bytes} ({bytes_per_sec}), {eta} to go",
                 None => "{spinner} {msg}: {bytes} ({bytes_per_sec}), {elapsed}",
             };
-            let bar = progress_bar(size, name.clone(), template);
+            let bar = silent_bar(size, name.clone(), template);
             let mut told = Instant::now();
             while is_going_on.upgrade().is_some() {
                 let read = progress.load(Ordering::Relaxed);

@@ -38,6 +38,8 @@ const LINE_TOKENS: usize = 4_096;
 const LINE_WINDOWS_MIN: usize = 4;
 /// Losses that the two lines take, about.
 const LINE_LOSSES: f64 = 20.0;
+/// The lines take so many times as long as is planned at most: whoever gets no turn on this machine finds nothing.
+const LINES_TIMES_MAX: u32 = 8;
 /// The rate that is tried first; others by doubling or halving.
 const RATE_FIRST: f64 = 5e-3;
 /// Doublings at most.
@@ -87,6 +89,8 @@ struct Line<'a> {
     /// Learning rate of `specs`.
     rate: f64,
     rows: usize,
+    /// No further loss is measured.
+    until: Instant,
     progress: &'a mut dyn FnMut(&str),
 }
 
@@ -111,7 +115,8 @@ pub fn survey(ground: Ground<'_>, progress: &mut dyn FnMut(&str)) -> Result<Surv
     let sum: Vec<Contribution> = own.iter().map(|own| entry(own.sample, own.byte)).collect();
     let walk: Vec<Contribution> = (next_sample..2 * next_sample).map(|sample| entry(sample, LEVELS as i8)).collect();
     let specs = manifest.tensors.clone();
-    let mut line = Line { trainer, specs, rate: ground.hyperparameters.learning_rate, rows, progress };
+    let until = Instant::now() + LINES_TIMES_MAX * ground.time_max.max(begin.elapsed());
+    let mut line = Line { trainer, specs, rate: ground.hyperparameters.learning_rate, rows, until, progress };
     let loss = line.loss()?;
     let (greedy_rate, gain) = line.descend(&sum, loss)?;
     let walk_cost = line.wander(&walk, loss, greedy_rate, gain)? / next_sample as f64;
@@ -160,6 +165,10 @@ fn trainer(ground: &Ground<'_>) -> Result<(Trainer, Arc<Manifest>)> {
 
 impl Line<'_> {
     fn loss(&mut self) -> Result<f64> {
+        ensure!(
+            Instant::now() < self.until,
+            "it took much longer than planned: this machine is busy with something else"
+        );
         let evaluation = self.trainer.evaluate_rows(self.rows)?.context("a survey has rows")?;
         Ok(evaluation.loss)
     }

@@ -31,7 +31,7 @@ use crate::{
     log::base_of_run,
     say,
     storage::{self, Row, StateDir, opened::Opened},
-    system::random::random,
+    system::{display::progress_bar, random::random},
     trainer::{scorer::Program, texts::Texts},
 };
 
@@ -87,6 +87,7 @@ pub fn start(settings: &Settings, state: Arc<StateDir>, program: Option<&Arc<Pro
         trained,
         adapters,
     };
+    let bar = progress_bar(None, "reading and hashing the base model", "{spinner} {msg}, {elapsed}");
     let mut base = Base::of_new_run(checkpoint, &about, random()?)?;
     if texts.data.is_some() {
         estimator::check(settings, base.weights.specs().iter().map(TensorSpec::elements).sum())?;
@@ -101,6 +102,7 @@ pub fn start(settings: &Settings, state: Arc<StateDir>, program: Option<&Arc<Pro
     state.commit(&[Row::Setting { name: STARTER.into(), bytes: Vec::new() }])?;
     let secret = settings.private.then(|| random().map(Secret)).transpose()?;
     let manifest = storage::start_run(&state, &base, about, settings.members.clone(), secret)?;
+    bar.finish_and_clear();
     let opened = Opened::of(state)?;
     let kind = if secret.is_some() { "new private run" } else { "new run" };
     tracing::info!("{kind} {} on {} ({} parameters)", opened.run, manifest.base.source, manifest.parameters());
