@@ -12,12 +12,12 @@ use crate::{
     commands::inspect::speaker,
     outln, say,
     serve::Speaker,
-    system::{name::program, output},
+    system::{display::Display, name::program, output},
 };
 
 /// A turn a line, until the input ends. What is said on a terminal goes there; what is piped in is answered, and
 /// nothing else is printed.
-pub fn run(args: &ChatArgs) -> Result<()> {
+pub fn run(args: &ChatArgs, display: &Display) -> Result<()> {
     let speaker = speaker(&args.weights.state, args.weights.best)?;
     if !speaker.has_template() {
         tracing::info!(
@@ -37,6 +37,8 @@ pub fn run(args: &ChatArgs) -> Result<()> {
     let mut lines = io::stdin().lock().lines();
     loop {
         if is_terminal {
+            // What was said before is above the prompt.
+            display.settle();
             output::piece("> ")?;
         }
         let Some(line) = lines.next().transpose().context("standard input cannot be read as UTF-8")? else { break };
@@ -52,7 +54,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
         let temperature = args.temperature.unwrap_or(usual.temperature);
         let sampling = Sampling { temperature, seed, tokens_max: args.tokens, ..usual.clone() };
         seed += 1;
-        let answer = answer(&speaker, &mut turns, first.len(), &sampling)?;
+        let answer = answer(&speaker, &mut turns, first.len(), &sampling, display)?;
         turns.push(turn("assistant", answer.trim()));
     }
     if is_terminal { Ok(outln!("")?) } else { Ok(()) }
@@ -60,7 +62,13 @@ pub fn run(args: &ChatArgs) -> Result<()> {
 
 /// Prints an answer as it comes. The oldest turns are forgotten if the model's window has no room for them; of the
 /// first `kept` none is.
-fn answer(speaker: &Speaker, turns: &mut Vec<Value>, kept: usize, sampling: &Sampling) -> Result<String> {
+fn answer(
+    speaker: &Speaker,
+    turns: &mut Vec<Value>,
+    kept: usize,
+    sampling: &Sampling,
+    display: &Display,
+) -> Result<String> {
     let window = speaker.window()?;
     // Half of the window is for the answer, if it wants that much.
     let room = window.saturating_sub(sampling.tokens_max.min(window / 2));
@@ -78,6 +86,7 @@ fn answer(speaker: &Speaker, turns: &mut Vec<Value>, kept: usize, sampling: &Sam
         tracing::warn!("the oldest {forgotten} turns are forgotten: the model's window has {window} tokens");
     }
     say::prompt_outgrows(prompt.len(), window);
+    display.settle();
     let mut answer = String::new();
     let spoken = speaker.speak(&prompt, sampling, |text| {
         // Templates end where some models put a space first.

@@ -19,7 +19,11 @@ use crate::{
     say::{self, evaluation_words},
     serve::{Source, Speaker},
     storage::opened::Opened,
-    system::{display::progress_bar, hex::hex, output},
+    system::{
+        display::{Display, progress_bar},
+        hex::hex,
+        output,
+    },
     trainer::{sampler::usual_sampling, texts::TextReader},
     watch::journal::FullNames,
 };
@@ -198,12 +202,13 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 }
 
 /// A continuation, as it comes.
-pub fn generate(args: &GenerateArgs) -> Result<()> {
+pub fn generate(args: &GenerateArgs, display: &Display) -> Result<()> {
     let Inspected { model, tokenizer, checkpoint, .. } = Inspected::of(&args.weights.state, args.weights.best)?;
     let sampling = chosen_sampling(args, usual_sampling(&checkpoint)?);
     sampling.check()?;
     let prompt = tokenizer.text_prompt(&args.prompt)?;
     say::prompt_outgrows(prompt.len(), model.interface().window_max);
+    display.settle();
     output::piece(&args.prompt)?;
     model::generate(&*model, &tokenizer, &prompt, &sampling, |text| Ok(output::piece(text)?))?;
     Ok(outln!("")?)

@@ -128,6 +128,8 @@ impl Display {
 /// Writes what comes, as fast as it is read.
 fn write(waiting: &Receiver<Message>, is_terminal: bool, dropped: &AtomicU64) {
     let bar = is_terminal.then(|| silent_bar(None, "", "{spinner} {msg}"));
+    // A line that was never shown needs no room, and would be drawn where somebody else writes.
+    let mut is_shown = false;
     for message in waiting {
         match (message, &bar) {
             (Message::Log(line), bar) => {
@@ -139,13 +141,17 @@ fn write(waiting: &Receiver<Message>, is_terminal: bool, dropped: &AtomicU64) {
                     }
                     let _ = std::io::stderr().write_all(&line);
                 };
-                bar.as_ref().map_or_else(write, |bar| bar.suspend(write));
+                bar.as_ref().filter(|_| is_shown).map_or_else(write, |bar| bar.suspend(write));
             }
             (Message::Live(line), Some(bar)) => {
+                is_shown = true;
                 bar.set_message(line);
                 bar.tick();
             }
-            (Message::Clear, Some(bar)) => bar.finish_and_clear(),
+            (Message::Clear, Some(bar)) => {
+                is_shown = false;
+                bar.finish_and_clear();
+            }
             (Message::Settled(settled), _) => drop(settled.try_send(())),
             (Message::Live(_) | Message::Clear, None) => {}
         }
