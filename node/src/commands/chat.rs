@@ -15,6 +15,13 @@ use crate::{
     system::{display::Display, name::program, output},
 };
 
+const HELP: &str = "A line is a turn; /new begins anew, /help says this, /bye or Ctrl-D ends.";
+
+/// Whether a line looks like a command of this program: one word behind a slash, which no path is.
+fn is_command(line: &str) -> bool {
+    line.strip_prefix('/').is_some_and(|word| !word.is_empty() && word.chars().all(char::is_alphabetic))
+}
+
 /// A turn a line, until the input ends. What is said on a terminal goes there; what is piped in is answered, and
 /// nothing else is printed.
 pub fn run(args: &ChatArgs, display: &Display) -> Result<()> {
@@ -29,7 +36,7 @@ pub fn run(args: &ChatArgs, display: &Display) -> Result<()> {
     let usual = Sampling { stop: speaker.turn_stops(), ..speaker.sampling() };
     let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     if is_terminal {
-        outln!("{}. A line is a turn; /new begins anew, /bye or Ctrl-D ends.", speaker.name)?;
+        outln!("{}. {HELP}", speaker.name)?;
     }
     let turn = |role: &str, text: &str| Value::from_pairs([("role", role), ("content", text)]);
     let first: Vec<Value> = args.system.iter().map(|text| turn("system", text)).collect();
@@ -47,6 +54,14 @@ pub fn run(args: &ChatArgs, display: &Display) -> Result<()> {
             "/bye" => break,
             "/new" => {
                 turns.clone_from(&first);
+                continue;
+            }
+            "/help" => {
+                outln!("{HELP}")?;
+                continue;
+            }
+            text if is_command(text) => {
+                tracing::warn!("{text}: no such command, so the model was not asked. {HELP}");
                 continue;
             }
             text => turns.push(turn("user", text)),
@@ -99,4 +114,19 @@ fn answer(
         tracing::warn!("the answer ends at {} tokens; --tokens allows more", spoken.generated.tokens);
     }
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_word_behind_a_slash_is_a_command_and_a_path_or_a_sentence_is_none() {
+        for line in ["/help", "/exit", "/Hilfe"] {
+            assert!(is_command(line), "{line}");
+        }
+        for line in ["/", "/etc/hosts", "/new day", "help", "// a comment", "/2"] {
+            assert!(!is_command(line), "{line}");
+        }
+    }
 }

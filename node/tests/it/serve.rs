@@ -221,10 +221,12 @@ fn a_stopped_directory_is_served_to_who_has_the_token_and_talked_with_in_a_termi
     chat.args(["chat", "--tokens", "4", "--state"]).arg(&state);
     let pipe = std::process::Stdio::piped;
     let mut chat = chat.stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
-    chat.stdin.take().unwrap().write_all(b"hello\n/new\n\nhello again\n/bye\nnot read\n").unwrap();
+    chat.stdin.take().unwrap().write_all(b"hello\n/new\n\nhello again\n/help\n/exit\n/bye\nnot read\n").unwrap();
     let output = chat.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).lines().count() >= 2, "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("/new begins anew"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/exit: no such command"), "{output:?}");
     let cut = String::from_utf8_lossy(&output.stderr).matches("the answer ends at 4 tokens").count();
     assert_eq!(cut, 2, "{output:?}");
     // A full disk, or a reader that has gone, is no panic.
