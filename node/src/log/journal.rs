@@ -123,7 +123,26 @@ impl Journal {
 
     /// What the node held when it last looked before it held more than so many gradients.
     pub fn held_at_most(&self, gradients: u64) -> Option<Heights> {
-        self.held_while(|_, heights| heights.values().sum::<u64>() <= gradients)
+        self.held_while(|_, heights| sum(heights) <= gradients)
+    }
+
+    /// The most that is written down and is no more than so many gradients: of what the ledgers held at a look, and of
+    /// what weights held whose digest is known.
+    pub fn recorded_at_most(&self, gradients: u64) -> Option<Heights> {
+        let weights = self.weights.iter().map(|(.., heights)| heights).filter(|heights| sum(heights) <= gradients);
+        weights.cloned().chain(self.held_at_most(gradients)).max_by_key(sum)
+    }
+
+    /// The least that is written down and is more than so many gradients.
+    pub fn recorded_above(&self, gradients: u64) -> Option<u64> {
+        let grown = self.by_look();
+        let mut held: HashMap<&String, u64> = HashMap::new();
+        let looks = grown.chunk_by(|one, other| one.0 == other.0).map(|look| {
+            held.extend(look.iter().map(|(_, machine, height)| (*machine, *height)));
+            held.values().sum::<u64>()
+        });
+        let weights = self.weights.iter().map(|(.., heights)| sum(heights));
+        looks.chain(weights).filter(|recorded| *recorded > gradients).min()
     }
 
     /// What the node held when it last looked by then, Unix ms.
@@ -131,13 +150,19 @@ impl Journal {
         self.held_while(|at, _| at <= at_ms)
     }
 
-    /// What it held at the last of its looks up to which `holds` is so.
-    fn held_while(&self, holds: impl Fn(u64, &Heights) -> bool) -> Option<Heights> {
+    /// (number of the look, machine, height), in order.
+    fn by_look(&self) -> Vec<(usize, &String, u64)> {
         let mut grown: Vec<(usize, &String, u64)> = Vec::new();
         for (machine, heights) in &self.grown {
             grown.extend(heights.iter().map(|(look, height)| (*look, machine, *height)));
         }
         grown.sort_unstable();
+        grown
+    }
+
+    /// What it held at the last of its looks up to which `holds` is so.
+    fn held_while(&self, holds: impl Fn(u64, &Heights) -> bool) -> Option<Heights> {
+        let grown = self.by_look();
         let came = |look: usize| grown.partition_point(|(at, ..)| *at <= look);
         let named = |(_, machine, height): &(usize, &String, u64)| ((*machine).clone(), *height);
         let (mut held, mut known, mut last) = (Heights::default(), 0, None);
@@ -161,6 +186,10 @@ impl Journal {
     pub fn points(&self) -> &[Point] {
         &self.points
     }
+}
+
+fn sum(heights: &Heights) -> u64 {
+    heights.values().sum()
 }
 
 /// Times of lines that were written one after the other, by a clock that may have been set meanwhile. Those in the
@@ -230,6 +259,13 @@ mod tests {
         assert_eq!(journal.held_at_most(7), heights(3, 4));
         assert_eq!(journal.held_at_most(13), heights(3, 4), "nine and four it never held at once");
         assert_eq!(journal.held_at_most(100), heights(9, 5));
+        // A joiner's look at the held-out text, at weights that had less than had come.
+        let weights = vec![(25, "digest".to_owned(), heights(2, 0).unwrap())];
+        let journal = Journal { weights, ..journal };
+        let recorded = [1, 2, 6, 13, 100].map(|gradients| journal.recorded_at_most(gradients));
+        assert_eq!(recorded, [heights(0, 0), heights(2, 0), heights(3, 0), heights(3, 4), heights(9, 5)]);
+        let above = [0, 2, 7, 13, 14].map(|gradients| journal.recorded_above(gradients));
+        assert_eq!(above, [Some(2), Some(3), Some(14), Some(14), None]);
         assert_eq!(journal.held_by(29), heights(3, 4));
         assert_eq!(journal.held_by(1_000), heights(9, 5));
         assert_eq!(Journal { looks: vec![5], ..Journal::default() }.held_by(4), None);

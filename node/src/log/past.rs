@@ -21,7 +21,7 @@ pub struct Cut {
 impl Cut {
     /// Where `until` is in the history of `log`: `machine:height,...` (machines that are not named count with nothing),
     /// a fraction of every height, 0 to 1, a number of gradients of the swarm, or a time, `2026-11-29 19:20`. The last
-    /// two are looked up in the node's journal: what it held then.
+    /// two are looked up in the node's journal: what it held then, or the most that is there of no more gradients.
     ///
     /// What was withdrawn counts as far as was known at that time, or when the heights were reached, as the node's
     /// journal has it. Without a journal, and at the fraction 1, which is now, all of it does.
@@ -32,12 +32,13 @@ impl Cut {
                 let gradients: u64 = until.parse().ok().with_context(|| {
                     format!("--until {until}: a fraction must be from 0 to 1, a number of gradients whole")
                 })?;
-                let held = held(log, until, |journal| journal.held_at_most(gradients))?;
+                let held = held(log, until, |journal| journal.recorded_at_most(gradients))?;
                 let heights = log.replica.machines().map(|(_, ledger, _)| ledger.height());
                 let known = heights.fold(0, u64::saturating_add);
                 if gradients > known {
                     tracing::warn!("--until {until}: {} has only {known} gradients: all of them are meant", log.origin);
                 }
+                say_what_is_taken(log, gradients.min(known), &held);
                 held
             }
             Ok(fraction) => {
@@ -78,6 +79,19 @@ impl Cut {
             Ok(LedgerRange { machine: *machine, from: 0, to: *height, removed: false })
         };
         sweep(&log.replica, self.counted.iter().map(range).collect::<Result<_>>()?, weights)
+    }
+}
+
+/// Says which number of gradients takes the place of the one that was asked for, if that is nowhere written down.
+fn say_what_is_taken(log: &Log, gradients: u64, held: &[(MachineId, u64)]) {
+    let taken: u64 = held.iter().map(|(_, height)| height).sum();
+    let next = log.journal.as_ref().and_then(|journal| journal.recorded_above(gradients));
+    if let Some(next) = next.filter(|_| taken != gradients) {
+        tracing::warn!(
+            "--until {gradients}: {} wrote down that it held {taken} gradients, and next {next}; in which order those between came is \
+             not known here, so the first {taken} are taken. machine:height,… names any others",
+            log.origin
+        );
     }
 }
 
