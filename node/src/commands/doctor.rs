@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use engine::kernel::Kernel;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     net::IpAddr,
     path::Path,
     time::{Duration, SystemTime},
@@ -14,7 +15,11 @@ use crate::{
         DoctorArgs,
         settings::{DEFAULT_PORT, parse_ticket},
     },
-    join::places::Places,
+    join::{
+        invitation::TICKET,
+        places::{Places, port_of},
+        ticket::Ticket,
+    },
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, RouterAnswer, Scope, scope_of},
     outln,
     storage::{StateCopy, records},
@@ -162,8 +167,15 @@ async fn look_around(args: &DoctorArgs) -> Result<Vec<Finding>> {
         other => (other?, Finding::Good(format!("port {DEFAULT_PORT}: free to listen on"))),
     };
     let mut findings = vec![port];
-    findings.extend(look(network, &calls, &named).await);
+    findings.extend(look(network, &calls, &named, node_port(&args.state, own)).await);
     Ok(findings)
+}
+
+/// The port of the node of this state directory, as its ticket has it; else the one that a node takes first.
+fn node_port(state: &Path, own: Option<PeerId>) -> u16 {
+    let ticket = fs::read_to_string(state.join(TICKET)).ok().and_then(|word| Ticket::parse(word.trim()).ok());
+    let own = ticket.iter().flat_map(|ticket| &ticket.machines).filter(|(peer, _)| Some(*peer) == own);
+    own.flat_map(|(_, addresses)| addresses).find_map(port_of).unwrap_or(DEFAULT_PORT)
 }
 
 /// What became of the calls.
@@ -199,6 +211,7 @@ async fn look(
     mut network: Network,
     calls: &BTreeMap<PeerId, Vec<Multiaddr>>,
     named: &BTreeSet<PeerId>,
+    port: u16,
 ) -> Vec<Finding> {
     calls.iter().for_each(|(peer, addresses)| network.dial(*peer, addresses.clone()));
     let mut outcome = Calls::default();
@@ -223,8 +236,8 @@ async fn look(
         }
     }));
     findings.push(router(&places, &observed));
-    findings.push(ports(network.router(), places.port().unwrap_or(DEFAULT_PORT)));
-    findings.push(from_outside(&places, reached.len(), is_far, network.relays_known()));
+    findings.push(ports(network.router(), port));
+    findings.push(from_outside(&places, port, reached.len(), is_far, network.relays_known()));
     network.close().await;
     findings
 }
@@ -295,9 +308,8 @@ fn ports(answer: Option<&RouterAnswer>, port: u16) -> Finding {
     }
 }
 
-/// Whether others could come here. `is_far`: somebody was reached who is not of this site.
-fn from_outside(places: &Places, reached: usize, is_far: bool, relays: usize) -> Finding {
-    let port = places.port().unwrap_or(DEFAULT_PORT);
+/// Whether others could come here, at a node's `port`. `is_far`: somebody was reached who is not of this site.
+fn from_outside(places: &Places, port: u16, reached: usize, is_far: bool, relays: usize) -> Finding {
     let of_world = |address: &&Multiaddr| scope_of(address) == Some(Scope::World);
     if let Some(address) = places.reachable.first() {
         return Finding::Good(format!("from outside: reachable at {address}; a node here relays for others"));
@@ -365,18 +377,40 @@ mod tests {
         }
     }
 
+    /// Beside a node that ran, it named the port that it had taken for itself.
+    #[test]
+    fn the_port_to_pass_on_is_that_of_the_directorys_node() {
+        let state = tempfile::tempdir().unwrap();
+        let [own, other] = [1, 2].map(|seed| network::peer_id([seed; 32]).unwrap());
+        assert_eq!(node_port(state.path(), Some(own)), DEFAULT_PORT, "no node has run");
+        let machines = vec![
+            (other, addresses_of(&["/ip4/192.168.1.8/tcp/7"])),
+            (own, addresses_of(&["/ip4/192.168.1.7/tcp/4000"])),
+        ];
+        let ticket = Ticket { run: protocol::manifest::RunId([9; 32]), secret: None, machines };
+        fs::write(state.path().join(TICKET), ticket.encode()).unwrap();
+        assert_eq!(node_port(state.path(), Some(own)), 4000);
+        assert_eq!(node_port(state.path(), None), DEFAULT_PORT);
+    }
+
     #[test]
     fn what_is_missing_comes_with_what_to_do() {
         let home = Places { listening: addresses_of(&["/ip4/192.168.1.7/tcp/4000"]), ..Places::default() };
         let world = Places { listening: addresses_of(&["/ip4/203.0.113.5/tcp/4000"]), ..Places::default() };
         let reachable = Places { reachable: addresses_of(&["/ip4/203.0.113.5/tcp/4000"]), ..Places::default() };
         for (finding, expected) in [
-            (from_outside(&reachable, 1, true, 0), "good from outside: reachable at /ip4/203.0.113.5"),
-            (from_outside(&home, 0, false, 0), "note from outside: not known"),
-            (from_outside(&home, 1, true, 2), "note from outside: nobody came; 2 relays"),
-            (from_outside(&home, 1, true, 0), "bad from outside: nobody came, and no relay is known pass TCP port"),
-            (from_outside(&home, 1, false, 0), "note from outside: nobody came; all who were reached are of this site"),
-            (from_outside(&world, 1, true, 0), "bad from outside: /ip4/203.0.113.5/tcp/4000 is an address"),
+            (from_outside(&reachable, 4000, 1, true, 0), "good from outside: reachable at /ip4/203.0.113.5"),
+            (from_outside(&home, 4000, 0, false, 0), "note from outside: not known"),
+            (from_outside(&home, 4000, 1, true, 2), "note from outside: nobody came; 2 relays"),
+            (
+                from_outside(&home, 4000, 1, true, 0),
+                "bad from outside: nobody came, and no relay is known pass TCP port",
+            ),
+            (
+                from_outside(&home, 4000, 1, false, 0),
+                "note from outside: nobody came; all who were reached are of this site",
+            ),
+            (from_outside(&world, 4000, 1, true, 0), "bad from outside: /ip4/203.0.113.5/tcp/4000 is an address"),
             (space("x", 5), "bad disk: 0.0 GB free at x free some"),
             (space("x", 1 << 40), "good disk"),
             (clock(SystemTime::UNIX_EPOCH), "bad clock"),

@@ -86,10 +86,15 @@ impl Places {
 
     /// The port that others would have to reach.
     pub fn port(&self) -> Option<u16> {
-        self.listening.iter().find_map(|address| match address.iter().nth(1) {
-            Some(Protocol::Tcp(port)) => Some(port),
-            _ => None,
-        })
+        self.listening.iter().find_map(port_of)
+    }
+}
+
+/// The port of an address that is called directly, TCP's.
+pub fn port_of(address: &Multiaddr) -> Option<u16> {
+    match address.iter().nth(1) {
+        Some(Protocol::Tcp(port)) if !is_relayed(address) => Some(port),
+        _ => None,
     }
 }
 
