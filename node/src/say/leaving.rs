@@ -4,7 +4,10 @@ use peer::leave::Waiting;
 use protocol::replica::Replica;
 use std::path::Path;
 
-use crate::{system::hex::hex, watch::Session};
+use crate::{
+    system::hex::hex,
+    watch::{Session, machines_in_words},
+};
 
 /// What leaving waits for.
 pub(super) fn in_words(waiting: &Waiting) -> String {
@@ -45,9 +48,9 @@ pub fn left_without(waiting: &Waiting, error: &str, directory: &Path) -> String 
 /// The end.
 pub fn left(replica: &Replica, session: &Session) {
     tracing::info!(
-        "left with {} gradients of {} machines, {} of them made here in this session{}; version vector {}",
+        "left with {} gradients of {}, {} of them made here in this session{}; version vector {}",
         replica.swarm_step(),
-        replica.vector().machines(),
+        machines_in_words(replica),
         session.own(),
         session.own_rate().map_or(String::new(), |rate| format!(" ({rate:.2} a second)")),
         hex(&replica.root())

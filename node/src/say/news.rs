@@ -12,6 +12,7 @@ use super::leaving::in_words;
 use crate::{
     network::{NO_ADDRESS, Nodes},
     system::{hex::hex, name::program},
+    watch::machines_in_words,
 };
 
 /// What names need to be found.
@@ -129,9 +130,9 @@ pub fn not_the_wished_run(node: NodeId, run: RunId, names: &Names<'_>) -> String
 /// What others had when this machine came is here, and so much of it waits for the weights.
 pub fn ledgers_fetched(replica: &Replica, after_ms: u64, owed: u64) {
     tracing::info!(
-        "fetched {} gradients of {} machines, in {:.1} s; {owed} of them are yet to be replayed",
+        "fetched {} gradients of {}, in {:.1} s; {owed} of them are yet to be replayed",
         replica.swarm_step(),
-        replica.vector().machines(),
+        machines_in_words(replica),
         after_ms as f64 / 1e3
     );
 }
@@ -140,9 +141,9 @@ pub fn ledgers_fetched(replica: &Replica, after_ms: u64, owed: u64) {
 pub fn caught_up(replica: &Replica, after_ms: u64) {
     if replica.swarm_step() > 0 {
         tracing::info!(
-            "caught up: {} gradients of {} machines, in {:.1} s",
+            "caught up: {} gradients of {}, in {:.1} s",
             replica.swarm_step(),
-            replica.vector().machines(),
+            machines_in_words(replica),
             after_ms as f64 / 1e3
         );
     }

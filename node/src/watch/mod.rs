@@ -25,7 +25,7 @@ mod session;
 pub mod terminal;
 
 pub use live_line::{LineParts, LiveLine};
-pub use machines::withheld;
+pub use machines::{machine_count, machines_in_words, withheld};
 pub use observer::{Observer, View};
 pub use points::Points;
 pub use recorder::{METRICS, METRICS_INTERVAL, Metrics, Recorder, STATUS};
@@ -96,7 +96,7 @@ pub struct Snapshot {
     #[serde(default)]
     pub private: bool,
     pub peers: Vec<Neighbour>,
-    /// How many machines the run has; `machines` may be fewer.
+    /// How many machines the run has, by their keys. `machines` has a row for each incarnation.
     pub machine_count: u64,
     /// At most [`MACHINES_MAX`].
     pub machines: Vec<Machine>,

@@ -20,7 +20,7 @@ use super::{
     Bytes, Forecast, Gradients, Load, MACHINES_MAX, Machine, Neighbour, Phase, Points, RECENT_BYTES, Recorder, Session,
     Snapshot, VERSION,
     journal::{self, Line, Point, Sparse, now_ms},
-    machines::{new_machines, silent_machines, withheld},
+    machines::{machine_count, new_machines, silent_machines, withheld},
     samples,
 };
 use crate::{network::Traffic, system::hex::hex, trainer::sampler::Sampled};
@@ -213,7 +213,7 @@ impl Observer {
             traffic: bytes_of(&view.traffic),
             peers: view.neighbours.clone(),
             ticket: view.ticket.clone(),
-            machine_count: view.replica.vector().machines() as u64,
+            machine_count: machine_count(view.replica) as u64,
             machines: self.machines(view.replica),
             ..self.template.clone()
         })
@@ -226,14 +226,15 @@ impl Observer {
         let mut new = Vec::new();
         for (machine, ledger, _) in replica.machines() {
             let height = ledger.height();
-            if !is_first && *machine != own && !self.machines.contains_key(machine) {
+            let is_new = || machine.key != own.key && self.machines.keys().all(|known| known.key != machine.key);
+            if !is_first && !self.machines.contains_key(machine) && is_new() {
                 new.push(*machine);
             }
             let seen = self.machines.entry(*machine);
             seen.or_insert_with(|| Seen::new(if is_first { height } else { 0 })).look(height);
         }
         self.journal_floors(replica);
-        new_machines(&new, self.machines.len());
+        new_machines(&new, machine_count(replica));
         silent_machines(&self.newly_silent(&own));
         if is_first {
             self.swarm_at_start = total;

@@ -26,6 +26,7 @@ use crate::{
         records,
     },
     system::{hex::hex, name::program},
+    watch::machines_in_words,
 };
 
 /// Records in one transaction.
@@ -54,9 +55,9 @@ pub fn export(args: &LogExportArgs) -> Result<()> {
     outln!("run     {}", log.run)?;
     outln!("vector  {}", hex(&log.replica.root()))?;
     outln!(
-        "{} gradients of {} machines under {} signatures: {} bytes in {}",
+        "{} gradients of {} under {} signatures: {} bytes in {}",
         totals.gradients,
-        totals.machines,
+        machines_in_words(&log.replica),
         totals.chunks,
         totals.bytes,
         out.display()

@@ -11,7 +11,7 @@ use crate::{
     log::Log,
     outln,
     system::hex::hex,
-    watch::{journal::now_ms, withheld},
+    watch::{journal::now_ms, machines_in_words, withheld},
 };
 
 /// A rate is no longer the present one after this.
@@ -36,7 +36,7 @@ pub fn run(args: &LogArgs) -> Result<()> {
     outln!("base    {} ({} parameters)", log.manifest.base.source, log.manifest.parameters())?;
     outln!("budget  {} gradients a second, of all machines", log.manifest.replay_budget)?;
     outln!("vector  {root}")?;
-    outln!("{step} gradients of {} machines count\n", log.replica.vector().machines())?;
+    outln!("{step} gradients of {} count\n", machines_in_words(&log.replica))?;
     outln!(
         "{:<18} {:>10} {:>6} {:>8} {:>15} {:>9}  {:<16}",
         "machine",
