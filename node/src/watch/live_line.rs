@@ -4,7 +4,7 @@ use peer::Facts;
 use protocol::replica::Replica;
 use std::time::{Duration, Instant};
 
-use super::Session;
+use super::{PER_GRADIENTS_MIN, Session};
 use crate::{network::Traffic, system::display::Display};
 
 /// Off a terminal, a line this often.
@@ -68,7 +68,7 @@ impl LiveLine {
             self.since = Some((self.refreshed, own, swarm));
         }
         let start = *self.swarm_at_start.get_or_insert(swarm);
-        let (training, network) = (self.training(parts), network(parts, swarm.saturating_sub(start).max(1)));
+        let (training, network) = (self.training(parts), network(parts, swarm.saturating_sub(start)));
         match self.display.is_terminal() {
             true => {
                 // Behind the spinner.
@@ -133,10 +133,10 @@ fn fitted(line: &str, width: usize) -> String {
 /// `gradients`: of the swarm, since this node started.
 fn network(parts: &LineParts<'_>, gradients: u64) -> String {
     let mut text = format!(
-        "peers {}  bytes per gradient {:.1} in {:.1} out",
+        "peers {}  bytes per gradient {} in {} out",
         parts.facts.neighbours,
-        parts.traffic.socket_in as f64 / gradients as f64,
-        parts.traffic.socket_out as f64 / gradients as f64,
+        per_gradient(parts.traffic.socket_in, gradients),
+        per_gradient(parts.traffic.socket_out, gradients),
     );
     let (owed, most) = (parts.facts.owed, parts.facts.owed_most);
     if owed > SHOWN_OWED_MIN {
@@ -149,9 +149,24 @@ fn network(parts: &LineParts<'_>, gradients: u64) -> String {
     text
 }
 
+/// Nothing while there are few: what connections cost is no gradient's.
+fn per_gradient(bytes: u64, gradients: u64) -> String {
+    match gradients >= PER_GRADIENTS_MIN {
+        true => format!("{:.1}", bytes as f64 / gradients as f64),
+        false => "-".into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A restart took 104752 bytes per gradient.
+    #[test]
+    fn bytes_are_divided_among_gradients_once_there_are_enough() {
+        assert_eq!([0, 2, 99].map(|gradients| per_gradient(104_752, gradients)), ["-"; 3]);
+        assert_eq!(per_gradient(1_600, 1_000), "1.6");
+    }
 
     #[test]
     fn a_look_at_the_held_out_text_shows_how_far_it_is_until_it_ends() {

@@ -35,6 +35,8 @@ pub use session::Session;
 pub const VERSION: u32 = 1;
 /// Latest bytes of a machine in a snapshot.
 pub const RECENT_BYTES: usize = 64;
+/// With fewer gradients since the start, bytes per gradient say nothing but what connections cost.
+pub const PER_GRADIENTS_MIN: u64 = 100;
 /// Most machines in a snapshot: this node's own, then those heard of last.
 pub const MACHINES_MAX: usize = 256;
 

@@ -11,7 +11,7 @@ use ratatui::{
 use std::{path::Path, time::Duration};
 
 use super::{
-    Forecast, HeldOut, Machine, Measured, Metrics, Phase, Snapshot,
+    Forecast, HeldOut, Machine, Measured, Metrics, PER_GRADIENTS_MIN, Phase, Snapshot,
     history::History,
     journal::now_ms,
     marks::{curve, figure, size, span, strip},
@@ -351,7 +351,7 @@ fn best_in_words(best: HeldOut) -> String {
 }
 
 fn per_gradient(shown: &Snapshot, bytes: u64) -> Option<f64> {
-    (shown.swarm.session > 0).then(|| bytes as f64 / shown.swarm.session as f64)
+    (shown.swarm.session >= PER_GRADIENTS_MIN).then(|| bytes as f64 / shown.swarm.session as f64)
 }
 
 #[cfg(test)]

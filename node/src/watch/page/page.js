@@ -10,6 +10,8 @@ const VOID = -128;
 const PHASES = { catching_up: 'catching up', training: 'training', serving: 'serving', paused: 'paused', left: 'left' };
 const CAUSES = [['gossip, new', 'received_gossip'], ['gossip, again', 'received_duplicates'],
   ['questions and answers', 'received_exchange'], ['upkeep', 'received_upkeep']];
+// With fewer gradients, bytes per gradient say nothing but what connections cost.
+const PER_GRADIENTS_MIN = 100;
 const OVER = { gradients: ['count', 'gradients of the swarm'], time: ['time', 'time'], bytes: ['bytes', 'bytes received here'] };
 
 const by = id => document.getElementById(id);
@@ -150,7 +152,7 @@ function drawAbout(snapshot) {
 
 function drawKeys(snapshot) {
   const { held_out: look, swarm, own, traffic } = snapshot;
-  const per = bytes => swarm.session > 0 ? figure(bytes / swarm.session) : '–';
+  const per = bytes => swarm.session >= PER_GRADIENTS_MIN ? figure(bytes / swarm.session) : '–';
   const share = swarm.total > 0 ? ` (${decimals(100 * own.total / swarm.total, 0)}%)` : '';
   const peers = snapshot.peers.length;
   const measure = measureOf(look);
@@ -348,7 +350,7 @@ function drawBytes(snapshot) {
   const rows = [['received', 'received', 'sum'], ...CAUSES, ['sent', 'sent', 'sum']];
   by('bytes').replaceChildren(...rows.map(([name, key, style]) => {
     const row = made('tr', style);
-    const per = swarm.session > 0 ? figure(traffic[key] / swarm.session) : '–';
+    const per = swarm.session >= PER_GRADIENTS_MIN ? figure(traffic[key] / swarm.session) : '–';
     row.append(made('td', '', name), made('td', '', size(traffic[key])), made('td', '', per));
     const cell = row.appendChild(made('td'));
     if (style !== 'sum' && traffic.received > 0) {
