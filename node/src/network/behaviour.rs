@@ -68,9 +68,18 @@ fn prefix(run: &[u8; 32]) -> String {
     run[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// What discovery protocols begin with, before what they have of their run.
+const KAD: &str = "/onebyte/2/kad/";
+
+/// Whether who speaks the protocols `told` is of a run, and `own` of another one.
+pub fn is_of_another_run(own: &[StreamProtocol], told: &[StreamProtocol]) -> bool {
+    let of_runs = || told.iter().filter(|name| name.as_ref().starts_with(KAD));
+    !own.is_empty() && of_runs().next().is_some() && !of_runs().any(|name| own.contains(name))
+}
+
 /// The discovery protocol of one run, so that the tables of different runs do not mix.
 pub fn kad_protocol(run: &[u8; 32]) -> Result<StreamProtocol, String> {
-    StreamProtocol::try_from_owned(format!("/onebyte/2/kad/{}", prefix(run))).map_err(|error| error.to_string())
+    StreamProtocol::try_from_owned(format!("{KAD}{}", prefix(run))).map_err(|error| error.to_string())
 }
 
 impl Behaviour {
@@ -169,4 +178,20 @@ fn discovery(own: libp2p::PeerId, run: &[u8; 32]) -> Result<kad::Behaviour<kad::
     let mut kad = kad::Behaviour::with_config(own, kad::store::MemoryStore::new(own), config);
     kad.set_mode(Some(kad::Mode::Server));
     Ok(kad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine of another run on the same network was taken as a relay, and went when it was parted with.
+    #[test]
+    fn whose_run_a_machine_is_of_is_told_by_how_it_looks_for_others() {
+        let run = |number: u8| kad_protocol(&[number; 32]).unwrap();
+        let other = StreamProtocol::new("/libp2p/circuit/relay/0.2.0/hop");
+        assert!(is_of_another_run(&[run(1)], &[other.clone(), run(2)]));
+        assert!(!is_of_another_run(&[run(1)], &[other.clone(), run(1)]));
+        assert!(!is_of_another_run(&[run(1)], std::slice::from_ref(&other)), "it relays for all runs");
+        assert!(!is_of_another_run(&[], &[other, run(2)]), "who looks for a run may go through any");
+    }
 }

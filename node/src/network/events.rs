@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{
     BehaviourEvent, Event, Network, Responder,
     address::{ip, is_of_world, is_relayed, without_peer},
+    behaviour::is_of_another_run,
     links::remote_of,
     older::is_older,
     scope::{Scope, scope_of},
@@ -222,7 +223,10 @@ impl Network {
         // Behind the port that a caller came from, nobody listens.
         let listed = info.listen_addrs.iter().filter(|listed| !is_relayed(listed) && ip(listed) == ip(remote));
         let callable = dialed.or_else(|| listed.map(without_peer).next());
-        let relays = callable.is_some() && info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        let own = self.swarm.behaviour().kad.as_ref().map_or(&[][..], |kad| kad.protocol_names());
+        // Machines of another run part with this one as soon as they know.
+        let is_of_this = !is_of_another_run(own, &info.protocols);
+        let relays = is_of_this && callable.is_some() && info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
         self.relays.offers(peer, &callable.unwrap_or_else(Multiaddr::empty), relays);
     }
 
