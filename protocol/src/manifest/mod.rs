@@ -152,11 +152,13 @@ impl Manifest {
     /// What another manifest, anybody's, has different, in words, most important first. Empty only for equal manifests.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let mut differences = Vec::new();
-        let names = |base: &BaseModel| base.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>();
-        let mut differ = |name: &str, ours: &dyn fmt::Debug, theirs: &dyn fmt::Debug| {
-            let (ours, theirs) = (format!("{ours:?}"), format!("{theirs:?}"));
+        let names = |base: &BaseModel| base.files.iter().map(|file| file.name.as_str()).collect::<Vec<_>>().join(", ");
+        let mut differ = |name: &str, ours: &dyn fmt::Display, theirs: &dyn fmt::Display| {
+            let (ours, theirs) = (ours.to_string(), theirs.to_string());
+            // It may be a stranger's.
+            let shown = |text: &str| shortened(&text.escape_debug().to_string());
             if ours != theirs {
-                differences.push(format!("{name}: here {}, there {}", shortened(&ours), shortened(&theirs)));
+                differences.push(format!("{name}: here {}, there {}", shown(&ours), shown(&theirs)));
             }
         };
         differ("protocol version", &self.protocol_version, &other.protocol_version);
@@ -166,18 +168,22 @@ impl Manifest {
         differ("learning rate", &self.hyperparameters.learning_rate, &other.hyperparameters.learning_rate);
         differ("epsilon", &self.hyperparameters.epsilon, &other.hyperparameters.epsilon);
         differ("planned gradients", &self.hyperparameters.planned_gradients, &other.hyperparameters.planned_gradients);
-        differ("schedule", &self.schedule, &other.schedule);
         differ("levels", &self.levels, &other.levels);
         differ("ledger limit", &self.ledger_samples_max, &other.ledger_samples_max);
         differ("replay budget", &self.replay_budget, &other.replay_budget);
-        differ("groups", &self.groups, &other.groups);
-        differ("objective", &self.objective, &other.objective);
-        differ("held-out set", &self.held_out, &other.held_out);
-        differ("privacy", &self.private, &other.private);
-        differ("membership", &self.membership, &other.membership);
-        differ("authority", &self.authority, &other.authority);
-        // Adapters by what is said of them: their first values are as many as somebody likes to say.
-        differ("adapters", &self.adapter_shapes(), &other.adapter_shapes());
+        // What would be long, or is of no use to people, by its name.
+        let named = [
+            ("schedule", self.schedule == other.schedule),
+            ("groups", self.groups == other.groups),
+            ("objective", self.objective == other.objective),
+            ("held-out set", self.held_out == other.held_out),
+            ("privacy", self.private == other.private),
+            ("membership", self.membership == other.membership),
+            ("authority", self.authority == other.authority),
+            // By what is said of them: their first values are as many as somebody likes to say.
+            ("adapters", self.adapter_shapes() == other.adapter_shapes()),
+        ];
+        differences.extend(named.into_iter().filter(|(_, is_equal)| !is_equal).map(|(name, _)| name.to_owned()));
         if !self.base_tensors().eq(other.base_tensors()) {
             differences.push("base weights".into());
         } else if self.base.chunks_root != other.base.chunks_root {
