@@ -68,15 +68,24 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
     // What can fail fails before anything is stored.
     settings.listen.iter().try_for_each(network::check_free)?;
     let state = Arc::new(StateDir::create_or_open(&settings.state)?);
+    let outcome = run_in(&settings, &state, display);
+    if outcome.is_err() {
+        state.take_back();
+    }
+    outcome
+}
+
+/// The same with its state directory, which is locked.
+fn run_in(settings: &Settings, state: &Arc<StateDir>, display: Display) -> Result<()> {
     let page = settings.http.map(|address| Listener::bind("--http", address)).transpose()?;
     let token = settings.serve_token.clone();
     let server = settings.serve.map(|address| Server::bind("--serve", address, token)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let program = scorer(&settings);
+    let program = scorer(settings);
     let interrupt = Interrupt::install()?;
     let outcome = runtime.block_on(async {
-        let mut shell = new_shell(&settings, &state, display, interrupt)?;
-        match prepare(&settings, state, (page, server), program.as_ref(), &mut shell).await {
+        let mut shell = new_shell(settings, state, display, interrupt)?;
+        match prepare(settings, state.clone(), (page, server), program.as_ref(), &mut shell).await {
             Ok(true) => shell.run().await,
             Ok(false) => shell.close().await,
             Err(error) => {

@@ -21,7 +21,7 @@ use crate::system::random::random;
 
 use super::{
     database::{self, Database, Row},
-    lock::Lock,
+    lock::{self, Lock},
     paths::{BASE, PART, no_state, sync_directory, unusable},
 };
 
@@ -51,14 +51,44 @@ pub struct StateDir {
     is_new_incarnation: AtomicBool,
     moved: bool,
     is_renamed: bool,
+    made: Made,
     _lock: Lock,
+}
+
+/// What an opening made that was not there before.
+#[derive(Default)]
+struct Made {
+    directory: bool,
+    database: bool,
+    lock: bool,
 }
 
 impl StateDir {
     /// Opens the directory, or makes it.
     pub fn create_or_open(path: &Path) -> Result<Self> {
+        let is_missing = |name: &str| !path.join(name).exists();
+        let made =
+            Made { directory: !path.exists(), database: is_missing(database::FILE), lock: is_missing(lock::FILE) };
         fs::create_dir_all(path).with_context(|| unusable(path))?;
-        Self::open(path)
+        Ok(Self { made, ..Self::open(path)? })
+    }
+
+    /// Takes back what opening it made, after a start that failed before there was a run. What was there stays.
+    pub fn take_back(&self) {
+        if !self.made.database || !matches!(self.manifest(), Ok(None)) {
+            return;
+        }
+        // Of a run without a database nothing would have been opened: a base is of this start. The lock goes last.
+        let names = [Some(BASE), Some(database::FILE), self.made.lock.then_some(lock::FILE)];
+        for name in names.into_iter().flatten() {
+            if let Err(error) = self.remove(name) {
+                tracing::debug!("{name} stays: {error:#}");
+            }
+        }
+        if self.made.directory {
+            // Unless something else is in it.
+            let _ = fs::remove_dir(&self.path);
+        }
     }
 
     /// Opens a directory that a node has used.
@@ -121,6 +151,7 @@ impl StateDir {
             is_new_incarnation: AtomicBool::new(fresh || moved),
             moved,
             is_renamed,
+            made: Made::default(),
             _lock: lock,
         })
     }

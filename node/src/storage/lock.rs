@@ -9,7 +9,7 @@ use std::{
 
 use super::paths::unusable;
 
-const FILE: &str = "lock";
+pub(super) const FILE: &str = "lock";
 
 /// Held as long as it lives; the system releases it when the process ends, however it ends.
 pub struct Lock {

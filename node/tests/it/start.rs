@@ -16,6 +16,12 @@ fn a_start_that_fails_leaves_no_run_and_one_without_gradients_gives_way() {
     let model = model.to_str().unwrap();
     let (worked, said) = run(&["--data", bad]);
     assert!(!worked && said.contains("bad.jsonl, line 2"), "{said}");
+    assert!(!state.exists(), "nothing is left of a start that failed");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::write(state.join("notes.txt"), "mine").unwrap();
+    assert!(!run(&["--data", bad]).0);
+    let left: Vec<_> = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["notes.txt"], "what was there is");
     let once = ["--samples", "0", "--exit-when-idle", "0.1", "--sequence-length", "32"];
     // The model was forgotten: a run on the embedded one, without a gradient.
     let (worked, said) = run(&[&once[..], &["--data", text]].concat());
