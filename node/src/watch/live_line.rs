@@ -4,7 +4,7 @@ use peer::Facts;
 use protocol::replica::Replica;
 use std::time::{Duration, Instant};
 
-use super::{PER_GRADIENTS_MIN, Session};
+use super::{HeldOut, PER_GRADIENTS_MIN, Session};
 use crate::{network::Traffic, system::display::Display};
 
 /// Off a terminal, a line this often.
@@ -81,7 +81,8 @@ impl LiveLine {
     }
 
     fn training(&self, parts: &LineParts<'_>) -> String {
-        let loss = |loss: Option<f64>| loss.map_or("-".into(), |loss| format!("{loss:.4}"));
+        let held_out = parts.session.held_out();
+        let loss = loss_in_words(parts.session.loss(), held_out);
         let paused = parts.paused.map_or_else(String::new, |why| format!("paused ({why})  "));
         let looking = looking(parts.session);
         format!(
@@ -90,8 +91,8 @@ impl LiveLine {
             self.rates.0,
             swarm(parts.replica),
             self.rates.1,
-            loss(parts.session.loss()),
-            parts.session.held_out().map_or("-".into(), |held_out| held_out.to_string()),
+            loss,
+            held_out.map_or("-".into(), |held_out| held_out.to_string()),
         )
     }
 }
@@ -149,6 +150,12 @@ fn network(parts: &LineParts<'_>, gradients: u64) -> String {
     text
 }
 
+/// With its unit, which is another than that of the look beside it, once one tells.
+fn loss_in_words(loss: Option<f64>, held_out: Option<HeldOut>) -> String {
+    let unit = held_out.map_or_else(String::new, |look| format!(" {}", look.measured().unit_of_loss()));
+    loss.map_or("-".into(), |loss| format!("{loss:.4}{unit}"))
+}
+
 /// Nothing while there are few: what connections cost is no gradient's.
 fn per_gradient(bytes: u64, gradients: u64) -> String {
     match gradients >= PER_GRADIENTS_MIN {
@@ -160,6 +167,16 @@ fn per_gradient(bytes: u64, gradients: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A mean in nats stood beside a look in bits, neither of them said to be what it is.
+    #[test]
+    fn a_loss_has_its_unit_beside_a_look_that_has_another() {
+        let look = HeldOut { loss: 2.5, bits_per_byte: Some(3.6), ..HeldOut::default() };
+        assert_eq!(loss_in_words(Some(3.8986), Some(look)), "3.8986 nats/token");
+        let rows = HeldOut { accuracy: Some(0.5), bits_per_byte: None, ..look };
+        assert_eq!(loss_in_words(Some(0.7), Some(rows)), "0.7000 nats/row");
+        assert_eq!([loss_in_words(Some(1.0), None), loss_in_words(None, Some(look))], ["1.0000", "-"]);
+    }
 
     /// A restart took 104752 bytes per gradient.
     #[test]

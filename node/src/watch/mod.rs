@@ -191,6 +191,15 @@ impl Measured {
         }
     }
 
+    /// What a training loss is counted in then, in short.
+    pub fn unit_of_loss(self) -> &'static str {
+        match self {
+            Self::BitsPerByte => "nats/token",
+            Self::Accuracy => "nats/row",
+            Self::Score => "minus the score",
+        }
+    }
+
     /// In words, with what the loss is then.
     pub fn words(self) -> [&'static str; 2] {
         match self {
@@ -202,6 +211,11 @@ impl Measured {
 }
 
 impl HeldOut {
+    /// What it is a look at.
+    pub fn measured(&self) -> Measured {
+        Measured::of(self.accuracy, self.score)
+    }
+
     /// What it shows first, if it has that.
     pub fn figure(&self) -> Option<f64> {
         self.score.or(self.accuracy).or(self.bits_per_byte)

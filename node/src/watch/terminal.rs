@@ -132,6 +132,8 @@ impl View {
 
     pub fn line(&self) -> String {
         let shown = &self.snapshot;
+        let unit = shown.held_out.map_or_else(String::new, |look| format!(" {}", look.measured().unit_of_loss()));
+        let loss = shown.training_loss.map_or("-".into(), |loss| figure(Some(loss)) + &unit);
         let mut line = format!(
             "{}  gradients {} ({:.1}/s)  own {} ({:.1}/s)  loss {}  held-out {}  machines {}  peers {}  bytes per gradient {} in {} out",
             shown.doing(),
@@ -139,7 +141,7 @@ impl View {
             shown.swarm.per_second,
             shown.own.total,
             shown.own.per_second,
-            figure(shown.training_loss),
+            loss,
             shown.held_out.map_or("-".into(), |look| look.to_string()),
             shown.machine_count,
             shown.peers.len(),
