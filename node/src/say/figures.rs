@@ -29,7 +29,8 @@ pub fn evaluation_words(evaluation: &Evaluation) -> String {
 
 /// The best held-out point that a node which leaves knows, and what to do with it.
 pub fn best(points: &Points, state: &Path) {
-    let Some(point) = points.best() else { return };
+    // The base is there without it.
+    let Some(point) = points.best().filter(|point| is_learned(point)) else { return };
     tracing::info!(
         "best held-out point: {}, of {} looks; to have it: {} export --best --state {} --out <dir>. {CHOSEN}",
         figures(point),
@@ -37,6 +38,11 @@ pub fn best(points: &Points, state: &Path) {
         program(),
         state.display()
     );
+}
+
+/// Whether any gradient is in it.
+fn is_learned(point: &Point) -> bool {
+    point.gradients() > 0
 }
 
 /// What choosing a point means.
