@@ -22,7 +22,8 @@ impl Lock {
         let Some(lock) = Self::take_if_free(directory)? else {
             let holder = fs::read_to_string(directory.join(FILE)).unwrap_or_default();
             bail!(
-                "{}: in use by process {}; stop that node first, or name another directory with --state",
+                "{}: in use by process {}; stop that node first, or name another directory with --state. One talks with the model of \
+                 a node that runs if that was started with --serve <address>; chat, generate, eval and export take --best of any",
                 directory.display(),
                 holder.trim()
             );

@@ -12,7 +12,12 @@ pub const BASE: &str = "base";
 pub const PART: &str = "base.part";
 
 pub fn no_state(path: &Path) -> String {
-    format!("{}: not a state directory; `{} --state {0}` would make it one", path.display(), program())
+    format!(
+        "{}: not a state directory; name the one that your node wrote to with --state (onebyte-state, where it was started, unless \
+         told otherwise), or begin a run there with `{} --state {0}`",
+        path.display(),
+        program()
+    )
 }
 
 /// What to say of a directory at `path` that has no run.
