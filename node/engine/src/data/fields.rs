@@ -18,6 +18,21 @@ use crate::chat::{self, Conversation, kind, present};
 /// Names that an error shows.
 const NAMES_MAX: usize = 12;
 
+/// What people are told that was read of a row with these columns.
+fn named(asked: &str, answered: &str) -> &'static str {
+    match (asked, answered) {
+        ("instruction", "output") => "instruction and output",
+        ("instruction", "response") => "instruction and response",
+        ("question", "answer") => "question and answer",
+        ("prompt", "response") => "prompt and response",
+        ("query", "response") => "query and response",
+        ("input", "output") => "input and output",
+        ("inputs", "targets") => "inputs and targets",
+        ("user", "assistant") => "user and assistant",
+        _ => "what is asked and what answers it",
+    }
+}
+
 /// A row has no column that is read.
 #[derive(Debug)]
 pub struct NoColumn(String);
@@ -155,7 +170,9 @@ impl Fields {
             return self.choices(name).map(Some);
         }
         if self.has("prompt") && self.has("answer") {
-            return self.instruction("prompt", "answer").map(|one| Some((Sample::Conversation(one), "instructions")));
+            return self
+                .instruction("prompt", "answer")
+                .map(|one| Some((Sample::Conversation(one), "prompt and answer")));
         }
         if self.has("chosen") && self.has("rejected") {
             bail!("the row compares chosen and rejected, and there is no objective for that; give it {FORMS}");
@@ -166,7 +183,7 @@ impl Fields {
         }
         match (self.pair(|name| self.has(name)), self.first(&TEXTS)) {
             (Some((asked, answered, is_strong)), text) if is_strong || text.is_none() => {
-                self.instruction(asked, answered).map(|one| Some((Sample::Conversation(one), "instructions")))
+                self.instruction(asked, answered).map(|one| Some((Sample::Conversation(one), named(asked, answered))))
             }
             (_, Some(name)) => Ok(self.text(name)?.map(|text| (Sample::Text(text), name))),
             _ => self.nothing().map(|()| None),

@@ -182,6 +182,18 @@ fn squad_and_hellaswag_are_read_by_templates() {
 }
 
 #[test]
+fn what_was_read_of_a_row_is_told_by_the_names_of_its_columns() {
+    for (row, columns) in [
+        (r#"{"question": "hi", "answer": "hello"}"#, "question and answer"),
+        (r#"{"instruction": "hi", "input": "", "output": "hello"}"#, "instruction and output"),
+        (r#"{"prompt": "hi", "response": "hello"}"#, "prompt and response"),
+    ] {
+        let report = read("rows", format!("{row}\n").repeat(3)).unwrap().report().to_string();
+        assert!(report.contains(&format!("3 rows ({columns})")), "{report}");
+    }
+}
+
+#[test]
 fn few_bad_rows_are_skipped_and_counted_and_many_are_an_error_that_names_three() {
     let good = "{\"prompt\": \"a\", \"completion\": \"bcd\"}\n";
     let (empty, broken) = ("{\"prompt\": \"a\", \"completion\": \"\"}\n", "{\"prompt\": \"a\", \n");
