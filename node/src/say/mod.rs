@@ -32,4 +32,6 @@ pub use leaving::{cut_short, left, left_without};
 pub use network::{not_listening, older, relay_gone, router};
 pub use news::{Names, caught_up, ledgers_fetched, news, not_the_wished_run};
 pub use prompt::prompt_outgrows;
-pub use run::{base_damaged, base_in_other_files, fetched, fetching, joined, looking_for_run, told_paths};
+pub use run::{
+    base_damaged, base_in_other_files, fetched, fetching, is_demonstration, joined, looking_for_run, told_paths,
+};

@@ -16,7 +16,15 @@ pub fn looking_for_run(settings: &Settings) {
 
 /// There is a run now.
 pub fn joined(run: &RunId, manifest: &Manifest) {
-    tracing::info!("joined run {run} on {} ({} parameters)", manifest.base.source, manifest.parameters());
+    tracing::info!("joined run {run} on {} ({} weights are trained)", manifest.base.source, manifest.parameters());
+}
+
+/// One's own text goes to the embedded model.
+pub fn is_demonstration() {
+    tracing::info!(
+        "the embedded model is a demonstration: it learns to write like your text, and does not know it. For answers take a model \
+         that chats: --model <chat model> --lora 8"
+    );
 }
 
 /// What a base tells its joiners of the machines that it was on.

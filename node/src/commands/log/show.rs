@@ -33,7 +33,7 @@ pub fn run(args: &LogArgs) -> Result<()> {
         return Ok(());
     }
     outln!("run     {}", log.run)?;
-    outln!("base    {} ({} parameters)", log.manifest.base.source, log.manifest.parameters())?;
+    outln!("base    {} ({} weights are trained)", log.manifest.base.source, log.manifest.parameters())?;
     outln!("budget  {} gradients a second, of all machines", log.manifest.replay_budget)?;
     outln!("vector  {root}")?;
     outln!("{step} gradients of {} count\n", machines_in_words(&log.replica))?;

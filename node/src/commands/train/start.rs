@@ -64,6 +64,8 @@ pub fn start(settings: &Settings, state: Arc<StateDir>, program: Option<&Arc<Pro
     if !is_embedded {
         say::told_paths(&told_paths(&checkpoint)?);
         table::say(&checkpoint, settings)?;
+    } else if settings.data.is_some() {
+        say::is_demonstration();
     }
     let (trained, adapters) = trained(settings, &checkpoint)?;
     let texts = Texts::read(settings, &checkpoint, None, is_embedded, data_seed(settings, &state)?)?;
@@ -105,8 +107,16 @@ pub fn start(settings: &Settings, state: Arc<StateDir>, program: Option<&Arc<Pro
     bar.finish_and_clear();
     let opened = Opened::of(state)?;
     let kind = if secret.is_some() { "new private run" } else { "new run" };
-    tracing::info!("{kind} {} on {} ({} parameters)", opened.run, manifest.base.source, manifest.parameters());
+    let (source, weights) = (&manifest.base.source, weights_in_words(&base.checkpoint, manifest.parameters())?);
+    tracing::info!("{kind} {} on {source} ({weights})", opened.run);
     Ok((opened, texts))
+}
+
+/// Of the model, and of these those that are `trained`, or are beside them.
+fn weights_in_words(checkpoint: &Checkpoint, trained: u64) -> Result<String> {
+    let architecture = checkpoint.architecture()?;
+    let all: usize = architecture.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    Ok(format!("{all} weights, {trained} are trained"))
 }
 
 /// The rate of a new run: told, or measured on its text.
