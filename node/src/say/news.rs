@@ -139,14 +139,12 @@ pub fn ledgers_fetched(replica: &Replica, after_ms: u64, owed: u64) {
 
 /// It is in the weights.
 pub fn caught_up(replica: &Replica, after_ms: u64) {
-    if replica.swarm_step() > 0 {
-        tracing::info!(
-            "caught up: {} gradients of {}, in {:.1} s",
-            replica.swarm_step(),
-            machines_in_words(replica),
-            after_ms as f64 / 1e3
-        );
-    }
+    tracing::info!(
+        "caught up: {} gradients of {}, in {:.1} s",
+        replica.swarm_step(),
+        machines_in_words(replica),
+        after_ms as f64 / 1e3
+    );
 }
 
 /// More comes than this machine can replay.

@@ -78,10 +78,13 @@ impl People {
             }
             (Notice::Weights { digest, contents }, Some(observer)) => observer.digested(digest, contents),
             (Notice::CaughtUp { after_ms }, _) => {
-                self.arrival.fetched(*after_ms);
-                let (owed, replica) = (peer.facts().owed, replica.filter(|_| !peer.facts().is_current));
-                if let Some(replica) = replica.filter(|_| owed >= OWED_SAID_MIN) {
-                    say::ledgers_fetched(replica, *after_ms, owed);
+                // Who begins a run has nothing to catch up with.
+                if let Some(replica) = replica.filter(|replica| replica.swarm_step() > 0) {
+                    self.arrival.fetched(*after_ms);
+                    let owed = peer.facts().owed;
+                    if owed >= OWED_SAID_MIN {
+                        say::ledgers_fetched(replica, *after_ms, owed);
+                    }
                 }
             }
             _ => {}
