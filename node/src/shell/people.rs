@@ -131,9 +131,7 @@ impl People {
     /// Shows how things stand, if it is time. `pause`: why own gradients are to rest, if they are.
     pub fn look(&mut self, peer: &Peer, wire: &mut Wire, pause: Option<Cause>) {
         let Some(replica) = peer.replica() else { return };
-        if let Some(after_ms) = self.arrival.ends(peer.facts().is_current) {
-            say::caught_up(replica, after_ms);
-        }
+        self.arrive(peer, replica);
         if let Some(invitation) = &mut self.invitation {
             wire.take_places().into_iter().for_each(|places| invitation.update(places));
             invitation.say();
@@ -149,6 +147,13 @@ impl People {
         }
     }
 
+    /// Says once that the weights have what others had when this machine came.
+    fn arrive(&mut self, peer: &Peer, replica: &Replica) {
+        if let Some(after_ms) = self.arrival.ends(peer.facts().is_current) {
+            say::caught_up(replica, after_ms);
+        }
+    }
+
     /// Takes the live line away.
     pub fn clear(&self) {
         self.line.clear();
@@ -157,6 +162,7 @@ impl People {
     /// Says that the node has left, and waits until everything that people may read later is written.
     pub async fn close(&mut self, peer: &Peer, wire: &Wire, state: &Path) {
         let (Some(observer), Some(replica)) = (self.observer.take(), peer.replica()) else { return };
+        self.arrive(peer, replica);
         say::left(replica, &self.session);
         say::best(&self.points, state);
         observer.close(&view(peer, replica, &self.session, &self.points, wire)).await;
