@@ -115,14 +115,15 @@ impl<R: Read> Utf16Reader<R> {
         if !rest.is_empty() {
             return Err(invalid(self.units + units.len() as u64, "lacks its second byte; the file is cut off"));
         }
+        let mut at = self.units - u64::from(self.high.is_some());
         let read = self.high.take().into_iter().chain(units.iter().map(|unit| self.order.unit(*unit)));
         let read: Vec<u16> = read.collect();
         let mut text = String::with_capacity(3 * read.len());
         let ends_open = !bytes.is_empty() && read.last().is_some_and(|unit| (0xd800..0xdc00).contains(unit));
         for character in char::decode_utf16(read[..read.len() - usize::from(ends_open)].iter().copied()) {
-            text.push(
-                character.map_err(|_| invalid(self.units, "or one soon after is half a pair; is the file damaged?"))?,
-            );
+            let character = character.map_err(|_| invalid(at, "is half a pair; is the file damaged?"))?;
+            at += character.len_utf16() as u64;
+            text.push(character);
         }
         self.high = if ends_open { read.last().copied() } else { None };
         self.units += units.len() as u64;
@@ -215,6 +216,24 @@ mod tests {
         let cut = bytes("😀", ByteOrder::Little);
         for end in [1, 2, 3] {
             assert!(Utf16Reader::new(&cut[..end], ByteOrder::Little).read_to_end(&mut Vec::new()).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn half_a_pair_is_named_by_its_unit_wherever_it_is() {
+        let piece = 16 * 1024;
+        for at in [0, 1, piece - 1, piece, piece + 1, 50_001] {
+            for half in [0xd83d_u16, 0xde00] {
+                // Pairs, so that units are not characters.
+                let mut units: Vec<u16> = "😀".repeat(at / 2).encode_utf16().chain([0x61]).take(at).collect();
+                units.extend([half, 0x62, 0x63]);
+                let little: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+                let big: Vec<u8> = units.iter().flat_map(|unit| unit.to_be_bytes()).collect();
+                for (bytes, order) in [(little, ByteOrder::Little), (big, ByteOrder::Big)] {
+                    let error = Utf16Reader::new(&bytes[..], order).read_to_end(&mut Vec::new()).unwrap_err();
+                    assert!(error.to_string().contains(&format!("unit {at} is half a pair")), "{error}");
+                }
+            }
         }
     }
 }
