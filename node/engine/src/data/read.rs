@@ -152,7 +152,9 @@ impl Reading<'_> {
 
     fn look_at(&mut self, source: Source) -> Result<Option<Seen>> {
         let (opened, form) = match self.open(&source)? {
-            Content::Text(text) if text.head.iter().all(u8::is_ascii_whitespace) && text.is_whole => return Ok(None),
+            Content::Text(text) if text.is_whole && String::from_utf8_lossy(&text.head).trim().is_empty() => {
+                return Ok(None);
+            }
             Content::Text(text) => {
                 let form = form(&text.head, text.is_whole, source.path(), self.columns);
                 // Of rows, one that has it is bad.
@@ -288,16 +290,17 @@ impl Reading<'_> {
                 here
             }
         };
-        let (tokenizer, tokens, mut read) = (self.encoder.tokenizer, &mut self.tokens, [0, 0]);
+        let (tokenizer, tokens, mut read, mut says) = (self.encoder.tokenizer, &mut self.tokens, [0, 0], [false; 2]);
         if here > 0 {
             tokens.extend(tokenizer.opening())?;
-            read[0] = encode_bytes(&mut bytes.by_ref().take(here), 0, tokenizer, tokens)?;
+            (read[0], says[0]) = encode_bytes(&mut bytes.by_ref().take(here), 0, tokenizer, tokens)?;
         }
         if here < u64::MAX {
             eval_start.get_or_insert(tokens.len());
             tokens.extend(if here == 0 { tokenizer.opening() } else { &[] })?;
-            read[1] = encode_bytes(&mut bytes, here, tokenizer, tokens)?;
+            (read[1], says[1]) = encode_bytes(&mut bytes, here, tokenizer, tokens)?;
         }
+        ensure!(says.contains(&true), "no text, only white space");
         tokens.extend(tokenizer.closing())?;
         self.count(seen.form, &wrapping);
         Ok(read)

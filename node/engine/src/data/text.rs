@@ -22,15 +22,21 @@ pub fn encode_text(text: &str, tokenizer: &Tokenizer, tokens: &mut Tokens) -> Re
     pieces.chunks(PIECES_AT_ONCE).try_for_each(|pieces| encode_pieces(pieces, tokenizer, tokens))
 }
 
-/// Appends the tokens of all `bytes`, which are UTF-8, a few pieces at a time; returns how many bytes there were.
-/// Errors name the byte of the text, of which these begin at `start`.
-pub fn encode_bytes(bytes: &mut impl Read, start: u64, tokenizer: &Tokenizer, tokens: &mut Tokens) -> Result<u64> {
+/// Appends the tokens of all `bytes`, which are UTF-8, a few pieces at a time; returns how many bytes there were, and
+/// whether there is more than white space in them. Errors name the byte of the text, of which these begin at `start`.
+pub fn encode_bytes(
+    bytes: &mut impl Read,
+    start: u64,
+    tokenizer: &Tokenizer,
+    tokens: &mut Tokens,
+) -> Result<(u64, bool)> {
     // Bytes that are not encoded yet: after a round a piece at most.
-    let (mut waiting, mut done) = (Vec::new(), 0u64);
+    let (mut waiting, mut done, mut says) = (Vec::new(), 0u64, false);
     loop {
         let room = (PIECES_AT_ONCE * PIECE_BYTES) as u64;
         let is_last = bytes.by_ref().take(room).read_to_end(&mut waiting)? < room as usize;
         let text = sound(&waiting, start + done, is_last)?;
+        says = says || !text.trim().is_empty();
         let mut pieces: Vec<&str> = pieces(text).collect();
         // Where the last one ends is decided by what follows.
         let open = if is_last { 0 } else { pieces.pop().map_or(0, str::len) };
@@ -38,7 +44,7 @@ pub fn encode_bytes(bytes: &mut impl Read, start: u64, tokenizer: &Tokenizer, to
         let encoded = text.len() - open;
         done += encoded as u64;
         if is_last {
-            return Ok(done);
+            return Ok((done, says));
         }
         waiting.drain(..encoded);
     }
@@ -173,7 +179,7 @@ mod tests {
             let whole = tokens(&|tokens| encode_text(text, &tokenizer, tokens).unwrap());
             let in_parts = tokens(&|tokens| {
                 let read = encode_bytes(&mut text.as_bytes(), 0, &tokenizer, tokens).unwrap();
-                assert_eq!(read, text.len() as u64);
+                assert_eq!(read, (text.len() as u64, !text.is_empty()));
             });
             assert!(whole == in_parts, "{} bytes", text.len());
         }

@@ -338,6 +338,24 @@ fn what_is_no_text_is_named() {
 }
 
 #[test]
+fn white_space_is_no_text_however_much_there_is() {
+    let directory = TempDir::new().unwrap();
+    fs::write(directory.path().join("b.txt"), "a line of text\n".repeat(9)).unwrap();
+    for white in [" \n".repeat(50_000), "\u{3000}".repeat(50_000), "\u{a0}\u{3000}\n".repeat(9)] {
+        let error = read("file", &white).err().unwrap();
+        assert!(error.contains("file") && error.contains("no text"), "{error}");
+        let path = directory.path().join("a.txt");
+        fs::write(&path, &white).unwrap();
+        let error = Dataset::load_split(&path, &tokenizer(), 64).err().map(|error| format!("{error:#}")).unwrap();
+        assert!(error.contains("no text"), "{error}");
+        let read = read_with(&Columns::default(), directory.path(), 64).unwrap();
+        assert_eq!((read.bytes(), read.report().files_skipped()), (135, 1), "{}", read.report());
+    }
+    let text = " ".repeat(100_000) + "and a text.";
+    assert_eq!(read("file", &text).unwrap().bytes(), text.len() as u64);
+}
+
+#[test]
 fn a_long_answer_is_cut_into_windows_and_keeps_its_prompt_and_its_end() {
     let answer: String = (0..500).map(|i| char::from(b'a' + (i % 26) as u8)).collect();
     let line = format!("{{\"prompt\": \"question\", \"completion\": \"{answer}\"}}\n");
