@@ -40,6 +40,8 @@ const ROWS_AT_ONCE: usize = 256;
 const BYTES_AT_ONCE: usize = 1 << 20;
 /// So many are enough to know that a file is no good, if they are more than the others.
 const BAD_ENOUGH: u64 = 1_000;
+/// Files whose texts begin with so many equal bytes may be copies. Fewer than are looked at, of which marks are taken.
+const ALIKE_BYTES: usize = 32 * 1024;
 
 /// What was read of a path.
 pub struct ReadTexts {
@@ -56,6 +58,8 @@ pub struct ReadTexts {
 struct Seen {
     source: Source,
     form: Form,
+    /// What tells the beginning of its text from those of others.
+    beginning: [u8; 32],
     /// Of what can be read only once.
     open: Option<Opened>,
 }
@@ -177,8 +181,9 @@ impl Reading<'_> {
             let name = shown(&source.path().file_name().unwrap_or_default().to_string_lossy());
             self.report.separated.entry(by).or_default().push(name);
         }
+        let beginning = blake3::hash(&opened.head[..opened.head.len().min(ALIKE_BYTES)]).into();
         let open = source.size().is_none().then_some(opened);
-        Ok(Some(Seen { source, form, open }))
+        Ok(Some(Seen { source, form, beginning, open }))
     }
 
     fn open(&self, source: &Source) -> Result<Content> {
@@ -249,14 +254,15 @@ impl Reading<'_> {
         Ok([part(0..boundary, bytes[0]), part(boundary..end, bytes[1])])
     }
 
-    /// The texts without those that are there before, byte for byte: one would be trained on, and the other held out.
+    /// The texts without those that are there before, compressed or not: one would be trained on, and the other held
+    /// out.
     fn without_copies(&mut self, texts: Vec<Seen>) -> Vec<Seen> {
-        let (mut sizes, mut digests, mut kept) = (HashMap::new(), HashSet::new(), Vec::new());
+        let (mut beginnings, mut digests, mut kept) = (HashMap::new(), HashSet::new(), Vec::new());
         for seen in &texts {
-            *sizes.entry(seen.source.size()).or_insert(0) += 1;
+            *beginnings.entry(seen.beginning).or_insert(0) += 1;
         }
         for seen in texts {
-            let is_alike = sizes[&seen.source.size()] > 1;
+            let is_alike = beginnings[&seen.beginning] > 1;
             if is_alike && digest(&seen.source).is_some_and(|digest| !digests.insert(digest)) {
                 let path = seen.source.path();
                 let name = path.strip_prefix(&self.report.path).unwrap_or(path).display().to_string();
@@ -433,10 +439,11 @@ impl Reading<'_> {
     }
 }
 
-/// What tells files apart; None if one cannot be read, which is said where it is.
+/// What tells texts apart; None if one cannot be read, which is said where it is.
 fn digest(source: &Source) -> Option<[u8; 32]> {
+    let Ok(Content::Text(opened)) = bytes::content(source.open().ok()?) else { return None };
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(source.open().ok()?).ok()?;
+    hasher.update_reader(opened.bytes).ok()?;
     Some(hasher.finalize().into())
 }
 

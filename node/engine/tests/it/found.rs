@@ -276,6 +276,28 @@ fn what_is_compressed_several_times_or_padded_is_read_and_what_is_cut_off_is_nam
 }
 
 #[test]
+fn a_copy_of_a_text_is_read_once_where_a_part_is_held_out_compressed_or_not() {
+    let directory = TempDir::new().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(directory.path().join(name), bytes).unwrap();
+    let text = lines(4000, |i| format!("{LONG} {i}\n"));
+    let utf16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    write("a.txt", text.as_bytes());
+    write("a.txt.gz", &gzip(text.as_bytes()));
+    write("b.txt", format!("\u{feff}{text}").as_bytes());
+    write("c.txt", &utf16);
+    // It has the same beginning, and another end.
+    let longer = format!("{text}And so on.\n");
+    write("d.txt.gz", &gzip(longer.as_bytes()));
+    let (train, held_out) =
+        engine::data::Dataset::load_split(directory.path(), &crate::forms::tokenizer(), 64).unwrap();
+    let report = train.report().to_string();
+    assert_eq!(train.bytes() + held_out.bytes(), (text.len() + longer.len()) as u64, "{report}");
+    for name in ["a.txt.gz", "b.txt", "c.txt"] {
+        assert!(report.contains(&format!("{name}: the same text as one before")), "{report}");
+    }
+}
+
+#[test]
 fn a_directory_that_cannot_be_listed_is_named_and_left() {
     use std::os::unix::fs::PermissionsExt;
     let directory = TempDir::new().unwrap();
