@@ -121,13 +121,18 @@ fn part_text(part: &Value) -> Result<String> {
     if let Some(text) = part.as_str() {
         return Ok(text.to_owned());
     }
-    let kind = present(part, "type").map_or_else(|| "no type".to_owned(), |kind| kind.to_string());
-    match present(part, "text") {
-        Some(text) if kind == "text" || kind.ends_with("_text") || kind == "no type" => {
-            Ok(text.as_str().context("a part's text is no text")?.to_owned())
-        }
-        _ => bail!("a message has a part of type {kind:?}; only text can be learned"),
+    ensure!(part.kind() == ValueKind::Map, "a message has a part that is {}, not an object with text", kind(part));
+    let of_type = present(part, "type").map(|name| name.to_string());
+    if let Some(name) = of_type.as_deref().filter(|name| *name != "text" && !name.ends_with("_text")) {
+        bail!("a message has a part of type {name:?}; only text can be read");
     }
+    let Some(text) = present(part, "text") else {
+        ensure!(of_type.is_some(), "a message has a part without text; only text can be read");
+        bail!("a message has a part of type text, and no text in it; write it as \"text\", or leave the part out");
+    };
+    text.as_str()
+        .map(str::to_owned)
+        .with_context(|| format!("the text of a message's part is {}, not a text", kind(&text)))
 }
 
 /// None if there are none.
@@ -222,6 +227,12 @@ mod tests {
             (r#"{"role": "user"}"#, "of role user has no content"),
             (r#"{"role": "user", "content": 5}"#, "content is 5"),
             (r#"{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}"#, "\"image_url\"; only text"),
+            (r#"{"role": "user", "content": [{"type": "text", "text": null}]}"#, "of type text, and no text in it"),
+            (r#"{"role": "user", "content": [{"type": "input_text", "content": "a"}]}"#, "of type text, and no text"),
+            (r#"{"role": "user", "content": [{"type": "text", "text": {"value": "a"}}]}"#, "is an object, not a text"),
+            (r#"{"role": "user", "content": [{"type": "text", "text": 5}]}"#, "part is 5, not a text"),
+            (r#"{"role": "user", "content": ["a", null]}"#, "a part that is null, not an object"),
+            (r#"{"role": "user", "parts": [{"text": null, "inlineData": {}}]}"#, "a part without text; only text"),
             (r#"{"role": "assistant", "tool_calls": [{}]}"#, "has no name"),
         ] {
             assert!(shown(json).contains(part), "{json}: {}", shown(json));
