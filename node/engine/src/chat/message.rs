@@ -6,14 +6,17 @@ use minijinja::{Value, value::ValueKind};
 /// One message: OpenAI's and TRL's `role` and `content`, ShareGPT's `from` and `value`, or Gemini's `role` and `parts`.
 ///
 /// Roles that mean `system`, `user`, `assistant` or `tool` become these. Content is a string, a list of parts of text,
-/// or null. Arguments of tool calls that are JSON in a string become values, as templates expect. Errors name the field
-/// and what it may be.
+/// or null; where it says nothing, OpenAI's `refusal` is what was said. Arguments of tool calls that are JSON in a
+/// string become values, as templates expect. Errors name the field and what it may be.
 pub fn message(value: &Value) -> Result<Value> {
     ensure!(value.kind() == ValueKind::Map, "a message is {}, not an object with role and content", kind(value));
     let field = |names: &[&str]| names.iter().find_map(|name| present(value, name));
     let role = field(&["role", "from"]).context("a message has no role")?;
     let role = role.as_str().with_context(|| format!("a message's role is {}, not a text", kind(&role)))?.to_owned();
-    let content = field(&["content", "value", "parts", "text"]);
+    let says = |text: &Value| text.as_str().is_some_and(|text| !text.trim().is_empty());
+    let refusal = present(value, "refusal").filter(says);
+    let is_said = |content: &Value| content.is_true() || refusal.is_none();
+    let content = field(&["content", "value", "parts", "text"]).filter(is_said).or(refusal);
     let calls = present(value, "tool_calls").map_or(Ok(None), |calls| tool_calls(&calls))?;
     let call = present(value, "function_call").filter(|call| call.as_str().is_none_or(|text| !text.trim().is_empty()));
     let calls = match (calls, call) {
@@ -123,12 +126,14 @@ fn part_text(part: &Value) -> Result<String> {
     }
     ensure!(part.kind() == ValueKind::Map, "a message has a part that is {}, not an object with text", kind(part));
     let of_type = present(part, "type").map(|name| name.to_string());
-    if let Some(name) = of_type.as_deref().filter(|name| *name != "text" && !name.ends_with("_text")) {
+    let is_text = |name: &str| matches!(name, "text" | "refusal") || name.ends_with("_text");
+    if let Some(name) = of_type.as_deref().filter(|name| !is_text(name)) {
         bail!("a message has a part of type {name:?}; only text can be read");
     }
-    let Some(text) = present(part, "text") else {
+    let field = if of_type.as_deref() == Some("refusal") { "refusal" } else { "text" };
+    let Some(text) = present(part, field) else {
         ensure!(of_type.is_some(), "a message has a part without text; only text can be read");
-        bail!("a message has a part of type text, and no text in it; write it as \"text\", or leave the part out");
+        bail!("a message has a part of type {field}, and no text in it; write it as {field:?}, or leave the part out");
     };
     text.as_str()
         .map(str::to_owned)
@@ -215,6 +220,16 @@ mod tests {
             assert_eq!(shown(same), call, "{same}");
         }
         assert_eq!(shown(r#"{"from": "observation", "value": "4"}"#), r#"{"role":"tool","content":"4"}"#);
+        for refused in [
+            r#"{"role": "assistant", "content": null, "refusal": "no"}"#,
+            r#"{"role": "assistant", "content": "", "refusal": "no"}"#,
+            r#"{"role": "assistant", "content": [], "refusal": "no"}"#,
+            r#"{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}"#,
+            r#"{"role": "assistant", "content": "no", "refusal": null}"#,
+            r#"{"role": "assistant", "content": "no", "refusal": "what was not said"}"#,
+        ] {
+            assert_eq!(shown(refused), r#"{"role":"assistant","content":"no"}"#, "{refused}");
+        }
     }
 
     #[test]
