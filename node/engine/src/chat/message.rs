@@ -48,11 +48,37 @@ pub fn message(value: &Value) -> Result<Value> {
     Ok(Value::from_pairs(pairs))
 }
 
-/// The messages of a list, or of JSON in a string, as tables have them. At least one.
+/// The messages of a list, of JSON in a string, as tables have them, or of an object with a list for each field. At
+/// least one.
 pub fn messages(value: &Value) -> Result<Vec<Value>> {
-    let list = list_of(value).context("the messages are not a list")?;
+    let list = match is_by_field(value) {
+        true => by_field(value)?,
+        false => list_of(value).context("the messages are not a list")?,
+    };
     ensure!(!list.is_empty(), "the list of messages is empty");
     list.iter().enumerate().map(|(index, one)| message(one).with_context(|| format!("message {index}"))).collect()
+}
+
+/// Whether it is messages with a list for each field: `{"role": […], "content": […]}`, as `datasets` keeps a sequence.
+pub fn is_by_field(value: &Value) -> bool {
+    let is_list = |name: &&str| present(value, name).is_some_and(|list| list.kind() == ValueKind::Seq);
+    value.kind() == ValueKind::Map && ["role", "from"].iter().any(is_list)
+}
+
+/// Those messages, one after the other.
+fn by_field(fields: &Value) -> Result<Vec<Value>> {
+    let names = fields.try_iter()?.map(|name| name.to_string());
+    let lists: Vec<(String, Value)> =
+        names.filter_map(|name| present(fields, &name).map(|list| (name, list))).collect();
+    let count = lists.first().and_then(|(_, list)| list.len()).unwrap_or(0);
+    ensure!(
+        lists.iter().all(|(_, list)| list.kind() == ValueKind::Seq && list.len() == Some(count)),
+        "the messages have their fields in lists, which are not all of one length; write a list of objects instead, \
+         each with role and content"
+    );
+    let item = |list: &Value, index: usize| list.get_item_by_index(index).unwrap_or_default();
+    let turn = |index| Value::from_pairs(lists.iter().map(|(name, list)| (name.clone(), item(list, index))));
+    Ok((0..count).map(turn).collect())
 }
 
 /// Tools or, as older data has them, functions: a list, or JSON in a string. None if it is empty.

@@ -13,7 +13,7 @@ mod python;
 mod template;
 
 pub use conversation::{Conversation, Rendered};
-pub(crate) use message::{from_json, kind, present};
+pub(crate) use message::{from_json, is_by_field, kind, present};
 pub use message::{message, messages, tools};
 /// A value of JSON or of a template; maps keep the order of their keys.
 pub use minijinja::Value;

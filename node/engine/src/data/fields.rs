@@ -147,7 +147,7 @@ impl Fields {
     }
 
     fn is_list(&self, name: &str) -> bool {
-        self.all.get(name).is_some_and(|(_, value)| value.kind() == ValueKind::Seq)
+        self.all.get(name).is_some_and(|(_, value)| value.kind() == ValueKind::Seq || chat::is_by_field(value))
     }
 
     /// What is learned; None if there is nothing in the row.
@@ -410,8 +410,10 @@ fn unanswered(mut messages: Vec<Value>, tools: Option<Value>) -> Result<Question
 /// Whether there is nothing in a column: null, no messages, or a list of none. Choices are counted later.
 fn is_blank(name: &str, value: &Value) -> bool {
     let is_messages = MESSAGES.contains(&name);
+    let is_empty = |name: &str| present(value, name).is_some_and(|list| list.len() == Some(0));
     match value.as_str() {
         Some(text) => is_messages && matches!(text.trim(), "" | "[]" | "null"),
+        None if is_messages && chat::is_by_field(value) => is_empty("role") || is_empty("from"),
         None => value.kind() == ValueKind::Seq && value.len() == Some(0) && name != "choices",
     }
 }

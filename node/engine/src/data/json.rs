@@ -16,7 +16,7 @@ use super::{
     report::{few, shown},
     row::{Content, ROW_BYTES_MAX, Row, parse},
 };
-use crate::chat::present;
+use crate::chat::{is_by_field, present};
 
 /// Lists of rows by the names that they have beside others: the first of these is read.
 const LISTS: [&str; 3] = ["rows", "data", "train"];
@@ -246,8 +246,9 @@ fn by_column(pairs: &[(String, Value)]) -> Option<Vec<Value>> {
         return None;
     }
     // One row, whose prompt and completion are messages.
-    let is_conversation =
-        |value: &Value| value.kind() == ValueKind::Seq && first(value).is_some_and(|first| is_message(&first));
+    let is_conversation = |value: &Value| {
+        is_by_field(value) || value.kind() == ValueKind::Seq && first(value).is_some_and(|first| is_message(&first))
+    };
     if pairs.iter().any(|(_, value)| is_conversation(value)) {
         return None;
     }

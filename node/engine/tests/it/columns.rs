@@ -229,6 +229,33 @@ fn conversations_come_out_of_every_form_that_pandas_writes_or_are_named() {
 }
 
 #[test]
+fn messages_with_a_list_for_each_field_are_a_conversation() {
+    for row in [
+        r#"{"messages": {"role": ["user", "assistant"], "content": ["hi", "ho"]}}"#,
+        r#"{"id": 1, "messages": {"content": ["hi", "ho"], "role": ["user", "assistant"], "name": [null, null]}}"#,
+        r#"{"conversations": {"from": ["human", "gpt"], "value": ["hi", "ho"], "weight": null}}"#,
+        r#"{"prompt": {"role": ["user"], "content": ["hi"]}, "completion": {"role": ["gpt"], "content": ["ho"]}}"#,
+        r#"{"prompt": {"role": ["user"], "content": ["hi"]}, "completion": "ho"}"#,
+    ] {
+        for name in ["rows", "rows.json"] {
+            assert_eq!(rows_of(name, row), ["User: hi\nAssistant:[ ho$]"], "{name}: {row}");
+            assert_eq!(rows_of(name, format!("{row}\n{row}\n")), ["User: hi\nAssistant:[ ho$]"; 2], "{name}: {row}");
+            let list = format!("[\n{row},\n{row}\n]");
+            assert_eq!(rows_of(name, list), ["User: hi\nAssistant:[ ho$]"; 2], "{name}: {row}");
+        }
+    }
+    for messages in [
+        r#"{"role": ["user", "assistant"], "content": ["hi"]}"#,
+        r#"{"role": ["user", "assistant"], "content": ["hi", "ho"], "weight": 0}"#,
+    ] {
+        let error = read("rows", format!("{{\"messages\": {messages}}}\n").repeat(2)).err().unwrap();
+        assert!(error.contains("not all of one length; write a list of objects"), "{messages}: {error}");
+    }
+    let empty = r#"{"messages": {"role": [], "content": []}, "text": "one two three"}"#;
+    assert_eq!(rows_of("rows", empty), [TWO[0]]);
+}
+
+#[test]
 fn numbers_are_texts_where_a_text_is_asked_for() {
     for (row, expected) in [
         (r#"{"question": "6*7?", "answer": 42}"#, "User: 6*7?\nAssistant:[ 42$]"),
