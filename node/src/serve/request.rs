@@ -22,6 +22,10 @@ const STOP_BYTES_MAX: usize = 256;
 /// So much of a wrong value is shown.
 const SHOWN_CHARACTERS: usize = 60;
 
+/// What whole numbers may be.
+const COUNT: &str = "a whole number from 0";
+const SEED: &str = "a whole number from -9223372036854775808 to 9223372036854775807";
+
 /// What would change an answer, and is not done here: each with the JSON that changes nothing, beside null.
 const NOT_DONE: [(&str, &str); 13] = [
     ("functions", "[]"),
@@ -67,6 +71,18 @@ impl Body {
             Ok(value) => Ok(Some(value)),
             Err(_) => bail!("{name} is {}; it must be {what}", short(value)),
         }
+    }
+
+    /// A number, or what it is `usually`. Errors if it is not what `is_in` wants, in the words of `range`.
+    fn number(&self, name: &str, usually: f64, range: &str, is_in: impl Fn(f64) -> bool) -> Result<f64> {
+        let number = self.get(name, &format!("a number, {range}"))?.unwrap_or(usually);
+        // Its JSON is short, however many zeros it has.
+        ensure!(is_in(number), "{name} is {}, and must be {range}", short(&Json::from(number)));
+        Ok(number)
+    }
+
+    fn temperature(&self, usually: f64) -> Result<f64> {
+        self.number("temperature", usually, "0 to 10", |temperature| (0.0..=10.0).contains(&temperature))
     }
 
     /// A field of one text or several.
@@ -118,7 +134,7 @@ impl Asked {
     /// Errors name the field, the value, and what it may be. `seed`: unless the client says another.
     pub fn of(body: &[u8], is_chat: bool, speaker: &Speaker, seed: u64) -> Result<Self> {
         let body = Body::read(body)?;
-        let count: u64 = body.get("n", "a whole number")?.unwrap_or(1);
+        let count: u64 = body.get("n", "1")?.unwrap_or(1);
         ensure!(count == 1, "n is {count}; this server gives one answer at a time");
         let mut stops = body.texts("stop")?.unwrap_or_default();
         ensure!(stops.len() <= STOPS_MAX, "stop has {} texts, and may have {STOPS_MAX}", stops.len());
@@ -137,24 +153,25 @@ impl Asked {
         let prompt_tokens = prompt.len();
         let window = speaker.window()?;
         ensure!(prompt_tokens < window, "the prompt has {prompt_tokens} tokens, and {TOO_LONG} {window}; shorten it");
-        let most = |name: &str| body.get::<u64>(name, "a whole number");
+        let most = |name: &str| body.get::<u64>(name, COUNT);
         let most = most("max_completion_tokens")?.or(most("max_tokens")?);
         let wanted = most.map_or(TOKENS, |most| most.min(1 << 32) as usize);
         let defaults = speaker.sampling();
         let sampling = Sampling {
-            temperature: body.get("temperature", "a number")?.unwrap_or(defaults.temperature),
-            top_p: body.get("top_p", "a number")?.unwrap_or(defaults.top_p),
-            top_k: body.get("top_k", "a whole number, 0 for all")?.unwrap_or(defaults.top_k),
-            repetition_penalty: body.get("repetition_penalty", "a number")?.unwrap_or(defaults.repetition_penalty),
-            seed: body.get::<i64>("seed", "a whole number")?.map_or(seed, |seed| seed as u64),
+            temperature: body.temperature(defaults.temperature)?,
+            top_p: body.number("top_p", defaults.top_p, "above 0, at most 1", |top_p| top_p > 0.0 && top_p <= 1.0)?,
+            top_k: body.get("top_k", "a whole number from 0, which is for all")?.unwrap_or(defaults.top_k),
+            repetition_penalty: body.number(
+                "repetition_penalty",
+                defaults.repetition_penalty,
+                "0.1 to 10",
+                |penalty| (0.1..=10.0).contains(&penalty),
+            )?,
+            seed: body.get::<i64>("seed", SEED)?.map_or(seed, |seed| seed as u64),
             tokens_max: wanted.min(TOKENS_MAX).min(window - prompt_tokens),
             until: None,
             stop: stops,
         };
-        let (temperature, top_p, penalty) = (sampling.temperature, sampling.top_p, sampling.repetition_penalty);
-        ensure!((0.0..=10.0).contains(&temperature), "temperature is {temperature}, and must be 0 to 10");
-        ensure!(top_p > 0.0 && top_p <= 1.0, "top_p is {top_p}, and must be above 0, at most 1");
-        ensure!((0.1..=10.0).contains(&penalty), "repetition_penalty is {penalty}, and must be 0.1 to 10");
         let streams = body.get("stream", "true or false")?.unwrap_or(false);
         let options: Option<StreamOptions> =
             body.get("stream_options", "an object, with include_usage true or false")?;
@@ -179,7 +196,9 @@ mod tests {
 
     fn refusal(body: &str) -> String {
         let read = |body: Body| {
-            body.get::<u64>("max_tokens", "a whole number")?;
+            body.get::<u64>("max_tokens", COUNT)?;
+            body.get::<i64>("seed", SEED)?;
+            body.temperature(1.0)?;
             body.texts("stop")?;
             body.texts("prompt")?;
             body.get::<bool>("stream", "true or false")
@@ -190,7 +209,11 @@ mod tests {
     #[test]
     fn a_wrong_field_is_named_with_its_value_and_what_it_may_be() {
         for (body, expected) in [
-            (r#"{"max_tokens": -1}"#, "max_tokens is -1; it must be a whole number"),
+            (r#"{"max_tokens": -1}"#, "max_tokens is -1; it must be a whole number from 0"),
+            (r#"{"seed": 18446744073709551615}"#, "seed is 18446744073709551615; it must be a whole number from -9223"),
+            (r#"{"temperature": 1e308}"#, "308, and must be 0 to 10"),
+            (r#"{"temperature": -1}"#, "temperature is -1.0, and must be 0 to 10"),
+            (r#"{"temperature": "hot"}"#, "temperature is \"hot\"; it must be a number, 0 to 10"),
             (r#"{"stop": 5}"#, "stop is 5; it must be a text, or a list of texts"),
             (r#"{"prompt": [1, 2, 3]}"#, "prompt is [1,2,3]; it must be a text"),
             (r#"{"stream": "yes"}"#, "stream is \"yes\"; it must be true or false"),

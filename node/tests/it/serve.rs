@@ -176,6 +176,10 @@ fn each_bad_request_is_told_what_is_wrong_with_it() {
         (chat(&json!({ "repetition_penalty": 0 })), "repetition_penalty is 0"),
         (chat(&json!({ "stop": [""] })), "a text of stop"),
         (
+            json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url", "image_url": {} }] }] }),
+            "part of type \\\"image_url\\\"; only text can be read",
+        ),
+        (
             chat(&json!({ "messages": [{ "role": "user", "content": "word ".repeat(9000) }] })),
             "\"code\":\"context_length_exceeded\"",
         ),
