@@ -182,7 +182,8 @@ fn is_value(text: &str, is_whole: bool) -> bool {
             // Prose may begin with {} or ["a"].
             Some(Ok(_)) => {
                 let rest = text.get(values.byte_offset()..).unwrap_or_default().trim_start();
-                rest.is_empty() || rest.starts_with(['{', '[', '"', ','])
+                let rest = rest.strip_prefix(',').map_or(rest, str::trim_start);
+                rest.is_empty() || rest.starts_with(['{', '[', '"'])
             }
             Some(Err(error)) => error.is_eof() && !is_whole,
             None => false,
@@ -258,6 +259,8 @@ mod tests {
             ("{\"a\": 1} is an object, they say.\nAnd more.\n", "text"),
             ("{\"a\": …} is an object, they say.\nAnd more.\n", "text"),
             ("{} is the empty set, they say.\nAnd more.\n", "text"),
+            ("{}, the empty set, has no elements.\nAnd more.\n", "text"),
+            ("{\n  \"text\": \"a\"\n},\n{\n  \"text\": \"b\"\n}\n", "JSON"),
             ("[\"Hello\"] she said.\nAnd more.\n", "text"),
             ("# a comment\n{\"text\": \"a\"}\n{\"text\": \"b\"}\n", "JSON Lines"),
             ("of a line\"}\n{\"text\": \"a\"}\n", "JSON Lines"),

@@ -1,6 +1,6 @@
 //! JSON as Python and pandas write and read it, made JSON that the standard knows: `NaN`, `Infinity` and numbers beyond
 //! an f64 become null, integers beyond 64 bits texts of their digits, half of a surrogate pair the replacement
-//! character, and a raw tab an escape.
+//! character, a raw tab an escape, and a comma between values that are in no list a space.
 
 use std::{
     io::{BufRead, Read, Result, Write},
@@ -21,6 +21,8 @@ const REPLACEMENT: &[u8] = b"\\ufffd";
 pub struct Lenient<R> {
     source: R,
     in_text: bool,
+    /// Lists and objects that are open.
+    depth: u64,
     /// What was mended, and not asked for yet.
     ready: Vec<u8>,
     taken: usize,
@@ -29,7 +31,7 @@ pub struct Lenient<R> {
 
 impl<R: BufRead> Lenient<R> {
     pub fn new(source: R) -> Self {
-        Self { source, in_text: false, ready: Vec::new(), taken: 0, line: Arc::new(1.into()) }
+        Self { source, in_text: false, depth: 0, ready: Vec::new(), taken: 0, line: Arc::new(1.into()) }
     }
 
     fn peek(&mut self) -> Result<Option<u8>> {
@@ -60,6 +62,12 @@ impl<R: BufRead> Lenient<R> {
             (false, b'N') => return self.word(b"NaN"),
             (false, b'I') => return self.word(b"Infinity"),
             (false, b'-' | b'0'..=b'9') => return self.number(byte),
+            (false, b'[' | b'{') => self.depth += 1,
+            (false, b']' | b'}') => self.depth = self.depth.saturating_sub(1),
+            (false, b',') if self.depth == 0 => {
+                self.ready.push(b' ');
+                return Ok(());
+            }
             _ => {}
         }
         self.ready.push(byte);
@@ -169,11 +177,11 @@ pub fn may_have_long_number(text: &str) -> bool {
     text.as_bytes().chunk_by(|a, b| a.is_ascii_digit() && b.is_ascii_digit()).any(|run| run.len() >= LONG_DIGITS)
 }
 
-/// The same of a text in memory.
+/// The same of a text in memory, which is one value, or its beginning: as within a list, its commas stay.
 pub fn mended(text: &[u8]) -> String {
     let mut out = Vec::with_capacity(text.len());
     // Memory does not fail to read.
-    let _ = Lenient::new(text).read_to_end(&mut out);
+    let _ = Lenient { depth: 1, ..Lenient::new(text) }.read_to_end(&mut out);
     String::from_utf8_lossy(&out).into_owned()
 }
 
@@ -207,5 +215,13 @@ mod tests {
         ] {
             assert_eq!(mended(text.as_bytes()), expected);
         }
+    }
+
+    #[test]
+    fn a_comma_between_values_of_no_list_is_a_space() {
+        let text = "{\"a,\": [1, {\"b\": 2}]}, \"c,d\",\n[3, 4],]5, 6";
+        let mut out = String::new();
+        Lenient::new(text.as_bytes()).read_to_string(&mut out).unwrap();
+        assert_eq!(out, "{\"a,\": [1, {\"b\": 2}]}  \"c,d\" \n[3, 4] ]5  6");
     }
 }

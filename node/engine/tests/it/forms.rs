@@ -92,6 +92,8 @@ fn the_same_rows_come_out_of_every_form() {
         r#"{"text": {"0": "one two three", "1": "four five six"}, "id": {"0": 1, "1": 2}}"#.into(),
         r#"{"a": {"text": "one two three"}, "b": {"text": "four five six"}}"#.into(),
         "{\n \"text\": \"one two three\"\n}\n{\n \"text\": \"four five six\"\n}\n".into(),
+        "{\n \"text\": \"one two three\"\n},\n{\n \"text\": \"four five six\"\n},\n".into(),
+        r#"{"text": "one two three"}, {"text": "four five six"}"#.into(),
         "id,text\n1,one two three\n2,\"four five six\"\n".into(),
         "id;text\r\n1;one two three\r\n2;four five six\r\n".into(),
         "sep=;\nid;text\n1;one two three\n2;four five six\n".into(),
