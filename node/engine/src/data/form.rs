@@ -121,24 +121,56 @@ fn json(head: &str, lines: &[&str], is_whole: bool, extension: &str) -> Option<F
     })
 }
 
-/// Whether JSON begins and is broken further on, or has no end: the first pair of a name and a value in it is sound.
-fn is_broken(text: &str) -> bool {
-    let value = |text: &str| serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>().next();
-    // Behind a value that has its end there may be prose.
-    if !matches!(value(text), Some(Err(_))) {
-        return false;
+/// What keeps a text that begins with `head` from being JSON, if it is nearly that; of a text that is none.
+pub fn nearly_json(head: &[u8], is_whole: bool) -> Option<&'static str> {
+    let head = String::from_utf8_lossy(head);
+    let start = past_comments(&head);
+    if !start.starts_with(['{', '[']) {
+        return None;
     }
+    let mended = lenient::mended(start.as_bytes());
+    match is_broken(&mended) || is_value(start, is_whole) && begins_with_pair(&mended) {
+        true => Some("comments"),
+        false => begins_with_bare_pair(start).then_some("names or texts without double quotes"),
+    }
+}
+
+/// What follows white space and comments, as JavaScript, C and Python have them.
+fn past_comments(text: &str) -> &str {
     let mut rest = text.trim_start();
+    while rest.starts_with("/*") || rest.starts_with("//") || rest.starts_with('#') {
+        let end = if rest.starts_with("/*") { "*/" } else { "\n" };
+        rest = rest.split_once(end).map_or("", |(_, after)| after.trim_start());
+    }
+    rest
+}
+
+/// The first value of a text.
+fn first_value(text: &str) -> Option<serde_json::Result<IgnoredAny>> {
+    serde_json::Deserializer::from_str(text).into_iter().next()
+}
+
+/// Whether JSON begins and is broken further on, or has no end.
+fn is_broken(text: &str) -> bool {
+    // Behind a value that has its end there may be prose.
+    matches!(first_value(text), Some(Err(_))) && begins_with_pair(text)
+}
+
+/// Whether the first pair of a name and a value is sound, whatever lists and objects it is in.
+fn begins_with_pair(text: &str) -> bool {
+    let mut rest = past_comments(text);
     loop {
         if let Some(list) = rest.strip_prefix('[') {
-            rest = list.trim_start();
+            rest = past_comments(list);
             continue;
         }
-        let Some(inner) = rest.strip_prefix('{').and_then(behind_name) else { return false };
-        if matches!(value(inner), Some(Ok(_))) {
+        let Some(inner) = rest.strip_prefix('{').and_then(|pair| behind_name(past_comments(pair))) else {
+            return false;
+        };
+        if matches!(first_value(inner), Some(Ok(_))) {
             return true;
         }
-        rest = inner.trim_start();
+        rest = past_comments(inner);
     }
 }
 
@@ -147,6 +179,33 @@ fn behind_name(text: &str) -> Option<&str> {
     let mut names = serde_json::Deserializer::from_str(text).into_iter::<String>();
     names.next()?.ok()?;
     text.get(names.byte_offset()..)?.trim_start().strip_prefix(':')
+}
+
+/// Whether an object, or a list of some, begins with a name or a text that lacks its double quotes.
+fn begins_with_bare_pair(text: &str) -> bool {
+    let mut rest = past_comments(text);
+    while let Some(list) = rest.strip_prefix('[') {
+        rest = past_comments(list);
+    }
+    let Some(pair) = rest.strip_prefix('{').map(past_comments) else { return false };
+    let is_text = |value: &str| value.trim_start().starts_with('\'');
+    let is_value = |value: &str| {
+        let value = value.trim_start();
+        value.starts_with(['"', '\'', '[', '{', '-']) || value.starts_with(|first: char| first.is_ascii_digit())
+    };
+    match behind_name(pair) {
+        Some(value) => is_text(value),
+        None => behind_bare_name(pair).is_some_and(is_value),
+    }
+}
+
+/// What follows a name that is a word, or in single quotes.
+fn behind_bare_name(text: &str) -> Option<&str> {
+    let behind = match text.strip_prefix('\'') {
+        Some(name) => name.split_once('\'')?.1,
+        None => text.trim_start_matches(|part: char| part.is_alphanumeric() || part == '_'),
+    };
+    (behind.len() < text.len()).then_some(behind)?.trim_start().strip_prefix(':')
 }
 
 /// Rows a line each, behind a first line that is none (a comment, or half a line); or texts in quotes, which may be the

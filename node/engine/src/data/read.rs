@@ -17,7 +17,7 @@ use super::{
     columns::Columns,
     documents::{Document, Encoder, Stored},
     fields::{NoColumn, keys},
-    form::{Form, form},
+    form::{Form, form, nearly_json},
     header,
     held_out::{held_out_files, mixed},
     json,
@@ -175,11 +175,14 @@ impl Reading<'_> {
         if let (Form::Text, Some(flag)) = (form, self.columns.flag()) {
             bail!("{flag} names columns, and this is plain text; give it rows with columns, or leave out {flag}");
         }
-        if form == Form::Text
-            && let Some(by) = header::separated(&String::from_utf8_lossy(&opened.head), opened.is_whole)
-        {
-            let name = shown(&source.path().file_name().unwrap_or_default().to_string_lossy());
-            self.report.separated.entry(by).or_default().push(name);
+        if form == Form::Text {
+            let name = || shown(&source.path().file_name().unwrap_or_default().to_string_lossy());
+            if let Some(by) = header::separated(&String::from_utf8_lossy(&opened.head), opened.is_whole) {
+                self.report.separated.entry(by).or_default().push(name());
+            }
+            if let Some(but) = nearly_json(&opened.head, opened.is_whole) {
+                self.report.nearly_json.entry(but).or_default().push(name());
+            }
         }
         let beginning = blake3::hash(&opened.head[..opened.head.len().min(ALIKE_BYTES)]).into();
         let open = source.size().is_none().then_some(opened);

@@ -45,6 +45,8 @@ pub struct Report {
     pub(super) skipped: Vec<(String, String)>,
     /// Plain texts with columns, by what separates these.
     pub(super) separated: BTreeMap<&'static str, Vec<String>>,
+    /// Plain texts that are nearly JSON, by what they have that JSON has not.
+    pub(super) nearly_json: BTreeMap<&'static str, Vec<String>>,
     /// Names that begin with a dot.
     pub(super) hidden: u64,
     /// What names say is to be trained on, and what is to be measured by, if both are read here.
@@ -263,6 +265,9 @@ impl Report {
                 _ => ("", "--text-field NAME reads rows"),
             };
             notes.push(format!("read as text{said}, though {by} separate columns: {} ({remedy})", few(names)));
+        }
+        for (but, names) in &self.nearly_json {
+            notes.push(format!("read as text, though it would be JSON if it had no {but}: {}", few(names)));
         }
         if self.windowed > 0 {
             notes.push(format!("{} longer than a window, cut into several", counted(self.windowed, "row")));

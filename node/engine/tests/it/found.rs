@@ -389,6 +389,53 @@ fn json_that_is_broken_is_no_prose_whatever_it_is_called() {
 }
 
 #[test]
+fn text_that_is_nearly_json_is_said_to_be() {
+    let list = "[\n  {\n    \"text\": \"one two\"\n  },\n  {\n    \"text\": \"one two\"\n  }\n]\n";
+    let long =
+        format!("[\n{}  {{\n  \"text\": \"end\"\n  }}\n]\n", "  {\n  \"text\": \"one two\"\n  },\n".repeat(4000));
+    for (content, has) in [
+        (format!("/* rows */\n{list}"), "comments"),
+        (format!("// rows\n// of {{}}\n\n{list}"), "comments"),
+        (format!("# rows\n{long}"), "comments"),
+        (format!("# rows\n{{\n\"data\": {list}}}\n"), "comments"),
+        (format!("[\n  // the first\n{}", &list[2..]), "comments"),
+        (format!("/* rows */\n{}", list.replace("\n]", ",\n]")), "comments"),
+        ("[ {text: \"one two\"},\n  {text: \"one two\"} ]\n".repeat(4), "names or texts without double quotes"),
+        ("{\n  text: 'one two',\n  id: 1\n}\n".repeat(4), "names or texts without double quotes"),
+        ("{\"text\": 'one two'}\n{\"text\": 'one two'}\n".repeat(4), "names or texts without double quotes"),
+        ("# rows\n{\n  'text': 'one two'\n}\n".repeat(4), "names or texts without double quotes"),
+    ] {
+        for name in ["rows", "rows.txt"] {
+            let read = read(name, &content).unwrap();
+            assert_eq!(read.bytes(), content.len() as u64, "{name}: {content}");
+            let report = read.report().to_string();
+            assert!(report.contains(&format!("it would be JSON if it had no {has}: {name}")), "{content}: {report}");
+        }
+    }
+    // Programs, and what else people write.
+    for (name, text) in [
+        ("a.js", "// rows\nconst rows = [\n  {text: 'one two'},\n];\nexport default rows;\n"),
+        ("a.js", "/* a block */\n{\n  let text = 'one two';\n  text: for (;;) break text;\n}\n"),
+        ("a.py", "# rows\nrows = [\n    {'text': 'one two'},\n    {'text': 'three'},\n]\n"),
+        ("a.c", "/* pairs */\n#include <stdio.h>\n\nstatic int pairs[][2] = {\n    {1, 2},\n};\n"),
+        ("a.inc", "// pairs\n{ \"a\", 1 },\n{ \"b\", 2 },\n"),
+        ("a.nix", "# a shell\n{ pkgs ? import <nixpkgs> {} }:\npkgs.mkShell { }\n"),
+        ("a.graphql", "# a query\n{\n  hero {\n    name\n  }\n}\n"),
+        ("a.tex", "{\\bf A title}\n\nAnd a text.\n"),
+        ("a.md", "# A title\n\n[a link]: https://example.org\n"),
+        ("a.md", "# A title\n{\"a\": 1} is an object, they say.\n"),
+        ("a.html", "{{ title }}\n{% for row in rows %}{{ row }}{% endfor %}\n"),
+        ("a.txt", "[Verse 1]\n{sung: softly}\nla la la\n"),
+    ] {
+        let content = text.repeat(3);
+        let read = read(name, &content).unwrap();
+        assert_eq!(read.bytes(), content.len() as u64, "{name}: {text}");
+        let report = read.report().to_string();
+        assert!(!report.contains("would be JSON"), "{name}: {text}: {report}");
+    }
+}
+
+#[test]
 fn text_that_begins_like_json_is_text() {
     for text in ["{} is the empty set, they say.\n", "[\"Hello\"] she said.\n"] {
         for name in ["text", "text.txt"] {
