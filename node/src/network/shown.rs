@@ -1,5 +1,5 @@
-//! Addresses at which this machine can be reached, and the own address that each leads to: the one at which its calls to
-//! the world began when that was shown.
+//! Addresses at which this machine can be reached, and the own address that each leads to: the one at which its calls
+//! to the world began when that was shown.
 
 use libp2p::Multiaddr;
 use std::{
