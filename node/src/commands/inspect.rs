@@ -128,7 +128,8 @@ fn say_other_text(state: &Path, text: &Dataset) -> Result<()> {
     let Some(last) = journal.as_ref().and_then(|journal| journal.points().last()) else { return Ok(()) };
     if last.measure.text != hex(&text.digest()?) {
         tracing::warn!(
-            "without --data this is the embedded held-out text, and what the node here held out was another, or cut in other windows:              its figures cannot be compared with this one. --data <path> names a text"
+            "without --data this is the embedded held-out text, and what the node here held out was another, or cut in \
+             other windows: its figures cannot be compared with this one. --data <path> names a text"
         );
     }
     Ok(())

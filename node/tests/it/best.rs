@@ -246,7 +246,8 @@ fn a_text_that_nobody_named_is_named_and_told_from_what_the_node_held_out() {
     };
     let (line, said) = eval(&[]);
     assert!(
-        line.contains("of the embedded held-out text)") && said.contains("--data <path> names a text"),
+        line.contains("of the embedded held-out text)")
+            && said.contains("other windows: its figures cannot be compared"),
         "{said}{line}"
     );
     let (line, said) = eval(&["--data", text.to_str().unwrap()]);
