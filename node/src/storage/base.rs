@@ -112,7 +112,8 @@ fn write(
         sync_directory(&state.path)?;
         Ok((base, chunk_digests))
     };
-    write().with_context(|| unusable(&state.path))
+    // A disk that had no room for it has none while it lies there.
+    write().inspect_err(|_| drop(fs::remove_file(&temporary))).with_context(|| unusable(&state.path))
 }
 
 /// The base model, for loading and for serving.

@@ -111,6 +111,21 @@ fn the_same_tensors_in_other_files_are_kept_and_read_again_and_give_way_to_the_r
     assert!(!encoded.windows(parent.len()).any(|bytes| bytes == parent.as_bytes()), "no path gets into a manifest");
 }
 
+/// A start whose disk was full left as much of the base as had found room, and its directory with it.
+#[test]
+fn a_base_that_cannot_be_written_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let state = StateDir::create_or_open(&path).unwrap();
+    // Nothing can be renamed to a directory.
+    fs::create_dir(path.join("base")).unwrap();
+    begin(&state, embedded::checkpoint().unwrap(), Trained::All).unwrap_err();
+    fs::remove_dir(path.join("base")).unwrap();
+    state.take_back();
+    let left = fs::read_dir(&path).map(|left| left.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>());
+    assert!(left.is_err(), "{left:?}");
+}
+
 #[test]
 fn frozen_tensors_survive_a_checkpoint_and_are_exported_as_they_were() {
     let directory = tempfile::tempdir().unwrap();
