@@ -10,6 +10,8 @@ use super::{fields::token_ids, files::OriginalFile};
 
 /// Where older checkpoints list the tokens that were added.
 const OLDER_LIST: &str = "added_tokens.json";
+/// Special tokens that have no id yet get theirs in this order, as in transformers; others come after them.
+const ORDER: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// The tokens that end a turn or a text, as a checkpoint's files name them.
 #[derive(Default)]
@@ -66,11 +68,12 @@ pub fn listed<'a>(files: impl Iterator<Item = &'a OriginalFile> + Clone) -> Resu
     Ok(listed.into_values().collect())
 }
 
-/// The tokens that files name as special, whatever for.
+/// The tokens that files name as special, whatever for, in the order in which they get ids.
 pub fn special<'a>(files: impl Iterator<Item = &'a OriginalFile> + Clone) -> Result<Vec<AddedToken>> {
     let config = json(files.clone(), Role::TokenizerConfig)?;
-    let mut special: Vec<AddedToken> =
-        named(&config, files)?.into_values().map(|text| AddedToken::from(text, true)).collect();
+    let mut named: Vec<(String, String)> = named(&config, files)?.into_iter().collect();
+    named.sort_by_key(|(name, _)| ORDER.iter().position(|one| one == name).unwrap_or(ORDER.len()));
+    let mut special: Vec<AddedToken> = named.into_iter().map(|(_, text)| AddedToken::from(text, true)).collect();
     for field in ["extra_special_tokens", "additional_special_tokens"] {
         let tokens = config.get(field).and_then(Value::as_array).into_iter().flatten();
         special.extend(tokens.filter_map(added).map(|token| token.special(true)));

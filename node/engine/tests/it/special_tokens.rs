@@ -140,6 +140,24 @@ fn tokens_that_stand_beside_the_tokenizer_are_tokens() {
     }
 }
 
+/// transformers 5.24 gives them ids in the order bos, eos, unk, sep, pad, cls, mask. A node took that of the alphabet.
+#[test]
+fn special_tokens_that_no_list_has_get_their_ids_in_the_usual_order() {
+    let mut tokenizer: Value = serde_json::from_str(AROUND).unwrap();
+    tokenizer["added_tokens"].as_array_mut().unwrap().truncate(1);
+    for named in [
+        json!({"pad_token": "<u>", "unk_token": "<t>"}),
+        json!({"cls_token": "<u>", "eos_token": "<t>"}),
+        json!({"extra_special_tokens": ["<u>"], "sep_token": "<t>"}),
+    ] {
+        let directory = directory_of(&config(true), &weights(&config(true)));
+        fs::write(directory.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        fs::write(directory.path().join("tokenizer_config.json"), named.to_string()).unwrap();
+        let tokenizer = Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap();
+        assert_eq!(tokenizer.encode("a<t>b<u>").unwrap(), [1, 3, 2, 4], "{named}");
+    }
+}
+
 #[test]
 fn texts_prompts_and_documents_begin_as_the_post_processor_has_it() {
     let directory = directory_of(&config(true), &weights(&config(true)));
