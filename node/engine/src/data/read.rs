@@ -60,6 +60,10 @@ struct Seen {
     form: Form,
     /// What tells the beginning of its text from those of others.
     beginning: [u8; 32],
+    /// What separates its columns, if it is plain text with some.
+    separated: Option<&'static str>,
+    /// What keeps it from being JSON, if it is plain text that is nearly that.
+    nearly_json: Option<&'static str>,
     /// Of what can be read only once.
     open: Option<Opened>,
 }
@@ -154,7 +158,7 @@ impl Reading<'_> {
         Ok((texts, tables))
     }
 
-    fn look_at(&mut self, source: Source) -> Result<Option<Seen>> {
+    fn look_at(&self, source: Source) -> Result<Option<Seen>> {
         let (opened, form) = match self.open(&source)? {
             Content::Text(text) if text.is_whole && String::from_utf8_lossy(&text.head).trim().is_empty() => {
                 return Ok(None);
@@ -175,18 +179,13 @@ impl Reading<'_> {
         if let (Form::Text, Some(flag)) = (form, self.columns.flag()) {
             bail!("{flag} names columns, and this is plain text; give it rows with columns, or leave out {flag}");
         }
-        if form == Form::Text {
-            let name = || shown(&source.path().file_name().unwrap_or_default().to_string_lossy());
-            if let Some(by) = header::separated(&String::from_utf8_lossy(&opened.head), opened.is_whole) {
-                self.report.separated.entry(by).or_default().push(name());
-            }
-            if let Some(but) = nearly_json(&opened.head, opened.is_whole) {
-                self.report.nearly_json.entry(but).or_default().push(name());
-            }
-        }
+        let is_text = form == Form::Text;
+        let separated = || header::separated(&String::from_utf8_lossy(&opened.head), opened.is_whole);
+        let separated = is_text.then(separated).flatten();
+        let nearly_json = is_text.then(|| nearly_json(&opened.head, opened.is_whole)).flatten();
         let beginning = blake3::hash(&opened.head[..opened.head.len().min(ALIKE_BYTES)]).into();
         let open = source.size().is_none().then_some(opened);
-        Ok(Some(Seen { source, form, beginning, open }))
+        Ok(Some(Seen { source, form, beginning, separated, nearly_json, open }))
     }
 
     fn open(&self, source: &Source) -> Result<Content> {
@@ -312,6 +311,7 @@ impl Reading<'_> {
         ensure!(says.contains(&true), "no text, only white space");
         tokens.extend(tokenizer.closing())?;
         self.count(seen.form, &wrapping);
+        self.report.doubt(seen.source.path(), seen.separated, seen.nearly_json);
         Ok(read)
     }
 

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// Names that a list shows before it says how many more there are.
@@ -98,6 +98,17 @@ impl Report {
     /// A file is not read.
     pub(super) fn skip(&mut self, name: String, why: String) {
         self.skipped.push((name, why));
+    }
+
+    /// A plain text is read that looks like something else: with columns that something separates, or nearly JSON.
+    pub(super) fn doubt(&mut self, path: &Path, separated: Option<&'static str>, nearly_json: Option<&'static str>) {
+        let name = || shown(&path.file_name().unwrap_or_default().to_string_lossy());
+        if let Some(by) = separated {
+            self.separated.entry(by).or_default().push(name());
+        }
+        if let Some(but) = nearly_json {
+            self.nearly_json.entry(but).or_default().push(name());
+        }
     }
 
     /// Nothing is taken from a column; `is_known`: though its name is one that is.

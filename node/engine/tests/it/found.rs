@@ -295,6 +295,13 @@ fn a_copy_of_a_text_is_read_once_where_a_part_is_held_out_compressed_or_not() {
     for name in ["a.txt.gz", "b.txt", "c.txt"] {
         assert!(report.contains(&format!("{name}: the same text as one before")), "{report}");
     }
+    // What is not read is not said to be read as text.
+    let directory = TempDir::new().unwrap();
+    let table = lines(400, |i| format!("{i},a good one\n"));
+    ["a.txt", "b.txt"].iter().for_each(|name| fs::write(directory.path().join(name), &table).unwrap());
+    let (train, _) = engine::data::Dataset::load_split(directory.path(), &crate::forms::tokenizer(), 64).unwrap();
+    let report = train.report().to_string();
+    assert!(report.contains("though commas separate columns: a.txt (--text-field"), "{report}");
 }
 
 #[test]
