@@ -9,7 +9,7 @@ use protocol::{
     segment::CHUNK_SAMPLES_MAX,
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -102,6 +102,8 @@ pub struct Observer {
     swarm: Option<Seen>,
     swarm_at_start: u64,
     machines: HashMap<MachineId, Seen>,
+    /// Of these machines.
+    keys: HashSet<[u8; 32]>,
     /// The first sample of a machine that does not count, as the journal has it.
     floors: HashMap<String, u64>,
     sparse: Sparse,
@@ -123,6 +125,7 @@ impl Observer {
             swarm: None,
             swarm_at_start: 0,
             machines: HashMap::new(),
+            keys: HashSet::new(),
             floors: journal::floors(earlier),
             sparse: Sparse::after(earlier, |line| matches!(line, Line::Weights { .. })),
             samples: state.join(samples::FILE),
@@ -226,8 +229,7 @@ impl Observer {
         let mut new = Vec::new();
         for (machine, ledger, _) in replica.machines() {
             let height = ledger.height();
-            let is_new = || machine.key != own.key && self.machines.keys().all(|known| known.key != machine.key);
-            if !is_first && !self.machines.contains_key(machine) && is_new() {
+            if self.keys.insert(machine.key) && !is_first && machine.key != own.key {
                 new.push(*machine);
             }
             let seen = self.machines.entry(*machine);
@@ -235,24 +237,13 @@ impl Observer {
         }
         self.journal_floors(replica);
         new_machines(&new, machine_count(replica));
-        silent_machines(&self.newly_silent(&own));
+        silent_machines(&newly_silent(&mut self.machines, &own, Instant::now()));
         if is_first {
             self.swarm_at_start = total;
         }
         let seen = self.swarm.get_or_insert_with(|| Seen::new(total));
         seen.look(total);
         Gradients { total, session: total.saturating_sub(self.swarm_at_start), per_second: seen.per_second }
-    }
-
-    /// Machines that made gradients in this session, and none for a while. Each is told once.
-    fn newly_silent(&mut self, own: &MachineId) -> Vec<MachineId> {
-        let is_gone = |seen: &Seen| !seen.is_silent && seen.last.is_some_and(|last| last.elapsed() >= GONE);
-        let gone = self.machines.iter_mut().filter(|(machine, seen)| *machine != own && is_gone(seen));
-        gone.map(|(machine, seen)| {
-            seen.is_silent = true;
-            *machine
-        })
-        .collect()
     }
 
     /// What no longer counts, by whatever statement, also one that came while no node was here to hear it. Before the
@@ -325,6 +316,20 @@ impl Observer {
     }
 }
 
+/// Machines that made gradients in this session, and none for a while, as any incarnation. Each is told once.
+fn newly_silent(machines: &mut HashMap<MachineId, Seen>, own: &MachineId, now: Instant) -> Vec<MachineId> {
+    let rest = |seen: &Seen| seen.last.map(|last| now.saturating_duration_since(last));
+    let heard = machines.iter().filter(|(_, seen)| rest(seen).is_some_and(|rest| rest < GONE));
+    let heard: HashSet<[u8; 32]> = heard.map(|(machine, _)| machine.key).collect();
+    let is_gone = |seen: &Seen| !seen.is_silent && rest(seen).is_some_and(|rest| rest >= GONE);
+    let gone = machines.iter_mut().filter(|(_, seen)| is_gone(seen));
+    gone.filter_map(|(machine, seen)| {
+        seen.is_silent = true;
+        (machine.key != own.key && !heard.contains(&machine.key)).then_some(*machine)
+    })
+    .collect()
+}
+
 /// What people are told that the node does.
 fn phase_of(phase: facts::Phase) -> Phase {
     match phase {
@@ -362,5 +367,29 @@ fn bytes_of(traffic: &Traffic) -> Bytes {
         received_duplicates: traffic.duplicates_in,
         received_exchange: traffic.exchange_in,
         received_upkeep: traffic.socket_in.saturating_sub(known),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine that had been killed and went on was said to be gone a minute later.
+    #[test]
+    fn a_machine_that_goes_on_as_another_incarnation_is_not_silent() {
+        let machine = |key: u8, incarnation| MachineId { key: [key; 32], incarnation };
+        let (begun, own) = (Instant::now(), machine(1, 2));
+        let later = begun + GONE;
+        let seen = |last| Seen { last: Some(last), ..Seen::new(16) };
+        let mut machines = HashMap::from([
+            (machine(1, 1), seen(begun)),
+            (machine(2, 1), seen(begun)),
+            (machine(2, 2), seen(later)),
+            (machine(3, 1), seen(begun)),
+            (machine(4, 1), Seen::new(16)),
+        ]);
+        assert_eq!(newly_silent(&mut machines, &own, later), [machine(3, 1)]);
+        assert!(newly_silent(&mut machines, &own, later).is_empty(), "once");
+        assert_eq!(newly_silent(&mut machines, &own, later + GONE), [machine(2, 2)]);
     }
 }
