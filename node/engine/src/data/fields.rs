@@ -192,10 +192,12 @@ impl Fields {
 
     /// Errors if a row that has nothing to learn should have: half of a pair, or columns of which none is read.
     fn nothing(&mut self) -> Result<()> {
-        ensure!(
-            !self.has("prompt") || !self.is_there("completion"),
-            "the completion is empty, there is nothing to learn"
-        );
+        let answered = ANSWERS.into_iter().find(|name| self.is_there(name));
+        if let Some(answered) = answered.filter(|name| *name == "completion" || self.is_list("prompt"))
+            && self.has("prompt")
+        {
+            bail!("the {answered} is empty, there is nothing to learn");
+        }
         let has_text = TEXTS.iter().any(|name| self.is_there(name));
         if let Some((asked, answered, is_strong)) = self.pair(|name| self.is_there(name))
             && (is_strong || !has_text)

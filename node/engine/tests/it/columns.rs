@@ -181,6 +181,7 @@ fn a_prompt_of_messages_has_an_answer_or_is_told_what_is_missing() {
         (r#", "chosen": [{"role": "assistant", "content": "a"}], "rejected": []"#, "it must have text; prompt and"),
         (r#", "chosen": "a", "rejected": "b""#, "compares chosen and rejected"),
         (r#", "completion": """#, "the completion is empty"),
+        (r#", "response": " ""#, "the response is empty, there is nothing to learn"),
         ("", "it must have text; prompt and completion"),
         (r#", "choices": ["a", "b"], "answer": 1"#, "column prompt is a list, not a text"),
     ] {
