@@ -175,6 +175,8 @@ mod tests {
         assert_eq!(loss_in_words(Some(3.8986), Some(look)), "3.8986 nats/token");
         let rows = HeldOut { accuracy: Some(0.5), bits_per_byte: None, ..look };
         assert_eq!(loss_in_words(Some(0.7), Some(rows)), "0.7000 nats/row");
+        let scored = HeldOut { score: Some(0.5), bits_per_byte: None, ..look };
+        assert_eq!(loss_in_words(Some(-0.4), Some(scored)), "-0.4000 (minus the score)");
         assert_eq!([loss_in_words(Some(1.0), None), loss_in_words(None, Some(look))], ["1.0000", "-"]);
     }
 

@@ -196,7 +196,7 @@ impl Measured {
         match self {
             Self::BitsPerByte => "nats/token",
             Self::Accuracy => "nats/row",
-            Self::Score => "minus the score",
+            Self::Score => "(minus the score)",
         }
     }
 
