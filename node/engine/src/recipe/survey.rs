@@ -259,28 +259,41 @@ mod tests {
         direction_scale: DirectionScale::Rms,
     };
 
+    /// Of the embedded model, which has all the time that it wants.
+    fn ground(checkpoint: Checkpoint, data: &Dataset) -> Ground<'_> {
+        Ground {
+            checkpoint,
+            data,
+            objective: ObjectiveLine::NextToken,
+            hyperparameters: HYPERPARAMETERS,
+            trained: Trained::All,
+            adapters: None,
+            batch_size: 2,
+            seed: 1,
+            time_max: Duration::from_secs(3_600),
+        }
+    }
+
     #[test]
     fn a_survey_finds_what_can_be_gained() {
         let checkpoint = embedded::checkpoint().unwrap();
-        let tokenizer = Tokenizer::of(&checkpoint).unwrap();
-        let data = embedded::training(1, &tokenizer, 32).unwrap();
-        let (hyperparameters, batch_size, time_max) = (HYPERPARAMETERS, 2, Duration::from_secs(3_600));
-        let (objective, trained, adapters) = (ObjectiveLine::NextToken, Trained::All, None);
-        let ground = Ground {
-            checkpoint,
-            data: &data,
-            objective,
-            hyperparameters,
-            trained,
-            adapters,
-            batch_size,
-            seed: 1,
-            time_max,
-        };
-        let found = survey(ground, &mut |_| ()).unwrap();
+        let data = embedded::training(1, &Tokenizer::of(&checkpoint).unwrap(), 32).unwrap();
+        let found = survey(ground(checkpoint, &data), &mut |_| ()).unwrap();
         assert_eq!(found.gradients, GRADIENTS);
         assert!(found.gain > 0.1 && found.gain < found.loss, "{found:?}");
         assert!(found.greedy_rate > 0.0 && found.walk_cost > 0.0, "{found:?}");
+    }
+
+    /// On a machine whose processors others had, a start looked for its rate for ever.
+    #[test]
+    fn no_loss_is_measured_once_the_time_is_up() {
+        let checkpoint = embedded::checkpoint().unwrap();
+        let data = embedded::training(1, &Tokenizer::of(&checkpoint).unwrap(), 32).unwrap();
+        let (trainer, manifest) = trainer(&ground(checkpoint, &data)).unwrap();
+        let (specs, until, mut progress) = (manifest.tensors.clone(), Instant::now(), |_: &str| ());
+        let mut line = Line { trainer, specs, rate: 1e-3, rows: 4, until, progress: &mut progress };
+        let refused = line.loss().unwrap_err().to_string();
+        assert!(refused.contains("busy with something else"), "{refused}");
     }
 
     #[test]
