@@ -354,6 +354,8 @@ fn what_others_say_is_text_and_many_machines_fit() {
         snapshot.model = markup.into();
         snapshot.machines[1].machine = markup.into();
         snapshot.machines[3].revoked = Some(markup.into());
+        // Another incarnation of a machine that is listed; one of the forty is not.
+        snapshot.machines[39].machine = format!("{}.0001", &snapshot.machines[38].machine[..12]);
         snapshot.peers[0].address = Some(markup.into());
         sender.send(Arc::new(snapshot)).unwrap();
         std::thread::sleep(Duration::from_millis(2));
@@ -362,6 +364,8 @@ fn what_others_say_is_text_and_many_machines_fit() {
     assert_eq!(page.evaluate("document.querySelectorAll('#machines tr').length"), json!(24));
     page.evaluate("document.getElementById('more').click()");
     assert_eq!(page.evaluate("document.querySelectorAll('#machines tr').length"), json!(40));
+    let note = page.evaluate("document.getElementById('machines-note').textContent");
+    assert_eq!(note, json!("39 of 40 machines: this node's, then those heard of last."));
     page.evaluate("document.getElementById('more').click()");
     assert_eq!(page.evaluate("document.querySelectorAll('main img:not(#ticket-code), main script').length"), json!(0));
     assert_eq!(page.evaluate(&format!("document.body.innerText.split({}).length", json!(markup))), json!(5));

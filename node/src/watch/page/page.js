@@ -310,8 +310,10 @@ function drawMachines(snapshot) {
   while (body.children.length < shown.length) body.append(newRow());
   shown.forEach((machine, at) => fillRow(body.children[at], machine, snapshot.swarm.total));
   const listed = snapshot.machines.length;
-  by('machines-note').textContent = listed < snapshot.machine_count
-    ? `${whole(listed)} of ${whole(snapshot.machine_count)} machines: this node's, then those heard of last.` : '';
+  // A machine that went on as another incarnation has several rows, whose names begin alike.
+  const machines = new Set(snapshot.machines.map(({ machine }) => machine.split('.')[0])).size;
+  by('machines-note').textContent = machines < snapshot.machine_count
+    ? `${whole(machines)} of ${whole(snapshot.machine_count)} machines: this node's, then those heard of last.` : '';
   const more = by('more');
   more.hidden = listed <= ROWS;
   more.textContent = state.all ? `Show ${ROWS}` : `Show all ${listed}`;
