@@ -97,7 +97,7 @@ fn extension(path: &Path) -> String {
 /// Whether it is JSON, and of which kind.
 fn json(head: &str, lines: &[&str], is_whole: bool, extension: &str) -> Option<Form> {
     let is_named = matches!(extension, "json" | "jsonl" | "ndjson");
-    let start = head.trim_start();
+    let start = past_marks(head);
     if !looks_like_json(start, is_named) {
         return None;
     }
@@ -240,7 +240,7 @@ fn is_value(text: &str, is_whole: bool) -> bool {
         match values.next() {
             // Prose may begin with {} or ["a"].
             Some(Ok(_)) => {
-                let rest = text.get(values.byte_offset()..).unwrap_or_default().trim_start();
+                let rest = past_marks(text.get(values.byte_offset()..).unwrap_or_default());
                 let rest = rest.strip_prefix(',').map_or(rest, str::trim_start);
                 rest.is_empty() || rest.starts_with(['{', '[', '"'])
             }
@@ -249,6 +249,11 @@ fn is_value(text: &str, is_whole: bool) -> bool {
         }
     };
     is_sound(text) || is_sound(&lenient::mended(text.as_bytes()))
+}
+
+/// What follows white space, and the marks before the values of a sequence of JSON (RFC 7464).
+fn past_marks(text: &str) -> &str {
+    text.trim_start_matches(|part: char| part.is_whitespace() || part == '\u{1e}')
 }
 
 /// What no prose begins with.

@@ -1,6 +1,7 @@
 //! JSON as Python and pandas write and read it, made JSON that the standard knows: `NaN`, `Infinity` and numbers beyond
 //! an f64 become null, integers beyond 64 bits texts of their digits, half of a surrogate pair the replacement
-//! character, a raw tab an escape, and a comma between values that are in no list a space.
+//! character, a raw tab an escape, and a comma between values that are in no list, or the mark before each value of a
+//! sequence (RFC 7464), a space.
 
 use std::{
     io::{BufRead, Read, Result, Write},
@@ -64,7 +65,7 @@ impl<R: BufRead> Lenient<R> {
             (false, b'-' | b'0'..=b'9') => return self.number(byte),
             (false, b'[' | b'{') => self.depth += 1,
             (false, b']' | b'}') => self.depth = self.depth.saturating_sub(1),
-            (false, b',') if self.depth == 0 => {
+            (false, b',' | 0x1e) if self.depth == 0 => {
                 self.ready.push(b' ');
                 return Ok(());
             }
@@ -218,10 +219,10 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_between_values_of_no_list_is_a_space() {
-        let text = "{\"a,\": [1, {\"b\": 2}]}, \"c,d\",\n[3, 4],]5, 6";
+    fn a_comma_or_a_mark_between_values_of_no_list_is_a_space() {
+        let text = "\u{1e}{\"a,\": [1, {\"b\": 2}]}, \"c,d\",\n[3, 4],]5,\u{1e}6[\u{1e}]";
         let mut out = String::new();
         Lenient::new(text.as_bytes()).read_to_string(&mut out).unwrap();
-        assert_eq!(out, "{\"a,\": [1, {\"b\": 2}]}  \"c,d\" \n[3, 4] ]5  6");
+        assert_eq!(out, " {\"a,\": [1, {\"b\": 2}]}  \"c,d\" \n[3, 4] ]5  6[\u{1e}]");
     }
 }

@@ -93,6 +93,7 @@ fn the_same_rows_come_out_of_every_form() {
         r#"{"a": {"text": "one two three"}, "b": {"text": "four five six"}}"#.into(),
         "{\n \"text\": \"one two three\"\n}\n{\n \"text\": \"four five six\"\n}\n".into(),
         "{\n \"text\": \"one two three\"\n},\n{\n \"text\": \"four five six\"\n},\n".into(),
+        "\u{1e}{\n \"text\": \"one two three\"\n}\n\u{1e}{\n \"text\": \"four five six\"\n}\n".into(),
         r#"{"text": "one two three"}, {"text": "four five six"}"#.into(),
         "id,text\n1,one two three\n2,\"four five six\"\n".into(),
         "id;text\r\n1;one two three\r\n2;four five six\r\n".into(),
