@@ -13,9 +13,10 @@ use libp2p::{
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    BehaviourEvent, Event, Network, Responder,
+    Network,
     address::{ip, is_of_world, is_relayed, without_peer},
-    behaviour::is_of_another_run,
+    behaviour::{BehaviourEvent, is_of_another_run},
+    event::{Event, Responder},
     links::remote_of,
     older::is_older,
     scope::{Scope, scope_of},

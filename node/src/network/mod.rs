@@ -2,15 +2,13 @@
 
 use libp2p::{
     Swarm, gossipsub,
-    request_response::{OutboundFailure, OutboundRequestId, ResponseChannel},
     swarm::{
-        ConnectionId, SwarmEvent,
+        ConnectionId,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    io,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -20,6 +18,7 @@ mod codec;
 mod config;
 mod direct;
 mod error;
+mod event;
 mod events;
 mod far;
 mod guard;
@@ -35,6 +34,7 @@ mod relays;
 mod router;
 mod scope;
 mod shown;
+mod start;
 mod traffic;
 mod transport;
 #[cfg(feature = "upnp")]
@@ -46,6 +46,7 @@ pub use address::{
 };
 pub use config::NetworkConfig;
 pub use error::{PublishError, StartError};
+pub use event::{Event, RequestError, RequestId, Responder};
 pub use libp2p::{Multiaddr, PeerId, gossipsub::MessageId};
 pub use limit::Limits;
 pub use names::NO_ADDRESS;
@@ -56,7 +57,7 @@ pub use scope::{Scope, scope_of};
 pub use traffic::Traffic;
 pub use transport::{check_free, everywhere, free_port};
 
-use behaviour::{Behaviour, BehaviourEvent};
+use behaviour::Behaviour;
 use direct::DirectCalls;
 use futures::StreamExt;
 use guard::Reach;
@@ -64,92 +65,17 @@ use links::Links;
 use liveness::Liveness;
 use older::Older;
 use protocol::replica::Verdict;
-use relays::Relays;
+use relays::{Relaying, Relays};
 use router::Router;
 use shown::Shown;
 use traffic::Counters;
 
-/// Whether to look for more nodes is considered this often.
-const UPKEEP: Duration = Duration::from_millis(500);
-/// A start waits this long for the system to name the addresses that a listener stands for. The listener stands in any
-/// case: addresses that are named later (an interface that comes up) are told then.
-const NAMING_MAX: Duration = Duration::from_secs(5);
-/// A connection that nothing uses closes after so long.
-const IDLE: Duration = Duration::from_secs(120);
 /// A peer that is parted with still gets what is on its way to it.
 const PARTING: Duration = Duration::from_secs(3);
 /// A peer that is refused for good gets this long to hear why: neighbours compare what they hold every ten seconds.
 const HEARING: Duration = Duration::from_secs(15);
 /// Connections get this long to close in an orderly way. Nothing depends on it: the other end notices anyhow.
 const CLOSING_MAX: Duration = Duration::from_millis(300);
-
-/// A question that was asked.
-pub type RequestId = OutboundRequestId;
-/// Why there is no answer.
-pub type RequestError = OutboundFailure;
-
-/// Where an answer goes.
-pub struct Responder(ResponseChannel<Vec<u8>>);
-
-pub enum Event {
-    /// Somebody says that the peer can be reached there.
-    Found {
-        peer: PeerId,
-        /// Where, without the peer id.
-        address: Multiaddr,
-    },
-    /// The first connection to a peer stands.
-    Connected(PeerId),
-    /// The last connection to a peer is gone.
-    Disconnected(PeerId),
-    /// A call that was asked for ended without a connection.
-    DialFailed {
-        /// Who was called.
-        peer: PeerId,
-        /// Why there is no connection, for people.
-        error: String,
-    },
-    /// A gossip message; wants a verdict ([`Network::report`]).
-    Gossip {
-        /// Who passed it on.
-        source: PeerId,
-        message: MessageId,
-        bytes: Vec<u8>,
-    },
-    Request {
-        peer: PeerId,
-        bytes: Vec<u8>,
-        /// For the answer.
-        responder: Responder,
-    },
-    /// An answer, or why there is none.
-    Response {
-        peer: PeerId,
-        /// To which question.
-        request: RequestId,
-        result: Result<Vec<u8>, RequestError>,
-    },
-    /// A connected peer speaks version 1: it counts as disconnected.
-    Older(PeerId),
-    /// All connections to a peer lead through a relay, or one is direct.
-    Way {
-        peer: PeerId,
-        /// Which of the two.
-        is_relayed: bool,
-    },
-    /// This node listens here.
-    ListenAddress(Multiaddr),
-    /// It is known better where this node can be reached ([`Network::reachable_at`]).
-    Reachable,
-    /// A relay through which this node was reached is gone; others take its place.
-    RelayGone(PeerId),
-    /// What the home's router says to being asked for a port.
-    Router(RouterAnswer),
-    /// Of several addresses to listen at, one is not to be had, for this reason.
-    NotListening(String),
-    /// This machine has another address than before, or slept: calls that failed may succeed now.
-    Moved,
-}
 
 /// One node's place in the network.
 pub struct Network {
@@ -182,7 +108,7 @@ pub struct Network {
     /// Whether it listens at all.
     listens: bool,
     /// Circuits through this node: for how many machines, and how many there are.
-    relaying: relays::Relaying,
+    relaying: Relaying,
     /// Peers to disconnect from, and when.
     parting: HashMap<PeerId, Instant>,
     /// Those that may not come again, once they have been heard out.
@@ -200,138 +126,6 @@ pub struct Network {
 }
 
 impl Network {
-    /// Sets up and listens. Every listener stands when this returns.
-    pub async fn start(config: NetworkConfig) -> Result<Self, StartError> {
-        let keypair = address::key_pair(config.secret_key)?;
-        let own = keypair.public().to_peer_id();
-        let counters = Counters::default();
-        let (reach, liveness) = (Reach::default(), Liveness::default());
-        let (relayed, relay_client) = libp2p::relay::client::new(own);
-        let transport = transport::build(transport::Parts {
-            keypair: &keypair,
-            prologue: config.prologue,
-            relayed,
-            counters: &counters,
-            limits: config.limits,
-            reach: &reach,
-            liveness: &liveness,
-        })
-        .map_err(StartError::Setup)?;
-        #[cfg(feature = "upnp")]
-        let (router, upnp) = Self::ask_router(&config);
-        #[cfg(not(feature = "upnp"))]
-        let router = Router::default();
-        let behaviour = Behaviour::new(
-            &keypair,
-            &config,
-            &counters,
-            relay_client,
-            #[cfg(feature = "upnp")]
-            upnp,
-        )
-        .map_err(StartError::Setup)?;
-        let settings = libp2p::swarm::Config::with_tokio_executor();
-        let mut network = Self {
-            swarm: Swarm::new(transport, behaviour, own, settings.with_idle_connection_timeout(IDLE)),
-            topic: config.gossips().map(behaviour::topic),
-            counters,
-            connections_target: config.connections_target,
-            events: VecDeque::new(),
-            upkeep: tokio::time::interval(UPKEEP),
-            calls: HashSet::new(),
-            links: Links::default(),
-            direct_calls: DirectCalls::default(),
-            relays: Relays::new(&config.relays),
-            relays_only: config.relays_only,
-            is_alone: config.is_alone(),
-            router,
-            observed: HashMap::new(),
-            claimed: HashMap::new(),
-            shown: Shown::default(),
-            announced: Vec::new(),
-            is_reachable: false,
-            listens: !config.listen.is_empty(),
-            relaying: relays::Relaying::default(),
-            parting: HashMap::new(),
-            refused: HashSet::new(),
-            addresses: HashMap::new(),
-            round_trips: HashMap::new(),
-            last_walk: Instant::now(),
-            awake: (Instant::now(), SystemTime::now()),
-            reach,
-            liveness,
-            older: Older::default(),
-        };
-        network.upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        if let (Some(topic), Some(gossip)) = (&network.topic, network.swarm.behaviour_mut().gossip.as_mut()) {
-            gossip.subscribe(topic).map_err(|error| StartError::Setup(error.to_string()))?;
-        }
-        network.take_addresses(&config);
-        network.listen_at_all(&config).await?;
-        network.on_reachability();
-        Ok(network)
-    }
-
-    /// Those that people gave.
-    fn take_addresses(&mut self, config: &NetworkConfig) {
-        for address in config.given.iter().chain(config.relays.iter().map(|(_, address)| address)) {
-            self.reach.is_near(address);
-            names::name(address).into_iter().for_each(|name| self.reach.trust(name));
-        }
-        config.announced.iter().for_each(|address| self.swarm.add_external_address(address.clone()));
-        self.announced = config.announced.clone();
-    }
-
-    async fn listen_at_all(&mut self, config: &NetworkConfig) -> Result<(), StartError> {
-        // Before the first of them: a port of IPv6 is looked for in both families.
-        if let Some(taken) = config.listen.iter().find(|address| transport::is_occupied(address)) {
-            return Err(StartError::Occupied(taken.clone()));
-        }
-        let (mut listens, mut failed) = (config.listen.is_empty(), None);
-        for address in &config.listen {
-            match self.listen(address).await {
-                Ok(()) => listens = true,
-                Err(error @ StartError::Listen { .. }) if config.listen_at_any => failed = failed.or(Some(error)),
-                Err(error) => return Err(error),
-            }
-        }
-        match failed {
-            Some(error) if !listens => Err(error),
-            Some(error) => {
-                self.events.push_back(Event::NotListening(error.to_string()));
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    async fn listen(&mut self, address: &Multiaddr) -> Result<(), StartError> {
-        let failed = |error: &(dyn std::error::Error + 'static)| match transport::is_address_in_use(error) {
-            true => StartError::Occupied(address.clone()),
-            false => StartError::Listen { address: address.clone(), error: format!("{error:?}") },
-        };
-        let listener = self.swarm.listen_on(address.clone()).map_err(|error| failed(&error))?;
-        let named = async {
-            loop {
-                match self.swarm.select_next_some().await {
-                    event @ SwarmEvent::NewListenAddr { listener_id, .. } if listener_id == listener => {
-                        self.on_swarm(event);
-                        return Ok(());
-                    }
-                    SwarmEvent::ListenerClosed { listener_id, reason, .. } if listener_id == listener => {
-                        let error = reason.err().unwrap_or_else(|| io::Error::other("the listener was closed"));
-                        return Err(failed(&error));
-                    }
-                    SwarmEvent::ListenerError { listener_id, error } if listener_id == listener => {
-                        return Err(failed(&error));
-                    }
-                    other => self.on_swarm(other),
-                }
-            }
-        };
-        tokio::time::timeout(NAMING_MAX, named).await.unwrap_or(Ok(()))
-    }
-
     /// This node's name.
     pub fn peer_id(&self) -> PeerId {
         *self.swarm.local_peer_id()
