@@ -133,7 +133,8 @@ impl Machine {
         let mut out = Vec::new();
         let (now, messages) = (swarm.queue.now(), &swarm.messages);
         let sizes = |message| messages.size(message);
-        let news = running.mesh.receive(from, frame, &sizes, now / 1000, &mut self.random, &mut out);
+        let mut turn = mesh::Turn { now_ms: now / 1000, random: &mut self.random, out: &mut out };
+        let news = running.mesh.receive(from, frame, &sizes, &mut turn);
         let Some(message) = news else {
             swarm.metrics.mesh_frame(matches!(frame, mesh::Frame::Publish(_)), bytes);
             return self.send_all(out, swarm);
@@ -173,7 +174,8 @@ impl Machine {
         let length = bytes.len();
         let message = swarm.messages.intern(bytes);
         let mut out = Vec::new();
-        running.mesh.publish(message, swarm.queue.now() / 1000, &mut self.random, &mut out);
+        let now_ms = swarm.queue.now() / 1000;
+        running.mesh.publish(message, &mut mesh::Turn { now_ms, random: &mut self.random, out: &mut out });
         swarm.note(Kind::Published, self.number, length as u32, u64::from(message))?;
         self.send_all(out, swarm)
     }

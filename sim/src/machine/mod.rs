@@ -29,7 +29,7 @@ use crate::{
     disk::{Contents, Disk},
     event::{Event, Frame, Letter, Number},
     event_log::Kind,
-    mesh::{HEARTBEAT_MS, Mesh},
+    mesh::{HEARTBEAT_MS, Mesh, Turn},
     queue::Micros,
     router::Router,
     scenario::Sender,
@@ -280,7 +280,7 @@ impl Machine {
         let now = swarm.queue.now();
         let Some(running) = &mut self.running else { return Ok(()) };
         let mut out = Vec::new();
-        running.mesh.heartbeat(now / 1000, &mut self.random, &mut out);
+        running.mesh.heartbeat(&mut Turn { now_ms: now / 1000, random: &mut self.random, out: &mut out });
         self.send_all(out, swarm)?;
         let (machine, session) = (self.number, self.session);
         swarm.queue.schedule(now + HEARTBEAT_MS * 1000, Event::Heartbeat { machine, session });

@@ -77,6 +77,14 @@ struct Backoff {
     until_beat: u64,
 }
 
+/// What a mesh acts with: the time, what it draws from, and where its frames go.
+pub struct Turn<'a> {
+    /// Virtual.
+    pub now_ms: u64,
+    pub random: &'a mut Xoshiro256PlusPlus,
+    pub out: &'a mut Outbox,
+}
+
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Mesh {
@@ -167,26 +175,24 @@ impl Mesh {
         peer: Machine,
         frame: &Frame,
         sizes: &dyn Fn(Message) -> usize,
-        now_ms: u64,
-        random: &mut Xoshiro256PlusPlus,
-        out: &mut Outbox,
+        turn: &mut Turn<'_>,
     ) -> Option<Message> {
         match frame {
-            Frame::Publish(message) => return self.published(peer, *message, sizes, now_ms, out),
-            Frame::Subscribe => self.subscribed(peer, out),
-            Frame::Graft => self.grafted(peer, now_ms, out),
+            Frame::Publish(message) => return self.published(peer, *message, sizes, turn),
+            Frame::Subscribe => self.subscribed(peer, turn.out),
+            Frame::Graft => self.grafted(peer, turn),
             Frame::Prune => {
                 if self.is_member(peer) {
                     self.part(peer);
-                    self.back_off(peer, now_ms);
+                    self.back_off(peer, turn.now_ms);
                 }
             }
-            Frame::IHave(messages) => self.announced(peer, messages, random, out),
-            Frame::IWant(messages) => self.wanted(peer, messages, out),
+            Frame::IHave(messages) => self.announced(peer, messages, turn),
+            Frame::IWant(messages) => self.wanted(peer, messages, turn.out),
             Frame::IDontWant(messages) => {
                 if let Some(neighbour) = self.neighbour(peer) {
                     for message in messages.iter() {
-                        neighbour.unwanted.insert(*message, now_ms);
+                        neighbour.unwanted.insert(*message, turn.now_ms);
                         if neighbour.unwanted.len() > UNWANTED_MAX {
                             neighbour.unwanted.pop_first();
                         }
@@ -203,8 +209,7 @@ impl Mesh {
         from: Machine,
         message: Message,
         sizes: &dyn Fn(Message) -> usize,
-        now_ms: u64,
-        out: &mut Outbox,
+        turn: &mut Turn<'_>,
     ) -> Option<Message> {
         if self.seen(message) {
             let waiting = self.unvalidated.iter_mut().find(|(waiting, _)| *waiting == message);
@@ -218,9 +223,9 @@ impl Mesh {
             let unwanted: Rc<Vec<Message>> = Rc::new(vec![message]);
             let asked = promised.filter(|machine| !self.is_member(*machine) && self.place(*machine).is_ok());
             let others = self.members.iter().copied().chain(asked).filter(|machine| *machine != from);
-            out.extend(others.map(|machine| (machine, Frame::IDontWant(unwanted.clone()))));
+            turn.out.extend(others.map(|machine| (machine, Frame::IDontWant(unwanted.clone()))));
         }
-        self.cache(message, now_ms);
+        self.cache(message, turn.now_ms);
         self.unvalidated.push((message, vec![from]));
         Some(message)
     }
@@ -244,16 +249,16 @@ impl Mesh {
     }
 
     /// `handle_graft`.
-    fn grafted(&mut self, from: Machine, now_ms: u64, out: &mut Outbox) {
+    fn grafted(&mut self, from: Machine, turn: &mut Turn<'_>) {
         let (is_full, is_member) = (self.members.len() >= DEGREE_HIGH, self.is_member(from));
-        let refused = self.backoffs.get(&from).is_some_and(|backoff| backoff.until_ms > now_ms);
+        let refused = self.backoffs.get(&from).is_some_and(|backoff| backoff.until_ms > turn.now_ms);
         let Some(neighbour) = self.neighbour(from) else { return };
         if is_member || !refused && !neighbour.subscribed {
             return;
         }
         if refused || is_full && !neighbour.outbound {
-            self.back_off(from, now_ms);
-            return out.push((from, Frame::Prune));
+            self.back_off(from, turn.now_ms);
+            return turn.out.push((from, Frame::Prune));
         }
         self.join(from);
     }
@@ -269,7 +274,7 @@ impl Mesh {
     }
 
     /// `handle_ihave`.
-    fn announced(&mut self, from: Machine, ids: &[Message], random: &mut Xoshiro256PlusPlus, out: &mut Outbox) {
+    fn announced(&mut self, from: Machine, ids: &[Message], turn: &mut Turn<'_>) {
         let Some(neighbour) = self.neighbour(from) else { return };
         neighbour.ihaves += 1;
         let room = IDS_MAX.saturating_sub(neighbour.asked);
@@ -283,12 +288,12 @@ impl Mesh {
         }
         missing.sort_unstable();
         missing.dedup();
-        let asked = sample(random, &missing, room);
+        let asked = sample(turn.random, &missing, room);
         if let Some(neighbour) = self.neighbour(from) {
             neighbour.asked += asked.len();
         }
         self.promises.extend(asked.iter().map(|message| (*message, from)));
-        out.push((from, Frame::IWant(Rc::new(asked))));
+        turn.out.push((from, Frame::IWant(Rc::new(asked))));
     }
 
     /// `handle_iwant`.
@@ -332,13 +337,7 @@ impl Mesh {
 
     /// An own message goes to the mesh, and to others while the mesh has too few (`filter_publish_candidates`;
     /// `flood_publish` is false). False if nobody hears it; a message that was seen is not sent again.
-    pub fn publish(
-        &mut self,
-        message: Message,
-        now_ms: u64,
-        random: &mut Xoshiro256PlusPlus,
-        out: &mut Outbox,
-    ) -> bool {
+    pub fn publish(&mut self, message: Message, turn: &mut Turn<'_>) -> bool {
         if self.seen(message) {
             return true;
         }
@@ -346,12 +345,12 @@ impl Mesh {
             return false;
         }
         self.promises.remove(&message);
-        self.cache(message, now_ms);
+        self.cache(message, turn.now_ms);
         self.validated.insert(message);
         let others = self.neighbours.iter().filter(|other| other.subscribed && !self.is_member(other.machine));
         let others: Vec<Machine> = others.map(|neighbour| neighbour.machine).collect();
-        let extra = sample(random, &others, DEGREE.saturating_sub(self.members.len()));
-        out.extend(self.members.iter().chain(&extra).map(|taker| (*taker, Frame::Publish(message))));
+        let extra = sample(turn.random, &others, DEGREE.saturating_sub(self.members.len()));
+        turn.out.extend(self.members.iter().chain(&extra).map(|taker| (*taker, Frame::Publish(message))));
         true
     }
 }

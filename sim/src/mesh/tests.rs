@@ -41,7 +41,8 @@ impl Ring {
             }
             self.publishes += usize::from(matches!(frame, Frame::Publish(_)));
             let (mesh, mut out) = (&mut self.meshes[to as usize], Vec::new());
-            let news = mesh.receive(from, &frame, &|_| 200, self.now_ms, &mut self.random, &mut out);
+            let mut turn = Turn { now_ms: self.now_ms, random: &mut self.random, out: &mut out };
+            let news = mesh.receive(from, &frame, &|_| 200, &mut turn);
             if let Some(message) = news {
                 self.got[to as usize].push(message);
                 mesh.validated(message, Verdict::Accept, &mut out);
@@ -54,14 +55,16 @@ impl Ring {
         self.now_ms += HEARTBEAT_MS;
         for machine in 0..self.meshes.len() as u32 {
             let mut out = Vec::new();
-            self.meshes[machine as usize].heartbeat(self.now_ms, &mut self.random, &mut out);
+            let mut turn = Turn { now_ms: self.now_ms, random: &mut self.random, out: &mut out };
+            self.meshes[machine as usize].heartbeat(&mut turn);
             self.carry(machine, out, |_, _| false);
         }
     }
 
     fn publish(&mut self, machine: Machine, message: Message, loses: impl Fn(Machine, &Frame) -> bool) {
         let mut out = Vec::new();
-        assert!(self.meshes[machine as usize].publish(message, self.now_ms, &mut self.random, &mut out));
+        let mut turn = Turn { now_ms: self.now_ms, random: &mut self.random, out: &mut out };
+        assert!(self.meshes[machine as usize].publish(message, &mut turn));
         self.carry(machine, out, loses);
     }
 }
@@ -84,7 +87,8 @@ impl Alone {
 
     fn hear(&mut self, peer: Machine, frame: Frame, now_ms: u64) -> Outbox {
         let mut out = Vec::new();
-        self.mesh.receive(peer, &frame, &|_| 2_000, now_ms, &mut self.random, &mut out);
+        let mut turn = Turn { now_ms, random: &mut self.random, out: &mut out };
+        self.mesh.receive(peer, &frame, &|_| 2_000, &mut turn);
         out
     }
 
@@ -96,7 +100,7 @@ impl Alone {
 
     fn beat(&mut self, now_ms: u64) -> Outbox {
         let mut out = Vec::new();
-        self.mesh.heartbeat(now_ms, &mut self.random, &mut out);
+        self.mesh.heartbeat(&mut Turn { now_ms, random: &mut self.random, out: &mut out });
         out
     }
 }
@@ -220,13 +224,14 @@ fn a_message_is_forgotten_after_two_minutes() {
     alone.hear(0, Frame::Publish(5_000), 1_000);
     alone.hear(0, Frame::Publish(1), 1_300);
     assert_eq!(alone.hear(1, Frame::Publish(5_000), 120_999), []);
-    alone.mesh.heartbeat(121_251, &mut Xoshiro256PlusPlus::seed_from_u64(1), &mut Vec::new());
+    alone.beat(121_251);
     assert!(!alone.mesh.seen(5_000) && alone.mesh.seen(1));
 }
 
 #[test]
 fn a_machine_without_listeners_cannot_publish() {
-    assert!(!Mesh::new().publish(0, 0, &mut Xoshiro256PlusPlus::seed_from_u64(1), &mut Vec::new()));
+    let (mut random, mut out) = (Xoshiro256PlusPlus::seed_from_u64(1), Vec::new());
+    assert!(!Mesh::new().publish(0, &mut Turn { now_ms: 0, random: &mut random, out: &mut out }));
 }
 
 #[test]
