@@ -15,7 +15,7 @@ const DEPTH_MAX: usize = 64;
 /// Bytes that one unit of fuel pays for, as in minijinja.
 const FUEL_BYTES: usize = 64;
 
-/// How JSON is laid out: the arguments of Python's `json.dumps`.
+/// JSON as it is written, laid out by the arguments of Python's `json.dumps`.
 struct Json<'a> {
     state: &'a State<'a, 'a>,
     ascii: bool,
@@ -23,6 +23,7 @@ struct Json<'a> {
     indent: Option<usize>,
     item: String,
     key: String,
+    text: String,
 }
 
 /// The filter `tojson` as transformers has it: `json.dumps` without escapes for HTML, keys in their own order.
@@ -33,82 +34,84 @@ pub fn to_json(state: &State, value: &Value, options: Kwargs) -> Result<Value, E
         Some([item, key]) => (item.clone(), key.clone()),
         _ => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
     };
-    let json = Json {
+    let mut json = Json {
         state,
         ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
         sorted: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
         indent,
         item,
         key,
+        text: String::new(),
     };
     options.assert_all_used()?;
-    let mut text = String::new();
-    json.write(value, 0, &mut text)?;
-    Ok(Value::from_safe_string(text))
+    json.write(value, 0)?;
+    Ok(Value::from_safe_string(json.text))
 }
 
 impl Json<'_> {
-    fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+    fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         visit(self.state, value)?;
         if depth > DEPTH_MAX {
             return Err(Error::new(ErrorKind::InvalidOperation, "the value is nested too deeply"));
         }
         match value.kind() {
             ValueKind::Undefined => return Err(Error::new(ErrorKind::UndefinedError, "undefined is not JSON")),
-            ValueKind::None => out.push_str("null"),
-            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => out.push_str(&number(value)),
+            ValueKind::None => self.text.push_str("null"),
+            ValueKind::Bool => self.text.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => self.text.push_str(&number(value)),
             ValueKind::Map => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
                 if self.sorted {
                     keys.sort();
                 }
-                self.items('{', '}', keys, depth, out, |key, out| {
-                    self.string(&key.to_string(), out);
-                    out.push_str(&self.key);
-                    self.write(&value.get_item(key)?, depth + 1, out)
+                self.items(['{', '}'], keys, depth, |json, key| {
+                    json.string(&key.to_string());
+                    json.text.push_str(&json.key);
+                    json.write(&value.get_item(key)?, depth + 1)
                 })?;
             }
             ValueKind::Seq | ValueKind::Iterable => {
                 let items = value.try_iter()?.collect();
-                self.items('[', ']', items, depth, out, |item, out| self.write(item, depth + 1, out))?;
+                self.items(['[', ']'], items, depth, |json, item| json.write(item, depth + 1))?;
             }
-            _ => self.string(value.as_str().unwrap_or_default(), out),
+            _ => self.string(value.as_str().unwrap_or_default()),
         }
         Ok(())
     }
 
+    /// All items between two brackets; `write` writes one.
     fn items(
-        &self,
-        open: char,
-        close: char,
+        &mut self,
+        [open, close]: [char; 2],
         items: Vec<Value>,
         depth: usize,
-        out: &mut String,
-        mut write: impl FnMut(&Value, &mut String) -> Result<(), Error>,
+        write: impl Fn(&mut Self, &Value) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let line = |depth: usize, out: &mut String| {
-            if let Some(indent) = self.indent {
-                out.push('\n');
-                out.extend(std::iter::repeat_n(' ', indent.min(16) * depth));
-            }
-        };
-        out.push(open);
+        self.text.push(open);
         for (index, item) in items.iter().enumerate() {
             if index > 0 {
-                out.push_str(&self.item);
+                self.text.push_str(&self.item);
             }
-            line(depth + 1, out);
-            write(item, out)?;
+            self.line(depth + 1);
+            write(self, item)?;
         }
         if !items.is_empty() {
-            line(depth, out);
+            self.line(depth);
         }
-        out.push(close);
+        self.text.push(close);
         Ok(())
     }
 
-    fn string(&self, text: &str, out: &mut String) {
+    /// Begins a line, if there are to be lines.
+    fn line(&mut self, depth: usize) {
+        if let Some(indent) = self.indent {
+            self.text.push('\n');
+            self.text.extend(std::iter::repeat_n(' ', indent.min(16) * depth));
+        }
+    }
+
+    fn string(&mut self, text: &str) {
+        let out = &mut self.text;
         out.push('"');
         for character in text.chars() {
             match character {
