@@ -27,7 +27,6 @@ use protocol::{
 };
 use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng};
 use std::{
-    collections::BTreeSet,
     num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
@@ -108,11 +107,7 @@ impl Options {
 
     /// What of the base is trained, and which adapters beside it.
     fn chosen(&self, checkpoint: &Checkpoint) -> Result<(Trained, Option<AdapterSettings>)> {
-        let architecture = checkpoint.architecture()?;
-        let named = Trained::choose(&self.train, &*architecture)?;
-        let Some(rank) = self.lora else { return Ok((named, None)) };
-        let adapters = AdapterSettings::new(rank, None, &named, &*architecture)?;
-        Ok((Trained::Only(BTreeSet::new()), Some(adapters)))
+        Trained::or_adapters(&self.train, self.lora, None, &*checkpoint.architecture()?)
     }
 
     fn hyperparameters(&self, planned_gradients: u64) -> Hyperparameters {

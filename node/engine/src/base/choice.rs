@@ -40,6 +40,20 @@ impl Trained {
         Ok(if chosen.len() == names.len() { Self::All } else { Self::Only(chosen) })
     }
 
+    /// What a run trains where people say `text`: those tensors, or, with a `rank`, adapters of the linear layers among
+    /// them, over a base that stays as it is. `alpha`: as [`AdapterSettings::new`] takes it.
+    pub fn or_adapters(
+        text: &str,
+        rank: Option<u32>,
+        alpha: Option<f64>,
+        architecture: &dyn Architecture,
+    ) -> Result<(Self, Option<AdapterSettings>)> {
+        let named = Self::choose(text, architecture)?;
+        let Some(rank) = rank else { return Ok((named, None)) };
+        let adapters = AdapterSettings::new(rank, alpha, &named, architecture)?;
+        Ok((Self::Only(BTreeSet::new()), Some(adapters)))
+    }
+
     /// The items of the list `text` that name no layer of which `adapters` has an adapter.
     pub fn without_adapter<'a>(
         text: &'a str,

@@ -5,7 +5,7 @@ use engine::{
     base::{AdapterSettings, Base, BaseSettings, Trained},
     data::Dataset,
     embedded,
-    model::{Checkpoint, told_paths},
+    model::{Architecture, Checkpoint, told_paths},
     objective,
     recipe::{rate, survey::Ground},
 };
@@ -14,7 +14,7 @@ use protocol::{
     secret::Secret,
     signature::{Ed25519Signer, Signer as _},
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     base::{load_model, named_by_run},
@@ -52,13 +52,6 @@ pub fn start(settings: &Settings, state: Arc<StateDir>, program: Option<&Arc<Pro
         settings.data.is_some() || matches!(settings.model, ModelChoice::Unsaid | ModelChoice::Embedded),
         "a run on one's own model needs a text to train on: --data <file or directory>"
     );
-    let planned = settings.gradients.map_or(PLANNED_GRADIENTS, |gradients| gradients.max(PLANNED_GRADIENTS_MIN));
-    let mut hyperparameters = Hyperparameters {
-        learning_rate: recipe::LEARNING_RATE,
-        epsilon: settings.epsilon.unwrap_or(EPSILON),
-        planned_gradients: settings.planned_gradients.unwrap_or(planned),
-        direction_scale: DirectionScale::Rms,
-    };
     let checkpoint = load_model(&settings.model)?;
     let is_embedded = matches!(settings.model, ModelChoice::Unsaid | ModelChoice::Embedded);
     if !is_embedded {
@@ -67,28 +60,16 @@ pub fn start(settings: &Settings, state: Arc<StateDir>, program: Option<&Arc<Pro
     } else if settings.data.is_some() {
         say::is_demonstration();
     }
-    let (trained, adapters) = trained(settings, &checkpoint)?;
+    let trained = trained(settings, &checkpoint)?;
     let texts = Texts::read(settings, &checkpoint, None, is_embedded, data_seed(settings, &state)?)?;
     texts.check(settings)?;
     let objective = super::objective::of_new_run(settings, &texts, program)?;
-    let chosen = (trained.clone(), adapters.clone());
-    hyperparameters.learning_rate =
-        learning_rate(settings, &checkpoint, texts.data.as_ref(), &objective, hyperparameters, chosen)?;
+    let mut about = decided(settings, &state, objective, trained);
+    about.hyperparameters.learning_rate = learning_rate(settings, &checkpoint, texts.data.as_ref(), &about)?;
     // What is measured is of the same form.
-    if !objective::is_score(&objective) {
-        objective::check(&objective, texts.held_out.as_ref()).context("--eval")?;
+    if !objective::is_score(&about.objective) {
+        objective::check(&about.objective, texts.held_out.as_ref()).context("--eval")?;
     }
-    let authority = settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key());
-    let mut about = BaseSettings {
-        objective,
-        hyperparameters,
-        schedule: rate::schedule(settings.gradients),
-        ledger_samples_max: LEDGER_SAMPLES_MAX,
-        replay_budget: settings.replay_budget.unwrap_or(1),
-        authority,
-        trained,
-        adapters,
-    };
     let bar = progress_bar(None, "reading and hashing the base model", "{spinner} {msg}, {elapsed}");
     let mut base = Base::of_new_run(checkpoint, &about, random()?)?;
     if texts.data.is_some() {
@@ -112,10 +93,35 @@ pub fn start(settings: &Settings, state: Arc<StateDir>, program: Option<&Arc<Pro
     Ok((opened, texts))
 }
 
+/// What a new run states beside its base, before anything is measured: with a learning rate and a replay budget that may
+/// not stay.
+fn decided(
+    settings: &Settings,
+    state: &StateDir,
+    objective: ObjectiveLine,
+    (trained, adapters): (Trained, Option<AdapterSettings>),
+) -> BaseSettings {
+    let planned = settings.gradients.map_or(PLANNED_GRADIENTS, |gradients| gradients.max(PLANNED_GRADIENTS_MIN));
+    BaseSettings {
+        objective,
+        hyperparameters: Hyperparameters {
+            learning_rate: recipe::LEARNING_RATE,
+            epsilon: settings.epsilon.unwrap_or(EPSILON),
+            planned_gradients: settings.planned_gradients.unwrap_or(planned),
+            direction_scale: DirectionScale::Rms,
+        },
+        schedule: rate::schedule(settings.gradients),
+        ledger_samples_max: LEDGER_SAMPLES_MAX,
+        replay_budget: settings.replay_budget.unwrap_or(1),
+        authority: settings.authority.then(|| Ed25519Signer::from_seed(&state.secret_key()).key()),
+        trained,
+        adapters,
+    }
+}
+
 /// Of the model, and of these those that are `trained`, or are beside them.
 fn weights_in_words(checkpoint: &Checkpoint, trained: u64) -> Result<String> {
-    let architecture = checkpoint.architecture()?;
-    let all: usize = architecture.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    let all: u64 = checkpoint.architecture()?.tensors().iter().map(|(_, shape)| weights_of(shape)).sum();
     Ok(format!("{all} weights, {trained} are trained"))
 }
 
@@ -124,23 +130,21 @@ fn learning_rate(
     settings: &Settings,
     checkpoint: &Checkpoint,
     data: Option<&Dataset>,
-    objective: &ObjectiveLine,
-    hyperparameters: Hyperparameters,
-    (trained, adapters): (Trained, Option<AdapterSettings>),
+    about: &BaseSettings,
 ) -> Result<f64> {
     if let Some(LearningRate::Fixed(rate)) = settings.learning_rate {
         return Ok(rate);
     }
-    let (Some(data), Some(objective)) = (data, objective::surrogate(objective)) else {
+    let (Some(data), Some(objective)) = (data, objective::surrogate(&about.objective)) else {
         return Ok(recipe::LEARNING_RATE);
     };
     let ground = Ground {
         checkpoint: checkpoint.clone(),
         data,
         objective,
-        hyperparameters,
-        trained,
-        adapters,
+        hyperparameters: about.hyperparameters,
+        trained: about.trained.clone(),
+        adapters: about.adapters.clone(),
         batch_size: estimator::rows_by_forwards(settings),
         seed: u64::from_le_bytes(random()?),
         time_max: recipe::SURVEY_TIME_MAX,
@@ -156,33 +160,48 @@ fn trained(settings: &Settings, checkpoint: &Checkpoint) -> Result<(Trained, Opt
     }
     let architecture = checkpoint.architecture()?;
     let text = settings.train.as_deref().unwrap_or("all");
-    let named = Trained::choose(text, &*architecture).with_context(|| format!("--train {text}"))?;
-    let tensors = architecture.tensors();
-    let count = |shape: &[usize]| shape.iter().product::<usize>() as u64;
-    let all: u64 = tensors.iter().map(|(_, shape)| count(shape)).sum();
-    let Some(rank) = settings.lora else {
-        named.check(checkpoint).with_context(|| format!("--train {text}"))?;
-        let chosen = tensors.iter().filter(|(name, _)| named.has(name));
-        let (tensors, weights) = chosen.fold((0, 0), |(n, sum), (_, shape)| (n + 1, sum + count(shape)));
-        tracing::info!("--train {text}: {tensors} tensors, {weights} of {all} weights; the others stay as they are");
-        return Ok((named, None));
+    let flags = match settings.lora {
+        Some(rank) => format!("--lora {rank}, --train {text}"),
+        None => format!("--train {text}"),
     };
-    let adapters = AdapterSettings::new(rank, settings.lora_alpha, &named, &*architecture);
-    let adapters = adapters.with_context(|| format!("--lora {rank}, --train {text}"))?;
-    let left_out = Trained::without_adapter(text, &adapters, &*architecture)?;
+    let chosen = Trained::or_adapters(text, settings.lora, settings.lora_alpha, &*architecture);
+    let (trained, adapters) = chosen.with_context(|| flags.clone())?;
+    trained.check(checkpoint).context(flags)?;
+    match &adapters {
+        None => say_trained(text, &trained, &*architecture),
+        Some(adapters) => say_adapters(text, adapters, &*architecture)?,
+    }
+    Ok((trained, adapters))
+}
+
+fn weights_of(shape: &[usize]) -> u64 {
+    shape.iter().product::<usize>() as u64
+}
+
+fn say_trained(text: &str, trained: &Trained, architecture: &dyn Architecture) {
+    let tensors = architecture.tensors();
+    let all: u64 = tensors.iter().map(|(_, shape)| weights_of(shape)).sum();
+    let chosen = tensors.iter().filter(|(name, _)| trained.has(name));
+    let (tensors, weights) = chosen.fold((0, 0), |(n, sum), (_, shape)| (n + 1, sum + weights_of(shape)));
+    tracing::info!("--train {text}: {tensors} tensors, {weights} of {all} weights; the others stay as they are");
+}
+
+fn say_adapters(text: &str, adapters: &AdapterSettings, architecture: &dyn Architecture) -> Result<()> {
+    let left_out = Trained::without_adapter(text, adapters, architecture)?;
     if !left_out.is_empty() {
         tracing::warn!(
             "--train {text}: adapters are of linear layers of attention and of MLPs; {} stays as it is, and gets none",
             left_out.join(", ")
         );
     }
-    let halves = adapters.halves(&*architecture)?;
-    let weights: u64 = halves.iter().map(|half| count(&half.shape)).sum();
+    let all: u64 = architecture.tensors().iter().map(|(_, shape)| weights_of(shape)).sum();
+    let weights: u64 = adapters.halves(architecture)?.iter().map(|half| weights_of(&half.shape)).sum();
     tracing::info!(
-        "--lora {rank}: adapters of {} linear layers, {weights} weights beside the base's {all}, which stay as they are",
+        "--lora {}: adapters of {} linear layers, {weights} weights beside the base's {all}, which stay as they are",
+        adapters.rank,
         adapters.layers.len()
     );
-    Ok((Trained::Only(BTreeSet::new()), Some(adapters)))
+    Ok(())
 }
 
 /// Goes on with the run in the state directory, whose base may not be complete yet.

@@ -6,7 +6,7 @@ use engine::{
     base::{AdapterSettings, Trained},
     model::Checkpoint,
 };
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::fmt::Write as _;
 
 use super::estimator;
 use crate::{cli::settings::Settings, system::memory, trainer::texts};
@@ -63,14 +63,9 @@ impl Needs {
 
 /// What people can say, and what it means here. Errors say why it cannot be.
 fn choice(checkpoint: &Checkpoint, train: &str, rank: Option<u32>) -> Result<(Trained, Option<AdapterSettings>)> {
-    let architecture = checkpoint.architecture()?;
-    let named = Trained::choose(train, &*architecture)?;
-    let Some(rank) = rank else {
-        ensure!(named.quantised(checkpoint)?.is_none(), "is not for what is quantised");
-        return Ok((named, None));
-    };
-    let adapters = AdapterSettings::new(rank, None, &named, &*architecture)?;
-    Ok((Trained::Only(BTreeSet::new()), Some(adapters)))
+    let (trained, adapters) = Trained::or_adapters(train, rank, None, &*checkpoint.architecture()?)?;
+    ensure!(trained.quantised(checkpoint)?.is_none(), "is not for what is quantised");
+    Ok((trained, adapters))
 }
 
 /// The table, for a batch of so many `tokens`, the choice that was made marked; `available`: bytes that may be taken.
