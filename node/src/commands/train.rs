@@ -170,31 +170,7 @@ async fn prepare(
     program: Option<&Arc<Program>>,
     shell: &mut Shell,
 ) -> Result<bool> {
-    let is_new = state.manifest()?.is_none() || gives_way(settings, &state)?;
-    if is_new {
-        settings.check_joining()?;
-    }
-    let mut texts = None;
-    let opened = if is_new && settings.joins() {
-        say::looking_for_run(settings);
-        if !shell.join(asking(settings, &state, settings.run)?).await? {
-            return Ok(false);
-        }
-        let opened = Opened::of(state)?;
-        say::joined(&opened.run, &opened.manifest);
-        opened
-    } else {
-        let opened = match is_new {
-            true => {
-                let (opened, read) = start(settings, state, program)?;
-                texts = Some(read);
-                opened
-            }
-            false => restart(settings, state)?,
-        };
-        shell.set_run(Run::decode(&opened.manifest_bytes)?)?;
-        opened
-    };
+    let Some((opened, texts)) = open(settings, state, program, shell).await? else { return Ok(false) };
     check_secret(settings, &opened)?;
     if !opened.state.has_base() && !take_base(settings, &opened, shell).await? {
         return Ok(false);
@@ -215,8 +191,14 @@ async fn prepare(
     let sampler = sampler(page.as_ref(), &opened, &texts)?;
     let names = shell.replica().map(FullNames::of).unwrap_or_default();
     let earlier = journal::earlier(opened.state.path(), &names);
-    let (trainer, goals, points) = new_trainer(settings, &opened, weights, texts, program, &earlier)?;
-    shell.recall(points)?;
+    texts.check(settings)?;
+    if texts.data.is_none() {
+        tracing::warn!("no --data: this node replays and serves the run, but does not train");
+    }
+    let objective = objective::of_run(settings, &opened, &texts, program)?;
+    let points = texts.held_out.as_ref().map(|text| points(text, &*objective, &earlier)).transpose()?;
+    let (trainer, goals) = new_trainer(settings, &opened, weights, texts, objective)?;
+    shell.recall(points.unwrap_or_default())?;
     let observer = observer(&opened, page, &earlier)?;
     let storage = storage::spawn(&opened.state)?;
     let base = opened.state.base(&opened.manifest)?;
@@ -231,6 +213,35 @@ async fn prepare(
     Ok(true)
 }
 
+/// The run to take part in: joined, started, or gone on with. With the texts, if they were read on the way. None if the
+/// node has left before.
+async fn open(
+    settings: &Settings,
+    state: Arc<StateDir>,
+    program: Option<&Arc<Program>>,
+    shell: &mut Shell,
+) -> Result<Option<(Opened, Option<Texts>)>> {
+    let is_new = state.manifest()?.is_none() || gives_way(settings, &state)?;
+    if is_new {
+        settings.check_joining()?;
+    }
+    if is_new && settings.joins() {
+        say::looking_for_run(settings);
+        if !shell.join(asking(settings, &state, settings.run)?).await? {
+            return Ok(None);
+        }
+        let opened = Opened::of(state)?;
+        say::joined(&opened.run, &opened.manifest);
+        return Ok(Some((opened, None)));
+    }
+    let (opened, texts) = match is_new {
+        true => start(settings, state, program).map(|(opened, texts)| (opened, Some(texts)))?,
+        false => (restart(settings, state)?, None),
+    };
+    shell.set_run(Run::decode(&opened.manifest_bytes)?)?;
+    Ok(Some((opened, texts)))
+}
+
 /// Who lets the model write for those who watch: where there is a page that this machine alone can see.
 fn sampler(page: Option<&Listener>, opened: &Opened, texts: &Texts) -> Result<Option<Sampler>> {
     let is_own = page.is_some_and(|page| page.address().ip().to_canonical().is_loopback());
@@ -239,55 +250,24 @@ fn sampler(page: Option<&Listener>, opened: &Opened, texts: &Texts) -> Result<Op
     Sampler::new(&checkpoint, held_out).map(Some)
 }
 
-/// What trains, for how long, and the held-out points so far.
+/// What trains, and for how long.
 fn new_trainer(
     settings: &Settings,
     opened: &Opened,
     weights: Weights,
     texts: Texts,
-    program: Option<&Arc<Program>>,
-    earlier: &[Line],
-) -> Result<(Trainer, GoalSettings, Points)> {
+    objective: Box<dyn Objective>,
+) -> Result<(Trainer, GoalSettings)> {
     let (model, _) = opened.model(&weights)?;
-    let seed = data_seed(settings, &opened.state)?;
-    texts.check(settings)?;
-    let Texts { data, held_out } = texts;
-    if data.is_none() {
-        tracing::warn!("no --data: this node replays and serves the run, but does not train");
-    }
-    let objective = objective::of_run(settings, opened, data.as_ref(), held_out.as_ref(), program)?;
-    let points = held_out.as_ref().map(|text| points(text, &*objective, earlier)).transpose()?.unwrap_or_default();
     let line = &opened.manifest.objective;
-    let estimator = match data {
+    let estimator = match texts.data {
         Some(_) if engine::objective::is_differentiable(line) => {
             estimator::choose(settings, opened.manifest.parameters())?
         }
         // What has no derivative is measured by forwards.
         _ => settings.estimator.unwrap_or_default(),
     };
-    if settings.exit_when_idle.is_some() && data.is_some() && settings.samples.is_none() && !settings.stop_when_flat {
-        tracing::warn!(
-            "--exit-when-idle has no effect: this node's own gradients have no end. --samples or --stop-when-flat gives \
-             them one"
-        );
-    }
-    let goals = GoalSettings {
-        samples: settings.samples,
-        exit_when_idle_ms: settings.exit_when_idle.map(|idle| idle.as_millis() as u64),
-        can_train: data.is_some(),
-        batch_samples: estimator.samples(),
-        waits_to_sign: matches!(estimator, Estimator::Projection { .. }),
-        evaluates: held_out.is_some(),
-        stops_when_flat: settings.stop_when_flat,
-        ..GoalSettings::default()
-    };
-    let kept = opened.state.normalizer()?.and_then(|bytes| {
-        serde_json::from_slice(&bytes)
-            .inspect_err(|error| {
-                tracing::warn!("the kept scale of own gradients is damaged ({error}); it is measured anew")
-            })
-            .ok()
-    });
+    let goals = goals(settings, &texts, estimator);
     let rows = objective::rows(settings, line, estimator);
     let mut trainer = Trainer::new(trainer::Parts {
         run: opened.run,
@@ -295,19 +275,52 @@ fn new_trainer(
         weights,
         model: SuffixModel::new(model),
         objective,
-        data,
-        held_out,
+        data: texts.data,
+        held_out: texts.held_out,
         settings: ProbeSettings {
             epsilon: opened.manifest.hyperparameters.epsilon,
             estimator,
             batch_size: rows,
-            data_seed: seed,
+            data_seed: data_seed(settings, &opened.state)?,
         },
-        normalizer: kept.unwrap_or_else(|| Normalizer::new(opened.manifest.levels)),
+        normalizer: normalizer(opened)?,
         random: Xoshiro256PlusPlus::seed_from_u64(u64::from_le_bytes(random()?)),
     });
     trainer.set_look_rows(estimator::rows_of_look(settings, rows));
-    Ok((trainer, goals, points))
+    Ok((trainer, goals))
+}
+
+/// What this node is to reach, and what it has for that.
+fn goals(settings: &Settings, texts: &Texts, estimator: Estimator) -> GoalSettings {
+    let can_train = texts.data.is_some();
+    if settings.exit_when_idle.is_some() && can_train && settings.samples.is_none() && !settings.stop_when_flat {
+        tracing::warn!(
+            "--exit-when-idle has no effect: this node's own gradients have no end. --samples or --stop-when-flat gives \
+             them one"
+        );
+    }
+    GoalSettings {
+        samples: settings.samples,
+        exit_when_idle_ms: settings.exit_when_idle.map(|idle| idle.as_millis() as u64),
+        can_train,
+        batch_samples: estimator.samples(),
+        waits_to_sign: matches!(estimator, Estimator::Projection { .. }),
+        evaluates: texts.held_out.is_some(),
+        stops_when_flat: settings.stop_when_flat,
+        ..GoalSettings::default()
+    }
+}
+
+/// The scale of own gradients: kept from before, or to be measured.
+fn normalizer(opened: &Opened) -> Result<Normalizer> {
+    let kept = opened.state.normalizer()?.and_then(|bytes| {
+        serde_json::from_slice(&bytes)
+            .inspect_err(|error| {
+                tracing::warn!("the kept scale of own gradients is damaged ({error}); it is measured anew")
+            })
+            .ok()
+    });
+    Ok(kept.unwrap_or_else(|| Normalizer::new(opened.manifest.levels)))
 }
 
 /// Held-out points of earlier sessions that can be compared with those to come.

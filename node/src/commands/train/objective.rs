@@ -44,11 +44,11 @@ pub fn of_new_run(settings: &Settings, texts: &Texts, program: Option<&Arc<Progr
 pub fn of_run(
     settings: &Settings,
     opened: &Opened,
-    data: Option<&Dataset>,
-    held_out: Option<&Dataset>,
+    texts: &Texts,
     program: Option<&Arc<Program>>,
 ) -> Result<Box<dyn Objective>> {
     let line = &opened.manifest.objective;
+    let (data, held_out) = (texts.data.as_ref(), texts.held_out.as_ref());
     let Some(own) = data.or(held_out) else {
         // Who has no text measures nothing.
         return Ok(Box::new(NextToken));
