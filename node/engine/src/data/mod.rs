@@ -71,7 +71,7 @@ pub use columns::Columns;
 use documents::Encoder;
 use pack::Pack;
 use part::{Part, Rows};
-use read::ReadTexts;
+use read::{Places, ReadTexts};
 pub use report::Report;
 use tokens::Tokens;
 use window::Windows;
@@ -137,7 +137,8 @@ impl Reader<'_> {
 
     fn read(&self, path: &Path, held_out: f64) -> Result<ReadTexts> {
         let Self { tokenizer, template, columns, sequence_length, scratch, ref progress } = *self;
-        read::load(path, &Encoder { tokenizer, template, sequence_length }, columns, held_out, scratch, progress)
+        let encoder = Encoder { tokenizer, template, sequence_length };
+        read::load(path, &encoder, columns, held_out, Places { scratch, progress })
     }
 }
 

@@ -68,15 +68,21 @@ struct Seen {
     open: Option<Opened>,
 }
 
-/// Reads `path` and holds out the last `held_out` of it. What does not go into memory goes to `scratch`. `progress`
-/// counts bytes as they are read.
+/// Where what is read goes.
+pub struct Places<'a> {
+    /// A directory, for what does not go into memory.
+    pub scratch: &'a Path,
+    /// Counts bytes as they are read.
+    pub progress: &'a Arc<AtomicU64>,
+}
+
+/// Reads `path` and holds out the last `held_out` of it.
 pub fn load(
     path: &Path,
     encoder: &Encoder<'_>,
     columns: &Columns,
     held_out: f64,
-    scratch: &Path,
-    progress: &Arc<AtomicU64>,
+    Places { scratch, progress }: Places<'_>,
 ) -> Result<ReadTexts> {
     let sequence_length = encoder.sequence_length;
     ensure!(sequence_length >= 2, "--sequence-length {sequence_length} is too short, a window needs 2 tokens");
