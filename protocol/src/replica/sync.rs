@@ -223,10 +223,10 @@ impl Replica {
                 self.compare_entries(peer, buckets, &entries, more)
             }
             (Asked::Fetch(wants), Response::Found { chunks, statements }) => {
-                self.take(peer, &wants, chunks, statements, now_ms)
+                self.take(peer, &wants, Found { chunks, statements }, now_ms)
             }
             (Asked::OwnHead(own), Response::Found { chunks, statements }) => {
-                self.take_own_head(own, chunks, statements, now_ms)
+                self.take_own_head(own, Found { chunks, statements }, now_ms)
             }
             (Asked::Fetch(_), Response::Unavailable) => {
                 self.let_others_fetch(peer);
@@ -318,14 +318,7 @@ impl Replica {
 
     /// What was fetched. A ledger that grew is asked for again, from where it stands now; what the answer had no room
     /// for, as it was. An answer with nothing ends that: the peer has no more of it.
-    fn take(
-        &mut self,
-        peer: NodeId,
-        wants: &[Want],
-        chunks: Vec<Chunk>,
-        statements: Vec<Statement>,
-        now_ms: u64,
-    ) -> Result<(), Offence> {
+    fn take(&mut self, peer: NodeId, wants: &[Want], found: Found, now_ms: u64) -> Result<(), Offence> {
         let (mut wanted, mut members) = (BTreeSet::new(), BTreeSet::new());
         for want in wants {
             match want {
@@ -334,20 +327,8 @@ impl Replica {
             }
         }
         self.let_others_fetch(peer);
-        if let Some(state) = self.peers.get_mut(&peer) {
-            let sends = !chunks.is_empty() || !statements.is_empty();
-            // Whoever has sent all that it has is asked once more.
-            state.is_fruitless = !sends && !state.has_sent;
-            state.has_sent = sends;
-            if sends {
-                let untouched = wants.iter().filter(|want| !is_touched(want, &chunks, &statements));
-                let room = QUEUED_WANTS_MAX.saturating_sub(state.wants.len());
-                let untouched: Vec<Want> = untouched.take(room).copied().collect();
-                untouched.into_iter().rev().for_each(|want| state.wants.push_front(want));
-            }
-        }
-        let mut grown = BTreeSet::new();
-        for statement in statements {
+        self.want_untouched(peer, wants, &found);
+        for statement in found.statements {
             let (is_asked, is_membership) = match &statement {
                 Statement::Revocation(revocation) => (wanted.contains(&revocation.machine()), false),
                 Statement::Admission(_) | Statement::Withdrawal(_) => (members.contains(&statement.key()), true),
@@ -359,7 +340,8 @@ impl Replica {
                 self.compare_anew(peer, now_ms);
             }
         }
-        for chunk in chunks {
+        let mut grown = BTreeSet::new();
+        for chunk in found.chunks {
             let machine = chunk.machine;
             if !wanted.contains(&machine) {
                 return Err(Offence::Unasked);
@@ -375,21 +357,30 @@ impl Replica {
         Ok(())
     }
 
+    /// What an answer had no room for is wanted still, before all else, if it had anything.
+    fn want_untouched(&mut self, peer: NodeId, wants: &[Want], found: &Found) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let sends = !found.is_empty();
+        // Whoever has sent all that it has is asked once more.
+        state.is_fruitless = !sends && !state.has_sent;
+        state.has_sent = sends;
+        if sends {
+            let untouched = wants.iter().filter(|want| !found.touches(want));
+            let room = QUEUED_WANTS_MAX.saturating_sub(state.wants.len());
+            let untouched: Vec<Want> = untouched.take(room).copied().collect();
+            untouched.into_iter().rev().for_each(|want| state.wants.push_front(want));
+        }
+    }
+
     /// The answer for the own head: a chunk that ends at it proves that the peer knows it, one beyond it that this disk
     /// is behind.
-    fn take_own_head(
-        &mut self,
-        own: MachineId,
-        chunks: Vec<Chunk>,
-        statements: Vec<Statement>,
-        now_ms: u64,
-    ) -> Result<(), Offence> {
-        for statement in statements {
+    fn take_own_head(&mut self, own: MachineId, found: Found, now_ms: u64) -> Result<(), Offence> {
+        for statement in found.statements {
             self.absorb_statement(statement).map_err(invalid)?;
         }
         let height = self.accounts.get(&own).map_or(0, |account| account.ledger().height());
         let mut holds_head = false;
-        for chunk in chunks {
+        for chunk in found.chunks {
             if chunk.machine != own {
                 return Err(Offence::Unasked);
             }
@@ -405,14 +396,26 @@ impl Replica {
     }
 }
 
-/// Whether an answer had room for something of what was wanted.
-fn is_touched(want: &Want, chunks: &[Chunk], statements: &[Statement]) -> bool {
-    match want {
-        Want::Samples { machine, .. } => chunks.iter().any(|chunk| chunk.machine == *machine),
-        Want::Revocation { machine } => statements.iter().any(
-            |statement| matches!(statement, Statement::Revocation(revocation) if revocation.machine() == *machine),
-        ),
-        Want::Member { key } => statements.iter().any(|statement| statement.key() == *key),
+/// What a peer sent for what was wanted.
+struct Found {
+    chunks: Vec<Chunk>,
+    statements: Vec<Statement>,
+}
+
+impl Found {
+    fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.statements.is_empty()
+    }
+
+    /// Whether something of `want` is there.
+    fn touches(&self, want: &Want) -> bool {
+        match want {
+            Want::Samples { machine, .. } => self.chunks.iter().any(|chunk| chunk.machine == *machine),
+            Want::Revocation { machine } => self.statements.iter().any(
+                |statement| matches!(statement, Statement::Revocation(revocation) if revocation.machine() == *machine),
+            ),
+            Want::Member { key } => self.statements.iter().any(|statement| statement.key() == *key),
+        }
     }
 }
 
