@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use protocol::manifest::{
-    ADAPTER_ONE, ADAPTER_RANK_MAX, Adapter, Groups, Half, Hyperparameters, Origin, TensorSpec, choose_arithmetic,
+    ADAPTER_ONE, ADAPTER_RANK_MAX, Adapter, Half, Hyperparameters, Origin, TensorSpec, choose_arithmetic,
 };
 use serde_json::{Value, json};
 use std::{
@@ -12,7 +12,7 @@ use std::{
     path::Path,
 };
 
-use super::{Trained, arithmetic::statistics};
+use super::{Trained, arithmetic::statistics, groups::Cut};
 use crate::{
     model::{Architecture, Checkpoint, Part, TrainedTensors, new_directory},
     weights::Weights,
@@ -84,12 +84,11 @@ impl AdapterSettings {
     ///
     /// Directions are scaled so that a learning rate means what it means for the layers themselves: a step of B moves a
     /// layer's output as far as a step of the layer would, one of A moves A by the same part of its size.
-    pub fn table(
+    pub(super) fn table(
         &self,
         checkpoint: &Checkpoint,
         architecture: &dyn Architecture,
-        groups: &Groups,
-        group_of: &BTreeMap<String, u16>,
+        cut: &Cut,
         settings: &Hyperparameters,
     ) -> Result<Vec<TensorSpec>> {
         let mut sizes = BTreeMap::new();
@@ -105,8 +104,8 @@ impl AdapterSettings {
                 Half::B => sizes[layer] / (begins * self.scaling * f64::from(self.rank).sqrt()),
             };
             let scale = scale.clamp(1e-4, 1e3);
-            let (group, first) = (group_of[&name], if half == Half::A { begins } else { 0.0 });
-            let chosen = choose_arithmetic(first, scale, groups, group, settings);
+            let (group, first) = (cut.group_of[&name], if half == Half::A { begins } else { 0.0 });
+            let chosen = choose_arithmetic(first, scale, &cut.groups, group, settings);
             let chosen = chosen.with_context(|| format!("adapter {name}"))?;
             let adapter = Adapter {
                 half,

@@ -3,13 +3,14 @@
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use protocol::{
-    manifest::{Groups, Hyperparameters, Origin, TensorSpec, choose_arithmetic},
+    manifest::{Hyperparameters, Origin, TensorSpec, choose_arithmetic},
     perturbation::BLOCK,
     replay,
 };
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
+use super::groups::Cut;
 use crate::{device, weights::tensor_digest};
 
 /// Statistics of one base tensor, from which its arithmetic is chosen.
@@ -21,12 +22,11 @@ pub struct TensorStatistics {
     pub rms: f64,
 }
 
-/// The table of tensors, each of the group that `group_of` names: integers from statistics (see [`choose_arithmetic`]),
+/// The table of tensors, each of the group into which it was `cut`: integers from statistics (see [`choose_arithmetic`]),
 /// tensors snapped in place. The direction scale of each is its root mean square times what `emphasis` gives its name.
 pub fn table(
     tensors: &BTreeMap<String, Tensor>,
-    groups: &Groups,
-    group_of: &BTreeMap<String, u16>,
+    cut: &Cut,
     emphasis: &dyn Fn(&str) -> f64,
     settings: &Hyperparameters,
 ) -> Result<Vec<TensorSpec>> {
@@ -37,9 +37,9 @@ pub fn table(
     let rms_all = (squares / elements.max(1) as f64).sqrt();
     let spec = |((name, tensor), statistics): ((&String, &Tensor), &TensorStatistics)| {
         let TensorStatistics { max_abs, rms } = *statistics;
-        let (group, scale) = (group_of[name], settings.direction_scale.of(rms * emphasis(name), rms_all));
-        let chosen =
-            choose_arithmetic(max_abs, scale, groups, group, settings).with_context(|| format!("tensor {name}"))?;
+        let (group, scale) = (cut.group_of[name], settings.direction_scale.of(rms * emphasis(name), rms_all));
+        let chosen = choose_arithmetic(max_abs, scale, &cut.groups, group, settings)
+            .with_context(|| format!("tensor {name}"))?;
         snap(tensor, chosen.quantum())?;
         let shape = tensor.dims().iter().map(|dimension| *dimension as u64).collect();
         Ok(chosen.row(name, shape, group, Origin::Base { digest: tensor_digest(tensor)? }))

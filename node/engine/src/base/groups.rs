@@ -11,14 +11,21 @@ const GROUPS_MAX: usize = 32;
 /// what it costs to begin.
 const PART_MIN: f64 = 1.0 / 256.0;
 
-/// Cuts tensors into groups of neighbours in the forward pass: (the groups, and the number of each tensor's).
+/// How tensors were cut.
+pub struct Cut {
+    pub groups: Groups,
+    /// The number of each tensor's group, by the tensor's name.
+    pub group_of: BTreeMap<String, u16>,
+}
+
+/// Cuts tensors into groups of neighbours in the forward pass.
 ///
 /// Each stage of the model is a group (the tensors of a layer together, an embedding with what is tied to it); the
 /// final norm goes with the last layer. Then neighbours are merged, the smallest pair first, until no group is tiny and
 /// there are not too many. All groups weigh the same and are probed at the run's ε. Weights were not measured: the only
 /// model at hand that trains in minutes has groups of one size. A group's own ε, larger as its loss differences are
 /// smaller, brought nothing (ARCHITECTURE, *Decisions*).
-pub fn cut(architecture: &dyn Architecture, elements: &BTreeMap<String, u64>) -> (Groups, BTreeMap<String, u16>) {
+pub fn cut(architecture: &dyn Architecture, elements: &BTreeMap<String, u64>) -> Cut {
     let mut stages: BTreeMap<Stage, (u64, Vec<&String>)> = BTreeMap::new();
     for (name, count) in elements {
         let stage = stages.entry(architecture.stage(name)).or_default();
@@ -32,8 +39,8 @@ pub fn cut(architecture: &dyn Architecture, elements: &BTreeMap<String, u64>) ->
         merge_smallest(&mut groups);
     }
     let numbers = (0u16..).zip(&groups);
-    let of = numbers.flat_map(|(number, (_, names))| names.iter().map(move |name| ((*name).clone(), number))).collect();
-    (Groups::equal(groups.len()), of)
+    let group_of = numbers.flat_map(|(number, (_, names))| names.iter().map(move |name| ((*name).clone(), number)));
+    Cut { groups: Groups::equal(groups.len()), group_of: group_of.collect() }
 }
 
 /// Merges the smallest group with the smaller of its neighbours.
@@ -67,8 +74,8 @@ mod tests {
     fn groups(architecture: &dyn Architecture) -> (usize, BTreeMap<String, u16>) {
         let elements =
             architecture.tensors().into_iter().map(|(name, dims)| (name, dims.iter().product::<usize>() as u64));
-        let (groups, of) = cut(architecture, &elements.collect());
-        (groups.members.len(), of)
+        let Cut { groups, group_of } = cut(architecture, &elements.collect());
+        (groups.members.len(), group_of)
     }
 
     #[test]

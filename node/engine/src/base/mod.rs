@@ -127,16 +127,16 @@ impl Base {
             let halves = adapters.halves(&*architecture)?.into_iter();
             elements.extend(halves.map(|half| (half.name, half.shape.iter().product::<usize>() as u64)));
         }
-        let (groups, group_of) = groups::cut(&*architecture, &elements);
+        let cut = groups::cut(&*architecture, &elements);
         let emphasis = |name: &str| architecture.emphasis(name);
-        let mut specs = arithmetic::table(&trained, &groups, &group_of, &emphasis, &settings.hyperparameters)?;
+        let mut specs = arithmetic::table(&trained, &cut, &emphasis, &settings.hyperparameters)?;
         if let Some(adapters) = &settings.adapters {
-            specs.extend(adapters.table(&checkpoint, &*architecture, &groups, &group_of, &settings.hyperparameters)?);
+            specs.extend(adapters.table(&checkpoint, &*architecture, &cut, &settings.hyperparameters)?);
             specs.sort_by(|a, b| a.name.cmp(&b.name));
         }
         let appendix = appendix(&checkpoint, &specs)?.encode()?;
         let weights = Weights::begin(&specs, trained, &nonce)?.with_frozen(frozen)?;
-        Ok(Self { checkpoint, appendix, weights, groups, nonce })
+        Ok(Self { checkpoint, appendix, weights, groups: cut.groups, nonce })
     }
 
     /// The manifest of a new run on this base. `base`: as [`Base::write_to`] describes it.
