@@ -55,6 +55,12 @@ pub struct Scene<'a> {
     pub replica: Option<&'a Replica>,
 }
 
+/// Who asks an adversary.
+pub struct Asker<'a> {
+    pub number: Number,
+    pub key: &'a [u8; 32],
+}
+
 /// What an adversary does.
 pub enum Act {
     /// Shows a gossip message to one neighbour, past the mesh.
@@ -201,15 +207,8 @@ impl Adversary {
         Some(Act::Show { to, bytes })
     }
 
-    /// What it answers in place of the truth to an asker of this number and key; None: the truth.
-    pub fn answer(
-        &mut self,
-        run: &RunId,
-        asker: Number,
-        asker_key: &[u8; 32],
-        question: &Question,
-        truth: Response,
-    ) -> Option<Vec<u8>> {
+    /// What it answers in place of the truth; None: the truth.
+    pub fn answer(&mut self, run: &RunId, asker: Asker<'_>, question: &Question, truth: Response) -> Option<Vec<u8>> {
         let answer = match (self.strategy, question, truth) {
             (
                 Strategy::ForkOverlap | Strategy::ForkWithheld | Strategy::ForkSilent,
@@ -217,7 +216,7 @@ impl Adversary {
                 truth,
             ) => {
                 let machine = MachineId { key: self.signer.key(), incarnation: FORKED_INCARNATION };
-                with_branch(truth, wants, machine, &self.branches[branch_of(asker)], run)
+                with_branch(truth, wants, machine, &self.branches[branch_of(asker.number)], run)
             }
             (Strategy::Garbage, ..) if chance(&mut self.random, 0.3) => {
                 return Some((0..100).map(|_| self.random.next_u64() as u8).collect());
@@ -231,7 +230,7 @@ impl Adversary {
                 }
                 Response::Entries { entries, more }
             }
-            (Strategy::HeadHider, Question::Fetch { wants }, _) if asks_for(wants, asker_key) => {
+            (Strategy::HeadHider, Question::Fetch { wants }, _) if asks_for(wants, asker.key) => {
                 Response::Found { chunks: Vec::new(), statements: Vec::new() }
             }
             (Strategy::WrongBase, _, Response::BaseChunk(mut bytes)) => {

@@ -1,7 +1,7 @@
 //! What really happened, which no machine knows: for the checkers.
 
 use peer::leave::Departure;
-use protocol::{machine::MachineId, segment::Chunk};
+use protocol::{machine::MachineId, replica::OwnByte, segment::Chunk};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{event::Number, queue::Micros};
@@ -87,7 +87,7 @@ pub struct Truth {
 
 impl Truth {
     /// A gradient was made.
-    pub fn made_at(&mut self, by: Number, machine: MachineId, sample: u64, now_ms: u64, is_honest: bool) {
+    pub fn made_at(&mut self, by: Number, own: &OwnByte, now_ms: u64, is_honest: bool) {
         let by = by as usize;
         if by >= self.made_by.len() {
             self.made_by.resize(by + 1, 0);
@@ -96,8 +96,8 @@ impl Truth {
         let (windows, window) = (self.made_in.entry(by as Number).or_default(), (now_ms / WINDOW_MS) as usize);
         windows.resize(windows.len().max(window + 1), 0);
         windows[window] += 1;
-        let births = self.births.entry(machine).or_default();
-        let index = sample as usize;
+        let births = self.births.entry(own.machine).or_default();
+        let index = own.sample as usize;
         if index == births.len() {
             births.push(now_ms as u32);
         } else if let Some(birth) = births.get_mut(index) {

@@ -5,7 +5,7 @@ use protocol::message::{Request, Response};
 
 use super::Machine;
 use crate::{
-    adversary::{Act, Scene},
+    adversary::{Act, Asker, Scene},
     event::{Frame, Letter, Number},
     mesh,
     swarm::Swarm,
@@ -49,6 +49,7 @@ impl Machine {
             return truth;
         };
         let key = swarm.keys.get(asker as usize).copied().unwrap_or_default();
-        adversary.answer(&swarm.run.id, asker, &key, &request.question, response).unwrap_or(truth)
+        let asker = Asker { number: asker, key: &key };
+        adversary.answer(&swarm.run.id, asker, &request.question, response).unwrap_or(truth)
     }
 }

@@ -113,7 +113,7 @@ impl Machine {
         let (Some(trainer), Some(replica)) = (&mut running.trainer, running.peer.replica()) else { return Ok(()) };
         let now = swarm.queue.now();
         let kind = if range.removed { Kind::Withdrawn } else { Kind::Replayed };
-        swarm.log.record(now, kind, self.number, range.samples() as u32, range.to)?;
+        swarm.note(kind, self.number, range.samples() as u32, range.to)?;
         match swarm.sabotage {
             Some(Sabotage::SkipReplay) if self.number == 1 && range.from > 0 => return Ok(()),
             Some(Sabotage::KeepRevoked) if range.removed => return Ok(()),
@@ -195,7 +195,7 @@ impl Machine {
     pub(super) fn contribute(&mut self, own: Vec<OwnByte>, swarm: &mut Swarm) -> Result<()> {
         let now_ms = swarm.queue.now() / 1000;
         for own in &own {
-            swarm.truth.made_at(self.number, own.machine, own.sample, now_ms, self.adversary.is_none());
+            swarm.truth.made_at(self.number, own, now_ms, self.adversary.is_none());
             swarm.note(Kind::Stepped, self.number, u32::from(own.byte as u8), own.sample)?;
         }
         self.tell(Input::Stepped(own), swarm)

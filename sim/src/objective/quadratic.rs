@@ -112,8 +112,9 @@ impl Quadratic {
         // The names' order puts the adapter between the two tensors of the base.
         tensors.splice(1..1, LowRank::specs(&groups, TENSORS.len() as u16, &hyperparameters)?);
         let low_rank = LowRank::new([1, 2], &mut random);
-        let manifest = manifest(tensors, groups, described, hyperparameters, authority, seed);
-        let manifest = Arc::new(Manifest { membership, replay_budget, ..manifest });
+        let manifest = manifest(tensors, groups, described, hyperparameters);
+        let manifest = Manifest { nonce: nonce(seed), membership, replay_budget, authority, ..manifest };
+        let manifest = Arc::new(manifest);
         manifest.validate()?;
         let run = manifest.run_id()?;
         let first = manifest.tensors[low_rank.halves[0]..=low_rank.halves[1]].iter();
@@ -140,17 +141,11 @@ fn described_base(tensors: &[TensorSpec], base: &[Vec<f32>]) -> Result<(BaseMode
     Ok(BaseModel::of_files("quadratic", &files, &appendix)?)
 }
 
-fn manifest(
-    tensors: Vec<TensorSpec>,
-    groups: Groups,
-    base: BaseModel,
-    hyperparameters: Hyperparameters,
-    authority: Option<[u8; 32]>,
-    seed: u64,
-) -> Manifest {
+/// Of a run that everyone may train.
+fn manifest(tensors: Vec<TensorSpec>, groups: Groups, base: BaseModel, hyperparameters: Hyperparameters) -> Manifest {
     Manifest {
         protocol_version: PROTOCOL_VERSION,
-        nonce: nonce(seed),
+        nonce: [0; 16],
         base,
         tensors,
         groups,
@@ -161,7 +156,7 @@ fn manifest(
         ledger_samples_max: LEDGER_SAMPLES_MAX,
         replay_budget: REPLAY_BUDGET_MAX,
         membership: Membership::Open,
-        authority,
+        authority: None,
         held_out: None,
         private: None,
     }
