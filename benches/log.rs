@@ -15,7 +15,7 @@ use protocol::{
     manifest::{Manifest, RunId},
     replica::{Record, Replica},
     segment::{CHUNK_SAMPLES_MAX, CHUNK_SEGMENTS_MAX, Chunk, Digest, Part, Segment},
-    signature::{Ed25519Signer, Signer as _},
+    signature::{Ed25519Signer, Signature, Signer as _},
 };
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
@@ -119,7 +119,8 @@ fn replica(run: &RunId, manifest: &Manifest, gradients: u64, segment: usize, ste
                     Part { samples, swarm_step }
                 })
                 .collect();
-            let (chunk, head) = sign(run, machine, first, previous, parts, bytes, &signer);
+            let signature = Signature([0; 64]);
+            let (chunk, head) = sign(run, Chunk { machine, first, previous, parts, bytes, signature }, &signer);
             (first, previous) = (chunk.end(), head);
             replica.restore_chunk(chunk).expect("a sound chunk");
         }
@@ -138,19 +139,10 @@ fn increase(steps: Steps, number: u64, segment: u64, random: &mut Xoshiro256Plus
 }
 
 /// A whole chunk under the signature of its last segment.
-fn sign(
-    run: &RunId,
-    machine: MachineId,
-    first: u64,
-    previous: Digest,
-    parts: Vec<Part>,
-    bytes: Vec<u8>,
-    signer: &Ed25519Signer,
-) -> (Chunk, Digest) {
-    let unsigned = Chunk { machine, first, previous, parts, bytes, signature: protocol::signature::Signature([0; 64]) };
+fn sign(run: &RunId, unsigned: Chunk, signer: &Ed25519Signer) -> (Chunk, Digest) {
     let digests = unsigned.digests(run);
-    let before = digests.iter().rev().nth(1).copied().unwrap_or(previous);
+    let before = digests.iter().rev().nth(1).copied().unwrap_or(unsigned.previous);
     let last: Segment<'_> = unsigned.segments().last().expect("a chunk has segments");
-    let (signed, head) = Chunk::sign(run, machine, last, before, signer);
+    let (signed, head) = Chunk::sign(run, unsigned.machine, last, before, signer);
     (Chunk { signature: signed.signature, ..unsigned }, head)
 }
