@@ -8,14 +8,14 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{ErrorKind, Read, Write},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
     client::{Client, Refusal},
     list::Sibling,
 };
-use crate::system::display::silent_bar;
+use crate::system::display::progress_bar;
 
 /// A transfer goes on after so many breaks between which it came no further.
 const RETRIES: u32 = 5;
@@ -23,8 +23,6 @@ const RETRIES: u32 = 5;
 const FURTHER: u64 = 1 << 20;
 /// The wait after the first break; it doubles.
 const WAIT: Duration = Duration::from_millis(250);
-/// How often progress is said where there is no terminal to show it on.
-const WORD_EVERY: Duration = Duration::from_secs(10);
 
 /// Where one model's files go.
 pub struct Place {
@@ -140,10 +138,11 @@ fn lock(path: &Path) -> Result<File> {
 fn transfer(client: &Client, file: &Sibling, path: &str, part: &Path) -> Result<(), Failure> {
     let opened = OpenOptions::new().create(true).append(true).open(part);
     let mut out = opened.with_context(|| format!("cannot write {}", part.display()))?;
-    let mut progress = Progress::new(file);
+    let template = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+    let bar = progress_bar(Some(file.size.unwrap_or(0)), file.rfilename.clone(), template);
     let (mut breaks, mut reached) = (0, 0);
     loop {
-        let failed = match attempt(client, file, path, &mut out, &mut progress) {
+        let failed = match attempt(client, file, path, &mut out, &bar) {
             Ok(()) => {
                 out.sync_all().with_context(|| format!("cannot write {}", part.display()))?;
                 return Ok(());
@@ -164,13 +163,7 @@ fn transfer(client: &Client, file: &Sibling, path: &str, part: &Path) -> Result<
 }
 
 /// Appends to `out` what one request brings.
-fn attempt(
-    client: &Client,
-    file: &Sibling,
-    path: &str,
-    out: &mut File,
-    progress: &mut Progress,
-) -> Result<(), Failure> {
+fn attempt(client: &Client, file: &Sibling, path: &str, out: &mut File, bar: &ProgressBar) -> Result<(), Failure> {
     let ours = |error: std::io::Error| anyhow::Error::new(error).context("cannot store what comes");
     let mut at = out.metadata().map_err(ours)?.len();
     if file.size.is_some_and(|size| at > size) {
@@ -198,7 +191,7 @@ fn attempt(
     let mut body = answer.body.into_reader();
     let mut buffer = vec![0; 1 << 18];
     loop {
-        progress.say(at);
+        bar.set_position(at);
         let read = match body.read(&mut buffer) {
             Ok(0) => break,
             Ok(read) => read,
@@ -239,37 +232,6 @@ fn check(file: &Sibling, part: &Path) -> Result<()> {
     }
     ensure!(bytes > 0, "the file is empty");
     Ok(())
-}
-
-/// A bar, or a line now and then where there is no terminal.
-struct Progress {
-    bar: ProgressBar,
-    name: String,
-    size: u64,
-    said: Instant,
-}
-
-impl Progress {
-    fn new(file: &Sibling) -> Self {
-        let size = file.size.unwrap_or(0);
-        let template = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-        let bar = silent_bar(Some(size), file.rfilename.clone(), template);
-        Self { bar, name: file.rfilename.clone(), size, said: Instant::now() }
-    }
-
-    fn say(&mut self, at: u64) {
-        self.bar.set_position(at);
-        if self.bar.is_hidden() && self.said.elapsed() >= WORD_EVERY {
-            self.said = Instant::now();
-            tracing::info!("{}: {} of {} MiB", self.name, at >> 20, self.size >> 20);
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ const SETTLED_MAX: Duration = Duration::from_secs(1);
 const SAID_EVERY: Duration = Duration::from_secs(30);
 
 /// A bar for what takes a while, or a spinner where nobody knows the `length`, if there is a terminal to show it on;
-/// elsewhere the log says now and then how far it is. Whoever finishes it clears it.
+/// elsewhere the log says now and then how far it is. It is there until it is finished and cleared, or dropped.
 pub fn progress_bar(length: Option<u64>, doing: impl Into<Cow<'static, str>>, template: &str) -> ProgressBar {
     let bar = silent_bar(length, doing, template);
     if bar.is_hidden() {
@@ -47,12 +47,13 @@ fn how_far(bar: &ProgressBar, is_bytes: bool) -> String {
     let (doing, seconds) = (bar.message(), bar.elapsed().as_secs());
     match bar.length() {
         Some(all) => format!("{doing}: {} of {}, after {seconds} s", count(bar.position()), count(all)),
+        None if bar.position() > 0 => format!("{doing}: {}, after {seconds} s", count(bar.position())),
         None => format!("{doing}, after {seconds} s"),
     }
 }
 
-/// The same where there is a terminal, and nothing elsewhere: for who has words of its own there.
-pub fn silent_bar(length: Option<u64>, doing: impl Into<Cow<'static, str>>, template: &str) -> ProgressBar {
+/// The same where there is a terminal, and nothing elsewhere.
+fn silent_bar(length: Option<u64>, doing: impl Into<Cow<'static, str>>, template: &str) -> ProgressBar {
     let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new).with_message(doing);
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
@@ -208,5 +209,7 @@ mod tests {
         let bar = silent_bar(None, "learning rate", "{msg}");
         bar.set_message("learning rate: walking");
         assert!(how_far(&bar, false).starts_with("learning rate: walking, after "), "{}", how_far(&bar, false));
+        bar.set_position(50);
+        assert!(how_far(&bar, true).starts_with("learning rate: walking: 50 B, after "), "{}", how_far(&bar, true));
     }
 }

@@ -1,7 +1,6 @@
 //! Texts, read for one model: once, so that they may come through a pipe, and with a line that says what was read.
 
 use anyhow::{Context, Result, ensure};
-use bytesize::ByteSize;
 use engine::{
     chat::ChatTemplate,
     data::{Columns, Dataset, Reader, Report},
@@ -17,12 +16,12 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::{
     cli::settings::{ObjectiveChoice, Settings},
-    system::display::silent_bar,
+    system::display::progress_bar,
 };
 
 /// Tokens of a window, where the model has so many.
@@ -30,8 +29,6 @@ const SEQUENCE_LENGTH: usize = 128;
 /// A text that takes longer gets a line that shows how far it is.
 const PATIENCE: Duration = Duration::from_millis(500);
 const REFRESH: Duration = Duration::from_millis(200);
-/// Where there is no such line, a line of the log as often as this says the same.
-const OFF_TERMINAL: Duration = Duration::from_secs(10);
 /// Bytes of two files that are compared at a time.
 const COMPARED_BYTES: u64 = 1 << 16;
 
@@ -173,16 +170,9 @@ impl TextReader {
                 Some(_) => "{msg}: {bar:30} {bytes} of {total_bytes} ({bytes_per_sec}), {eta} to go",
                 None => "{spinner} {msg}: {bytes} ({bytes_per_sec}), {elapsed}",
             };
-            let bar = silent_bar(size, name.clone(), template);
-            let mut told = Instant::now();
+            let bar = progress_bar(size, name, template);
             while is_going_on.upgrade().is_some() {
-                let read = progress.load(Ordering::Relaxed);
-                bar.set_position(read);
-                if bar.is_hidden() && told.elapsed() >= OFF_TERMINAL {
-                    let of = size.map_or_else(String::new, |size| format!(" of {}", ByteSize(size)));
-                    tracing::info!("{name}: {}{of} so far", ByteSize(read));
-                    told = Instant::now();
-                }
+                bar.set_position(progress.load(Ordering::Relaxed));
                 thread::park_timeout(REFRESH);
             }
             bar.finish_and_clear();

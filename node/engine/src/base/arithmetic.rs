@@ -22,8 +22,9 @@ pub struct TensorStatistics {
     pub rms: f64,
 }
 
-/// The table of tensors, each of the group into which it was `cut`: integers from statistics (see [`choose_arithmetic`]),
-/// tensors snapped in place. The direction scale of each is its root mean square times what `emphasis` gives its name.
+/// The table of tensors, each of the group into which it was cut: integers from statistics (see
+/// [`choose_arithmetic`]), tensors snapped in place. The direction scale of each is its root mean square times what
+/// `emphasis` gives its name.
 pub fn table(
     tensors: &BTreeMap<String, Tensor>,
     cut: &Cut,
