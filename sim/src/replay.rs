@@ -2,7 +2,6 @@
 //! then.
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
 use peer::{
     Output,
     record::{Replay, Step},
@@ -17,6 +16,7 @@ use std::{
 use crate::{
     cli::ReplayArgs,
     process::{Interrupt, say, say_while_read},
+    progress::Meter,
 };
 
 /// How often each kind of input, or output, came.
@@ -111,17 +111,17 @@ impl Totals {
 pub fn replay(args: &ReplayArgs, interrupt: &Interrupt) -> Result<bool> {
     let name = args.file.display();
     let file = File::open(&args.file).with_context(|| format!("{name} cannot be read"))?;
-    let bar = ProgressBar::new(file.metadata().with_context(|| format!("{name}"))?.len());
-    bar.set_style(ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes}, {eta} left")?);
-    let mut replay = Replay::open(BufReader::new(bar.wrap_read(file))).with_context(|| format!("{name}"))?;
+    let (mut meter, file) = Meter::of_file(file, "replaying").with_context(|| format!("{name}"))?;
+    let mut replay = Replay::open(BufReader::new(file)).with_context(|| format!("{name}"))?;
     let mut totals = Totals::default();
     while let Some(step) = replay.next_step().with_context(|| format!("{name}, after {} steps", totals.steps))? {
         totals.add(&step);
-        if args.outputs && !bar.suspend(|| say_while_read(line(&step)))? || interrupt.is_pressed() {
+        meter.say();
+        if args.outputs && !meter.beside(|| say_while_read(line(&step)))? || interrupt.is_pressed() {
             break;
         }
     }
-    bar.finish_and_clear();
+    drop(meter);
     totals.say()?;
     if replay.is_cut() {
         say("the recording ends within a step, as a crash leaves it")?;
