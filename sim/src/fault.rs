@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Takes a step after so long.
-    pub(crate) fn schedule_in(&mut self, after: Micros, step: Step) {
+    fn schedule_in(&mut self, after: Micros, step: Step) {
         self.schedule_at(self.swarm.queue.now() + after, step);
     }
 
@@ -89,7 +89,7 @@ impl World {
         self.inject(step)
     }
 
-    pub(crate) fn inject(&mut self, step: Step) -> Result<()> {
+    fn inject(&mut self, step: Step) -> Result<()> {
         match step {
             Step::Begin(what) => {
                 self.mark(match what {

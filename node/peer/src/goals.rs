@@ -156,7 +156,7 @@ impl Goals {
     }
 
     /// Whether own samples are all made.
-    pub fn has_made_all(&self, replica: &Replica) -> bool {
+    fn has_made_all(&self, replica: &Replica) -> bool {
         !self.settings.can_train || replica.own_next_sample() >= self.own_samples_limit(replica)
     }
 

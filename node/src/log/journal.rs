@@ -122,7 +122,7 @@ impl Journal {
     }
 
     /// What the node held when it last looked before it held more than so many gradients.
-    pub fn held_at_most(&self, gradients: u64) -> Option<Heights> {
+    fn held_at_most(&self, gradients: u64) -> Option<Heights> {
         self.held_while(|_, heights| sum(heights) <= gradients)
     }
 

@@ -53,7 +53,7 @@ impl Distribution {
     }
 
     /// As a share of all.
-    pub fn saturation(&self) -> f64 {
+    fn saturation(&self) -> f64 {
         self.saturated as f64 / self.gradients.max(1) as f64
     }
 

@@ -78,7 +78,7 @@ pub fn is_of_another_run(own: &[StreamProtocol], told: &[StreamProtocol]) -> boo
 }
 
 /// The discovery protocol of one run, so that the tables of different runs do not mix.
-pub fn kad_protocol(run: &[u8; 32]) -> Result<StreamProtocol, String> {
+fn kad_protocol(run: &[u8; 32]) -> Result<StreamProtocol, String> {
     StreamProtocol::try_from_owned(format!("{KAD}{}", prefix(run))).map_err(|error| error.to_string())
 }
 

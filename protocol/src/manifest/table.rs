@@ -52,7 +52,7 @@ impl TensorSpec {
     }
 
     /// log2 of the quantum.
-    pub fn quantum_log2(&self) -> i32 {
+    fn quantum_log2(&self) -> i32 {
         i32::from(self.range_log2) - WEIGHT_BITS
     }
 

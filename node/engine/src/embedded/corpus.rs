@@ -11,9 +11,9 @@ use rand_xoshiro::{
 use std::collections::HashMap;
 
 /// Seed of the task's held-out text, the same on all machines. Machines that train must not use it.
-pub const HELD_OUT_SEED: u64 = u64::MAX;
+const HELD_OUT_SEED: u64 = u64::MAX;
 /// Bytes of the task's held-out text.
-pub const HELD_OUT_BYTES: usize = 64 * 1024;
+const HELD_OUT_BYTES: usize = 64 * 1024;
 
 const STORIES: &str = include_str!("stories.grammar");
 const LOGBOOK: &str = include_str!("logbook.grammar");

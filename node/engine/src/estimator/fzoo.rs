@@ -11,7 +11,7 @@ use super::probe::{Measured, Probe};
 /// L(θ)) / ε`, less their mean where there are at least two, since the curvature adds nearly the same to all of them. A
 /// loss that is not finite gives a value that is not finite and leaves the others alone; so does, for all, the
 /// baseline.
-pub fn one_sided_gradients(baseline: f64, losses: &[f64], epsilon: f64) -> Vec<f64> {
+fn one_sided_gradients(baseline: f64, losses: &[f64], epsilon: f64) -> Vec<f64> {
     let slopes = losses.iter().map(|loss| (loss - baseline) / epsilon);
     let finite: Vec<f64> = slopes.clone().filter(|slope| slope.is_finite()).collect();
     let mean = if finite.len() < 2 { 0.0 } else { finite.iter().sum::<f64>() / finite.len() as f64 };
