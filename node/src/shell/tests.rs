@@ -11,10 +11,14 @@ use protocol::{
     signature::{Ed25519Signer, Ed25519Verifier, Signer as _},
 };
 use std::{
+    cell::Cell,
     collections::VecDeque,
     path::Path,
-    sync::{Arc, Mutex, mpsc::sync_channel},
-    time::{Duration, Instant},
+    sync::{
+        Arc, Mutex,
+        mpsc::{SyncSender, sync_channel},
+    },
+    time::Duration,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -148,23 +152,40 @@ impl Node {
         Self { _directory: directory, shell, wishes, rows }
     }
 
-    /// Runs while people wish one thing after the other, after pauses in ms. Returns how it ended, after what time, and
-    /// how many own samples the disk has.
-    async fn run(self, wishes: &[(u64, Wish)]) -> (Result<()>, Duration, u64) {
-        let (Self { _directory, shell, wishes: sender, rows }, begun) = (self, Instant::now());
-        let people = async {
-            for (pause_ms, wish) in wishes {
-                tokio::time::sleep(Duration::from_millis(*pause_ms)).await;
-                sender.send(*wish).unwrap();
-            }
-            std::future::pending::<()>().await
-        };
-        let outcome = tokio::select! {
-            outcome = shell.run() => outcome,
-            () = people => unreachable!(),
-        };
-        (outcome, begun.elapsed(), samples(&rows.lock().unwrap()))
+    /// Runs until the peer has heard of all own samples.
+    async fn until_made(&mut self) {
+        let has_made = |shell: &Shell| shell.replica().is_some_and(|replica| replica.own_next_sample() == SAMPLES);
+        self.shell.run_until(has_made).await.unwrap();
     }
+
+    /// Runs until the shell has heard what people wish.
+    async fn wish(&mut self, wish: Wish) {
+        self.wishes.send(wish).unwrap();
+        self.shell.run_until(|shell| shell.wish == wish).await.unwrap();
+    }
+
+    /// Runs to the end. Returns how that was, and how many own samples the disk has.
+    async fn end(self) -> (Result<()>, u64) {
+        let outcome = self.shell.run().await;
+        (outcome, samples(&self.rows.lock().unwrap()))
+    }
+
+    /// The same, of one that is told to leave once all its samples are made.
+    async fn leave(mut self) -> (Result<()>, u64) {
+        self.until_made().await;
+        self.wish(Wish::Leave).await;
+        self.end().await
+    }
+}
+
+/// What a disk does before a write that goes on when the sender is dropped.
+fn held() -> (SyncSender<()>, impl Fn() -> Result<()> + Send + 'static) {
+    let (gate, wait) = sync_channel(0);
+    let before = move || {
+        let _ = wait.recv();
+        Ok(())
+    };
+    (gate, before)
 }
 
 /// Samples in the chunks among `rows`, of which one may take the place of others.
@@ -178,40 +199,44 @@ fn samples(rows: &[Row]) -> u64 {
 
 #[tokio::test]
 async fn leaves_of_its_own_accord_once_its_goal_is_reached() {
-    let node = Node::start(|| Ok(()), Some(100)).await;
-    let (outcome, _, stored) = node.run(&[]).await;
+    let (outcome, stored) = Node::start(|| Ok(()), Some(100)).await.end().await;
     outcome.unwrap();
     assert_eq!(stored, SAMPLES);
 }
 
 #[tokio::test]
 async fn a_slow_disk_is_waited_for_on_leaving_and_nothing_is_lost() {
-    const TAKES: Duration = Duration::from_secs(3);
-    let slow = || {
-        std::thread::sleep(TAKES);
-        Ok(())
-    };
-    let (outcome, took, stored) = Node::start(slow, None).await.run(&[(200, Wish::Leave)]).await;
+    let (gate, before) = held();
+    let mut node = Node::start(before, None).await;
+    node.until_made().await;
+    node.wish(Wish::Leave).await;
+    let events = Cell::new(0);
+    let happened = |_: &Shell| events.replace(events.get() + 1) == 10;
+    node.shell.run_until(happened).await.unwrap();
+    assert!(!node.shell.has_left(), "it left, and the disk had written nothing");
+    drop(gate);
+    let (outcome, stored) = node.end().await;
     outcome.unwrap();
-    assert!(took >= TAKES && stored == SAMPLES, "left after {took:?} with {stored} samples stored");
+    assert_eq!(stored, SAMPLES);
 }
 
 #[tokio::test]
 async fn a_second_wish_cuts_the_wait_short_and_says_what_it_costs() {
-    let stuck = || {
-        std::thread::sleep(Duration::from_secs(60));
-        Ok(())
-    };
-    let wishes = [(200, Wish::Leave), (500, Wish::LeaveNow)];
-    let (outcome, took, stored) = Node::start(stuck, None).await.run(&wishes).await;
+    let (_gate, before) = held();
+    let mut node = Node::start(before, None).await;
+    node.until_made().await;
+    node.wish(Wish::Leave).await;
+    node.shell.run_until(|shell| shell.waiting().writes > 0).await.unwrap();
+    node.wishes.send(Wish::LeaveNow).unwrap();
+    let (outcome, stored) = node.end().await;
     let error = outcome.unwrap_err().to_string();
     assert!(error.starts_with("left at once: 20 own gradients") && error.contains("writes not done: "), "{error}");
-    assert!(took < Duration::from_secs(5) && stored == 0, "{took:?}");
+    assert_eq!(stored, 0);
 }
 
 #[tokio::test]
 async fn a_disk_that_refuses_everything_is_given_up_with_a_remedy() {
-    let (outcome, ..) = Node::start(|| bail!("no space left"), None).await.run(&[(200, Wish::Leave)]).await;
+    let (outcome, _) = Node::start(|| bail!("no space left"), None).await.leave().await;
     let error = outcome.unwrap_err().to_string();
     for part in ["no space left", "20 own gradients", "Free some space", "start the node again"] {
         assert!(error.contains(part), "{part:?} is missing: {error}");
@@ -228,7 +253,7 @@ async fn a_disk_that_refuses_at_first_loses_nothing() {
             bail!("read-only")
         }
     };
-    let (outcome, _, stored) = Node::start(hesitant, None).await.run(&[(200, Wish::Leave)]).await;
+    let (outcome, stored) = Node::start(hesitant, None).await.leave().await;
     outcome.unwrap();
     assert_eq!(stored, SAMPLES);
 }
@@ -238,7 +263,7 @@ async fn what_is_recorded_replays_to_the_same_decisions() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("recording");
     let node = Node::with(|| Ok(()), Some(100), Some(&path), Vec::new()).await;
-    node.run(&[]).await.0.unwrap();
+    node.end().await.0.unwrap();
     let mut replay = peer::record::Replay::open(std::fs::File::open(&path).unwrap()).unwrap();
     let (mut steps, mut last) = (0, None);
     while let Some(step) = replay.next_step().unwrap() {
