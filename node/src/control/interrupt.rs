@@ -98,17 +98,15 @@ fn last_words(code: i32) -> &'static str {
     }
 }
 
-/// Turns signals into wishes. Returns, with an exit code, if nobody takes over, or if the second wish is not followed.
-async fn listen(mut signal: impl AsyncFnMut(), taken_over: &AtomicBool, wish: &watch::Sender<Wish>) -> i32 {
-    signal().await;
+/// Turns signals, each told by when it came, into wishes. Returns, with an exit code, if nobody takes over, or if the
+/// second wish is not followed.
+async fn listen(mut signal: impl AsyncFnMut() -> Instant, taken_over: &AtomicBool, wish: &watch::Sender<Wish>) -> i32 {
+    let first = signal().await;
     if !taken_over.load(Ordering::SeqCst) {
         return 0;
     }
-    let first = Instant::now();
     let _ = wish.send(Wish::Leave);
-    while first.elapsed() < TOGETHER {
-        signal().await;
-    }
+    while signal().await.duration_since(first) < TOGETHER {}
     let _ = wish.send(Wish::LeaveNow);
     tokio::time::sleep(LAST_WORDS_MAX).await;
     1
@@ -128,12 +126,13 @@ impl Signals {
         Self { streams: wanted.filter_map(|kind| signal(kind).ok()).collect() }
     }
 
-    async fn next(&mut self) {
+    /// When the next one came.
+    async fn next(&mut self) -> Instant {
         std::future::poll_fn(|context| {
             let came = self.streams.iter_mut().any(|stream| stream.poll_recv(context).is_ready());
-            if came { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            if came { std::task::Poll::Ready(Instant::now()) } else { std::task::Poll::Pending }
         })
-        .await;
+        .await
     }
 }
 
@@ -147,42 +146,35 @@ fn ignores_hangup() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::sync::mpsc;
+    use futures::FutureExt;
 
-    /// What `pauses` between signals come to: the wishes as they were seen, and the exit code if there was one.
-    async fn after(pauses: &[u64], taken_over: bool) -> (Wish, Option<i32>) {
-        let (send, mut signals) = mpsc::channel::<()>(8);
+    /// What signals at these times, in ms, come to: the wish, and the exit code if there is one.
+    fn after(times: &[u64], taken_over: bool) -> (Wish, Option<i32>) {
         let (wish, wishes) = watch::channel(Wish::Stay);
-        let taken_over = AtomicBool::new(taken_over);
-        let signal = async || match signals.recv().await {
-            Some(()) => {}
+        let code = listen(signals(times), &AtomicBool::new(taken_over), &wish).now_or_never();
+        (*wishes.borrow(), code)
+    }
+
+    /// Signals that came at these times, in ms, and then no more.
+    fn signals(times: &[u64]) -> impl AsyncFnMut() -> Instant {
+        let (begun, mut times) = (Instant::now(), times.iter());
+        async move || match times.next() {
+            Some(ms) => begun + Duration::from_millis(*ms),
             None => std::future::pending().await,
-        };
-        let person = async {
-            for pause in pauses {
-                tokio::time::sleep(Duration::from_millis(*pause)).await;
-                send.send(()).await.unwrap();
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        };
-        tokio::select! {
-            biased;
-            code = listen(signal, &taken_over, &wish) => (*wishes.borrow(), Some(code)),
-            () = person => (*wishes.borrow(), None),
         }
     }
 
     #[tokio::test]
     async fn signals_that_come_together_are_one_wish_and_a_later_one_is_another() {
-        assert_eq!(after(&[], true).await, (Wish::Stay, None));
-        assert_eq!(after(&[0], true).await, (Wish::Leave, None));
-        assert_eq!(after(&[0, 100, 200], true).await, (Wish::Leave, None));
-        assert_eq!(after(&[0, 700], true).await, (Wish::LeaveNow, None));
+        assert_eq!(after(&[], true), (Wish::Stay, None));
+        assert_eq!(after(&[0], true), (Wish::Leave, None));
+        assert_eq!(after(&[0, 100, 300], true), (Wish::Leave, None));
+        assert_eq!(after(&[0, 700], true), (Wish::LeaveNow, None));
     }
 
     #[tokio::test]
     async fn a_process_that_nobody_took_over_ends_at_the_first_signal() {
-        assert_eq!(after(&[0], false).await, (Wish::Stay, Some(0)));
+        assert_eq!(after(&[0], false), (Wish::Stay, Some(0)));
     }
 
     #[test]
@@ -192,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_wish_that_is_not_followed_ends_the_process() {
-        let (_, code) = after(&[0, 700, 1_500], true).await;
-        assert_eq!(code, Some(1));
+        let (wish, _wishes) = watch::channel(Wish::Stay);
+        assert_eq!(listen(signals(&[0, 700]), &AtomicBool::new(true), &wish).await, 1);
     }
 }
