@@ -128,27 +128,28 @@ mod tests {
         }
     }
 
-    fn watched(liveness: &Liveness, is_there: bool) -> Watched<Peer> {
-        liveness.watch_every(Duration::from_millis(1), Peer { is_there }, Some(HOME))
+    /// One that nobody is at the other end of.
+    fn silent(liveness: &Liveness, period: Duration) -> Watched<Peer> {
+        liveness.watch_every(period, Peer { is_there: false }, Some(HOME))
     }
 
     #[tokio::test]
     async fn a_stream_ends_once_nothing_has_come_for_long() {
-        let liveness = Liveness::default();
-        let mut stream = watched(&liveness, false);
+        let mut stream = silent(&Liveness::default(), Duration::from_millis(1));
         assert_eq!(stream.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]
     async fn every_byte_starts_the_count_anew() {
-        let mut stream = watched(&Liveness::default(), false);
+        let period = Duration::from_secs(60);
+        let mut stream = silent(&Liveness::default(), period);
         for _ in 0..10 {
             stream.state.lock().unwrap().silence.woke();
             stream.inner.is_there = true;
             assert_eq!(stream.read(&mut [0]).await.unwrap(), 1);
             stream.inner.is_there = false;
             // A machine that was away looks once, however long it was.
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            stream.look.reset_at(Instant::now() - 10 * period);
             assert!(stream.read(&mut [0]).now_or_never().is_none());
         }
     }
@@ -169,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn after_sleep_silence_is_noticed_sooner() {
         let liveness = Liveness::default();
-        let stream = watched(&liveness, false);
+        let stream = silent(&liveness, Duration::from_secs(60));
         let mut rested = stream.state.lock().unwrap().silence;
         liveness.woke();
         let mut woken = stream.state.lock().unwrap().silence;

@@ -210,16 +210,15 @@ mod tests {
                 }
             });
             let mut seen = Vec::new();
-            for _ in 0..20 {
+            while seen.len() < 5 {
                 let (bytes, _) = copy_at_rest(&path, ATTEMPTS_MAX).unwrap();
                 let copy = Database::of_copy(&bytes).unwrap();
                 let (first, second) = (copy.get("first").unwrap().unwrap(), copy.get("second").unwrap().unwrap());
                 assert!(first == second && first == value(first[0].into()), "a transaction came apart");
                 seen.push(first[0]);
+                seen.dedup();
             }
             stop.store(true, Ordering::Relaxed);
-            seen.dedup();
-            assert!(seen.len() > 1, "nothing was written meanwhile");
         });
     }
 
