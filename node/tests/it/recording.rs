@@ -7,7 +7,6 @@ use std::{
     fs,
     io::BufReader,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 /// Steps of the recording, all of which come out as they were recorded.
@@ -59,7 +58,9 @@ fn what_three_nodes_were_told_gives_the_same_outputs_again_also_of_one_that_was_
     let third = workshop.node("third", &[&join, &record(2)[..]].concat());
     third.hear("caught up");
     second.hear("caught up");
-    std::thread::park_timeout(Duration::from_millis(700));
+    let recorded = Path::new(&names[2]);
+    let has_steps = || fs::metadata(recorded).is_ok_and(|file| file.len() > 0) && replays(recorded) > 50;
+    third.until("recorded", |_| has_steps());
     // Killed with -9, and started again with a recording of its own.
     drop(third);
     let third = workshop.node("third", &[&join, &record(3)[..]].concat());
