@@ -60,7 +60,6 @@ impl StoredBase {
 /// What a crash leaves.
 #[derive(Clone, Default)]
 pub struct Contents {
-    /// Chunks.
     pub chunks: Chunks,
     /// Statements by name.
     pub statements: BTreeMap<Vec<u8>, Statement>,
@@ -74,7 +73,6 @@ pub struct Contents {
     pub known: Vec<Number>,
     /// The run that it belongs to.
     pub run: Option<Run>,
-    /// The base model.
     pub base: StoredBase,
 }
 
@@ -169,9 +167,7 @@ fn chunks_of(run: &Option<Rc<StoredLedger>>) -> impl Iterator<Item = &Arc<Chunk>
 /// A record, shared by all the disks that it is on.
 #[derive(Clone)]
 pub enum Shared {
-    /// A chunk.
     Chunk(Rc<Stored>),
-    /// A statement.
     Statement(Statement),
 }
 

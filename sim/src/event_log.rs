@@ -66,7 +66,6 @@ impl EventLog {
         Self { hasher: blake3::Hasher::new(), buffer: Vec::with_capacity(BUFFER_BYTES), file, records: 0 }
     }
 
-    /// Appends a record.
     pub fn record(&mut self, at: Micros, kind: Kind, machine: u32, other: u32, value: u64) -> io::Result<()> {
         let mut record = [0u8; RECORD_BYTES];
         record[..8].copy_from_slice(&at.to_le_bytes());
@@ -88,7 +87,6 @@ impl EventLog {
         Ok(())
     }
 
-    /// Number of records.
     pub fn records(&self) -> u64 {
         self.records
     }

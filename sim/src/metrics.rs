@@ -38,7 +38,6 @@ fn middle(bucket: usize) -> f64 {
 }
 
 impl Histogram {
-    /// Counts a value.
     pub fn add(&mut self, value: u64) {
         self.counts[bucket(value)] += 1;
         self.total += 1;
@@ -86,7 +85,6 @@ pub struct Metrics {
 /// What came so far, but for joiners and for keeping connections.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Cost {
-    /// Bytes.
     pub bytes: u64,
     pub deliveries: u64,
 }

@@ -62,7 +62,6 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Whether it was.
     pub fn is_pressed(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }

@@ -24,7 +24,6 @@ pub struct BytesByCause {
 }
 
 impl BytesByCause {
-    /// Everything.
     pub fn total(&self) -> u64 {
         self.named().iter().map(|(_, bytes)| bytes).sum()
     }
@@ -151,7 +150,6 @@ pub struct Summary {
     pub reproduce: String,
     /// BLAKE3 over every event in order, hexadecimal.
     pub event_log_hash: String,
-    /// Events in all.
     pub events: u64,
     /// Whether all honest machines that are up ended at one version vector and one weights digest.
     pub converged: bool,

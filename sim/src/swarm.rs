@@ -58,9 +58,7 @@ const DEAF_FROM: Micros = 3_000_000;
 pub struct Swarm {
     /// Everything random follows from it.
     pub seed: u64,
-    /// What is simulated.
     pub scenario: Scenario,
-    /// What is learnt.
     pub objective: Box<dyn Objective>,
     /// The run, as every disk has it.
     pub run: Run,
@@ -77,7 +75,6 @@ pub struct Swarm {
     pub verifier: RememberingVerifier,
     /// What the machines' replicas share.
     pub commons: Commons,
-    /// Measurements.
     pub metrics: Metrics,
     /// For the checkers.
     pub truth: Truth,

@@ -13,7 +13,6 @@ mod stat;
 mod tail;
 mod verify;
 
-/// Dispatches.
 pub fn run(command: &LogCommand) -> Result<()> {
     match command {
         LogCommand::Show(args) => show::run(args),

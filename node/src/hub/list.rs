@@ -26,7 +26,6 @@ pub struct Gguf {
     pub architecture: Option<String>,
 }
 
-/// A file.
 #[derive(Deserialize)]
 pub struct Sibling {
     pub rfilename: String,

@@ -53,13 +53,9 @@ pub struct Log {
 
 /// What a log holds, wherever it came from.
 pub struct Content {
-    /// As in [`Log`].
     pub run: RunId,
-    /// As in [`Log`].
     pub manifest: Arc<Manifest>,
-    /// As in [`Log`].
     pub manifest_bytes: Vec<u8>,
-    /// As in [`Log`].
     pub replica: Replica,
 }
 

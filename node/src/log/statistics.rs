@@ -15,7 +15,6 @@ const ONE_SIDED: f64 = 6.0;
 /// Of a run of bytes. Void bytes (−128: the loss was not finite) count in `gradients` and `voids` only.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Distribution {
-    /// How many bytes.
     pub gradients: u64,
     /// Of these, void.
     pub voids: u64,
@@ -69,7 +68,6 @@ impl Distribution {
 pub struct MachineStatistics {
     /// Its name in full.
     pub machine: String,
-    /// All its bytes.
     pub all: Distribution,
     /// The same in [`PARTS`] equal parts, oldest first. Fewer if there are fewer bytes.
     pub parts: Vec<Distribution>,

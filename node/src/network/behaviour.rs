@@ -28,7 +28,6 @@ const CONNECTIONS_PER_PEER: u32 = 4;
 /// Connections of which it is not known yet whose they are.
 const PENDING_MAX: u32 = 64;
 
-/// All of it.
 #[derive(NetworkBehaviour)]
 pub struct Behaviour {
     pub blocked: allow_block_list::Behaviour<allow_block_list::BlockedPeers>,

@@ -14,11 +14,7 @@ pub enum StartError {
         "{address}: cannot listen there ({error}); give --listen an address of this machine, for example \
          /ip4/0.0.0.0/tcp/9713"
     )]
-    Listen {
-        address: Multiaddr,
-        /// What went wrong.
-        error: String,
-    },
+    Listen { address: Multiaddr, error: String },
     /// A bootstrap address of no use.
     #[error("--bootstrap {address}: {error}; an example of a right one is /ip4/192.168.1.7/tcp/9713/p2p/12D3KooW…")]
     Bootstrap {

@@ -29,7 +29,6 @@ pub enum Event {
     Disconnected(PeerId),
     /// A call that was asked for ended without a connection.
     DialFailed {
-        /// Who was called.
         peer: PeerId,
         /// Why there is no connection, for people.
         error: String,
@@ -44,7 +43,6 @@ pub enum Event {
     Request {
         peer: PeerId,
         bytes: Vec<u8>,
-        /// For the answer.
         responder: Responder,
     },
     /// An answer, or why there is none.

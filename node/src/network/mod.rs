@@ -136,7 +136,6 @@ impl Network {
         self.swarm.listeners().cloned().collect()
     }
 
-    /// The next event.
     pub async fn next(&mut self) -> Event {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -209,7 +208,6 @@ impl Network {
         }
     }
 
-    /// Asks a peer.
     pub fn request(&mut self, peer: PeerId, bytes: Vec<u8>) -> RequestId {
         self.swarm.behaviour_mut().exchange.send_request(&peer, bytes)
     }
@@ -231,7 +229,6 @@ impl Network {
         }
     }
 
-    /// Connected peers.
     pub fn connected(&self) -> impl Iterator<Item = &PeerId> {
         self.swarm.connected_peers()
     }

@@ -105,7 +105,6 @@ impl Nodes {
         Some(node.peer)
     }
 
-    /// Who is banned.
     pub fn banned(&self) -> impl Iterator<Item = PeerId> {
         self.nodes.values().filter(|node| node.is_banned).map(|node| node.peer)
     }

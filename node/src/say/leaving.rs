@@ -45,7 +45,6 @@ pub fn left_without(waiting: &Waiting, error: &str, directory: &Path) -> String 
     )
 }
 
-/// The end.
 pub fn left(replica: &Replica, session: &Session) {
     tracing::info!(
         "left with {} gradients of {}, {} of them made here in this session{}; version vector {}",

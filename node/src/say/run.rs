@@ -72,7 +72,6 @@ pub fn fetching(source: &str, bytes: u64, here: u64) {
     );
 }
 
-/// It has come.
 pub fn fetched() {
     tracing::info!("the base model is complete");
 }

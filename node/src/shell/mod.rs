@@ -345,7 +345,6 @@ impl Shell {
         }
     }
 
-    /// The own machine.
     pub fn own_machine(&self) -> MachineId {
         self.peer.own_machine()
     }

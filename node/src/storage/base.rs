@@ -56,7 +56,6 @@ pub fn start_run(
 }
 
 impl StateDir {
-    /// The base model.
     pub fn base(&self, manifest: &Manifest) -> Result<BaseReader> {
         BaseReader::open(&self.path, &self.database, manifest)
     }

@@ -118,7 +118,6 @@ impl StateCopy {
         self.database.for_each_chunk(visit)
     }
 
-    /// All stored statements.
     pub fn statements(&self) -> Result<Vec<Vec<u8>>> {
         self.database.statements()
     }

@@ -162,7 +162,6 @@ impl Database {
         Ok(self.get(name)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes))
     }
 
-    /// Stores a value.
     pub fn put(&self, name: &str, value: &[u8]) -> Result<()> {
         self.put_all(&[(name, value)])
     }
@@ -235,7 +234,6 @@ impl Database {
         })
     }
 
-    /// All statements.
     pub fn statements(&self) -> Result<Vec<Vec<u8>>> {
         self.read(|transaction| {
             let table = transaction.open_table(STATEMENTS)?;

@@ -156,7 +156,6 @@ impl StateDir {
         })
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -276,7 +275,6 @@ impl StateDir {
         self.database.for_each_chunk(visit)
     }
 
-    /// All stored statements.
     pub fn statements(&self) -> Result<Vec<Vec<u8>>> {
         self.database.statements()
     }

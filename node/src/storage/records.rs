@@ -29,12 +29,10 @@ pub fn to_row(record: &replica::Record) -> Result<Row> {
     })
 }
 
-/// A stored chunk.
 pub fn chunk(bytes: &[u8]) -> Result<Chunk> {
     decode::<_, RECORD_BYTES_MAX>(bytes).context("a damaged ledger record")
 }
 
-/// A stored statement.
 pub fn statement(bytes: &[u8]) -> Result<Statement> {
     decode::<_, RECORD_BYTES_MAX>(bytes).context("a damaged statement record")
 }

@@ -72,11 +72,9 @@ pub enum Event {
     },
     /// The held-out loss.
     Evaluated {
-        /// What it is.
         evaluation: Evaluation,
         /// Of the weights.
         digest: [u8; 32],
-        /// The own machine.
         machine: MachineId,
         /// Own samples below this are in the weights.
         next_sample: u64,
@@ -88,7 +86,6 @@ pub enum Event {
     /// The file, and the own samples that it contains.
     Checkpoint {
         written: WrittenCheckpoint,
-        /// The own machine.
         machine: MachineId,
         /// Own samples below this are in it.
         next_sample: u64,

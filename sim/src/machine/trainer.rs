@@ -27,7 +27,7 @@ pub struct Trainer {
     pub(super) measuring_us: Micros,
     /// Entries whose `Swept` event is on its way, and the time that they take.
     pub(super) sweeping: Option<(u64, Micros)>,
-    /// Between the two.
+    /// How replay and own gradients share its time.
     pub(super) share: TimeShare,
     /// Since when own gradients are wanted without one.
     pub(super) wished_since: Option<Micros>,

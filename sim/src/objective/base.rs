@@ -15,7 +15,6 @@ impl Base {
         Self { bytes, digests }
     }
 
-    /// All digests.
     pub fn digests(&self) -> &[[u8; 32]] {
         &self.digests
     }

@@ -11,7 +11,6 @@ pub struct Axis {
     pub label: String,
     /// Where it begins, logarithmic where it is.
     pub from: f64,
-    /// Where it ends.
     pub to: f64,
     log: bool,
     ticks: Vec<(f64, String)>,

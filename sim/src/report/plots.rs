@@ -34,7 +34,6 @@ const SPREADS_MAX: usize = 4;
 
 /// A plot and what belongs around it.
 pub struct Figure {
-    /// What it shows.
     pub title: String,
     /// The plot, unless there is nothing to show.
     pub svg: Option<String>,

@@ -37,14 +37,11 @@ pub enum What {
     Churn {
         /// How many each time.
         machines: usize,
-        /// How many times.
         times: usize,
-        /// How far apart.
         every_seconds: f64,
     },
     /// The machines are split at random; nothing passes between the parts.
     Partition {
-        /// Number of parts.
         parts: usize,
         /// Until it heals.
         lasts_seconds: f64,
