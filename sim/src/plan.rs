@@ -21,24 +21,45 @@ pub fn plan(args: &PlanArgs, interrupt: &Interrupt) -> Result<bool> {
     ensure!((1..=MACHINES_MAX).contains(&args.nodes), "--nodes {}: a run has 1 to {MACHINES_MAX} machines", args.nodes);
     let bytes = args.bytes_per_parameter;
     ensure!(bytes.is_finite() && bytes > 0.0, "--bytes-per-parameter {bytes}: must be positive, for example 2");
+    let scenario = scenario(args)?;
+    let label = Label { scenario: "plan".into(), reproduce: String::new() };
+    let world = World::new(scenario.clone(), 1, None)?;
+    let Some(summary) = world.run(&label, |_| !interrupt.is_pressed())? else { return Ok(false) };
+    say(format!(
+        "{}, {} gradients per second each, links of {} ms:",
+        report::machines(args.nodes),
+        scenario.speed.gradients_per_second,
+        scenario.link.latency_ms
+    ))?;
+    for (name, value) in rows(args, &scenario, &summary) {
+        say(format!("  {name:<38} {value}"))?;
+    }
+    say(format!(
+        "simulated: {} gradients in {:.0} virtual seconds; the rest is extrapolated",
+        summary.gradients, summary.virtual_seconds
+    ))?;
+    Ok(summary.passed())
+}
+
+/// The part of the run that is simulated.
+fn scenario(args: &PlanArgs) -> Result<Scenario> {
     let (_, mut scenario) = Scenario::load("calm")?;
     scenario.link = Default::default();
     scenario.machines = args.nodes;
     scenario.speed.spread = 1.0;
     scenario.speed.replay_us = 1e6 * args.parameters as f64 / args.groups as f64 / REPLAY_PER_SECOND;
     args.changes.apply(&mut scenario)?;
-    let rate = scenario.speed.gradients_per_second;
     if args.changes.gradients.is_none() {
         let share = (args.total as f64 / args.nodes as f64).ceil();
-        scenario.gradients = (SECONDS * rate).min(share).max(1.0) as u64;
+        scenario.gradients = (SECONDS * scenario.speed.gradients_per_second).min(share).max(1.0) as u64;
     }
-    let replay_us = scenario.speed.replay_us;
-    let link = scenario.link.clone();
-    let label = Label { scenario: "plan".into(), reproduce: String::new() };
-    let world = World::new(scenario, 1, None)?;
-    let Some(summary) = world.run(&label, |_| !interrupt.is_pressed())? else { return Ok(false) };
-    let per_second = pace(&summary);
-    let machines = args.nodes as f64;
+    Ok(scenario)
+}
+
+/// What the whole run comes to: names and values.
+fn rows(args: &PlanArgs, scenario: &Scenario, summary: &Summary) -> Vec<(String, String)> {
+    let (rate, replay_us, link) = (scenario.speed.gradients_per_second, scenario.speed.replay_us, &scenario.link);
+    let (per_second, machines) = (pace(summary), args.nodes as f64);
     // Joins happen once, and the base is not that of the run that is planned.
     let mut bytes = summary.bytes;
     bytes.joins = 0;
@@ -69,19 +90,7 @@ pub fn plan(args: &PlanArgs, interrupt: &Interrupt) -> Result<bool> {
         ("base model for a joiner".into(), format!("{base_mb:.1} MB ({fetching} from one peer)")),
         (format!("time to {} gradients", args.total), span(args.total as f64 / per_second)),
     ]);
-    say(format!(
-        "{}, {rate} gradients per second each, links of {} ms:",
-        report::machines(args.nodes),
-        link.latency_ms
-    ))?;
-    for (name, value) in rows {
-        say(format!("  {name:<38} {value}"))?;
-    }
-    say(format!(
-        "simulated: {} gradients in {:.0} virtual seconds; the rest is extrapolated",
-        summary.gradients, summary.virtual_seconds
-    ))?;
-    Ok(summary.passed())
+    rows
 }
 
 /// Gradients per second while all machines are at work: between a tenth and six tenths of the run.

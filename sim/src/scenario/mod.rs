@@ -377,6 +377,32 @@ impl Scenario {
         ensure!((1..=REPLAY_BUDGET_MAX).contains(&budget), "replay_budget is {budget}: 1 to 2^24 gradients a second");
         let dimensions = self.quadratic.dimensions;
         ensure!((8..=1 << 24).contains(&dimensions), "quadratic.dimensions is {dimensions}: 8 to 2^24");
+        if let Some(bytes) = self.bytes_after_restart_max {
+            ensure!((0.0..=1e9).contains(&bytes), "bytes_after_restart_max is {bytes}: it must be between 0 and 10^9");
+        }
+        let spread = self.speed.spread;
+        ensure!((1.0..=1e6).contains(&spread), "speed.spread is {spread}: it must be between 1 and 10^6");
+        let flush = self.replica.flush_samples;
+        ensure!((1..=4096).contains(&flush), "replica.flush_samples is {flush}: 1 to 4096");
+        if let Some(language) = &self.language {
+            let (batch, length) = (language.batch_size, language.sequence_length);
+            ensure!(batch >= 1, "language.batch_size is 0: at least 1");
+            ensure!(length >= 2, "language.sequence_length is {length}: at least 2");
+        }
+        for sender in &self.senders {
+            for (name, value) in [("sender.speed", sender.speed), ("sender.replay_speed", sender.replay_speed)] {
+                ensure!((1e-3..=1e6).contains(&value), "{name} is {value}: it must be between 0.001 and 10^6");
+            }
+        }
+        self.faults.iter().try_for_each(Fault::check)?;
+        self.check_sizes()?;
+        let ms = self.replica.anti_entropy_interval_ms;
+        ensure!(ms >= 100, "replica.anti_entropy_interval_ms is {ms}: at least 100");
+        Ok(())
+    }
+
+    /// Rates, times and shares within what is simulated.
+    fn check_sizes(&self) -> Result<()> {
         let positive = [
             ("speed.gradients_per_second", self.speed.gradients_per_second),
             ("link.up_mbps", self.link.up_mbps),
@@ -393,11 +419,6 @@ impl Scenario {
         for (name, value) in positive.into_iter().chain(language) {
             ensure!(value > 0.0 && value <= 1e9, "{name} is {value}: it must be positive, and at most 10^9");
         }
-        if let Some(bytes) = self.bytes_after_restart_max {
-            ensure!((0.0..=1e9).contains(&bytes), "bytes_after_restart_max is {bytes}: it must be between 0 and 10^9");
-        }
-        let spread = self.speed.spread;
-        ensure!((1.0..=1e6).contains(&spread), "speed.spread is {spread}: it must be between 1 and 10^6");
         let not_negative = [
             ("joins_over_seconds", self.joins_over_seconds),
             ("speed.replay_us", self.speed.replay_us),
@@ -419,21 +440,6 @@ impl Scenario {
         for (name, value) in shares {
             ensure!((0.0..=0.9).contains(&value), "{name} is {value}: a share between 0 and 0.9");
         }
-        let flush = self.replica.flush_samples;
-        ensure!((1..=4096).contains(&flush), "replica.flush_samples is {flush}: 1 to 4096");
-        if let Some(language) = &self.language {
-            let (batch, length) = (language.batch_size, language.sequence_length);
-            ensure!(batch >= 1, "language.batch_size is 0: at least 1");
-            ensure!(length >= 2, "language.sequence_length is {length}: at least 2");
-        }
-        for sender in &self.senders {
-            for (name, value) in [("sender.speed", sender.speed), ("sender.replay_speed", sender.replay_speed)] {
-                ensure!((1e-3..=1e6).contains(&value), "{name} is {value}: it must be between 0.001 and 10^6");
-            }
-        }
-        self.faults.iter().try_for_each(Fault::check)?;
-        let ms = self.replica.anti_entropy_interval_ms;
-        ensure!(ms >= 100, "replica.anti_entropy_interval_ms is {ms}: at least 100");
         Ok(())
     }
 }
