@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{
     gradients,
-    vector::{LANES, VectorLoop, dispatch, multiply_add, sum_lanes},
+    vector::{VectorLoop, dispatch, dot},
 };
 use crate::device::{self, slice};
 
@@ -98,20 +98,6 @@ impl VectorLoop for RmsNormRows<'_> {
             }
         }
     }
-}
-
-/// Σ a · b.
-#[inline(always)]
-fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0f32; LANES];
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            sums[lane] = multiply_add::<FMA>(a[lane], b[lane], sums[lane]);
-        }
-    }
-    sum_lanes(sums) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// The norm where a graph is recorded.

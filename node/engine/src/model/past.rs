@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{
     queries::Heads,
     rotary::Rotary,
-    vector::{LANES, VectorLoop, dispatch, exponential, multiply_add, sum_lanes},
+    vector::{VectorLoop, dispatch, dot, exponential, multiply_add},
 };
 use crate::device;
 
@@ -144,17 +144,4 @@ impl VectorLoop for OneQuery<'_> {
         }
         self.out.iter_mut().for_each(|out| *out /= sum);
     }
-}
-
-#[inline(always)]
-fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0f32; LANES];
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            sums[lane] = multiply_add::<FMA>(a[lane], b[lane], sums[lane]);
-        }
-    }
-    sum_lanes(sums) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }

@@ -58,6 +58,20 @@ pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// Σ a · b.
+#[inline(always)]
+pub fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0f32; LANES];
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] = multiply_add::<FMA>(a[lane], b[lane], sums[lane]);
+        }
+    }
+    sum_lanes(sums) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
 /// Largest lane, as a tree. Lanes that are NaN are passed over, unless all are.
 #[inline(always)]
 pub fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
