@@ -25,7 +25,8 @@ use super::{
     scope::scope_of,
 };
 
-type Connections = Boxed<(PeerId, StreamMuxerBox)>;
+/// Of every transport, to whoever answered.
+pub type Connections = Boxed<(PeerId, StreamMuxerBox)>;
 
 /// Where calls may go. Clones share.
 #[derive(Clone)]

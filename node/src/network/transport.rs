@@ -6,11 +6,7 @@
 
 use libp2p::{
     Multiaddr, PeerId, Transport,
-    core::{
-        muxing::StreamMuxerBox,
-        transport::{Boxed, OrTransport},
-        upgrade::Version,
-    },
+    core::{muxing::StreamMuxerBox, transport::OrTransport, upgrade::Version},
     identity,
     multiaddr::Protocol,
     noise, relay, tcp, yamux,
@@ -24,7 +20,7 @@ use std::{
 
 use super::{
     error::StartError,
-    guard::{Guarded, Reach},
+    guard::{Connections, Guarded, Reach},
     limit::{Limited, Limits, Rate},
     liveness::Liveness,
     names::Named,
@@ -35,8 +31,6 @@ use super::{
 const UPGRADE_MAX: Duration = Duration::from_secs(10);
 /// One through a relay takes more ways there and back.
 const RELAYED_UPGRADE_MAX: Duration = Duration::from_secs(20);
-
-type Connections = Boxed<(PeerId, StreamMuxerBox)>;
 
 /// Whose connections, and what goes with each of them.
 pub struct Parts<'a> {
