@@ -71,7 +71,7 @@ pub use columns::Columns;
 use documents::Encoder;
 use pack::Pack;
 use part::{Part, Rows};
-use read::{Places, ReadTexts};
+use read::{ReadTexts, Sinks};
 pub use report::Report;
 use tokens::Tokens;
 use window::Windows;
@@ -138,7 +138,7 @@ impl Reader<'_> {
     fn read(&self, path: &Path, held_out: f64) -> Result<ReadTexts> {
         let Self { tokenizer, template, columns, sequence_length, scratch, ref progress } = *self;
         let encoder = Encoder { tokenizer, template, sequence_length };
-        read::load(path, &encoder, columns, held_out, Places { scratch, progress })
+        read::load(path, &encoder, columns, held_out, Sinks { scratch, progress })
     }
 }
 

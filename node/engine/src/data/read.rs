@@ -69,7 +69,7 @@ struct Seen {
 }
 
 /// Where what is read goes.
-pub struct Places<'a> {
+pub struct Sinks<'a> {
     /// A directory, for what does not go into memory.
     pub scratch: &'a Path,
     /// Counts bytes as they are read.
@@ -82,7 +82,7 @@ pub fn load(
     encoder: &Encoder<'_>,
     columns: &Columns,
     held_out: f64,
-    Places { scratch, progress }: Places<'_>,
+    Sinks { scratch, progress }: Sinks<'_>,
 ) -> Result<ReadTexts> {
     let sequence_length = encoder.sequence_length;
     ensure!(sequence_length >= 2, "--sequence-length {sequence_length} is too short, a window needs 2 tokens");
