@@ -14,6 +14,8 @@ use std::{
     path::Path,
 };
 
+use crate::largest_difference;
+
 const VOCABULARY: u32 = 31;
 
 /// A tiny random checkpoint of `tests/families`.
@@ -77,10 +79,6 @@ fn logits(model: &dyn Model) -> Vec<f32> {
     let Batch { tokens, layout, .. } = batch();
     let logits = model.logits(&model.hidden(&tokens, &layout).unwrap()).unwrap();
     logits.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).fold(0.0, |largest, (a, b)| largest.max((a - b).abs()))
 }
 
 /// The model of a run's base, adapters included.

@@ -16,6 +16,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::largest_difference;
+
 const VOCABULARY: usize = 31;
 /// Tokens of the prompt of which transformers' greedy text goes on.
 const PROMPT: usize = 7;
@@ -85,11 +87,6 @@ impl Case {
 
 fn tokens(tensor: &Tensor) -> Vec<u32> {
     tensor.to_dtype(candle_core::DType::U32).unwrap().to_vec1().unwrap()
-}
-
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).fold(0.0, |largest, (a, b)| largest.max((a - b).abs()))
 }
 
 #[test]

@@ -25,7 +25,7 @@ use std::{
     },
 };
 
-use crate::adapters::settings;
+use crate::{adapters::settings, largest_difference};
 
 /// The system's allocator, which remembers the largest piece that it was asked for.
 struct Watched;
@@ -80,11 +80,6 @@ fn logits(model: &dyn engine::model::Model, case: &Path) -> Vec<f32> {
 
 fn logits_of(checkpoint: &Checkpoint, case: &Path) -> Vec<f32> {
     logits(&*load(checkpoint, &checkpoint.tensors().unwrap()).unwrap().0, case)
-}
-
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).fold(0.0, |largest, (a, b)| largest.max((a - b).abs()))
 }
 
 #[test]

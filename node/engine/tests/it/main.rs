@@ -20,3 +20,8 @@ mod reference;
 mod special_tokens;
 mod suffix;
 mod unusable;
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).fold(0.0, |largest, (a, b)| largest.max((a - b).abs()))
+}
