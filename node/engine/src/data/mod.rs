@@ -19,7 +19,8 @@
 //! | `documents.rs`, `choices.rs`, `prompts.rs`, `text.rs` | that → tokens |
 //! | `tokens.rs`, `window.rs`, `part.rs` | what is kept: ids, and which of them are a row |
 //! | `numbers.rs` | where it is kept: in memory while it is little, then on the disk |
-//! | `read.rs`, `report.rs` | all of these at work; what was read, skipped and cut |
+//! | `read.rs`, `read/` | all of these at work, on plain texts and on rows |
+//! | `report.rs` | what was read, skipped and cut |
 //! | `held_out.rs` | which files of plain text are held out, and which are by their names |
 //! | `order.rs`, `pack.rs` | which rows come when; rows → batch |
 //! | `digest.rs` | what tells texts apart |
