@@ -15,7 +15,7 @@ pub enum Fault {
     CountsOneIncarnation,
     /// A checkpoint claims what is in the ledgers when it is committed, not when it was written.
     ClaimsLate,
-    /// A start never asks others for the own head.
+    /// A start never asks others for this machine's head.
     TrustsItsDisk,
     /// Leaving waits for nothing.
     LeavesAtOnce,

@@ -13,7 +13,8 @@ pub fn needs_incarnation(replica: &Replica, is_new: bool, is_alone: bool) -> boo
     !is_new && (is_alone || own_is_empty(replica))
 }
 
-/// Whether the own head is sure: the own ledger is empty and new. To be asked after [`needs_incarnation`] was answered.
+/// Whether this machine's head is sure: the own ledger is empty and new. To be asked after [`needs_incarnation`] was
+/// answered.
 pub fn own_head(replica: &Replica) -> OwnHead {
     if own_is_empty(replica) { OwnHead::Sure } else { OwnHead::Unconfirmed }
 }

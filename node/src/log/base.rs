@@ -35,7 +35,7 @@ impl Base {
         Ok(base::Base::of_run(&log.manifest, embedded::checkpoint()?).ok().map(Self::from))
     }
 
-    /// As [`Self::of`], for who cannot do without.
+    /// As [`Self::of`]; an error that says what to do if there is none.
     pub fn needed(log: &Log, model: Option<&Path>) -> Result<Self> {
         Self::of(log, model)?
             .with_context(|| format!("{}: the run's base model is not here; --model <directory> gives it", log.origin))

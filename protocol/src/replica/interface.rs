@@ -122,7 +122,7 @@ pub enum Report {
 pub enum IncarnationCause {
     /// A peer holds samples of the own ledger that this disk does not.
     Behind,
-    /// No peer could answer for the own head.
+    /// No peer could answer for this machine's head.
     Unanswered,
     /// The own key signed two histories: another process uses it, or this disk was rolled back.
     Forked,

@@ -6,7 +6,7 @@
 //!
 //! - `interface`: what goes in and what comes out;
 //! - `state`: what a replica holds; it knows none of those that change it;
-//! - `signing`, `own`: own bytes, signing, the own head's confirmation after a start;
+//! - `signing`, `own`: own bytes, signing, the confirmation of this machine's head after a start;
 //! - `absorb`: chunks of others on their way in; `statements`: what is said of machines and keys;
 //! - `sync`, `answers`, `peers`: anti-entropy with each connected peer: own questions, answers to theirs;
 //! - `accounts`: what is known of each machine, and the version vector;

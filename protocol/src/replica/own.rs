@@ -15,9 +15,9 @@ use crate::{
 pub(super) enum Signing {
     /// Not started.
     Idle,
-    /// Peers are being asked for the own head.
+    /// Peers are being asked for this machine's head.
     Asking { since_ms: u64, strong_since_ms: Option<u64>, weak: bool, asked: BTreeMap<NodeId, u64> },
-    /// The own head is sure.
+    /// This machine's head is sure.
     Sure,
     /// A new incarnation was asked for.
     Renewing,

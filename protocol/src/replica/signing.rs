@@ -1,4 +1,4 @@
-//! Own bytes: from the trainer to a signed, durable, published segment; and whether the own head may be trusted.
+//! Own bytes: from the trainer to a signed, durable, published segment; and whether this machine's head may be trusted.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,7 +26,7 @@ use crate::{
 const SETTLE_MS: u64 = 2_000;
 /// Without a strong answer, the own ledger is given up for a new incarnation after this long.
 const ANSWER_MS_MAX: u64 = 30_000;
-/// The same, if peers did answer but none of them held the own head.
+/// The same, if peers did answer but none of them held this machine's head.
 const WEAK_ANSWER_MS_MAX: u64 = 10_000;
 /// A machine that is not slow waits so much longer for every machine of the run: 20 messages a second come to each node
 /// then, of whatever size the swarm is.
@@ -323,7 +323,7 @@ impl Replica {
         self.outputs.push_back(Output::NewIncarnation(cause));
     }
 
-    /// A peer answered for the own head: `holds_head` if it proved that it knows the ledger up to there.
+    /// A peer answered for this machine's head: `holds_head` if it proved that it knows the ledger up to there.
     pub(super) fn own_head_answered(&mut self, holds_head: bool, now_ms: u64) {
         if let Signing::Asking { strong_since_ms, weak, .. } = &mut self.own.signing {
             if holds_head {

@@ -29,7 +29,7 @@ const SUMMARY_PAUSE_MS: u64 = 500;
 /// Things that one peer may make us want at a time; the next round finds the rest.
 const QUEUED_WANTS_MAX: usize = 65_536;
 
-/// A peer is asked again for the own head after this long.
+/// A peer is asked again for this machine's head after this long.
 const OWN_HEAD_PAUSE_MS: u64 = 2_000;
 /// A peer that sends a ledger has it to itself for this long; after that others are asked for it, too.
 const FETCH_ALONE_MS: u64 = 5_000;
@@ -211,7 +211,7 @@ impl Replica {
             (Asked::Summary(revision), Response::Same) => {
                 state.agreed = Some(revision);
                 state.compared = true;
-                // Whoever has the same version vector has the own head.
+                // Whoever has the same version vector has this machine's head.
                 self.own_head_answered(true, now_ms);
                 Ok(())
             }
@@ -372,8 +372,8 @@ impl Replica {
         }
     }
 
-    /// The answer for the own head: a chunk that ends at it proves that the peer knows it, one beyond it that this disk
-    /// is behind.
+    /// The answer for this machine's head: a chunk that ends at it proves that the peer knows it, one beyond it that this
+    /// disk is behind.
     fn take_own_head(&mut self, own: MachineId, found: Found, now_ms: u64) -> Result<(), Offence> {
         for statement in found.statements {
             self.absorb_statement(statement).map_err(invalid)?;
