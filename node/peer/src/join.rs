@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Answer, NodeId, Run,
     exchange::{ANSWER_MS_MAX, Purpose},
-    limits::Severity,
     planted::{Fault, Planted},
 };
 
@@ -380,6 +379,3 @@ pub fn differences(ours: &Manifest, answer: &Answer) -> Option<(RunId, Vec<Strin
         _ => None,
     }
 }
-
-/// How bad it is to send a wrong piece of the base: the node is of no use here.
-pub const USELESS: Severity = Severity::Ban;

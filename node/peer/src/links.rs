@@ -172,7 +172,7 @@ impl Links {
         }
         let allowed = self.limits.allow(node, bytes, now_ms);
         if !allowed {
-            self.fault(node, Severity::Fault, reason, now_ms, outputs);
+            self.fault(node, reason, now_ms, outputs);
         }
         allowed
     }
@@ -183,19 +183,15 @@ impl Links {
     }
 
     /// Counts something against a node; too much of it bans the node for a while.
-    pub fn fault(
-        &mut self,
-        node: NodeId,
-        severity: Severity,
-        reason: &str,
-        now_ms: u64,
-        outputs: &mut VecDeque<Output>,
-    ) {
-        let banned = self.limits.fault(node, severity, now_ms);
-        outputs.push_back(Output::Notice(Notice::Fault { node, reason: reason.to_owned(), banned }));
-        if banned {
-            outputs.push_back(Output::Ban(node));
-        }
+    pub fn fault(&mut self, node: NodeId, reason: &str, now_ms: u64, outputs: &mut VecDeque<Output>) {
+        let banned = self.limits.fault(node, Severity::Fault, now_ms);
+        tell_fault(node, reason, banned, outputs);
+    }
+
+    /// Bans a node at once, for a while.
+    pub fn ban(&mut self, node: NodeId, reason: &str, now_ms: u64, outputs: &mut VecDeque<Output>) {
+        let banned = self.limits.fault(node, Severity::Ban, now_ms);
+        tell_fault(node, reason, banned, outputs);
     }
 
     /// Asks. False if the question cannot be sent, or the node is not connected, or about to be cut off.
@@ -220,6 +216,13 @@ impl Links {
         if !is_neighbour && !self.dialing.knows(node) && !self.limits.knows(node) {
             outputs.push_back(Output::Forget(node));
         }
+    }
+}
+
+fn tell_fault(node: NodeId, reason: &str, banned: bool, outputs: &mut VecDeque<Output>) {
+    outputs.push_back(Output::Notice(Notice::Fault { node, reason: reason.to_owned(), banned }));
+    if banned {
+        outputs.push_back(Output::Ban(node));
     }
 }
 

@@ -12,9 +12,8 @@ use crate::{
     clock::Clock,
     dialing::Origin,
     exchange::Purpose,
-    join::{self, Join, Taken},
+    join::{Join, Taken},
     leave::Departure,
-    limits::Severity,
     links::{Links, Message},
     planted::Planted,
     running::{Context, Running},
@@ -280,11 +279,12 @@ impl Peer {
             Taken::Well | Taken::Rests => {}
             Taken::NoManifest(reason) => {
                 outputs.push_back(Output::Notice(Notice::NoManifest { node, reason }));
-                self.links.fault(node, Severity::Fault, "no usable manifest", now_ms, outputs);
+                self.links.fault(node, "no usable manifest", now_ms, outputs);
             }
             Taken::Wrong(reason) => {
                 outputs.push_back(Output::Notice(Notice::GivenUp { node, reason }));
-                self.links.fault(node, join::USELESS, "a wrong piece of the base model", now_ms, outputs);
+                // It is of no use here.
+                self.links.ban(node, "a wrong piece of the base model", now_ms, outputs);
             }
             Taken::OtherRun { run, is_last } => {
                 outputs.push_back(Output::Notice(Notice::NotTheWishedRun { node, run, is_last }));

@@ -6,7 +6,7 @@ use protocol::{
 };
 
 use super::state::{Context, Running};
-use crate::{Notice, Output, Work, exchange::Purpose, limits::Severity};
+use crate::{Notice, Output, Work, exchange::Purpose};
 
 impl Running {
     /// Does all that the replica wants done by now.
@@ -43,7 +43,7 @@ impl Running {
                         Offence::Malformed(reason) | Offence::Invalid(reason) => reason.as_str(),
                         Offence::Unasked => "an answer to another question",
                     };
-                    cx.links.fault(node, Severity::Fault, reason, cx.now_ms, cx.outputs);
+                    cx.links.fault(node, reason, cx.now_ms, cx.outputs);
                 }
                 Effect::Report(report) => {
                     if let Report::Withdrawn { is_own: true, .. } = report {

@@ -6,7 +6,7 @@ use protocol::{
 };
 
 use super::state::{Context, Running};
-use crate::{Answer, Notice, Output, Piece, exchange::Purpose, join, limits::Severity};
+use crate::{Answer, Notice, Output, Piece, exchange::Purpose, join};
 
 impl Running {
     /// A gossip message: judged, and passed on as far as neighbours would take it.
@@ -26,7 +26,7 @@ impl Running {
     pub(super) fn request(&mut self, from: NodeId, request: u64, bytes: &[u8], cx: &mut Context<'_>) {
         let dropped = Output::Drop { request };
         let Ok(asked) = Request::decode(bytes) else {
-            cx.links.fault(from, Severity::Fault, "malformed request", cx.now_ms, cx.outputs);
+            cx.links.fault(from, "malformed request", cx.now_ms, cx.outputs);
             return cx.outputs.push_back(dropped);
         };
         let output = match self.response(from, &asked, cx) {
@@ -57,7 +57,7 @@ impl Running {
             return;
         }
         if let Answer::Malformed(_) = answer {
-            cx.links.fault(node, Severity::Fault, "malformed response", cx.now_ms, cx.outputs);
+            cx.links.fault(node, "malformed response", cx.now_ms, cx.outputs);
         }
         match (purpose, answer) {
             // See `take_in`: nothing more of others.
