@@ -70,7 +70,7 @@ pub fn news(news: &Notice, names: &Names<'_>) {
         Notice::NoManifest { node, reason } => {
             tracing::warn!("{} sent no usable manifest: {reason}", names.peer_id(*node));
         }
-        Notice::GivenUp { node, reason } => tracing::warn!("{} is done without: {reason}", names.peer_id(*node)),
+        Notice::GivenUp { node, reason } => tracing::warn!("asking {} no more: {reason}", names.peer_id(*node)),
         Notice::NobodyHasRun { neighbours } => tracing::info!(
             "nobody of {} is found yet{}; still looking. A ticket (--join) names it from anywhere",
             names.wished.map_or_else(|| "a run".into(), |run| format!("run {run}")),

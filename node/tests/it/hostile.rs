@@ -310,7 +310,7 @@ async fn a_joiner_that_is_sent_a_wrong_base_finishes_from_an_honest_peer() {
     a.signal("CONT");
     let liar = attacker.network.peer_id();
     let begun = Instant::now();
-    while !joiner.said(&format!("{liar} is done without")) {
+    while !joiner.said(&format!("asking {liar} no more")) {
         assert!(begun.elapsed() < PATIENCE, "the joiner took the wrong chunk: {:#?}", joiner.lines());
         attacker.during(Duration::from_millis(50)).await;
     }
