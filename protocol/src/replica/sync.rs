@@ -372,8 +372,8 @@ impl Replica {
         }
     }
 
-    /// The answer for this machine's head: a chunk that ends at it proves that the peer knows it, one beyond it that this
-    /// disk is behind.
+    /// The answer for this machine's head: a chunk that ends at it proves that the peer knows it, one beyond it that
+    /// this disk is behind.
     fn take_own_head(&mut self, own: MachineId, found: Found, now_ms: u64) -> Result<(), Offence> {
         for statement in found.statements {
             self.absorb_statement(statement).map_err(invalid)?;

@@ -93,8 +93,8 @@ pub fn start(settings: &Settings, state: Arc<StateDir>, program: Option<&Arc<Pro
     Ok((opened, texts))
 }
 
-/// What a new run states beside its base, before anything is measured: with a learning rate and a replay budget that may
-/// not stay.
+/// What a new run states beside its base, before anything is measured: with a learning rate and a replay budget that
+/// may not stay.
 fn decided(
     settings: &Settings,
     state: &StateDir,
