@@ -16,13 +16,12 @@ use crate::{
         settings::{DEFAULT_PORT, parse_ticket},
     },
     join::{
-        invitation::TICKET,
         places::{Places, port_of},
         ticket::Ticket,
     },
     network::{self, Event, Multiaddr, Network, NetworkConfig, PeerId, RouterAnswer, Scope, scope_of},
     outln,
-    storage::{StateCopy, records},
+    storage::{StateCopy, TICKET, records},
     system::{memory, name::program, output::OutputError, random::random},
 };
 

@@ -9,9 +9,9 @@ use std::{
 
 use crate::{
     cli::{KeyArgs, TicketArgs},
-    join::{invitation::TICKET, scan, ticket::Ticket},
+    join::{scan, ticket::Ticket},
     outln,
-    storage::{StateCopy, StateDir, opened::Opened},
+    storage::{StateCopy, StateDir, TICKET, opened::Opened},
     system::{hex::hex, name::program, output},
 };
 

@@ -11,10 +11,8 @@ use std::{
 };
 
 use super::{places::Places, ticket::Ticket};
-use crate::system::name::program;
+use crate::{storage::TICKET, system::name::program};
 
-/// File in the state directory with the latest ticket.
-pub const TICKET: &str = "ticket";
 /// Other machines in a ticket, where this one cannot be called from everywhere.
 const OTHERS_MAX: usize = 2;
 

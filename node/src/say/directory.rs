@@ -31,21 +31,6 @@ pub fn checkpoint_failed(error: &anyhow::Error) {
     );
 }
 
-/// The state directory was copied or restored.
-pub fn copied(directory: &Path, is_renamed: bool) {
-    let directory = directory.display();
-    match is_renamed {
-        true => tracing::warn!(
-            "{directory}: this state directory was copied or restored: going on as a new machine, with a key of its own, so that \
-             a node on the other copy is not taken for this one. What the old one made still counts"
-        ),
-        false => tracing::warn!(
-            "{directory}: this state directory was copied or restored: going on as a new incarnation under the same key, which the \
-             run knows, and under a name of its own in the network, so that peers hear both should the other copy run, too"
-        ),
-    }
-}
-
 /// Why a state directory cannot be used.
 pub fn damaged(directory: &Path, machine: &MachineId, first: u64, reason: &str) -> String {
     format!(

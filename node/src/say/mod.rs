@@ -23,9 +23,7 @@ mod news;
 mod prompt;
 mod run;
 
-pub use directory::{
-    checkpoint_failed, copied, damaged, no_incarnation, not_of_authority, storage_fails, storage_recovered,
-};
+pub use directory::{checkpoint_failed, damaged, no_incarnation, not_of_authority, storage_fails, storage_recovered};
 pub use figures::{CHOSEN, best, evaluated, evaluation_words, figures};
 pub use gradients::{near_edge, paused};
 pub use leaving::{cut_short, left, left_without};

@@ -22,7 +22,7 @@ use crate::system::random::random;
 use super::{
     database::{self, Database, Row},
     lock::{self, Lock},
-    paths::{BASE, PART, no_state, sync_directory, unusable},
+    paths::{BASE, PART, TICKET, no_state, sync_directory, unusable},
 };
 
 /// Name of the scale of own gradients in the database, from when only `spsa` had one.
@@ -49,8 +49,6 @@ pub struct StateDir {
     incarnation: AtomicU64,
     /// The incarnation was opened by this process: no segment of it can be anywhere else.
     is_new_incarnation: AtomicBool,
-    moved: bool,
-    is_renamed: bool,
     made: Made,
     _lock: Lock,
 }
@@ -125,8 +123,10 @@ impl StateDir {
         check_format(&database, path)?;
         let mut secret_key = secret_key(&database, path)?;
         let moved = database.get("home")?.as_deref() != Some(home.0.as_slice());
-        let is_renamed = moved && !is_known_by_key(&database, &secret_key)?;
         if moved {
+            // It leads to the machine that the directory was copied from.
+            remove_file(path, TICKET)?;
+            let is_renamed = !is_known_by_key(&database, &secret_key)?;
             if is_renamed {
                 secret_key = random()?;
             }
@@ -139,6 +139,8 @@ impl StateDir {
                 ("secret key", &secret_key),
                 (NETWORK_KEY, &network_key),
             ])?;
+            // Whoever comes next does not see it any more.
+            say_copied(path, is_renamed);
         }
         let incarnation = database.get_u64("incarnation")?.context("no incarnation in the database")?;
         let network_key = network_key(&database, secret_key)?;
@@ -149,8 +151,6 @@ impl StateDir {
             network_key,
             incarnation: AtomicU64::new(incarnation),
             is_new_incarnation: AtomicBool::new(fresh || moved),
-            moved,
-            is_renamed,
             made: Made::default(),
             _lock: lock,
         })
@@ -158,17 +158,6 @@ impl StateDir {
 
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Whether the directory was copied or restored since it was last open: the file system knows its database by
-    /// another number. The node it was copied from may still run, so a new incarnation was opened.
-    pub fn moved(&self) -> bool {
-        self.moved
-    }
-
-    /// Whether it got a new key for that reason. A key that the run names, as its authority's or a member's, is kept.
-    pub fn is_renamed(&self) -> bool {
-        self.is_renamed
     }
 
     /// Ed25519 seed of this machine.
@@ -249,10 +238,7 @@ impl StateDir {
 
     /// Removes a file, if it is there.
     pub(super) fn remove(&self, name: &str) -> Result<()> {
-        match fs::remove_file(self.path.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| unusable(&self.path)),
-            _ => Ok(()),
-        }
+        remove_file(&self.path, name)
     }
 
     /// The scale of own gradients, as the checkpoint has it.
@@ -287,6 +273,29 @@ impl StateDir {
     /// Whether the base model is here.
     pub fn has_base(&self) -> bool {
         self.path.join(BASE).is_file()
+    }
+}
+
+fn remove_file(directory: &Path, name: &str) -> Result<()> {
+    match fs::remove_file(directory.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| unusable(directory)),
+        _ => Ok(()),
+    }
+}
+
+/// The directory was copied or restored since it was last open: the file system knows its database by another number.
+/// The node it was copied from may still run, so it got a new incarnation, and a new key unless the run names this one.
+fn say_copied(directory: &Path, is_renamed: bool) {
+    let directory = directory.display();
+    match is_renamed {
+        true => tracing::warn!(
+            "{directory}: this state directory was copied or restored: going on as a new machine, with a key of its own, so that \
+             a node on the other copy is not taken for this one. What the old one made still counts"
+        ),
+        false => tracing::warn!(
+            "{directory}: this state directory was copied or restored: going on as a new incarnation under the same key, which the \
+             run knows, and under a name of its own in the network, so that peers hear both should the other copy run, too"
+        ),
     }
 }
 

@@ -33,5 +33,5 @@ pub use copy::StateCopy;
 pub use database::Row;
 pub use directory::{StateDir, ensure_state};
 pub use download::{BaseDownload, Refusal};
-pub use paths::no_run;
+pub use paths::{TICKET, no_run};
 pub use thread::{Disk, StorageHandle, StorageState, spawn, spawn_on};

@@ -168,15 +168,33 @@ fn a_copy_that_was_only_looked_at_never_goes_on_with_the_ledger() {
     drop(opened);
     fs::create_dir(&copy).unwrap();
     fs::copy(original.join("node.redb"), copy.join("node.redb")).unwrap();
-    let looked_at = StateDir::open_existing(&copy).unwrap();
-    assert!(looked_at.moved() && looked_at.is_renamed());
-    let looked_at_key = looked_at.secret_key();
-    drop(looked_at);
+    let looked_at_key = StateDir::open_existing(&copy).unwrap().secret_key();
     let opened = StateDir::create_or_open(&copy).unwrap();
-    assert!(!opened.moved());
     assert_ne!(opened.incarnation(), incarnation);
     assert!(looked_at_key != original_key && opened.secret_key() == looked_at_key, "it has a key of its own");
     assert_eq!(StateDir::create_or_open(&original).unwrap().incarnation(), incarnation, "the original goes on");
+}
+
+/// Regression: `key` gave the copy a key of its own and said nothing, so its node said nothing either; and `ticket`
+/// printed the way to the machine that the directory was copied from.
+#[test]
+fn whichever_command_first_opens_a_copy_says_so_and_the_ticket_of_the_original_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let (original, copy) = (directory.path().join("original"), directory.path().join("copy"));
+    let key = |state: &Path| {
+        let output = Command::new(env!("CARGO_BIN_EXE_node")).arg("key").arg("--state").arg(state).output().unwrap();
+        assert!(output.status.success());
+        let [key, said] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (key, said.contains("was copied or restored"))
+    };
+    let (original_key, _) = key(&original);
+    fs::write(original.join("ticket"), "onebyte1\n").unwrap();
+    copy_directory(&original, &copy);
+    let (copy_key, is_said) = key(&copy);
+    assert!(is_said && copy_key != original_key);
+    assert!(!copy.join("ticket").exists() && original.join("ticket").exists());
+    assert_eq!(key(&copy), (copy_key, false), "once");
+    assert_eq!(key(&original), (original_key, false), "it is where it was");
 }
 
 #[test]

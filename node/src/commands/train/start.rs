@@ -206,9 +206,6 @@ fn say_adapters(text: &str, adapters: &AdapterSettings, architecture: &dyn Archi
 
 /// Goes on with the run in the state directory, whose base may not be complete yet.
 pub fn restart(settings: &Settings, state: Arc<StateDir>) -> Result<Opened> {
-    if state.moved() {
-        say::copied(state.path(), state.is_renamed());
-    }
     let opened = Opened::of(state)?;
     if let Some(run) = settings.run.filter(|run| *run != opened.run) {
         bail!(
