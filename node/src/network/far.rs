@@ -10,6 +10,7 @@ use libp2p::{
     },
 };
 use std::{
+    collections::HashSet,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -22,12 +23,28 @@ type Client = autonat::v2::client::Behaviour;
 const QUESTIONS_MAX: u32 = 4;
 /// After them one more is asked each hour.
 const ANOTHER_AFTER: Duration = Duration::from_secs(3_600);
+/// Addresses at one place that the client is told of. It keeps all of them for good, and a peer may see this machine
+/// at another one in every message.
+const CANDIDATES_MAX: usize = 64;
 
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Far {
     client: Client,
     questions: Questions,
+    candidates: Candidates,
+}
+
+/// Addresses at which peers say that they see this machine at its present place.
+#[derive(Default)]
+struct Candidates(HashSet<Multiaddr>);
+
+impl Candidates {
+    /// Whether this one could be called, and there is room for it.
+    fn take(&mut self, address: &Multiaddr) -> bool {
+        let is_known = self.0.contains(address);
+        is_known || is_of_world(address) && self.0.len() < CANDIDATES_MAX && self.0.insert(address.clone())
+    }
 }
 
 /// Questions that may be asked. The client itself asks again every five seconds where the call back meets a firewall
@@ -83,10 +100,12 @@ impl NetworkBehaviour for Far {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
-            FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr }) if !is_of_world(addr) => return,
+            FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr }) if !self.candidates.take(addr) => {
+                return;
+            }
             // At another place, other answers.
             FromSwarm::NewListenAddr(NewListenAddr { addr, .. }) if !is_relayed(addr) => {
-                self.questions = Questions::default();
+                (self.questions, self.candidates) = Default::default();
             }
             _ => {}
         }
@@ -120,5 +139,16 @@ mod tests {
         assert_eq!(asked(&mut questions), QUESTIONS_MAX as usize);
         questions.since = Instant::now().checked_sub(ANOTHER_AFTER).unwrap_or(questions.since);
         assert!(asked(&mut questions) <= 1);
+    }
+
+    /// A peer that saw this machine elsewhere in every message filled its memory.
+    #[test]
+    fn of_what_peers_say_of_this_machines_address_no_more_is_kept_than_there_is_room_for() {
+        let mut candidates = Candidates::default();
+        let at = |port: usize| -> Multiaddr { format!("/ip4/203.0.113.5/tcp/{port}").parse().unwrap() };
+        assert!(!candidates.take(&"/ip4/192.168.1.7/tcp/9713".parse().unwrap()));
+        assert_eq!((1..1_000).filter(|port| candidates.take(&at(*port))).count(), CANDIDATES_MAX);
+        assert_eq!(candidates.0.len(), CANDIDATES_MAX);
+        assert!(candidates.take(&at(1)), "whoever says it, too, makes it likelier");
     }
 }
