@@ -1,6 +1,6 @@
 //! `ticket`, `key`: what others need to let this machine in, or to come to it.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use protocol::signature::{Ed25519Signer, Signer as _};
 use std::{
     fs,
@@ -17,18 +17,24 @@ use crate::{
 
 /// Prints the latest ticket of a state directory's node.
 pub fn ticket(args: &TicketArgs) -> Result<()> {
+    // Unless its node runs: that a directory is a copy, whose ticket leads elsewhere, is found by opening it.
+    let state = StateDir::open_if_free(&args.state)?;
     let file = args.state.join(TICKET);
-    let word = match fs::read_to_string(&file) {
-        Ok(word) => word.trim().to_owned(),
+    let word = match (fs::read_to_string(&file), state) {
+        (Ok(word), _) => word.trim().to_owned(),
         // A node that never listened has no place to name; its run can be found on the local network.
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let opened = Opened::existing(&args.state)?;
+        (Err(error), Some(state)) if error.kind() == ErrorKind::NotFound => {
+            let opened = Opened::of(state)?;
             output::complain(format_args!(
                 "this node has not run yet, so its ticket names no address: it works on the same local network"
             ));
             Ticket { run: opened.run, secret: opened.state.secret()?, machines: Vec::new() }.encode()
         }
-        Err(error) => return Err(error).with_context(|| file.display().to_string()),
+        (Err(error), None) if error.kind() == ErrorKind::NotFound => bail!(
+            "{}: its node runs, and has not found yet where others can come to it: ask again in a moment",
+            args.state.display()
+        ),
+        (Err(error), _) => return Err(error).with_context(|| file.display().to_string()),
     };
     let ticket = Ticket::parse(&word).with_context(|| file.display().to_string())?;
     outln!("{word}")?;

@@ -195,6 +195,10 @@ fn whichever_command_first_opens_a_copy_says_so_and_the_ticket_of_the_original_g
     assert!(!copy.join("ticket").exists() && original.join("ticket").exists());
     assert_eq!(key(&copy), (copy_key, false), "once");
     assert_eq!(key(&original), (original_key, false), "it is where it was");
+    let other = directory.path().join("other");
+    copy_directory(&original, &other);
+    let ticket = Command::new(env!("CARGO_BIN_EXE_node")).arg("ticket").arg("--state").arg(&other).output().unwrap();
+    assert!(String::from_utf8_lossy(&ticket.stderr).contains("was copied or restored") && ticket.stdout.is_empty());
 }
 
 #[test]
