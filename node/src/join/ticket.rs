@@ -68,18 +68,22 @@ impl Ticket {
             HAS_SECRET => Some(Secret(take(&mut rest, SECRET_BYTES)?.try_into()?)),
             flags => bail!("a ticket with flags {flags:#x}, which this program does not know: update it"),
         };
-        let mut machines = Vec::new();
+        let (mut machines, mut left_out) = (Vec::new(), Vec::new());
         while !rest.is_empty() {
             let key = take(&mut rest, 32)?.try_into()?;
             let peer = peer_id_of_key(&key).context("a ticket that names a machine by what is no key")?;
-            let addresses = (0..take(&mut rest, 1)?[0]).map(|_| {
+            let mut addresses = Vec::new();
+            for _ in 0..take(&mut rest, 1)?[0] {
                 let length = take(&mut rest, 1)?[0].into();
                 let address = Multiaddr::try_from(take(&mut rest, length)?.to_vec())?;
-                check_callable(&address).map_err(|error| anyhow!("{address}: {error}"))?;
-                Ok(address)
-            });
-            machines.push((peer, addresses.collect::<Result<_>>()?));
+                match check_callable(&address) {
+                    Ok(()) => addresses.push(address),
+                    Err(error) => left_out.push(format!("{address}: {error}")),
+                }
+            }
+            machines.push((peer, addresses));
         }
+        leave_out(&left_out, machines.iter().any(|(_, addresses)| !addresses.is_empty()))?;
         Ok(Self { run, secret, machines })
     }
 
@@ -121,6 +125,15 @@ impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.encode())
     }
+}
+
+/// Addresses that this program cannot call, as another build can (QUIC), keep nobody from calling the others.
+fn leave_out(addresses: &[String], has_others: bool) -> Result<()> {
+    if let Some(first) = addresses.first() {
+        ensure!(has_others, "a ticket of which this program can call no address; {first}");
+        tracing::warn!("the ticket: left out {} of its addresses; {first}", addresses.len());
+    }
+    Ok(())
 }
 
 fn take<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8]> {
@@ -199,6 +212,16 @@ mod tests {
             assert!(error.contains(why), "{error}");
         }
         assert_eq!(Ticket::parse(&word("onebyte", &head)).unwrap().machines, []);
+    }
+
+    /// The ticket of a machine that listens by QUIC, too, was of no use to a build that does not speak it.
+    #[test]
+    fn an_address_that_this_program_cannot_call_takes_no_other_with_it() {
+        let callable: Multiaddr = "/ip4/203.0.113.5/tcp/9713".parse().unwrap();
+        let nowhere: Multiaddr = "/ip4/203.0.113.5/tcp/9713/ws".parse().unwrap();
+        let machines = vec![(peer_id([1; 32]).unwrap(), vec![nowhere, callable.clone()])];
+        let read = Ticket::parse(&Ticket { machines, ..ticket() }.encode()).unwrap();
+        assert_eq!(read.machines, [(peer_id([1; 32]).unwrap(), vec![callable])]);
     }
 
     #[test]
