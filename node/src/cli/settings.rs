@@ -254,7 +254,8 @@ impl Settings {
 
     /// Whether the local network is all there is to look for a run in.
     pub fn waits_for_lan(&self) -> bool {
-        self.joins() && self.bootstrap.is_empty() && self.ticket.is_none()
+        let names_nobody = |ticket: &Ticket| ticket.machines.iter().all(|(_, addresses)| addresses.is_empty());
+        self.joins() && self.bootstrap.is_empty() && self.ticket.as_ref().is_none_or(names_nobody)
     }
 
     /// What people want of a run to join, where there is none on the disk, must be possible.
@@ -470,6 +471,18 @@ fn parse_seconds(seconds: f64) -> Result<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The ticket of a node that never listened names nobody, and its joiner was not told where it looks.
+    #[test]
+    fn with_a_ticket_that_names_no_machine_the_local_network_is_all_there_is() {
+        let with = |machines| {
+            let join = Some(Ticket { run: RunId([9; 32]), secret: None, machines }.encode());
+            Settings::of(RunArgs { join, ..RunArgs::default() }).unwrap()
+        };
+        let peer = crate::network::peer_id([1; 32]).unwrap();
+        assert!(with(Vec::new()).waits_for_lan());
+        assert!(!with(vec![(peer, vec!["/ip4/203.0.113.5/tcp/9713".parse().unwrap()])]).waits_for_lan());
+    }
 
     #[test]
     fn a_flag_that_says_something_about_another_one_does_not_come_alone() {
