@@ -287,6 +287,8 @@ impl Network {
         let now = (Instant::now(), SystemTime::now());
         if slept(std::mem::replace(&mut self.awake, now), now) {
             self.liveness.woke();
+            #[cfg(feature = "upnp")]
+            self.router.woke();
             self.events.push_back(Event::Moved);
         }
     }

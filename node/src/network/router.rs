@@ -12,9 +12,12 @@ use super::address::is_relayed;
 /// A router that was found and has passed nothing on for so long refuses.
 #[cfg(feature = "upnp")]
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A router that passes nothing on is asked again after so long: it may think otherwise, or be another by now.
+/// A router that passes nothing on is asked again after so long: it may think otherwise, be another by now, or have
+/// missed the question. The pause doubles up to the last.
 #[cfg(feature = "upnp")]
-const AGAIN: Duration = Duration::from_secs(600);
+const AGAIN_FIRST: Duration = Duration::from_secs(60);
+#[cfg(feature = "upnp")]
+const AGAIN_LAST: Duration = Duration::from_secs(600);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RouterAnswer {
@@ -39,8 +42,8 @@ struct Port {
     outside: Multiaddr,
     /// It said so since it was asked last.
     is_confirmed: bool,
-    /// It was told since then that nobody needs it any more, which is wrong.
-    is_given_back: bool,
+    /// It may have taken it back since then.
+    is_doubtful: bool,
 }
 
 /// Whether it is asked, and what it said last.
@@ -56,6 +59,9 @@ pub struct Router {
     told: Vec<RouterAnswer>,
     #[cfg(feature = "upnp")]
     ports: Vec<Port>,
+    /// How often it was asked again since it last passed something on.
+    #[cfg(feature = "upnp")]
+    asked_again: u32,
     /// This machine's addresses at home when it was asked, as long as they stay.
     #[cfg(feature = "upnp")]
     homes: Option<Vec<Multiaddr>>,
@@ -94,14 +100,25 @@ impl Router {
     /// It is asked once more, by a machine that listens there.
     pub fn ask_again(&mut self, listeners: &[Multiaddr]) {
         (self.asked, self.waits, self.homes) = (Some(Instant::now()), true, Some(homes(listeners)));
-        self.ports.iter_mut().for_each(|port| (port.is_confirmed, port.is_given_back) = (false, false));
+        self.ports.iter_mut().for_each(|port| (port.is_confirmed, port.is_doubtful) = (false, false));
+        self.asked_again = self.asked_again.saturating_add(1);
+    }
+
+    /// How long after a question the next one follows, where it passes nothing on.
+    fn pause(&self) -> Duration {
+        AGAIN_FIRST.saturating_mul(1 << self.asked_again.saturating_sub(1).min(10)).min(AGAIN_LAST)
+    }
+
+    /// This machine slept. A router keeps a port for an hour or so, and what renews it slept, too.
+    pub fn woke(&mut self) {
+        self.ports.iter_mut().for_each(|port| port.is_doubtful = true);
     }
 
     /// This machine listens at `gone` no more. libp2p tells ports by their numbers, and has given back whichever has
     /// this one: a container's bridge takes the home's port with it.
     pub fn left(&mut self, gone: &Multiaddr) {
         let is_same = |port: &&mut Port| is_of_home(gone) && port.local.iter().nth(1) == gone.iter().nth(1);
-        self.ports.iter_mut().filter(is_same).for_each(|port| port.is_given_back = true);
+        self.ports.iter_mut().filter(is_same).for_each(|port| port.is_doubtful = true);
     }
 
     /// Whether to ask once more, now that this machine listens at `listeners`.
@@ -115,8 +132,8 @@ impl Router {
         match self.ports.is_empty() {
             // Another home has another router, whatever the last one said. It may never have answered: where this
             // machine had no home's address, it was asked for no port.
-            true => self.asked.is_some_and(|asked| !self.waits && has_arrived || asked.elapsed() >= AGAIN),
-            false => !self.lost(listeners).is_empty() || self.ports.iter().any(|port| port.is_given_back),
+            true => self.asked.is_some_and(|asked| !self.waits && has_arrived || asked.elapsed() >= self.pause()),
+            false => !self.lost(listeners).is_empty() || self.ports.iter().any(|port| port.is_doubtful),
         }
     }
 
@@ -143,10 +160,10 @@ impl Router {
     /// It passes `outside` on to `local`, an address of this machine; None if that is nothing new.
     pub fn passes(&mut self, local: Multiaddr, outside: Multiaddr) -> Option<RouterAnswer> {
         let is_news = !self.outside().contains(&outside);
-        self.waits = false;
+        (self.waits, self.asked_again) = (false, 0);
         self.told.clear();
         self.ports.retain(|port| port.outside != outside);
-        self.ports.push(Port { local, outside: outside.clone(), is_confirmed: true, is_given_back: false });
+        self.ports.push(Port { local, outside: outside.clone(), is_confirmed: true, is_doubtful: false });
         let answer = RouterAnswer::Passes(outside);
         self.answer = Some(answer.clone());
         is_news.then_some(answer)
@@ -217,10 +234,10 @@ mod tests {
     fn it_is_asked_again_where_this_machine_moved_and_after_a_while_where_it_passes_nothing_on() {
         let (mut router, home) = (Router::new(true), [at(INSIDE)]);
         assert!(!router.is_due(&home), "it is waited for");
-        router.asked = Instant::now().checked_sub(AGAIN);
+        router.asked = Instant::now().checked_sub(AGAIN_LAST);
         assert!(router.is_due(&home), "it was waited for long enough");
         router.passes(at(INSIDE), at(OUTSIDE));
-        router.asked = Instant::now().checked_sub(AGAIN);
+        router.asked = Instant::now().checked_sub(AGAIN_LAST);
         assert!(!router.is_due(&home) && router.is_due(&[]));
         router.passes_no_more(&at(OUTSIDE));
         assert!(router.is_due(&home));
@@ -272,6 +289,37 @@ mod tests {
         assert!(router.is_due(&home) && router.outside() == [at(OUTSIDE)], "it is missed for a moment only");
         router.ask_again(&home);
         assert!(!router.is_due(&home));
+    }
+
+    /// A router forgot the port of a machine that slept for a night, which took itself to be reachable for half an hour.
+    #[test]
+    fn it_is_asked_again_when_this_machine_wakes() {
+        let (mut router, home) = (Router::new(true), [at(INSIDE)]);
+        router.passes(at(INSIDE), at(OUTSIDE));
+        assert!(!router.is_due(&home));
+        router.woke();
+        assert!(router.is_due(&home) && router.outside() == [at(OUTSIDE)], "it may pass it on still");
+        router.ask_again(&home);
+        assert!(!router.is_due(&home));
+    }
+
+    /// One question that got lost cost ten minutes.
+    #[test]
+    fn pauses_between_questions_in_vain_double_up_to_a_limit_and_start_over() {
+        let mut router = Router::new(true);
+        let pauses = |router: &mut Router| -> Vec<u64> {
+            let ask = |_| {
+                router.ask_again(&[]);
+                router.pause().as_secs()
+            };
+            (0..6).map(ask).collect()
+        };
+        assert_eq!(router.pause(), AGAIN_FIRST);
+        assert_eq!(pauses(&mut router), [60, 120, 240, 480, 600, 600]);
+        router.passes(at(INSIDE), at(OUTSIDE));
+        assert_eq!(pauses(&mut router)[0], 60);
+        (0..100).for_each(|_| router.ask_again(&[]));
+        assert_eq!(router.pause(), AGAIN_LAST);
     }
 
     #[test]
