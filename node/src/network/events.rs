@@ -120,7 +120,9 @@ impl Network {
         self.addresses.remove(&peer);
         self.round_trips.remove(&peer);
         self.relays.gone(&peer);
-        self.observed.remove(&peer);
+        if self.observed.remove(&peer).is_some() {
+            self.leave_unseen();
+        }
         self.parting.remove(&peer);
         if self.refused.remove(&peer) {
             self.block(peer);

@@ -49,19 +49,29 @@ impl Network {
         }
         if self.links.is_inbound(peer, connection) {
             let port = observed.iter().nth(1);
-            if matches!(port, Some(Protocol::Tcp(1..))) && observed.iter().count() == 2 {
+            let is_possible = matches!(port, Some(Protocol::Tcp(1..))) && observed.iter().count() == 2;
+            if is_possible && !self.is_seen_elsewhere(&observed) {
                 self.claim(*peer, observed);
             }
             return;
         }
-        self.observed.insert(*peer, observed.clone());
-        // A call from here is seen to come from where this machine is now.
-        let Some(now_at) = ip(&observed) else { return };
-        let is_old = |address: &&Multiaddr| {
-            ip(address).is_some_and(|ip| ip != now_at && ip.is_ipv4() == now_at.is_ipv4() && !self.listens_at(ip))
-        };
-        let old: Vec<Multiaddr> = self.reachable_at().filter(is_old).cloned().collect();
+        self.observed.insert(*peer, observed);
+        self.leave_unseen();
+    }
+
+    /// Calls from here are seen to come from where this machine is now. What nobody who was called sees is an address
+    /// of before.
+    pub(super) fn leave_unseen(&mut self) {
+        let old: Vec<Multiaddr> =
+            self.reachable_at().filter(|address| self.is_seen_elsewhere(address)).cloned().collect();
+        #[cfg(feature = "upnp")]
+        self.router.doubt(&old);
         self.not_reachable_at(&old);
+    }
+
+    fn is_seen_elsewhere(&self, address: &Multiaddr) -> bool {
+        let seen = || self.observed.values().filter_map(ip);
+        ip(address).is_some_and(|at| is_elsewhere(at, seen) && !self.listens_at(at))
     }
 
     /// An address that a caller says it called. Nobody can check that, so each has one: another one takes its place.
@@ -139,6 +149,35 @@ impl Network {
                 Ok(listener) => self.relays.asked(listener, relay),
                 Err(_) => self.relays.refused(&relay, now),
             }
+        }
+    }
+}
+
+/// Whether a machine is not at an address, by what is `seen` of it: any one may lie, and a provider may send calls by
+/// more ways than one.
+fn is_elsewhere<I: Iterator<Item = IpAddr>>(at: IpAddr, seen: impl Fn() -> I) -> bool {
+    seen().any(|seen| seen.is_ipv4() == at.is_ipv4()) && seen().all(|seen| seen != at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One peer that was called and lied made a machine forget the port that its router passed on.
+    #[test]
+    fn a_machine_is_elsewhere_once_nobody_sees_it_where_it_was_and_somebody_does_elsewhere() {
+        let [was, now, other, six]: [IpAddr; 4] =
+            ["203.0.113.5", "203.0.113.6", "198.51.100.1", "2001:db8::7"].map(|at| at.parse().unwrap());
+        for (seen, expected) in [
+            (&[][..], false),
+            (&[six][..], false),
+            (&[was][..], false),
+            (&[now, was][..], false),
+            (&[was, other, now][..], false),
+            (&[now][..], true),
+            (&[six, now, other][..], true),
+        ] {
+            assert_eq!(is_elsewhere(was, || seen.iter().copied()), expected, "{seen:?}");
         }
     }
 }

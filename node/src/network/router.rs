@@ -121,6 +121,14 @@ impl Router {
         self.ports.iter_mut().filter(is_same).for_each(|port| port.is_doubtful = true);
     }
 
+    /// This machine is seen elsewhere than there. Not so soon after a question: the router has just said so.
+    pub fn doubt(&mut self, outside: &[Multiaddr]) {
+        if self.asked.is_some_and(|asked| asked.elapsed() >= AGAIN_LAST) {
+            let ports = self.ports.iter_mut().filter(|port| outside.contains(&port.outside));
+            ports.for_each(|port| port.is_doubtful = true);
+        }
+    }
+
     /// Whether to ask once more, now that this machine listens at `listeners`.
     pub fn is_due(&mut self, listeners: &[Multiaddr]) -> bool {
         let now_at = homes(listeners);
@@ -301,6 +309,20 @@ mod tests {
         assert!(router.is_due(&home) && router.outside() == [at(OUTSIDE)], "it may pass it on still");
         router.ask_again(&home);
         assert!(!router.is_due(&home));
+    }
+
+    /// Where the provider gave the router another address, the port of the old one was kept for good.
+    #[test]
+    fn it_is_asked_again_where_this_machine_is_seen_elsewhere_now_and_then() {
+        let (mut router, home) = (Router::new(true), [at(INSIDE)]);
+        router.passes(at(INSIDE), at(OUTSIDE));
+        router.doubt(&[at(OUTSIDE)]);
+        assert!(!router.is_due(&home), "it has just said so");
+        router.asked = Instant::now().checked_sub(AGAIN_LAST);
+        router.doubt(&[at("/ip4/203.0.113.6/tcp/9713")]);
+        assert!(!router.is_due(&home));
+        router.doubt(&[at(OUTSIDE)]);
+        assert!(router.is_due(&home));
     }
 
     /// One question that got lost cost ten minutes.
