@@ -21,6 +21,7 @@ use std::{
 
 use super::{
     address::{ip, is_relayed, without_peer},
+    circuits::Circuits,
     liveness::Liveness,
     scope::scope_of,
 };
@@ -94,11 +95,12 @@ pub struct Guarded {
     inner: Connections,
     reach: Reach,
     liveness: Liveness,
+    circuits: Circuits,
 }
 
 impl Guarded {
     pub fn new(inner: Connections, reach: Reach, liveness: Liveness) -> Self {
-        Self { inner, reach, liveness }
+        Self { inner, reach, liveness, circuits: Circuits::default() }
     }
 
     /// Calls an address of which is known that it could be meant.
@@ -118,7 +120,8 @@ impl Transport for Guarded {
     type Dial = <Connections as Transport>::Dial;
 
     fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<Self::Error>> {
-        self.inner.listen_on(id, address)
+        self.circuits.asked(id, &address);
+        self.inner.listen_on(id, address).inspect_err(|_| self.circuits.closed(id))
     }
 
     fn remove_listener(&mut self, id: ListenerId) -> bool {
@@ -136,7 +139,12 @@ impl Transport for Guarded {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
-        let event = Pin::new(&mut self.inner).poll(context);
+        let mut event = Pin::new(&mut self.inner).poll(context);
+        while let Poll::Ready(TransportEvent::NewAddress { listener_id, listen_addr }) = &event
+            && !self.circuits.take(*listener_id, listen_addr)
+        {
+            event = Pin::new(&mut self.inner).poll(context);
+        }
         match &event {
             // At a relay, other nodes have the same address but for the peer id.
             Poll::Ready(TransportEvent::NewAddress { listen_addr, .. }) if !is_relayed(listen_addr) => {
@@ -149,6 +157,7 @@ impl Transport for Guarded {
                     self.liveness.cut(gone);
                 }
             }
+            Poll::Ready(TransportEvent::ListenerClosed { listener_id, .. }) => self.circuits.closed(*listener_id),
             _ => {}
         }
         event

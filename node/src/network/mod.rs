@@ -14,6 +14,7 @@ use std::{
 
 mod address;
 mod behaviour;
+mod circuits;
 mod codec;
 mod config;
 mod direct;
