@@ -122,18 +122,15 @@ impl Network {
         }
     }
 
-    /// Relays if this machine can be reached, and is relayed if not.
+    /// Relays if this machine can be reached, and looks for relays if not. Reservations that it has last as long as
+    /// their relays: whoever says where it called this machine may lie, and libp2p's client panics where a relay
+    /// answers for a listener that was removed meanwhile.
     pub(super) fn on_reachability(&mut self) {
         let reachable = self.relays_only || self.reachable_at().next().is_some();
         if self.is_reachable != reachable {
             self.is_reachable = reachable;
             let status = if reachable { Status::Enable } else { Status::Disable };
             self.swarm.behaviour_mut().relay.set_status(Some(status));
-            if reachable {
-                for listener in self.relays.take_all() {
-                    self.swarm.remove_listener(listener);
-                }
-            }
         }
         self.events.push_back(Event::Reachable);
     }
@@ -162,6 +159,31 @@ fn is_elsewhere<I: Iterator<Item = IpAddr>>(at: IpAddr, seen: impl Fn() -> I) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::NetworkConfig;
+    use std::time::Duration;
+
+    /// Once a machine gave its reservations up when somebody called it. A relay that answered after that ended the
+    /// node: libp2p's client panicked.
+    #[tokio::test]
+    async fn a_relay_that_was_asked_is_heard_out_though_somebody_calls_this_machine_meanwhile() {
+        let config = |key: u8| NetworkConfig::new([key; 32], None, vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()]);
+        let mut relay = Network::start(NetworkConfig { relays_only: true, ..config(1) }).await.unwrap();
+        let named = (relay.peer_id(), relay.listen_addresses()[0].clone());
+        let mut node = Network::start(NetworkConfig { relays: vec![named], ..config(2) }).await.unwrap();
+        node.look_for_relays();
+        node.is_reachable_at("/ip4/203.0.113.5/tcp/9713".parse().unwrap());
+        let granted = async {
+            while node.relayed_at().next().is_none() {
+                tokio::select! {
+                    _ = node.next() => {}
+                    _ = relay.next() => {}
+                }
+            }
+        };
+        // Nothing but a hang takes so long.
+        tokio::time::timeout(Duration::from_secs(60), granted).await.expect("the relay's word");
+        assert!(node.is_reachable);
+    }
 
     /// One peer that was called and lied made a machine forget the port that its router passed on.
     #[test]

@@ -195,11 +195,6 @@ impl Relays {
         self.reservations.contains_key(&listener)
     }
 
-    /// All reservations, to be given up: this node can be reached directly.
-    pub fn take_all(&mut self) -> Vec<ListenerId> {
-        self.reservations.drain().map(|(listener, _)| listener).collect()
-    }
-
     /// Where this node is reached through relays.
     pub fn addresses(&self) -> impl Iterator<Item = &Multiaddr> {
         self.reservations.values().filter_map(|reservation| reservation.address.as_ref())
@@ -239,7 +234,6 @@ mod tests {
         let next = relays_of(relays.wanted(now));
         assert!(next.len() == 1 && !next.contains(&first[0].0) && !next.contains(&first[1].0));
         assert!(relays_of(relays.wanted(now + RETRY)).is_subset(&peers.iter().copied().collect()));
-        assert_eq!(relays.take_all().len(), 1);
     }
 
     #[test]
