@@ -172,6 +172,15 @@ impl Network {
                 let _ = self.swarm.behaviour_mut().older.send_response(channel, answer);
             }
             BehaviourEvent::Relay(event) => self.relaying.note(&event),
+            BehaviourEvent::Relayed(relay::client::Event::ReservationReqAccepted {
+                relay_peer_id,
+                renewal: true,
+                ..
+            }) => {
+                if !self.relays.renewed(relay_peer_id, Instant::now()) {
+                    let _ = self.swarm.disconnect_peer_id(relay_peer_id);
+                }
+            }
             BehaviourEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {
                 self.on_identified(peer_id, connection_id, &info)
             }

@@ -137,13 +137,16 @@ impl Network {
 
     /// Asks for reservations that are missing.
     pub(super) fn look_for_relays(&mut self) {
+        let now = Instant::now();
+        for relay in self.relays.take_overdue(now) {
+            let _ = self.swarm.disconnect_peer_id(relay);
+        }
         if self.is_reachable || !self.listens {
             return;
         }
-        let now = Instant::now();
         for (relay, circuit) in self.relays.wanted(now) {
             match self.swarm.listen_on(circuit) {
-                Ok(listener) => self.relays.asked(listener, relay),
+                Ok(listener) => self.relays.asked(listener, relay, now),
                 Err(_) => self.relays.refused(&relay, now),
             }
         }

@@ -18,7 +18,11 @@ const RESERVATIONS: usize = 2;
 const RETRY: Duration = Duration::from_secs(20);
 /// The same for those that people named, which may just be starting.
 const RETRY_NAMED: Duration = Duration::from_secs(4);
-/// Relays that are remembered.
+/// A relay that was asked for so long, and has named no address that could be called, is of no use.
+const GRANT_MAX: Duration = Duration::from_secs(90);
+/// Nor is one whose reservations are to be renewed so soon: it would be asked again as fast as it answers.
+const RENEWAL_MIN: Duration = Duration::from_secs(30);
+/// Relays that are remembered, and those that are of no use.
 const KNOWN_MAX: usize = 64;
 
 /// Bytes of one circuit, both ways together: gradients of hours, and no base model. It is opened anew after that.
@@ -94,6 +98,8 @@ struct Reservation {
     relay: PeerId,
     /// Where this node is reached through it, once it is granted.
     address: Option<Multiaddr>,
+    /// When it was asked for, or renewed last.
+    since: Instant,
 }
 
 /// See the module's documentation.
@@ -101,6 +107,8 @@ struct Reservation {
 pub struct Relays {
     known: HashMap<PeerId, Known>,
     reservations: HashMap<ListenerId, Reservation>,
+    /// Relays that people did not name, and that were of no use.
+    useless: HashSet<PeerId>,
 }
 
 impl Relays {
@@ -109,7 +117,7 @@ impl Relays {
         let known = named
             .iter()
             .map(|(peer, address)| (*peer, Known { address: address.clone(), is_named: true, rests_until: None }));
-        Self { known: known.collect(), reservations: HashMap::new() }
+        Self { known: known.collect(), ..Self::default() }
     }
 
     /// How many relays are known.
@@ -120,7 +128,7 @@ impl Relays {
     /// A connected node says whether it relays; `address`: where it was called or is.
     pub fn offers(&mut self, peer: PeerId, address: &Multiaddr, relays: bool) {
         // From nearer than the world nobody else could come through it who could not come directly.
-        let is_useful = relays && scope_of(address) == Some(Scope::World);
+        let is_useful = relays && scope_of(address) == Some(Scope::World) && !self.useless.contains(&peer);
         let has_room = self.known.len() < KNOWN_MAX;
         match self.known.get_mut(&peer) {
             Some(known) if known.is_named => {}
@@ -160,8 +168,40 @@ impl Relays {
     }
 
     /// A relay was asked.
-    pub fn asked(&mut self, listener: ListenerId, relay: PeerId) {
-        self.reservations.insert(listener, Reservation { relay, address: None });
+    pub fn asked(&mut self, listener: ListenerId, relay: PeerId, now: Instant) {
+        self.reservations.insert(listener, Reservation { relay, address: None, since: now });
+    }
+
+    /// A relay renewed a reservation. False if that was too soon: it is to be parted with.
+    pub fn renewed(&mut self, relay: PeerId, now: Instant) -> bool {
+        let Some(reservation) = self.reservations.values_mut().find(|known| known.relay == relay) else { return true };
+        let before = std::mem::replace(&mut reservation.since, now);
+        let is_sound = now.saturating_duration_since(before) >= RENEWAL_MIN;
+        if !is_sound {
+            self.give_up(relay);
+        }
+        is_sound
+    }
+
+    /// Relays that have named no address that could be called: to be parted with.
+    pub fn take_overdue(&mut self, now: Instant) -> Vec<PeerId> {
+        let is_overdue = |reservation: &&mut Reservation| {
+            reservation.address.is_none() && now.saturating_duration_since(reservation.since) >= GRANT_MAX
+        };
+        let mut overdue = Vec::new();
+        for reservation in self.reservations.values_mut().filter(is_overdue) {
+            // Its listener ends with the connection.
+            reservation.since = now;
+            overdue.push(reservation.relay);
+        }
+        overdue.iter().for_each(|relay| self.give_up(*relay));
+        overdue
+    }
+
+    fn give_up(&mut self, relay: PeerId) {
+        if self.known.get(&relay).is_none_or(|known| !known.is_named) && self.useless.len() < KNOWN_MAX {
+            self.useless.insert(relay);
+        }
     }
 
     /// It could not even be asked.
@@ -225,7 +265,7 @@ mod tests {
         let listeners: Vec<ListenerId> = first.iter().map(|_| ListenerId::next()).collect();
         for (listener, (peer, circuit)) in listeners.iter().zip(&first) {
             assert!(circuit.to_string().ends_with(&format!("/p2p/{peer}/p2p-circuit")));
-            relays.asked(*listener, *peer);
+            relays.asked(*listener, *peer, now);
             assert!(relays.granted(*listener, circuit));
         }
         assert!(relays.wanted(now).is_empty());
@@ -250,6 +290,32 @@ mod tests {
         relays.refused(&named, now);
         assert!(relays.wanted(now).is_empty());
         assert_eq!(relays_of(relays.wanted(now + RETRY_NAMED)), HashSet::from([named]));
+    }
+
+    #[test]
+    fn a_relay_that_names_no_address_or_is_to_be_asked_all_the_time_is_taken_no_more() {
+        let now = Instant::now();
+        let asked = || {
+            let (mut relays, relay, listener) = (Relays::default(), PeerId::random(), ListenerId::next());
+            relays.offers(relay, &address(1), true);
+            relays.asked(listener, relay, now);
+            (relays, relay, listener)
+        };
+        let (mut silent, relay, listener) = asked();
+        assert!(silent.take_overdue(now).is_empty());
+        assert_eq!(silent.take_overdue(now + GRANT_MAX), [relay]);
+        assert!(silent.take_overdue(now + GRANT_MAX).is_empty(), "it is parted with once");
+        assert_eq!(silent.ended(listener, now), None);
+        let (mut hasty, other, listener) = asked();
+        assert!(hasty.granted(listener, &address(1)) && hasty.take_overdue(now + GRANT_MAX).is_empty());
+        assert!(hasty.renewed(other, now + RENEWAL_MIN) && !hasty.renewed(other, now + RENEWAL_MIN));
+        assert!(hasty.renewed(PeerId::random(), now));
+        assert_eq!(hasty.ended(listener, now), Some(other));
+        for (mut relays, relay) in [(silent, relay), (hasty, other)] {
+            relays.gone(&relay);
+            relays.offers(relay, &address(1), true);
+            assert!(relays.wanted(now + RETRY).is_empty());
+        }
     }
 
     #[test]
