@@ -1,5 +1,5 @@
 //! Addresses at which relays say that this machine is reached through them. A relay may say anything, and says it anew
-//! whenever a reservation is renewed; what is believed is passed on to every peer, for as long as the reservation lasts.
+//! whenever a reservation is renewed; what is believed is passed on to every peer, as long as the reservation lasts.
 
 use libp2p::{Multiaddr, PeerId, core::transport::ListenerId};
 use std::collections::HashMap;

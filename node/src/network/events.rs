@@ -120,6 +120,7 @@ impl Network {
         self.addresses.remove(&peer);
         self.round_trips.remove(&peer);
         self.relays.gone(&peer);
+        self.of_run.remove(&peer);
         if self.observed.remove(&peer).is_some() {
             self.leave_unseen();
         }
@@ -171,7 +172,7 @@ impl Network {
                 let answer = self.older.answer(peer, &request);
                 let _ = self.swarm.behaviour_mut().older.send_response(channel, answer);
             }
-            BehaviourEvent::Relay(event) => self.relaying.note(&event),
+            BehaviourEvent::Relay(event) => self.relaying.note(&event, Instant::now()),
             BehaviourEvent::Relayed(relay::client::Event::ReservationReqAccepted {
                 relay_peer_id,
                 renewal: true,
@@ -286,6 +287,7 @@ impl Network {
             self.addresses.entry(peer).or_insert_with(|| first.clone());
         }
         if shares_run {
+            self.of_run.insert(peer);
             self.found(peer, &listed);
             if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
                 list_in(kad, peer, &listed, self.addresses.get(&peer));
@@ -304,6 +306,14 @@ impl Network {
         }
     }
 
+    /// Whoever has a reservation here and is not of this run goes: what this machine has to spare is for its own run.
+    fn relay_for_run(&mut self) {
+        if self.swarm.behaviour().kad.is_enabled() {
+            let strangers = self.relaying.strangers(&self.of_run, Instant::now());
+            strangers.into_iter().for_each(|peer| self.hang_up(peer));
+        }
+    }
+
     /// Looks for more peers. Walks open connections to those they ask: with enough neighbours there is nothing to look
     /// for.
     pub(super) fn look_around(&mut self) {
@@ -311,6 +321,7 @@ impl Network {
         #[cfg(feature = "upnp")]
         self.look_at_router();
         self.look_for_relays();
+        self.relay_for_run();
         self.call_directly();
         for circuit in self.links.superfluous() {
             self.swarm.close_connection(circuit);

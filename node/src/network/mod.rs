@@ -110,6 +110,8 @@ pub struct Network {
     listens: bool,
     /// Circuits through this node: for how many machines, and how many there are.
     relaying: Relaying,
+    /// Connected peers that look for others of this run.
+    of_run: HashSet<PeerId>,
     /// Peers to disconnect from, and when.
     parting: HashMap<PeerId, Instant>,
     /// Those that may not come again, once they have been heard out.

@@ -34,6 +34,8 @@ const CIRCUITS_AT_ONCE: u32 = 32;
 const CIRCUITS_AT_ONCE_PER_IP: u32 = 256;
 const CIRCUIT_EACH: Duration = Duration::from_secs(60);
 const RESERVATION: Duration = Duration::from_secs(60 * 60);
+/// Who has a reservation here gets so long to say of which run it is.
+const STRANGER_MAX: Duration = Duration::from_secs(10);
 
 /// What this node relays for others: a trainer beside its own work, or one that does nothing else.
 pub fn limits(relays_only: bool) -> relay::Config {
@@ -60,15 +62,18 @@ pub fn limits(relays_only: bool) -> relay::Config {
 /// What goes through this node as a relay.
 #[derive(Default)]
 pub struct Relaying {
-    reservations: HashSet<PeerId>,
+    /// And since when.
+    reservations: HashMap<PeerId, Instant>,
     circuits: usize,
 }
 
 impl Relaying {
     /// Takes note of what the relay did.
-    pub fn note(&mut self, event: &relay::Event) {
+    pub fn note(&mut self, event: &relay::Event, now: Instant) {
         match event {
-            relay::Event::ReservationReqAccepted { src_peer_id, .. } => drop(self.reservations.insert(*src_peer_id)),
+            relay::Event::ReservationReqAccepted { src_peer_id, .. } => {
+                self.reservations.entry(*src_peer_id).or_insert(now);
+            }
             relay::Event::ReservationClosed { src_peer_id } | relay::Event::ReservationTimedOut { src_peer_id } => {
                 self.reservations.remove(src_peer_id);
             }
@@ -76,6 +81,14 @@ impl Relaying {
             relay::Event::CircuitClosed { .. } => self.circuits = self.circuits.saturating_sub(1),
             _ => {}
         }
+    }
+
+    /// Who has a reservation, and has not said for long that it is of the run that is relayed for.
+    pub fn strangers(&self, of_run: &HashSet<PeerId>, now: Instant) -> Vec<PeerId> {
+        let is_stranger = |peer: &PeerId, since: Instant| {
+            !of_run.contains(peer) && now.saturating_duration_since(since) >= STRANGER_MAX
+        };
+        self.reservations.iter().filter(|(peer, since)| is_stranger(peer, **since)).map(|(peer, _)| *peer).collect()
     }
 
     /// Machines with a reservation, and circuits.
@@ -290,6 +303,23 @@ mod tests {
         relays.refused(&named, now);
         assert!(relays.wanted(now).is_empty());
         assert_eq!(relays_of(relays.wanted(now + RETRY_NAMED)), HashSet::from([named]));
+    }
+
+    /// Trainers of an open run relayed for whoever came.
+    #[test]
+    fn who_has_a_reservation_says_soon_that_it_is_of_the_run() {
+        let (mut relaying, now) = (Relaying::default(), Instant::now());
+        let [member, stranger] = [(); 2].map(|()| PeerId::random());
+        let accepted = |src_peer_id, renewed| relay::Event::ReservationReqAccepted { src_peer_id, renewed };
+        relaying.note(&accepted(member, false), now);
+        relaying.note(&accepted(stranger, false), now);
+        let of_run = HashSet::from([member]);
+        assert!(relaying.strangers(&of_run, now).is_empty());
+        let later = now + STRANGER_MAX;
+        relaying.note(&accepted(stranger, true), later);
+        assert_eq!(relaying.strangers(&of_run, later), [stranger]);
+        relaying.note(&relay::Event::ReservationClosed { src_peer_id: stranger }, later);
+        assert!(relaying.strangers(&of_run, later).is_empty() && relaying.counts() == (1, 0));
     }
 
     #[test]

@@ -299,7 +299,7 @@ mod tests {
         assert!(!router.is_due(&home));
     }
 
-    /// A router forgot the port of a machine that slept for a night, which took itself to be reachable for half an hour.
+    /// A router forgot the port of a machine that slept for a night, which took itself to be reachable all the same.
     #[test]
     fn it_is_asked_again_when_this_machine_wakes() {
         let (mut router, home) = (Router::new(true), [at(INSIDE)]);

@@ -101,6 +101,7 @@ impl Network {
             is_reachable: false,
             listens: !config.listen.is_empty(),
             relaying: Relaying::default(),
+            of_run: HashSet::new(),
             parting: HashMap::new(),
             refused: HashSet::new(),
             addresses: HashMap::new(),
