@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{
     Network,
-    address::{ip, is_of_world, is_relayed, without_peer},
+    address::{check_callable, ip, is_of_world, is_relayed, without_peer},
     behaviour::{BehaviourEvent, is_of_another_run},
     event::{Event, Responder},
     links::remote_of,
@@ -146,9 +146,9 @@ impl Network {
 
     /// Somebody says that the peer is at these addresses: at those that could be meant, it may be called.
     fn found<'a>(&mut self, peer: PeerId, addresses: impl IntoIterator<Item = &'a Multiaddr>) {
-        let meant = addresses.into_iter().filter(|address| self.reach.could_be_meant(address));
+        let meant = callable(addresses).filter(|address| self.reach.could_be_meant(address));
         for address in meant.take(ADDRESSES_PER_PEER_MAX) {
-            self.events.push_back(Event::Found { peer, address: without_peer(address) });
+            self.events.push_back(Event::Found { peer, address });
         }
     }
 
@@ -230,12 +230,12 @@ impl Network {
     }
 
     /// Whether a directly connected peer relays, and where it is called then.
-    fn note_relay(&mut self, peer: PeerId, info: &identify::Info) {
+    fn note_relay(&mut self, peer: PeerId, info: &identify::Info, listed: &[Multiaddr]) {
         let Some(remote) = self.links.remote(&peer).filter(|_| !self.links.is_relayed(&peer)) else { return };
         let dialed = self.addresses.get(&peer).filter(|address| !is_relayed(address)).cloned();
         // Behind the port that a caller came from, nobody listens.
-        let listed = info.listen_addrs.iter().filter(|listed| !is_relayed(listed) && ip(listed) == ip(remote));
-        let callable = dialed.or_else(|| listed.map(without_peer).next());
+        let mut listed = listed.iter().filter(|listed| !is_relayed(listed) && ip(listed) == ip(remote));
+        let callable = dialed.or_else(|| listed.next().cloned());
         let own = self.swarm.behaviour().kad.as_ref().map_or(&[][..], |kad| kad.protocol_names());
         // Machines of another run part with this one as soon as they know.
         let is_of_this = !is_of_another_run(own, &info.protocols);
@@ -244,10 +244,10 @@ impl Network {
     }
 
     /// Where a peer that only a relay leads to could be called directly.
-    fn note_direct_ways(&mut self, peer: PeerId, info: &identify::Info) {
+    fn note_direct_ways(&mut self, peer: PeerId, listed: &[Multiaddr]) {
         if self.links.is_relayed(&peer) {
-            let listed = info.listen_addrs.iter().filter(|listed| is_of_world(listed));
-            let meant = listed.filter(|listed| self.reach.could_be_meant(listed)).map(without_peer);
+            let listed = listed.iter().filter(|listed| is_of_world(listed));
+            let meant = listed.filter(|listed| self.reach.could_be_meant(listed)).cloned();
             self.direct_calls.listed(peer, meant.take(ADDRESSES_PER_PEER_MAX).collect(), Instant::now());
         }
     }
@@ -270,8 +270,9 @@ impl Network {
             return;
         }
         self.note_observed(&peer, connection, info);
-        self.note_relay(peer, info);
-        self.note_direct_ways(peer, info);
+        let listed: Vec<Multiaddr> = callable(&info.listen_addrs).collect();
+        self.note_relay(peer, info, &listed);
+        self.note_direct_ways(peer, &listed);
         let same_kad = |kad: &kad::Behaviour<_>| kad.protocol_names().iter().any(|name| info.protocols.contains(name));
         let shares_run = self.swarm.behaviour().kad.as_ref().is_some_and(same_kad);
         if self.relays_only && self.swarm.behaviour().kad.is_enabled() && !shares_run {
@@ -280,9 +281,8 @@ impl Network {
         }
         // What it lists beside is for those who are nearer to it.
         let distance = self.links.remote(&peer).and_then(scope_of);
-        let is_for_us = |address: &&Multiaddr| scope_of(address).is_some_and(|scope| Some(scope) >= distance);
-        let listed = info.listen_addrs.iter().filter(is_for_us).map(without_peer).take(ADDRESSES_PER_PEER_MAX);
-        let listed: Vec<Multiaddr> = listed.collect();
+        let is_for_us = |address: &Multiaddr| scope_of(address).is_some_and(|scope| Some(scope) >= distance);
+        let listed: Vec<Multiaddr> = listed.into_iter().filter(is_for_us).take(ADDRESSES_PER_PEER_MAX).collect();
         if let Some(first) = listed.first() {
             self.addresses.entry(peer).or_insert_with(|| first.clone());
         }
@@ -341,6 +341,11 @@ impl Network {
             }
         }
     }
+}
+
+/// Of addresses that somebody lists, those at which a node could be called, without its peer id.
+fn callable<'a>(addresses: impl IntoIterator<Item = &'a Multiaddr>) -> impl Iterator<Item = Multiaddr> {
+    addresses.into_iter().map(without_peer).filter(|address| check_callable(address).is_ok())
 }
 
 /// Discovery passes on where a peer listens, and where it was `called`. What it listed before goes: it may list others
@@ -423,6 +428,20 @@ mod tests {
         let held: Vec<Multiaddr> =
             bucket.iter().flat_map(|entry| entry.node.value.iter().map(without_peer).collect::<Vec<_>>()).collect();
         assert_eq!(held, std::iter::once(called).chain((0..8).map(|number| at(4_900 + number))).collect::<Vec<_>>());
+    }
+
+    /// What could never be called took the places of what could, and was passed on to others.
+    #[test]
+    fn of_what_is_listed_only_that_is_kept_which_could_be_called() {
+        let [peer, relay] = [(); 2].map(|()| PeerId::random());
+        let circuit = format!("/ip4/203.0.113.5/tcp/9713/p2p/{relay}/p2p-circuit");
+        let good = ["/ip4/203.0.113.5/tcp/9713".to_owned(), circuit.clone()];
+        let bad = ["/ip4/203.0.113.5/tcp/0", "/ip4/203.0.113.5/tcp/9713/ws", "/ip6/ff02::1/tcp/9713", "/memory/1"];
+        let nested = format!("{circuit}/p2p/{peer}/p2p-circuit");
+        let listed = good.iter().map(String::as_str).chain(bad).chain([nested.as_str()]);
+        let listed: Vec<Multiaddr> = listed.map(|listed| format!("{listed}/p2p/{peer}").parse().unwrap()).collect();
+        let kept: Vec<String> = callable(&listed).map(|address| address.to_string()).collect();
+        assert_eq!(kept, good);
     }
 
     #[test]
