@@ -16,6 +16,7 @@ use super::{
     far::Far,
     hosts::Hosts,
     older::EXCHANGE_1,
+    relayed::Relayed,
     relays,
     traffic::Counters,
 };
@@ -44,7 +45,7 @@ pub struct Behaviour {
     /// The same over IPv6.
     pub mdns6: Toggle<mdns::tokio::Behaviour>,
     /// Circuits through others.
-    pub relayed: relay::client::Behaviour,
+    pub relayed: Relayed,
     /// Circuits of others through this node, as long as it can be reached.
     pub relay: relay::Behaviour,
     /// From a circuit to a direct connection.
@@ -126,7 +127,7 @@ impl Behaviour {
             mdns: mdns(false)?.into(),
             // Without IPv6 there is nobody to be found over it.
             mdns6: mdns(true).unwrap_or_default().into(),
-            relayed,
+            relayed: Relayed::new(relayed),
             relay,
             punch: dcutr::Behaviour::new(own),
             reachable: Far::default(),

@@ -19,6 +19,7 @@ use super::{
     event::{Event, Responder},
     links::remote_of,
     older::is_older,
+    relayed,
     scope::{Scope, scope_of},
     transport::causes,
 };
@@ -173,15 +174,7 @@ impl Network {
                 let _ = self.swarm.behaviour_mut().older.send_response(channel, answer);
             }
             BehaviourEvent::Relay(event) => self.relaying.note(&event, Instant::now()),
-            BehaviourEvent::Relayed(relay::client::Event::ReservationReqAccepted {
-                relay_peer_id,
-                renewal: true,
-                ..
-            }) => {
-                if !self.relays.renewed(relay_peer_id, Instant::now()) {
-                    let _ = self.swarm.disconnect_peer_id(relay_peer_id);
-                }
-            }
+            BehaviourEvent::Relayed(event) => self.on_relayed(event),
             BehaviourEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {
                 self.on_identified(peer_id, connection_id, &info)
             }
@@ -209,6 +202,26 @@ impl Network {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn on_relayed(&mut self, event: relayed::Event) {
+        match event {
+            relayed::Event::Client(relay::client::Event::ReservationReqAccepted {
+                relay_peer_id,
+                renewal: true,
+                ..
+            }) => {
+                if !self.relays.renewed(relay_peer_id, Instant::now()) {
+                    let _ = self.swarm.disconnect_peer_id(relay_peer_id);
+                }
+            }
+            relayed::Event::Client(_) => {}
+            relayed::Event::Broken(peer, connection) => {
+                tracing::warn!("the relay {peer} answered what no relay should: its connection is closed");
+                self.relays.give_up(peer);
+                self.swarm.close_connection(connection);
+            }
         }
     }
 

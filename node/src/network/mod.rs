@@ -31,6 +31,7 @@ mod names;
 mod nodes;
 mod older;
 mod reachable;
+mod relayed;
 mod relays;
 mod router;
 mod scope;

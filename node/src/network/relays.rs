@@ -211,7 +211,8 @@ impl Relays {
         overdue
     }
 
-    fn give_up(&mut self, relay: PeerId) {
+    /// The relay is of no use: unless people named it, it is not asked again.
+    pub fn give_up(&mut self, relay: PeerId) {
         if self.known.get(&relay).is_none_or(|known| !known.is_named) && self.useless.len() < KNOWN_MAX {
             self.useless.insert(relay);
         }
