@@ -33,7 +33,9 @@ const CIRCUIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const CIRCUITS_AT_ONCE: u32 = 32;
 const CIRCUITS_AT_ONCE_PER_IP: u32 = 256;
 const CIRCUIT_EACH: Duration = Duration::from_secs(60);
-const RESERVATION: Duration = Duration::from_secs(60 * 60);
+/// A reservation lasts as long as its connection: a hundred years. Its end is a time of day, and a machine whose clock
+/// is ahead of it takes the reservation for none; and libp2p's relay panics where one that ends is being renewed.
+const RESERVATION: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Who has a reservation here gets so long to say of which run it is.
 const STRANGER_MAX: Duration = Duration::from_secs(10);
 
@@ -258,6 +260,7 @@ impl Relays {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     fn address(number: u8) -> Multiaddr {
         format!("/ip4/198.51.100.{number}/tcp/9713").parse().unwrap()
@@ -304,6 +307,13 @@ mod tests {
         relays.refused(&named, now);
         assert!(relays.wanted(now).is_empty());
         assert_eq!(relays_of(relays.wanted(now + RETRY_NAMED)), HashSet::from([named]));
+    }
+
+    /// With an hour, whose clock was ahead by more than that was not relayed.
+    #[test]
+    fn a_reservation_lasts_beyond_what_wrong_clocks_show() {
+        let by_a_clock_that_was_never_set = SystemTime::UNIX_EPOCH + limits(false).reservation_duration;
+        assert!(by_a_clock_that_was_never_set > SystemTime::now());
     }
 
     /// Trainers of an open run relayed for whoever came.
