@@ -18,7 +18,7 @@ use std::{
 use super::{DEFAULT_STATE, EstimatorChoice, LearningRate, RunArgs};
 use crate::{
     join::ticket::Ticket,
-    network::{Limits, check_callable, check_listen, parse_bootstrap},
+    network::{Limits, check_callable, check_listen, is_relayed, parse_bootstrap},
     system::{hex::parse_key, priority::Priority},
 };
 
@@ -402,16 +402,16 @@ pub fn parse_announced(text: &str) -> Result<Multiaddr> {
         address.pop();
     }
     check_callable(&address).map_err(wrong)?;
+    if is_relayed(&address) {
+        return Err(wrong("leads through a relay, which is named with --relay".into()));
+    }
     Ok(address)
 }
 
 /// A relay with its peer id.
 fn parse_relay(text: &str) -> Result<(PeerId, Multiaddr)> {
     let (peer, address) = parse_bootstrap(text).map_err(|error| anyhow::anyhow!("{}", error.of_flag("--relay")))?;
-    ensure!(
-        !crate::network::is_relayed(&address),
-        "--relay {text}: leads through another relay; give the address of the relay itself"
-    );
+    ensure!(!is_relayed(&address), "--relay {text}: leads through another relay; give the address of the relay itself");
     Ok((peer, address))
 }
 

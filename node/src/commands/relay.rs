@@ -140,6 +140,7 @@ impl Relay {
     fn look(&mut self) {
         let peer = self.network.peer_id();
         let mut places: Vec<Multiaddr> = self.network.reachable_at().cloned().collect();
+        places.extend_from_slice(self.network.announced());
         places.extend(self.network.listen_addresses());
         let widest = places.iter().filter_map(scope_of).max();
         for address in places {

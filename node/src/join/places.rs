@@ -16,7 +16,7 @@ pub struct Places {
     pub reachable: Vec<Multiaddr>,
     /// Through relays.
     pub relayed: Vec<Multiaddr>,
-    /// Where it listens.
+    /// Where it listens, or, near it, people say that it does.
     pub listening: Vec<Multiaddr>,
     /// Other machines that were called at an address of the world.
     pub others: Vec<(PeerId, Multiaddr)>,
@@ -28,10 +28,11 @@ impl Places {
         let is_outside =
             |(_, address): &(PeerId, Multiaddr)| scope_of(address) == Some(Scope::World) && !is_relayed(address);
         let is_own = |address: &Multiaddr| !is_relayed(address);
+        let announced = network.announced().iter().filter(|address| !is_of_world(address)).cloned();
         let mut places = Self {
             reachable: network.reachable_at().cloned().collect(),
             relayed: network.relayed_at().map(without_peer).collect(),
-            listening: network.listen_addresses().into_iter().filter(is_own).collect(),
+            listening: network.listen_addresses().into_iter().chain(announced).filter(is_own).collect(),
             others: network.known_peers().into_iter().filter(is_outside).collect(),
         };
         places.reachable.sort_by_key(|address| (family(address), address.clone()));
@@ -110,6 +111,7 @@ fn family(address: &Multiaddr) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::NetworkConfig;
 
     fn addresses(texts: &[&str]) -> Vec<Multiaddr> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -126,6 +128,14 @@ mod tests {
     const WORLD_6: &str = "/ip6/2001:db8::7/tcp/9713";
     const CIRCUIT: &str =
         "/ip4/198.51.100.1/tcp/9713/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN/p2p-circuit";
+
+    /// A container's port was passed on by its host, and its ticket named the container's address and not the host's.
+    #[tokio::test]
+    async fn where_people_say_that_machines_of_the_site_reach_this_one_is_told() {
+        let config = NetworkConfig::new([1; 32], None, addresses(&["/ip4/127.0.0.1/tcp/0"]));
+        let network = Network::start(NetworkConfig { announced: addresses(&[HOME]), ..config }).await.unwrap();
+        assert_eq!(texts(&Places::of(&network).own()), [HOME]);
+    }
 
     #[test]
     fn what_others_can_reach_comes_first_and_what_nobody_can_is_left_out() {

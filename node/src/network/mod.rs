@@ -140,6 +140,11 @@ impl Network {
         self.swarm.listeners().cloned().collect()
     }
 
+    /// Where people say that others can call this node.
+    pub fn announced(&self) -> &[Multiaddr] {
+        &self.announced
+    }
+
     pub async fn next(&mut self) -> Event {
         loop {
             if let Some(event) = self.events.pop_front() {

@@ -56,11 +56,13 @@ fn what_can_never_work_is_refused_at_once_with_what_would() {
     let peer = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
     let ws = format!("/dns4/localhost/tcp/9713/ws/p2p/{peer}");
     let nowhere = format!("/ip4/192.168.1.7/tcp/0/p2p/{peer}");
+    let circuit = format!("/ip4/192.168.1.7/tcp/9713/p2p/{peer}/p2p-circuit");
     for (arguments, remedy) in [
         (&["--bootstrap", &ws][..], "leave out what follows the port"),
         (&["--bootstrap", &nowhere], "the port that the other node prints"),
         (&["--relay", "/ip4/192.168.1.7/tcp/9713"], "--relay /ip4/192.168.1.7/tcp/9713"),
         (&["--announce", "/ip4/0.0.0.0/tcp/9713"], "for listening"),
+        (&["--announce", &circuit], "named with --relay"),
         (&["--listen", "/dns4/localhost/tcp/9713"], "/ip4/0.0.0.0/tcp/9713"),
         (&["--join", "LAN "], "neither `lan` nor a ticket"),
         (&["--join", "onebyte1qqqq"], "copy all of it"),
