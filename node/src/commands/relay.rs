@@ -17,7 +17,9 @@ use crate::{
 
 /// Machines of the run that are not connected are called this often.
 const CALL: Duration = Duration::from_secs(10);
-/// What is relayed is said this often, if it has changed.
+/// Whether there is something to say is considered this often.
+const LOOK: Duration = Duration::from_secs(1);
+/// What is relayed, and where, is said this often, if it has changed.
 const SAY: Duration = Duration::from_secs(30);
 
 /// Relays until Ctrl-C.
@@ -69,7 +71,7 @@ pub fn run(args: &RelayArgs) -> Result<()> {
                 limits.upload.unwrap_or(OPEN_BYTES_PER_SECOND) / 1_000
             ),
         }
-        let mut relay = Relay { network, known, said: (0, 0), said_at: Instant::now(), told: Vec::new() };
+        let mut relay = Relay { network, known, said: (0, 0), said_at: Instant::now(), told: Told::default() };
         tokio::select! {
             () = relay.work() => {}
             _ = interrupt.wait(Wish::Stay) => {}
@@ -93,15 +95,44 @@ struct Relay {
     /// Reservations and circuits that were said last, and when.
     said: (usize, usize),
     said_at: Instant,
-    /// Own addresses that were said.
-    told: Vec<Multiaddr>,
+    told: Told,
+}
+
+/// Own addresses that people were told of, and when last. Whoever calls this relay may say each time that it called
+/// another one: that fills no log, and no memory.
+#[derive(Default)]
+struct Told {
+    addresses: Vec<Multiaddr>,
+    at: Option<Instant>,
+}
+
+impl Told {
+    /// Which of `places` people are to be told of now.
+    fn news(&mut self, places: &[Multiaddr], now: Instant) -> Vec<Multiaddr> {
+        if self.at.is_some_and(|at| now.saturating_duration_since(at) < SAY) {
+            return Vec::new();
+        }
+        self.addresses.retain(|address| places.contains(address));
+        let known = self.addresses.len();
+        for address in places {
+            if !self.addresses.contains(address) {
+                self.addresses.push(address.clone());
+            }
+        }
+        let news = self.addresses[known..].to_vec();
+        if !news.is_empty() {
+            self.at = Some(now);
+        }
+        news
+    }
 }
 
 impl Relay {
     async fn work(&mut self) {
         let mut calls = tokio::time::interval(CALL);
         calls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut looks = tokio::time::interval(Duration::from_secs(1));
+        // The system names an interface's addresses one after the other.
+        let mut looks = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
         loop {
             tokio::select! {
                 event = self.network.next() => self.heard(event),
@@ -143,15 +174,9 @@ impl Relay {
         places.extend_from_slice(self.network.announced());
         places.extend(self.network.listen_addresses());
         let widest = places.iter().filter_map(scope_of).max();
-        for address in places {
-            let is_of_use = scope_of(&address).is_some_and(|scope| scope > Scope::Machine || widest == Some(scope));
-            if is_of_use && !self.told.contains(&address) {
-                tracing::info!(
-                    "machines that nobody can call name this relay: {} --relay {address}/p2p/{peer}",
-                    program()
-                );
-                self.told.push(address);
-            }
+        places.retain(|at| scope_of(at).is_some_and(|scope| scope > Scope::Machine || widest == Some(scope)));
+        for address in self.told.news(&places, Instant::now()) {
+            tracing::info!("machines that nobody can call name this relay: {} --relay {address}/p2p/{peer}", program());
         }
         let relaying = self.network.relaying();
         if relaying != self.said && self.said_at.elapsed() >= SAY {
@@ -159,5 +184,23 @@ impl Relay {
             let (machines, circuits) = relaying;
             tracing::info!("reached through this relay: {machines} machines; {circuits} connections between them now");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_change_all_the_time_fill_neither_the_log_nor_the_memory() {
+        let (mut told, now) = (Told::default(), Instant::now());
+        let at = |port: u64| -> Multiaddr { format!("/ip4/203.0.113.5/tcp/{port}").parse().unwrap() };
+        assert_eq!(told.news(&[at(1), at(2), at(1)], now), [at(1), at(2)]);
+        assert!(told.news(&[at(1), at(3)], now).is_empty(), "not so soon");
+        assert_eq!(told.news(&[at(1), at(3)], now + SAY), [at(3)]);
+        let said =
+            (0..1_000).map(|second| told.news(&[at(1), at(second + 4)], now + SAY + Duration::from_secs(second)));
+        assert_eq!(said.map(|said| said.len()).sum::<usize>(), 33, "one in half a minute");
+        assert_eq!(told.addresses.len(), 2);
     }
 }
