@@ -261,7 +261,7 @@ impl Network {
         if self.links.is_relayed(&peer) {
             let listed = listed.iter().filter(|listed| is_of_world(listed));
             let meant = listed.filter(|listed| self.reach.could_be_meant(listed)).cloned();
-            self.direct_calls.listed(peer, meant.take(ADDRESSES_PER_PEER_MAX).collect(), Instant::now());
+            self.direct_calls.listed(peer, meant.take(ADDRESSES_PER_PEER_MAX).collect());
         }
     }
 
