@@ -259,17 +259,20 @@ fn router(places: &Places, observed: &[Multiaddr]) -> Finding {
         text.split('/').nth(2)?.parse().ok()
     };
     let port_of = |address: &Multiaddr| address.iter().nth(1).map(|port| port.to_string());
-    let Some(first) = observed.first() else {
+    if observed.is_empty() {
         return Finding::Note(
             "router: not known, since no machine outside was called; name one with --join or --bootstrap".into(),
         );
-    };
-    if observed.iter().all(|seen| places.listening.iter().any(|own| ip_of(own) == ip_of(seen))) {
-        return Finding::Good("router: none that translates addresses".into());
     }
-    let ports: BTreeSet<_> = observed.iter().map(port_of).collect();
+    // IPv6 goes through untranslated beside IPv4, and keeps its port.
+    let is_own = |seen: &Multiaddr| places.listening.iter().any(|own| ip_of(own) == ip_of(seen));
+    let translated: Vec<&Multiaddr> = observed.iter().filter(|seen| !is_own(seen)).collect();
+    let Some(first) = translated.first() else {
+        return Finding::Good("router: none that translates addresses".into());
+    };
+    let ports: BTreeSet<_> = translated.iter().map(|seen| port_of(seen)).collect();
     let own_port = places.port().map(|port| format!("/tcp/{port}"));
-    match (ports.len(), observed.len()) {
+    match (ports.len(), translated.len()) {
         (1, _) if port_of(first) == own_port => Finding::Good(format!(
             "router: translates addresses and keeps ports (seen at {first}): direct connections can often be opened through it"
         )),
@@ -295,9 +298,11 @@ fn ports(answer: Option<&RouterAnswer>, port: u16) -> Finding {
         Some(RouterAnswer::Passes(address)) => {
             Finding::Good(format!("router, UPnP: passes {address} on to this machine when it is asked"))
         }
-        Some(RouterAnswer::IsInside) => Finding::Note(
-            "router, UPnP: it is behind another router itself, so none of its ports can be called from outside".into(),
-        ),
+        Some(RouterAnswer::IsInside) => Finding::Note(format!(
+            "router, UPnP: it is behind another router itself, so none of its ports can be called from outside; where that one is \
+             yours, too, let it pass the port on to this one, else a relay does (`{} relay --help`)",
+            program()
+        )),
         Some(RouterAnswer::Refuses | RouterAnswer::PassesNoMore(_)) => Finding::Note(format!(
             "router, UPnP: takes requests and passes nothing on; allow it in the router's settings, or {by_hand}"
         )),
@@ -355,6 +360,8 @@ mod tests {
     fn a_router_is_known_by_where_others_see_this_machine() {
         let home = Places { listening: addresses_of(&["/ip4/192.168.1.7/tcp/9713"]), ..Places::default() };
         let open = Places { listening: addresses_of(&["/ip4/203.0.113.5/tcp/9713"]), ..Places::default() };
+        let both = ["/ip4/192.168.1.7/tcp/9713", "/ip6/2001:db8::7/tcp/9713"];
+        let both = Places { listening: addresses_of(&both), ..Places::default() };
         for (places, observed, expected) in [
             (&home, &[][..], "note router: not known"),
             (&open, &["/ip4/203.0.113.5/tcp/9713"][..], "good router: none"),
@@ -368,6 +375,12 @@ mod tests {
                 &["/ip4/203.0.113.5/tcp/40000", "/ip4/203.0.113.5/tcp/40000"],
                 "good router: translates addresses, one",
             ),
+            (
+                &both,
+                &["/ip6/2001:db8::7/tcp/9713", "/ip4/203.0.113.5/tcp/40000", "/ip4/203.0.113.5/tcp/40000"],
+                "good router: translates addresses, one",
+            ),
+            (&both, &["/ip6/2001:db8::7/tcp/9713"], "good router: none"),
             (&home, &["/ip4/203.0.113.5/tcp/40000"], "note router: translates addresses and ports"),
             (&home, &["/ip4/203.0.113.5/tcp/40000", "/ip4/203.0.113.5/tcp/40001"], "note router: another port"),
         ] {

@@ -26,7 +26,8 @@ pub fn router(answer: &RouterAnswer) {
              by hand (--announce)"
         ),
         RouterAnswer::IsInside => tracing::info!(
-            "the router takes requests for ports (UPnP), but is behind another router itself, so none of its ports can be called"
+            "the router takes requests for ports (UPnP), but is behind another router itself, so none of its ports can be called: \
+             where that one is yours, too, let it pass the port on to this one; else relays do"
         ),
         RouterAnswer::Silent => tracing::debug!("no router here takes requests for ports (UPnP)"),
     }
