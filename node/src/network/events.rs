@@ -29,8 +29,9 @@ const WALK_INTERVAL: Duration = Duration::from_secs(10);
 /// What people hear of a bootstrap address that leads back here.
 const OWN_ADDRESS: &str = "this node itself answers there: give another machine's address";
 /// What people hear of a connection that the other end refuses before a word is said.
-const HANDSHAKE: &str = "something answers there that does not let this node in: if the run is private, join it with its ticket (--join); \
-                         else it is no node of onebyte, or it has no room for more connections";
+const HANDSHAKE: &str = "something answers there that does not let this node in: a private run lets in whoever has its secret, which \
+                         its ticket holds (--join), and an open run whoever has none; else it is no node of onebyte, or has no room \
+                         for more connections";
 /// A machine that was away for this long slept.
 const SLEEP_MIN: Duration = Duration::from_secs(20);
 /// Listen addresses taken from one peer.
