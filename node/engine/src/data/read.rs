@@ -17,7 +17,7 @@ use super::{
     header,
     held_out::mixed,
     part::{Documents, Part, Rows, Split},
-    report::{Report, counted, shown},
+    report::{Report, counted},
     row::Row,
     source::{self, Counted, Source},
     tokens::Tokens,
