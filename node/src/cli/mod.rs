@@ -25,8 +25,8 @@ pub const DEFAULT_STATE: &str = "onebyte-state";
   node --private                                         start a run that only who has its ticket can see
   node relay --join onebyte1…                            carry a run's bytes between machines that nobody can call
   node --model ./my-llama --data ./notes/                start a run on a Hugging Face checkpoint and own text
-  node --http 127.0.0.1:8080                             the same, and show it in a browser
-  node --serve 127.0.0.1:8000                            the same, and talk with the model while it learns
+  node --http 127.0.0.1:8080                             show the run in a browser
+  node --serve 127.0.0.1:8000                            talk with the model while it learns
   node chat --state onebyte-state                        talk with the model afterwards
   node log show --state onebyte-state                    look at the gossip log
   node export --state onebyte-state --out ./tuned        write the model for Hugging Face transformers")]

@@ -62,16 +62,18 @@ pub struct RunArgs {
     #[arg(long, value_name = "WHAT")]
     pub train: Option<String>,
     /// Train adapters of this rank in a new run (LoRA), over a base that stays as it is: of all linear layers of
-    /// attention and MLPs, or of those that --train names. Their output is merged into the exported model
+    /// attention and MLPs, or of those that --train names. An export has them merged, or alone with `node export
+    /// --adapter`
     #[arg(long, value_name = "RANK")]
     pub lora: Option<u32>,
-    /// What the adapters' product is multiplied by, times the rank, as PEFT has it [default: twice the rank]
+    /// The adapters' output is multiplied by ALPHA / RANK, as PEFT has it [default: twice the rank]
     #[arg(long, value_name = "ALPHA")]
     pub lora_alpha: Option<f64>,
-    /// Text to train on: a file, a directory, a pipe, or `-` for standard input. It stays here. What it is is told by
-    /// its content: text, JSON, JSON Lines, CSV or TSV with a header, Parquet, each as it is, gzip or zstd. Rows have
-    /// `text`; `prompt` and `completion`; `messages` or `conversations`; `instruction` and `output`, or `question` and
-    /// `answer`; or `prompt`, `choices` and `answer` (the index of the right one)
+    /// Text to train on: a file, a directory, a pipe, or `-` for standard input. It stays here. The content tells the
+    /// form: text, JSON, JSON Lines, CSV or TSV with a header, Parquet, each as it is, gzip or zstd. Rows have `text`;
+    /// `prompt` and `completion`; `messages` or `conversations`; `instruction` and `output`, or `question` and
+    /// `answer`; or `prompt`, `choices` and `answer` (the right one: its index from 0, its letter or its text). Without
+    /// it a node replays and serves; in a run on the embedded model it trains on a text that it generates
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// Held-out text [default: the last tenth of --data]
@@ -106,8 +108,8 @@ pub struct RunArgs {
     /// Size of the perturbation of a new run, as a share of each tensor's rms [default: 0.017]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub epsilon: Option<f64>,
-    /// Gradients that a new run has room for, ten times over: more make the grid of its weights coarser [default:
-    /// --gradients, 1000 at least; else 100000]
+    /// The weights of a new run have room for ten times so many gradients that all push one way; more make their grid
+    /// coarser [default: --gradients, 1000 at least; else 100000]
     #[arg(long, value_name = "N")]
     pub planned_gradients: Option<u64>,
     /// Gradients a second that all machines of a new run are to make together, so that the slower ones can replay them
@@ -159,9 +161,9 @@ pub struct RunArgs {
     /// Most own gradients that are signed and sent together [default: 256]. A message has some 140 bytes beside them
     #[arg(long, value_name = "N")]
     pub flush_samples: Option<usize>,
-    /// Own gradients wait so long for company before they are sent [default: 1000, or up to 4000 in a large swarm for
-    /// who has many]. Longer costs fewer bytes, shorter keeps the others up to date. Slower models send each gradient
-    /// at once
+    /// Own gradients wait so long for others of their own before they are sent [default: 1000, or up to 4000 in a large
+    /// swarm where a model is fast]. Longer costs fewer bytes, shorter keeps the others up to date. A model that is
+    /// slower than this sends each gradient at once
     #[arg(long, value_name = "MILLISECONDS")]
     pub staleness_ms: Option<u64>,
     /// Start a run in which this machine may revoke others' samples (`node revoke`) and withdraw keys (`node withdraw`)
@@ -208,7 +210,8 @@ pub struct RunArgs {
     /// run sees, no text and no secret; it ends at 256 MiB. The file must not be there yet
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// Read these settings from a TOML file
+    /// Read these settings from a TOML file. Its keys are the options without the dashes before them, as in
+    /// `exit-when-idle = 60`. The command line goes before it, but cannot turn off a switch that it turns on
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
