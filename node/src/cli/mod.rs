@@ -42,7 +42,7 @@ pub struct Cli {
 /// What else there is to do.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Inspect the gossip log of a state directory
+    /// Look at the gossip log of a state directory, an exported file or a running node
     #[command(subcommand)]
     Log(LogCommand),
     /// Print the version vector's hash and the weights' digest: equal for equal states
@@ -495,4 +495,51 @@ pub struct RelayArgs {
     /// Directory for the relay's identity
     #[arg(long, value_name = "DIR", default_value = "onebyte-relay")]
     pub state: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::{collections::BTreeSet, fs};
+
+    /// Long options of a command and of all below it.
+    fn options(command: &clap::Command, found: &mut BTreeSet<String>) {
+        found.extend(command.get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned));
+        command.get_subcommands().for_each(|below| options(below, found));
+    }
+
+    /// What a document shows to be typed: lines of blocks of code, and what stands between backticks.
+    fn typed(document: &str) -> Vec<&str> {
+        let mut typed = Vec::new();
+        for (number, part) in document.split("```").enumerate() {
+            match number % 2 {
+                0 => typed.extend(part.split('`').skip(1).step_by(2)),
+                _ => typed.extend(part.lines()),
+            }
+        }
+        typed
+    }
+
+    #[test]
+    fn documents_name_no_option_that_is_not_there() {
+        let mut command = Cli::command();
+        command.build();
+        let mut known = BTreeSet::new();
+        options(&command, &mut known);
+        let mut named = 0;
+        for document in ["README.md", "GUIDE.md"] {
+            let path = format!("{}/../{document}", env!("CARGO_MANIFEST_DIR"));
+            let text = fs::read_to_string(path).unwrap();
+            // What other programs are told is theirs.
+            let is_ours = |line: &&str| line.starts_with("node ") || line.starts_with("--");
+            for word in typed(&text).into_iter().filter(is_ours).flat_map(str::split_whitespace) {
+                let Some(option) = word.trim_start_matches('(').strip_prefix("--") else { continue };
+                let option = option.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
+                assert!(known.contains(option), "{document} names --{option}, which no command has");
+                named += 1;
+            }
+        }
+        assert!(named > 50, "only {named} options were found");
+    }
 }
