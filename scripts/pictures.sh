@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the README's pictures with the product itself: a swarm of three on the embedded model, its page in a headless browser, its log
-# as a plot. Needs Chromium.
+# Makes the documents' pictures with the product itself: a swarm of three on the embedded model, its page in a headless
+# browser, its log as a plot. Needs Chromium.
 #
 #   scripts/pictures.sh [directory]      (default scripts/pictures)
 set -euo pipefail
