@@ -20,7 +20,13 @@ comments_within_120_columns() {
     ! git ls-files -z '*.rs' | LC_ALL=C.UTF-8 xargs -0 grep -nE '^.{121,}$' | grep -E ':[0-9]+: *//[/!]? [^|]'
 }
 
+# A message that was broken over lines, and lost the sign that joins them, keeps their indentation.
+messages_without_gaps() {
+    ! git ls-files -z '*.rs' | LC_ALL=C.UTF-8 xargs -0 grep -nE '"[^"]*[a-z,:;.] {8,}[a-z]'
+}
+
 step cargo fmt --all --check
+step messages_without_gaps
 step comments_within_120_columns
 # The tests come first: they build the dependency graph that users get.
 step cargo test --release
