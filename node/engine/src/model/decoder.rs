@@ -11,7 +11,7 @@ use super::{
     embedding::Embedding,
     linear::Linear,
     norms::{LayerNorm, Norm, RmsNorm},
-    operations::{Activation, activate, activate_multiply, add, soft_cap},
+    operations::{activate, activate_multiply, add, soft_cap},
     parameters::Parameters,
     past::LayerPast,
     plan::{Inputs, LayerKind, MlpInputs, NormKind, NormedBy, Plan, Residual},
@@ -257,7 +257,7 @@ impl Layer {
     }
 
     fn mlp(&self, plan: &Plan, x: &Tensor) -> Result<Tensor> {
-        let activation: Activation = plan.mlp.activation;
+        let activation = plan.mlp.activation;
         let inner = match (&plan.mlp.inputs, &self.mlp_inputs[..]) {
             (MlpInputs::Gated(..), [gate, up]) => activate_multiply(gate.forward(x)?, &up.forward(x)?, activation)?,
             (MlpInputs::GatedJoined(_), [joined, ..]) => {

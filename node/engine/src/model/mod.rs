@@ -11,6 +11,7 @@
 // The vector loops index lanes in loops of constant length, which is what the compiler turns into vector registers.
 #![allow(clippy::needless_range_loop)]
 
+mod activation;
 mod architecture;
 mod attention;
 mod attention_backward;

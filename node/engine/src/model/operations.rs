@@ -3,67 +3,14 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::vector::{VectorLoop, dispatch, exponential};
+use super::{
+    activation::Activation,
+    vector::{VectorLoop, dispatch, exponential},
+};
 use crate::device::{self, slice, slice_mut};
 
 /// Elements per parallel task: large enough to be worth handing out.
 const TASK_ELEMENTS: usize = 16 * 1024;
-
-/// What a neuron makes of its input.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Activation {
-    /// x · logistic(x).
-    Silu,
-    /// x · Φ(x), by the error function.
-    Gelu,
-    /// The same by tanh, √(2/π) · (x + 0.044715 x³).
-    GeluTanh,
-    /// x · logistic(1.702 x).
-    GeluQuick,
-    /// max(x, 0).
-    Relu,
-}
-
-impl Activation {
-    /// By its name in a config; None if there is none.
-    pub fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "silu" | "swish" => Self::Silu,
-            "gelu" | "gelu_python" => Self::Gelu,
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" | "gelu_accurate" => Self::GeluTanh,
-            "quick_gelu" => Self::GeluQuick,
-            "relu" => Self::Relu,
-            _ => return None,
-        })
-    }
-
-    /// Its value and its slope at `x`.
-    #[inline(always)]
-    fn at<const FMA: bool>(self, x: f32) -> (f32, f32) {
-        let logistic = |x: f32| 1.0 / (1.0 + exponential::<FMA>(-x));
-        match self {
-            Self::Silu => {
-                let sigma = logistic(x);
-                (x * sigma, sigma * (1.0 + x * (1.0 - sigma)))
-            }
-            Self::GeluQuick => {
-                let sigma = logistic(1.702 * x);
-                (x * sigma, sigma * (1.0 + 1.702 * x * (1.0 - sigma)))
-            }
-            Self::GeluTanh => {
-                // (1 + tanh u) / 2 is the logistic function of 2u.
-                const TWICE: f32 = 2.0 * 0.797_884_6;
-                let sigma = logistic(TWICE * (x + 0.044715 * x * x * x));
-                (x * sigma, sigma + x * sigma * (1.0 - sigma) * TWICE * (1.0 + 3.0 * 0.044715 * x * x))
-            }
-            Self::Gelu => {
-                let phi = 0.5 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2));
-                (x * phi, phi + x * 0.398_942_3 * exponential::<FMA>(-0.5 * x * x))
-            }
-            Self::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
-        }
-    }
-}
 
 /// `activation(x)`, in `x`'s storage unless a graph is recorded.
 pub fn activate(x: Tensor, activation: Activation) -> Result<Tensor> {
@@ -364,7 +311,10 @@ fn in_place(
 #[cfg(test)]
 mod tests {
     use super::{
-        super::gradients::testing::{assert_close, gradients, variable},
+        super::{
+            activation::Rare,
+            gradients::testing::{assert_close, gradients, variable},
+        },
         *,
     };
     use candle_core::Device;
@@ -377,13 +327,27 @@ mod tests {
             Activation::GeluTanh => x.gelu().unwrap(),
             Activation::GeluQuick => (x * 1.702).unwrap().silu().unwrap().affine(1.0 / 1.702, 0.0).unwrap(),
             Activation::Relu => x.relu().unwrap(),
+            Activation::Rare(rare) => plain_rare(x, rare).unwrap(),
+        }
+    }
+
+    fn plain_rare(x: &Tensor, rare: Rare) -> Result<Tensor> {
+        match rare {
+            Rare::GeluClipped => x.gelu_erf()?.clamp(-10f64, 10f64),
+            Rare::HardSwish => (x * (x + 3.0)?.clamp(0f64, 6f64)?)? / 6.0,
+            Rare::LeakyRelu => x.relu()? - (x.neg()?.relu()? * 0.01)?,
+            Rare::Linear => x * 1.0,
+            Rare::Mish => x * (x.exp()? + 1.0)?.log()?.tanh()?,
+            Rare::ReluSquared => x.relu()?.sqr(),
+            Rare::ReluTo6 => x.clamp(0f64, 6f64),
+            Rare::Sigmoid => (x.neg()?.exp()? + 1.0)?.recip(),
+            Rare::Tanh => x.tanh(),
         }
     }
 
     #[test]
     fn activations_and_their_gradients_agree_with_the_plain_formulas() {
-        let all = [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::GeluQuick, Activation::Relu];
-        for activation in all {
+        for activation in Activation::names().split(", ").map(|name| Activation::named(name).unwrap()) {
             let (gate, up) = (variable(3.0, (300, 172)), variable(1.0, (300, 172)));
             let x = gate.as_tensor().clone();
             let expected = plain(&x, activation);

@@ -6,9 +6,9 @@
 use anyhow::{Result, ensure};
 
 use super::{
+    activation::Activation,
     architecture::{Interface, bounded, bounded_total},
     fields::{Fields, HEADS_MAX},
-    operations::Activation,
     rotary::RotaryConfig,
 };
 

@@ -4,9 +4,9 @@
 use anyhow::{Context, Result};
 
 use super::super::{
+    activation::Activation,
     architecture::WIDTH_MAX,
     fields::{Fields, HEADS_MAX},
-    operations::Activation,
     plan::{
         AttentionPlan, Embedded, Family, HeadPlan, Inputs, LayerKind, MlpInputs, MlpPlan, NormKind, Norms, Plan,
         Residual,
@@ -122,6 +122,6 @@ pub fn plan(config: &Fields<'_>, usual: &Usual) -> Result<Plan> {
 pub fn activation(config: &Fields<'_>, (name, usual): (&str, &str)) -> Result<Activation> {
     let said = config.text(name)?.unwrap_or(usual);
     Activation::named(said).with_context(|| {
-        format!("config.json: {name} is {said:?}; supported are silu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu and relu")
+        format!("config.json: {name} is {said:?}, which is not supported; supported are {}", Activation::names())
     })
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Interface, Stage, rotary::Scaling};
+use crate::model::{Interface, Stage, activation::Activation, rotary::Scaling};
 use serde_json::json;
 
 fn llama() -> Value {
@@ -312,6 +312,14 @@ fn an_activation_is_known_by_all_its_names() {
     };
     for (other, usual) in [("gelu_python", "gelu"), ("gelu_accurate", "gelu_new"), ("swish", "silu")] {
         assert_eq!(named(other), named(usual), "{other}");
+    }
+    for name in ["relu2", "relu6", "mish", "tanh", "sigmoid", "linear", "leaky_relu", "hardswish", "gelu_10"] {
+        assert!(matches!(named(name), Activation::Rare(_)), "{name}");
+    }
+    for with_weights in ["prelu", "xielu"] {
+        let refused = refusal(&with(opt(), "activation_function", json!(with_weights)));
+        let parts = [with_weights, "activation_function", "supported are silu, swish, gelu,", "relu2, relu6,"];
+        assert!(parts.iter().all(|part| refused.contains(part)), "{refused}");
     }
 }
 
