@@ -150,10 +150,15 @@ impl Architecture for Plan {
 
 /// The norm of this full name.
 fn norm(plan: &Plan, name: &str, all: &Parameters) -> Result<Norm> {
-    let (weight, epsilon) = (all.tensor(&format!("{name}.weight"))?, plan.norms.epsilon);
+    let epsilon = plan.norms.epsilon;
+    let tensor = |part: &str| all.tensor(&format!("{name}.{part}"));
     Ok(match plan.norms.kind {
-        NormKind::Rms(offset) => Norm::Rms(RmsNorm { weight, offset, epsilon }),
-        NormKind::Layer => Norm::Layer(LayerNorm { weight, bias: all.tensor(&format!("{name}.bias"))?, epsilon }),
+        NormKind::Rms(offset) => Norm::Rms(RmsNorm { weight: tensor("weight")?, offset, epsilon }),
+        NormKind::Layer => Norm::Layer(LayerNorm { weight: tensor("weight")?, bias: tensor("bias")?, epsilon }),
+        NormKind::Bare => {
+            let of = |value: f32| device::tensor(vec![value; plan.hidden], plan.hidden);
+            Norm::Layer(LayerNorm { weight: of(1.0)?, bias: of(0.0)?, epsilon })
+        }
     })
 }
 

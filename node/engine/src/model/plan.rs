@@ -147,6 +147,8 @@ pub enum NormKind {
     Rms(f64),
     /// Mean and variance, with weight and bias.
     Layer,
+    /// The same without either, of hidden states.
+    Bare,
 }
 
 /// How a layer adds to the hidden states.
@@ -200,10 +202,12 @@ impl Plan {
             add(format!("{inward}.weight"), vec![hidden, embedding.width]);
             add(format!("{outward}.weight"), vec![embedding.width, hidden]);
         }
-        let has_bias = self.norms.kind == NormKind::Layer;
+        let kind = self.norms.kind;
         let mut norm = |name: String, width: usize| {
-            add(format!("{name}.weight"), vec![width]);
-            if has_bias {
+            if kind != NormKind::Bare {
+                add(format!("{name}.weight"), vec![width]);
+            }
+            if kind == NormKind::Layer {
                 add(format!("{name}.bias"), vec![width]);
             }
         };

@@ -4,14 +4,15 @@
 use candle_core::{Device, Tensor};
 use engine::{
     model::{
-        Batch, Checkpoint, Finish, Layout, OriginalFile, Row, Sampling, Target, export, generate, load, token_losses,
+        Batch, Checkpoint, Finish, Layout, OriginalFile, Row, Sampling, Target, architecture, export, generate, load,
+        token_losses,
     },
     objective::{NextToken, Objective},
 };
 use protocol::manifest::Role;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
 };
@@ -104,6 +105,31 @@ fn logits_and_losses_are_those_of_transformers() {
         assert!(difference < 1e-4, "{}: logits differ by {difference}", directory.display());
         assert!((loss - theirs).abs() < 1e-5, "{}: {loss}, transformers {theirs}", directory.display());
     }
+}
+
+/// Those of transformers' OPT with `layer_norm_elementwise_affine` false. A node refused it.
+#[test]
+fn norms_without_weights_are_those_of_ones_and_zeros() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/families/opt");
+    let case = Case::open(&directory);
+    let mut config: Value = serde_json::from_slice(&fs::read(directory.join("config.json")).unwrap()).unwrap();
+    let [plain, bare] = [true, false].map(|has_weights| {
+        config["layer_norm_elementwise_affine"] = json!(has_weights);
+        architecture(config.to_string().as_bytes()).unwrap()
+    });
+    let names: BTreeSet<String> = bare.tensors().into_iter().map(|(name, _)| name).collect();
+    let (mut ones, mut without) = (case.tensors.clone(), case.tensors.clone());
+    without.retain(|name, _| names.contains(name));
+    assert_eq!(ones.len() - without.len(), 2 * (2 * bare.layers() + 1));
+    for (name, tensor) in ones.iter_mut().filter(|(name, _)| !names.contains(*name)) {
+        *tensor = if name.ends_with(".bias") { tensor.zeros_like() } else { tensor.ones_like() }.unwrap();
+    }
+    let Batch { tokens, layout, .. } = case.batch();
+    let [expected, found] = [(plain, ones), (bare, without)].map(|(architecture, tensors)| {
+        let hidden = architecture.model(&tensors).unwrap().hidden(&tokens, &layout).unwrap();
+        hidden.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    });
+    assert_eq!(found, expected);
 }
 
 /// The gradient of each tensor along signs that both sides spell out, as a part of its norm, and its norm.

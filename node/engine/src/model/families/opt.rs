@@ -1,7 +1,7 @@
 //! OPT: learned positions, of which the first two rows are not used, layer norms before attention and MLP (behind them
 //! in the model of 350M, whose embedding is narrower as well) (arXiv 2205.01068).
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::{
     super::{
@@ -18,10 +18,6 @@ use super::{
 pub const FAMILY: Family = Family { name: "OPT", model_type: "opt", class: "OPTForCausalLM", read };
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
-    ensure!(
-        config.flag("layer_norm_elementwise_affine", true)?,
-        "config.json: layer_norm_elementwise_affine is false, which is not supported"
-    );
     let (interface, hidden) = (config.interface("max_position_embeddings", 2048)?, config.width("hidden_size")?);
     let heads = config.size("num_attention_heads", HEADS_MAX)?;
     let head_dim = hidden / heads;
@@ -29,6 +25,7 @@ fn read(config: &Fields<'_>) -> Result<Plan> {
     let is_before = config.flag("do_layer_norm_before", true)?;
     let has_last = is_before && !config.flag("_remove_final_layer_norm", false)?;
     let bias = config.flag("enable_bias", true)?;
+    let has_weights = config.flag("layer_norm_elementwise_affine", true)?;
     let kind = LayerKind { rotary: None, window: None, scale: 1.0 / (head_dim as f64).sqrt() };
     let norms = (Some("self_attn_layer_norm"), Some("final_layer_norm"));
     let (before, after) = if is_before { (norms, (None, None)) } else { ((None, None), norms) };
@@ -64,7 +61,7 @@ fn read(config: &Fields<'_>) -> Result<Plan> {
             activation: activation(config, ("activation_function", "relu"))?,
         },
         norms: Norms {
-            kind: NormKind::Layer,
+            kind: if has_weights { NormKind::Layer } else { NormKind::Bare },
             epsilon: 1e-5,
             before_attention: before.0,
             after_attention: after.0,

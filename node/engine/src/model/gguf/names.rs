@@ -47,7 +47,7 @@ pub fn layouts(plan: &Plan) -> HashMap<String, (String, Layout)> {
     let mut all = HashMap::new();
     let shift = match plan.norms.kind {
         NormKind::Rms(offset) => -offset as f32,
-        NormKind::Layer => 0.0,
+        NormKind::Layer | NormKind::Bare => 0.0,
     };
     let mut add = |ours: String, theirs: String, layout: Layout| {
         for part in ["weight", "bias"] {
