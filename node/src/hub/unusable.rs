@@ -109,7 +109,7 @@ pub fn without_weights(files: &[&str], name: &HubName) -> String {
 pub fn check_config(config: &[u8], name: &HubName) -> Result<()> {
     let refused = || format!("{name} cannot be the base of a run, and its weights were not downloaded");
     model::architecture(config).with_context(refused)?;
-    let config: Value = serde_json::from_slice(config)?;
+    let config = model::parse_json(config)?;
     let mut said = model::QUANTISATION.into_iter().filter_map(|field| config.get(field));
     let Some(how) = said.find(|how| how.is_object()) else { return Ok(()) };
     let method = how.get("quant_method").and_then(Value::as_str).unwrap_or("of MLX, or unnamed");

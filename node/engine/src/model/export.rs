@@ -15,7 +15,7 @@ use std::{
     path::Path,
 };
 
-use super::{Checkpoint, Interface, unusable::QUANTISATION};
+use super::{Checkpoint, Interface, parse_json, unusable::QUANTISATION};
 use crate::device;
 
 /// Tensors in place of some of a base's, under its names.
@@ -56,7 +56,7 @@ fn write_all(directory: &Path, base: &Checkpoint, trained: &dyn TrainedTensors) 
         let path = directory.join(role.file_name().unwrap_or_default());
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     };
-    let mut config: Value = serde_json::from_slice(&base.config).context("config.json is not valid JSON")?;
+    let mut config = parse_json(&base.config).context("config.json is not valid JSON")?;
     write(Role::GenerationConfig, &serde_json::to_vec_pretty(&generation_config(&config))?)?;
     let tokenizer_config = tokenizer_config(&base.tokenizer, architecture.interface())?;
     write(Role::TokenizerConfig, &serde_json::to_vec_pretty(&tokenizer_config)?)?;

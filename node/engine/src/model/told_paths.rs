@@ -6,7 +6,7 @@ use protocol::manifest::Role;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Map, Value};
 
-use super::{Checkpoint, checkpoint_header::read_header, files::OriginalFile, gguf::Header};
+use super::{Checkpoint, checkpoint_header::read_header, files::OriginalFile, gguf::Header, parse_json};
 
 /// Longest text that is taken for a path, bytes.
 const PATH_BYTES_MAX: usize = 4096;
@@ -78,7 +78,7 @@ fn json(file: &OriginalFile) -> Option<Value> {
     let bytes = file.read().ok()?;
     match file.role {
         Role::Tokenizer => Some(Value::Object(serde_json::from_slice::<Tokenizer>(&bytes).ok()?.rest)),
-        _ => serde_json::from_slice(&bytes).ok(),
+        _ => parse_json(&bytes).ok(),
     }
 }
 
@@ -171,6 +171,8 @@ mod tests {
         put("tokenizer_config.json", "chat_template", json!("{{ a }}\\n"));
         put("tokenizer_config.json", "additional_special_tokens", json!(["/think"]));
         put("tokenizer.json", "made_from", json!("~/x"));
+        let config = fs::read_to_string(place.join("config.json")).unwrap();
+        fs::write(place.join("config.json"), config.replacen('{', "{\"as_python\": [-Infinity, NaN],", 1)).unwrap();
         let found = told_paths(&Checkpoint::load(&place).unwrap()).unwrap();
         let found: Vec<_> = found.iter().map(|told| (&*told.file, &*told.field, &*told.value)).collect();
         let expected = [

@@ -8,6 +8,8 @@ use std::{
     path::Path,
 };
 
+use super::json;
+
 /// Bytes by which a file is told that is not what its name says.
 const HEAD_BYTES: u64 = 512;
 
@@ -161,7 +163,7 @@ pub const QUANTISATION: [&str; 3] = ["quantization_config", "compression_config"
 
 /// What `config.json` says of quantisation that tensors of other types come from.
 pub fn quantised(config: &[u8]) -> Option<String> {
-    let config: Value = serde_json::from_slice(config).ok()?;
+    let config = json::parse(config).ok()?;
     let said = |name: &str| config.get(name).filter(|how| how.is_object());
     let [of_hugging_face @ .., of_mlx] = QUANTISATION;
     if let Some(how) = of_hugging_face.into_iter().find_map(said) {

@@ -278,6 +278,21 @@ fn an_exported_directory_loads_as_the_same_model() {
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
 }
 
+/// A node said of such a config that it is not JSON. It is exported in the form that transformers 5 reads everywhere.
+#[test]
+fn a_config_with_numbers_as_python_writes_them_loads_and_is_exported() {
+    let (config, directory) = (config(true), TempDir::new().unwrap());
+    let weights = weights(&config);
+    write(directory.path(), &config, &weights);
+    let text = config.to_string().replacen('{', "{\"time_step_limit\": [0.0, Infinity],", 1);
+    fs::write(directory.path().join("config.json"), text).unwrap();
+    let out = directory.path().join("out");
+    export(&out, &Checkpoint::load(directory.path()).unwrap(), &BTreeMap::new()).unwrap();
+    let exported: Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
+    assert_eq!(exported["time_step_limit"], json!([0.0, {"__float__": "Infinity"}]));
+    assert_equal(&Checkpoint::load(&out).unwrap().tensors().unwrap(), &weights);
+}
+
 #[test]
 fn the_files_of_a_model_are_a_fixed_list_and_are_exported_byte_for_byte() {
     let directory = TempDir::new().unwrap();

@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::{
     architecture::Architecture,
     fields::Fields,
+    json,
     plan::{Family, Plan},
     rotary::RotaryConfig,
 };
@@ -55,7 +56,7 @@ pub fn architecture(config: &[u8]) -> Result<Box<dyn Architecture>> {
 
 /// What it is made of.
 pub fn plan(config: &[u8]) -> Result<Plan> {
-    let value: Value = serde_json::from_slice(config).context("config.json is not valid JSON; download it again")?;
+    let value = json::parse(config).context("config.json is not valid JSON; download it again")?;
     let model_type = value.get("model_type").and_then(Value::as_str);
     let class = value.pointer("/architectures/0").and_then(Value::as_str);
     let is_named = |family: &&&Family| match model_type {

@@ -80,6 +80,25 @@ fn what_is_not_json_is_refused() {
     }
 }
 
+/// Python writes these words. A node said of all of them that the file is not JSON.
+#[test]
+fn a_number_that_json_has_no_word_for_is_refused_by_its_field_where_it_counts() {
+    let with_word = |field: &str, word: &str| {
+        let config = with(llama(), field, json!("HERE")).to_string().replace("\"HERE\"", word);
+        plan(config.as_bytes()).map_err(|error| format!("{error:#}"))
+    };
+    let plain = format!("{:?}", plan(llama().to_string().as_bytes()).unwrap());
+    for word in ["NaN", "Infinity", "-Infinity"] {
+        let beside = with_word("time_step_limit", &format!("[0.0, {word}]")).unwrap();
+        assert_eq!(format!("{beside:?}"), plain, "{word}");
+        for field in ["rms_norm_eps", "rope_theta", "hidden_size", "tie_word_embeddings", "hidden_act", "eos_token_id"]
+        {
+            let refused = with_word(field, word).unwrap_err();
+            assert!(refused.contains(&format!("config.json: {field} is ")) && refused.contains(word), "{refused}");
+        }
+    }
+}
+
 #[test]
 fn a_sound_config_parses_with_its_defaults() {
     let parsed = parse(&llama());
