@@ -71,6 +71,18 @@ pub struct LongRope {
     pub attention: f64,
 }
 
+/// The theta that field `name` says, of whatever family; `usual` where it is absent.
+pub fn theta_of(config: &Fields<'_>, name: &str, usual: f64) -> Result<f64> {
+    let Some(value) = config.get(name) else { return Ok(usual) };
+    let theta = value.as_f64().filter(|theta| (1.0..=1e12).contains(theta));
+    theta.with_context(|| {
+        format!(
+            "config.json: {name} is {value}, supported are numbers from 1 to 1e12; take config.json as the model was \
+             published"
+        )
+    })
+}
+
 impl RotaryConfig {
     /// From the fields of a config, as transformers 5 reads them: `rope_scaling` before `rope_parameters`; what they
     /// say of theta and the part that turns before what the config says of it beside them; `theta` where nobody says.
@@ -80,7 +92,7 @@ impl RotaryConfig {
         let is_said =
             |name: &str| config.get(name).filter(|fields| fields.as_object().is_none_or(|map| !map.is_empty()));
         let fields = is_said("rope_scaling").or_else(|| is_said("rope_parameters")).unwrap_or(&nothing);
-        Self::of_fields(fields, config.positive_or("rope_theta", theta)?, config, window_max)
+        Self::of_fields(fields, theta_of(config, "rope_theta", theta)?, config, window_max)
     }
 
     /// From one object of such parameters; `theta` and the `partial_rotary_factor` of `config` count where it says
@@ -91,8 +103,7 @@ impl RotaryConfig {
             "config.json: rope_parameters is {fields}, it must be an object"
         );
         let own = Fields(fields);
-        let theta = own.positive_or("rope_theta", theta)?;
-        ensure!((1.0..=1e12).contains(&theta), "config.json: rope_theta is {theta}, supported are 1 to 1e12");
+        let theta = theta_of(&own, "rope_theta", theta)?;
         let part = own.number_or("partial_rotary_factor", config.number_or("partial_rotary_factor", 1.0)?)?;
         ensure!(
             part > 0.0 && part <= 1.0,

@@ -8,7 +8,7 @@ use super::{
     super::{
         fields::Fields,
         plan::{Family, NormedBy, Plan},
-        rotary::RotaryConfig,
+        rotary::{RotaryConfig, theta_of},
     },
     gemma2,
     llama::Usual,
@@ -50,8 +50,8 @@ fn rotaries(config: &Fields<'_>, plain: &Fields<'_>, window_max: usize) -> Resul
         full[name] = value.clone();
     }
     let sliding = parameters.get("sliding_attention").unwrap_or(&nothing);
-    let theta = config.positive_or("rope_theta", THETAS.0)?;
-    let local = config.positive_or("rope_local_base_freq", THETAS.1)?;
+    let theta = theta_of(config, "rope_theta", THETAS.0)?;
+    let local = theta_of(config, "rope_local_base_freq", THETAS.1)?;
     Ok(vec![
         RotaryConfig::of_fields(&full, theta, plain, window_max)?,
         RotaryConfig::of_fields(sliding, local, plain, window_max)?,

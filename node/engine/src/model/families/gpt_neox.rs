@@ -12,7 +12,7 @@ use super::{
             AttentionPlan, Embedded, Family, HeadPlan, Inputs, LayerKind, MlpInputs, MlpPlan, NormKind, Norms, Plan,
             Residual,
         },
-        rotary::RotaryConfig,
+        rotary::{RotaryConfig, theta_of},
     },
     llama::activation,
 };
@@ -87,5 +87,5 @@ fn rotary(config: &Fields<'_>, window_max: usize) -> Result<RotaryConfig> {
     let mut with_part = config.0.clone();
     with_part["partial_rotary_factor"] = json!(part);
     with_part["rope_theta"] = Value::Null;
-    RotaryConfig::read(&Fields(&with_part), config.positive_or("rotary_emb_base", 10_000.0)?, window_max)
+    RotaryConfig::read(&Fields(&with_part), theta_of(config, "rotary_emb_base", 10_000.0)?, window_max)
 }

@@ -198,6 +198,28 @@ fn each_implausible_field_is_refused_by_name() {
     assert!(refusal(&with(gpt2(), "n_head", json!(65))).contains("head_dim"));
 }
 
+/// A node said of some that they must be above 0, of others, by the name of rope_theta, that they must be at least 1.
+#[test]
+fn a_theta_out_of_range_is_refused_by_its_own_name_in_every_family() {
+    let of = |family: &str| with(llama(), "model_type", json!(family));
+    for (config, name) in [
+        (llama(), "rope_theta"),
+        (of("phi3"), "rope_theta"),
+        (of("gemma3_text"), "rope_theta"),
+        (of("gemma3_text"), "rope_local_base_freq"),
+        (gpt_neox(), "rotary_emb_base"),
+    ] {
+        for value in [json!(0), json!(-1e4), json!(0.5), json!(1e13), json!("1e4"), json!({"__float__": "NaN"})] {
+            let refused = refusal(&with(config.clone(), name, value.clone()));
+            let said =
+                format!("config.json: {name} is {value}, supported are numbers from 1 to 1e12; take config.json as");
+            assert!(refused.contains(&said), "{refused}");
+        }
+    }
+    let inside = json!({"full_attention": {"rope_theta": 0}, "sliding_attention": {}});
+    assert!(refusal(&with(of("gemma3_text"), "rope_parameters", inside)).contains("rope_theta is 0, supported are"));
+}
+
 /// What turns, turns in pairs. Elements of a GPT-2 or an OPT do not, and a node refused those, too.
 #[test]
 fn heads_that_do_not_turn_may_have_an_odd_size() {
