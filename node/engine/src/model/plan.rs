@@ -20,7 +20,9 @@ pub struct Family {
     pub model_type: &'static str,
     /// Its class in transformers, which names it where `model_type` is absent.
     pub class: &'static str,
-    /// Reads `config.json`. Errors name the field and the value.
+    /// Fields that a config may leave out, and what they are then, as the class has it.
+    pub sizes: [(&'static str, usize); 5],
+    /// Reads `config.json`, with those sizes in it. Errors name the field and the value.
     pub read: fn(&Fields<'_>) -> Result<Plan>,
 }
 

@@ -12,7 +12,13 @@ use super::{
     llama::{self, Usual},
 };
 
-pub const FAMILY: Family = Family { name: "Gemma 2", model_type: "gemma2", class: "Gemma2ForCausalLM", read };
+pub const FAMILY: Family = Family {
+    name: "Gemma 2",
+    model_type: "gemma2",
+    class: "Gemma2ForCausalLM",
+    sizes: llama::sizes([256_000, 2304, 9216, 26, 8]),
+    read,
+};
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
     let mut plan = plan(config, &Usual { class: FAMILY.class, window_max: 8192, ..usual() })?;

@@ -11,10 +11,16 @@ use super::{
         rotary::{RotaryConfig, theta_of},
     },
     gemma2,
-    llama::Usual,
+    llama::{Usual, sizes},
 };
 
-pub const FAMILY: Family = Family { name: "Gemma 3", model_type: "gemma3_text", class: "Gemma3ForCausalLM", read };
+pub const FAMILY: Family = Family {
+    name: "Gemma 3",
+    model_type: "gemma3_text",
+    class: "Gemma3ForCausalLM",
+    sizes: sizes([262_208, 2304, 9216, 26, 8]),
+    read,
+};
 
 /// Theta of full layers, and of those with a window.
 const THETAS: (f64, f64) = (1_000_000.0, 10_000.0);

@@ -14,7 +14,13 @@ use super::{
     llama::activation,
 };
 
-pub const FAMILY: Family = Family { name: "GPT-2", model_type: "gpt2", class: "GPT2LMHeadModel", read };
+pub const FAMILY: Family = Family {
+    name: "GPT-2",
+    model_type: "gpt2",
+    class: "GPT2LMHeadModel",
+    sizes: [("vocab_size", 50_257), ("n_positions", 1024), ("n_embd", 768), ("n_layer", 12), ("n_head", 12)],
+    read,
+};
 
 /// Other names of fields, which come before the own ones, as in transformers' `attribute_map`.
 const ALIASES: [(&str, &str); 4] = [

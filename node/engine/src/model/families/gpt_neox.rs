@@ -14,10 +14,16 @@ use super::{
         },
         rotary::{RotaryConfig, theta_of},
     },
-    llama::activation,
+    llama::{activation, sizes},
 };
 
-pub const FAMILY: Family = Family { name: "GPT-NeoX", model_type: "gpt_neox", class: "GPTNeoXForCausalLM", read };
+pub const FAMILY: Family = Family {
+    name: "GPT-NeoX",
+    model_type: "gpt_neox",
+    class: "GPTNeoXForCausalLM",
+    sizes: sizes([50_432, 6144, 24_576, 44, 64]),
+    read,
+};
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
     let (mut interface, hidden) = (config.interface("max_position_embeddings", 2048)?, config.width("hidden_size")?);

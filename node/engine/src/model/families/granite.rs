@@ -10,7 +10,13 @@ use super::{
     llama::{self, Usual},
 };
 
-pub const FAMILY: Family = Family { name: "Granite", model_type: "granite", class: "GraniteForCausalLM", read };
+pub const FAMILY: Family = Family {
+    name: "Granite",
+    model_type: "granite",
+    class: "GraniteForCausalLM",
+    sizes: llama::sizes([32_000, 4096, 11_008, 32, 32]),
+    read,
+};
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
     let mut plan = llama::plan(config, &Usual { class: FAMILY.class, ..Usual::default() })?;

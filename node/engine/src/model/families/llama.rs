@@ -14,7 +14,24 @@ use super::super::{
     rotary::RotaryConfig,
 };
 
-pub const FAMILY: Family = Family { name: "Llama", model_type: "llama", class: "LlamaForCausalLM", read };
+pub const FAMILY: Family = Family {
+    name: "Llama",
+    model_type: "llama",
+    class: "LlamaForCausalLM",
+    sizes: sizes([32_000, 4096, 11_008, 32, 32]),
+    read,
+};
+
+/// Sizes of a class by the names that Llama and most others have for them.
+pub const fn sizes([vocabulary, hidden, mlp, layers, heads]: [usize; 5]) -> [(&'static str, usize); 5] {
+    [
+        ("vocab_size", vocabulary),
+        ("hidden_size", hidden),
+        ("intermediate_size", mlp),
+        ("num_hidden_layers", layers),
+        ("num_attention_heads", heads),
+    ]
+}
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
     let biases = config.flag("attention_bias", false)?;

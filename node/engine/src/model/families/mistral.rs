@@ -12,10 +12,21 @@ use super::{
     llama::{self, Usual},
 };
 
-pub const FAMILY: Family = Family { name: "Mistral", model_type: "mistral", class: "MistralForCausalLM", read };
+pub const FAMILY: Family = Family {
+    name: "Mistral",
+    model_type: "mistral",
+    class: "MistralForCausalLM",
+    sizes: llama::sizes([32_000, 4096, 14_336, 32, 32]),
+    read,
+};
 
-pub const MINISTRAL: Family =
-    Family { name: "Ministral", model_type: "ministral", class: "MinistralForCausalLM", read: read_ministral };
+pub const MINISTRAL: Family = Family {
+    name: "Ministral",
+    model_type: "ministral",
+    class: "MinistralForCausalLM",
+    read: read_ministral,
+    ..FAMILY
+};
 
 fn read_ministral(config: &Fields<'_>) -> Result<Plan> {
     Ok(Plan { class: MINISTRAL.class, ..read(config)? })

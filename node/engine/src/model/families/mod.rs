@@ -56,7 +56,7 @@ pub fn architecture(config: &[u8]) -> Result<Box<dyn Architecture>> {
 
 /// What it is made of.
 pub fn plan(config: &[u8]) -> Result<Plan> {
-    let value = json::parse(config).context("config.json is not valid JSON; download it again")?;
+    let mut value = json::parse(config).context("config.json is not valid JSON; download it again")?;
     let model_type = value.get("model_type").and_then(Value::as_str);
     let class = value.pointer("/architectures/0").and_then(Value::as_str);
     let is_named = |family: &&&Family| match model_type {
@@ -76,6 +76,11 @@ pub fn plan(config: &[u8]) -> Result<Plan> {
             known.join(", ")
         );
     };
+    if let Some(fields) = value.as_object_mut() {
+        for (name, size) in family.sizes {
+            fields.entry(name).or_insert(size.into());
+        }
+    }
     let turn = |mut plan: Plan| {
         if !TURN_IN_PART.contains(&family.model_type) {
             plan.rotaries.iter_mut().try_for_each(RotaryConfig::turn_whole)?;

@@ -10,7 +10,13 @@ use super::{
     llama::{self, Usual},
 };
 
-pub const FAMILY: Family = Family { name: "OLMo 2", model_type: "olmo2", class: "Olmo2ForCausalLM", read };
+pub const FAMILY: Family = Family {
+    name: "OLMo 2",
+    model_type: "olmo2",
+    class: "Olmo2ForCausalLM",
+    sizes: llama::sizes([50_304, 4096, 11_008, 32, 32]),
+    read,
+};
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
     let mut plan = llama::plan(config, &Usual { class: FAMILY.class, epsilon: 1e-5, ..Usual::default() })?;

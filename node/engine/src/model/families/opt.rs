@@ -15,7 +15,19 @@ use super::{
     llama::activation,
 };
 
-pub const FAMILY: Family = Family { name: "OPT", model_type: "opt", class: "OPTForCausalLM", read };
+pub const FAMILY: Family = Family {
+    name: "OPT",
+    model_type: "opt",
+    class: "OPTForCausalLM",
+    sizes: [
+        ("vocab_size", 50_272),
+        ("hidden_size", 768),
+        ("ffn_dim", 3072),
+        ("num_hidden_layers", 12),
+        ("num_attention_heads", 12),
+    ],
+    read,
+};
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
     let (interface, hidden) = (config.interface("max_position_embeddings", 2048)?, config.width("hidden_size")?);

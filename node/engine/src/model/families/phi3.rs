@@ -12,7 +12,13 @@ use super::{
     llama::{self, Usual},
 };
 
-pub const FAMILY: Family = Family { name: "Phi-3", model_type: "phi3", class: "Phi3ForCausalLM", read };
+pub const FAMILY: Family = Family {
+    name: "Phi-3",
+    model_type: "phi3",
+    class: "Phi3ForCausalLM",
+    sizes: llama::sizes([32_064, 3072, 8192, 32, 32]),
+    read,
+};
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
     let usual = Usual { class: FAMILY.class, epsilon: 1e-5, window_max: 4096, ..Usual::default() };

@@ -11,7 +11,13 @@ use super::{
     llama::{self, Usual},
 };
 
-pub const FAMILY: Family = Family { name: "Qwen2", model_type: "qwen2", class: "Qwen2ForCausalLM", read };
+pub const FAMILY: Family = Family {
+    name: "Qwen2",
+    model_type: "qwen2",
+    class: "Qwen2ForCausalLM",
+    sizes: llama::sizes([151_936, 4096, 22_016, 32, 32]),
+    read,
+};
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
     let usual = Usual { class: FAMILY.class, window_max: 32_768, kv_heads: Some(32), ..Usual::default() };

@@ -11,7 +11,13 @@ use super::{
     qwen2::slide,
 };
 
-pub const FAMILY: Family = Family { name: "Qwen3", model_type: "qwen3", class: "Qwen3ForCausalLM", read };
+pub const FAMILY: Family = Family {
+    name: "Qwen3",
+    model_type: "qwen3",
+    class: "Qwen3ForCausalLM",
+    sizes: llama::sizes([151_936, 4096, 22_016, 32, 32]),
+    read,
+};
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
     let usual =

@@ -12,7 +12,13 @@ use super::{
     llama::{self, Usual},
 };
 
-pub const FAMILY: Family = Family { name: "SmolLM3", model_type: "smollm3", class: "SmolLM3ForCausalLM", read };
+pub const FAMILY: Family = Family {
+    name: "SmolLM3",
+    model_type: "smollm3",
+    class: "SmolLM3ForCausalLM",
+    sizes: llama::sizes([128_256, 2048, 11_008, 36, 16]),
+    read,
+};
 
 fn read(config: &Fields<'_>) -> Result<Plan> {
     let usual = Usual {

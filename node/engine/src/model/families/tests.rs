@@ -66,8 +66,8 @@ fn a_model_with_a_part_for_text_is_refused_with_how_to_have_that_alone() {
 
 #[test]
 fn the_class_names_the_family_where_the_type_is_absent() {
-    let refused = refusal(&json!({"architectures": ["LlamaForCausalLM"]}));
-    assert!(refused.starts_with("config.json does not describe a model of Llama: config.json has no"), "{refused}");
+    let refused = refusal(&json!({"architectures": ["LlamaForCausalLM"], "vocab_size": null}));
+    assert_eq!(refused, "config.json does not describe a model of Llama: config.json has no vocab_size");
     let both = json!({"model_type": "mamba", "architectures": ["LlamaForCausalLM"]});
     assert!(refusal(&both).contains("unknown architecture"));
 }
@@ -281,6 +281,39 @@ fn only_the_layers_that_are_named_see_a_window() {
         }
     }
     assert_eq!(parse(&like_llama("ministral")).class(), "MinistralForCausalLM");
+}
+
+/// The defaults of transformers 5.24. A node refused a config without all of these, as GPT-2's may be.
+#[test]
+fn sizes_that_are_not_said_are_those_of_the_class() {
+    // Vocabulary, window, width, the MLP's, layers, heads, those of keys and values, elements of one.
+    let usual: [(&str, [usize; 8]); 14] = [
+        ("llama", [32_000, 2048, 4096, 11_008, 32, 32, 32, 128]),
+        ("mistral", [32_000, 131_072, 4096, 14_336, 32, 32, 8, 128]),
+        ("ministral", [32_000, 131_072, 4096, 14_336, 32, 32, 8, 128]),
+        ("qwen2", [151_936, 32_768, 4096, 22_016, 32, 32, 32, 128]),
+        ("qwen3", [151_936, 32_768, 4096, 22_016, 32, 32, 32, 128]),
+        ("gemma2", [256_000, 8192, 2304, 9216, 26, 8, 4, 256]),
+        ("gemma3_text", [262_208, 131_072, 2304, 9216, 26, 8, 4, 256]),
+        ("phi3", [32_064, 4096, 3072, 8192, 32, 32, 32, 96]),
+        ("smollm3", [128_256, 32_768, 2048, 11_008, 36, 16, 4, 128]),
+        ("olmo2", [50_304, 2048, 4096, 11_008, 32, 32, 32, 128]),
+        ("granite", [32_000, 2048, 4096, 11_008, 32, 32, 32, 128]),
+        ("gpt2", [50_257, 1024, 768, 3072, 12, 12, 12, 64]),
+        ("gpt_neox", [50_432, 2048, 6144, 24_576, 44, 64, 64, 96]),
+        ("opt", [50_272, 2048, 768, 3072, 12, 12, 12, 64]),
+    ];
+    assert_eq!(usual.map(|(family, _)| family), FAMILIES.map(|family| family.model_type));
+    for (family, sizes) in usual {
+        let Plan { interface, hidden, mlp, kinds, attention, .. } =
+            plan(json!({ "model_type": family }).to_string().as_bytes()).unwrap();
+        let (ours, of_keys) = ((interface.vocabulary, interface.window_max), (attention.kv_heads, attention.head_dim));
+        let found = [ours.0, ours.1, hidden, mlp.width, kinds.len(), attention.heads, of_keys.0, of_keys.1];
+        assert_eq!(found, sizes, "{family}");
+    }
+    let of = |family: &str, field: &str| refusal(&with(json!({ "model_type": family }), field, Value::Null));
+    assert!(of("llama", "hidden_size").contains("config.json has no hidden_size"), "null is not absent");
+    assert_eq!(plan(br#"{"model_type": "gpt2", "hidden_size": 96}"#).unwrap().hidden, 96, "by its other name");
 }
 
 /// transformers 5.24: null is as many as of queries, whatever the class has where the field is absent.
