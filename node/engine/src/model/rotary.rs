@@ -109,7 +109,13 @@ impl RotaryConfig {
             part > 0.0 && part <= 1.0,
             "config.json: partial_rotary_factor is {part}, it must be above 0, at most 1"
         );
-        Ok(Self { theta, part, scaling: Scaling::read(&own, config, window_max)? })
+        let scaling = Scaling::read(&own, config, window_max)?;
+        // Yarn divides by its logarithm.
+        ensure!(
+            theta > 1.0 || !matches!(scaling, Scaling::Yarn(_)),
+            "config.json: rope_theta is {theta}, with yarn it must be above 1; take config.json as the model was published"
+        );
+        Ok(Self { theta, part, scaling })
     }
 
     /// Of a family whose heads turn whole: transformers passes over a `partial_rotary_factor`, and cannot compute one
@@ -407,6 +413,10 @@ mod tests {
     fn what_cannot_be_computed_is_refused_by_name() {
         let cases = [
             (json!({"rope_theta": -1.0}), "rope_theta"),
+            (
+                json!({"rope_theta": 1.0, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}}),
+                "rope_theta is 1, with yarn",
+            ),
             (json!({"rope_scaling": {"type": "axial"}}), "axial"),
             (json!({"rope_scaling": {"type": "linear"}}), "factor"),
             (json!({"rope_scaling": {"rope_type": "llama3", "factor": 0.0}}), "freq_factor"),
