@@ -1,6 +1,6 @@
 //! Qwen 2 and 2.5: a Llama with biases of queries, keys and values (arXiv 2407.10671).
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{
     super::{
@@ -33,10 +33,12 @@ pub fn slide(config: &Fields<'_>, plan: &mut Plan) -> Result<()> {
     // Null is none.
     let is_null = config.has("sliding_window") && config.get("sliding_window").is_none();
     let window = (config.flag("use_sliding_window", false)? && !is_null).then_some(window);
-    let full = match config.get("max_window_layers").and_then(serde_json::Value::as_u64) {
-        Some(layers) => layers.min(LAYERS_MAX as u64) as usize,
-        None => 28,
-    };
+    // It may be 0: all of them.
+    let full = config.get("max_window_layers").map_or(Ok(28), |value| {
+        let layers = value.as_u64();
+        layers.with_context(|| format!("config.json: max_window_layers is {value}, it must be a whole number"))
+    })?;
+    let full = full.min(LAYERS_MAX as u64) as usize;
     let slides = config.slides(plan.kinds.len(), |layer| layer >= full)?;
     for (kind, slides) in plan.kinds.iter_mut().zip(slides) {
         kind.window = window.filter(|_| slides);

@@ -191,6 +191,10 @@ fn each_implausible_field_is_refused_by_name() {
     let unknown = json!(["full_attention", "full_attention", "full_attention", "full_attention", "chunked_attention"]);
     assert!(of("gemma2", "layer_types", unknown).contains("chunked_attention"));
     assert!(of("mistral", "sliding_window", json!(0)).contains("sliding_window is 0"));
+    for family in ["qwen2", "qwen3"] {
+        let refused = of(family, "max_window_layers", json!("3"));
+        assert!(refused.contains("max_window_layers is \"3\", it must be a whole number"), "{refused}");
+    }
     assert!(of("gemma2", "attn_logit_softcapping", json!(-1.0)).contains("attn_logit_softcapping"));
     for family in ["gemma2", "gemma3_text"] {
         let refused = of(family, "use_bidirectional_attention", json!(true));
