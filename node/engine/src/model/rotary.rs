@@ -113,7 +113,8 @@ impl RotaryConfig {
         // Yarn divides by its logarithm.
         ensure!(
             theta > 1.0 || !matches!(scaling, Scaling::Yarn(_)),
-            "config.json: rope_theta is {theta}, with yarn it must be above 1; take config.json as the model was published"
+            "config.json: rope_theta is {theta}, with yarn it must be above 1; take config.json as the model was \
+             published"
         );
         Ok(Self { theta, part, scaling })
     }
