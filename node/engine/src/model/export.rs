@@ -15,7 +15,7 @@ use std::{
     path::Path,
 };
 
-use super::{Checkpoint, Interface, parse_json, unusable::QUANTISATION};
+use super::{Checkpoint, Interface, parse_json, tokenizer_class::Around, unusable::QUANTISATION};
 use crate::device;
 
 /// Tensors in place of some of a base's, under its names.
@@ -58,7 +58,7 @@ fn write_all(directory: &Path, base: &Checkpoint, trained: &dyn TrainedTensors) 
     };
     let mut config = parse_json(&base.config).context("config.json is not valid JSON")?;
     write(Role::GenerationConfig, &serde_json::to_vec_pretty(&generation_config(&config))?)?;
-    let tokenizer_config = tokenizer_config(&base.tokenizer, architecture.interface())?;
+    let tokenizer_config = tokenizer_config(&base.tokenizer, &config, architecture.interface())?;
     write(Role::TokenizerConfig, &serde_json::to_vec_pretty(&tokenizer_config)?)?;
     for file in base.beside_weights() {
         let folder = directory.join(file.role.folder().unwrap_or_default());
@@ -135,14 +135,14 @@ fn generation_config(config: &Value) -> Value {
     ids.filter_map(|id| Some((id.to_owned(), config.get(id)?.clone()))).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// The least that AutoTokenizer needs beside tokenizer.json: the class, and which tokens are special.
-fn tokenizer_config(tokenizer: &[u8], interface: &Interface) -> Result<Value> {
+/// The least that AutoTokenizer needs beside tokenizer.json: the class, unless it follows from config.json and is not the
+/// usual one, and which tokens are special.
+fn tokenizer_config(tokenizer: &[u8], config: &Value, interface: &Interface) -> Result<Value> {
     let tokenizer: Value = serde_json::from_slice(tokenizer).context("tokenizer.json is not valid JSON")?;
-    let mut out = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": interface.window_max,
-        "clean_up_tokenization_spaces": false,
-    });
+    let mut out = json!({"model_max_length": interface.window_max, "clean_up_tokenization_spaces": false});
+    if Around::of(config, &Value::Null) == Around::PostProcessor {
+        out["tokenizer_class"] = json!("PreTrainedTokenizerFast");
+    }
     let added = tokenizer.get("added_tokens").and_then(Value::as_array);
     let content = |id: u32| {
         let token = added?.iter().find(|token| token.get("id").and_then(Value::as_u64) == Some(u64::from(id)))?;

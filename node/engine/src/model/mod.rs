@@ -48,6 +48,7 @@ mod stored;
 mod suffix;
 mod text_stream;
 mod tokenizer;
+mod tokenizer_class;
 mod told_paths;
 mod unusable;
 mod vector;

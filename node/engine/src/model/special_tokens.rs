@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use tokenizers::AddedToken;
 
-use super::{fields::token_ids, files::OriginalFile};
+use super::{fields::token_ids, files::OriginalFile, parse_json};
 
 /// Where older checkpoints list the tokens that were added.
 const OLDER_LIST: &str = "added_tokens.json";
@@ -105,7 +105,7 @@ pub fn json<'a>(files: impl IntoIterator<Item = &'a OriginalFile>, role: Role) -
 
 fn parsed(file: &OriginalFile) -> Result<Value> {
     let malformed = || format!("{} is not valid JSON; download it again, or leave it out", file.describe());
-    serde_json::from_slice(&file.read()?).with_context(malformed)
+    parse_json(&file.read()?).with_context(malformed)
 }
 
 /// The fields of `file` that are tokens: a text, or an object with one.

@@ -1,6 +1,7 @@
 //! The model's tokenizer. Its file may come from a peer.
 
 use anyhow::{Context, Result, anyhow, ensure};
+use protocol::manifest::Role;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -11,6 +12,7 @@ use tokenizers::AddedToken;
 use super::{
     Checkpoint, Interface,
     special_tokens::{self, SpecialTokens},
+    tokenizer_class::Around,
 };
 
 /// Texts of which every tokenizer makes tokens: what is around those is what its post-processor adds.
@@ -43,6 +45,12 @@ impl Tokenizer {
         let id = |token: Option<&String>| this.inner.token_to_id(token?).filter(|id| (*id as usize) < this.vocabulary);
         let (end, beginning) = (id(special.end.as_ref()), id(special.beginning.as_ref()));
         this.bos = beginning.or(this.bos);
+        let json = |role: Role| special_tokens::json(checkpoint.beside_weights(), role);
+        match Around::of(&json(Role::Config)?, &json(Role::TokenizerConfig)?) {
+            Around::PostProcessor => {}
+            Around::Nothing => (this.opening, this.closing) = (Vec::new(), Vec::new()),
+            Around::Beginning => (this.opening, this.closing) = (Vec::from_iter(this.bos), Vec::new()),
+        }
         // As transformers: where there is a generation_config.json, what config.json says of stopping does not count.
         // A turn must end in something: where nobody else names it, config.json does.
         this.eos = special.stops.unwrap_or(this.eos);
@@ -147,12 +155,12 @@ impl Tokenizer {
         guarded(|| self.inner.decode(ids, true)).context("the tokenizer cannot decode these tokens")
     }
 
-    /// What the post-processor puts before a text: BOS, or nothing.
+    /// What is put before a text: BOS, or nothing.
     pub fn opening(&self) -> &[u32] {
         &self.opening
     }
 
-    /// What the post-processor puts after a text: mostly nothing.
+    /// What is put after a text: mostly nothing.
     pub fn closing(&self) -> &[u32] {
         &self.closing
     }
@@ -165,7 +173,7 @@ impl Tokenizer {
         prompt.drain(from..from + cut);
     }
 
-    /// The id that starts a text, if any, whether or not the post-processor adds it.
+    /// The id that starts a text, if any, whether or not it is put before each.
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
@@ -176,7 +184,7 @@ impl Tokenizer {
         self.bos.or(self.turn_end)
     }
 
-    /// The prompt that is the beginning of a text: what the post-processor puts after a text does not end it.
+    /// The prompt that is the beginning of a text: what is put after a text does not end it.
     pub fn text_prompt(&self, text: &str) -> Result<Vec<u32>> {
         self.prompt(self.opening(), &self.encode(text)?)
     }

@@ -186,6 +186,38 @@ fn texts_prompts_and_documents_begin_as_the_post_processor_has_it() {
     assert_eq!(ids("choices.jsonl", choices, 0), (vec![0, 1], vec![1, 2]));
 }
 
+/// Python writes such words, and transformers reads them in every file.
+#[test]
+fn small_files_may_have_pythons_words_for_numbers() {
+    let directory = directory_of(&config(true), &weights(&config(true)));
+    fs::write(directory.path().join("generation_config.json"), r#"{"eos_token_id": 2, "top_p": NaN}"#).unwrap();
+    fs::write(directory.path().join("tokenizer_config.json"), r#"{"bos_token": "<s>", "model_max_length": Infinity}"#)
+        .unwrap();
+    let checkpoint = Checkpoint::load(directory.path()).unwrap();
+    assert_eq!(Tokenizer::of(&checkpoint).unwrap().eos(), [2]);
+    assert!(checkpoint.sampling().is_ok());
+}
+
+/// transformers 5.24 makes a post-processor of its own for these classes; a node put a BOS before texts of a Pythia.
+#[test]
+fn some_classes_of_tokenizers_do_not_believe_the_post_processor() {
+    let directory = directory_of(&config(true), &weights(&config(true)));
+    let around = |tokenizer: &Value, class: &str| {
+        let named = json!({"tokenizer_class": class, "add_bos_token": true, "add_eos_token": true});
+        fs::write(directory.path().join("tokenizer_config.json"), named.to_string()).unwrap();
+        fs::write(directory.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let tokenizer = Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap();
+        (tokenizer.opening().to_vec(), tokenizer.closing().to_vec(), tokenizer.text_prompt("a").unwrap())
+    };
+    let with: Value = serde_json::from_str(AROUND).unwrap();
+    let mut without = with.clone();
+    without["post_processor"] = Value::Null;
+    assert_eq!(around(&with, "PreTrainedTokenizerFast"), (vec![0], vec![], vec![0, 1]));
+    assert_eq!(around(&without, "LlamaTokenizer"), (vec![], vec![], vec![1]), "whatever the flags say");
+    assert_eq!(around(&with, "GPTNeoXTokenizerFast"), (vec![], vec![], vec![1]));
+    assert_eq!(around(&without, "CodeLlamaTokenizer"), (vec![0], vec![], vec![0, 1]));
+}
+
 /// `generate` asked for what follows the token that ends a text, where the post-processor puts one after each.
 #[test]
 fn a_text_that_goes_on_has_no_end() {
