@@ -34,6 +34,8 @@ pub enum Scaling {
     Llama3(Llama3),
     Yarn(Yarn),
     LongRope(LongRope),
+    /// All of them, by a factor; pairs behind the part that turns are there, and stand still.
+    Proportional(f64),
 }
 
 /// Wavelengths above `window / low` are stretched by `factor`, those below `window / high` kept, those between
@@ -120,8 +122,11 @@ impl RotaryConfig {
     }
 
     /// Of a family whose heads turn whole: transformers passes over a `partial_rotary_factor`, and cannot compute one
-    /// together with scaling, which is refused here.
+    /// together with scaling, which is refused here; but for the scaling that is made for it.
     pub fn turn_whole(&mut self) -> Result<()> {
+        if let Scaling::Proportional(_) = self.scaling {
+            return Ok(());
+        }
         ensure!(
             self.part == 1.0 || self.scaling == Scaling::None,
             "config.json: partial_rotary_factor is {}, which this family has not together with rotary scaling",
@@ -139,9 +144,12 @@ impl RotaryConfig {
         }
     }
 
-    /// Elements of a head that turn, even.
+    /// Elements of a head in pairs that have a frequency, even.
     fn turning(&self, head_dim: usize) -> usize {
-        (head_dim as f64 * self.part) as usize
+        match self.scaling {
+            Scaling::Proportional(_) => head_dim,
+            _ => (head_dim as f64 * self.part) as usize,
+        }
     }
 
     /// Errors if a head of this size cannot turn in pairs.
@@ -182,6 +190,11 @@ impl RotaryConfig {
                 }
                 Scaling::Llama3(llama3) => llama3.stretch(plain),
                 Scaling::Yarn(yarn) => yarn.stretch(plain, pair, turning, self.theta),
+                // transformers: int(part * head_dim // 2) pairs turn.
+                Scaling::Proportional(factor) => {
+                    let turns = (pair as f64) < (self.part * head_dim as f64 / 2.0).floor();
+                    if turns { plain / factor } else { 0.0 }
+                }
                 Scaling::LongRope(long) => {
                     plain / if length > long.window { long.long[pair] } else { long.short[pair] }
                 }
@@ -230,10 +243,11 @@ impl Scaling {
                 Self::Llama3(Llama3 { factor: factor()?, low, high, window: window()? })
             }
             "yarn" => Self::Yarn(Yarn::read(own, window()?, window_max)?),
+            "proportional" => Self::Proportional(if own.get("factor").is_some() { factor()? } else { 1.0 }),
             "longrope" | "su" => Self::LongRope(LongRope::read(own, window()?, window_max)?),
             other => bail!(
-                "config.json: rotary scaling {other:?} is not supported; supported are default, linear, dynamic, llama3, yarn \
-                 and longrope"
+                "config.json: rotary scaling {other:?} is not supported; supported are default, linear, dynamic, llama3, yarn, \
+                 longrope and proportional"
             ),
         })
     }
@@ -408,6 +422,23 @@ mod tests {
         assert_eq!(config(json!({"rope_scaling": null})).scaling, Scaling::None);
         assert_eq!(config(json!({"rope_scaling": {}, "rope_parameters": {"rope_theta": 7.0}})).theta, 7.0);
         assert_eq!(config(json!({"partial_rotary_factor": 0.5})).turning(16), 8);
+    }
+
+    /// transformers 5.24, `_compute_proportional_rope_parameters` with head_dim 8 and theta 10000:
+    /// 1 / 10000^(2i / 8) / factor for the first int(part * 8 // 2) pairs, 0 for the others.
+    #[test]
+    fn pairs_behind_a_proportion_stand_still() {
+        let frequencies = |fields: Value| {
+            let mut read = config(json!({ "rope_parameters": fields }));
+            read.turn_whole().unwrap();
+            read.check(8).unwrap();
+            read.frequencies(8, 64)
+        };
+        assert_eq!(frequencies(json!({"rope_type": "proportional"})), [1.0, 0.1, 0.01, 0.001]);
+        let halved = json!({"rope_type": "proportional", "partial_rotary_factor": 0.5, "factor": 2.0});
+        assert_eq!(frequencies(halved), [0.5, 0.05, 0.0, 0.0]);
+        let odd = json!({"rope_type": "proportional", "partial_rotary_factor": 0.7});
+        assert_eq!(frequencies(odd), [1.0, 0.1, 0.0, 0.0]);
     }
 
     #[test]
