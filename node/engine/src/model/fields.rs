@@ -92,6 +92,16 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
+    /// Errors if the flag is `means_ahead`, which lets tokens see those behind them.
+    pub fn refuse_ahead(&self, name: &str, means_ahead: bool) -> Result<()> {
+        ensure!(
+            self.flag(name, !means_ahead)? != means_ahead,
+            "config.json: {name} is {means_ahead}: tokens see those behind them, as in a model of embeddings, which predicts no \
+             next token; take the model that it was made of"
+        );
+        Ok(())
+    }
+
     /// The entries of a list for each of so many layers; it may go on.
     pub fn per_layer(&self, name: &str, layers: usize) -> Result<Option<&'a [Value]>> {
         let Some(value) = self.get(name) else { return Ok(None) };

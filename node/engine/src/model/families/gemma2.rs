@@ -46,7 +46,7 @@ pub fn usual() -> Usual {
 
 /// What both versions share.
 pub fn plan(config: &Fields<'_>, usual: &Usual) -> Result<Plan> {
-    config.refuse("use_bidirectional_attention")?;
+    config.refuse_ahead("use_bidirectional_attention", true)?;
     let mut plan = llama::plan(config, usual)?;
     let biases = config.flag("attention_bias", false)?;
     plan.attention.biases = (biases, biases);

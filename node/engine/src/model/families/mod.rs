@@ -14,7 +14,7 @@ mod qwen2;
 mod qwen3;
 mod smollm3;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
@@ -87,8 +87,18 @@ pub fn plan(config: &[u8]) -> Result<Plan> {
         }
         plan.checked()
     };
-    let plan = (family.read)(&Fields(&value)).and_then(turn);
+    let plan = not_of_any(&Fields(&value)).and_then(|()| (family.read)(&Fields(&value))).and_then(turn);
     plan.with_context(|| format!("config.json does not describe a model of {}", family.name))
+}
+
+/// Errors if the config says what transformers follows in every family, and nothing here.
+fn not_of_any(config: &Fields<'_>) -> Result<()> {
+    config.refuse_ahead("is_causal", false)?;
+    ensure!(
+        config.get("per_layer_config").is_none(),
+        "config.json: per_layer_config gives layers shapes of their own, which is not supported"
+    );
+    Ok(())
 }
 
 /// Of a model of several parts, one of which is a language model of a family that is known: how to have that alone.

@@ -196,10 +196,18 @@ fn each_implausible_field_is_refused_by_name() {
         assert!(refused.contains("max_window_layers is \"3\", it must be a whole number"), "{refused}");
     }
     assert!(of("gemma2", "attn_logit_softcapping", json!(-1.0)).contains("attn_logit_softcapping"));
-    for family in ["gemma2", "gemma3_text"] {
-        let refused = of(family, "use_bidirectional_attention", json!(true));
-        assert!(refused.contains("use_bidirectional_attention is true, which is not supported"), "{refused}");
+    for (family, field, value) in [
+        ("gemma2", "use_bidirectional_attention", true),
+        ("gemma3_text", "use_bidirectional_attention", true),
+        ("qwen2", "is_causal", false),
+        ("llama", "is_causal", false),
+    ] {
+        let refused = of(family, field, json!(value));
+        assert!(refused.contains(&format!("{field} is {value}: tokens see those behind them")), "{refused}");
+        parse(&with(with(llama(), "model_type", json!(family)), field, json!(!value)));
     }
+    let layers = json!({"0": {"num_attention_heads": 4}});
+    assert!(refusal(&with(llama(), "per_layer_config", layers)).contains("per_layer_config"));
     assert!(of("smollm3", "no_rope_layers", json!([1, 1, 1, 2, 0])).contains("no_rope_layers has 2"));
     assert!(refusal(&with(gpt_neox(), "rotary_pct", json!(0.2))).contains("16 elements turn"));
     assert!(refusal(&with(gpt2(), "n_head", json!(65))).contains("head_dim"));
