@@ -54,6 +54,7 @@ impl Tokenizer {
         // As transformers: where there is a generation_config.json, what config.json says of stopping does not count.
         // A turn must end in something: where nobody else names it, config.json does.
         this.eos = special.stops.unwrap_or(this.eos);
+        this.eos.retain(|id| (*id as usize) < this.vocabulary);
         this.turn_end = end.or_else(|| this.eos.first().copied()).or(this.turn_end);
         if let Some(end) = this.turn_end.filter(|end| !this.eos.contains(end)) {
             this.eos.push(end);
@@ -73,8 +74,11 @@ impl Tokenizer {
             closing: Vec::new(),
             bos: interface.bos.filter(|id| (*id as usize) < interface.vocabulary),
             eos: interface.eos.clone(),
-            turn_end: interface.eos.first().copied(),
+            turn_end: None,
         };
+        // Nothing can be trained to end in a token that the model has not.
+        this.eos.retain(|id| (*id as usize) < interface.vocabulary);
+        this.turn_end = this.eos.first().copied();
         // Truncation and padding belong to how a batch is made, not to the text.
         this.inner.with_padding(None);
         guarded(|| this.inner.with_truncation(None).map(|_| ())).context("tokenizer.json: truncation")?;

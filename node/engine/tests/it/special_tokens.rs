@@ -115,6 +115,22 @@ fn added_tokens_beyond_the_vocabulary_are_refused_only_in_a_text() {
     assert!(refused.contains("token id 5, \"<pad>\"") && refused.contains("ends at 4"), "{refused}");
 }
 
+/// A config of a tiny model often keeps the ids of the large one: training put a token behind completions that the model
+/// has not, and failed.
+#[test]
+fn ids_that_end_a_text_beyond_the_vocabulary_are_none() {
+    let mut config = config(true);
+    config["eos_token_id"] = json!([32_000, 2]);
+    let directory = directory_of(&config, &weights(&config));
+    let read = || {
+        let tokenizer = Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap();
+        (tokenizer.turn_end(), tokenizer.eos().to_vec())
+    };
+    assert_eq!(read(), (Some(2), vec![2]));
+    fs::write(directory.path().join("generation_config.json"), r#"{"eos_token_id": [32000, 1]}"#).unwrap();
+    assert_eq!(read(), (Some(1), vec![1]));
+}
+
 /// transformers 5.24 adds what tokenizer_config.json (or an older added_tokens.json) lists, and what files name as
 /// special, to the tokens of tokenizer.json. A node cut such tokens into pieces.
 #[test]
