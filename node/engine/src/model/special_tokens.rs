@@ -10,6 +10,9 @@ use super::{fields::token_ids, files::OriginalFile, parse_json};
 
 /// Where older checkpoints list the tokens that were added.
 const OLDER_LIST: &str = "added_tokens.json";
+/// A list of special tokens, or an object of them by their names; and how older checkpoints call the list.
+const EXTRA: &str = "extra_special_tokens";
+const OLDER_EXTRA: &str = "additional_special_tokens";
 /// Special tokens that have no id yet get theirs in this order, as in transformers; others come after them.
 const ORDER: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
@@ -71,11 +74,20 @@ pub fn listed<'a>(files: impl Iterator<Item = &'a OriginalFile> + Clone) -> Resu
 /// The tokens that files name as special, whatever for, in the order in which they get ids.
 pub fn special<'a>(files: impl Iterator<Item = &'a OriginalFile> + Clone) -> Result<Vec<AddedToken>> {
     let config = json(files.clone(), Role::TokenizerConfig)?;
-    let mut named: Vec<(String, String)> = named(&config, files)?.into_iter().collect();
+    let mut named: Vec<(String, String)> = named(&config, files.clone())?.into_iter().collect();
     named.sort_by_key(|(name, _)| ORDER.iter().position(|one| one == name).unwrap_or(ORDER.len()));
     let mut special: Vec<AddedToken> = named.into_iter().map(|(_, text)| AddedToken::from(text, true)).collect();
-    for field in ["extra_special_tokens", "additional_special_tokens"] {
-        let tokens = config.get(field).and_then(Value::as_array).into_iter().flatten();
+    let map = match config.get("added_tokens_decoder") {
+        None => json(files, Role::SpecialTokens)?,
+        Some(_) => Value::Null,
+    };
+    let mut lists = vec![(&config, EXTRA), (&config, OLDER_EXTRA), (&map, EXTRA)];
+    // As transformers: an older list in the map counts where the config has none.
+    if config.get(EXTRA).is_none() && config.get(OLDER_EXTRA).is_none() {
+        lists.push((&map, OLDER_EXTRA));
+    }
+    for (file, field) in lists {
+        let tokens = file.get(field).and_then(Value::as_array).into_iter().flatten();
         special.extend(tokens.filter_map(added).map(|token| token.special(true)));
     }
     Ok(special)
@@ -108,10 +120,11 @@ fn parsed(file: &OriginalFile) -> Result<Value> {
     parse_json(&file.read()?).with_context(malformed)
 }
 
-/// The fields of `file` that are tokens: a text, or an object with one.
+/// The fields of `file` that are tokens: a text, or an object with one. Some stand in an object of their own.
 fn tokens(file: &Value) -> impl Iterator<Item = (String, String)> {
     let fields = file.as_object().into_iter().flatten().filter(|(name, _)| name.ends_with("_token"));
-    fields.filter_map(|(name, token)| {
+    let extra = file.get(EXTRA).and_then(Value::as_object).into_iter().flatten();
+    fields.chain(extra).filter_map(|(name, token)| {
         let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
         Some((name.clone(), text.to_owned()))
     })

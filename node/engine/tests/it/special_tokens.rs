@@ -174,6 +174,31 @@ fn special_tokens_that_no_list_has_get_their_ids_in_the_usual_order() {
     }
 }
 
+/// transformers 5.24 reads each of these; a node cut such tokens into pieces where tokenizer.json lacks them.
+#[test]
+fn extra_special_tokens_are_a_list_or_have_names_and_may_stand_in_the_map() {
+    let mut tokenizer: Value = serde_json::from_str(AROUND).unwrap();
+    tokenizer["added_tokens"].as_array_mut().unwrap().truncate(1);
+    let ids = |config_file: Value, map: Value| {
+        let directory = directory_of(&config(true), &weights(&config(true)));
+        let write = |name: &str, text: &Value| fs::write(directory.path().join(name), text.to_string()).unwrap();
+        write("tokenizer.json", &tokenizer);
+        write("tokenizer_config.json", &config_file);
+        write("special_tokens_map.json", &map);
+        Tokenizer::of(&Checkpoint::load(directory.path()).unwrap()).unwrap().encode("a<t>b").ok()
+    };
+    let found = Some(vec![1, 3, 2]);
+    let (list, named) = (json!(["<t>"]), json!({"turn": "<t>"}));
+    for tokens in [&list, &named] {
+        assert_eq!(ids(json!({ "extra_special_tokens": tokens }), json!({})), found, "{tokens}");
+        assert_eq!(ids(json!({}), json!({ "extra_special_tokens": tokens })), found, "{tokens}");
+    }
+    let older = json!({ "additional_special_tokens": list });
+    assert_eq!(ids(json!({}), older.clone()), found);
+    assert_ne!(ids(json!({"additional_special_tokens": []}), older.clone()), found, "the config has a list");
+    assert_ne!(ids(json!({"added_tokens_decoder": {}}), older), found, "a newer config says it all");
+}
+
 #[test]
 fn texts_prompts_and_documents_begin_as_the_post_processor_has_it() {
     let directory = directory_of(&config(true), &weights(&config(true)));
