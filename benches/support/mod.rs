@@ -148,7 +148,7 @@ impl Shape {
         format!(
             r#"{{"model_type": "llama", "hidden_size": {}, "intermediate_size": {}, "num_hidden_layers": {}, "num_attention_heads": {},
             "num_key_value_heads": {}, "vocab_size": {}, "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": true}}"#,
+            "tie_word_embeddings": true, "bos_token_id": null, "eos_token_id": null}}"#,
             self.hidden, self.intermediate, self.layers, self.heads, self.kv_heads, self.vocabulary
         )
     }

@@ -51,7 +51,7 @@ fn config() -> Value {
     json!({
         "model_type": "llama", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "vocab_size": 5, "max_position_embeddings": 16, "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": true, "bos_token_id": 0
+        "tie_word_embeddings": true, "bos_token_id": 0, "eos_token_id": null
     })
 }
 

@@ -57,7 +57,7 @@ fn write_all(directory: &Path, base: &Checkpoint, trained: &dyn TrainedTensors) 
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     };
     let mut config = parse_json(&base.config).context("config.json is not valid JSON")?;
-    write(Role::GenerationConfig, &serde_json::to_vec_pretty(&generation_config(&config))?)?;
+    write(Role::GenerationConfig, &serde_json::to_vec_pretty(&generation_config(architecture.interface()))?)?;
     let tokenizer_config = tokenizer_config(&base.tokenizer, &config, architecture.interface())?;
     write(Role::TokenizerConfig, &serde_json::to_vec_pretty(&tokenizer_config)?)?;
     for file in base.beside_weights() {
@@ -130,9 +130,18 @@ fn settle_types(config: &mut Value, keeps_narrow: bool) -> bool {
     is_changed
 }
 
-fn generation_config(config: &Value) -> Value {
-    let ids = ["bos_token_id", "eos_token_id"].into_iter();
-    ids.filter_map(|id| Some((id.to_owned(), config.get(id)?.clone()))).collect::<serde_json::Map<_, _>>().into()
+/// What starts and ends a text: without the file, transformers takes it from the config.
+fn generation_config(interface: &Interface) -> Value {
+    let mut out = json!({});
+    if let Some(bos) = interface.bos {
+        out["bos_token_id"] = json!(bos);
+    }
+    match interface.eos[..] {
+        [] => {}
+        [one] => out["eos_token_id"] = json!(one),
+        _ => out["eos_token_id"] = json!(interface.eos),
+    }
+    out
 }
 
 /// The least that AutoTokenizer needs beside tokenizer.json: the class, unless it follows from config.json and is not the

@@ -22,6 +22,8 @@ pub struct Family {
     pub class: &'static str,
     /// Fields that a config may leave out, and what they are then, as the class has it.
     pub sizes: [(&'static str, usize); 5],
+    /// BOS and EOS where a config says nothing of them. Null says that there are none.
+    pub tokens: [Option<u32>; 2],
     /// Reads `config.json`, with those sizes in it. Errors name the field and the value.
     pub read: fn(&Fields<'_>) -> Result<Plan>,
 }

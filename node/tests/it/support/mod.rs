@@ -84,7 +84,8 @@ fn write_model(directory: &Path, seed: u64, hidden: usize, scale: f32) {
     let config = json!({
         "model_type": "llama", "hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": vocabulary.len(), "max_position_embeddings": 64,
-        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
+        "bos_token_id": null, "eos_token_id": null
     });
     let ids: serde_json::Map<String, Value> =
         vocabulary.into_iter().enumerate().map(|(id, token)| (token, json!(id))).collect();

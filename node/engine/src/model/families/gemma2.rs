@@ -17,6 +17,7 @@ pub const FAMILY: Family = Family {
     model_type: "gemma2",
     class: "Gemma2ForCausalLM",
     sizes: llama::sizes([256_000, 2304, 9216, 26, 8]),
+    tokens: [Some(2), Some(1)],
     read,
 };
 

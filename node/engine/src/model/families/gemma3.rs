@@ -19,6 +19,7 @@ pub const FAMILY: Family = Family {
     model_type: "gemma3_text",
     class: "Gemma3ForCausalLM",
     sizes: sizes([262_208, 2304, 9216, 26, 8]),
+    tokens: [Some(2), Some(1)],
     read,
 };
 

@@ -19,6 +19,7 @@ pub const FAMILY: Family = Family {
     model_type: "gpt2",
     class: "GPT2LMHeadModel",
     sizes: [("vocab_size", 50_257), ("n_positions", 1024), ("n_embd", 768), ("n_layer", 12), ("n_head", 12)],
+    tokens: [Some(50_256), Some(50_256)],
     read,
 };
 

@@ -22,6 +22,7 @@ pub const FAMILY: Family = Family {
     model_type: "gpt_neox",
     class: "GPTNeoXForCausalLM",
     sizes: sizes([50_432, 6144, 24_576, 44, 64]),
+    tokens: [Some(0), Some(2)],
     read,
 };
 

@@ -19,6 +19,7 @@ pub const FAMILY: Family = Family {
     model_type: "llama",
     class: "LlamaForCausalLM",
     sizes: sizes([32_000, 4096, 11_008, 32, 32]),
+    tokens: [Some(1), Some(2)],
     read,
 };
 

@@ -17,6 +17,7 @@ pub const FAMILY: Family = Family {
     model_type: "mistral",
     class: "MistralForCausalLM",
     sizes: llama::sizes([32_000, 4096, 14_336, 32, 32]),
+    tokens: [Some(1), Some(2)],
     read,
 };
 

@@ -80,6 +80,12 @@ pub fn plan(config: &[u8]) -> Result<Plan> {
         for (name, size) in family.sizes {
             fields.entry(name).or_insert(size.into());
         }
+        // Configs of small models leave out the ids as well.
+        let vocabulary = fields.get("vocab_size").and_then(Value::as_u64).unwrap_or_default();
+        for (name, id) in ["bos_token_id", "eos_token_id"].into_iter().zip(family.tokens) {
+            let id = id.filter(|id| u64::from(*id) < vocabulary);
+            fields.entry(name).or_insert(id.into());
+        }
     }
     let turn = |mut plan: Plan| {
         if !TURN_IN_PART.contains(&family.model_type) {

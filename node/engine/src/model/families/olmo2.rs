@@ -15,6 +15,7 @@ pub const FAMILY: Family = Family {
     model_type: "olmo2",
     class: "Olmo2ForCausalLM",
     sizes: llama::sizes([50_304, 4096, 11_008, 32, 32]),
+    tokens: [None, Some(50_279)],
     read,
 };
 

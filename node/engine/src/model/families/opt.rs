@@ -26,6 +26,7 @@ pub const FAMILY: Family = Family {
         ("num_hidden_layers", 12),
         ("num_attention_heads", 12),
     ],
+    tokens: [Some(2), Some(2)],
     read,
 };
 

@@ -17,6 +17,7 @@ pub const FAMILY: Family = Family {
     model_type: "phi3",
     class: "Phi3ForCausalLM",
     sizes: llama::sizes([32_064, 3072, 8192, 32, 32]),
+    tokens: [Some(1), Some(32_000)],
     read,
 };
 

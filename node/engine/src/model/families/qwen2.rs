@@ -16,6 +16,7 @@ pub const FAMILY: Family = Family {
     model_type: "qwen2",
     class: "Qwen2ForCausalLM",
     sizes: llama::sizes([151_936, 4096, 22_016, 32, 32]),
+    tokens: [None, None],
     read,
 };
 

@@ -17,6 +17,7 @@ pub const FAMILY: Family = Family {
     model_type: "smollm3",
     class: "SmolLM3ForCausalLM",
     sizes: llama::sizes([128_256, 2048, 11_008, 36, 16]),
+    tokens: [Some(128_000), Some(128_001)],
     read,
 };
 

@@ -102,7 +102,7 @@ fn a_number_that_json_has_no_word_for_is_refused_by_its_field_where_it_counts() 
 #[test]
 fn a_sound_config_parses_with_its_defaults() {
     let parsed = parse(&llama());
-    assert_eq!(*parsed.interface(), Interface { vocabulary: 512, window_max: 512, bos: None, eos: vec![2, 3] });
+    assert_eq!(*parsed.interface(), Interface { vocabulary: 512, window_max: 512, bos: Some(1), eos: vec![2, 3] });
     let weights: u64 = parsed.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
     assert_eq!(weights, 260_032);
     assert_eq!((parsed.prefix(), parsed.class()), ("model.", "LlamaForCausalLM"));
@@ -329,6 +329,35 @@ fn sizes_that_are_not_said_are_those_of_the_class() {
     let of = |family: &str, field: &str| refusal(&with(json!({ "model_type": family }), field, Value::Null));
     assert!(of("llama", "hidden_size").contains("config.json has no hidden_size"), "null is not absent");
     assert_eq!(plan(br#"{"model_type": "gpt2", "hidden_size": 96}"#).unwrap().hidden, 96, "by its other name");
+}
+
+/// A config without them meant none to a node, whose greedy text did not end where transformers' does.
+#[test]
+fn tokens_that_a_config_leaves_out_are_those_of_its_class() {
+    let tokens = |config: &Value| {
+        let parsed = parse(config);
+        (parsed.interface().bos, parsed.interface().eos.clone())
+    };
+    for (family, bos, eos) in [
+        ("llama", Some(1), vec![2]),
+        ("mistral", Some(1), vec![2]),
+        ("ministral", Some(1), vec![2]),
+        ("granite", Some(1), vec![2]),
+        ("qwen2", None, vec![]),
+        ("qwen3", None, vec![]),
+        ("gemma2", Some(2), vec![1]),
+        ("gemma3_text", Some(2), vec![1]),
+        ("phi3", Some(1), vec![32_000]),
+        ("smollm3", Some(128_000), vec![128_001]),
+        ("olmo2", None, vec![50_279]),
+        ("gpt2", Some(50_256), vec![50_256]),
+        ("gpt_neox", Some(0), vec![2]),
+        ("opt", Some(2), vec![2]),
+    ] {
+        assert_eq!(tokens(&json!({ "model_type": family })), (bos, eos), "{family}");
+    }
+    assert_eq!(tokens(&gpt2()), (None, vec![]), "a vocabulary of 512 has no such tokens");
+    assert_eq!(tokens(&with(llama(), "eos_token_id", Value::Null)), (Some(1), vec![]));
 }
 
 /// transformers 5.24: null is as many as of queries, whatever the class has where the field is absent.
