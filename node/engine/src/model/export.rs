@@ -144,7 +144,7 @@ fn generation_config(interface: &Interface) -> Value {
     out
 }
 
-/// The least that AutoTokenizer needs beside tokenizer.json: the class, unless it follows from config.json and is not the
+/// The least that AutoTokenizer needs beside tokenizer.json: the class, unless config.json makes it another than the
 /// usual one, and which tokens are special.
 fn tokenizer_config(tokenizer: &[u8], config: &Value, interface: &Interface) -> Result<Value> {
     let tokenizer: Value = serde_json::from_slice(tokenizer).context("tokenizer.json is not valid JSON")?;

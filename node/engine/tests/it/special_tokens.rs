@@ -115,8 +115,8 @@ fn added_tokens_beyond_the_vocabulary_are_refused_only_in_a_text() {
     assert!(refused.contains("token id 5, \"<pad>\"") && refused.contains("ends at 4"), "{refused}");
 }
 
-/// A config of a tiny model often keeps the ids of the large one: training put a token behind completions that the model
-/// has not, and failed.
+/// A config of a tiny model often keeps the ids of the large one: training put a token behind completions that the
+/// model has not, and failed.
 #[test]
 fn ids_that_end_a_text_beyond_the_vocabulary_are_none() {
     let mut config = config(true);
