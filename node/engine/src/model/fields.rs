@@ -96,8 +96,8 @@ impl<'a> Fields<'a> {
     pub fn refuse_ahead(&self, name: &str, means_ahead: bool) -> Result<()> {
         ensure!(
             self.flag(name, !means_ahead)? != means_ahead,
-            "config.json: {name} is {means_ahead}: tokens see those behind them, as in a model of embeddings, which predicts \
-             no next token; take the model that it was made of"
+            "config.json: {name} is {means_ahead}: tokens see those behind them, as in a model of embeddings, which \
+             predicts no next token; take the model that it was made of"
         );
         Ok(())
     }

@@ -246,8 +246,8 @@ impl Scaling {
             "proportional" => Self::Proportional(if own.get("factor").is_some() { factor()? } else { 1.0 }),
             "longrope" | "su" => Self::LongRope(LongRope::read(own, window()?, window_max)?),
             other => bail!(
-                "config.json: rotary scaling {other:?} is not supported; supported are default, linear, dynamic, llama3, \
-                 yarn, longrope and proportional"
+                "config.json: rotary scaling {other:?} is not supported; supported are default, linear, dynamic, \
+                 llama3, yarn, longrope and proportional"
             ),
         })
     }
