@@ -43,7 +43,6 @@ use crate::{
     system::{
         display::{Display, progress_bar},
         hex::hex,
-        http::Listener,
         name::program,
         power::Power,
         priority::{self, Priority},
@@ -77,7 +76,7 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
 
 /// The same with its state directory, which is locked.
 fn run_in(settings: &Settings, state: &Arc<StateDir>, display: Display) -> Result<()> {
-    let page = settings.http.map(|address| Listener::bind("--http", address)).transpose()?;
+    let page = settings.http.map(http::Server::bind).transpose()?;
     let token = settings.serve_token.clone();
     let server = settings.serve.map(|address| Server::bind("--serve", address, token)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -166,7 +165,7 @@ fn new_shell(settings: &Settings, state: &Arc<StateDir>, display: Display, inter
 async fn prepare(
     settings: &Settings,
     state: Arc<StateDir>,
-    (page, server): (Option<Listener>, Option<Server>),
+    (page, server): (Option<http::Server>, Option<Server>),
     program: Option<&Arc<Program>>,
     shell: &mut Shell,
 ) -> Result<bool> {
@@ -243,7 +242,7 @@ async fn open(
 }
 
 /// Who lets the model write for those who watch: where there is a page that this machine alone can see.
-fn sampler(page: Option<&Listener>, opened: &Opened, texts: &Texts) -> Result<Option<Sampler>> {
+fn sampler(page: Option<&http::Server>, opened: &Opened, texts: &Texts) -> Result<Option<Sampler>> {
     let is_own = page.is_some_and(|page| page.address().ip().to_canonical().is_loopback());
     let Some(held_out) = texts.held_out.as_ref().filter(|_| is_own) else { return Ok(None) };
     let checkpoint = opened.state.base(&opened.manifest)?.checkpoint()?;
@@ -331,7 +330,7 @@ fn points(text: &Dataset, objective: &dyn Objective, earlier: &[Line]) -> Result
 }
 
 /// Who looks at this node, and shows it at `page`.
-fn observer(opened: &Opened, page: Option<Listener>, earlier: &[Line]) -> Result<Observer> {
+fn observer(opened: &Opened, page: Option<http::Server>, earlier: &[Line]) -> Result<Observer> {
     let template = Snapshot {
         run: opened.run.to_string(),
         peer_id: network::peer_id(opened.state.network_key())?.to_string(),
@@ -343,20 +342,19 @@ fn observer(opened: &Opened, page: Option<Listener>, earlier: &[Line]) -> Result
     };
     let observer = Observer::new(opened.state.path(), earlier, template)?;
     if let Some(page) = page {
-        show(page, &observer, opened.state.path())?;
+        show(page, &observer, opened.state.path());
     }
     Ok(observer)
 }
 
 /// Shows the run in browsers.
-fn show(page: Listener, observer: &Observer, state: &Path) -> Result<()> {
+fn show(page: http::Server, observer: &Observer, state: &Path) {
     let address = page.address();
-    http::serve(page, observer.subscribe(), state.join(METRICS)).context("--http: no thread to serve from")?;
+    page.show(observer.subscribe(), &state.join(METRICS));
     tracing::info!("watch at http://{address}/");
     if !address.ip().to_canonical().is_loopback() {
         tracing::warn!(
             "--http {address}: whoever reaches this address can read the run's state; 127.0.0.1 is for this machine only"
         );
     }
-    Ok(())
 }

@@ -23,7 +23,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody, combi
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Frame, Incoming},
-    header::{self, HeaderValue},
+    header,
 };
 use serde_json::{Value, json};
 use std::{
@@ -71,8 +71,6 @@ const PIECES_MAX: usize = 16;
 const TOO_BUSY: &str =
     "others are being answered, and it took too long until it was this request's turn; come again later";
 const TOO_SLOW: &str = "this machine had no time to begin the answer; send a shorter prompt, or come again later";
-
-const NOT_YET: &str = "the model is not ready yet: the node is still being prepared; come again in a few seconds";
 
 const PAGE: &str = include_str!("page.html");
 
@@ -148,11 +146,7 @@ struct Refusal(StatusCode, String);
 impl Refusal {
     fn response(self) -> Response<Body> {
         let kind = if self.0.is_server_error() { "server_error" } else { "invalid_request_error" };
-        let mut response = json_response(self.0, &error(&self.1, kind));
-        if self.0 == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-        }
-        response
+        json_response(self.0, &error(&self.1, kind))
     }
 }
 
@@ -185,7 +179,7 @@ impl Door {
         self.check_token(&request)?;
         match self.served.get().cloned() {
             Some(served) => served.answer(request, method).await,
-            None => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, NOT_YET.into())),
+            None => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, http::NOT_READY.into())),
         }
     }
 

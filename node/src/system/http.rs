@@ -35,6 +35,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 const LINGER_MAX: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 4 << 20;
 
+/// What is said to who comes before there is anything to answer.
+pub const NOT_READY: &str = "not ready yet: the node is still being prepared; come again in a few seconds";
+/// When to come again, seconds.
+const RETRY_SECONDS: &str = "5";
+
 /// Why nothing is served. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -191,7 +196,7 @@ fn is_local(host: &str, bound: IpAddr) -> bool {
     name.eq_ignore_ascii_case("localhost") || ip.is_some_and(|ip| ip == bound || ip.is_loopback())
 }
 
-/// An answer that nobody keeps.
+/// An answer that nobody keeps. One that is not to be had yet says when to ask again.
 pub fn response<B>(status: StatusCode, content_type: &'static str, body: B) -> Response<B> {
     const HEADERS: [(HeaderName, &str); 5] = [
         (header::CACHE_CONTROL, "no-store"),
@@ -206,6 +211,9 @@ pub fn response<B>(status: StatusCode, content_type: &'static str, body: B) -> R
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
     }
     response
 }

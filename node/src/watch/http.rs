@@ -9,8 +9,8 @@
 //! | `GET /ticket.svg` | the ticket of an open run, to scan |
 //! | `GET /metrics` | the latest snapshot for [Prometheus](super::prometheus), OpenMetrics text |
 //!
-//! `HEAD` is as `GET` without the body. Another path: 404. Another method: 405. Any answer forbids caching. One
-//! connection carries one request.
+//! `HEAD` is as `GET` without the body. Another path: 404. Another method: 405. All but the page, while the node is
+//! still being prepared: 503. Any answer forbids caching. One connection carries one request.
 //!
 //! *Who may read.* Whoever reaches the address: there is no password. On a loopback address the `Host` of a request
 //! must be an address of loopback or `localhost`, with any port (a tunnel has its own), else 421: a web site elsewhere
@@ -22,6 +22,7 @@
 //! wait in the system's queue; each is closed after [`CONNECTION_TIME`]. Sockets and headers are those of
 //! `system/http.rs`.
 
+use anyhow::{Context, Result};
 use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Response, StatusCode,
@@ -30,11 +31,11 @@ use hyper::{
 };
 use std::{
     net::SocketAddr,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::{Metrics, Snapshot, history::History, prometheus, samples};
 use crate::{
@@ -51,54 +52,82 @@ const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = concat!(include_str!("page/chart.js"), include_str!("page/page.js"));
 
-/// Serves from a thread of its own, until the sender of the snapshots is gone. Earlier points are read from
-/// `metrics_path`, if there is such a file.
-pub fn serve(
-    listener: Listener,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    metrics_path: PathBuf,
-) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let work = move || {
-        let mut history = History::read(&metrics_path);
+/// An address where a thread of its own answers: that there is nothing to see yet, until there is.
+pub struct Server {
+    door: Arc<Door>,
+    opened: oneshot::Sender<()>,
+}
+
+impl Server {
+    /// Takes the address; port 0 is any free one. It is given back if this is dropped.
+    pub fn bind(address: SocketAddr) -> Result<Self> {
+        let listener = Listener::bind("--http", address)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (opened, is_open) = oneshot::channel();
+        let door = Arc::new(Door { address: listener.address(), shown: OnceLock::new() });
+        let (asked, remembered) = (door.clone(), door.clone());
+        let work = move || {
+            let limits = Limits { connections: CONNECTIONS_MAX, time: CONNECTION_TIME };
+            runtime.block_on(async {
+                tokio::select! {
+                    () = remembered.remember(is_open) => {}
+                    () = listener.serve(limits, move |request| {
+                        let answer = asked.answer(request.method(), request.uri().path(), request.headers());
+                        async move { answer }
+                    }) => {}
+                }
+            });
+        };
+        std::thread::Builder::new().name("http".into()).spawn(work).context("--http: no thread to serve from")?;
+        Ok(Self { door, opened })
+    }
+
+    /// With the port that the system chose.
+    pub fn address(&self) -> SocketAddr {
+        self.door.address
+    }
+
+    /// Shows from now on what comes, until the sender of the snapshots is gone. Earlier points are read from
+    /// `metrics_path`, if there is such a file.
+    pub fn show(self, snapshots: watch::Receiver<Arc<Snapshot>>, metrics_path: &Path) {
+        let mut history = History::read(metrics_path);
         history.begin_session();
-        let (address, limits) = (listener.address(), Limits { connections: CONNECTIONS_MAX, time: CONNECTION_TIME });
         let samples = metrics_path.with_file_name(samples::FILE);
-        let shown = Arc::new(Shown { address, snapshots: snapshots.clone(), history: Mutex::new(history), samples });
-        let asked = shown.clone();
-        runtime.block_on(async {
-            tokio::select! {
-                () = remember(&shown, snapshots) => {}
-                () = listener.serve(limits, move |request| {
-                    let answer = asked.answer(request.method(), request.uri().path(), request.headers());
-                    async move { answer }
-                }) => {}
-            }
-        });
-    };
-    std::thread::Builder::new().name("http".into()).spawn(work)?;
-    Ok(())
+        let is_own = self.address().ip().to_canonical().is_loopback();
+        let _ = self.door.shown.set(Shown { snapshots, history: Mutex::new(history), samples, is_own });
+        let _ = self.opened.send(());
+    }
+}
+
+/// Who may come in, and to what.
+struct Door {
+    address: SocketAddr,
+    /// Once there is something to see.
+    shown: OnceLock<Shown>,
 }
 
 /// What requests read.
 struct Shown {
-    address: SocketAddr,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     history: Mutex<History>,
     samples: PathBuf,
-}
-
-/// Adds each snapshot to the history. Returns when no more come.
-async fn remember(shown: &Shown, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
-    while snapshots.changed().await.is_ok() {
-        let point = Metrics::from(&**snapshots.borrow_and_update());
-        shown.history.lock().unwrap_or_else(PoisonError::into_inner).push(point);
-    }
+    /// Whether this machine alone can see it.
+    is_own: bool,
 }
 
 type Answer = Response<Full<Bytes>>;
 
-impl Shown {
+impl Door {
+    /// Adds each snapshot to the history, once there is one. Returns when no more come.
+    async fn remember(&self, is_open: oneshot::Receiver<()>) {
+        let (Ok(()), Some(shown)) = (is_open.await, self.shown.get()) else { return };
+        let mut snapshots = shown.snapshots.clone();
+        while snapshots.changed().await.is_ok() {
+            let point = Metrics::from(&**snapshots.borrow_and_update());
+            shown.history.lock().unwrap_or_else(PoisonError::into_inner).push(point);
+        }
+    }
+
     fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Answer {
         if !http::is_meant(headers, self.address) {
             return said(
@@ -106,13 +135,13 @@ impl Shown {
                 "Ask for localhost or 127.0.0.1: this node answers no other name.\n",
             );
         }
-        let answer: fn(&Self) -> Answer = match path {
-            "/" => Self::page,
-            "/api/status" => Self::status,
-            "/api/history" => Self::history,
-            "/api/samples" => Self::samples,
-            "/ticket.svg" => Self::ticket,
-            "/metrics" => Self::metrics,
+        let answer: fn(&Shown) -> Answer = match path {
+            "/" => |_: &Shown| page(),
+            "/api/status" => Shown::status,
+            "/api/history" => Shown::history,
+            "/api/samples" => Shown::samples,
+            "/ticket.svg" => Shown::ticket,
+            "/metrics" => Shown::metrics,
             _ => {
                 return said(
                     StatusCode::NOT_FOUND,
@@ -120,19 +149,26 @@ impl Shown {
                 );
             }
         };
-        if method == Method::GET || method == Method::HEAD {
-            return answer(self);
+        if method != Method::GET && method != Method::HEAD {
+            let mut refused = said(StatusCode::METHOD_NOT_ALLOWED, "Only GET: nothing can be changed here.\n");
+            refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return refused;
         }
-        let mut refused = said(StatusCode::METHOD_NOT_ALLOWED, "Only GET: nothing can be changed here.\n");
-        refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        refused
+        match self.shown.get() {
+            Some(shown) => answer(shown),
+            // It asks for the rest, and says that there is none yet.
+            None if path == "/" => page(),
+            None => said(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", http::NOT_READY)),
+        }
     }
+}
 
-    fn page(&self) -> Answer {
-        let page = PAGE.replace("{style}", STYLE).replace("{script}", SCRIPT);
-        http::page(&page).unwrap_or_else(|error| said(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}\n")))
-    }
+fn page() -> Answer {
+    let page = PAGE.replace("{style}", STYLE).replace("{script}", SCRIPT);
+    http::page(&page).unwrap_or_else(|error| said(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}\n")))
+}
 
+impl Shown {
     fn status(&self) -> Answer {
         json(serde_json::to_string(&**self.snapshots.borrow()))
     }
@@ -152,7 +188,7 @@ impl Shown {
     }
 
     fn samples(&self) -> Answer {
-        if !self.address.ip().to_canonical().is_loopback() {
+        if !self.is_own {
             return said(StatusCode::FORBIDDEN, "Prompts are of this machine's own text, and stay on it.\n");
         }
         match samples::read(&self.samples) {

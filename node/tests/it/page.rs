@@ -4,12 +4,9 @@
 
 use crate::support::browser::{Browser, Page};
 use crate::support::{Node, PATIENCE, Workshop, inspect};
-use node::{
-    system::http::Listener,
-    watch::{
-        Bytes, Forecast, Gradients, HeldOut, Load, Machine, Neighbour, Phase, RECENT_BYTES, Snapshot, VERSION,
-        http::{CONNECTIONS_MAX, serve},
-    },
+use node::watch::{
+    Bytes, Forecast, Gradients, HeldOut, Load, Machine, Neighbour, Phase, RECENT_BYTES, Snapshot, VERSION,
+    http::{CONNECTIONS_MAX, Server},
 };
 use protocol::machine::short_name;
 use serde_json::{Value, json};
@@ -45,9 +42,9 @@ fn get(address: SocketAddr, path: &str) -> (String, String) {
 fn made_up(snapshot: Snapshot) -> (SocketAddr, watch::Sender<Arc<Snapshot>>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let (sender, receiver) = watch::channel(Arc::new(snapshot));
-    let listener = Listener::bind("--http", "127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = listener.address();
-    serve(listener, receiver, directory.path().join("metrics.jsonl")).unwrap();
+    let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = server.address();
+    server.show(receiver, &directory.path().join("metrics.jsonl"));
     (address, sender, directory)
 }
 
@@ -190,9 +187,9 @@ fn earlier_sessions_are_in_the_history_and_the_thread_ends_with_the_node() {
         .map(|second| serde_json::to_string(&node::watch::Metrics::from(&moment(10 * second, 3))).unwrap() + "\n");
     std::fs::write(&path, lines.collect::<String>() + "{\"time_ms\":17").unwrap();
     let (sender, receiver) = watch::channel(Arc::new(moment(50_000, 3)));
-    let listener = Listener::bind("--http", "127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = listener.address();
-    serve(listener, receiver, path).unwrap();
+    let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = server.address();
+    server.show(receiver, &path);
     let history: Vec<Value> = serde_json::from_str(&get(address, "/api/history").1).unwrap();
     assert!((500..=1_500).contains(&history.len()), "{}", history.len());
     let gradients = |at: usize| history[at]["gradients"].as_u64().unwrap();
@@ -227,6 +224,46 @@ fn a_taken_port_is_named_with_what_to_do() {
         error.contains(&address.to_string()) && error.contains("taken") && error.contains("another port"),
         "{error}"
     );
+}
+
+/// While the learning rate was searched for, browsers were let in and heard nothing.
+#[test]
+fn who_comes_before_there_is_anything_to_see_is_told_to_come_again() {
+    let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = server.address();
+    for path in ["/api/status", "/api/history", "/api/samples", "/ticket.svg", "/metrics"] {
+        let (head, body) = get(address, path);
+        assert!(head.starts_with("http/1.1 503") && head.contains("retry-after: 5"), "{path}: {head}");
+        assert!(body.contains("not ready yet"), "{path}: {body}");
+    }
+    assert!(get(address, "/favicon.ico").0.starts_with("http/1.1 404"));
+    assert!(get(address, "/").0.starts_with("http/1.1 200"), "the page says that the node is starting");
+    let directory = tempfile::tempdir().unwrap();
+    let (_sender, receiver) = watch::channel(Arc::new(moment(1, 3)));
+    server.show(receiver, &directory.path().join("metrics.jsonl"));
+    assert_eq!(status(address)["machine_count"], json!(3));
+    // A start that fails gives the address back.
+    let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = server.address();
+    drop(server);
+    let begun = Instant::now();
+    while TcpStream::connect(address).is_ok() {
+        assert!(begun.elapsed() < PATIENCE, "still answers");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_page_that_is_opened_while_the_node_starts_says_so_and_goes_on() {
+    let Some(mut browser) = Browser::start() else { return };
+    let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut page = browser.open(&format!("http://{}/", server.address()), DESKTOP);
+    page.wait_until("the start is told", |page| page.evaluate(NOTICE) == json!("The node is starting."));
+    let directory = tempfile::tempdir().unwrap();
+    let (_sender, receiver) = watch::channel(Arc::new(moment(2, 3)));
+    server.show(receiver, &directory.path().join("metrics.jsonl"));
+    page.wait_until("the figures are there", |page| page.evaluate(NOTICE) == json!(""));
+    assert_eq!(page.evaluate(TOTAL), json!("270"));
 }
 
 /// Screenshots by day and by night, as wide as a desktop and as a phone, of the whole page.

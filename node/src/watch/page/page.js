@@ -15,7 +15,7 @@ const PER_GRADIENTS_MIN = 100;
 const OVER = { gradients: ['count', 'gradients of the swarm'], time: ['time', 'time'], bytes: ['bytes', 'bytes received here'] };
 
 const by = id => document.getElementById(id);
-const state = { points: [], before: 0, snapshot: null, uptime: 0, lost: null, changed: Date.now(), time: 0, all: false, over: 'gradients' };
+const state = { points: [], before: 0, snapshot: null, uptime: 0, lost: null, starting: false, changed: Date.now(), time: 0, all: false, over: 'gradients' };
 
 function made(name, style, text) {
   const element = document.createElement(name);
@@ -390,10 +390,10 @@ function drawPeers(snapshot) {
 function notify(snapshot) {
   const silent = (Date.now() - state.changed) / 1000;
   let text = '';
-  if (state.lost !== null) {
-    text = `Connection lost since ${new Date(state.lost).toLocaleTimeString('en-GB')}. The figures are from then. Trying again every second.`;
-  } else if (snapshot?.time_ms === 0) {
+  if (state.lost === null ? snapshot?.time_ms === 0 : state.starting) {
     text = 'The node is starting.';
+  } else if (state.lost !== null) {
+    text = `Connection lost since ${new Date(state.lost).toLocaleTimeString('en-GB')}. The figures are from then. Trying again every second.`;
   } else if (snapshot?.phase === 'left') {
     text = 'The node has left the run.';
   } else if (silent > 10) {
@@ -453,7 +453,7 @@ const SAMPLES_POLL_MS = 5000;
 
 async function ask(path, patience) {
   const answer = await fetch(path, { cache: 'no-store', signal: AbortSignal.timeout(patience) });
-  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  if (!answer.ok) throw Object.assign(new Error(`${path}: ${answer.status}`), { status: answer.status });
   return answer.json();
 }
 
@@ -471,7 +471,8 @@ async function latest() {
     const restarted = snapshot.uptime_seconds < state.uptime;
     if (!state.snapshot || state.lost !== null || restarted || state.points.length > POINTS_MAX) await recall(snapshot);
     return snapshot;
-  } catch {
+  } catch (error) {
+    state.starting = error.status === 503;
     return null;
   }
 }
