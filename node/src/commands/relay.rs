@@ -59,7 +59,7 @@ pub fn run(args: &RelayArgs) -> Result<()> {
         )
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut interrupt = Interrupt::install()?;
+    let mut interrupt = Interrupt::install(|| {})?;
     interrupt.take_over();
     runtime.block_on(async {
         let network = Network::start(config).await?;

@@ -14,7 +14,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     // The address first: loading takes longer.
     let server = Server::bind("--address", args.address, args.token.clone())?;
     let speaker = speaker(&args.weights.state, args.weights.best)?;
-    let mut interrupt = Interrupt::install()?;
+    let mut interrupt = Interrupt::install(|| {})?;
     interrupt.take_over();
     server.serve(speaker.into());
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;

@@ -31,7 +31,7 @@ pub fn run(args: &TopArgs) -> Result<()> {
     if args.once || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         return lines(args, view);
     }
-    let interrupt = Interrupt::install()?;
+    let interrupt = Interrupt::install(|| {})?;
     interrupt.take_over();
     // Also restores the terminal before a panic is printed.
     let mut terminal = ratatui::try_init().context("the terminal cannot be drawn on; try --once")?;

@@ -68,20 +68,19 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
     settings.listen.iter().try_for_each(network::check_free)?;
     let state = Arc::new(StateDir::create_or_open(&settings.state)?);
     let outcome = run_in(&settings, &state, display);
-    if outcome.is_err() {
-        state.take_back();
-    }
+    state.take_back();
     outcome
 }
 
 /// The same with its state directory, which is locked.
 fn run_in(settings: &Settings, state: &Arc<StateDir>, display: Display) -> Result<()> {
+    let opened = state.clone();
+    let interrupt = Interrupt::install(move || opened.take_back())?;
     let page = settings.http.map(http::Server::bind).transpose()?;
     let token = settings.serve_token.clone();
     let server = settings.serve.map(|address| Server::bind("--serve", address, token)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let program = scorer(settings);
-    let interrupt = Interrupt::install()?;
     let outcome = runtime.block_on(async {
         let mut shell = new_shell(settings, state, display, interrupt)?;
         match prepare(settings, state.clone(), (page, server), program.as_ref(), &mut shell).await {

@@ -39,8 +39,9 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Starts to listen. Until [`Interrupt::take_over`] the process just ends: there is nothing to lose yet.
-    pub fn install() -> Result<Self> {
+    /// Starts to listen. Until [`Interrupt::take_over`] a signal has `tidy` done and ends the process: there is nothing
+    /// to lose yet.
+    pub fn install(tidy: impl FnOnce() + Send + 'static) -> Result<Self> {
         let (wish, wishes) = watch::channel(Wish::Stay);
         let taken_over = Arc::new(AtomicBool::new(false));
         let is_taken_over = taken_over.clone();
@@ -49,6 +50,9 @@ impl Interrupt {
         let mut signals = runtime.block_on(async { Signals::new() });
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             let code = runtime.block_on(listen(async || signals.next().await, &is_taken_over, &wish));
+            if code == 0 {
+                tidy();
+            }
             // Nobody may read it, and then it is never written.
             let (said, wait) = sync_channel::<()>(0);
             std::thread::spawn(move || {

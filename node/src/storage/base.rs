@@ -25,7 +25,7 @@ use super::{
     database::Database,
     directory::{SECRET, StateDir},
     durable,
-    paths::{BASE, PART, refuse_missing, sync_directory, unusable},
+    paths::{BASE, NEW, PART, refuse_missing, sync_directory, unusable},
 };
 
 /// Name of the list of chunk digests in the database.
@@ -42,8 +42,12 @@ pub fn start_run(
     membership: Membership,
     secret: Option<Secret>,
 ) -> Result<Manifest> {
-    // Until the manifest is there, the file belongs to no run.
-    let (described, digests) = write(state, base, |_, _| Ok(()))?;
+    // Until the manifest is there, the file belongs to no run, and nobody may take back a part of what begins here.
+    let mut begins = None;
+    let (described, digests) = write(state, base, |_, _| {
+        begins = Some(state.begin());
+        Ok(())
+    })?;
     let private = secret.map(|secret| secret.commitment());
     let manifest = Manifest { membership, private, ..base.manifest(settings, described)? };
     manifest.validate()?;
@@ -52,6 +56,7 @@ pub fn start_run(
     // With the manifest or not at all: a secret beside an open run would keep this node from it.
     values.extend(secret.as_ref().map(|secret| (SECRET, &secret.0[..])));
     state.database.put_all(&values)?;
+    drop(begins);
     Ok(manifest)
 }
 
@@ -98,7 +103,7 @@ fn write(
     base: &Base,
     before_rename: impl FnOnce(&BaseModel, &[[u8; 32]]) -> Result<()>,
 ) -> Result<(BaseModel, Vec<[u8; 32]>)> {
-    let temporary = state.path.join("base.new");
+    let temporary = state.path.join(NEW);
     let write = || -> Result<_> {
         let file = BufWriter::with_capacity(1 << 16, File::create(&temporary)?);
         let Written { out, base, chunk_digests } = base.write_to(file)?;

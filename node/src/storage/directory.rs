@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::UNIX_EPOCH,
@@ -22,7 +22,7 @@ use crate::system::random::random;
 use super::{
     database::{self, Database, Row},
     lock::{self, Lock},
-    paths::{BASE, PART, TICKET, no_state, sync_directory, unusable},
+    paths::{BASE, NEW, PART, TICKET, no_state, sync_directory, unusable},
 };
 
 /// Name of the scale of own gradients in the database, from when only `spsa` had one.
@@ -50,6 +50,8 @@ pub struct StateDir {
     /// The incarnation was opened by this process: no segment of it can be anywhere else.
     is_new_incarnation: AtomicBool,
     made: Made,
+    /// Held while a run begins here, and for ever once what this opening made is taken back.
+    begins: Mutex<()>,
     _lock: Lock,
 }
 
@@ -71,13 +73,18 @@ impl StateDir {
         Ok(Self { made, ..Self::open(path)? })
     }
 
-    /// Takes back what opening it made, after a start that failed before there was a run. What was there stays.
+    /// Takes back what opening it made, if there is no run yet: the start failed, or was interrupted. What was there
+    /// stays. To be called before the process ends: no run begins here any more.
     pub fn take_back(&self) {
+        // Where one begins this moment, there is nothing to take back.
+        let Ok(begins) = self.begins.try_lock() else { return };
         if !self.made.database || !matches!(self.manifest(), Ok(None)) {
             return;
         }
+        // Another thread may be about to begin one, over what is removed here.
+        std::mem::forget(begins);
         // Of a run without a database nothing would have been opened: a base is of this start. The lock goes last.
-        let names = [Some(BASE), Some(database::FILE), self.made.lock.then_some(lock::FILE)];
+        let names = [Some(NEW), Some(BASE), Some(database::FILE), self.made.lock.then_some(lock::FILE)];
         for name in names.into_iter().flatten() {
             if let Err(error) = self.remove(name) {
                 tracing::debug!("{name} stays: {error:#}");
@@ -87,6 +94,11 @@ impl StateDir {
             // Unless something else is in it.
             let _ = fs::remove_dir(&self.path);
         }
+    }
+
+    /// To be held while a run begins here. Waits for the end of the process if that is taken back already.
+    pub(super) fn begin(&self) -> MutexGuard<'_, ()> {
+        self.begins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a directory that a node has used.
@@ -152,6 +164,7 @@ impl StateDir {
             incarnation: AtomicU64::new(incarnation),
             is_new_incarnation: AtomicBool::new(fresh || moved),
             made: Made::default(),
+            begins: Mutex::new(()),
             _lock: lock,
         })
     }
@@ -197,6 +210,7 @@ impl StateDir {
 
     /// Makes this the state of a run whose base is still to come.
     pub fn set_manifest(&self, bytes: &[u8]) -> Result<()> {
+        let _begins = self.begin();
         ensure!(self.manifest()?.is_none(), "{}: holds a run already", self.path.display());
         // What a start that was killed left is the base of no run.
         if self.has_base() {

@@ -10,6 +10,8 @@ use crate::system::name::program;
 pub const BASE: &str = "base";
 /// The same while it is not complete.
 pub const PART: &str = "base.part";
+/// The same while it is written anew.
+pub const NEW: &str = "base.new";
 /// The latest ticket of this directory's node.
 pub const TICKET: &str = "ticket";
 

@@ -1,6 +1,6 @@
 //! What a start leaves behind that fails, or whose run nobody has contributed to.
 
-use crate::support::{Workshop, command};
+use crate::support::{Node, Workshop, command};
 
 #[test]
 fn a_start_that_fails_leaves_no_run_and_one_without_gradients_gives_way() {
@@ -48,6 +48,36 @@ fn a_start_that_fails_leaves_no_run_and_one_without_gradients_gives_way() {
         }
         let (worked, said) = run(&[&once[..], &["--data", text]].concat());
         assert!(!worked && said.contains("node.redb: is empty or was missing") && !said.contains("new run"), "{said}");
+    }
+}
+
+/// Ctrl-C while a start read its text left a directory that held no run.
+#[test]
+fn a_first_start_that_is_interrupted_leaves_the_directory_as_it_was() {
+    let workshop = Workshop::new();
+    let (state, pipe) = (workshop.state("state"), workshop.state("pipe"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+    let silent_peer = format!("/ip4/127.0.0.1/tcp/{}/p2p/{peer}", silent.local_addr().unwrap().port());
+    let run = "00".repeat(32);
+    // One waits for a text that nobody writes, the other for a machine that says nothing.
+    let starts = [
+        (vec!["--data", pipe.to_str().unwrap()], "the embedded model is a demonstration"),
+        (vec!["--bootstrap", &silent_peer, "--run", &run], "asking for the run's manifest"),
+    ];
+    for (arguments, waits) in starts {
+        let interrupt = || {
+            let node = Node::start(&state, &arguments);
+            node.hear(waits);
+            node.leave()
+        };
+        assert!(!interrupt().exists(), "{arguments:?}: something is left");
+        std::fs::create_dir(&state).unwrap();
+        std::fs::write(state.join("notes.txt"), "mine").unwrap();
+        let left: Vec<_> = std::fs::read_dir(interrupt()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["notes.txt"], "{arguments:?}");
+        std::fs::remove_dir_all(&state).unwrap();
     }
 }
 
