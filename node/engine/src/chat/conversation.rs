@@ -67,6 +67,7 @@ impl Conversation {
         if template.marks_learned() && self.learns_all() {
             let marked = template.render_marked(&self.messages, tools, false)?;
             if let Some(rendered) = Rendered::of_marked(&marked).filter(|rendered| !rendered.learned.is_empty()) {
+                self.check_calls(0..self.messages.len(), &rendered.text)?;
                 return Ok(vec![rendered]);
             }
         }
@@ -85,6 +86,7 @@ impl Conversation {
             };
             let start = common_prefix(&before, &until);
             ensure!(start < until.len(), "the template shows nothing of message {index}");
+            self.check_calls(index..index + 1, &until[start..])?;
             match whole.starts_with(&until) {
                 true => together.push(start..until.len()),
                 false => {
@@ -96,6 +98,24 @@ impl Conversation {
             apart.push(Rendered { text: whole, learned: together });
         }
         Ok(apart)
+    }
+
+    /// Errors if the template left out a call of these messages, as `shown` has them: to say nothing in its place would
+    /// be learned.
+    fn check_calls(&self, messages: Range<usize>, shown: &str) -> Result<()> {
+        for index in messages.filter(|index| self.learned[*index]) {
+            let Some(calls) = present(&self.messages[index], "tool_calls") else { continue };
+            for call in calls.try_iter()? {
+                let name = present(&call, "function").and_then(|function| present(&function, "name"));
+                let name = name.map(|name| name.to_string()).unwrap_or_default();
+                ensure!(
+                    shown.contains(&name),
+                    "the model's chat template does not show the call of {name:?} in message {index}: take a model whose \
+                     template knows tools, or leave such turns out (\"weight\": 0)"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Whether every turn of the assistant is learned.

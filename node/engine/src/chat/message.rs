@@ -6,8 +6,8 @@ use minijinja::{Value, value::ValueKind};
 /// One message: OpenAI's and TRL's `role` and `content`, ShareGPT's `from` and `value`, or Gemini's `role` and `parts`.
 ///
 /// Roles that mean `system`, `user`, `assistant` or `tool` become these. Content is a string, a list of parts of text,
-/// or null; where it says nothing, OpenAI's `refusal` is what was said. Arguments of tool calls that are JSON in a
-/// string become values, as templates expect. Errors name the field and what it may be.
+/// or null beside calls; where it says nothing, OpenAI's `refusal` is what was said. Arguments of tool calls that are
+/// JSON in a string become values, as templates expect. Errors name the field and what it may be.
 pub fn message(value: &Value) -> Result<Value> {
     ensure!(value.kind() == ValueKind::Map, "a message is {}, not an object with role and content", kind(value));
     let field = |names: &[&str]| names.iter().find_map(|name| present(value, name));
@@ -39,7 +39,8 @@ pub fn message(value: &Value) -> Result<Value> {
     };
     let mut pairs = vec![
         ("role".to_owned(), Value::from(known_role(&role)?)),
-        ("content".to_owned(), Value::from(text.unwrap_or_default())),
+        // As in transformers: templates ask whether there is any beside calls.
+        ("content".to_owned(), text.map_or(Value::from(()), Value::from)),
     ];
     for name in ["name", "tool_call_id", "reasoning_content", "thinking", "weight"] {
         pairs.extend(present(value, name).map(|value| (name.to_owned(), value)));
@@ -234,7 +235,7 @@ mod tests {
             assert_eq!(shown(same), user, "{same}");
         }
         let call = concat!(
-            r#"{"role":"assistant","content":"","tool_calls":[{"type":"function","#,
+            r#"{"role":"assistant","content":null,"tool_calls":[{"type":"function","#,
             r#""function":{"name":"f","arguments":{"b":1,"a":2}}}]}"#
         );
         for same in [

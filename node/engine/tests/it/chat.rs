@@ -124,6 +124,28 @@ fn a_system_turn_goes_before_the_users_first_where_the_template_takes_none() {
     assert!(nobody.unwrap_err().to_string().contains("no turn of the assistant"));
 }
 
+/// A template that knows no tools showed an empty turn in place of a call, and that was learned.
+#[test]
+fn a_call_that_the_template_leaves_out_is_named_and_not_learned_as_silence() {
+    let call = r#"[{"role": "user", "content": "w?"}, {"role": "assistant", "content": CONTENT, "tool_calls": [{"function":
+        {"name": "look_up", "arguments": {}}}]}]"#;
+    let render = |content: &str, text: &str| {
+        let list: Value = serde_json::from_str(&call.replace("CONTENT", content)).unwrap();
+        let chat = Conversation::new(messages(&list).unwrap(), None);
+        chat.render(&template(text)).map(|(rendered, _)| rendered[0].text.clone()).map_err(|error| format!("{error:#}"))
+    };
+    let left_out = render("\"\"", CHATML).unwrap_err();
+    assert!(left_out.contains("does not show the call of \"look_up\" in message 1"), "{left_out}");
+    // As in transformers, nothing cannot be put behind a text.
+    assert!(render("null", CHATML).unwrap_err().contains("template refuses"));
+    // DeepSeek's ask for calls in this way.
+    let asks = "{% for m in messages %}{% if m['content'] is none %}{% for call in m['tool_calls'] %}<call>\
+                {{ call['function']['name'] }}{% endfor %}{% else %}<{{ m['role'] }}>{{ m['content'] }}{% endif %}{% endfor %}";
+    assert_eq!(render("null", asks).unwrap(), "<user>w?<call>look_up");
+    assert!(render("\"\"", asks).unwrap_err().contains("does not show the call"));
+    assert_eq!(render("null", TOOLS).unwrap(), "user: w?assistant: look_up({})");
+}
+
 const DOUBLED: &str =
     "{% set ns = namespace(x=[1]) %}{% for a in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
 
