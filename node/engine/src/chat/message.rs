@@ -141,10 +141,25 @@ fn text_of(content: &Value) -> Result<String> {
     match content.kind() {
         ValueKind::String => Ok(content.as_str().unwrap_or_default().to_owned()),
         ValueKind::Seq => content.try_iter()?.map(|part| part_text(&part)).collect(),
+        // A part that is alone.
+        ValueKind::Map if is_part(content) => part_text(content),
         // What a tool returned, often.
         ValueKind::Map => Ok(serde_json::to_string(content)?),
         _ => bail!("a message's content is {}, not a text", kind(content)),
     }
+}
+
+/// Whether an object is a part of text, and no object that is content itself.
+fn is_part(value: &Value) -> bool {
+    match present(value, "type") {
+        Some(name) => name.as_str().is_some_and(is_of_text),
+        None => value.len() == Some(1) && present(value, "text").is_some_and(|text| text.as_str().is_some()),
+    }
+}
+
+/// Whether a part of this type holds a text.
+fn is_of_text(name: &str) -> bool {
+    matches!(name, "text" | "refusal") || name.ends_with("_text")
 }
 
 fn part_text(part: &Value) -> Result<String> {
@@ -153,8 +168,7 @@ fn part_text(part: &Value) -> Result<String> {
     }
     ensure!(part.kind() == ValueKind::Map, "a message has a part that is {}, not an object with text", kind(part));
     let of_type = present(part, "type").map(|name| name.to_string());
-    let is_text = |name: &str| matches!(name, "text" | "refusal") || name.ends_with("_text");
-    if let Some(name) = of_type.as_deref().filter(|name| !is_text(name)) {
+    if let Some(name) = of_type.as_deref().filter(|name| !is_of_text(name)) {
         bail!("a message has a part of type {name:?}; only text can be read");
     }
     let field = if of_type.as_deref() == Some("refusal") { "refusal" } else { "text" };
@@ -231,6 +245,8 @@ mod tests {
             r#"{"role": "user", "parts": [{"text": "h"}, {"text": "i"}]}"#,
             r#"{"role": "User", "content": [{"type": "text", "text": "hi"}]}"#,
             r#"{"role": "user", "content": ["h", {"type": "input_text", "text": "i"}]}"#,
+            r#"{"role": "user", "content": {"type": "text", "text": "hi"}}"#,
+            r#"{"role": "user", "content": {"text": "hi"}}"#,
         ] {
             assert_eq!(shown(same), user, "{same}");
         }
@@ -247,6 +263,8 @@ mod tests {
             assert_eq!(shown(same), call, "{same}");
         }
         assert_eq!(shown(r#"{"from": "observation", "value": "4"}"#), r#"{"role":"tool","content":"4"}"#);
+        let result = r#"{"role":"tool","content":"{\"text\":\"four\",\"sum\":4}"}"#;
+        assert_eq!(shown(r#"{"role": "tool", "content": {"text": "four", "sum": 4}}"#), result);
         for refused in [
             r#"{"role": "assistant", "content": null, "refusal": "no"}"#,
             r#"{"role": "assistant", "content": "", "refusal": "no"}"#,
