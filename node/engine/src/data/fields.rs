@@ -351,11 +351,13 @@ impl Fields {
         Ok(messages)
     }
 
-    /// A turn of the system: a text, or an object with the text, as Gemini has it.
+    /// A turn of the system: a text, an object with the text, as Gemini has it, or a list of parts, as Anthropic has.
     fn system(&mut self) -> Result<Option<Value>> {
         let Some(name) = self.first(&SYSTEM) else { return Ok(None) };
         let value = self.all.get(name).map(|(_, value)| value.clone()).unwrap_or_default();
-        let Some(text) = ["parts", "content", "text"].iter().find_map(|field| present(&value, field)) else {
+        let parts = Some(&value).filter(|value| value.kind() == ValueKind::Seq).cloned();
+        let within = || ["parts", "content", "text"].iter().find_map(|field| present(&value, field));
+        let Some(text) = parts.or_else(within) else {
             return Ok(self.text(name)?.map(|text| turn("system", &text)));
         };
         self.take(name);

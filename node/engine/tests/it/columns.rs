@@ -152,6 +152,7 @@ fn a_system_prompt_is_shown_once_and_that_of_the_conversation_wins() {
         r#""system_instruction": {"parts": [{"text": "B"}, {"text": "e."}]}"#,
         r#""systemInstruction": "Be.""#,
         r#""system": {"role": "system", "content": "Be."}"#,
+        r#""system": [{"type": "text", "text": "B", "cache_control": {"type": "ephemeral"}}, {"text": "e."}]"#,
     ] {
         assert_eq!(rows_of("rows", format!("{{{system}, \"contents\": {turns}}}\n")), [shown], "{system}");
     }
