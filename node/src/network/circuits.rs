@@ -4,9 +4,13 @@
 use libp2p::{Multiaddr, PeerId, core::transport::ListenerId};
 use std::collections::HashMap;
 
-use super::address::{check_callable, relay_of, without_peer};
+use super::{
+    address::{check_callable, relay_of, without_peer},
+    scope::{Scope, scope_of},
+};
 
-/// Addresses of one relay: some for each family.
+/// Addresses of one relay that are of the world, some for each family; and as many nearer ones, as its bridges of
+/// containers are.
 const ADDRESSES_MAX: usize = 4;
 
 /// By the listeners at relays.
@@ -31,7 +35,9 @@ impl Circuits {
     pub fn take(&mut self, listener: ListenerId, address: &Multiaddr) -> bool {
         let Some(circuit) = self.0.get_mut(&listener) else { return true };
         let leads_through = relay_of(address) == Some(circuit.relay);
-        let has_room = circuit.taken.len() < ADDRESSES_MAX && !circuit.taken.contains(address);
+        let is_of_world = |address: &Multiaddr| scope_of(address) == Some(Scope::World);
+        let alike = circuit.taken.iter().filter(|taken| is_of_world(taken) == is_of_world(address)).count();
+        let has_room = alike < ADDRESSES_MAX && !circuit.taken.contains(address);
         let is_taken = leads_through && has_room && check_callable(&without_peer(address)).is_ok();
         if is_taken {
             circuit.taken.push(address.clone());
@@ -77,5 +83,17 @@ mod tests {
         assert!(circuits.take(direct, &"/ip4/192.168.1.7/tcp/9713".parse().unwrap()));
         circuits.closed(listener);
         assert!(circuits.0.is_empty());
+    }
+
+    /// Of a relay that listed its bridges of containers first, the one address of use found no room.
+    #[test]
+    fn what_a_relay_lists_of_its_site_takes_no_room_from_what_is_of_the_world() {
+        let (relay, listener) = (PeerId::random(), ListenerId::next());
+        let at = |host: &str| -> Multiaddr { format!("{host}/tcp/9713/p2p/{relay}/p2p-circuit").parse().unwrap() };
+        let mut circuits = Circuits::default();
+        circuits.asked(listener, &at("/ip4/198.51.100.1"));
+        let bridges = (16..32).map(|number| at(&format!("/ip4/172.{number}.0.1")));
+        assert_eq!(bridges.filter(|bridge| circuits.take(listener, bridge)).count(), ADDRESSES_MAX);
+        assert!(circuits.take(listener, &at("/ip4/198.51.100.1")));
     }
 }
