@@ -108,6 +108,13 @@ struct Known {
     rests_until: Option<Instant>,
 }
 
+impl Known {
+    /// Where a machine with a reservation is reached through it.
+    fn circuit(&self, relay: PeerId) -> Multiaddr {
+        self.address.clone().with(Protocol::P2p(relay)).with(Protocol::P2pCircuit)
+    }
+}
+
 /// A reservation, or the question for one.
 struct Reservation {
     relay: PeerId,
@@ -175,10 +182,7 @@ impl Relays {
         let (named, others): (Vec<_>, Vec<_>) =
             self.known.iter().filter(is_free).partition(|(_, known)| known.is_named);
         let missing = missing.saturating_sub(named.len());
-        let at = |(peer, known): (&PeerId, &Known)| {
-            let circuit = known.address.clone().with(Protocol::P2p(*peer)).with(Protocol::P2pCircuit);
-            (*peer, circuit)
-        };
+        let at = |(peer, known): (&PeerId, &Known)| (*peer, known.circuit(*peer));
         named.into_iter().chain(others.into_iter().take(missing)).map(at).collect()
     }
 
@@ -231,11 +235,13 @@ impl Relays {
     /// none at a relay.
     pub fn granted(&mut self, listener: ListenerId, address: &Multiaddr) -> bool {
         let Some(reservation) = self.reservations.get_mut(&listener) else { return false };
-        // What it lists beside where it was called is for those who are nearer to it.
-        let called = self.known.get(&reservation.relay).and_then(|known| scope_of(&known.address));
-        if reservation.address.is_none() || scope_of(address) >= called {
-            reservation.address = Some(address.clone());
-        }
+        let called = self.known.get(&reservation.relay).map(|known| known.circuit(reservation.relay));
+        reservation.address = match called {
+            // What it lists beside where it was called is for those who are nearer to it. It may list nothing else: who
+            // asks as the first from outside is answered before it knows its address there, and is not answered again.
+            Some(called) if scope_of(address) < scope_of(&called) => reservation.address.take().or(Some(called)),
+            _ => Some(address.clone()),
+        };
         true
     }
 
@@ -307,6 +313,22 @@ mod tests {
         relays.refused(&named, now);
         assert!(relays.wanted(now).is_empty());
         assert_eq!(relays_of(relays.wanted(now + RETRY_NAMED)), HashSet::from([named]));
+    }
+
+    /// The first machine that a relay behind a router heard from told others the relay's address at its home.
+    #[test]
+    fn this_machine_is_reached_where_a_relay_was_called_whatever_nearer_places_it_lists() {
+        let (relay, listener, now) = (PeerId::random(), ListenerId::next(), Instant::now());
+        let at = |host: &str| -> Multiaddr { format!("{host}/tcp/9713/p2p/{relay}/p2p-circuit").parse().unwrap() };
+        let (near, called, other) = (at("/ip4/192.168.1.7"), at("/ip4/198.51.100.1"), at("/ip6/2001:db8::7"));
+        let mut relays = Relays::new(&[(relay, address(1))]);
+        relays.asked(listener, relay, now);
+        assert!(relays.granted(listener, &near));
+        assert_eq!(relays.addresses().collect::<Vec<_>>(), [&called]);
+        for listed in [&other, &near] {
+            assert!(relays.granted(listener, listed));
+            assert_eq!(relays.addresses().collect::<Vec<_>>(), [&other]);
+        }
     }
 
     /// With an hour, whose clock was ahead by more than that was not relayed.
