@@ -253,7 +253,9 @@ impl Network {
         let own = self.swarm.behaviour().kad.as_ref().map_or(&[][..], |kad| kad.protocol_names());
         // Machines of another run part with this one as soon as they know.
         let is_of_this = !is_of_another_run(own, &info.protocols);
-        let relays = is_of_this && callable.is_some() && info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        let has_protocol = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        self.relays.says(peer, has_protocol);
+        let relays = is_of_this && callable.is_some() && has_protocol;
         self.relays.offers(peer, &callable.unwrap_or_else(Multiaddr::empty), relays);
     }
 

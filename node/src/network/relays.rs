@@ -122,6 +122,9 @@ struct Reservation {
     address: Option<Multiaddr>,
     /// When it was asked for, or renewed last.
     since: Instant,
+    /// Whether the relay still relays, by its own word. One that cannot be called any more keeps the reservation, and
+    /// lets nobody through.
+    is_of_use: bool,
 }
 
 /// See the module's documentation.
@@ -164,6 +167,12 @@ impl Relays {
         }
     }
 
+    /// A connected node says whether it relays now, wherever it is called.
+    pub fn says(&mut self, peer: PeerId, relays: bool) {
+        let reserved = self.reservations.values_mut().filter(|reservation| reservation.relay == peer);
+        reserved.for_each(|reservation| reservation.is_of_use = relays);
+    }
+
     /// The last connection to a node is gone.
     pub fn gone(&mut self, peer: &PeerId) {
         if self.known.get(peer).is_some_and(|known| !known.is_named) {
@@ -174,7 +183,8 @@ impl Relays {
     /// Where to listen now: at relays that people named, and at as many others as are missing.
     pub fn wanted(&self, now: Instant) -> Vec<(PeerId, Multiaddr)> {
         let asked: HashSet<PeerId> = self.reservations.values().map(|reservation| reservation.relay).collect();
-        let missing = RESERVATIONS.saturating_sub(asked.len());
+        let of_use = self.reservations.values().filter(|reservation| reservation.is_of_use).count();
+        let missing = RESERVATIONS.saturating_sub(of_use);
         let is_free = |(peer, known): &(&PeerId, &Known)| {
             !asked.contains(*peer) && known.rests_until.is_none_or(|until| until <= now)
         };
@@ -188,7 +198,7 @@ impl Relays {
 
     /// A relay was asked.
     pub fn asked(&mut self, listener: ListenerId, relay: PeerId, now: Instant) {
-        self.reservations.insert(listener, Reservation { relay, address: None, since: now });
+        self.reservations.insert(listener, Reservation { relay, address: None, since: now, is_of_use: true });
     }
 
     /// A relay renewed a reservation. False if that was too soon: it is to be parted with.
@@ -259,7 +269,8 @@ impl Relays {
 
     /// Where this node is reached through relays.
     pub fn addresses(&self) -> impl Iterator<Item = &Multiaddr> {
-        self.reservations.values().filter_map(|reservation| reservation.address.as_ref())
+        let of_use = self.reservations.values().filter(|reservation| reservation.is_of_use);
+        of_use.filter_map(|reservation| reservation.address.as_ref())
     }
 }
 
@@ -313,6 +324,28 @@ mod tests {
         relays.refused(&named, now);
         assert!(relays.wanted(now).is_empty());
         assert_eq!(relays_of(relays.wanted(now + RETRY_NAMED)), HashSet::from([named]));
+    }
+
+    /// Its reservation was renewed in vain once, which ended it; now that none ends it held the place of another.
+    #[test]
+    fn a_relay_that_relays_no_more_makes_room_for_another_until_it_does_again() {
+        let (mut relays, now) = (Relays::default(), Instant::now());
+        let peers: Vec<PeerId> = (0..3).map(|_| PeerId::random()).collect();
+        for (number, peer) in (1..).zip(&peers[..2]) {
+            let listener = ListenerId::next();
+            relays.offers(*peer, &address(number), true);
+            relays.asked(listener, *peer, now);
+            assert!(relays.granted(listener, &address(number)));
+        }
+        relays.offers(peers[2], &address(3), true);
+        assert!(relays.wanted(now).is_empty());
+        relays.says(peers[0], false);
+        relays.offers(peers[0], &address(1), false);
+        assert_eq!(relays.addresses().collect::<Vec<_>>(), [&address(2)]);
+        assert_eq!(relays_of(relays.wanted(now)), HashSet::from([peers[2]]));
+        relays.says(peers[0], true);
+        relays.offers(peers[0], &address(1), true);
+        assert!(relays.wanted(now).is_empty() && relays.addresses().count() == 2);
     }
 
     /// The first machine that a relay behind a router heard from told others the relay's address at its home.
