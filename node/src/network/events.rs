@@ -52,13 +52,7 @@ impl Network {
                     self.events.push_back(Event::Moved);
                 }
             }
-            SwarmEvent::ExpiredListenAddr { listener_id, address } => {
-                #[cfg(feature = "upnp")]
-                self.router.left(&address);
-                if !self.relays.has(listener_id) {
-                    self.left(&address);
-                }
-            }
+            SwarmEvent::ExpiredListenAddr { listener_id, address } => self.on_expired(listener_id, &address),
             SwarmEvent::ListenerClosed { listener_id, .. } => {
                 if let Some(relay) = self.relays.ended(listener_id, Instant::now()) {
                     self.events.push_back(Event::RelayGone(relay));

@@ -5,7 +5,12 @@
 //! ever call themselves. Who can be reached relays for others; who cannot is reached through them.
 
 use libp2p::{
-    Multiaddr, PeerId, core::ConnectedPoint, identify, multiaddr::Protocol, relay::Status, swarm::ConnectionId,
+    Multiaddr, PeerId,
+    core::{ConnectedPoint, transport::ListenerId},
+    identify,
+    multiaddr::Protocol,
+    relay::Status,
+    swarm::ConnectionId,
 };
 use std::{net::IpAddr, time::Instant};
 
@@ -99,9 +104,18 @@ impl Network {
         }
     }
 
+    /// A listener has an address less.
+    pub(super) fn on_expired(&mut self, listener: ListenerId, address: &Multiaddr) {
+        #[cfg(feature = "upnp")]
+        self.router.left(address);
+        if !self.relays.has(listener) {
+            self.left(address);
+        }
+    }
+
     /// This machine listens at `gone` no more. What leads to its other addresses stays: bridges of containers come and
     /// go, and so do IPv6 addresses for privacy.
-    pub(super) fn left(&mut self, gone: &Multiaddr) {
+    fn left(&mut self, gone: &Multiaddr) {
         let Some(gone) = ip(gone).filter(|gone| !self.listens_at(*gone)) else { return };
         let is_old = |address: &&Multiaddr| {
             !is_relayed(address)
