@@ -110,9 +110,11 @@ enum State {
     Closed,
 }
 
-/// What is wrong with quotes that span lines.
+/// What is wrong with quotes.
 #[derive(Clone, Copy)]
 enum Trouble {
+    /// A backslash stands before one, and text follows: some programs write a quote within quotes so.
+    Escaped,
     /// Text follows what closes them.
     Glued,
     /// Each line up to this one, in which they are closed, looks like a record of its own.
@@ -124,6 +126,7 @@ impl Trouble {
     /// `skipped`: lines before the table's first.
     fn words(self, skipped: u64) -> String {
         match self {
+            Self::Escaped => "has \\\" in it, which ends it here (pandas: to_csv with doublequote=True)".into(),
             Self::Glued => "has text right behind what closes it".into(),
             Self::Records(closed) => {
                 let closed = closed + skipped;
@@ -201,9 +204,10 @@ struct Quotes {
     line: u64,
     /// Where the present record begins, bytes.
     record: u64,
-    /// The line in which the latest quote was opened.
+    /// The line in which the latest quote was opened, and whether a backslash stands before the one that closed it.
     opened: u64,
-    /// What is wrong with quotes that span lines: (byte, line in which they were opened, what). Of one buffer at most.
+    is_escaped: bool,
+    /// What is wrong with quotes: (byte, line in which they were opened, what). Of one buffer at most.
     troubles: VecDeque<(u64, u64, Trouble)>,
     /// Lines of the present record.
     lines: Lines,
@@ -215,8 +219,9 @@ struct Quotes {
 impl Quotes {
     fn new(source: Bytes, separator: u8) -> Self {
         let (state, troubles, lines) = (State::Start, VecDeque::new(), Lines::default());
-        let (passed, line, record, opened, columns, has_ended) = (0, 1, 0, 0, 0, false);
-        Self { source, separator, state, passed, line, record, opened, troubles, lines, columns, has_ended }
+        let (passed, line, record, opened, columns) = (0, 1, 0, 0, 0);
+        let (is_escaped, has_ended) = (false, false);
+        Self { source, separator, state, passed, line, record, opened, is_escaped, troubles, lines, columns, has_ended }
     }
 
     /// What is wrong with the quotes of the record that ends at byte `until`, and the line in which they were opened.
@@ -234,7 +239,10 @@ impl Quotes {
         let is_end = matches!(byte, b'\n' | b'\r');
         let is_quoted = self.state == State::Quoted;
         self.state = match (self.state, byte) {
-            (State::Quoted, b'"') => State::Closed,
+            (State::Quoted, b'"') => {
+                self.is_escaped = self.lines.last == b'\\';
+                State::Closed
+            }
             (State::Quoted, _) | (State::Closed, b'"') => State::Quoted,
             (State::Start, b'"') => {
                 self.opened = self.line;
@@ -242,7 +250,9 @@ impl Quotes {
             }
             (_, byte) if is_end || byte == self.separator => State::Start,
             (State::Closed, byte) => {
-                if self.opened < self.line && byte != b' ' {
+                if self.is_escaped {
+                    self.troubles.push_back((self.passed, self.opened, Trouble::Escaped));
+                } else if self.opened < self.line && byte != b' ' {
                     self.troubles.push_back((self.passed, self.opened, Trouble::Glued));
                 }
                 State::Plain

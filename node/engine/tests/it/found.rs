@@ -45,6 +45,20 @@ fn a_quote_that_is_not_closed_is_an_error_and_glues_no_rows_together() {
     assert_eq!(rows_of("rows.csv", sound).len(), 4);
 }
 
+/// A backslash before a quote was taken for the last of the cell, and what followed went behind it: `He said \hi\""`.
+#[test]
+fn a_quote_behind_a_backslash_is_named_and_spoils_no_cell() {
+    let table = |text: &str| format!("id,text\n1,fine\n2,\"{text}\"\n3,fine\n");
+    for text in [r#"He said \"hi\""#, r#"\"Hi,\" he said"#, r#"5\" pipe"#] {
+        let error = said("rows.csv", table(text));
+        assert!(error.contains(r#"opened in line 3 has \" in it"#), "{text}: {error}");
+    }
+    // What ends in one, and quotes that are written twice behind one.
+    for text in [r"C:\", r#"\""hi\"" he said"#] {
+        assert_eq!(rows_of("rows.csv", table(text)).len(), 3, "{text}");
+    }
+}
+
 #[test]
 fn two_stray_quotes_glue_no_rows_together_and_a_text_of_several_lines_stays_whole() {
     let (stray, good) = ("1,\"He said hello\n2,it rains\n3,we left\"\n", lines(9, |i| format!("{},{LONG}\n", i + 4)));
