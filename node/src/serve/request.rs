@@ -27,7 +27,8 @@ const COUNT: &str = "a whole number from 0";
 const SEED: &str = "a whole number from -9223372036854775808 to 9223372036854775807";
 
 /// What would change an answer, and is not done here: each with the JSON that changes nothing, beside null.
-const NOT_DONE: [(&str, &str); 13] = [
+const NOT_DONE: [(&str, &str); 14] = [
+    ("modalities", "[\"text\"]"),
     ("functions", "[]"),
     ("function_call", "\"none\""),
     ("tool_choice", "\"auto\""),
@@ -229,6 +230,7 @@ mod tests {
             (r#"{"tool_choice": "required"}"#, "tool_choice is \"required\""),
             (r#"{"functions": [{"name": "f"}]}"#, "functions is"),
             (r#"{"min_p": 0.05}"#, "min_p is 0.05"),
+            (r#"{"modalities": ["text", "audio"]}"#, "modalities is"),
             (r#"{"suffix": false}"#, "suffix is false"),
         ] {
             assert!(refusal(body).contains(expected), "{body}: {}", refusal(body));
@@ -240,7 +242,7 @@ mod tests {
     #[test]
     fn what_says_nothing_is_as_good_as_absent() {
         let body = r#"{"max_tokens": null, "stop": null, "stream": null, "echo": false, "logprobs": null, "best_of": 1, "tool_choice": "none",
-            "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"}}"#;
+            "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"}, "modalities": ["text"]}"#;
         let body = Body::read(body.as_bytes()).unwrap();
         assert_eq!(body.get::<u64>("max_tokens", "").unwrap(), None);
         assert_eq!((body.texts("stop").unwrap(), body.get::<bool>("stream", "").unwrap()), (None, None));
