@@ -371,7 +371,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub weights: WeightsArgs,
     /// Address to answer at
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8000")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8000", value_parser = run::ip_and_port)]
     pub address: SocketAddr,
     /// Token (API key) that who asks must send [default: none on a loopback address, a random one elsewhere]
     #[arg(long, value_name = "TOKEN")]
@@ -519,6 +519,21 @@ mod tests {
             }
         }
         typed
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_answered_with_one_that_is() {
+        let commands: [&[&str]; 3] = [&["node", "--http"], &["node", "--serve"], &["node", "serve", "--address"]];
+        for (said, meant) in
+            [("localhost:9000", 9000), ("9000", 9000), (":9000", 9000), ("http://[::1]:9000/", 9000), ("x", 8080)]
+        {
+            for command in commands {
+                let error = Cli::try_parse_from(command.iter().chain([&said])).err().unwrap().to_string();
+                let words = format!("127.0.0.1:{meant} is for this machine alone, 0.0.0.0:{meant} for others, too");
+                assert!(error.contains(&words), "{command:?} {said}: {error}");
+            }
+        }
+        assert!(Cli::try_parse_from(["node", "--http", "[::1]:0"]).is_ok());
     }
 
     #[test]

@@ -178,12 +178,12 @@ pub struct RunArgs {
     pub no_mdns: bool,
     /// Show the run in a browser at this address, for example 127.0.0.1:8080 [default: off]. It only reads, and asks
     /// for no password: whoever reaches the address sees the run
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = ip_and_port)]
     pub http: Option<SocketAddr>,
     /// Let people and programs talk with the model as it is at the moment, at this address, for example 127.0.0.1:8000
     /// [default: off]: a page, and the requests of OpenAI clients (base URL http://127.0.0.1:8000/v1). Training goes
     /// on; it takes memory for a second copy of the weights, and for a third while long answers are being made
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = ip_and_port)]
     pub serve: Option<SocketAddr>,
     /// Token (API key) that who talks with the model must send [default: none on a loopback address, a random one
     /// elsewhere]
@@ -336,6 +336,18 @@ impl FromStr for EstimatorChoice {
             name => name.parse().map(Self::Named),
         }
     }
+}
+
+/// Where to listen. Errors say what it may be, with the port that was meant.
+pub(super) fn ip_and_port(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let last = text.trim_end_matches('/').rsplit(':').next().unwrap_or_default();
+        let port: u16 = last.parse().unwrap_or(8080);
+        format!(
+            "that is no IP address with a port: 127.0.0.1:{port} is for this machine alone, 0.0.0.0:{port} for others, \
+             too"
+        )
+    })
 }
 
 fn estimator_name() -> impl TypedValueParser<Value = EstimatorChoice> {
