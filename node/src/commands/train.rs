@@ -10,7 +10,7 @@ mod table;
 
 use anyhow::{Context, Result, ensure};
 use engine::{
-    data::Dataset,
+    data::{Dataset, cannot_read},
     embedded,
     estimator::{Estimator, Normalizer},
     model::SuffixModel,
@@ -60,7 +60,7 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
     let settings = Settings::resolve(args)?;
     be_kind(&settings);
     for path in settings.data.iter().chain(&settings.eval).filter(|path| *path != Path::new("-")) {
-        std::fs::metadata(path).with_context(|| format!("{}: no such text", path.display()))?;
+        std::fs::metadata(path).with_context(|| cannot_read(path))?;
     }
     let reads_standard_input = [&settings.data, &settings.eval].map(|path| path.as_deref() == Some(Path::new("-")));
     ensure!(reads_standard_input != [true; 2], "--data and --eval are both standard input; give one of them a file");

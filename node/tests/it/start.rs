@@ -158,6 +158,11 @@ fn texts_that_will_not_do_are_named_with_their_flags_and_others_said_to_be_what_
             &["--data", &short, "--sequence-length", "5000"],
             ["--sequence-length 5000: ", "the model's rows have at most"],
         ),
+        (&["--data", "nowhere.txt"], ["cannot read nowhere.txt; ", "or - for standard input"]),
+        (
+            &["--data", "hf://datasets/owner/name"],
+            ["cannot read hf://datasets/owner/name; ", "download it, and name the file"],
+        ),
         (&["--text-field", "body"], ["--text-field: says nothing without --data", "--eval PATH"]),
     ] {
         let (worked, said) = run(arguments);

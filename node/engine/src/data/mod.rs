@@ -74,6 +74,7 @@ use pack::Pack;
 use part::{Part, Rows};
 use read::{ReadTexts, Sinks};
 pub use report::Report;
+pub use source::cannot_read;
 use tokens::Tokens;
 use window::Windows;
 

@@ -63,9 +63,7 @@ pub fn find(path: &Path, report: &mut Report) -> Result<Vec<Source>> {
     if path == Path::new("-") {
         return Ok(vec![Source::Once(path.to_owned())]);
     }
-    let metadata = fs::metadata(path).with_context(|| {
-        format!("cannot read {}; give a file, a directory, or - for standard input", path.display())
-    })?;
+    let metadata = fs::metadata(path).with_context(|| cannot_read(path))?;
     if metadata.is_file() {
         return Ok(vec![Source::File(path.to_owned(), metadata.len())]);
     }
@@ -80,6 +78,15 @@ pub fn find(path: &Path, report: &mut Report) -> Result<Vec<Source>> {
     let mut files = search.files;
     files.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(files.into_iter().map(|(path, size)| Source::File(path, size)).collect())
+}
+
+/// Of a path at which nothing is, in words, with what to do.
+pub fn cannot_read(path: &Path) -> String {
+    let remedy = match path.to_string_lossy().contains("://") {
+        true => "nothing is fetched from the web: download it, and name the file or directory",
+        false => "give a file, a directory, or - for standard input",
+    };
+    format!("cannot read {}; {remedy}", path.display())
 }
 
 const PIPE: &str = "a pipe";
