@@ -130,7 +130,7 @@ fn known_role(role: &str) -> Result<&'static str> {
     Ok(match role.to_ascii_lowercase().as_str() {
         "system" | "developer" => "system",
         "user" | "human" | "prompter" => "user",
-        "assistant" | "gpt" | "model" | "bot" | "chatgpt" | "bing" | "bard" | "function_call" => "assistant",
+        "assistant" | "gpt" | "model" | "bot" | "ai" | "chatgpt" | "bing" | "bard" | "function_call" => "assistant",
         "tool" | "function" | "observation" | "ipython" | "function_response" => "tool",
         _ => bail!("a message's role is {role:?}; it must be system, user, assistant or tool"),
     })
@@ -263,6 +263,7 @@ mod tests {
             assert_eq!(shown(same), call, "{same}");
         }
         assert_eq!(shown(r#"{"from": "observation", "value": "4"}"#), r#"{"role":"tool","content":"4"}"#);
+        assert_eq!(shown(r#"{"from": "AI", "value": "4"}"#), r#"{"role":"assistant","content":"4"}"#);
         let result = r#"{"role":"tool","content":"{\"text\":\"four\",\"sum\":4}"}"#;
         assert_eq!(shown(r#"{"role": "tool", "content": {"text": "four", "sum": 4}}"#), result);
         for refused in [
