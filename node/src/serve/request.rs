@@ -242,7 +242,8 @@ mod tests {
     #[test]
     fn what_says_nothing_is_as_good_as_absent() {
         let body = r#"{"max_tokens": null, "stop": null, "stream": null, "echo": false, "logprobs": null, "best_of": 1, "tool_choice": "none",
-            "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"}, "modalities": ["text"]}"#;
+            "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"},
+            "modalities": ["text"]}"#;
         let body = Body::read(body.as_bytes()).unwrap();
         assert_eq!(body.get::<u64>("max_tokens", "").unwrap(), None);
         assert_eq!((body.texts("stop").unwrap(), body.get::<bool>("stream", "").unwrap()), (None, None));

@@ -110,8 +110,8 @@ impl Conversation {
                 let name = name.map(|name| name.to_string()).unwrap_or_default();
                 ensure!(
                     shown.contains(&name),
-                    "the model's chat template does not show the call of {name:?} in message {index}: take a model whose \
-                     template knows tools, or leave such turns out (\"weight\": 0)"
+                    "the model's chat template does not show the call of {name:?} in message {index}: take a model \
+                     whose template knows tools, or leave such turns out (\"weight\": 0)"
                 );
             }
         }

@@ -127,8 +127,8 @@ fn a_system_turn_goes_before_the_users_first_where_the_template_takes_none() {
 /// A template that knows no tools showed an empty turn in place of a call, and that was learned.
 #[test]
 fn a_call_that_the_template_leaves_out_is_named_and_not_learned_as_silence() {
-    let call = r#"[{"role": "user", "content": "w?"}, {"role": "assistant", "content": CONTENT, "tool_calls": [{"function":
-        {"name": "look_up", "arguments": {}}}]}]"#;
+    let call = r#"[{"role": "user", "content": "w?"}, {"role": "assistant", "content": CONTENT,
+        "tool_calls": [{"function": {"name": "look_up", "arguments": {}}}]}]"#;
     let render = |content: &str, text: &str| {
         let list: Value = serde_json::from_str(&call.replace("CONTENT", content)).unwrap();
         let chat = Conversation::new(messages(&list).unwrap(), None);
@@ -140,7 +140,8 @@ fn a_call_that_the_template_leaves_out_is_named_and_not_learned_as_silence() {
     assert!(render("null", CHATML).unwrap_err().contains("template refuses"));
     // DeepSeek's ask for calls in this way.
     let asks = "{% for m in messages %}{% if m['content'] is none %}{% for call in m['tool_calls'] %}<call>\
-                {{ call['function']['name'] }}{% endfor %}{% else %}<{{ m['role'] }}>{{ m['content'] }}{% endif %}{% endfor %}";
+                {{ call['function']['name'] }}{% endfor %}{% else %}<{{ m['role'] }}>{{ m['content'] }}{% endif %}\
+                {% endfor %}";
     assert_eq!(render("null", asks).unwrap(), "<user>w?<call>look_up");
     assert!(render("\"\"", asks).unwrap_err().contains("does not show the call"));
     assert_eq!(render("null", TOOLS).unwrap(), "user: w?assistant: look_up({})");
