@@ -74,8 +74,14 @@ pub fn run(args: RunArgs, display: Display) -> Result<()> {
 
 /// The same with its state directory, which is locked.
 fn run_in(settings: &Settings, state: &Arc<StateDir>, display: Display) -> Result<()> {
-    let opened = state.clone();
-    let interrupt = Interrupt::install(move || opened.take_back())?;
+    // The thread that hears signals never ends: what it held would stay open, and a database that is not closed is
+    // repaired at the next start.
+    let opened = Arc::downgrade(state);
+    let interrupt = Interrupt::install(move || {
+        if let Some(state) = opened.upgrade() {
+            state.take_back();
+        }
+    })?;
     let page = settings.http.map(http::Server::bind).transpose()?;
     let token = settings.serve_token.clone();
     let server = settings.serve.map(|address| Server::bind("--serve", address, token)).transpose()?;

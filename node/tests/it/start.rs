@@ -81,6 +81,15 @@ fn a_first_start_that_is_interrupted_leaves_the_directory_as_it_was() {
     }
 }
 
+/// Who hears signals held it for the life of the process, and the next start repaired it.
+#[test]
+fn a_node_that_leaves_closes_its_database() {
+    let workshop = Workshop::new();
+    let state = workshop.first("state", &["--samples", "16", "--exit-when-idle", "0.1"]).finish();
+    let database = redb::ReadOnlyDatabase::open(state.join("node.redb"));
+    assert!(database.is_ok(), "it needs repair: {:?}", database.err());
+}
+
 #[test]
 fn adapters_of_another_scale_are_told_from_those_of_the_run() {
     let workshop = Workshop::new();
