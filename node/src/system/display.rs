@@ -1,12 +1,12 @@
 //! Standard error: log lines, and on a terminal one live line below them.
 
 use bytesize::ByteSize;
-use indicatif::{ProgressBar, ProgressStyle, WeakProgressBar};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle, WeakProgressBar};
 use std::{
     borrow::Cow,
     io::{IsTerminal, Write},
     sync::{
-        Arc, OnceLock,
+        Arc, LazyLock, OnceLock,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -21,6 +21,12 @@ const SETTLED_MAX: Duration = Duration::from_secs(1);
 /// Without a terminal, how far it is is said this often.
 const SAID_EVERY: Duration = Duration::from_secs(30);
 
+/// A spinner turns this often.
+const TURNS_EVERY: Duration = Duration::from_millis(100);
+
+/// All that is drawn on the terminal, so that log lines come above it, whoever shows it.
+static DRAWN: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
 /// A bar for what takes a while, or a spinner where nobody knows the `length`, if there is a terminal to show it on;
 /// elsewhere the log says now and then how far it is. It is there until it is finished and cleared, or dropped.
 pub fn progress_bar(length: Option<u64>, doing: impl Into<Cow<'static, str>>, template: &str) -> ProgressBar {
@@ -29,7 +35,11 @@ pub fn progress_bar(length: Option<u64>, doing: impl Into<Cow<'static, str>>, te
         let (weak, is_bytes) = (bar.downgrade(), template.contains("bytes}"));
         // Without a thread nothing is said.
         drop(std::thread::Builder::new().name("progress".into()).spawn(move || say_how_far(&weak, is_bytes)));
+    } else if length.is_none() {
+        // Nobody else moves it.
+        bar.enable_steady_tick(TURNS_EVERY);
     }
+    bar.tick();
     bar
 }
 
@@ -54,7 +64,7 @@ fn how_far(bar: &ProgressBar, is_bytes: bool) -> String {
 
 /// The same where there is a terminal, and nothing elsewhere.
 fn silent_bar(length: Option<u64>, doing: impl Into<Cow<'static, str>>, template: &str) -> ProgressBar {
-    let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new).with_message(doing);
+    let bar = DRAWN.add(length.map_or_else(ProgressBar::new_spinner, ProgressBar::new)).with_message(doing);
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
@@ -128,35 +138,35 @@ impl Display {
 
 /// Writes what comes, as fast as it is read.
 fn write(waiting: &Receiver<Message>, is_terminal: bool, dropped: &AtomicU64) {
-    let bar = is_terminal.then(|| silent_bar(None, "", "{spinner} {msg}"));
-    // A line that was never shown needs no room, and would be drawn where somebody else writes.
-    let mut is_shown = false;
+    let mut live = None;
     for message in waiting {
-        match (message, &bar) {
-            (Message::Log(line), bar) => {
-                let write = || {
-                    let lost = dropped.swap(0, Ordering::Relaxed);
-                    if lost > 0 {
-                        let _ =
-                            writeln!(std::io::stderr(), "{lost} lines are missing here: nobody read standard error");
-                    }
-                    let _ = std::io::stderr().write_all(&line);
-                };
-                bar.as_ref().filter(|_| is_shown).map_or_else(write, |bar| bar.suspend(write));
+        match message {
+            Message::Log(line) => {
+                let write = || write_line(&line, dropped.swap(0, Ordering::Relaxed));
+                // Elsewhere nothing is drawn, and a reader who stops must not hold up whoever makes a bar.
+                if is_terminal { DRAWN.suspend(write) } else { write() }
             }
-            (Message::Live(line), Some(bar)) => {
-                is_shown = true;
+            Message::Live(line) if is_terminal => {
+                let bar: &mut ProgressBar = live.get_or_insert_with(|| silent_bar(None, "", "{spinner} {msg}"));
                 bar.set_message(line);
                 bar.tick();
             }
-            (Message::Clear, Some(bar)) => {
-                is_shown = false;
-                bar.finish_and_clear();
-            }
-            (Message::Settled(settled), _) => drop(settled.try_send(())),
-            (Message::Live(_) | Message::Clear, None) => {}
+            // A bar that is dropped is cleared.
+            Message::Clear => live = None,
+            Message::Settled(settled) => drop(settled.try_send(())),
+            Message::Live(_) => {}
         }
     }
+}
+
+/// Writes one log event, after `lost` others that were dropped.
+fn write_line(line: &[u8], lost: u64) {
+    let mut out = std::io::stderr();
+    // Where nobody reads, nothing can be said.
+    if lost > 0 {
+        let _ = writeln!(out, "{lost} lines are missing here: nobody read standard error");
+    }
+    let _ = out.write_all(line);
 }
 
 impl Default for Display {

@@ -81,3 +81,29 @@ fn people_are_told_to_type_the_name_that_they_typed() {
         assert!(said(program, &["--version"]).starts_with(&format!("{name} ")));
     }
 }
+
+/// Spinners that nobody turned were never drawn, and log lines were written into bars.
+#[test]
+fn long_work_is_seen_on_a_terminal_below_the_log() {
+    let workshop = Workshop::new();
+    let command = format!(
+        "{} --state {} --model {} --data {} --batch-size 2 --sequence-length 32 --samples 16 --exit-when-idle 0 --no-mdns \
+         --listen /ip4/127.0.0.1/tcp/0",
+        env!("CARGO_BIN_EXE_node"),
+        workshop.state("state").display(),
+        workshop.model().display(),
+        workshop.state("text.txt").display(),
+    );
+    let script = Command::new("script").args(["-qec", &command, "/dev/null"]).stdin(Stdio::null()).output();
+    let Ok(output) = script else { return eprintln!("skipped: there is no `script` to make a terminal with") };
+    let seen = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{seen}");
+    for work in ["reading and hashing the base model", "reading the base model and the ledgers"] {
+        assert!(seen.contains(work), "{work}: {seen}");
+    }
+    // What is below a line of the log is taken off the terminal before it: the line begins at its left edge.
+    for line in seen.split("\r\n").filter(|line| line.contains(" INFO ")) {
+        let drawn = line.rsplit(['\r', '\u{1b}']).next().unwrap_or_default();
+        assert!(!drawn.contains("base model, "), "a bar is in front of a line: {line:?}");
+    }
+}
