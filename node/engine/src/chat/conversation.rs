@@ -6,7 +6,7 @@ use std::{iter, ops::Range};
 
 use super::{
     message::present,
-    template::{ChatTemplate, LEARNED_END, LEARNED_START},
+    template::{ChatTemplate, LEARNED_END, LEARNED_START, with_stack},
 };
 
 /// Messages, and which of them are to be learned.
@@ -43,22 +43,24 @@ impl Conversation {
     /// whether the system's turn was put before the user's first, for a template that takes none.
     pub fn render(&self, template: &ChatTemplate) -> Result<(Vec<Rendered>, bool)> {
         ensure!(self.learned.contains(&true), "no turn of the assistant says anything, so there is nothing to learn");
-        match self.rendered(template) {
+        with_stack(|| match self.rendered(template) {
             Ok(rendered) => Ok((rendered, false)),
             Err(error) => match self.without_system() {
                 Some(folded) => folded.rendered(template).map(|rendered| (rendered, true)).map_err(|_| error),
                 None => Err(error),
             },
-        }
+        })
     }
 
     /// The text up to where the model's answer begins, the system's turn put before the user's first for a template
     /// that takes none: as [`Self::render`] has it. Errors are the template's words.
     pub fn question(&self, template: &ChatTemplate) -> Result<String> {
         let ask = |one: &Self| template.render(&one.messages, one.tools.as_ref(), true);
-        ask(self).or_else(|error| match self.without_system() {
-            Some(folded) => ask(&folded).map_err(|_| error),
-            None => Err(error),
+        with_stack(|| {
+            ask(self).or_else(|error| match self.without_system() {
+                Some(folded) => ask(&folded).map_err(|_| error),
+                None => Err(error),
+            })
         })
     }
 

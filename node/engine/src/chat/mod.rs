@@ -5,10 +5,12 @@
 //! | `message.rs` | messages of the usual data sets (OpenAI, TRL, ShareGPT), in one form |
 //! | `template.rs` | the model's own template, or a plain one for a model without |
 //! | `conversation.rs` | messages and a template → text, and the ranges of it that are learned |
+//! | `namespace.rs` | what a template keeps from one turn of a loop to the next |
 //! | `python.rs` | what templates expect of Python: `tojson`, `strftime`, how values are written |
 
 mod conversation;
 mod message;
+mod namespace;
 mod python;
 mod template;
 

@@ -6,19 +6,23 @@ use minijinja::{
 };
 use protocol::manifest::Role;
 use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread,
+};
 
-use super::{message::present, python};
+use super::{message::present, namespace, python};
 use crate::model::{Checkpoint, OriginalFile, Tokenizer, special_tokens};
 
-/// Instructions and blocks of 64 bytes that one rendering may take: 128 MiB, or about a second, at most.
+/// Instructions and blocks of 64 bytes that one rendering may take: 64 MiB, or about half a second, at most.
 ///
 /// minijinja compares (`==`) and joins (`~`, `join`) lists within lists before it knows what that costs, and there is
-/// no place to ask first. So a list that holds another many times over, again and again, still takes what it likes.
-/// Nor does it bound how deep lists lie within lists: hundreds of thousands of levels, which fuel pays for, are more
-/// than the stack has room for when they are dropped. (What a row brings is no deeper than JSON may be, 128 levels, or
-/// columns of Parquet, 32.)
-const FUEL: u64 = 1 << 21;
+/// no place to ask first. So a list that holds another many times over, line after line, still takes what it likes.
+const FUEL: u64 = 1 << 20;
+/// Of the thread that renders: minijinja bounds not how deep lists lie within lists, but each level takes fuel, and
+/// no more of the stack than this when it is compared, printed or dropped (measured: up to half). Pages that are not
+/// used cost nothing.
+const STACK_BYTES: usize = FUEL as usize * 512;
 /// Files with templates of their own.
 const TEMPLATES_MAX: usize = 16;
 /// Longest template, bytes; those of today have up to 20,000.
@@ -119,7 +123,7 @@ impl ChatTemplate {
         let mut marks_learned = false;
         for (name, template) in templates {
             anyhow::ensure!(template.len() <= TEMPLATE_BYTES_MAX, "it has {} bytes, too many", template.len());
-            let (template, marks) = mark_learned(template);
+            let (template, marks) = rewritten(template);
             marks_learned |= marks;
             environment.add_template_owned(name.clone(), template).map_err(|error| anyhow!("{}", words(&error)))?;
         }
@@ -181,7 +185,7 @@ impl Formatter {
     pub fn new(template: &str) -> Result<Self> {
         let mut environment = environment()?;
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        let (template, _) = mark_learned(template);
+        let (template, _) = rewritten(template);
         environment.add_template_owned("row", template).map_err(|error| anyhow!("{}", words(&error)))?;
         Ok(Self(environment))
     }
@@ -216,6 +220,15 @@ impl Formatter {
             )
         })
     }
+}
+
+/// Does what renders, on a thread with [`STACK_BYTES`].
+pub(super) fn with_stack<T: Send>(render: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let builder = thread::Builder::new().stack_size(STACK_BYTES);
+        let thread = builder.spawn_scoped(scope, render).context("cannot start a thread for the chat template")?;
+        thread.join().unwrap_or_else(|_| Err(anyhow!("the chat template cannot be rendered: its reader panicked")))
+    })
 }
 
 fn render(environment: &Environment<'_>, name: &str, context: Value) -> Result<String> {
@@ -257,6 +270,7 @@ fn environment() -> Result<Environment<'static>> {
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
+    environment.add_function("namespace", namespace::namespace);
     environment.add_function("strftime_now", |format: String| python::strftime_now(&format));
     // In Jinja2 a string is a sequence, and so is whatever has a length.
     let has_length = |value: &Value| matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map);
@@ -266,9 +280,9 @@ fn environment() -> Result<Environment<'static>> {
     Ok(environment)
 }
 
-/// `{% generation %}` … `{% endgeneration %}`, which transformers adds to Jinja, as a filter that marks what is inside;
-/// and whether there is any.
-fn mark_learned(template: &str) -> (String, bool) {
+/// `{% generation %}` … `{% endgeneration %}`, which transformers adds to Jinja, as a filter that marks what is inside,
+/// and whether there is any; fields of namespaces set by calls.
+fn rewritten(template: &str) -> (String, bool) {
     let (mut out, mut rest, mut found) = (String::with_capacity(template.len()), template, false);
     while let Some(at) = rest.find("{%") {
         let Some(end) = rest[at + 2..].find("%}").map(|end| at + 2 + end) else { break };
@@ -278,7 +292,7 @@ fn mark_learned(template: &str) -> (String, bool) {
         match name {
             "generation" => out.push_str(&tag.replace("generation", " filter onebyte_learned ")),
             "endgeneration" => out.push_str(&tag.replace("endgeneration", " endfilter ")),
-            _ => out.push_str(tag),
+            _ => out.push_str(&namespace::assignment(tag).unwrap_or_else(|| tag.to_owned())),
         }
         found |= name == "generation";
         out.push_str("%}");

@@ -147,8 +147,37 @@ fn a_call_that_the_template_leaves_out_is_named_and_not_learned_as_silence() {
     assert_eq!(render("null", TOOLS).unwrap(), "user: w?assistant: look_up({})");
 }
 
+const DEEP: &str = "{% set ns = namespace() %}{% for a in range(90000) %}{%- set ns.x = [ns.x] -%}{% endfor %}";
 const DOUBLED: &str =
     "{% set ns = namespace(x=[1]) %}{% for a in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+
+/// Each level takes some of the stack when it is compared, printed or dropped; a node was aborted.
+#[test]
+fn lists_that_lie_deep_within_lists_have_room() {
+    let deeper = format!("{{% set x = {}x{} %}}{{% set y = {0}y{1} %}}\n", "[".repeat(60), "]".repeat(60));
+    let text = format!("{}{{% if x == y and x <= y %}}{{{{ (x ~ y) | length }}}}{{% endif %}}", deeper.repeat(400));
+    let chat = Conversation::new(conversation(&ABCD), None);
+    // Two lists around nothing, each bracket a byte, and what stands for nothing.
+    assert_eq!(chat.question(&template(&text)).unwrap().trim(), (2 * (2 * 24_000 + "undefined".len())).to_string());
+    assert!(chat.render(&template(&text)).unwrap_err().to_string().contains("shows nothing of message 1"));
+}
+
+#[test]
+fn namespaces_carry_values_out_of_loops() {
+    let chat = conversation(&ABCD);
+    let render = |text: &str| template(text).render(&chat, None, false).map_err(|error| format!("{error:#}"));
+    let text = "{% set ns = namespace(seen=[], last='') %}\n{%- for m in messages -%}\n\
+                {%- set ns.seen = ns.seen + [m.content] -%}{%set ns.last= '=' if loop.last else 'no' %}\
+                {%- set  ns . pair = m.role, {'role': m.role} %}{%- endfor -%}\n\
+                {{ ns.seen }}{{ ns['last'] }}{{ ns.pair[1].role }}{{ ns.none is defined }}{{ 'last' in ns }}";
+    assert_eq!(render(text).unwrap(), "['a', 'b', 'c', 'd']=assistantFalseTrue");
+    assert_eq!(
+        render("{% set ns = namespace({'a': 1}) %}{{ ns.a }}{% set ns.a = -ns.a -%}  {{ ns.a }}").unwrap(),
+        "1-1"
+    );
+    assert!(render("{% set ns = namespace() %}{% set nt.a = 1 %}").is_err());
+    assert!(render("{% macro m() %}{% endmacro %}{% set ns = namespace(a=m) %}").unwrap_err().contains("no macros"));
+}
 
 #[test]
 fn a_hostile_template_ends_with_an_error() {
@@ -167,6 +196,14 @@ fn a_hostile_template_ends_with_an_error() {
         &format!("{DOUBLED}{{{{ ns.x | tojson }}}}"),
         &format!("{DOUBLED}{{{{ ns.x | string }}}}"),
         &format!("{DOUBLED}{{{{ ns.x | reverse }}}}"),
+        // A namespace that holds itself, and two that hold each other.
+        "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns ~ '' }}{{ ns.a.a is undefined }}",
+        "{% set a = namespace() %}{% set b = namespace(o=a) %}{% set a.o = [b] %}{% set b.o = [a] %}{{ a == b }}",
+        // A list within a list within a list, or a macro.
+        &format!("{DEEP}{{{{ ns.x }}}}"),
+        &format!("{DEEP}{{{{ ns.x == [ns.x] }}}}"),
+        "{% set ns = namespace() %}{% for a in range(90000) %}{% set b = ns.x %}{% macro m() %}{{ b }}{% endmacro %}\
+         {% set ns.x = m %}{% endfor %}",
     ] {
         // What it says matters less than that it says it soon, and that little memory is taken.
         let result = template(text).render(&chat, None, false);
