@@ -1,6 +1,6 @@
 //! Phi 3: a Llama whose queries, keys and values are one linear layer, and gate and up another (arXiv 2404.14219).
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
@@ -8,6 +8,7 @@ use super::{
         architecture::POSITIONS_MAX,
         fields::Fields,
         plan::{Family, Inputs, MlpInputs, Plan},
+        rotary::Scaling,
     },
     llama::{self, Usual},
 };
@@ -24,6 +25,11 @@ pub const FAMILY: Family = Family {
 fn read(config: &Fields<'_>) -> Result<Plan> {
     let usual = Usual { class: FAMILY.class, epsilon: 1e-5, window_max: 4096, ..Usual::default() };
     let mut plan = llama::plan(&Fields(&with_long_rope(config)), &usual)?;
+    // transformers refuses any other, and so an export.
+    ensure!(
+        matches!(plan.rotaries[0].scaling, Scaling::None | Scaling::LongRope(_)),
+        "config.json: the rotary scaling of this family is longrope, or none; take config.json as the model was published"
+    );
     plan.attention.inputs = Inputs::Joined("self_attn.qkv_proj");
     plan.mlp.inputs = MlpInputs::GatedJoined("mlp.gate_up_proj");
     let window = config.some_size("sliding_window", POSITIONS_MAX)?;

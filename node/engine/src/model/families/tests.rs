@@ -407,6 +407,13 @@ fn rotaries_are_stretched_as_each_class_reads_them() {
         }
     }
     let dynamic = json!({"rope_type": "dynamic", "factor": 2.0});
+    let llama3 = json!({"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+    for other in
+        [json!({"type": "linear", "factor": 2.0}), json!({"rope_type": "proportional"}), dynamic.clone(), llama3]
+    {
+        let refused = refusal(&with(like_llama("phi3"), "rope_scaling", other));
+        assert!(refused.contains("this family is longrope, or none"), "{refused}");
+    }
     for family in [llama(), gpt_neox(), like_llama("gemma3_text")] {
         let config = with(with(family, "max_position_embeddings", json!(24)), "rope_scaling", dynamic.clone());
         assert_eq!(planned(&config).interface.window_max, 48, "{config}");
