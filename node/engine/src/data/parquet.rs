@@ -1,6 +1,6 @@
 //! Rows of a Parquet file.
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use minijinja::Value;
 use parquet::{
     basic::{Compression, ConvertedType},
@@ -16,6 +16,7 @@ use std::{
     io::{Read, Seek, SeekFrom},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicU64, Ordering},
+    thread,
 };
 
 use super::row::{Content, Row};
@@ -27,15 +28,19 @@ const FOOTER_BYTES_MAX: u32 = 1 << 28;
 const PAGE_BYTES_MAX: i64 = 1 << 30;
 /// Deepest nesting of columns.
 const DEPTH_MAX: usize = 32;
+/// What the library takes of the stack for each byte of the table of contents, at most: some 900 for each level of
+/// columns, of which one takes seven bytes. It goes through them level by level, before their depth can be asked.
+const STACK_PER_BYTE: usize = 160;
+/// Smallest and largest stack to read it with. It is address space; what is not used costs nothing.
+const STACK_BYTES: (usize, usize) = (1 << 21, 1 << 30);
 /// What to do about a file that cannot be read.
 const REMEDY: &str = "write or download it again, or give its rows as JSON Lines (datasets: to_json, pandas: to_json with \
                       lines=True)";
 
 /// Reads all rows; `sink` gets each. `progress` counts bytes of the file. Errors name the row, if some could be read.
 pub fn read(mut file: File, progress: &AtomicU64, sink: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
-    check_ends(&mut file)?;
-    let reader = sound("its table of contents", || SerializedFileReader::new(file))?;
-    check(reader.metadata())?;
+    let footer = check_ends(&mut file)?;
+    let reader = open(file, footer)?;
     let mut number = 0u64;
     for group in 0..reader.num_row_groups() {
         let place = format!("row group {group}");
@@ -54,6 +59,19 @@ pub fn read(mut file: File, progress: &AtomicU64, sink: &mut dyn FnMut(Row) -> R
     Ok(())
 }
 
+/// A reader of a file with a table of contents of `footer` bytes, if its columns are of a shape that has rows.
+fn open(file: File, footer: u32) -> Result<SerializedFileReader<File>> {
+    let (smallest, largest) = STACK_BYTES;
+    let stack = (footer as usize).saturating_mul(STACK_PER_BYTE).clamp(smallest, largest);
+    let opening = thread::Builder::new().stack_size(stack).spawn(move || -> Result<_> {
+        let reader = sound("its table of contents", || SerializedFileReader::new(file))?;
+        check(reader.metadata())?;
+        Ok(reader)
+    });
+    let opened = opening.context("cannot start a thread to read a Parquet file")?.join();
+    opened.unwrap_or_else(|_| Err(anyhow!("the Parquet file is damaged: its table of contents; {REMEDY}")))
+}
+
 /// What the library makes of a file, at `place`. Where it meets what its authors thought impossible it panics: an error
 /// here.
 fn sound<T>(place: &str, read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
@@ -67,8 +85,9 @@ fn sound<T>(place: &str, read: impl FnOnce() -> parquet::errors::Result<T>) -> R
     }
 }
 
-/// Errors if the file does not end as it begins, or its end asks for more memory than a sound one does.
-fn check_ends(file: &mut File) -> Result<()> {
+/// Bytes of the table of contents. Errors if the file does not end as it begins, or its end asks for more memory than a
+/// sound one does.
+fn check_ends(file: &mut File) -> Result<u32> {
     let size = file.seek(SeekFrom::End(0))?;
     let mut end = [0; 8];
     let is_long = size >= 12;
@@ -82,7 +101,7 @@ fn check_ends(file: &mut File) -> Result<()> {
     let footer = u32::from_le_bytes([a, b, c, d]);
     let is_within = u64::from(footer) <= size - 12 && footer <= FOOTER_BYTES_MAX;
     ensure!(is_within, "the Parquet file is damaged: its table of contents has {footer} bytes of {size}; {REMEDY}");
-    Ok(())
+    Ok(footer)
 }
 
 /// Errors if the columns are of no shape that has rows.

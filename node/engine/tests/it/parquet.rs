@@ -89,3 +89,17 @@ fn what_is_damaged_is_an_error_with_a_remedy_and_never_a_panic() {
         }
     }
 }
+
+/// The library goes through columns level by level, and a node was aborted.
+#[test]
+fn columns_that_lie_deep_within_columns_are_an_error() {
+    // Version 1, and the list of 60,002 columns: a root, groups within each other, a number.
+    let mut footer = vec![0x15, 0x02, 0x19, 0xfc, 0xe2, 0xd4, 0x03, 0x48, 1, b'r', 0x15, 0x02, 0];
+    footer.extend([0x35, 0, 0x18, 1, b'a', 0x15, 0x02, 0].repeat(60_000));
+    footer.extend([0x15, 0x02, 0x25, 0, 0x18, 1, b'x', 0]);
+    // No rows, no row groups.
+    footer.extend([0x16, 0, 0x19, 0x0c, 0]);
+    let size = u32::try_from(footer.len()).unwrap().to_le_bytes();
+    let error = read("deep.parquet", [&b"PAR1"[..], &footer, &size, b"PAR1"].concat()).err().unwrap();
+    assert!(error.contains("nested more than 32 deep"), "{error}");
+}
