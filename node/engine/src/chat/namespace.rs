@@ -82,7 +82,7 @@ fn copy(state: &State, value: &Value, depth: usize) -> Result<Value, Error> {
             let items = value.try_iter()?.map(|item| copy(state, &item, depth + 1));
             Ok(Value::from(items.collect::<Result<Vec<Value>, Error>>()?))
         }
-        ValueKind::Plain => refused("macros"),
+        ValueKind::Plain => refused("object of this kind"),
         _ => Ok(value.clone()),
     }
 }
