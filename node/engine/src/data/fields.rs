@@ -362,7 +362,10 @@ impl Fields {
         };
         self.take(name);
         let message = Value::from_pairs([("role", Value::from("system")), ("content", text)]);
-        chat::message(&message).map(Some).with_context(|| format!("column {name}"))
+        let message = chat::message(&message).with_context(|| format!("column {name}"))?;
+        // An empty one is none, as an empty text is.
+        let says_something = |message: &Value| present(message, "content").is_some_and(|text| !is_white(&text));
+        Ok(Some(message).filter(says_something))
     }
 
     /// Choices, or options beside what may name the right one: elsewhere these are settings, mostly.

@@ -156,6 +156,15 @@ fn a_system_prompt_is_shown_once_and_that_of_the_conversation_wins() {
     ] {
         assert_eq!(rows_of("rows", format!("{{{system}, \"contents\": {turns}}}\n")), [shown], "{system}");
     }
+    for nothing in [
+        r#""system": " ""#,
+        r#""system": []"#,
+        r#""system": [{"type": "text", "text": ""}]"#,
+        r#""systemInstruction": {"parts": []}"#,
+    ] {
+        let row = format!("{{{nothing}, \"contents\": {turns}}}\n");
+        assert_eq!(rows_of("rows", row), ["User: hi\nAssistant:[ ho$]"], "{nothing}");
+    }
     let own = turns.replacen('[', r#"[{"role": "system", "content": "Be."}, "#, 1);
     let read = read("rows", format!("{{\"system\": \"Be rude.\", \"messages\": {own}}}\n").repeat(2)).unwrap();
     assert_eq!(rows(&read), [shown; 2]);
