@@ -4,7 +4,7 @@ use rand_xoshiro::{
     Xoshiro256PlusPlus,
     rand_core::{Rng, SeedableRng},
 };
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::{
     NodeId,
@@ -46,6 +46,8 @@ struct Callable {
     failures: u32,
     next_call_ms: u64,
     origin: Origin,
+    /// A connection stood once: it is more than somebody's word.
+    has_answered: bool,
     /// The last call.
     call: Option<Call>,
 }
@@ -57,7 +59,7 @@ struct Call {
 
 impl Callable {
     fn new(next_call_ms: u64, origin: Origin) -> Self {
-        Self { failures: 0, next_call_ms, origin, call: None }
+        Self { failures: 0, next_call_ms, origin, has_answered: false, call: None }
     }
 
     fn was_called_within(&self, ms: u64, now_ms: u64) -> bool {
@@ -103,16 +105,38 @@ impl Dialing {
         Self { connections_target, nodes, random, planted: Planted::default() }
     }
 
-    /// A node has an address. False if there is no room to remember it.
-    pub fn found(&mut self, node: NodeId, origin: Origin, now_ms: u64) -> bool {
-        if self.nodes.len() >= CALLABLE_MAX && !self.knows(node) {
-            return false;
+    /// A node has an address. Anybody can list any number of nodes, so one that is connected takes the place of one that
+    /// was only found. Returns who is not remembered for want of room: the node itself, or another.
+    pub fn found(
+        &mut self,
+        node: NodeId,
+        origin: Origin,
+        is_connected: impl Fn(NodeId) -> bool,
+        now_ms: u64,
+    ) -> Option<NodeId> {
+        let is_full = self.nodes.len() >= CALLABLE_MAX && !self.knows(node);
+        let gone = if is_full && is_connected(node) { self.take_least(&is_connected) } else { None };
+        if is_full && gone.is_none() {
+            return Some(node);
         }
         let callable = self.nodes.entry(node).or_insert(Callable::new(now_ms, origin));
         if callable.origin == Origin::Found {
             callable.origin = origin;
         }
-        true
+        callable.has_answered |= is_connected(node);
+        gone
+    }
+
+    /// Forgets the node that is least worth a call, of those that were only found, and are not connected or called now.
+    fn take_least(&mut self, is_connected: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let is_called = |callable: &Callable| callable.call.as_ref().is_some_and(|call| call.is_under_way);
+        let is_least = |(node, callable): &(&NodeId, &Callable)| {
+            callable.origin == Origin::Found && !is_called(callable) && !is_connected(**node)
+        };
+        let worth = |(_, callable): &(&NodeId, &Callable)| (callable.has_answered, Reverse(callable.failures));
+        let least = *self.nodes.iter().filter(is_least).min_by_key(worth)?.0;
+        self.nodes.remove(&least);
+        Some(least)
     }
 
     /// Breaks a rule.
@@ -173,6 +197,7 @@ impl Dialing {
     pub fn connected(&mut self, node: NodeId) {
         if let Some(callable) = self.nodes.get_mut(&node) {
             callable.end_call();
+            callable.has_answered = true;
         }
     }
 
@@ -216,8 +241,13 @@ mod tests {
 
     fn dialing() -> Dialing {
         let mut dialing = Dialing::new(&[BOOTSTRAP], 2, 3);
-        dialing.found(FOUND, Origin::Found, 0);
+        found(&mut dialing, FOUND, Origin::Found);
         dialing
+    }
+
+    /// Whether a node that is not connected is remembered.
+    fn found(dialing: &mut Dialing, node: NodeId, origin: Origin) -> bool {
+        dialing.found(node, origin, |_| false, 0).is_none()
     }
 
     fn call_fails(dialing: &mut Dialing, node: NodeId) -> Failed {
@@ -278,7 +308,7 @@ mod tests {
     #[test]
     fn few_calls_are_under_way_at_once() {
         let mut dialing = Dialing::new(&[], 100, 3);
-        (0..200).for_each(|node| assert!(dialing.found(NodeId(node), Origin::Earlier, 0)));
+        (0..200).for_each(|node| assert!(found(&mut dialing, NodeId(node), Origin::Earlier)));
         assert_eq!(dialing.due(0, |_| false, 0).len(), CALLS_MAX);
         assert!(dialing.due(0, |_| false, 1).is_empty());
         dialing.connected(NodeId(0));
@@ -297,7 +327,7 @@ mod tests {
     #[test]
     fn a_node_of_an_earlier_session_is_never_forgotten_and_called_ever_more_seldom() {
         let mut dialing = dialing();
-        assert!([FOUND, BOOTSTRAP].iter().all(|node| dialing.found(*node, Origin::Earlier, 0)));
+        assert!([FOUND, BOOTSTRAP].iter().all(|node| found(&mut dialing, *node, Origin::Earlier)));
         assert!((0..100).all(|_| call_fails(&mut dialing, FOUND) == Failed::Later));
         let next_call_ms = dialing.nodes[&FOUND].next_call_ms;
         assert!((90_000..=150_000).contains(&next_call_ms), "{next_call_ms}");
@@ -309,8 +339,33 @@ mod tests {
     #[test]
     fn no_more_nodes_are_remembered_than_there_is_room_for() {
         let mut dialing = dialing();
-        let remembered = (10..2_000).filter(|node| dialing.found(NodeId(*node), Origin::Found, 0)).count();
+        let remembered = (10..2_000).filter(|node| found(&mut dialing, NodeId(*node), Origin::Found)).count();
         assert_eq!(remembered, CALLABLE_MAX - 2);
-        assert!(dialing.found(FOUND, Origin::Found, 0), "who is known stays so");
+        assert!(found(&mut dialing, FOUND, Origin::Found), "who is known stays so");
+    }
+
+    /// A peer that listed hundreds of machines that are not there had this one forget every neighbour that came later.
+    #[test]
+    fn a_neighbour_takes_the_place_of_one_that_was_only_listed() {
+        let mut dialing = dialing();
+        for node in 10..2_000 {
+            found(&mut dialing, NodeId(node), Origin::Found);
+        }
+        dialing.connected(FOUND);
+        call_fails(&mut dialing, NodeId(100));
+        let neighbour = NodeId(5_000);
+        let is_connected = |node| node == neighbour;
+        assert_eq!(dialing.found(neighbour, Origin::Found, is_connected, 0), Some(NodeId(100)), "it failed once");
+        assert!(dialing.knows(neighbour) && !found(&mut dialing, NodeId(100), Origin::Found));
+        // Neighbours that are gone stay before what never answered, and take no place from each other.
+        let all = 6_000..7_000;
+        let kept = all.filter(|node| dialing.found(NodeId(*node), Origin::Found, |_| true, 0) != Some(NodeId(*node)));
+        assert_eq!(kept.count(), 0, "all are connected: nobody goes");
+        for node in 6_000..6_000 + CALLABLE_MAX as u64 - 3 {
+            dialing.found(NodeId(node), Origin::Found, |other| other == NodeId(node), 0);
+            dialing.gone(NodeId(node), 0);
+        }
+        assert!([BOOTSTRAP, FOUND, neighbour].iter().all(|node| dialing.knows(*node)));
+        assert_eq!(dialing.nodes.len(), CALLABLE_MAX);
     }
 }

@@ -58,8 +58,9 @@ impl Links {
 
     /// An address of the node is known.
     pub fn found(&mut self, node: NodeId, origin: Origin, now_ms: u64, outputs: &mut VecDeque<Output>) {
-        if !self.dialing.found(node, origin, now_ms) {
-            self.forget(node, outputs);
+        let neighbours = &self.neighbours;
+        if let Some(gone) = self.dialing.found(node, origin, |node| neighbours.contains(&node), now_ms) {
+            self.forget(gone, outputs);
         }
     }
 
