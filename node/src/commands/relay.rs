@@ -24,12 +24,18 @@ const SAY: Duration = Duration::from_secs(30);
 
 /// Relays until Ctrl-C.
 pub fn run(args: &RelayArgs) -> Result<()> {
+    let state = StateDir::create_or_open(&args.state)?;
+    // Only a start fails: who has relayed keeps its identity.
+    run_in(args, &state).inspect_err(|_| state.take_back())
+}
+
+/// The same with its state directory, which is locked.
+fn run_in(args: &RelayArgs, state: &StateDir) -> Result<()> {
     let ticket = args.join.as_deref().map(parse_ticket).transpose()?;
     let run = match &args.run {
         Some(id) => Some(id.parse::<RunId>().map_err(anyhow::Error::msg).context("--run")?),
         None => ticket.as_ref().map(|ticket| ticket.run),
     };
-    let state = StateDir::create_or_open(&args.state)?;
     let own = network::peer_id(state.network_key())?;
     let named = args.bootstrap.iter().map(|text| network::parse_bootstrap_of_another(text, own));
     let mut known = named.collect::<Result<Vec<_>, _>>()?;

@@ -81,6 +81,28 @@ fn a_first_start_that_is_interrupted_leaves_the_directory_as_it_was() {
     }
 }
 
+/// A relay that found its port taken left a directory behind.
+#[test]
+fn a_relay_whose_start_fails_leaves_no_directory_and_one_that_has_relayed_keeps_its_own() {
+    let workshop = Workshop::new();
+    let state = workshop.state("relay");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let relay = |port: u16| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_node"));
+        command.arg("relay").arg("--state").arg(&state).arg("--listen").arg(format!("/ip4/127.0.0.1/tcp/{port}"));
+        command
+    };
+    let fails = || assert!(!relay(port).output().unwrap().status.success());
+    fails();
+    assert!(!state.exists(), "something is left");
+    let node = Node::spawn(relay(0), &state);
+    node.hear("relaying for whoever comes");
+    node.leave();
+    fails();
+    assert!(state.join("node.redb").exists());
+}
+
 /// Who hears signals held it for the life of the process, and the next start repaired it.
 #[test]
 fn a_node_that_leaves_closes_its_database() {
