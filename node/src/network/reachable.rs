@@ -19,7 +19,7 @@ use super::{
     address::{ip, is_of_world, is_relayed, without_peer},
 };
 
-/// Addresses at which this machine can be reached that are kept.
+/// Addresses at which this machine can be reached that are kept, beside those at which it listens.
 const ADDRESSES_MAX: usize = 8;
 /// Callers whose word on this machine's address is remembered.
 const CLAIMS_MAX: usize = 256;
@@ -97,7 +97,9 @@ impl Network {
     }
 
     fn is_reachable_at(&mut self, address: Multiaddr) {
-        if self.swarm.external_addresses().filter(|known| !is_relayed(known)).count() < ADDRESSES_MAX {
+        // A caller's word may be a lie; where this machine listens is the system's.
+        let is_own = |known: &Multiaddr| self.swarm.listeners().any(|own| own == known);
+        if is_own(&address) || self.reachable_at().filter(|known| !is_own(known)).count() < ADDRESSES_MAX {
             self.shown.note(&address);
             self.swarm.add_external_address(address);
             self.on_reachability();
@@ -200,6 +202,24 @@ mod tests {
         // Nothing but a hang takes so long.
         tokio::time::timeout(Duration::from_secs(60), granted).await.expect("the relay's word");
         assert!(node.is_reachable);
+    }
+
+    /// A relay with many interfaces never learned the address at which its router passes its port on, and eight callers
+    /// that lied hid where a machine listens itself.
+    #[tokio::test]
+    async fn where_a_machine_listens_takes_no_room_from_where_callers_say_that_they_called_it() {
+        let listen = (1..=ADDRESSES_MAX + 1).map(|host| format!("/ip4/127.0.0.{host}/tcp/0").parse().unwrap());
+        let config = NetworkConfig::new([1; 32], None, listen.collect());
+        let mut relay = Network::start(NetworkConfig { relays_only: true, ..config }).await.unwrap();
+        assert!(relay.swarm.external_addresses().count() > ADDRESSES_MAX);
+        for port in 1..100 {
+            relay.is_reachable_at(format!("/ip4/203.0.113.5/tcp/{port}").parse().unwrap());
+        }
+        assert_eq!(relay.reachable_at().count(), ADDRESSES_MAX);
+        let own = relay.listen_addresses()[0].clone();
+        relay.swarm.remove_external_address(&own);
+        relay.is_reachable_at(own.clone());
+        assert!(relay.swarm.external_addresses().any(|address| *address == own));
     }
 
     /// One peer that was called and lied made a machine forget the port that its router passed on.
