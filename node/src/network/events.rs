@@ -171,6 +171,7 @@ impl Network {
             BehaviourEvent::Relay(event) => self.relaying.note(&event, Instant::now()),
             BehaviourEvent::Relayed(event) => self.on_relayed(event),
             BehaviourEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {
+                self.swarm.behaviour_mut().reachable.told_by(peer_id);
                 self.on_identified(peer_id, connection_id, &info)
             }
             BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, addresses, .. }) => {

@@ -10,7 +10,7 @@ use libp2p::{
     },
 };
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -26,6 +26,8 @@ const ANOTHER_AFTER: Duration = Duration::from_secs(3_600);
 /// Addresses at one place that the client is told of. It keeps all of them for good, and a peer may see this machine
 /// at another one in every message.
 const CANDIDATES_MAX: usize = 64;
+/// Of them, those that one peer tells.
+const CANDIDATES_PER_PEER_MAX: usize = 4;
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -33,17 +35,31 @@ pub struct Far {
     client: Client,
     questions: Questions,
     candidates: Candidates,
+    /// Whose word on this machine's address comes next.
+    told_by: Option<PeerId>,
 }
 
-/// Addresses at which peers say that they see this machine at its present place.
+impl Far {
+    /// This peer has just said where it sees this machine. libp2p passes that on right after this, without a name.
+    pub fn told_by(&mut self, peer: PeerId) {
+        self.told_by = Some(peer);
+    }
+}
+
+/// Addresses at which peers say that they see this machine at its present place, and who does.
 #[derive(Default)]
-struct Candidates(HashSet<Multiaddr>);
+struct Candidates(HashMap<Multiaddr, HashSet<PeerId>>);
 
 impl Candidates {
-    /// Whether this one could be called, and there is room for it.
-    fn take(&mut self, address: &Multiaddr) -> bool {
-        let is_known = self.0.contains(address);
-        is_known || is_of_world(address) && self.0.len() < CANDIDATES_MAX && self.0.insert(address.clone())
+    /// Whether this one could be called, and there is room for the peer's word, which counts once.
+    fn take(&mut self, peer: PeerId, address: &Multiaddr) -> bool {
+        let has_room = match self.0.get(address) {
+            Some(tellers) => tellers.len() < CANDIDATES_MAX,
+            None => is_of_world(address) && self.0.len() < CANDIDATES_MAX,
+        };
+        let told = self.0.values().filter(|tellers| tellers.contains(&peer)).count();
+        let is_taken = has_room && told < CANDIDATES_PER_PEER_MAX;
+        is_taken && self.0.entry(address.clone()).or_default().insert(peer)
     }
 }
 
@@ -100,7 +116,9 @@ impl NetworkBehaviour for Far {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
-            FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr }) if !self.candidates.take(addr) => {
+            FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr })
+                if !self.told_by.is_some_and(|peer| self.candidates.take(peer, addr)) =>
+            {
                 return;
             }
             // At another place, other answers.
@@ -141,14 +159,21 @@ mod tests {
         assert!(asked(&mut questions) <= 1);
     }
 
-    /// A peer that saw this machine elsewhere in every message filled its memory.
+    /// A peer that saw this machine elsewhere in every message filled its memory, and then all room that others had.
     #[test]
     fn of_what_peers_say_of_this_machines_address_no_more_is_kept_than_there_is_room_for() {
         let mut candidates = Candidates::default();
         let at = |port: usize| -> Multiaddr { format!("/ip4/203.0.113.5/tcp/{port}").parse().unwrap() };
-        assert!(!candidates.take(&"/ip4/192.168.1.7/tcp/9713".parse().unwrap()));
-        assert_eq!((1..1_000).filter(|port| candidates.take(&at(*port))).count(), CANDIDATES_MAX);
-        assert_eq!(candidates.0.len(), CANDIDATES_MAX);
-        assert!(candidates.take(&at(1)), "whoever says it, too, makes it likelier");
+        let [liar, other] = [(); 2].map(|()| PeerId::random());
+        assert!(!candidates.take(liar, &"/ip4/192.168.1.7/tcp/9713".parse().unwrap()));
+        let taken = (1..1_000).filter(|port| candidates.take(liar, &at(*port)));
+        assert_eq!(taken.count(), CANDIDATES_PER_PEER_MAX);
+        assert!(!candidates.take(liar, &at(1)), "once more makes it no likelier");
+        assert!(candidates.take(other, &at(1)), "whoever says it, too, makes it likelier");
+        assert!(candidates.take(other, &at(9_713)), "there is room for who does not lie");
+        let taken = (2_000..3_000).filter(|port| candidates.take(PeerId::random(), &at(*port)));
+        assert_eq!(taken.count(), CANDIDATES_MAX - CANDIDATES_PER_PEER_MAX - 1);
+        assert_eq!((0..1_000).filter(|_| candidates.take(PeerId::random(), &at(9_713))).count(), CANDIDATES_MAX - 1);
+        assert_eq!(candidates.0.values().map(HashSet::len).max(), Some(CANDIDATES_MAX));
     }
 }
