@@ -44,7 +44,7 @@ impl Object for Namespace {
     ) -> Result<Value, Error> {
         let (SET, [name, value]) = (method, arguments) else { return Err(Error::from(ErrorKind::UnknownMethod)) };
         let value = copy(state, value, 0)?;
-        self.fields().insert(name.to_string(), value);
+        self.fields().extend(name.as_str().map(|name| (name.to_owned(), value)));
         Ok(Value::UNDEFINED)
     }
 }
@@ -56,8 +56,10 @@ impl Object for Namespace {
 pub fn namespace(state: &State, fields: Option<ValueOrKwargs>) -> Result<Value, Error> {
     let mut held = BTreeMap::new();
     if let Some(fields) = fields.map(ValueOrKwargs::into_value) {
-        for name in fields.try_iter()? {
-            held.insert(name.to_string(), copy(state, &fields.get_item(&name)?, 0)?);
+        for key in fields.try_iter()? {
+            if let Some(name) = key.as_str() {
+                held.insert(name.to_owned(), copy(state, &fields.get_item(&key)?, 0)?);
+            }
         }
     }
     Ok(Value::from_object(Namespace(Mutex::new(held))))
