@@ -25,8 +25,9 @@ use crate::{
     system::{memory, name::program, output::OutputError, random::random},
 };
 
-/// Machines that are called get this long to answer, and to look back.
-const LOOK: Duration = Duration::from_secs(12);
+/// Machines that are called get this long to answer, and to look back. Those that relay for a run part with this one,
+/// which is of none, after that.
+const LOOK: Duration = network::STRANGER_STAYS.saturating_sub(Duration::from_secs(1));
 /// Machines that are called.
 const CALLS_MAX: usize = 16;
 /// A ledger, a small model and its checkpoint need this much.

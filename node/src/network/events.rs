@@ -13,7 +13,7 @@ use libp2p::{
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Network,
+    Network, PARTING, STRANGER_STAYS,
     address::{check_callable, ip, is_of_world, is_relayed, without_peer},
     behaviour::{BehaviourEvent, is_of_another_run},
     event::{Event, Responder},
@@ -238,6 +238,11 @@ impl Network {
         }
     }
 
+    fn is_of_another_run(&self, info: &identify::Info) -> bool {
+        let own = self.swarm.behaviour().kad.as_ref().map_or(&[][..], |kad| kad.protocol_names());
+        is_of_another_run(own, &info.protocols)
+    }
+
     /// Whether a directly connected peer relays, and where it is called then.
     fn note_relay(&mut self, peer: PeerId, info: &identify::Info, listed: &[Multiaddr]) {
         let Some(remote) = self.links.remote(&peer).filter(|_| !self.links.is_relayed(&peer)) else { return };
@@ -245,9 +250,8 @@ impl Network {
         // Behind the port that a caller came from, nobody listens.
         let mut listed = listed.iter().filter(|listed| !is_relayed(listed) && ip(listed) == ip(remote));
         let callable = dialed.or_else(|| listed.next().cloned());
-        let own = self.swarm.behaviour().kad.as_ref().map_or(&[][..], |kad| kad.protocol_names());
         // Machines of another run part with this one as soon as they know.
-        let is_of_this = !is_of_another_run(own, &info.protocols);
+        let is_of_this = !self.is_of_another_run(info);
         let has_protocol = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
         self.relays.says(peer, has_protocol);
         let relays = is_of_this && callable.is_some() && has_protocol;
@@ -288,7 +292,7 @@ impl Network {
         let shares_run = self.swarm.behaviour().kad.as_ref().is_some_and(same_kad);
         if self.relays_only && self.swarm.behaviour().kad.is_enabled() && !shares_run {
             // Not of the run that is relayed for.
-            self.hang_up(peer);
+            self.hang_up_after(peer, if self.is_of_another_run(info) { PARTING } else { STRANGER_STAYS });
         }
         // What it lists beside is for those who are nearer to it.
         let distance = self.links.remote(&peer).and_then(scope_of);
@@ -423,6 +427,28 @@ fn is_handshake(error: &(dyn std::error::Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::NetworkConfig;
+
+    /// `node doctor` lost a run's relay after three seconds, and said that none was known.
+    #[tokio::test]
+    async fn a_relay_of_a_run_leaves_who_is_of_none_time_to_look_around_and_who_is_of_another_only_to_be_told() {
+        let config = |key: u8, run| NetworkConfig::new([key; 32], run, vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()]);
+        let mut relay = Network::start(NetworkConfig { relays_only: true, ..config(1, Some([7; 32])) }).await.unwrap();
+        let (called, address, begun) = (relay.peer_id(), relay.listen_addresses()[0].clone(), Instant::now());
+        for (key, run, time) in [(2, None, STRANGER_STAYS), (3, Some([8; 32]), PARTING)] {
+            let mut guest = Network::start(config(key, run)).await.unwrap();
+            guest.dial(called, vec![address.clone()]);
+            while !relay.parting.contains_key(&guest.peer_id()) {
+                tokio::select! {
+                    _ = guest.next() => {}
+                    _ = relay.next() => {}
+                    () = tokio::time::sleep(Duration::from_millis(10)) => {}
+                }
+            }
+            let until = relay.parting[&guest.peer_id()];
+            assert!(until >= begun + time && until <= Instant::now() + time);
+        }
+    }
 
     #[test]
     fn of_one_peer_no_more_addresses_are_passed_on_than_it_lists_at_once() {

@@ -74,6 +74,8 @@ use traffic::Counters;
 
 /// A peer that is parted with still gets what is on its way to it.
 const PARTING: Duration = Duration::from_secs(3);
+/// A machine that relays for a run leaves one that is of none connected for so long: it may just be looking around.
+pub const STRANGER_STAYS: Duration = relays::STRANGER_MAX.saturating_add(PARTING);
 /// A peer that is refused for good gets this long to hear why: neighbours compare what they hold every ten seconds.
 const HEARING: Duration = Duration::from_secs(15);
 /// Connections get this long to close in an orderly way. Nothing depends on it: the other end notices anyhow.
@@ -184,7 +186,11 @@ impl Network {
 
     /// Closes connections to a peer, once what is on its way to it has had time to arrive. It may come again.
     pub fn hang_up(&mut self, peer: PeerId) {
-        self.parting.entry(peer).or_insert_with(|| Instant::now() + PARTING);
+        self.hang_up_after(peer, PARTING);
+    }
+
+    fn hang_up_after(&mut self, peer: PeerId, time: Duration) {
+        self.parting.entry(peer).or_insert_with(|| Instant::now() + time);
     }
 
     /// The run has parted with a peer: it is heard out once, long enough to learn why, and does not come again after

@@ -37,7 +37,7 @@ const CIRCUIT_EACH: Duration = Duration::from_secs(60);
 /// is ahead of it takes the reservation for none; and libp2p's relay panics where one that ends is being renewed.
 const RESERVATION: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Who has a reservation here gets so long to say of which run it is.
-const STRANGER_MAX: Duration = Duration::from_secs(10);
+pub const STRANGER_MAX: Duration = Duration::from_secs(10);
 
 /// What this node relays for others: a trainer beside its own work, or one that does nothing else.
 pub fn limits(relays_only: bool) -> relay::Config {
