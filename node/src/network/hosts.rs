@@ -3,6 +3,9 @@
 //!
 //! Not counted: what comes from this machine itself, where many nodes of a swarm may run, and what comes through a
 //! relay, which shows the relay's address and not that of the caller.
+//!
+//! And how many calls go to machines that are connected already: these ask to be called back, to see whether they can
+//! be, and may let the calls hang. The others are this node's own, and must find room.
 
 use libp2p::{
     Multiaddr, PeerId,
@@ -13,7 +16,7 @@ use libp2p::{
     },
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     convert::Infallible,
     net::{IpAddr, Ipv6Addr},
     task::{Context, Poll},
@@ -67,17 +70,28 @@ impl Counted {
 pub struct Hosts {
     pending: Counted,
     established: Counted,
+    connected: HashSet<PeerId>,
+    /// Calls under way to machines that are connected already, and how many there may be.
+    second_calls: HashSet<ConnectionId>,
+    second_calls_max: usize,
 }
 
 impl Hosts {
-    /// Where so many connections in all may be about to come in, and have come in.
+    /// Where so many connections in all may be about to come in, or to be made, and have come in.
     pub fn new(pending_max: u32, established_max: u32) -> Self {
-        Self { pending: Counted::new(pending_max), established: Counted::new(established_max) }
+        Self {
+            pending: Counted::new(pending_max),
+            established: Counted::new(established_max),
+            connected: HashSet::new(),
+            second_calls: HashSet::new(),
+            second_calls_max: pending_max as usize / 2,
+        }
     }
 
     fn gone(&mut self, connection: ConnectionId) {
         self.pending.hosts.remove(&connection);
         self.established.hosts.remove(&connection);
+        self.second_calls.remove(&connection);
     }
 }
 
@@ -111,22 +125,48 @@ impl NetworkBehaviour for Hosts {
         Ok(dummy::ConnectionHandler)
     }
 
+    fn handle_pending_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: Option<PeerId>,
+        _: &[Multiaddr],
+        _: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        if peer.is_some_and(|peer| self.connected.contains(&peer)) {
+            if self.second_calls.len() >= self.second_calls_max {
+                return Err(ConnectionDenied::new("too many calls to machines that are connected already"));
+            }
+            self.second_calls.insert(connection);
+        }
+        Ok(Vec::new())
+    }
+
     fn handle_established_outbound_connection(
         &mut self,
-        _: ConnectionId,
+        connection: ConnectionId,
         _: PeerId,
         _: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.second_calls.remove(&connection);
         Ok(dummy::ConnectionHandler)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
-            FromSwarm::ConnectionClosed(closed) => self.gone(closed.connection_id),
+            FromSwarm::ConnectionEstablished(established) => {
+                self.connected.insert(established.peer_id);
+            }
+            FromSwarm::ConnectionClosed(closed) => {
+                self.gone(closed.connection_id);
+                if closed.remaining_established == 0 {
+                    self.connected.remove(&closed.peer_id);
+                }
+            }
             // Also if another behaviour refused it.
             FromSwarm::ListenFailure(failure) => self.gone(failure.connection_id),
+            FromSwarm::DialFailure(failure) => self.gone(failure.connection_id),
             _ => {}
         }
     }
@@ -143,6 +183,10 @@ impl NetworkBehaviour for Hosts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use libp2p::{
+        core::ConnectedPoint,
+        swarm::{ConnectionClosed, DialError, DialFailure, behaviour::ConnectionEstablished},
+    };
 
     const LOCAL: &str = "/ip4/198.51.100.1/tcp/9713";
 
@@ -176,6 +220,41 @@ mod tests {
         assert!(knock(&mut hosts, 14, host));
         (1..15).for_each(|connection| hosts.gone(ConnectionId::new_unchecked(connection)));
         assert!(hosts.pending.hosts.is_empty() && hosts.established.hosts.is_empty());
+    }
+
+    /// Two peers that asked to be called back, and let the calls hang, left no room for this node's own.
+    #[test]
+    fn calls_to_machines_that_are_connected_leave_room_for_others() {
+        let (mut hosts, [peer, other]) = (Hosts::new(8, 12), [(); 2].map(|()| PeerId::random()));
+        let call = |hosts: &mut Hosts, connection: usize, peer: PeerId| {
+            let connection_id = ConnectionId::new_unchecked(connection);
+            hosts.handle_pending_outbound_connection(connection_id, Some(peer), &[], Endpoint::Dialer).is_ok()
+        };
+        let (connection_id, address) = (ConnectionId::new_unchecked(1), address(LOCAL));
+        let (role_override, port_use) = (Endpoint::Dialer, PortUse::Reuse);
+        let endpoint = &ConnectedPoint::Dialer { address: address.clone(), role_override, port_use };
+        hosts.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+            peer_id: peer,
+            connection_id,
+            endpoint,
+            failed_addresses: &[],
+            other_established: 0,
+        }));
+        assert!((2..6).all(|connection| call(&mut hosts, connection, peer)) && !call(&mut hosts, 6, peer));
+        assert!((10..20).all(|connection| call(&mut hosts, connection, other)), "it is not connected");
+        let [failed, stands] = [2, 3].map(ConnectionId::new_unchecked);
+        let failure = DialFailure { peer_id: Some(peer), error: &DialError::Aborted, connection_id: failed };
+        hosts.on_swarm_event(FromSwarm::DialFailure(failure));
+        assert!(hosts.handle_established_outbound_connection(stands, peer, &address, role_override, port_use).is_ok());
+        assert!((6..8).all(|connection| call(&mut hosts, connection, peer)) && !call(&mut hosts, 8, peer));
+        hosts.on_swarm_event(FromSwarm::ConnectionClosed(ConnectionClosed {
+            peer_id: peer,
+            connection_id,
+            endpoint,
+            cause: None,
+            remaining_established: 0,
+        }));
+        assert!(hosts.connected.is_empty() && call(&mut hosts, 8, peer));
     }
 
     #[test]
