@@ -168,7 +168,9 @@ impl Network {
                 let answer = self.older.answer(peer, &request);
                 let _ = self.swarm.behaviour_mut().older.send_response(channel, answer);
             }
-            BehaviourEvent::Relay(event) => self.relaying.note(&event, Instant::now()),
+            BehaviourEvent::Relay(event) => {
+                self.relaying.note(&event, |peer| self.swarm.is_connected(peer), Instant::now());
+            }
             BehaviourEvent::Relayed(event) => self.on_relayed(event),
             BehaviourEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {
                 self.swarm.behaviour_mut().reachable.told_by(peer_id);

@@ -70,13 +70,14 @@ pub struct Relaying {
 }
 
 impl Relaying {
-    /// Takes note of what the relay did.
-    pub fn note(&mut self, event: &relay::Event, now: Instant) {
+    /// Takes note of what the relay did. `is_connected`: whether the machine that it did it for is.
+    pub fn note(&mut self, event: &relay::Event, is_connected: impl Fn(&PeerId) -> bool, now: Instant) {
         match event {
             relay::Event::ReservationReqAccepted { src_peer_id, .. } => {
                 self.reservations.entry(*src_peer_id).or_insert(now);
             }
-            relay::Event::ReservationClosed { src_peer_id } | relay::Event::ReservationTimedOut { src_peer_id } => {
+            // It says so of every connection that ends, whether or not that was the one with the reservation.
+            relay::Event::ReservationClosed { src_peer_id } if !is_connected(src_peer_id) => {
                 self.reservations.remove(src_peer_id);
             }
             relay::Event::CircuitReqAccepted { .. } => self.circuits += 1,
@@ -371,20 +372,22 @@ mod tests {
         assert!(by_a_clock_that_was_never_set > SystemTime::now());
     }
 
-    /// Trainers of an open run relayed for whoever came.
+    /// Trainers of an open run relayed for whoever came, and then for whoever came twice and closed one connection.
     #[test]
     fn who_has_a_reservation_says_soon_that_it_is_of_the_run() {
         let (mut relaying, now) = (Relaying::default(), Instant::now());
         let [member, stranger] = [(); 2].map(|()| PeerId::random());
         let accepted = |src_peer_id, renewed| relay::Event::ReservationReqAccepted { src_peer_id, renewed };
-        relaying.note(&accepted(member, false), now);
-        relaying.note(&accepted(stranger, false), now);
+        let closed = relay::Event::ReservationClosed { src_peer_id: stranger };
+        relaying.note(&accepted(member, false), |_| true, now);
+        relaying.note(&accepted(stranger, false), |_| true, now);
         let of_run = HashSet::from([member]);
         assert!(relaying.strangers(&of_run, now).is_empty());
         let later = now + STRANGER_MAX;
-        relaying.note(&accepted(stranger, true), later);
+        relaying.note(&accepted(stranger, true), |_| true, later);
+        relaying.note(&closed, |_| true, later);
         assert_eq!(relaying.strangers(&of_run, later), [stranger]);
-        relaying.note(&relay::Event::ReservationClosed { src_peer_id: stranger }, later);
+        relaying.note(&closed, |_| false, later);
         assert!(relaying.strangers(&of_run, later).is_empty() && relaying.counts() == (1, 0));
     }
 
