@@ -189,7 +189,7 @@ impl Network {
             }
             #[cfg(feature = "upnp")]
             BehaviourEvent::Upnp(event) => self.on_router(event),
-            BehaviourEvent::Ping(ping::Event { peer, result: Ok(time), .. }) => {
+            BehaviourEvent::Ping(ping::Event { peer, result: Ok(time), .. }) if self.swarm.is_connected(&peer) => {
                 self.round_trips.insert(peer, time);
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found))
@@ -279,8 +279,12 @@ impl Network {
 
     /// A peer's own word on where it listens: good enough to be called there, which proves it.
     fn on_identified(&mut self, peer: PeerId, connection: ConnectionId, info: &identify::Info) {
+        // Its word may come after its end, and nothing would ever forget it.
+        if !self.swarm.is_connected(&peer) {
+            return;
+        }
         if is_older(info) {
-            if self.swarm.is_connected(&peer) && self.older.recognise(peer) {
+            if self.older.recognise(peer) {
                 self.addresses.remove(&peer);
                 self.events.extend([Event::Older(peer), Event::Disconnected(peer)]);
             }
@@ -450,6 +454,27 @@ mod tests {
             let until = relay.parting[&guest.peer_id()];
             assert!(until >= begun + time && until <= Instant::now() + time);
         }
+    }
+
+    /// What a peer listed that was gone was called for ever.
+    #[tokio::test]
+    async fn the_word_of_a_peer_that_is_gone_is_not_kept() {
+        let mut network = Network::start(NetworkConfig::new([1; 32], Some([7; 32]), Vec::new())).await.unwrap();
+        let key = crate::network::address::key_pair([9; 32]).unwrap().public();
+        let (peer, connection) = (key.to_peer_id(), ConnectionId::new_unchecked(1));
+        let kad = network.swarm.behaviour().kad.as_ref().unwrap().protocol_names().to_vec();
+        let info = identify::Info {
+            public_key: key,
+            protocol_version: String::new(),
+            agent_version: String::new(),
+            listen_addrs: vec!["/ip4/203.0.113.5/tcp/9713".parse().unwrap()],
+            protocols: kad,
+            observed_addr: "/ip4/203.0.113.6/tcp/9713".parse().unwrap(),
+            signed_peer_record: None,
+        };
+        network.on_identified(peer, connection, &info);
+        assert!(network.direct_calls.due(Instant::now()).is_empty());
+        assert!(network.of_run.is_empty() && network.addresses.is_empty());
     }
 
     #[test]
