@@ -10,6 +10,8 @@ const FAULTS_MAX: f64 = 4.0;
 const FAULT_LASTS_MS: f64 = 30_000.0;
 /// How long a ban lasts, ms.
 pub const BAN_MS: u64 = 600_000;
+/// Bans at once. Keys cost nothing: who comes under ever new ones must not fill the memory.
+const BANS_MAX: usize = 2_048;
 /// Messages and questions that a node may send: on average a second, and at once.
 const MESSAGES_PER_SECOND: f64 = 1_000.0;
 const MESSAGES_BURST: f64 = 4_000.0;
@@ -145,8 +147,8 @@ impl Limits {
         self.nodes.contains_key(&node)
     }
 
-    /// Forgets those who behave, connected or not (a new connection alone washes nothing off), and bans that are over.
-    /// Returns whom it forgot, and whether they were banned.
+    /// Forgets those who behave, connected or not (a new connection alone washes nothing off), bans that are over, and
+    /// the oldest of too many. Returns whom it forgot, and whether they were banned.
     pub fn advance(&mut self, now_ms: u64) -> Vec<(NodeId, bool)> {
         let mut forgotten = Vec::new();
         self.nodes.retain(|node, reputation| {
@@ -159,6 +161,14 @@ impl Limits {
             }
             true
         });
+        let banned = |(node, reputation): (&NodeId, &Reputation)| Some((reputation.banned_until_ms?, *node));
+        let mut bans: Vec<(u64, NodeId)> = self.nodes.iter().filter_map(banned).collect();
+        bans.sort_unstable();
+        bans.truncate(bans.len().saturating_sub(BANS_MAX));
+        for (_, node) in bans {
+            self.nodes.remove(&node);
+            forgotten.push((node, true));
+        }
         forgotten
     }
 }
@@ -188,6 +198,15 @@ mod tests {
         assert!(limits.advance(BAN_MS - 1).is_empty() && limits.is_banned(NODE));
         assert_eq!(limits.advance(BAN_MS), [(NODE, true)]);
         assert!(!limits.is_banned(NODE) && !limits.knows(NODE));
+    }
+
+    /// Each of the keys that one machine came under stayed in memory for ten minutes once it was banned.
+    #[test]
+    fn of_too_many_bans_the_oldest_end() {
+        let (mut limits, all) = (Limits::new(0), BANS_MAX as u64 + 3);
+        (0..all).for_each(|node| assert!(limits.fault(NodeId(node), Severity::Ban, node)));
+        assert_eq!(limits.advance(all), [0, 1, 2].map(|node| (NodeId(node), true)));
+        assert!(limits.is_banned(NodeId(3)) && limits.advance(all).is_empty());
     }
 
     #[test]
