@@ -294,7 +294,36 @@ fn two_runs_on_one_network_leave_each_other_alone_and_a_run_can_be_named() {
     }
 }
 
-/// A port that a router passes on is named by hand, or found out by those who came through it.
+/// Nobody told this home: the first machine that comes through its router, called at an address that people put in by
+/// hand, shows where others can.
+#[test]
+fn a_port_that_a_router_passes_on_is_found_out_and_the_next_machine_joins_by_the_ticket() {
+    let Some(net) = Net::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    net.switch("internet");
+    net.machine("public", "internet", "198.51.100.1/24");
+    if !net.home("home-1", "internet", "198.51.100.11/24", Nat::Forwarded)
+        || !net.home("home-2", "internet", "198.51.100.12/24", Nat::Symmetric)
+    {
+        return;
+    }
+    let first = of_cell(&net, directory.path(), "home-1", &["--no-mdns", "--learning-rate", "2e-3"]);
+    let ticket = Ticket::parse(&first.ticket()).unwrap();
+    let (outside, run) = ("/ip4/198.51.100.11/tcp/9713", ticket.run.to_string());
+    let by_hand = format!("{outside}/p2p/{}", ticket.machines[0].0);
+    let public = start(&net, "public", directory.path(), 0, &["--bootstrap", &by_hand, "--run", &run]);
+    first.until("named where it can be called", |_| {
+        let ticket = Ticket::parse(&first.ticket()).unwrap();
+        ticket.machines[0].1[0].to_string() == outside
+    });
+    public.leave();
+    let join = |first: &Node| of_cell(&net, directory.path(), "home-2", &["--no-mdns", "--join", &first.ticket()]);
+    cell(first, join, |_, second| {
+        second.until("connected directly", |status| is_at(status, "198.51.100.11") && !has_circuit(status));
+    });
+}
+
+/// A port that a router passes on is named by hand.
 #[test]
 fn a_home_whose_router_passes_the_port_on_is_called_directly() {
     let Some(net) = Net::new() else { return };
