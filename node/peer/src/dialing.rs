@@ -105,8 +105,8 @@ impl Dialing {
         Self { connections_target, nodes, random, planted: Planted::default() }
     }
 
-    /// A node has an address. Anybody can list any number of nodes, so one that is connected takes the place of one that
-    /// was only found. Returns who is not remembered for want of room: the node itself, or another.
+    /// A node has an address. Anybody can list any number of nodes, so one that is connected takes the place of one
+    /// that was only found. Returns who is not remembered for want of room: the node itself, or another.
     pub fn found(
         &mut self,
         node: NodeId,
