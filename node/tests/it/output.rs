@@ -86,9 +86,10 @@ fn people_are_told_to_type_the_name_that_they_typed() {
 #[test]
 fn long_work_is_seen_on_a_terminal_below_the_log() {
     let workshop = Workshop::new();
+    // No search for a rate: what changes often uses up what is drawn in a second.
     let command = format!(
         "{} --state {} --model {} --data {} --batch-size 2 --sequence-length 32 --samples 16 --exit-when-idle 0 --no-mdns \
-         --listen /ip4/127.0.0.1/tcp/0",
+         --listen /ip4/127.0.0.1/tcp/0 --learning-rate 1e-3 --replay-budget 1000",
         env!("CARGO_BIN_EXE_node"),
         workshop.state("state").display(),
         workshop.model().display(),
