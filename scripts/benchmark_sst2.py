@@ -325,8 +325,9 @@ def start_nodes(args, method, directory, rows, seed, state):
     estimator = estimator_of(args, method)
     per_batch = args.projections if estimator == "projection" else PROBES
     size = args.rows if estimator == "projection" else args.fzoo_rows
-    options = ["--model", directory, "--eval", rows.file("look", rows.look), "--batch-size", str(size), "--estimator",
-               estimator, "--projections" if estimator == "projection" else "--probes", str(per_batch)]
+    options = ["--model", directory, "--eval", rows.file("look", rows.look), "--batch-size", str(size),
+               "--priority", "normal", "--estimator", estimator,
+               "--projections" if estimator == "projection" else "--probes", str(per_batch)]
     if args.batches:
         options += ["--samples", str(max(args.batches // count, 1) * per_batch),
                     "--exit-when-idle", str(2 if count == 1 else SWARM_IDLE_S)]
