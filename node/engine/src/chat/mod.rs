@@ -19,4 +19,5 @@ pub(crate) use message::{from_json, is_by_field, kind, present};
 pub use message::{message, messages, tools};
 /// A value of JSON or of a template; maps keep the order of their keys.
 pub use minijinja::Value;
+pub(crate) use template::on_deep_threads;
 pub use template::{ChatTemplate, Formatter};

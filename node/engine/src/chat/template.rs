@@ -5,10 +5,12 @@ use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig, value::ValueKind,
 };
 use protocol::manifest::Role;
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    thread,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::LazyLock,
 };
 
 use super::{message::present, namespace, python};
@@ -19,7 +21,7 @@ use crate::model::{Checkpoint, OriginalFile, Tokenizer, special_tokens};
 /// minijinja compares (`==`) and joins (`~`, `join`) lists within lists before it knows what that costs, and there is
 /// no place to ask first. So a list that holds another many times over, line after line, still takes what it likes.
 const FUEL: u64 = 1 << 20;
-/// Of the thread that renders: minijinja bounds not how deep lists lie within lists, but each level takes fuel, and
+/// Of a thread that renders: minijinja bounds not how deep lists lie within lists, but each level takes fuel, and
 /// no more of the stack than this when it is compared, printed or dropped (measured: up to half). Pages that are not
 /// used cost nothing.
 const STACK_BYTES: usize = FUEL as usize * 512;
@@ -222,13 +224,19 @@ impl Formatter {
     }
 }
 
-/// Does what renders, on a thread with [`STACK_BYTES`].
+/// Does what renders on a thread with [`STACK_BYTES`]. Errors if it fails, or panics, or there is no such thread.
 pub(super) fn with_stack<T: Send>(render: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    thread::scope(|scope| {
-        let builder = thread::Builder::new().stack_size(STACK_BYTES);
-        let thread = builder.spawn_scoped(scope, render).context("cannot start a thread for the chat template")?;
-        thread.join().unwrap_or_else(|_| Err(anyhow!("the chat template cannot be rendered: its reader panicked")))
-    })
+    let panicked = |_| Err(anyhow!("the chat template cannot be rendered: its reader panicked"));
+    on_deep_threads(|| catch_unwind(AssertUnwindSafe(render)).unwrap_or_else(panicked))?
+}
+
+/// Does what renders often on threads with [`STACK_BYTES`], which stay: to start one for each rendering took longer
+/// than to render. Errors if there are none.
+pub fn on_deep_threads<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+    static THREADS: LazyLock<Result<ThreadPool, ThreadPoolBuildError>> =
+        LazyLock::new(|| ThreadPoolBuilder::new().stack_size(STACK_BYTES).build());
+    let threads = THREADS.as_ref().map_err(|error| anyhow!("cannot start threads for the chat template: {error}"))?;
+    Ok(threads.install(work))
 }
 
 fn render(environment: &Environment<'_>, name: &str, context: Value) -> Result<String> {

@@ -22,7 +22,7 @@ use super::super::{
     table,
 };
 use super::{Reading, Seen};
-use crate::chat::present;
+use crate::chat::{on_deep_threads, present};
 
 /// Rows, and bytes of them, that are tokenised side by side before their tokens are stored.
 const ROWS_AT_ONCE: usize = 256;
@@ -102,8 +102,9 @@ impl Reading<'_> {
         let rows = std::mem::take(&mut self.waiting);
         self.bytes = 0;
         let (encoder, columns) = (self.encoder, self.columns);
-        let encoded: Vec<(String, u64, Result<Option<Encoded>>)> =
-            rows.into_par_iter().map(|row| (row.place.clone(), row.count(), encode(row, encoder, columns))).collect();
+        let encoded: Vec<(String, u64, Result<Option<Encoded>>)> = on_deep_threads(|| {
+            rows.into_par_iter().map(|row| (row.place.clone(), row.count(), encode(row, encoder, columns))).collect()
+        })?;
         for (place, rows, document) in encoded {
             match document.and_then(|document| self.checked(document)) {
                 Ok(Some(document)) => self.push(document).inspect_err(|_| self.is_stuck = true)?,
